@@ -1,0 +1,104 @@
+"""kikimimi gives a text LLM ears: speech-aware language models from plugins and recipes.
+
+Names are imported when first used, so that ``import kikimimi`` costs no torch import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
+    from kikimimi.errors import AudioError, DataError, KikimimiError, PluginError, RecipeError, WeightsError
+    from kikimimi.interfaces import (
+        LLM,
+        Adapter,
+        AdapterContext,
+        AdapterOutput,
+        Component,
+        ComponentConfig,
+        Encoder,
+        Generation,
+        LLMContext,
+        Padded,
+        Rendered,
+    )
+    from kikimimi.normaliser import Normaliser
+    from kikimimi.recogniser import Recogniser, RecogniserConfig
+    from kikimimi.task import Task, TaskConfig
+    from kikimimi.voice import Voice, VoiceConfig
+    from kikimimi.weights import WeightsFiles, find_weights
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "kikimimi.conversation": ("AudioPart", "Conversation", "Message", "TextPart"),
+    "kikimimi.errors": (
+        "AudioError",
+        "DataError",
+        "KikimimiError",
+        "PluginError",
+        "RecipeError",
+        "WeightsError",
+    ),
+    "kikimimi.interfaces": (
+        "LLM",
+        "Adapter",
+        "AdapterContext",
+        "AdapterOutput",
+        "Component",
+        "ComponentConfig",
+        "Encoder",
+        "Generation",
+        "LLMContext",
+        "Padded",
+        "Rendered",
+    ),
+    "kikimimi.normaliser": ("Normaliser",),
+    "kikimimi.recogniser": ("Recogniser", "RecogniserConfig"),
+    "kikimimi.task": ("Task", "TaskConfig"),
+    "kikimimi.voice": ("Voice", "VoiceConfig"),
+    "kikimimi.weights": ("WeightsFiles", "find_weights"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "LLM",
+    "Adapter",
+    "AdapterContext",
+    "AdapterOutput",
+    "AudioError",
+    "AudioPart",
+    "Component",
+    "ComponentConfig",
+    "Conversation",
+    "DataError",
+    "Encoder",
+    "Generation",
+    "KikimimiError",
+    "LLMContext",
+    "Message",
+    "Normaliser",
+    "Padded",
+    "PluginError",
+    "RecipeError",
+    "Recogniser",
+    "RecogniserConfig",
+    "Rendered",
+    "Task",
+    "TaskConfig",
+    "TextPart",
+    "Voice",
+    "VoiceConfig",
+    "WeightsError",
+    "WeightsFiles",
+    "__version__",
+    "find_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'kikimimi' has no attribute '{name}'")
+    return getattr(import_module(_HOME_OF[name]), name)

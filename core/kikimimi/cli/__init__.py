@@ -1,0 +1,64 @@
+"""The command line. Each command is thin: it calls one public function.
+
+Command modules import nothing heavy at their top, so that ``--help`` answers at once. Exit codes: 0 done,
+1 the work failed, 2 the request was wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from kikimimi import __version__
+from kikimimi.cli import data, evaluate, plugins, quickstart, score, show, train, transcribe
+from kikimimi.errors import KikimimiError, RequestError
+
+app = typer.Typer(
+    name="kikimimi",
+    help="Gives a text LLM ears: speech-aware language models from plugins and recipes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kikimimi {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+    ),
+) -> None:
+    pass
+
+
+app.command(name="quickstart")(quickstart.quickstart)
+app.command(name="train")(train.train)
+app.command(name="evaluate")(evaluate.evaluate)
+app.command(name="transcribe")(transcribe.transcribe)
+app.command(name="show")(show.show)
+app.command(name="plugins")(plugins.plugins)
+app.command(name="score")(score.score)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are shown without a traceback."""
+    try:
+        app()
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KikimimiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped. Run the same command again: it goes on from here.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,5 @@
+"""``python -m kikimimi.cli``."""
+
+from kikimimi.cli import main
+
+main()

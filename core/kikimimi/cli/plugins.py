@@ -1,0 +1,7 @@
+"""``kikimimi plugins``."""
+
+from __future__ import annotations
+
+
+def plugins() -> None:
+    """Not written yet."""

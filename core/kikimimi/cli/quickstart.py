@@ -1,0 +1,7 @@
+"""``kikimimi quickstart``."""
+
+from __future__ import annotations
+
+
+def quickstart() -> None:
+    """Not written yet."""

@@ -1,0 +1,7 @@
+"""``kikimimi show``."""
+
+from __future__ import annotations
+
+
+def show() -> None:
+    """Not written yet."""

@@ -1,0 +1,7 @@
+"""``kikimimi transcribe``."""
+
+from __future__ import annotations
+
+
+def transcribe() -> None:
+    """Not written yet."""

@@ -1,0 +1,117 @@
+"""A conversation: the turns of user and assistant, in text and audio, before any LLM's template sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """Written words of a turn."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class AudioPart:
+    """A clip of a turn.
+
+    Attributes:
+        audio: The name of the clip within its record (``0.flac``).
+    """
+
+    audio: str
+
+
+Part = TextPart | AudioPart
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn: who speaks, and the parts in order."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns in order.
+
+    Attributes:
+        messages: At least one.
+        rejected: Text of an assistant answer that preference objectives push down, or None.
+        meta: What is known of the record (language, licence, source); never shown to the model.
+    """
+
+    messages: tuple[Message, ...]
+    rejected: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def clips(self) -> list[str]:
+        """Return the names of the audio parts in the order in which the model hears them."""
+        return [
+            part.audio for message in self.messages for part in message.parts if isinstance(part, AudioPart)
+        ]
+
+    def prompt(self) -> Conversation:
+        """Return the conversation without its last assistant turn, ready to be continued."""
+        messages = self.messages[:-1] if self.messages[-1].role == "assistant" else self.messages
+        return Conversation(messages, None, self.meta)
+
+    def reference(self) -> str:
+        """Return the text of the last assistant turn, or an empty string where there is none."""
+        last = self.messages[-1]
+        if last.role != "assistant":
+            return ""
+        return "".join(part.text for part in last.parts if isinstance(part, TextPart))
+
+
+def parse_conversation(data: dict[str, Any]) -> Conversation:
+    """Read the JSON form of a conversation (DESIGN section 5).
+
+    Args:
+        data: ``{"messages": [{"role": ..., "content": str | [{"type": "text" | "audio", ...}]}], ...}``.
+
+    Raises:
+        ValueError: The form is wrong; the message names the place, such as ``messages[0].content[1].type``.
+    """
+    messages = data.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("messages: expected a list of at least one turn")
+    rejected = data.get("rejected")
+    if not (rejected is None or isinstance(rejected, str)):
+        raise ValueError("rejected: expected a text or null")
+    meta = data.get("meta") or {}
+    if not isinstance(meta, dict):
+        raise ValueError("meta: expected a mapping")
+    return Conversation(tuple(_message(m, f"messages[{i}]") for i, m in enumerate(messages)), rejected, meta)
+
+
+def _message(data: Any, where: str) -> Message:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: expected a mapping with role and content")
+    role = data.get("role")
+    if role not in get_args(Role):
+        raise ValueError(f"{where}.role: {role!r} is not one of {', '.join(get_args(Role))}")
+    content = data.get("content")
+    if isinstance(content, str):
+        return Message(role, (TextPart(content),))
+    if not isinstance(content, list) or not content:
+        raise ValueError(f"{where}.content: expected a text or a list of at least one part")
+    return Message(role, tuple(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content)))
+
+
+def _part(data: Any, where: str) -> Part:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: expected a mapping with a type")
+    kind = data.get("type")
+    if kind not in ("text", "audio"):
+        raise ValueError(f"{where}.type: {kind!r} is not one of audio, text")
+    value = data.get(kind)
+    if not isinstance(value, str) or (kind == "audio" and not value):
+        raise ValueError(f"{where}.{kind}: expected a text")
+    return AudioPart(value) if kind == "audio" else TextPart(value)

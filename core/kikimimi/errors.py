@@ -1,0 +1,75 @@
+"""Errors that a user can meet. Each says where, what was wrong, what is allowed, and the nearest guess."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class KikimimiError(Exception):
+    """The work failed for a reason that the message explains; the command line exits with 1."""
+
+
+class RequestError(KikimimiError, ValueError):
+    """What was asked for is wrong (a name, a path, an option); the command line exits with 2."""
+
+
+class RecipeError(RequestError):
+    """A recipe is wrong. Holds every problem found, not only the first.
+
+    Args:
+        problems: One line each, starting with the dotted key.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        heading = "1 problem in the recipe:" if count == 1 else f"{count} problems in the recipe:"
+        super().__init__("\n".join([heading, *(f"  {problem}" for problem in self.problems)]))
+
+
+class PluginError(RequestError):
+    """A plugin is unknown, broken, claimed twice, or does not keep its contract."""
+
+
+class MissingExtraError(RequestError):
+    """A feature needs an optional dependency.
+
+    Args:
+        feature: What the user asked for.
+        package: The distribution that is missing.
+        extra: The extra of kikimimi that installs it.
+    """
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs the package '{package}', which is not installed. "
+            f"Install it with: pip install 'kikimimi[{extra}]'"
+        )
+
+
+class WeightsError(RequestError):
+    """Weights cannot be found, do not have the expected hash, or do not fit the architecture."""
+
+
+class DataError(KikimimiError):
+    """A shard, an index or a record is missing or malformed."""
+
+
+class AudioError(DataError):
+    """An audio file cannot be used: not audio, empty, or holding values that are not numbers."""
+
+
+class RunError(RequestError):
+    """A run folder is missing, is of another recipe, or lacks what was asked of it."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the allowed name closest to `name`, or an empty string."""
+    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+def listing(names: Iterable[str]) -> str:
+    """Return the names sorted and comma-separated, or ``(none)``."""
+    return ", ".join(sorted(names)) or "(none)"

@@ -1,0 +1,41 @@
+"""The contract of a recogniser: a finished system that an evaluation is compared with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(kw_only=True, frozen=True)
+class RecogniserConfig:
+    """Base of every recogniser's nested `Config`."""
+
+
+class Recogniser(ABC):
+    """Transcribes clips. Built as `Recogniser(config)`, weights loaded.
+
+    Attributes:
+        sample_rate: Expected sampling rate [Hz].
+        max_seconds: Longest clip it can take [s]; None means unbounded.
+    """
+
+    Config: ClassVar[type[RecogniserConfig]]
+    sample_rate: int
+    max_seconds: float | None
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
+        """Transcribe clips of (S,) mono float32 at `sample_rate`, batched.
+
+        Args:
+            clips: Waveforms.
+            language: ISO 639-1 code, or None where it is not known.
+        """

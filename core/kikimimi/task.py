@@ -1,0 +1,46 @@
+"""The contract of a task: what turns a record into the conversation that the model is trained on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from random import Random
+from typing import Any, ClassVar
+
+from kikimimi.conversation import Conversation
+
+
+@dataclass(kw_only=True, frozen=True)
+class TaskConfig:
+    """Base of every task's nested `Config`."""
+
+
+class Task(ABC):
+    """Turns a record's JSON into a conversation. Built as `Task(config)`; cheap, without torch."""
+
+    Config: ClassVar[type[TaskConfig]]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def conversation(self, record: dict[str, Any], clips: list[str], rng: Random | None) -> Conversation:
+        """Build the conversation.
+
+        Args:
+            record: The record's JSON.
+            clips: Names of the record's audio members in order (``0.flac``, ...).
+            rng: Chooses among phrasings; a function of seed, epoch and record. None chooses the first,
+                as evaluation does.
+
+        Raises:
+            ValueError: The record lacks what this task needs; the message names the field.
+        """
+
+    @abstractmethod
+    def question(self, language: str | None) -> Conversation:
+        """Return the conversation that asks this task of one clip called ``0``, for transcription and chat.
+
+        Raises:
+            ValueError: The task has no fixed question.
+        """

@@ -1,0 +1,1 @@
+"""Built-in adapters of kikimimi: one component, one file."""

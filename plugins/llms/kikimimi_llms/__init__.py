@@ -1,0 +1,1 @@
+"""Built-in llms of kikimimi: one component, one file."""

@@ -1,0 +1,1 @@
+"""Built-in normalisers of kikimimi: one component, one file."""

@@ -1,0 +1,1 @@
+"""Built-in voices of kikimimi: one component, one file."""
