@@ -1,0 +1,1 @@
+"""The speech-aware LM: batches of conversations, the packed forward pass, generation, assembly."""

@@ -1,0 +1,126 @@
+"""The speech-aware text LM: encoder -> adapter -> LLM over a packed micro-batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kikimimi.interfaces import LLM, Adapter, Encoder, Generation, Padded
+from kikimimi.model.batch import Batch
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Conversations laid end to end with the audio tokens in place.
+
+    Attributes:
+        embeddings: (N, D).
+        lengths: (B,) positions of each conversation; they add up to N.
+        ids: (N,) token ids; -1 at audio positions.
+        loss: (N,) bool, true where the token is a target.
+    """
+
+    embeddings: Tensor
+    lengths: Tensor
+    ids: Tensor
+    loss: Tensor
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the LLM thinks of the targets.
+
+    Attributes:
+        logits: (M, V) at the positions before the targets, and nowhere else.
+        targets: (M,) token ids.
+        sequence: (M,) the conversation each target belongs to.
+        losses: Named auxiliary losses of the adapter.
+        num_positions: N, audio and text.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    sequence: Tensor
+    losses: dict[str, Tensor]
+    num_positions: int
+
+
+class SpeechLM(nn.Module):
+    """Audio and text in, text out.
+
+    Args:
+        encoder: Waveform to frames.
+        adapter: Frames to audio tokens.
+        llm: The text LLM that hears them.
+    """
+
+    def __init__(self, encoder: Encoder, adapter: Adapter, llm: LLM) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.adapter = adapter
+        self.llm = llm
+
+    def max_positions(self, rendered_length: int, clip_samples: list[int]) -> int:
+        """Return the most positions that a conversation can take once its clips are audio tokens."""
+        tokens = [self.adapter.max_tokens(self.encoder.num_frames(samples)) for samples in clip_samples]
+        return rendered_length - len(clip_samples) + sum(tokens)
+
+    def forward(self, batch: Batch) -> Scored:
+        """Score every target of a micro-batch.
+
+        Raises:
+            ValueError: No token of the batch is a target.
+        """
+        packed, losses = self.pack(batch)
+        ends = packed.lengths.cumsum(0)
+        is_start = torch.zeros_like(packed.loss)
+        is_start[ends - packed.lengths] = True
+        # The logits before a target predict it; the first position of a conversation has none before it.
+        target_positions = (packed.loss & ~is_start).nonzero()[:, 0]
+        if len(target_positions) == 0:
+            raise ValueError(f"nothing to learn: no target token in {', '.join(batch.names)}")
+        logits = self.llm(packed.embeddings, packed.lengths, target_positions - 1)
+        sequence = torch.searchsorted(ends, target_positions, right=True)
+        return Scored(logits, packed.ids[target_positions], sequence, losses, len(packed.ids))
+
+    def pack(self, batch: Batch) -> tuple[Packed, dict[str, Tensor]]:
+        """Write the audio tokens into their slots; return the pack and the adapter's losses."""
+        is_text = torch.ones_like(batch.loss)
+        is_text[batch.slots] = False
+        text = self.llm.embed(batch.ids[is_text])
+        features = batch.features
+        if features is None and batch.audio is not None:
+            features = self.encoder(batch.audio)
+        if features is None:
+            return Packed(text, batch.lengths, batch.ids, batch.loss), {}
+        output = self.adapter(features)
+        return self._splice(batch, is_text, text, output.tokens), output.losses
+
+    def _splice(self, batch: Batch, is_text: Tensor, text: Tensor, tokens: Padded) -> Packed:
+        device = text.device
+        token_lengths = tokens.lengths.to(device)
+        # How many packed positions each text position becomes: one, or the clip's audio tokens.
+        widths = torch.ones_like(batch.ids)
+        widths[batch.slots] = token_lengths
+        origin = torch.repeat_interleave(torch.arange(len(batch.ids), device=device), widths)  # (N,)
+        from_text = is_text[origin]
+        embeddings = text.new_empty(len(origin), text.shape[1])
+        embeddings[from_text] = text
+        embeddings[~from_text] = tokens.values[tokens.mask()].to(text.dtype)  # (C, T, D) -> (sum T, D)
+        owner = torch.repeat_interleave(torch.arange(len(batch.lengths), device=device), batch.lengths)
+        lengths = torch.zeros_like(batch.lengths).index_add_(0, owner, widths)
+        ids = torch.where(from_text, batch.ids[origin], -1)
+        return Packed(embeddings, lengths, ids, batch.loss[origin] & from_text)
+
+    @torch.inference_mode()
+    def generate(self, batch: Batch, generation: Generation) -> list[str]:
+        """Continue each conversation of the batch, whose renderings end with an assistant header.
+
+        Returns:
+            One text per conversation.
+        """
+        packed, _ = self.pack(batch)
+        prompts = list(packed.embeddings.split(packed.lengths.tolist()))
+        return [self.llm.decode(ids) for ids in self.llm.generate(prompts, generation)]

@@ -1,0 +1,58 @@
+"""Tokenizers for an LLM that is trained from scratch: characters of the training data, or bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE, WordLevel
+from transformers import PreTrainedTokenizerFast
+
+PAD, UNKNOWN, END = "<|pad|>", "<|unk|>", "<|end|>"
+CONTROL = [PAD, UNKNOWN, END, "<|system|>", "<|user|>", "<|assistant|>"]
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def build_tokenizer(kind: Literal["characters", "bytes"], texts: Iterable[str]) -> Any:
+    """Build a fast tokenizer with a chat template.
+
+    Args:
+        kind: ``characters``: one token per character of `texts`, others become the unknown token;
+            ``bytes``: one token per UTF-8 byte, and `texts` is not read.
+        texts: Everything that the tokenizer has to spell.
+
+    Raises:
+        ValueError: `characters` was asked for and `texts` holds none.
+    """
+    if kind == "bytes":
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        vocabulary = {token: i for i, token in enumerate([*CONTROL, *alphabet])}
+        backend = Tokenizer(BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.decoder = decoders.ByteLevel()
+    else:
+        characters = sorted({character for text in texts for character in text})
+        if not characters:
+            raise ValueError("a character tokenizer is built from the training texts, and there are none")
+        vocabulary = {token: i for i, token in enumerate([*CONTROL, *characters])}
+        backend = Tokenizer(WordLevel(vocab=vocabulary, unk_token=UNKNOWN))
+        # (?s) so that a line feed is a character like any other.
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), "isolated")
+        backend.decoder = decoders.Fuse()
+    backend.add_special_tokens(CONTROL)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        eos_token=END,
+        additional_special_tokens=CONTROL[3:],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
