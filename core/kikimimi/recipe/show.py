@@ -1,0 +1,48 @@
+"""A recipe as YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from pathlib import PurePath
+from typing import Any
+
+import yaml
+
+from kikimimi.recipe.schema import PARTS, Chosen, Recipe
+from kikimimi.recipe.source import Resolver
+
+
+class _Dumper(Resolver, yaml.SafeDumper):
+    """Quotes exactly what the reader would take for something else than text."""
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """Return the recipe as YAML, defaults included; loading it gives an equal recipe."""
+    return yaml.dump(
+        plain(recipe),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+        width=110,
+    )
+
+
+def plain(value: Any) -> Any:
+    """Return a value of a recipe as YAML's own types, spelled as a recipe spells them."""
+    if isinstance(value, Chosen):
+        section = {"name": value.name, **plain(value.config)}
+        return section | {"lora": plain(value.lora)} if value.kind in PARTS else section
+    if dataclasses.is_dataclass(value):
+        shown = [item for item in dataclasses.fields(value) if item.init]
+        return {item.metadata.get("key", item.name): plain(getattr(value, item.name)) for item in shown}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, PurePath):
+        return plain(str(value))
+    return value.replace("${", "\\${") if isinstance(value, str) else value
