@@ -1,0 +1,59 @@
+"""A plugin as a recipe names it: its options, and the low-rank adaptation of a part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kikimimi import plugins
+
+PARTS = ("encoder", "adapter", "llm")
+
+
+def need(holds: bool, message: str) -> None:
+    """Raise a ValueError with the message unless the condition holds."""
+    if not holds:
+        raise ValueError(message)
+
+
+@dataclass(kw_only=True, frozen=True)
+class LoRA:
+    """Low-rank adaptation (Hu et al., 2021, https://arxiv.org/abs/2106.09685) of a part's linear layers."""
+
+    rank: int = 16
+    """Rank of the update."""
+    alpha: float = 32.0
+    """Numerator of the update's scale, alpha / rank."""
+    dropout: float = 0.0
+    """Probability of zeroing an input of the update."""
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    """Last names of the linear layers that are adapted."""
+
+    def __post_init__(self) -> None:
+        need(self.rank >= 1, f"rank must be at least 1, not {self.rank}")
+        need(self.alpha > 0, f"alpha must be above 0, not {self.alpha}")
+        need(0 <= self.dropout < 1, f"dropout must be at least 0 and below 1, not {self.dropout}")
+        need(bool(self.targets), "targets must name at least one layer")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Chosen:
+    """A plugin that a recipe names, with its options."""
+
+    kind: str
+    """Kind of the plugin, as `kikimimi.plugins` spells it."""
+    name: str
+    """Registered name."""
+    config: Any
+    """Instance of the plugin's nested `Config`."""
+    lora: LoRA | None = None
+    """Low-rank adaptation of an encoder, an adapter or an LLM; None means none."""
+
+    @property
+    def component(self) -> type[Any]:
+        """The plugin's class.
+
+        Raises:
+            PluginError: It cannot be loaded.
+        """
+        return plugins.load(self.kind, self.name)

@@ -1,0 +1,164 @@
+"""One stage of training: what is trained, on which data, in which steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kikimimi.errors import listing
+from kikimimi.recipe.chosen import PARTS, Chosen, need
+
+
+@dataclass(kw_only=True, frozen=True)
+class Train:
+    """How one part is trained in a stage."""
+
+    lr: float = 1e-4
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay [1 / (learning rate x step)]."""
+    part: str = "all"
+    """Which parameters: ``all``, ``lora``, or a pattern of parameter names in fnmatch style."""
+
+    def __post_init__(self) -> None:
+        need(self.lr > 0, f"lr must be above 0, not {self.lr}")
+        need(self.weight_decay >= 0, f"weight_decay must be 0 or more, not {self.weight_decay}")
+        need(bool(self.part), "part must be all, lora or a parameter pattern, not empty")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Dataset:
+    """Shards and the task that makes conversations of their records."""
+
+    shards: str
+    """Paths of the tar shards: a path, a glob, or a brace range such as ``train-{000..255}.tar``."""
+    task: Chosen = field(metadata={"kind": "task"})
+    """What is asked of the records."""
+    weight: float | None = None
+    """Share of the mixture, relative to the stage's other datasets; all of them have one, or none has: then
+    they are read in proportion to their size."""
+
+    def __post_init__(self) -> None:
+        need(bool(self.shards), "shards must name at least one file, not nothing")
+        need(self.weight is None or self.weight > 0, f"weight must be above 0, not {self.weight}")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Batch:
+    """How much goes into one step."""
+
+    seconds: float = 60.0
+    """Audio per micro-batch [s]."""
+    global_: int = field(default=1, metadata={"key": "global"})
+    """Micro-batches per optimiser step, over all ranks."""
+
+    def __post_init__(self) -> None:
+        need(self.seconds > 0, f"seconds must be above 0, not {self.seconds}")
+        need(self.global_ >= 1, f"global must be at least 1, not {self.global_}")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Schedule:
+    """Learning rate over a stage: a linear warm-up, then a decay."""
+
+    name: Literal["linear", "cosine", "constant"] = "linear"
+    """Form of the decay."""
+    warmup: int = 0
+    """Length of the warm-up [steps]."""
+    start: float = 0.1
+    """Where the warm-up starts [fraction of the peak]."""
+    floor: float = 0.1
+    """Where the decay ends [fraction of the peak]."""
+
+    def __post_init__(self) -> None:
+        need(self.warmup >= 0, f"warmup must be 0 or more, not {self.warmup}")
+        need(0 <= self.start <= 1, f"start must be between 0 and 1, not {self.start}")
+        need(0 <= self.floor <= 1, f"floor must be between 0 and 1, not {self.floor}")
+        need(
+            self.warmup > 0 or self.start == Schedule.start,
+            "start is read only by a warm-up: set warmup above 0",
+        )
+        need(
+            self.name != "constant" or self.floor == Schedule.floor,
+            "floor is read only by a decay: set name to cosine or linear",
+        )
+
+
+@dataclass(kw_only=True, frozen=True)
+class Optimiser:
+    """AdamW (Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101)."""
+
+    beta1: float = 0.9
+    """Decay of the running mean of the gradient."""
+    beta2: float = 0.999
+    """Decay of the running mean of the squared gradient."""
+    epsilon: float = 1e-8
+    """Added to the denominator."""
+
+    def __post_init__(self) -> None:
+        need(0 <= self.beta1 < 1, f"beta1 must be at least 0 and below 1, not {self.beta1}")
+        need(0 <= self.beta2 < 1, f"beta2 must be at least 0 and below 1, not {self.beta2}")
+        need(self.epsilon > 0, f"epsilon must be above 0, not {self.epsilon}")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Checkpoint:
+    """When the state of a stage is saved."""
+
+    every: int = 500
+    """Distance between checkpoints [steps]."""
+    keep: int = 2
+    """How many of the newest are kept."""
+
+    def __post_init__(self) -> None:
+        need(self.every >= 1, f"every must be at least 1, not {self.every}")
+        need(self.keep >= 1, f"keep must be at least 1, not {self.keep}")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Validate:
+    """Loss on held-out data during a stage."""
+
+    every: int = 0
+    """Distance between validations [steps]; 0 means never."""
+    data: dict[str, Dataset] = field(default_factory=dict)
+    """Held-out datasets by name."""
+
+    def __post_init__(self) -> None:
+        need(self.every >= 0, f"every must be 0 (never) or more, not {self.every}")
+        need(self.every == 0 or bool(self.data), "data must hold a dataset where every is above 0")
+        need(self.every > 0 or not self.data, "data is read only where every is above 0")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Stage:
+    """One stage of training; it starts from where the one before it ended."""
+
+    train: dict[str, Train] = field(metadata={"keys": PARTS})
+    """The parts that are trained; the others are frozen."""
+    data: dict[str, Dataset]
+    """Datasets by name."""
+    batch: Batch = field(default_factory=Batch)
+    """How much goes into one step."""
+    steps: int
+    """Length of the stage [optimiser steps]."""
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    """AdamW's constants."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """Learning rate over the stage."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 means that it is not clipped."""
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    """When the state is saved."""
+    validate: Validate = field(default_factory=Validate)
+    """Loss on held-out data."""
+
+    def __post_init__(self) -> None:
+        need(bool(self.train), f"train must hold at least one of {listing(PARTS)}")
+        need(bool(self.data), "data must hold at least one dataset")
+        need(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
+        need(self.clip >= 0, f"clip must be 0 (off) or more, not {self.clip}")
+        warmup = self.schedule.warmup
+        need(
+            warmup < self.steps, f"schedule.warmup ({warmup}) must be below the stage's steps ({self.steps})"
+        )
