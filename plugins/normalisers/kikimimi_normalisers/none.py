@@ -1,0 +1,13 @@
+"""The normaliser that changes nothing."""
+
+from __future__ import annotations
+
+from kikimimi import Normaliser
+
+
+class Unchanged(Normaliser):
+    """Returns the text as it is: case, punctuation and white space count (the "raw" rate of ASR papers)."""
+
+    def __call__(self, text: str) -> str:
+        """Return `text`."""
+        return text
