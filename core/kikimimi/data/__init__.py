@@ -1,0 +1,1 @@
+"""Training data: audio files, records, shards with their index, the order of training, synthetic speech."""

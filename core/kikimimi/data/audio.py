@@ -1,0 +1,184 @@
+"""Audio files: decoding to mono float32 at a wanted rate, and encoding to FLAC.
+
+libsndfile (through soundfile) decodes; torchaudio resamples, and is imported only when rates differ. What
+cannot be used whole is an error: a file that breaks off in the middle is never taken for a shorter one.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kikimimi.errors import AudioError, RequestError
+
+AUDIO_SUFFIXES = ("flac", "mp3", "ogg", "opus", "wav")
+"""File name endings of the formats that a record may carry."""
+
+MIN_SECONDS = 0.025
+"""Shortest clip [s]: one analysis window of the usual front ends. Nothing can be heard in less."""
+
+MIN_SAMPLE_RATE = 1000
+"""Lowest sampling rate [Hz] that is believed; below it, a header is wrong."""
+
+MAX_PEAK = 4.0
+"""Largest sample of a floating-point file [full scales]. Above it, integers were stored as floats."""
+
+SILENCE_DBFS = -60.0
+"""A clip whose peak is lower [dB relative to full scale] counts as silent."""
+
+_BLOCK = 1 << 18  # frames per read: what a header promises is never allocated, only what is there
+_MAX_PHASES = 4000  # of the resampling filter; memory grows with its square
+_UNKNOWN_LENGTH = 0x7FFFF000  # what programs that write into a pipe put where the length belongs, or more
+# libsndfile notes in its log where a header and the file disagree, and then goes on with what is there.
+_BROKEN_OFF = re.compile(
+    r"^\W*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
+
+
+def decode(source: bytes | Path, *, sample_rate: int, name: str) -> NDArray[np.float32]:
+    """Decode an audio file: any rate, width and number of channels of WAV, FLAC, OGG, Opus or MP3.
+
+    Channels are averaged. Where the ratio of two rates would need a resampling filter of more than 4,000
+    phases (44,101 Hz to 16 kHz), the nearest smaller ratio is taken: at most 0.03 % off.
+
+    Args:
+        source: The file's bytes or its path.
+        sample_rate: Wanted rate [Hz].
+        name: What messages call the clip.
+
+    Returns:
+        (S,) mono float32.
+
+    Raises:
+        RequestError: No file is at that path.
+        AudioError: It is not audio, breaks off, is empty or shorter than `MIN_SECONDS`, or holds values that
+            are not numbers.
+    """
+    with _opened(source, name) as file:
+        seconds, rate, _ = _header(file, name)
+        blocks: list[NDArray[np.float32]] = []
+        invalid = 0
+        while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+            invalid += int(np.count_nonzero(~np.isfinite(block)))
+            blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32))
+        samples = np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+        if len(samples) < file.frames:
+            raise AudioError(
+                f"{name}: breaks off: its header promises {seconds:.3f} s, "
+                f"but only {len(samples) / rate:.3f} s are there"
+            )
+    if invalid:
+        raise AudioError(f"{name}: {invalid} samples are not numbers (NaN or infinite)")
+    peak = float(np.abs(samples).max())
+    if peak > MAX_PEAK:
+        raise AudioError(
+            f"{name}: samples reach {peak:g} where full scale is 1: integers stored as floats? "
+            "Divide them by their full scale"
+        )
+    return samples if rate == sample_rate else _resample(samples, rate, sample_rate)
+
+
+def probe(source: bytes | Path, name: str) -> tuple[float, int, int]:
+    """Read the header of an audio file without decoding it.
+
+    Args:
+        source: The file's bytes or its path.
+        name: What messages call the clip.
+
+    Returns:
+        Length [s], sampling rate [Hz], channels.
+
+    Raises:
+        RequestError: No file is at that path.
+        AudioError: It is not audio, breaks off (where the header shows it), is empty or shorter than
+            `MIN_SECONDS`.
+    """
+    with _opened(source, name) as file:
+        return _header(file, name)
+
+
+def encode_flac(samples: NDArray[np.float32], sample_rate: int) -> bytes:
+    """Encode (S,) mono float32 as 16-bit FLAC.
+
+    A clip whose peak is above full scale (resampling overshoots) is turned down by one gain, never clipped.
+    """
+    import soundfile
+
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak > 1.0:
+        samples = samples / np.float32(peak)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def is_silent(samples: NDArray[np.float32]) -> bool:
+    """Tell whether the peak of (S,) samples is below `SILENCE_DBFS` (-60 dB relative to full scale)."""
+    return float(np.abs(samples).max(initial=0.0)) < 10 ** (SILENCE_DBFS / 20)
+
+
+@contextmanager
+def _opened(source: bytes | Path, name: str) -> Iterator[Any]:
+    import soundfile
+
+    if isinstance(source, Path):
+        if not source.is_file():
+            problem = "is a folder, not an audio file" if source.is_dir() else "no such audio file"
+            raise RequestError(f"{name}: {problem} ({source})")
+        size = source.stat().st_size
+    else:
+        size = len(source)
+    if size == 0:
+        raise AudioError(f"{name}: the file is empty (0 bytes)")
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            yield file
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"{name}: cannot be decoded: {error.error_string.rstrip('.')}. "
+            "Readable: WAV, FLAC, OGG (Vorbis, Opus) and MP3; convert others with ffmpeg"
+        ) from error
+
+
+def _header(file: Any, name: str) -> tuple[float, int, int]:
+    rate, frames = int(file.samplerate), int(file.frames)
+    if rate < MIN_SAMPLE_RATE:
+        raise AudioError(f"{name}: its header gives a sampling rate of {rate} Hz (least: {MIN_SAMPLE_RATE})")
+    if frames == 0:
+        raise AudioError(f"{name}: holds no samples")
+    if frames >= 1 << 62:
+        raise AudioError(f"{name}: its header does not tell its length (written into a pipe?); write it anew")
+    for promised, present in _BROKEN_OFF.findall(file.extra_info):
+        if int(present) < int(promised) < _UNKNOWN_LENGTH:
+            raise AudioError(
+                f"{name}: breaks off: its header promises {promised} bytes, but only {present} are there"
+            )
+    seconds = frames / rate
+    if seconds < MIN_SECONDS:
+        raise AudioError(f"{name}: {seconds * 1000:.1f} ms long; the shortest is {MIN_SECONDS * 1000:.0f} ms")
+    return seconds, rate, int(file.channels)
+
+
+def _resample(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
+    import torch
+    from torchaudio.functional import resample
+
+    ratio = Fraction(rate, wanted)
+    if max(ratio.numerator, ratio.denominator) > _MAX_PHASES:
+        ratio = (
+            ratio.limit_denominator(_MAX_PHASES)
+            if ratio < 1
+            else 1 / (1 / ratio).limit_denominator(_MAX_PHASES)
+        )
+    resampled: NDArray[np.float32] = resample(
+        torch.from_numpy(samples), ratio.numerator, ratio.denominator
+    ).numpy()
+    return resampled
