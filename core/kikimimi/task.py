@@ -37,6 +37,10 @@ class Task(ABC):
             ValueError: The record lacks what this task needs; the message names the field.
         """
 
+    def phrasings(self) -> list[str]:
+        """Return every fixed text that `conversation` may add to a record's own: the prompt bank."""
+        return []
+
     @abstractmethod
     def question(self, language: str | None) -> Conversation:
         """Return the conversation that asks this task of one clip called ``0``, for transcription and chat.

@@ -1,0 +1,116 @@
+"""A named dataset as the model sees it: records of shards, turned by a task into conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kikimimi.conversation import Conversation, TextPart
+from kikimimi.data.audio import decode
+from kikimimi.data.record import Record
+from kikimimi.data.shards import Shards
+from kikimimi.errors import DataError
+from kikimimi.interfaces import LLM
+from kikimimi.model.batch import Sample
+from kikimimi.task import Task
+
+if TYPE_CHECKING:
+    from kikimimi.recipe import Dataset, Evaluation
+    from kikimimi.training.feature_cache import FeatureCache
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Records and the task that is made of them.
+
+    Attributes:
+        name: As the recipe names it.
+        shards: Where the records are.
+        task: What turns a record into a conversation.
+    """
+
+    name: str
+    shards: Shards
+    task: Task
+
+    @classmethod
+    def open(cls, name: str, source: Dataset | Evaluation) -> Corpus:
+        """Open the shards that a recipe names.
+
+        Raises:
+            RequestError: A shard or its index is missing.
+        """
+        return cls(name, Shards.open(name, source.shards), source.task.component(source.task.config))
+
+    def conversation(self, record: Record, rng: Random | None = None) -> Conversation:
+        """Turn a record into a conversation.
+
+        Raises:
+            DataError: The record lacks what the task needs.
+        """
+        try:
+            return self.task.conversation(record.json, list(record.audio), rng)
+        except ValueError as error:
+            raise DataError(f"{record.where}: {error}") from error
+
+    def waveforms(self, record: Record, clips: list[str], sample_rate: int) -> list[Tensor]:
+        """Decode the clips of a record to (S,) tensors.
+
+        Raises:
+            DataError: A clip is missing or cannot be decoded.
+        """
+        for clip in clips:
+            if clip not in record.audio:
+                raise DataError(f"{record.where}: the conversation names clip {clip!r}, which is not there")
+        return [
+            torch.from_numpy(
+                decode(record.audio[clip], sample_rate=sample_rate, name=f"{record.where} {clip}")
+            )
+            for clip in clips
+        ]
+
+    def sample(
+        self,
+        row: int,
+        llm: LLM,
+        sample_rate: int,
+        *,
+        draw: str | None,
+        features: FeatureCache | None = None,
+    ) -> Sample:
+        """Read, render and decode one record for training.
+
+        Args:
+            row: Position in the shards.
+            llm: Renders the conversation.
+            sample_rate: Of the waveforms [Hz].
+            draw: Seeds the choice among phrasings; None takes the first.
+            features: Where the encoder's output is kept; with it no audio is decoded.
+        """
+        record = self.shards.read(row)
+        conversation = self.conversation(record, Random(draw) if draw is not None else None)
+        try:
+            rendered = llm.render(conversation)
+        except ValueError as error:
+            raise DataError(f"{record.where}: {error}") from error
+        names = conversation.clips()
+        clips: list[Tensor]
+        if features is not None:
+            clips = [features.get(self.shards.sha256(row), clip) for clip in names]
+        else:
+            clips = self.waveforms(record, names, sample_rate)
+        return Sample(f"{self.name}/{record.key}", rendered, clips)
+
+    def texts(self) -> Iterator[str]:
+        """Yield every text that the model may be shown: the task's phrasings and all records' texts."""
+        yield from self.task.phrasings()
+        for row in range(len(self.shards)):
+            for message in self.conversation(self.shards.read(row)).messages:
+                for part in message.parts:
+                    if isinstance(part, TextPart):
+                        yield part.text

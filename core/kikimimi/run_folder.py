@@ -1,0 +1,168 @@
+"""A run on disk: everything that a training run leaves behind, and needs to go on.
+
+    recipe.yaml               resolved, complete
+    lock.json                 what it was made of
+    assets/llm/               tokenizer built from the data, if any
+    metrics.jsonl, .csv       one line per log interval
+    checkpoints/STAGE/        the newest checkpoints of a stage (weights and resume state)
+    weights/STAGE.safetensors what a finished stage leaves
+    evaluations/NAME/         predictions and scores
+    report.html               all of it to look at
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kikimimi.errors import RunError
+from kikimimi.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from kikimimi.model.speech_lm import SpeechLM
+
+LONGEST_NAME = 80
+
+
+def run_name(recipe_name: str, overrides: Sequence[str]) -> str:
+    """Return the name of a run's folder: the recipe's, and what the command line changed."""
+    changes = [o for o in overrides if not o.startswith("name=")]
+    if not changes:
+        return recipe_name
+    tag = ",".join(re.sub(r"[^\w.=+-]+", "_", change) for change in sorted(changes))
+    if len(tag) > LONGEST_NAME:
+        tag = sha256(" ".join(sorted(changes)).encode()).hexdigest()[:12]
+    return f"{recipe_name}--{tag}"
+
+
+class RunFolder:
+    """An existing run folder; see `create` and `open`."""
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path = path
+        self.recipe = recipe
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe) -> RunFolder:
+        """Make the folder, or take up the one that is there if it is of the same recipe.
+
+        Raises:
+            RunError: The folder holds a run of another recipe, or something else.
+        """
+        if (path / "recipe.yaml").is_file():
+            run = cls.open(path)
+            if run.recipe.digest != recipe.digest:
+                changed = _first_difference(run.recipe.to_yaml(), recipe.to_yaml())
+                raise RunError(
+                    f"{path} holds a run of another recipe ({changed}). "
+                    "Choose another --out, or move that folder away."
+                )
+            return run
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path} exists and is not a run folder (it has no recipe.yaml)")
+        path.mkdir(parents=True, exist_ok=True)
+        temporary = path / ".recipe.yaml.tmp"
+        temporary.write_text(recipe.to_yaml(), encoding="utf-8")
+        temporary.replace(path / "recipe.yaml")
+        return cls(path, recipe)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open a run folder.
+
+        Raises:
+            RunError: It is not one.
+        """
+        if not path.exists():
+            raise RunError(f"{path}: no such run folder")
+        if not (path / "recipe.yaml").is_file():
+            raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
+        return cls(path, load_recipe(path / "recipe.yaml"))
+
+    @property
+    def assets(self) -> Path:
+        """Where components keep what is not weights."""
+        return self.path / "assets"
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics file."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    def checkpoints(self, stage: str) -> Path:
+        """Where a stage's checkpoints are."""
+        return self.path / "checkpoints" / stage
+
+    def weights(self, stage: str) -> Path:
+        """What a finished stage leaves."""
+        return self.path / "weights" / f"{stage}.safetensors"
+
+    def evaluation(self, name: str) -> Path:
+        """Where an evaluation's predictions are."""
+        return self.path / "evaluations" / name
+
+    def finished(self, stage: str) -> bool:
+        """Whether a stage is done."""
+        return self.weights(stage).is_file()
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file of the run, whole or not at all."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file of the run, or None where there is none."""
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def newest_weights(self) -> Path:
+        """Return the newest trained weights: of the last finished stage, or of a later stage's checkpoint.
+
+        Raises:
+            RunError: Nothing was trained yet.
+        """
+        newest: Path | None = None
+        for stage in self.recipe.stages:
+            if self.finished(stage):
+                newest = self.weights(stage)
+                continue
+            saved = sorted(self.checkpoints(stage).glob("step-*"))
+            if saved:
+                newest = saved[-1] / "weights.safetensors"
+            break
+        if newest is None:
+            raise RunError(f"{self.path}: nothing was trained yet. Go on with: kikimimi train {self.path}")
+        return newest
+
+    def load_model(self) -> SpeechLM:
+        """Assemble the recipe's model with the newest trained weights, in eval mode.
+
+        Raises:
+            RunError: Nothing was trained yet, or the weights do not fit.
+        """
+        from kikimimi.model.assembly import assemble
+        from kikimimi.model.trained import load_trained
+
+        weights = self.newest_weights()
+        model = assemble(self.recipe, assets=self.assets)
+        load_trained(model, self.recipe, weights)
+        return model.eval().requires_grad_(False)
+
+
+def _first_difference(old: str, new: str) -> str:
+    for before, after in zip(old.splitlines(), new.splitlines(), strict=False):
+        if before != after:
+            return f"there '{before.strip()}', here '{after.strip()}'"
+    return "one has more lines than the other"

@@ -1,0 +1,1 @@
+"""Training: the stages of a recipe, through Lightning."""

@@ -1,0 +1,136 @@
+"""Output of a frozen encoder, computed once per clip and kept on disk for every later epoch and run.
+
+Entries are named by content (the record's hash and everything that decides the encoder's output), so they
+cannot go stale, and a sweep over adapters shares them. Groups of clips are encoded in an order that depends
+on the data alone: an interrupted pass goes on to exactly the same values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kikimimi.data.corpus import Corpus
+from kikimimi.data.shards import Shards
+from kikimimi.interfaces import Encoder, Padded
+from kikimimi.progress import Progress
+
+RECORDS_PER_FILE = 64
+SECONDS_PER_BATCH = 60.0
+
+
+def cache_folder() -> Path:
+    """Return where encoder output is kept: ``$KIKIMIMI_CACHE`` or ``~/.cache/kikimimi``, ``/features``."""
+    root = os.environ.get("KIKIMIMI_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "kikimimi") / "features"
+
+
+def forecast_bytes(corpora: Sequence[Corpus], encoder: Encoder, bytes_per_value: int) -> int:
+    """Return how much disk the cache of these corpora will take [bytes]."""
+    seconds = sum(float(corpus.shards.seconds.sum()) for corpus in corpora)
+    return int(seconds * encoder.frame_rate * encoder.dim * bytes_per_value)
+
+
+class FeatureCache:
+    """Encoder output of every clip of some corpora.
+
+    Args:
+        corpora: Whose clips.
+        fingerprint: Names all that decides the encoder's output: weights, options, precision.
+        folder: Where the files are.
+    """
+
+    def __init__(self, corpora: Sequence[Corpus], fingerprint: str, folder: Path | None = None) -> None:
+        self.folder = (folder or cache_folder()) / fingerprint[:16]
+        self._corpora = list(corpora)
+        self._groups: list[tuple[Corpus, list[int], Path]] = []
+        self._file_of: dict[str, Path] = {}
+        for corpus in corpora:
+            for rows in _groups(corpus.shards):
+                hashes = [corpus.shards.sha256(row) for row in rows]
+                path = self.folder / f"{hashlib.sha256(' '.join(hashes).encode()).hexdigest()}.safetensors"
+                self._groups.append((corpus, rows, path))
+                for row_hash in hashes:
+                    self._file_of[row_hash] = path
+
+    def fill(
+        self,
+        encoder: Encoder,
+        *,
+        device: torch.device,
+        precision: AbstractContextManager[object],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> int:
+        """Encode what is missing; return the number of records encoded.
+
+        Args:
+            encoder: Frozen, in eval mode.
+            device: Where to run it.
+            precision: Autocast context of the training run.
+            rank: This process; it encodes every `world_size`-th group.
+            world_size: Number of processes.
+        """
+        mine = self._groups[rank::world_size]
+        missing = [group for group in mine if not group[2].is_file()]
+        if not missing:
+            return 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        total = sum(len(rows) for _, rows, _ in mine)
+        todo = sum(len(rows) for _, rows, _ in missing)
+        with Progress("Encoding clips once", total, "records", done=total - todo) as bar, precision:
+            for corpus, rows, path in missing:
+                entries = self._encode(encoder, device, corpus, rows, bar)
+                temporary = path.with_suffix(f".{os.getpid()}.tmp")
+                save_file(entries, temporary)
+                temporary.replace(path)
+        return todo
+
+    def get(self, row_hash: str, clip: str) -> Tensor:
+        """Return the (F, E) features of a clip."""
+        with safe_open(self._file_of[row_hash], framework="pt") as file:
+            features: Tensor = file.get_tensor(f"{row_hash}/{clip}")
+        return features
+
+    def _encode(
+        self, encoder: Encoder, device: torch.device, corpus: Corpus, rows: list[int], bar: Progress
+    ) -> dict[str, Tensor]:
+        entries: dict[str, Tensor] = {}
+        pending: list[tuple[str, Tensor]] = []
+        limit = SECONDS_PER_BATCH * encoder.sample_rate
+
+        def flush() -> None:
+            if pending:
+                with torch.inference_mode():
+                    output = encoder(Padded.stack([samples for _, samples in pending]).to(device))
+                for (name, _), frames in zip(pending, output.unstack(), strict=True):
+                    entries[name] = frames.contiguous().cpu()
+                pending.clear()
+
+        # Shortest first, so that little of a batch is padding.
+        for row in sorted(rows, key=lambda row: float(corpus.shards.seconds[row])):
+            record = corpus.shards.read(row)
+            names = corpus.conversation(record).clips()
+            for name, samples in zip(
+                names, corpus.waveforms(record, names, encoder.sample_rate), strict=True
+            ):
+                if pending and len(samples) * (len(pending) + 1) > limit:
+                    flush()
+                pending.append((f"{corpus.shards.sha256(row)}/{name}", samples))
+            bar.advance()
+        flush()
+        return entries
+
+
+def _groups(shards: Shards) -> list[list[int]]:
+    """Cut the rows that hold clips into groups, one file each, in order."""
+    rows = [row for row in range(len(shards)) if shards.clips[row] > 0]
+    return [rows[i : i + RECORDS_PER_FILE] for i in range(0, len(rows), RECORDS_PER_FILE)]

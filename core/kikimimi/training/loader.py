@@ -1,0 +1,122 @@
+"""Micro-batches in planned order, read from any position: the data side of exact resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from kikimimi.data.corpus import Corpus
+from kikimimi.data.plan import Plan, Planned
+from kikimimi.errors import DataError
+from kikimimi.model.batch import Batch, collate
+from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.training.feature_cache import FeatureCache
+
+
+class Reader(Dataset[Batch]):
+    """Turns planned records into a micro-batch; runs in the loader's worker processes.
+
+    Args:
+        corpora: In the order of the plan's sources.
+        model: Renders conversations and bounds their length.
+        seed: Of the recipe; with pass and row it draws the phrasing.
+        features: Encoder output kept on disk, or None to deliver waveforms.
+    """
+
+    def __init__(
+        self, corpora: Sequence[Corpus], model: SpeechLM, seed: int, features: FeatureCache | None
+    ) -> None:
+        self.corpora = list(corpora)
+        self.model = model
+        self.seed = seed
+        self.features = features
+
+    def __getitem__(self, planned: list[Planned]) -> Batch:
+        """Read one micro-batch.
+
+        Raises:
+            DataError: A record cannot be read, or does not fit the LLM's context.
+        """
+        samples = []
+        for item in planned:
+            corpus = self.corpora[item.source]
+            sample = corpus.sample(
+                item.row,
+                self.model.llm,
+                self.model.encoder.sample_rate,
+                draw=f"{self.seed}/{corpus.name}/{item.epoch}/{item.row}",
+                features=self.features,
+            )
+            self._check_context(sample.name, len(sample.rendered.ids), [len(clip) for clip in sample.clips])
+            samples.append(sample)
+        return collate(samples)
+
+    def _check_context(self, name: str, text_length: int, clip_lengths: list[int]) -> None:
+        context = self.model.llm.context_length
+        if context is None:
+            return
+        if self.features is None:
+            positions = self.model.max_positions(text_length, clip_lengths)
+        else:
+            tokens = sum(self.model.adapter.max_tokens(frames) for frames in clip_lengths)
+            positions = text_length - len(clip_lengths) + tokens
+        if positions > context:
+            raise DataError(
+                f"{name}: up to {positions} positions (text and audio tokens), but the LLM's context is "
+                f"{context}. Nothing is cut; drop the record or raise the adapter's downsampling."
+            )
+
+
+class PlanSampler(Sampler[list[Planned]]):
+    """This rank's share of a plan's micro-batches.
+
+    Args:
+        plan: The endless order.
+        total: Micro-batches of the whole stage, over all ranks; divisible by `world_size`.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, plan: Plan, total: int, rank: int, world_size: int) -> None:
+        self.plan, self.total, self.rank, self.world_size = plan, total, rank, world_size
+        self.start = 0
+
+    def __len__(self) -> int:
+        return self.total // self.world_size
+
+    def __iter__(self) -> Iterator[list[Planned]]:
+        stream = self.plan.micro_batches(self.start)
+        for number, planned in zip(range(self.start, self.total), stream, strict=False):
+            if number % self.world_size == self.rank:
+                yield planned
+
+
+class StageLoader(DataLoader[Batch]):
+    """A data loader that Lightning can resume: its state is the number of micro-batches consumed.
+
+    Args:
+        reader: Reads a micro-batch.
+        sampler: Says which.
+        workers: Reading processes; 0 reads in the training process.
+    """
+
+    def __init__(self, reader: Reader, sampler: PlanSampler, workers: int) -> None:
+        super().__init__(
+            reader,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+        )
+        self.plan_sampler = sampler
+        self.consumed = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position over all ranks, which a run of another world size can take up."""
+        return {"micro_batch": self.consumed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Start from a saved position."""
+        self.consumed = self.plan_sampler.start = int(state["micro_batch"])

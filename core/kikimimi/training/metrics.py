@@ -1,0 +1,78 @@
+"""Metrics of a run as JSON lines, and the same as CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+
+class MetricsFile(Logger):
+    """Appends to ``metrics.jsonl``; ``metrics.csv`` is made from it when a stage pauses or ends.
+
+    Args:
+        folder: The run folder.
+        stage: Written into every line.
+    """
+
+    def __init__(self, folder: Path, stage: str) -> None:
+        super().__init__()
+        self.path = folder / "metrics.jsonl"
+        self.stage = stage
+
+    @property
+    def name(self) -> str:
+        """Name for Lightning."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """Version for Lightning."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the resolved recipe stands in the run folder."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append one line."""
+        line = {"stage": self.stage, "step": step, **metrics}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    @rank_zero_only
+    def forget_after(self, step: int) -> None:
+        """Drop this stage's lines past a step: those that a resumed run is about to write again."""
+        kept = [line for line in read_metrics(self.path) if line["stage"] != self.stage or line["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(self.path)
+
+    @rank_zero_only
+    def write_csv(self) -> None:
+        """Write every line as a row of ``metrics.csv``."""
+        lines = read_metrics(self.path)
+        columns = list(dict.fromkeys(key for line in lines for key in line))
+        with self.path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(lines)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read ``metrics.jsonl``; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines

@@ -1,0 +1,202 @@
+"""The Lightning module of one stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kikimimi.errors import DataError
+from kikimimi.model.assembly import set_modes
+from kikimimi.model.batch import Batch
+from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.trained import load_kept
+from kikimimi.training.checkpoint import random_state
+from kikimimi.training.schedule import factor
+
+if TYPE_CHECKING:
+    from kikimimi.recipe import Stage
+
+
+class StageModule(pl.LightningModule):
+    """Trains the named parameters of a model with cross-entropy on the assistant's tokens.
+
+    The loss of a step is the mean over its micro-batches of the mean over their target tokens, plus the
+    adapter's auxiliary losses; it does not depend on how micro-batches are spread over ranks.
+
+    Args:
+        model: Assembled, with exactly `trained` requiring gradients.
+        stage: Of the recipe.
+        trained: Parameter names by component.
+        kept: Names of the parameters that a checkpoint holds; see `kept_names`.
+        log_every: Distance between log lines [steps].
+    """
+
+    def __init__(
+        self,
+        model: SpeechLM,
+        stage: Stage,
+        trained: dict[str, list[str]],
+        kept: Collection[str],
+        log_every: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.stage = stage
+        self.trained = trained
+        self.kept = frozenset(kept)
+        self.log_every = log_every
+        self.strict_loading = False
+        self._window: list[Tensor] = []
+        self._audio_seconds = 0.0
+        self._positions = 0
+        self._padding = [0, 0]
+        self._clock = time.monotonic()
+        self._gradient_norm = torch.zeros(())
+        self._validation: list[Tensor] = []
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Return the loss of a micro-batch.
+
+        Raises:
+            DataError: The loss is not finite; raised before any weight changes.
+        """
+        loss = self._loss(batch)
+        if not torch.isfinite(loss):
+            raise DataError(
+                f"step {self.trainer.global_step + 1}: the loss is {float(loss)}; weights are untouched. "
+                f"Records of this micro-batch: {', '.join(batch.names)}"
+            )
+        self._window.append(loss.detach())
+        self._count(batch)
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Add a micro-batch to the validation loss."""
+        self._validation.append(self._loss(batch).detach())
+
+    def _loss(self, batch: Batch) -> Tensor:
+        scored = self.model(batch)
+        loss = F.cross_entropy(scored.logits.float(), scored.targets)
+        self._positions += scored.num_positions
+        return loss + sum(scored.losses.values(), loss.new_zeros(()))
+
+    def _count(self, batch: Batch) -> None:
+        clips = batch.audio if batch.audio is not None else batch.features
+        if clips is None:
+            return
+        rate = self.model.encoder.sample_rate if batch.audio is not None else self.model.encoder.frame_rate
+        real, computed = int(clips.lengths.sum()), clips.values.shape[0] * clips.values.shape[1]
+        self._audio_seconds += real / rate
+        self._padding[0] += computed - real
+        self._padding[1] += computed
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with one group per component, and the stage's schedule."""
+        parameters = dict(self.model.named_parameters())
+        groups = [
+            {
+                "name": part,
+                "params": [parameters[name] for name in names],
+                "lr": self.stage.train[part].lr,
+                "weight_decay": self.stage.train[part].weight_decay,
+            }
+            for part, names in self.trained.items()
+        ]
+        settings = self.stage.optimiser
+        optimiser = torch.optim.AdamW(
+            groups, betas=(settings.beta1, settings.beta2), eps=settings.epsilon
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: factor(self.stage.schedule, step, self.stage.steps)
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Measure the gradient and refuse one that is not finite."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(self._gradient_norm):
+            raise DataError(
+                f"step {self.trainer.global_step + 1}: the gradient's norm is {float(self._gradient_norm)}; "
+                "weights are untouched"
+            )
+
+    def on_fit_start(self) -> None:
+        """Start the clock; Lightning has put every module into train mode by now."""
+        set_modes(self.model)
+        self._clock = time.monotonic()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log every so many optimiser steps."""
+        step = self.trainer.global_step
+        stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        if not stepped or (step % self.log_every and step != self.stage.steps):
+            return
+        seconds = max(time.monotonic() - self._clock, 1e-9)
+        loss = torch.stack(self._window).mean()
+        counts = torch.tensor([self._audio_seconds, self._positions, *self._padding], dtype=torch.float64)
+        loss = self.trainer.strategy.reduce(loss, reduce_op="mean")
+        counts = self.trainer.strategy.reduce(counts.to(self.device), reduce_op="sum").cpu()
+        audio, positions, padded, computed = counts.tolist()
+        self.write(
+            {
+                "loss": float(loss),
+                "gradient_norm": float(self._gradient_norm),
+                **{f"lr/{group['name']}": float(group["lr"]) for group in self._groups()},
+                "audio_seconds_per_second": audio / seconds,
+                "positions_per_second": positions / seconds,
+                "padding": padded / computed if computed else 0.0,
+            }
+        )
+        self._window = []
+        self._audio_seconds, self._positions, self._padding = 0.0, 0, [0, 0]
+        self._clock = time.monotonic()
+
+    def on_validation_start(self) -> None:
+        """Begin a new mean."""
+        self._validation = []
+
+    def on_validation_end(self) -> None:
+        """Log the mean of the validation losses; the time it took is not training time."""
+        if not self._validation:
+            return
+        loss = self.trainer.strategy.reduce(torch.stack(self._validation).mean(), reduce_op="mean")
+        self.write({"validation_loss": float(loss)})
+        self._clock = time.monotonic()
+
+    def write(self, values: dict[str, float]) -> None:
+        """Send values to every logger of the trainer."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(values, step=self.trainer.global_step)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        optimiser = self.optimizers()
+        assert not isinstance(optimiser, list)
+        groups: list[dict[str, Any]] = optimiser.param_groups
+        return groups
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return what a checkpoint holds: the kept parameters by their names in the model."""
+        return {name: p.detach() for name, p in self.model.named_parameters() if name in self.kept}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load what `state_dict` returned.
+
+        Raises:
+            RunError: A parameter is missing, unexpected, or of another shape.
+        """
+        load_kept(self.model, dict(state_dict), self.kept, source="the checkpoint")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the random generators of every rank."""
+        states = [random_state()]
+        if self.trainer.world_size > 1:
+            states = [None] * self.trainer.world_size  # type: ignore[list-item]
+            torch.distributed.all_gather_object(states, random_state())
+        checkpoint["random"] = states

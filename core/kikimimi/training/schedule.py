@@ -1,0 +1,25 @@
+"""Learning-rate schedules as a factor on each group's peak rate."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kikimimi.recipe import Schedule
+
+
+def factor(schedule: Schedule, step: int, steps: int) -> float:
+    """Return the factor on the learning rate of optimiser step `step` (from 0) of `steps`.
+
+    Linear warm-up from `schedule.start` to 1 over `schedule.warmup` steps, then a decay to
+    `schedule.floor` at the last step, linear or by half a cosine, or none.
+    """
+    if step < schedule.warmup:
+        return schedule.start + (1 - schedule.start) * step / schedule.warmup
+    if schedule.name == "constant":
+        return 1.0
+    span = max(1, steps - 1 - schedule.warmup)
+    done = min(1.0, (step - schedule.warmup) / span)
+    left = 1 - done if schedule.name == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return schedule.floor + (1 - schedule.floor) * left

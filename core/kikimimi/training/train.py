@@ -1,0 +1,59 @@
+"""Training a run: every stage of its recipe that is not done yet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytorch_lightning as pl
+
+from kikimimi.data.corpus import Corpus
+from kikimimi.lock import lock
+from kikimimi.model.assembly import assemble
+from kikimimi.model.trained import load_trained
+from kikimimi.run_folder import RunFolder
+from kikimimi.training.run_stage import run_stage
+
+
+def train(run: RunFolder) -> None:
+    """Train what is missing of a run; a finished stage is not run again.
+
+    Args:
+        run: The run folder; the same call goes on after an interruption.
+
+    Raises:
+        RequestError: Data, plugins or weights that the recipe names are missing or do not fit.
+        DataError: A record cannot be used.
+        KeyboardInterrupt: The user stopped it; a checkpoint was saved.
+    """
+    recipe = run.recipe
+    corpora = [
+        Corpus.open(name, dataset)
+        for stage in recipe.stages.values()
+        for name, dataset in stage.data.items()
+    ]
+    if all(run.finished(stage) for stage in recipe.stages):
+        print(f"{run.path}: already trained", file=sys.stderr)
+        return
+    run.write_json("lock.json", lock(recipe, corpora))
+    started = run.assets.is_dir()
+    model = assemble(recipe, texts=lambda: _texts(corpora), assets=run.assets if started else None)
+    if not started:
+        temporary = run.assets.with_name(".assets.tmp")
+        for part in ("encoder", "adapter", "llm"):
+            (temporary / part).mkdir(parents=True, exist_ok=True)
+            getattr(model, part).save_assets(temporary / part)
+        temporary.rename(run.assets)
+    for number, name in enumerate(recipe.stages):
+        # Seeded per stage: a stage draws the same numbers whether or not the ones before it ran just now.
+        pl.seed_everything(recipe.seed + number, workers=True, verbose=False)
+        if run.finished(name):
+            load_trained(model, recipe, run.weights(name))
+            print(f"stage {name}: already done", file=sys.stderr)
+        else:
+            run_stage(run, name, model)
+
+
+def _texts(corpora: list[Corpus]) -> Iterator[str]:
+    for corpus in corpora:
+        yield from corpus.texts()
