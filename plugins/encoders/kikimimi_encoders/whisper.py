@@ -1,0 +1,180 @@
+"""Whisper's encoder, on the clip's own frames or on the padded window of the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from kikimimi import AudioError, ComponentConfig, Encoder, Padded, WeightsError, WeightsFiles, find_weights
+from kikimimi.weights import CONFIG_PATTERNS, DEFAULT_PATTERNS, load_state
+from kikimimi_encoders.log_mel import HOP, SAMPLE_RATE, log_mel, num_mel_frames
+from kikimimi_encoders.whisper_ctranslate2 import (
+    MODEL,
+    encoder_sizes,
+    encoder_state,
+    is_ctranslate2,
+    open_whisper,
+)
+from kikimimi_encoders.whisper_layers import WhisperEncoderLayer, WhisperTransformer
+
+
+@dataclass(kw_only=True, frozen=True)
+class Sizes:
+    """Sizes of a Whisper encoder with random weights; the defaults are those of Whisper base."""
+
+    dim: int = 512
+    """Width E of the frames; even."""
+    num_layers: int = 6
+    """Transformer layers."""
+    num_heads: int = 8
+    """Attention heads; they divide `dim`."""
+    ffn_dim: int = 2048
+    """Inner width of the feed-forward network."""
+    num_mels: int = 80
+    """Mel bands of the spectrogram (80; 128 in large-v3)."""
+    num_positions: int = 1500
+    """Longest clip [frames of 20 ms]."""
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "num_layers", "num_heads", "ffn_dim", "num_mels", "num_positions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"sizes.{name} must be at least 1, not {getattr(self, name)}")
+        if self.dim % self.num_heads:
+            raise ValueError(f"sizes.num_heads ({self.num_heads}) must divide sizes.dim ({self.dim})")
+        if self.dim % 2 or self.dim < 4:
+            raise ValueError(f"sizes.dim must be even and at least 4 (sines and cosines), not {self.dim}")
+
+
+class WhisperEncoder(Encoder):
+    """The encoder of Whisper (Radford et al. 2022, arXiv 2212.04356), without transformers' 30 s padding.
+
+    With `pad: none` it sees the clip's own frames only: positions are cut to its length, clips of a batch are
+    laid end to end, and attention stays within each. With `pad: window` it sees what the reference sees, the
+    clip in 30 s of silence, and equals transformers' `WhisperEncoder`. Either way the frames of the clip are
+    returned, not those of the silence after it.
+    """
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        """Options of the `whisper` encoder."""
+
+        weights: str = "openai/whisper-base"
+        """A Whisper of transformers or of CTranslate2 (faster-whisper): a Hub id, a folder, `package:...`; or
+        `random`."""
+        pad: Literal["none", "window"] = "none"
+        """What the encoder sees: the clip alone, or the clip padded with silence to the window (30 s)."""
+        sizes: Sizes | None = None
+        """Sizes with `weights: random` (None: those of Whisper base); refused with any other weights."""
+
+        def __post_init__(self) -> None:
+            if self.pad not in ("none", "window"):
+                raise ValueError(f"pad must be none or window, not {self.pad!r}")
+            if self.weights != "random" and self.sizes is not None:
+                raise ValueError(f"sizes is read only with weights: random, not with {self.weights!r}")
+
+    config: Config
+    sample_rate = SAMPLE_RATE
+    frame_rate = SAMPLE_RATE / HOP / 2
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        # The weights themselves are fetched by `load_weights`; a CTranslate2 file states its sizes itself.
+        files = find_weights(config.weights, patterns=(*CONFIG_PATTERNS, MODEL))
+        self.sizes = (config.sizes or Sizes()) if files is None else _read_sizes(files)
+        self.dim = self.sizes.dim
+        self.max_seconds = self.sizes.num_positions / self.frame_rate
+        self.model = WhisperTransformer(
+            dim=self.sizes.dim,
+            num_layers=self.sizes.num_layers,
+            num_heads=self.sizes.num_heads,
+            ffn_dim=self.sizes.ffn_dim,
+            num_mels=self.sizes.num_mels,
+            num_positions=self.sizes.num_positions,
+        )
+
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Config:
+        """Return a config of 2 layers x 32 with random weights, padded as `config` is."""
+        pad: Literal["none", "window"] = config.pad if config is not None else "none"
+        num_mels = config.sizes.num_mels if config is not None and config.sizes is not None else 80
+        sizes = Sizes(dim=32, num_layers=2, num_heads=2, ffn_dim=64, num_mels=num_mels)
+        return cls.Config(weights="random", pad=pad, sizes=sizes)
+
+    def load_weights(self) -> None:
+        """Fill from safetensors (of the encoder's tensors only) or from a CTranslate2 file.
+
+        Raises:
+            WeightsError: The tensors do not fit.
+        """
+        files = find_weights(self.config.weights, patterns=(*DEFAULT_PATTERNS, MODEL))
+        if files is None:
+            return
+        if is_ctranslate2(files):
+            state = encoder_state(open_whisper(files))
+        else:
+            # WhisperForConditionalGeneration, or WhisperModel.
+            state = files.state_dict("model.encoder.") or files.state_dict("encoder.")
+        load_state(self.model, state, source=files.source)
+
+    def shard_classes(self) -> set[type[nn.Module]]:
+        """Return the encoder layer's class."""
+        return {WhisperEncoderLayer}
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return the frames of 20 ms that the clip touches: ceil(ceil(S / 160) / 2), at least 1."""
+        return -(-num_mel_frames(num_samples) // 2)
+
+    def forward(self, audio: Padded) -> Padded:
+        """Encode (B, S) waveforms at 16 kHz to (B, F, E).
+
+        Raises:
+            AudioError: A clip is longer than the window.
+        """
+        samples: list[int] = audio.lengths.tolist()
+        window = self.sizes.num_positions * 2 * HOP
+        for clip, length in enumerate(samples):
+            if length > window:
+                raise AudioError(
+                    f"clip {clip} of the batch lasts {length / SAMPLE_RATE:.2f} s ({length} samples), and "
+                    f"encoder 'whisper' takes at most {self.max_seconds:.2f} s ({window} samples)"
+                )
+        padded = self.config.pad == "window"
+        mel = log_mel(audio, self.sizes.num_mels, window, whole_window=padded)
+        mel_lengths = [mel.shape[-1] if padded else num_mel_frames(length) for length in samples]
+        clips = self.model(mel.to(self.model.conv1.weight.dtype), mel_lengths)
+        lengths = [self.num_frames(length) for length in samples]
+        frames = [clip[:length] for clip, length in zip(clips, lengths, strict=True)]
+        return Padded(
+            nn.utils.rnn.pad_sequence(frames, batch_first=True),
+            torch.tensor(lengths, dtype=torch.int64, device=audio.lengths.device),
+        )
+
+
+def _read_sizes(files: WeightsFiles) -> Sizes:
+    if is_ctranslate2(files):
+        config: dict[str, Any] = {**encoder_sizes(open_whisper(files))}
+    else:
+        config = files.read_json("config.json")
+        if config.get("model_type") != "whisper":
+            raise WeightsError(
+                f"{files.source}: is a {config.get('model_type')!r} model; encoder 'whisper' takes 'whisper'"
+            )
+        if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
+            raise WeightsError(f"{files.source}: is not a plain Whisper (gelu, embeddings not scaled)")
+    try:
+        return Sizes(
+            dim=config["d_model"],
+            num_layers=config["encoder_layers"],
+            num_heads=config["encoder_attention_heads"],
+            ffn_dim=config["encoder_ffn_dim"],
+            num_mels=config["num_mel_bins"],
+            num_positions=config["max_source_positions"],
+        )
+    except KeyError as error:
+        raise WeightsError(f"{files.source}: config.json lacks {error}") from error
+    except ValueError as error:
+        raise WeightsError(f"{files.source}: config.json: {error}") from error
