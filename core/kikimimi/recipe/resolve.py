@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
+from kikimimi.errors import RequestError, nearest
+from kikimimi.recipe.build import Builder
+from kikimimi.recipe.cross import check_across
+from kikimimi.recipe.interpolate import interpolate
+from kikimimi.recipe.merge import merge
+from kikimimi.recipe.override import apply_overrides
+from kikimimi.recipe.problems import Problems
 from kikimimi.recipe.schema import Recipe
+from kikimimi.recipe.shape import Section
+from kikimimi.recipe.source import Entry, read
+
+_RECIPE = Section(Recipe)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -19,4 +32,65 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         RequestError: There is no such file.
         RecipeError: The recipe is wrong; the error holds every problem found.
     """
-    raise NotImplementedError
+    path, problems = Path(path), Problems()
+    if not path.is_file():
+        raise RequestError(f"there is no recipe {path}{_guess(path)}")
+    tree: Entry | None = None
+    for file in reversed(_chain(path, problems)):
+        tree = merge(tree, file, _RECIPE, "", problems)
+    assert tree is not None
+    tree = interpolate(apply_overrides(tree, overrides, _RECIPE, problems), problems)
+    builder = Builder(problems)
+    recipe = builder.build(_RECIPE, tree, "", "a recipe")
+    check_across(tree, builder)
+    problems.raise_any()
+    return cast(Recipe, recipe)
+
+
+def _guess(path: Path) -> str:
+    beside = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
+    return nearest(path.name, [file.name for file in beside]) or ""
+
+
+def _chain(path: Path, problems: Problems) -> list[Entry]:
+    """Return the recipe, the one that it extends, and so on.
+
+    Raises:
+        RecipeError: One of them cannot be read.
+    """
+    found: list[Entry] = []
+    seen: list[Path] = []
+    while True:
+        seen.append(path.resolve())
+        entry = _read_file(path, problems)
+        parent = entry.value.pop("extends", None)
+        found.append(entry)
+        if parent is None:
+            return found
+        if not isinstance(parent.value, str):
+            problems.add("extends", f"expected the name of a file, not {parent.shown()}", parent.where)
+            problems.raise_any()
+        path = Path(os.path.normpath(path.parent / parent.text))
+        if path.resolve() in seen:
+            chain = " -> ".join(file.name for file in [*seen, path])
+            problems.add("extends", f"leads back to itself: {chain}", parent.where)
+            problems.raise_any()
+        if not path.is_file():
+            problems.add("extends", f"there is no recipe {path}{_guess(path)}", parent.where)
+            problems.raise_any()
+
+
+def _read_file(path: Path, problems: Problems) -> Entry:
+    try:
+        entry = read(path.read_text("utf-8-sig"), str(path), problems)
+    except UnicodeDecodeError as error:
+        problems.add("", f"not UTF-8 text (byte {error.start})", str(path))
+        entry = None
+    if entry and not isinstance(entry.value, dict):
+        said = "is empty" if entry.value is None else f"expected a section, not {entry.shown()}"
+        problems.add("", said, entry.where)
+        entry = None
+    if entry is None:
+        problems.raise_any()
+    assert entry is not None
+    return entry

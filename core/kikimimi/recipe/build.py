@@ -1,0 +1,209 @@
+"""Builds the objects of a recipe from its entries, gathering every problem on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from kikimimi import plugins
+from kikimimi.errors import PluginError, listing, nearest
+from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
+from kikimimi.recipe.leaf import NotOfTypeError, convert, describe, is_supported
+from kikimimi.recipe.problems import Problems
+from kikimimi.recipe.schema import NAME
+from kikimimi.recipe.shape import Component, Leaf, Named, Section, Several, Shape, options
+from kikimimi.recipe.source import Entry
+
+
+class Invalid:
+    """Stands for a value that could not be built; its problem was added."""
+
+
+INVALID = Invalid()
+
+
+class Builder:
+    """Builds and remembers.
+
+    Attributes:
+        built: What could be built, by dotted key.
+        where: Where each key stands, also of what could not be built.
+    """
+
+    def __init__(self, problems: Problems) -> None:
+        self.problems = problems
+        self.built: dict[str, Any] = {}
+        self.where: dict[str, str] = {}
+
+    def build(self, shape: Shape, entry: Entry, key: str, owner: str) -> Any:
+        """Build what stands at a place.
+
+        Args:
+            shape: What may stand there.
+            entry: What stands there.
+            key: Dotted key.
+            owner: Who has the options of a section, as messages say it: ``adapter 'mlp'``.
+
+        Returns:
+            The object, or INVALID.
+        """
+        self.where[key] = entry.where
+        if entry.value == "???":
+            found = self._fail(key, f"must be given ('???' here): {_expected(shape)}", entry)
+        elif isinstance(shape, Section):
+            found = self._section(shape, entry, key, owner)
+        elif isinstance(shape, Several):
+            found = self._several(shape, entry, key, owner)
+        elif isinstance(shape, Named):
+            found = self._named(shape, entry, key)
+        elif isinstance(shape, Component):
+            found = self._component(shape.kind, entry, key)
+        else:
+            found = self._leaf(shape, entry, key)
+        if found is not INVALID:
+            self.built[key] = found
+        return found
+
+    def _fail(self, key: str, message: str, entry: Entry) -> Any:
+        self.problems.add(key, message, entry.where)
+        return INVALID
+
+    def _section(self, shape: Section, entry: Entry, key: str, owner: str) -> Any:
+        if entry.value is None and shape.optional:
+            return None
+        if not isinstance(entry.value, dict):
+            return self._fail(key, f"expected {_expected(shape)}, not {entry.shown()}", entry)
+        known = options(shape.cls)
+        values: dict[str, Any] = {}
+        for name, item in entry.value.items():
+            path = _join(key, name)
+            if name in known:
+                values[known[name].field] = self.build(known[name].shape, item, path, f"'{name}'")
+                continue
+            said = f"{owner} has no option '{name}'.{nearest(name, known)} Options: {listing(known)}"
+            values[name] = self._fail(path, said, item)
+        for name, option in known.items():
+            if option.required and name not in entry.value:
+                values[name] = self._fail(
+                    _join(key, name), f"must be given: {_expected(option.shape)}", entry
+                )
+        if INVALID in values.values():
+            return INVALID
+        try:
+            return shape.cls(**values)
+        except ValueError as error:
+            return self._refused(str(error), entry, key)
+
+    def _refused(self, message: str, entry: Entry, key: str) -> Any:
+        """Add what a dataclass said of its options; a message that starts with an option points at it."""
+        named = re.match(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*", message)
+        path = named[0] if named else ""
+        at: Entry | None = entry
+        for name in path.split("."):
+            at = at.value.get(name) if at and isinstance(at.value, dict) else None
+        if at is None:
+            return self._fail(key, message, entry)
+        return self._fail(_join(key, path), message[len(path) :].lstrip(": "), at)
+
+    def _several(self, shape: Several, entry: Entry, key: str, owner: str) -> Any:
+        if not isinstance(entry.value, list):
+            return self._fail(key, f"expected {_expected(shape)}, not {entry.shown()}", entry)
+        items = [self.build(shape.item, item, f"{key}[{i}]", owner) for i, item in enumerate(entry.value)]
+        return INVALID if INVALID in items else items
+
+    def _named(self, shape: Named, entry: Entry, key: str) -> Any:
+        if not isinstance(entry.value, dict):
+            return self._fail(key, f"expected {_expected(shape)}, not {entry.shown()}", entry)
+        items: dict[str, Any] = {}
+        for name, item in entry.value.items():
+            path = _join(key, name)
+            if shape.keys and name not in shape.keys:
+                said = f"there is no part '{name}'.{nearest(name, shape.keys)} Parts: {listing(shape.keys)}"
+                items[name] = self._fail(path, said, item)
+            elif not NAME.fullmatch(name):
+                said = (
+                    f"'{name}' cannot be the name of a {shape.noun}: use letters, digits, '.', '_' and '-', "
+                    "and start with a letter or a digit"
+                )
+                items[name] = self._fail(path, said, item)
+            elif longer := [other for other in entry.value if other.startswith(f"{name}.")]:
+                said = f"the names '{name}' and '{longer[0]}' cannot be told apart in dotted keys: rename one"
+                items[name] = self._fail(path, said, item)
+            else:
+                items[name] = self.build(shape.item, item, path, f"{shape.noun} '{name}'")
+        return INVALID if INVALID in items.values() else items
+
+    def _component(self, kind: str, entry: Entry, key: str) -> Any:
+        registered = listing(plugins.names(kind))
+        if not isinstance(entry.value, dict):
+            return self._fail(key, f"expected {_expected(Component(kind))}, not {entry.shown()}", entry)
+        given = dict(entry.value)
+        named = given.pop("name", None)
+        lora = given.pop("lora", None) if kind in PARTS else None
+        adaptation = self.build(Section(LoRA, True), lora, f"{key}.lora", "'lora'") if lora else None
+        if named is None:
+            return self._fail(key, f"its name must be given. Registered {kind}s: {registered}", entry)
+        if not named.is_scalar or named.value is None:
+            said = f"expected the name of a {kind}, not {named.shown()}. Registered {kind}s: {registered}"
+            return self._fail(f"{key}.name", said, named)
+        name = named.text
+        try:
+            shape = self._options_of(kind, name)
+        except PluginError as error:
+            return self._fail(key, str(error), named)
+        config = self._section(shape, Entry(given, entry.where), key, f"{kind} '{name}'")
+        if INVALID in (config, adaptation):
+            return INVALID
+        return Chosen(kind=kind, name=name, config=config, lora=adaptation)
+
+    @staticmethod
+    def _options_of(kind: str, name: str) -> Section:
+        """Return the shape of a plugin's options.
+
+        Raises:
+            PluginError: The plugin cannot be loaded, or its `Config` cannot be read.
+        """
+        component = plugins.load(kind, name)
+        plugin, config = plugins.find(kind, name), getattr(component, "Config", None)
+        if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+            raise PluginError(f"{plugin} has no dataclass called Config")
+        try:
+            known = options(config)
+        except (NameError, TypeError) as error:
+            raise PluginError(f"{plugin}: the types of its Config cannot be read: {error}") from error
+        for option, declared in known.items():
+            if option == "name" or (option == "lora" and kind in PARTS):
+                raise PluginError(
+                    f"{plugin}: its Config cannot have an option '{option}', recipes use that name"
+                )
+            if isinstance(declared.shape, Leaf) and not is_supported(declared.shape.annotation):
+                said = f"its Config's option '{option}' is of a type that a recipe cannot hold"
+                raise PluginError(f"{plugin}: {said}: {declared.shape.annotation}")
+        return Section(config)
+
+    def _leaf(self, shape: Leaf, entry: Entry, key: str) -> Any:
+        try:
+            found = convert(shape.annotation, entry)
+            if shape.kind:
+                plugins.find(shape.kind, found)
+        except (NotOfTypeError, PluginError) as error:
+            return self._fail(key, str(error), entry)
+        return found
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key and name else key or name
+
+
+def _expected(shape: Shape) -> str:
+    if isinstance(shape, Section):
+        return f"a section with {listing(options(shape.cls))}{' or null' if shape.optional else ''}"
+    if isinstance(shape, Several):
+        return f"a list, each {_expected(shape.item)}"
+    if isinstance(shape, Named):
+        return f"a section of {shape.noun}s by name"
+    if isinstance(shape, Component):
+        kind = shape.kind
+        return f"the name of a registered {kind} ({listing(plugins.names(kind))}), or a section with it"
+    return describe(shape.annotation)

@@ -1,0 +1,81 @@
+"""Checks of a recipe that look at more than one section. They work on what could be built, so that their
+problems are shown together with all the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kikimimi.recipe.build import Builder
+from kikimimi.recipe.chosen import PARTS
+from kikimimi.recipe.schema import Trainer
+from kikimimi.recipe.source import Entry
+from kikimimi.recipe.stage import Batch, Train
+
+
+def check_across(tree: Entry, builder: Builder) -> None:
+    """Add the problems between sections.
+
+    Args:
+        tree: The recipe, merged and interpolated.
+        builder: What was built of it.
+    """
+    trainer = builder.built.get("trainer", Trainer())
+    for stage, section in _inside(tree, "stages").items():
+        key = f"stages.{stage}"
+        _check_lora(key, tree, builder)
+        if "trainer" in builder.built or not _inside(tree, "trainer"):
+            _check_batch(key, section, trainer, builder)
+        _check_weights(key, section, builder)
+
+
+def _inside(entry: Entry | None, *names: str) -> dict[str, Entry]:
+    for name in names:
+        entry = entry.value.get(name) if entry and isinstance(entry.value, dict) else None
+    return entry.value if entry and isinstance(entry.value, dict) else {}
+
+
+def _add(builder: Builder, key: str, message: str) -> None:
+    place = key
+    while place not in builder.where:  # an option left at its default stands nowhere: its section does
+        place = place.rpartition(".")[0]
+    builder.problems.add(key, message, builder.where[place])
+
+
+def _check_lora(stage: str, tree: Entry, builder: Builder) -> None:
+    for part in PARTS:
+        train: Any = builder.built.get(f"{stage}.train.{part}")
+        section = _inside(tree, part)
+        if isinstance(train, Train) and train.part == "lora" and section:
+            lora = section.get("lora")
+            if lora is None or lora.value is None:
+                said = f"the {part} has no lora section: give {part}.lora, such as {{rank: 16, alpha: 32}}"
+                _add(builder, f"{stage}.train.{part}.part", said)
+
+
+def _check_batch(stage: str, section: Entry, trainer: Trainer, builder: Builder) -> None:
+    batch = builder.built.get(f"{stage}.batch", None if "batch" in _inside(section) else Batch())
+    ranks = trainer.devices * trainer.nodes
+    if isinstance(batch, Batch) and batch.global_ % ranks:
+        said = (
+            f"{batch.global_} micro-batches per step cannot be shared out evenly over {ranks} ranks "
+            f"(trainer.devices {trainer.devices} x trainer.nodes {trainer.nodes}). Give a multiple of {ranks}"
+        )
+        _add(builder, f"{stage}.batch.global", said)
+
+
+def _check_weights(stage: str, section: Entry, builder: Builder) -> None:
+    data = _inside(section, "data")
+    weighted = {
+        name: "weight" in _inside(entry) and _inside(entry)["weight"].value is not None
+        for name, entry in data.items()
+    }
+    if len(set(weighted.values())) > 1:
+        have = ", ".join(name for name, given in weighted.items() if given)
+        lack = ", ".join(name for name, given in weighted.items() if not given)
+        _add(builder, f"{stage}.data", f"{have} has a weight, {lack} has none. Give each a weight, or none")
+    for name, entry in _inside(section, "validate", "data").items():
+        weight = _inside(entry).get("weight")
+        if weight and weight.value is not None:
+            key = f"{stage}.validate.data.{name}.weight"
+            _add(builder, key, "is not read: validation goes through each dataset once")

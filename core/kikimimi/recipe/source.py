@@ -1,0 +1,189 @@
+"""Reads YAML text into entries that remember where they stand.
+
+Only plain data is read: no tag but YAML's own types, no key twice, and a limit on what aliases may expand to.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from yaml.resolver import Resolver as YamlResolver
+
+from kikimimi.recipe.problems import Problems
+
+MAX_SIZE = 20_000
+"""Largest size of a recipe, its aliases and interpolations expanded [entries and 64 characters of text]."""
+MAX_DEPTH = 40
+"""Deepest nesting of a recipe [levels]."""
+
+_FLOAT = re.compile(
+    r"""[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?  # 1. 1.5 .5 1.5e-4
+       |[0-9][0-9_]*[eE][-+]?[0-9]+                                            # 1e-4, text in YAML 1.1
+       |\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$""",
+    re.VERBOSE,
+)
+_TAG = "tag:yaml.org,2002:"
+_MERGE = _TAG + "merge"
+_SCALARS = {_TAG + name for name in ("str", "int", "float", "bool", "null")}
+
+
+class Resolver(YamlResolver):
+    """YAML's own, except that ``1e-4`` is a number and that a date is a text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class declares it
+        first: [(tag, pattern) for tag, pattern in found if tag not in (_TAG + "timestamp", _TAG + "float")]
+        for first, found in YamlResolver.yaml_implicit_resolvers.items()
+        if first != "="
+    }
+
+
+Resolver.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+0123456789."))
+
+
+class _Loader(Resolver, yaml.SafeLoader):
+    pass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A value and where it stands.
+
+    Attributes:
+        value: A mapping or list of entries, a text, a number, true, false or None.
+        where: ``file.yaml:12`` or ``command line: key=value``.
+        text: How a scalar is spelled: what an option that holds text is set to.
+        size: Number of entries inside, this one included; long texts count more.
+    """
+
+    value: Any
+    where: str
+    text: str = ""
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        inside: list[Entry] = []
+        if isinstance(self.value, dict):
+            inside = list(self.value.values())
+        elif isinstance(self.value, list):
+            inside = self.value
+        object.__setattr__(self, "size", 1 + len(self.text) // 64 + sum(entry.size for entry in inside))
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it is neither a mapping nor a list."""
+        return not isinstance(self.value, dict | list)
+
+    def shown(self) -> str:
+        """Return the value as a message shows it."""
+        if isinstance(self.value, dict):
+            return "a section"
+        if isinstance(self.value, list):
+            return "a list"
+        if self.value is None:
+            return "null"
+        text = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        return f"'{text}'"
+
+
+class _UnreadableError(Exception):
+    pass
+
+
+def read(text: str, file: str, problems: Problems, *, line_numbers: bool = True) -> Entry | None:
+    """Read a YAML document.
+
+    Args:
+        text: The document.
+        file: What to call it in messages.
+        problems: Where problems go.
+        line_numbers: Whether messages give the line.
+
+    Returns:
+        The document, or None where nothing could be made of it; then a problem was added.
+    """
+
+    def where(mark: yaml.Mark | None) -> str:
+        return f"{file}:{mark.line + 1}" if line_numbers and mark else file
+
+    try:
+        node = yaml.compose(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        parts = [part for part in (error.context, error.problem) if part]
+        problems.add("", f"not YAML: {', '.join(parts)}", where(error.problem_mark or error.context_mark))
+        return None
+    except yaml.reader.ReaderError as error:
+        problems.add("", f"not YAML: {error.reason} (character #x{ord(str(error.character)):02x})", file)
+        return None
+    except RecursionError:
+        problems.add("", f"nested deeper than {MAX_DEPTH} levels", file)
+        return None
+    if node is None:
+        return Entry(None, file)
+    try:
+        return _Reading(where, problems).entry(node, "", where(node.start_mark), 0)
+    except _UnreadableError as error:
+        problems.add("", str(error), file)
+        return None
+
+
+class _Reading:
+    def __init__(self, where: Any, problems: Problems) -> None:
+        self.where, self.problems, self.count = where, problems, 0
+        self.scalars = _Loader("")
+
+    def entry(self, node: yaml.Node, key: str, where: str, depth: int) -> Entry:
+        self.count += 1
+        if self.count > MAX_SIZE:
+            raise _UnreadableError(f"holds more than {MAX_SIZE} entries once its aliases are expanded")
+        if depth > MAX_DEPTH:
+            raise _UnreadableError(f"nested deeper than {MAX_DEPTH} levels")
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            return Entry(self.mapping(node, key, depth), where)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            items = [
+                self.entry(item, f"{key}[{index}]", self.where(item.start_mark), depth + 1)
+                for index, item in enumerate(node.value)
+            ]
+            return Entry(items, where)
+        if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
+            try:
+                return Entry(self.scalars.construct_object(node), where, node.value)
+            except (ValueError, KeyError):
+                pass  # an explicit tag on a text that is no such value
+        tag = node.tag.replace(_TAG, "!!")
+        self.problems.add(
+            key,
+            f"the tag {tag} is not allowed here: a recipe holds texts, numbers, true, false, null, "
+            "lists and sections",
+            where,
+        )
+        return Entry(None, where)
+
+    def mapping(self, node: yaml.MappingNode, key: str, depth: int) -> dict[str, Entry]:
+        own: dict[str, Entry] = {}
+        merged: dict[str, Entry] = {}
+        for name_node, value_node in node.value:
+            where = self.where(name_node.start_mark)
+            if name_node.tag == _MERGE:
+                self.merge(merged, self.entry(value_node, f"{key}.<<".lstrip("."), where, depth + 1), key)
+                continue
+            if not isinstance(name_node, yaml.ScalarNode):
+                self.problems.add(key, "a key must be a name, not a list or a section", where)
+                continue
+            name = name_node.value
+            path = f"{key}.{name}" if key else name
+            if name in own:
+                self.problems.add(path, f"given twice, first in {own[name].where}", where)
+            own[name] = self.entry(value_node, path, where, depth + 1)
+        return merged | own
+
+    def merge(self, merged: dict[str, Entry], source: Entry, key: str) -> None:
+        for section in source.value if isinstance(source.value, list) else [source]:
+            if not isinstance(section.value, dict):
+                self.problems.add(key, f"'<<' must name a section, not {section.shown()}", section.where)
+                continue
+            for name, entry in section.value.items():
+                merged.setdefault(name, entry)
