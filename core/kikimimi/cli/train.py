@@ -2,6 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 
-def train() -> None:
-    """Not written yet."""
+import typer
+
+
+def train(
+    source: Path = typer.Argument(
+        ..., metavar="RECIPE_OR_RUN", help="A recipe (YAML), or a run folder to go on with."
+    ),
+    overrides: list[str] = typer.Argument(
+        None, help="Changes to the recipe: adapter.downsample=8, adapter=qformer, stages.asr.steps=1000"
+    ),
+    out: Path = typer.Option(Path("runs"), "--out", help="Where run folders go."),
+) -> None:
+    """Train every stage of a recipe. The same command goes on after an interruption."""
+    from kikimimi.errors import RequestError
+    from kikimimi.recipe import load_recipe
+    from kikimimi.run_folder import RunFolder, run_name
+
+    if source.is_dir():
+        if overrides:
+            raise RequestError(
+                f"{source} is a run folder, and a run keeps its recipe. To change something, train the "
+                f"recipe: kikimimi train RECIPE.yaml {' '.join(overrides)}"
+            )
+        run = RunFolder.open(source)
+    else:
+        recipe = load_recipe(source, overrides or [])
+        run = RunFolder.create(out / run_name(recipe.name, overrides or []), recipe)
+    from kikimimi.training.train import train as train_run
+
+    typer.echo(f"run folder: {run.path}", err=True)
+    train_run(run)
+    typer.echo(str(run.path))
+    typer.echo(f"next: kikimimi evaluate {run.path}", err=True)

@@ -43,8 +43,8 @@ def build_tokenizer(kind: Literal["characters", "bytes"], texts: Iterable[str]) 
             raise ValueError("a character tokenizer is built from the training texts, and there are none")
         vocabulary = {token: i for i, token in enumerate([*CONTROL, *characters])}
         backend = Tokenizer(WordLevel(vocab=vocabulary, unk_token=UNKNOWN))
-        # (?s) so that a line feed is a character like any other.
-        backend.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), "isolated")
+        # (?m) is how this engine spells that a line feed is a character like any other.
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), "isolated")
         backend.decoder = decoders.Fuse()
     backend.add_special_tokens(CONTROL)
     return PreTrainedTokenizerFast(

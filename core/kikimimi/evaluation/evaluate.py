@@ -1,0 +1,237 @@
+"""Evaluating a run: its model and the baselines on the same clips, scored with the same normaliser."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kikimimi.data.audio import decode
+from kikimimi.data.corpus import Corpus
+from kikimimi.errors import DataError, RequestError, listing, nearest
+from kikimimi.evaluation.score import Score, score
+from kikimimi.model.batch import Sample, collate
+from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.progress import Progress
+from kikimimi.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from kikimimi.recipe import Chosen, Evaluation
+    from kikimimi.recogniser import Recogniser
+
+
+def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, Score]]:
+    """Run evaluations of a trained run; what an interrupted call finished is not done again.
+
+    Args:
+        run: A trained run.
+        names: Which evaluations of its recipe; none means all.
+
+    Returns:
+        For each evaluation the score of each system: the run under its recipe's name, then the baselines.
+
+    Raises:
+        RequestError: No such evaluation, or its data or weights are missing.
+        DataError: A record cannot be used.
+    """
+    wanted = run.recipe.evaluate
+    for name in names:
+        if name not in wanted:
+            raise RequestError(
+                f"the recipe has no evaluation '{name}'.{nearest(name, wanted)} Evaluations: {listing(wanted)}"
+            )
+    weights = run.newest_weights()
+    scores: dict[str, dict[str, Score]] = {}
+    model: SpeechLM | None = None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for name in names or wanted:
+        evaluation = wanted[name]
+        corpus = Corpus.open(name, evaluation)
+        folder = run.evaluation(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        identity = f"{weights.relative_to(run.path)} {weights.stat().st_mtime_ns} {corpus.shards.digest}"
+        own = Predictions(folder / f"{run.recipe.name}.jsonl", identity)
+        if len(own.texts) < len(corpus.shards):
+            model = model if model is not None else run.load_model().to(device)
+            _predict(
+                corpus,
+                evaluation,
+                own,
+                f"{name}: {run.recipe.name}",
+                _with_model(model, corpus, evaluation, device),
+            )
+        systems = {run.recipe.name: own}
+        for baseline, chosen in evaluation.baselines.items():
+            identity = f"{chosen.name} {chosen.config!r} {corpus.shards.digest}"
+            systems[baseline] = Predictions(folder / f"{baseline}.jsonl", identity)
+            if len(systems[baseline].texts) < len(corpus.shards):
+                _predict(
+                    corpus,
+                    evaluation,
+                    systems[baseline],
+                    f"{name}: {baseline}",
+                    _with_baseline(chosen, corpus),
+                )
+        references = [_reference(corpus, row) for row in range(len(corpus.shards))]
+        scores[name] = {
+            system: score(
+                references,
+                [predictions.texts[corpus.shards.key(row)] for row in range(len(references))],
+                metric=evaluation.metric,
+                normaliser=evaluation.normaliser,
+            )
+            for system, predictions in systems.items()
+        }
+        run.write_json(
+            f"evaluations/{name}/scores.json",
+            {
+                system: {**scores[name][system].to_json(), "seconds": round(predictions.seconds, 3)}
+                for system, predictions in systems.items()
+            },
+        )
+    return scores
+
+
+class Predictions:
+    """What a system said, one JSON line per record, appended as it goes so that nothing is done twice.
+
+    Args:
+        path: The file.
+        identity: What the predictions depend on; a file of another identity is begun anew.
+    """
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self.path = path
+        self.texts: dict[str, str] = {}
+        self.seconds = 0.0
+        lines = _read_lines(path)
+        if lines and lines[0].get("identity") == identity:
+            for line in lines[1:]:
+                self.texts[line["key"]] = line["prediction"]
+                self.seconds += line["seconds"]
+        # Also drops a last line that a kill cut short.
+        kept = lines if self.texts else [{"identity": identity}]
+        path.write_text(
+            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8"
+        )
+
+    def add(
+        self, keys: Iterable[str], texts: Iterable[str], references: Iterable[str], seconds: float
+    ) -> None:
+        """Append the predictions of a batch that took `seconds` of computing."""
+        entries = list(zip(keys, texts, references, strict=True))
+        with self.path.open("a", encoding="utf-8") as file:
+            for key, text, reference in entries:
+                line = {
+                    "key": key,
+                    "reference": reference,
+                    "prediction": text,
+                    "seconds": seconds / len(entries),
+                }
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                self.texts[key] = text
+        self.seconds += seconds
+
+
+def read_predictions(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the lines of a predictions file by key."""
+    return {line["key"]: line for line in _read_lines(path)[1:]}
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+def _reference(corpus: Corpus, row: int) -> str:
+    return corpus.conversation(corpus.shards.read(row)).reference()
+
+
+def _batches(corpus: Corpus, evaluation: Evaluation, done: dict[str, str]) -> Iterator[list[int]]:
+    """Cut the rows that are not done into batches of similar length, the longest first."""
+    rows = [row for row in range(len(corpus.shards)) if corpus.shards.key(row) not in done]
+    rows.sort(key=lambda row: -float(corpus.shards.seconds[row]))
+    batch: list[int] = []
+    for row in rows:
+        longest = float(corpus.shards.seconds[batch[0]]) if batch else 0.0
+        if batch and longest * (len(batch) + 1) > evaluation.batch_seconds:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _predict(
+    corpus: Corpus,
+    evaluation: Evaluation,
+    predictions: Predictions,
+    title: str,
+    answer: Callable[[list[int]], list[str]],
+) -> None:
+    done = len(predictions.texts)
+    with Progress(title, len(corpus.shards), "clips", done=done) as bar:
+        for rows in _batches(corpus, evaluation, dict(predictions.texts)):
+            start = time.monotonic()
+            texts = answer(rows)
+            seconds = time.monotonic() - start
+            keys = [corpus.shards.key(row) for row in rows]
+            predictions.add(keys, texts, [_reference(corpus, row) for row in rows], seconds)
+            bar.advance(len(rows))
+
+
+def _with_model(
+    model: SpeechLM, corpus: Corpus, evaluation: Evaluation, device: torch.device
+) -> Callable[[list[int]], list[str]]:
+    def answer(rows: list[int]) -> list[str]:
+        samples = []
+        for row in rows:
+            record = corpus.shards.read(row)
+            prompt = corpus.conversation(record).prompt()
+            rendered = model.llm.render(prompt, generate=True)
+            clips = corpus.waveforms(record, prompt.clips(), model.encoder.sample_rate)
+            samples.append(Sample(f"{corpus.name}/{record.key}", rendered, clips))
+        return model.generate(collate(samples).to(device), evaluation.generate)
+
+    return answer
+
+
+def _with_baseline(chosen: Chosen, corpus: Corpus) -> Callable[[list[int]], list[str]]:
+    print(f"loading {chosen.name} ({getattr(chosen.config, 'weights', '')})", file=sys.stderr)
+    recogniser: Recogniser = chosen.component(chosen.config)
+
+    def answer(rows: list[int]) -> list[str]:
+        texts: dict[int, str] = {}
+        by_language: dict[str | None, list[int]] = {}
+        clips = {}
+        for row in rows:
+            record = corpus.shards.read(row)
+            names = corpus.conversation(record).clips()
+            if len(names) != 1:
+                raise DataError(f"{record.where}: a recogniser takes one clip, and there are {len(names)}")
+            clips[row] = decode(
+                record.audio[names[0]], sample_rate=recogniser.sample_rate, name=f"{record.where} {names[0]}"
+            )
+            by_language.setdefault(_language(record.json), []).append(row)
+        for language, group in by_language.items():
+            texts.update(
+                zip(group, recogniser.transcribe([clips[row] for row in group], language), strict=True)
+            )
+        return [texts[row] for row in rows]
+
+    return answer
+
+
+def _language(record: dict[str, Any]) -> str | None:
+    language = record.get("language") or (record.get("meta") or {}).get("language")
+    return language if isinstance(language, str) else None

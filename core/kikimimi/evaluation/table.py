@@ -1,0 +1,29 @@
+"""Scores as a table on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from kikimimi.evaluation.score import Score
+
+
+def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
+    """Print one row per evaluation and system."""
+    table = Table("evaluation", "system", "metric", "rate", "sub", "del", "ins", "clips", "normaliser")
+    for name, systems in scores.items():
+        for system, score in systems.items():
+            table.add_row(
+                name,
+                system,
+                score.metric.upper(),
+                f"{score.value:.2f} %",
+                str(score.substitutions),
+                str(score.deletions),
+                str(score.insertions),
+                str(score.count),
+                score.normaliser,
+            )
+    Console().print(table)

@@ -1,0 +1,38 @@
+"""Another trained run as a recogniser, so that a recipe can be compared with an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kikimimi import Recogniser, RecogniserConfig
+from kikimimi.transcriber import Transcriber
+
+
+class RunRecogniser(Recogniser):
+    """Transcribes with the newest weights of a run folder."""
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(RecogniserConfig):
+        """Options of the `run` recogniser."""
+
+        folder: str = ""
+        """The run folder."""
+
+        def __post_init__(self) -> None:
+            if not self.folder:
+                raise ValueError("folder must name a run folder")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._transcriber = Transcriber.open(Path(config.folder))
+        self.sample_rate = self._transcriber.sample_rate
+        self.max_seconds = self._transcriber.max_seconds
+
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
+        """Transcribe clips of (S,) mono float32 at `sample_rate`."""
+        return self._transcriber.transcribe(clips, language)
