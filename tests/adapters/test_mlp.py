@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kikimimi import AdapterContext, Padded
+from kikimimi_adapters.mlp import MLP, MLPAdapter
+
+
+def build(in_dim: int = 2, out_dim: int = 3, **options: Any) -> MLPAdapter:
+    torch.manual_seed(0)
+    context = AdapterContext(in_dim=in_dim, out_dim=out_dim, frame_rate=50.0)
+    return MLPAdapter(MLPAdapter.Config(**options), context)
+
+
+def linears(adapter: MLPAdapter) -> list[tuple[int, int]]:
+    return [(m.in_features, m.out_features) for m in adapter.modules() if isinstance(m, nn.Linear)]
+
+
+def identity_first(adapter: MLPAdapter) -> None:
+    """Make a one-layer adapter copy its pooled input."""
+    (layer,) = (m for m in adapter.modules() if isinstance(m, nn.Linear))
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(layer.out_features, layer.in_features))
+
+
+FRAMES = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0], [5.0, 50.0]])
+
+
+def test_stack_puts_frames_side_by_side_and_fills_the_last_group_with_zeros() -> None:
+    adapter = build(out_dim=4, downsample=2, num_layers=1)
+    identity_first(adapter)
+    out = adapter(Padded.stack([FRAMES])).tokens
+    expected = [[1.0, 10.0, 2.0, 20.0], [3.0, 30.0, 4.0, 40.0], [5.0, 50.0, 0.0, 0.0]]
+    assert out.values[0].tolist() == expected
+    assert out.lengths.tolist() == [3]
+
+
+def test_mean_averages_the_real_frames_of_the_last_group() -> None:
+    adapter = build(out_dim=2, downsample=2, pool="mean", num_layers=1)
+    identity_first(adapter)
+    out = adapter(Padded.stack([FRAMES, FRAMES[:3]])).tokens
+    assert out.values[0].tolist() == [[1.5, 15.0], [3.5, 35.0], [5.0, 50.0]]
+    assert out.values[1, :2].tolist() == [[1.5, 15.0], [3.0, 30.0]]
+    assert out.lengths.tolist() == [3, 2]
+
+
+def test_two_layers_by_hand() -> None:
+    adapter = build(in_dim=1, out_dim=1, downsample=1, hidden_dim=2, activation="relu", bias=True)
+    first, second = (m for m in adapter.modules() if isinstance(m, nn.Linear))
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        first.bias.copy_(torch.tensor([0.0, 1.0]))
+        second.weight.copy_(torch.tensor([[2.0, 3.0]]))
+        second.bias.copy_(torch.tensor([0.5]))
+    out = adapter(Padded.stack([torch.tensor([[2.0], [-1.0]])])).tokens.values
+    # relu(2), relu(-2 + 1) -> 2, 0 -> 4.5; relu(-1), relu(1 + 1) -> 0, 2 -> 6.5
+    assert out[0, :, 0].tolist() == [4.5, 6.5]
+
+
+@pytest.mark.parametrize("pool", ["stack", "mean"])
+@pytest.mark.parametrize("garbage", [7.0, float("nan")])
+def test_what_lies_past_a_length_changes_nothing(pool: str, garbage: float) -> None:
+    adapter = build(downsample=4, pool=pool)
+    clean = adapter(Padded.stack([FRAMES, FRAMES[:3]])).tokens
+    values = Padded.stack([FRAMES, FRAMES[:3]]).values
+    values[1, 3:] = garbage
+    dirty = adapter(Padded(values, torch.tensor([5, 3]))).tokens
+    alone = adapter(Padded.stack([FRAMES[:3]])).tokens
+    for i, length in enumerate(clean.lengths.tolist()):
+        torch.testing.assert_close(dirty.values[i, :length], clean.values[i, :length], rtol=0, atol=0)
+    torch.testing.assert_close(clean.values[1, :1], alone.values[0])
+
+
+def test_gradients_stay_finite_when_the_padding_is_nan() -> None:
+    adapter = build(pool="mean")
+    values = torch.full((1, 8, 2), float("nan"))
+    values[0, :5] = FRAMES
+    values.requires_grad_()
+    adapter(Padded(values, torch.tensor([5]))).tokens.values[0, :2].sum().backward()
+    assert values.grad is not None
+    assert values.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("num_frames", [1, 3, 4, 5, 1500])
+def test_max_tokens_is_exact(num_frames: int) -> None:
+    adapter = build(downsample=4)
+    out = adapter(Padded.stack([torch.zeros(num_frames, 2)])).tokens
+    assert out.lengths.tolist() == [adapter.max_tokens(num_frames)] == [-(-num_frames // 4)]
+    assert out.values.shape == (1, adapter.max_tokens(num_frames), 3)
+
+
+def reference(adapter: MLPAdapter, x: Tensor, activation: nn.Module) -> Tensor:
+    first, second = (m for m in adapter.modules() if isinstance(m, nn.Linear))
+    out: Tensor = second(activation(first(x)))
+    return out
+
+
+def test_expresses_the_mean_pooled_projector() -> None:
+    adapter = build(1280, 4096, downsample=4, pool="mean", hidden_dim=8192)
+    assert linears(adapter) == [(1280, 8192), (8192, 4096)]
+    assert all("bias" not in name for name, _ in adapter.named_parameters())
+    frames = torch.randn(8, 1280)
+    out = adapter(Padded.stack([frames])).tokens.values[0]
+    torch.testing.assert_close(out, reference(adapter, frames.view(2, 4, 1280).mean(1), nn.GELU()))
+
+
+def test_expresses_llama_omnis_projector() -> None:
+    adapter = build(1280, 64, downsample=5, activation="relu", hidden_dim=2048, bias=True)
+    assert linears(adapter) == [(6400, 2048), (2048, 64)]
+    frames = torch.randn(10, 1280)
+    out = adapter(Padded.stack([frames])).tokens.values[0]
+    torch.testing.assert_close(out, reference(adapter, frames.view(2, 6400), nn.ReLU()))
+
+
+def test_expresses_voxtrals_projector_with_the_defaults() -> None:
+    adapter = build(1280, 96)
+    assert linears(adapter) == [(5120, 96), (96, 96)]
+    frames = torch.randn(8, 1280)
+    out = adapter(Padded.stack([frames])).tokens.values[0]
+    torch.testing.assert_close(out, reference(adapter, frames.view(2, 5120), nn.GELU()))
+
+
+def test_three_layers() -> None:
+    assert linears(build(num_layers=3, hidden_dim=5)) == [(8, 5), (5, 5), (5, 3)]
+
+
+def test_runs_in_bfloat16() -> None:
+    adapter = build(pool="mean").to(torch.bfloat16)
+    out = adapter(Padded.stack([FRAMES.bfloat16()])).tokens.values
+    assert out.dtype == torch.bfloat16
+
+
+def test_tiny_config_keeps_the_structure() -> None:
+    config = MLPAdapter.Config(downsample=5, pool="mean", num_layers=3, hidden_dim=4096, activation="relu")
+    tiny = MLPAdapter.tiny_config(config)
+    assert tiny == MLPAdapter.Config(
+        downsample=5, pool="mean", num_layers=3, hidden_dim=32, activation="relu"
+    )
+    assert MLPAdapter.tiny_config(MLPAdapter.Config(num_layers=1)).hidden_dim is None
+    assert MLPAdapter.tiny_config().hidden_dim == 32
+
+
+def test_shard_classes_occur_in_the_modules() -> None:
+    adapter = build()
+    assert adapter.shard_classes() == {MLP}
+    assert any(isinstance(module, MLP) for module in adapter.modules())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"downsample": 0}, "downsample must be at least 1, not 0"),
+        ({"pool": "max"}, "pool must be stack or mean, not 'max'"),
+        ({"num_layers": 0}, "num_layers must be at least 1, not 0"),
+        ({"hidden_dim": 0}, "hidden_dim must be at least 1, not 0"),
+        ({"activation": "tanh"}, "activation must be gelu, relu or silu, not 'tanh'"),
+        ({"num_layers": 1, "hidden_dim": 8}, "hidden_dim is read only with num_layers of 2 or more"),
+        ({"num_layers": 1, "activation": "relu"}, "activation is read only with num_layers of 2 or more"),
+    ],
+)
+def test_refuses(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MLPAdapter.Config(**options)
