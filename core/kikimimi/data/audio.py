@@ -46,8 +46,7 @@ _BROKEN_OFF = re.compile(
 def decode(source: bytes | Path, *, sample_rate: int, name: str) -> NDArray[np.float32]:
     """Decode an audio file: any rate, width and number of channels of WAV, FLAC, OGG, Opus or MP3.
 
-    Channels are averaged. Where the ratio of two rates would need a resampling filter of more than 4,000
-    phases (44,101 Hz to 16 kHz), the nearest smaller ratio is taken: at most 0.03 % off.
+    Channels are averaged; `resample` tells how rates are changed.
 
     Args:
         source: The file's bytes or its path.
@@ -83,7 +82,7 @@ def decode(source: bytes | Path, *, sample_rate: int, name: str) -> NDArray[np.f
             f"{name}: samples reach {peak:g} where full scale is 1: integers stored as floats? "
             "Divide them by their full scale"
         )
-    return samples if rate == sample_rate else _resample(samples, rate, sample_rate)
+    return resample(samples, rate, sample_rate)
 
 
 def probe(source: bytes | Path, name: str) -> tuple[float, int, int]:
@@ -103,6 +102,27 @@ def probe(source: bytes | Path, name: str) -> tuple[float, int, int]:
     """
     with _opened(source, name) as file:
         return _header(file, name)
+
+
+def resample(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
+    """Resample (S,) samples from `rate` to `wanted` [Hz] with torchaudio's windowed sinc.
+
+    Where the ratio of the two would need a filter of more than 4,000 phases (44,101 Hz to 16 kHz), the
+    nearest smaller ratio is taken: at most 0.03 % off.
+    """
+    if rate == wanted:
+        return samples
+    import torch
+    from torchaudio import functional
+
+    ratio = Fraction(rate, wanted)
+    if ratio.numerator > _MAX_PHASES or ratio.denominator > _MAX_PHASES:
+        small = min(ratio, 1 / ratio).limit_denominator(_MAX_PHASES)
+        ratio = small if ratio < 1 else 1 / small
+    resampled: NDArray[np.float32] = functional.resample(
+        torch.from_numpy(samples), ratio.numerator, ratio.denominator
+    ).numpy()
+    return resampled
 
 
 def encode_flac(samples: NDArray[np.float32], sample_rate: int) -> bytes:
@@ -165,20 +185,3 @@ def _header(file: Any, name: str) -> tuple[float, int, int]:
     if seconds < MIN_SECONDS:
         raise AudioError(f"{name}: {seconds * 1000:.1f} ms long; the shortest is {MIN_SECONDS * 1000:.0f} ms")
     return seconds, rate, int(file.channels)
-
-
-def _resample(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
-    import torch
-    from torchaudio.functional import resample
-
-    ratio = Fraction(rate, wanted)
-    if max(ratio.numerator, ratio.denominator) > _MAX_PHASES:
-        ratio = (
-            ratio.limit_denominator(_MAX_PHASES)
-            if ratio < 1
-            else 1 / (1 / ratio).limit_denominator(_MAX_PHASES)
-        )
-    resampled: NDArray[np.float32] = resample(
-        torch.from_numpy(samples), ratio.numerator, ratio.denominator
-    ).numpy()
-    return resampled

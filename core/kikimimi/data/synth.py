@@ -1,0 +1,241 @@
+"""Synthetic speech: sentences spoken by a voice, as clips and a manifest that `kikimimi.data.pack` reads."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from kikimimi import plugins
+from kikimimi.data.audio import MIN_SECONDS, encode_flac, is_silent, probe, resample
+from kikimimi.data.grammar import Grammar
+from kikimimi.errors import AudioError, DataError, RequestError
+from kikimimi.progress import Progress
+from kikimimi.voice import Voice
+
+SPEEDS = (0.85, 1.2)
+"""Slowest and fastest relative rate of speech."""
+
+SEMITONES = (-3.0, 3.0)
+"""Lowest and highest shift of pitch."""
+
+SAMPLE_RATE = 16_000
+"""Of the clips [Hz]."""
+
+_COLUMNS = ("path", "text", "language", "voice", "speed", "semitones")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A sentence and how it is spoken.
+
+    Attributes:
+        text: What is said.
+        language: ISO 639-1 code.
+        voice: Registered name of the voice.
+        speed: Relative rate of speech.
+        semitones: Shift of pitch.
+    """
+
+    text: str
+    language: str
+    voice: str
+    speed: float
+    semitones: float
+
+    @property
+    def path(self) -> str:
+        """Where the clip lies below the output folder; a function of all that it is made from."""
+        recipe = f"{self.voice}\n{self.speed}\n{self.semitones}\n{SAMPLE_RATE}\n{self.text}"
+        return f"clips/{hashlib.sha256(recipe.encode()).hexdigest()[:20]}.flac"
+
+
+@dataclass(frozen=True)
+class SynthReport:
+    """What was made.
+
+    Attributes:
+        train: Manifest of the training clips.
+        held_out: Manifest of the held-out clips.
+        clips: How many clips the two name.
+        seconds: Length of all of them [s].
+        kept: How many of them were there before.
+        unseen: Characters of the held-out sentences that the training sentences lack.
+    """
+
+    train: Path
+    held_out: Path
+    clips: int
+    seconds: float
+    kept: int
+    unseen: str
+
+
+def synth(
+    grammar: str,
+    out: Path,
+    *,
+    count: int,
+    held_out: int,
+    voice: str = "open_jtalk",
+    seed: int = 0,
+    workers: int = 2,
+) -> SynthReport:
+    """Make sentences from a grammar and speak them: ``train.csv``, ``held_out.csv`` and ``clips/``.
+
+    Args:
+        grammar: Path of a grammar, or the name of a shipped one.
+        out: Folder to write; what is already there is kept, so an interrupted run goes on.
+        count: Training sentences.
+        held_out: Held-out sentences.
+        voice: Registered name of a voice.
+        seed: Of the sentences and of how each is spoken.
+        workers: Processes that speak; 1 means this one.
+
+    Raises:
+        RequestError: The grammar or the voice is unknown, do not fit together, or cannot make so much.
+        DataError: The voice failed on a sentence.
+    """
+    loaded = Grammar.load(grammar)
+    split = loaded.split(count, held_out, seed)
+    parts = [
+        (out / "train.csv", utterances(split.train, voice=voice, language=loaded.language, seed=seed)),
+        (out / "held_out.csv", utterances(split.held_out, voice=voice, language=loaded.language, seed=seed)),
+    ]
+    everything = [utterance for _, part in parts for utterance in part]
+    kept = speak(everything, out, workers=workers)
+    for manifest, part in parts:
+        _write_manifest(manifest, part)
+    seconds = sum(probe(out / utterance.path, utterance.path)[0] for utterance in everything)
+    return SynthReport(parts[0][0], parts[1][0], len(everything), seconds, kept, split.unseen)
+
+
+def utterances(sentences: Sequence[str], *, voice: str, language: str, seed: int) -> list[Utterance]:
+    """Decide how each sentence is spoken: speed and pitch are a function of the seed and the sentence.
+
+    Raises:
+        RequestError: The voice is unknown, or speaks another language.
+    """
+    spoken = plugins.load("voice", voice).language
+    if spoken != language:
+        raise RequestError(f"voice '{voice}' speaks '{spoken}', but the sentences are in '{language}'")
+    return [
+        Utterance(text, language, voice, *_manner(hashlib.sha256(f"{seed}\n{text}".encode()).digest()))
+        for text in sentences
+    ]
+
+
+def _manner(digest: bytes) -> tuple[float, float]:
+    fractions = (int.from_bytes(digest[:4], "big") / 2**32, int.from_bytes(digest[4:8], "big") / 2**32)
+    speed, semitones = (
+        low + (high - low) * fraction
+        for (low, high), fraction in zip((SPEEDS, SEMITONES), fractions, strict=True)
+    )
+    return round(speed, 2), round(semitones, 1)
+
+
+def speak(utterances: Sequence[Utterance], out: Path, *, workers: int = 2) -> int:
+    """Speak every utterance whose clip is not there yet, and show how far it is.
+
+    A clip gets its name when it is whole, so after an interruption the same call goes on.
+
+    Args:
+        utterances: What to speak; clips are written to ``out / utterance.path``.
+        out: Folder of the clips.
+        workers: Processes that speak, each with a voice of its own; 1 means this one.
+
+    Returns:
+        How many clips were there before.
+
+    Raises:
+        RequestError: A voice is unknown or cannot be built.
+        DataError: A voice failed on a sentence, or a process died.
+    """
+    if workers < 1:
+        raise RequestError(f"workers must be at least 1, not {workers}")
+    missing = [utterance for utterance in utterances if not _is_whole(out / utterance.path)]
+    kept = len(utterances) - len(missing)
+    if not missing:
+        return kept
+    for voice in {utterance.voice for utterance in missing}:
+        _voice(voice)  # fails here, with its own message, rather than in another process
+    (out / "clips").mkdir(parents=True, exist_ok=True)
+    tasks = [(utterance, out) for utterance in missing]
+    with Progress("Speaking", len(utterances), "clips", done=kept) as progress:
+        if workers == 1:
+            for task in tasks:
+                _speak_one(task)
+                progress.advance()
+        else:
+            with _pool(min(workers, len(tasks))) as pool:
+                for _ in pool.map(_speak_one, tasks, chunksize=4):
+                    progress.advance()
+    return kept
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    # Spawned, not forked: a fork copies the locks of threads that torch and the voice may have started.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_process) as pool:
+        try:
+            yield pool
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process that speaks has died (out of memory?). The same command goes on from here"
+            ) from error
+
+
+def _start_process() -> None:
+    # Ctrl-C reaches every process of the terminal: the first one stops the others after their current clips.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = "1"  # the processes are the parallelism
+
+
+@cache
+def _voice(name: str) -> Voice:
+    loaded = plugins.load("voice", name)
+    voice: Voice = loaded(loaded.Config())
+    return voice
+
+
+def _speak_one(task: tuple[Utterance, Path]) -> None:
+    utterance, out = task
+    voice = _voice(utterance.voice)
+    where = f"voice '{utterance.voice}', sentence {utterance.text!r}"
+    try:
+        samples = voice.speak(utterance.text, speed=utterance.speed, semitones=utterance.semitones)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+    if len(samples) < MIN_SECONDS * voice.sample_rate or is_silent(samples):
+        raise DataError(f"{where}: {len(samples) / voice.sample_rate:.2f} s of silence came out")
+    path = out / utterance.path
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.write_bytes(encode_flac(resample(samples, voice.sample_rate, SAMPLE_RATE), SAMPLE_RATE))
+    unfinished.replace(path)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        probe(path, path.name)
+    except (RequestError, AudioError):
+        return False
+    return True
+
+
+def _write_manifest(path: Path, utterances: Sequence[Utterance]) -> None:
+    unfinished = path.with_name(f"{path.name}.tmp")
+    with unfinished.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        writer.writerows([getattr(utterance, column) for column in _COLUMNS] for utterance in utterances)
+    unfinished.replace(path)
