@@ -7,6 +7,7 @@ plugin that nobody names stops nothing.
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,9 +76,7 @@ def kind_of(name: str) -> Kind:
         PluginError: No such kind.
     """
     if name not in KINDS:
-        raise PluginError(
-            f"'{name}' is not a kind of plugin.{nearest(name, KINDS)} Kinds: {listing(KINDS)}"
-        )
+        raise PluginError(f"'{name}' is not a kind of plugin.{nearest(name, KINDS)} Kinds: {listing(KINDS)}")
     return KINDS[name]
 
 
@@ -98,12 +97,13 @@ def _registered(kind_name: str) -> dict[str, tuple[Plugin, ...]]:
     found: dict[str, set[Plugin]] = {}
     for entry in entry_points(group=kind.group):
         found.setdefault(entry.name, set()).add(_plugin(kind, entry))
-    # The same distribution can be seen twice on one path (an editable install beside its source): a set, not a list.
+    # A set: an editable install beside its source shows the same distribution twice.
     return {name: tuple(sorted(found[name], key=str)) for name in sorted(found)}
 
 
 def refresh() -> None:
     """Forget what was discovered; the next look-up reads the installed metadata again."""
+    importlib.invalidate_caches()  # metadata that was written a moment ago counts too
     _registered.cache_clear()
     _loaded.cache_clear()
 
@@ -129,7 +129,7 @@ def find(kind: str, name: str) -> Plugin:
     registered = _registered(kind)
     if name not in registered:
         raise PluginError(
-            f"no {kind} is called '{name}'.{nearest(name, registered)} "
+            f"no {kind} is called '{name}'.{_other_kinds(kind, name) or nearest(name, registered)} "
             f"Registered {kind}s: {listing(registered)}"
         )
     found = registered[name]
@@ -137,6 +137,11 @@ def find(kind: str, name: str) -> Plugin:
         claims = " and ".join(f"{p.distribution} {p.version} ({p.value})" for p in found)
         raise PluginError(f"{kind} '{name}' is claimed by {claims}. Uninstall one of them.")
     return found[0]
+
+
+def _other_kinds(kind: str, name: str) -> str:
+    others = [other for other in KINDS if other != kind and name in _registered(other)]
+    return f" The name belongs to another kind: {', '.join(others)}." if others else ""
 
 
 @cache

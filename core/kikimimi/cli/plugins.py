@@ -2,6 +2,107 @@
 
 from __future__ import annotations
 
+import json
+import traceback
+from dataclasses import asdict
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-def plugins() -> None:
-    """Not written yet."""
+import typer
+
+if TYPE_CHECKING:
+    from kikimimi.plugins import Plugin
+
+_CHECKED_KINDS = ("encoder", "adapter", "llm")
+
+
+def plugins(
+    name: str = typer.Argument(None, metavar="[NAME]", help="Only the plugins of this name."),
+    check: bool = typer.Option(
+        False,
+        "--check",
+        help="Import each plugin, run the contract's checks on encoders, adapters and LLMs, "
+        "and show the traceback of what fails.",
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
+) -> None:
+    """List the registered plugins, importing none; with --check, try them."""
+    from kikimimi.errors import PluginError, listing, nearest
+    from kikimimi.plugins import plugins as registered
+
+    found = list(registered())
+    if name is not None:
+        names = {plugin.name for plugin in found}
+        if name not in names:
+            raise PluginError(
+                f"no plugin is called '{name}'.{nearest(name, names)} Plugins: {listing(names)}"
+            )
+        found = [plugin for plugin in found if plugin.name == name]
+    claims = [(plugin.kind, plugin.name) for plugin in found]
+    rows = [asdict(plugin) | {"duplicate": claims.count((plugin.kind, plugin.name)) > 1} for plugin in found]
+    if not check:
+        typer.echo(json.dumps(rows, indent=2)) if as_json else _print_table(rows)
+        return
+    for plugin, row in zip(found, rows, strict=True):
+        row["failures"] = _failures(plugin)
+        if not as_json:
+            _print_outcome(plugin, row["failures"])
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    if any(row["failures"] for row in rows):
+        raise typer.Exit(1)
+
+
+def _failures(plugin: Plugin) -> list[dict[str, str]]:
+    """Return what is wrong with a plugin: the name of each failed check and its error."""
+    from kikimimi.errors import PluginError
+    from kikimimi.plugins import load
+
+    try:
+        component = load(plugin.kind, plugin.name)
+    except PluginError as error:
+        cause = error.__cause__  # what the plugin's own module raised; without one the message says it all
+        shown = "".join(traceback.format_exception(cause)) if cause else str(error)
+        return [{"check": "import", "error": shown.rstrip()}]
+    if plugin.kind not in _CHECKED_KINDS:
+        return []
+    if find_spec("kikimimi.testing") is None:
+        return []
+    results = import_module("kikimimi.testing").run_checks(plugin.kind, component)
+    return [{"check": result.name, "error": result.error} for result in results if result.error is not None]
+
+
+def _print_outcome(plugin: Plugin, failures: list[dict[str, str]]) -> None:
+    typer.echo(f"{'FAILED' if failures else 'ok':<6}  {plugin}")
+    for failure in failures:
+        lines = failure["error"].splitlines()
+        typer.echo("\n".join([f"        {failure['check']}:", *(f"          {line}" for line in lines)]))
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("kind", "name", "distribution", "version", "class"):
+        table.add_column(column, overflow="fold")
+    last = None
+    for row in rows:
+        if last not in (None, row["kind"]):
+            table.add_section()
+        kind = "" if row["kind"] == last else row["kind"]
+        named = f"{row['name']} (claimed twice)" if row["duplicate"] else row["name"]
+        table.add_row(
+            kind,
+            named,
+            row["distribution"],
+            row["version"],
+            row["value"],
+            style="red" if row["duplicate"] else "",
+        )
+        last = row["kind"]
+    console = Console()
+    # A pipe has no width to fit into: nothing is wrapped there.
+    (console if console.is_terminal else Console(width=1000)).print(table)
