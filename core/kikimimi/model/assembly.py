@@ -50,6 +50,7 @@ def assemble(
         )
         context = AdapterContext(in_dim=encoder.dim, out_dim=llm.dim, frame_rate=encoder.frame_rate)
         adapter = _build(recipe.adapter, "adapter", context)
+        fixed: set[str] = set()
         for where, chosen, part in zip(
             PARTS,
             (recipe.encoder, recipe.adapter, recipe.llm),
@@ -58,9 +59,10 @@ def assemble(
         ):
             if load_weights:
                 part.load_weights()
+            fixed.update(f"{where}.{n}" for n, p in part.named_parameters() if not p.requires_grad)
             if chosen.lora is not None:
                 add_lora(part, chosen.lora, where=where)
-    return SpeechLM(encoder, adapter, llm)
+    return SpeechLM(encoder, adapter, llm, frozenset(fixed))
 
 
 def _build(chosen: Chosen, where: str, *context: object) -> nn.Module:
@@ -89,7 +91,8 @@ def trainable_names(model: SpeechLM, stage: Stage, *, where: str) -> dict[str, l
     found: dict[str, list[str]] = {}
     problems = []
     for part, train in stage.train.items():
-        names = [name for name, _ in getattr(model, part).named_parameters()]
+        parameters = getattr(model, part).named_parameters()
+        names = [name for name, _ in parameters if f"{part}.{name}" not in model.fixed]
         if train.part == "all":
             chosen = names
         elif train.part == "lora":

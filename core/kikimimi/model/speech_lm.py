@@ -54,10 +54,14 @@ class SpeechLM(nn.Module):
         encoder: Waveform to frames.
         adapter: Frames to audio tokens.
         llm: The text LLM that hears them.
+        fixed: Names of parameters that are constants by design (sinusoidal positions); no stage trains them.
     """
 
-    def __init__(self, encoder: Encoder, adapter: Adapter, llm: LLM) -> None:
+    def __init__(
+        self, encoder: Encoder, adapter: Adapter, llm: LLM, fixed: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__()
+        self.fixed = fixed
         self.encoder = encoder
         self.adapter = adapter
         self.llm = llm
