@@ -1,4 +1,5 @@
 import pytest
+
 from kikimimi.plugins import load
 from kikimimi_normalisers.reazon_v3 import ReazonV3
 

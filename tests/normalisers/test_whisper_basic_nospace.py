@@ -2,11 +2,12 @@ import re
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+
 from kikimimi.plugins import load
 from kikimimi_normalisers.whisper_basic_nospace import WhisperBasicNoSpace
-from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 UPSTREAM = BasicTextNormalizer()
 
@@ -46,6 +47,7 @@ def test_equals_upstream_on_every_character() -> None:
     assert differing == []
 
 
+@settings(deadline=None)
 @given(st.text(st.one_of(st.characters(), st.sampled_from("[]<>()（） aAアｱﾞ。")), max_size=30))
 def test_equals_upstream_on_any_text(text: str) -> None:
     assert WhisperBasicNoSpace()(text) == upstream(text)

@@ -6,8 +6,9 @@ import re
 import string
 import unicodedata
 
-from kikimimi import Normaliser
 from num2words import num2words
+
+from kikimimi import Normaliser
 
 _PUNCTUATION = (
     "IDEOGRAPHIC COMMA",

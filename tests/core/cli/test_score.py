@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from kikimimi.cli import main
 
 TABLE = Path(__file__).parents[1] / "evaluation" / "hand_scored.csv"

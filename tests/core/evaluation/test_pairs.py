@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from kikimimi.errors import RequestError
 from kikimimi.evaluation.pairs import read_pairs
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kikimimi.errors import PluginError, RequestError
 from kikimimi.evaluation.edits import edits, error_rate
 from kikimimi.evaluation.pairs import read_pairs
@@ -90,6 +91,7 @@ def test_white_space_at_the_ends_counts_without_normaliser() -> None:
     assert score(["ab "], ["ab"], metric="cer", normaliser="none").deletions == 1
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.text("abか 。", max_size=8), st.text("abか 。", max_size=8)), min_size=1, max_size=5
