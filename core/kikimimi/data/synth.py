@@ -19,7 +19,7 @@ from kikimimi import plugins
 from kikimimi.data.audio import MIN_SECONDS, encode_flac, is_silent, probe, resample
 from kikimimi.data.grammar import Grammar
 from kikimimi.errors import AudioError, DataError, RequestError
-from kikimimi.progress import Progress
+from kikimimi.progress import Progress, duration
 from kikimimi.voice import Voice
 
 SPEEDS = (0.85, 1.2)
@@ -78,6 +78,14 @@ class SynthReport:
     seconds: float
     kept: int
     unseen: str
+
+    def summary(self) -> str:
+        """Return one line: what was made."""
+        line = (
+            f"{self.clips} clips, {duration(self.seconds)} of speech ({self.kept} were there before): "
+            f"{self.train}, {self.held_out}"
+        )
+        return f"{line}; held-out characters that training lacks: {self.unseen}" if self.unseen else line
 
 
 def synth(
