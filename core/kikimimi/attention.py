@@ -58,9 +58,9 @@ def packed_attention(
             q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
         )
         for q, k, v in zip(
-            query.split(sequence_lengths, dim=2),
-            key.split(sequence_lengths, dim=2),
-            value.split(sequence_lengths, dim=2),
+            torch.split(query, sequence_lengths, dim=2),
+            torch.split(key, sequence_lengths, dim=2),
+            torch.split(value, sequence_lengths, dim=2),
             strict=True,
         )
     ]

@@ -8,6 +8,7 @@ encoded as ordinary characters.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
@@ -90,12 +91,8 @@ class ChatTemplate:
                 ids.append(SLOT_ID)
                 loss.append(False)
                 continue
-            encoded = self.tokenizer(
-                text[start:end], add_special_tokens=False, return_offsets_mapping=True
-            )
-            for token_id, (left, right) in zip(
-                encoded["input_ids"], encoded["offset_mapping"], strict=True
-            ):
+            encoded = self.tokenizer(text[start:end], add_special_tokens=False, return_offsets_mapping=True)
+            for token_id, (left, right) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
                 span = _overlapping(spans, start + left, start + right)
                 if span is not None and token_id in self._control_ids and token_id != self._unknown:
                     raise ValueError(
@@ -151,7 +148,7 @@ class ChatTemplate:
             text = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=generate
             )
-        except Exception as error:  # noqa: BLE001 - templates raise whatever Jinja raises
+        except Exception as error:
             raise ValueError(f"{self.source}: the chat template refuses the conversation: {error}") from error
         return str(text)
 
@@ -169,7 +166,7 @@ class ChatTemplate:
                     cuts.add(position + 1)
                     position = text.find(token, position + 1, span.end)
         ordered = sorted(cuts)
-        return [(a, b) for a, b in zip(ordered, ordered[1:], strict=False) if a < b]
+        return list(pairwise(ordered))
 
 
 def _flatten(message: Message) -> str:

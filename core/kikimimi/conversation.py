@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 
@@ -95,8 +95,8 @@ def _message(data: Any, where: str) -> Message:
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected a mapping with role and content")
     role = data.get("role")
-    if role not in get_args(Role):
-        raise ValueError(f"{where}.role: {role!r} is not one of {', '.join(get_args(Role))}")
+    if role not in ("system", "user", "assistant"):
+        raise ValueError(f"{where}.role: {role!r} is not one of system, user, assistant")
     content = data.get("content")
     if isinstance(content, str):
         return Message(role, (TextPart(content),))

@@ -105,7 +105,10 @@ def as_comments(components: list[Description]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [cell.rjust(w) if i > 3 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.rjust(w) if i > 3 else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("# " + "  ".join(cells).rstrip())
     problems = dict.fromkeys(item.problem for item in components if item.problem)
     lines += [f"# parameters are not counted: {line}" for p in problems for line in p.splitlines()]

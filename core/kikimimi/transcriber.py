@@ -16,6 +16,7 @@ from kikimimi.model.batch import Sample, collate
 from kikimimi.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from kikimimi.recipe import Dataset, Evaluation
     from kikimimi.task import Task
 
 FRAME_SECONDS = 0.1
@@ -51,9 +52,7 @@ class Transcriber:
         """
         return cls(RunFolder.open(run))
 
-    def transcribe(
-        self, clips: Sequence[NDArray[np.float32]], language: str | None = None
-    ) -> list[str]:
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None = None) -> list[str]:
         """Transcribe clips, each at most the encoder's window long.
 
         Args:
@@ -81,12 +80,12 @@ class Transcriber:
         """Cut a clip that is longer than the encoder's window at quiet places; nothing is left out."""
         if self.max_seconds is None:
             return [clip]
-        return cut_at_quiet(clip, int(self.max_seconds * self.sample_rate), int(FRAME_SECONDS * self.sample_rate))
+        return cut_at_quiet(
+            clip, int(self.max_seconds * self.sample_rate), int(FRAME_SECONDS * self.sample_rate)
+        )
 
 
-def cut_at_quiet(
-    clip: NDArray[np.float32], longest: int, frame: int
-) -> list[NDArray[np.float32]]:
+def cut_at_quiet(clip: NDArray[np.float32], longest: int, frame: int) -> list[NDArray[np.float32]]:
     """Cut (S,) samples into pieces of at most `longest`, each cut in the quietest frame near a window's end.
 
     Args:
@@ -106,7 +105,10 @@ def cut_at_quiet(
 
 
 def _task(run: RunFolder) -> Task:
-    sources = [*run.recipe.evaluate.values(), *list(run.recipe.stages.values())[-1].data.values()]
+    sources: list[Evaluation | Dataset] = [
+        *run.recipe.evaluate.values(),
+        *list(run.recipe.stages.values())[-1].data.values(),
+    ]
     for source in sources:
         task: Task = source.task.component(source.task.config)
         try:
@@ -114,7 +116,9 @@ def _task(run: RunFolder) -> Task:
         except ValueError:
             continue
         return task
-    raise RequestError(f"{run.path}: none of its tasks asks a fixed question of a clip, as transcription does")
+    raise RequestError(
+        f"{run.path}: none of its tasks asks a fixed question of a clip, as transcription does"
+    )
 
 
 def _generation(run: RunFolder) -> Generation:

@@ -24,7 +24,9 @@ def evaluate(
     write_run_report(folder)
     if as_json:
         typer.echo(
-            json.dumps({name: {s: v.to_json() for s, v in systems.items()} for name, systems in scores.items()})
+            json.dumps(
+                {name: {s: v.to_json() for s, v in systems.items()} for name, systems in scores.items()}
+            )
         )
         return
     print_scores(scores)

@@ -83,6 +83,7 @@ def _print_outcome(plugin: Plugin, failures: list[dict[str, str]]) -> None:
 def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -93,15 +94,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         if last not in (None, row["kind"]):
             table.add_section()
         kind = "" if row["kind"] == last else row["kind"]
-        named = f"{row['name']} (claimed twice)" if row["duplicate"] else row["name"]
-        table.add_row(
-            kind,
-            named,
-            row["distribution"],
-            row["version"],
-            row["value"],
-            style="red" if row["duplicate"] else "",
-        )
+        named = f"{row['name']} (duplicate)" if row["duplicate"] else row["name"]
+        cells = [escape(cell) for cell in (kind, named, row["distribution"], row["version"], row["value"])]
+        table.add_row(*cells, style="red" if row["duplicate"] else "")
         last = row["kind"]
     console = Console()
     # A pipe has no width to fit into: nothing is wrapped there.

@@ -43,7 +43,8 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
     for name in names:
         if name not in wanted:
             raise RequestError(
-                f"the recipe has no evaluation '{name}'.{nearest(name, wanted)} Evaluations: {listing(wanted)}"
+                f"the recipe has no evaluation '{name}'.{nearest(name, wanted)} "
+                f"Evaluations: {listing(wanted)}"
             )
     weights = run.newest_weights()
     scores: dict[str, dict[str, Score]] = {}

@@ -12,7 +12,8 @@ from kikimimi.evaluation.score import Score
 
 def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
     """Print one row per evaluation and system."""
-    table = Table("evaluation", "system", "metric", "rate", "sub", "del", "ins", "clips", "normaliser")
+    table = Table("evaluation", "system", "metric", "rate", "sub", "del", "ins", "clips", "skipped")
+    normalisers = {score.normaliser for systems in scores.values() for score in systems.values()}
     for name, systems in scores.items():
         for system, score in systems.items():
             table.add_row(
@@ -24,6 +25,7 @@ def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
                 str(score.deletions),
                 str(score.insertions),
                 str(score.count),
-                score.normaliser,
+                str(score.skipped),
             )
     Console().print(table)
+    print(f"normaliser: {', '.join(sorted(normalisers))}; skipped: clips whose reference is empty after it")

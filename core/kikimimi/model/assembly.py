@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from kikimimi.errors import RecipeError, listing, nearest
 from kikimimi.interfaces import AdapterContext, LLMContext
@@ -65,9 +64,9 @@ def assemble(
     return SpeechLM(encoder, adapter, llm, frozenset(fixed))
 
 
-def _build(chosen: Chosen, where: str, *context: object) -> nn.Module:
+def _build(chosen: Chosen, where: str, *context: object) -> Any:
     try:
-        part: nn.Module = chosen.component(chosen.config, *context)
+        part = chosen.component(chosen.config, *context)
     except RecipeError:
         raise
     except ValueError as error:

@@ -31,7 +31,10 @@ def add_lora(component: nn.Module, lora: LoRA, *, where: str) -> None:
     missing = [target for target in lora.targets if target not in linears]
     if missing:
         raise RecipeError(
-            [f"{where}.lora.targets: no linear layer is called {', '.join(missing)}. Layers: {listing(linears)}"]
+            [
+                f"{where}.lora.targets: no linear layer is called {', '.join(missing)}. "
+                f"Layers: {listing(linears)}"
+            ]
         )
     config = LoraConfig(
         r=lora.rank,

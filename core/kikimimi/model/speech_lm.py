@@ -126,5 +126,5 @@ class SpeechLM(nn.Module):
             One text per conversation.
         """
         packed, _ = self.pack(batch)
-        prompts = list(packed.embeddings.split(packed.lengths.tolist()))
+        prompts = list(torch.split(packed.embeddings, packed.lengths.tolist()))
         return [self.llm.decode(ids) for ids in self.llm.generate(prompts, generation)]

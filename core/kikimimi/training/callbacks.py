@@ -110,7 +110,7 @@ class KeepCheckpoints(Callback):
         last = step >= pl_module.stage.steps
         if self.interrupted or last or step % self.every == 0:
             self.loader.consumed = step * self.micro_batches
-            trainer.save_checkpoint(self.folder / f"step-{step:08d}")
+            trainer.save_checkpoint(self.folder / f"step-{step:08d}", weights_only=False)
             if trainer.is_global_zero:
                 for old in checkpoint_folders(self.folder)[: -self.keep]:
                     trainer.strategy.remove_checkpoint(old)

@@ -1,9 +1,9 @@
 """Checkpoints without pickle: a folder of safetensors and JSON, written whole or not at all.
 
-    step-000400/
-        weights.safetensors   what was trained (named parameters)
-        resume.safetensors    tensors of the resume state: optimiser, random generators
-        resume.json           the rest of it: schedule, loops, data position
+step-000400/
+    weights.safetensors   what was trained (named parameters)
+    resume.safetensors    tensors of the resume state: optimiser, random generators
+    resume.json           the rest of it: schedule, loops, data position
 """
 
 from __future__ import annotations
@@ -85,8 +85,10 @@ class FolderCheckpointIO(CheckpointIO):
 
 
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write named tensors as safetensors."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path, metadata)
+    """Write named tensors as safetensors; the same tensors give the same bytes."""
+    # One entry: safetensors writes several in no fixed order.
+    header = {"kikimimi": json.dumps(metadata, sort_keys=True)}
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path, header)
 
 
 def _sync(path: Path) -> None:
@@ -132,7 +134,8 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 def random_state() -> dict[str, Any]:
     """Return the state of this process's random generators: torch on CPU and CUDA, numpy, Python."""
-    name, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)  # type: ignore[misc]
+    state: Any = numpy.random.get_state(legacy=True)
+    name, keys, position, has_gauss, gauss = state
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

@@ -49,7 +49,9 @@ class MetricsFile(Logger):
     @rank_zero_only
     def forget_after(self, step: int) -> None:
         """Drop this stage's lines past a step: those that a resumed run is about to write again."""
-        kept = [line for line in read_metrics(self.path) if line["stage"] != self.stage or line["step"] <= step]
+        kept = [
+            line for line in read_metrics(self.path) if line["stage"] != self.stage or line["step"] <= step
+        ]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         temporary.replace(self.path)

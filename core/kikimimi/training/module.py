@@ -58,6 +58,7 @@ class StageModule(pl.LightningModule):
         self._padding = [0, 0]
         self._clock = time.monotonic()
         self._gradient_norm = torch.zeros(())
+        self._rates: dict[str, float] = {}
         self._validation: list[Tensor] = []
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -109,16 +110,15 @@ class StageModule(pl.LightningModule):
             for part, names in self.trained.items()
         ]
         settings = self.stage.optimiser
-        optimiser = torch.optim.AdamW(
-            groups, betas=(settings.beta1, settings.beta2), eps=settings.epsilon
-        )
+        optimiser = torch.optim.AdamW(groups, betas=(settings.beta1, settings.beta2), eps=settings.epsilon)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: factor(self.stage.schedule, step, self.stage.steps)
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Measure the gradient and refuse one that is not finite."""
+        """Note the learning rates of this step; measure the gradient and refuse one that is not finite."""
+        self._rates = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(self._gradient_norm):
@@ -148,7 +148,7 @@ class StageModule(pl.LightningModule):
             {
                 "loss": float(loss),
                 "gradient_norm": float(self._gradient_norm),
-                **{f"lr/{group['name']}": float(group["lr"]) for group in self._groups()},
+                **{f"lr/{part}": rate for part, rate in self._rates.items()},
                 "audio_seconds_per_second": audio / seconds,
                 "positions_per_second": positions / seconds,
                 "padding": padded / computed if computed else 0.0,
@@ -174,12 +174,6 @@ class StageModule(pl.LightningModule):
         """Send values to every logger of the trainer."""
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.trainer.global_step)
-
-    def _groups(self) -> list[dict[str, Any]]:
-        optimiser = self.optimizers()
-        assert not isinstance(optimiser, list)
-        groups: list[dict[str, Any]] = optimiser.param_groups
-        return groups
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """Return what a checkpoint holds: the kept parameters by their names in the model."""

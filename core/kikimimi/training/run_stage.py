@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +14,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.warnings import PossibleUserWarning
+from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.plan import Plan, Source
@@ -76,7 +77,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         run.checkpoints(name), stage.checkpoint.every, stage.checkpoint.keep, loader, stage.batch.global_
     )
     module = StageModule(model, stage, trained, kept_names(model, recipe), trainer_options.log_every)
-    metadata = {"format": "kikimimi", "recipe": recipe.digest, "stage": name}
+    metadata = {"recipe": recipe.digest, "stage": name}
     resume = checkpoint_folders(run.checkpoints(name))
     if resume:
         step = int(resume[-1].name.removeprefix("step-"))
@@ -87,6 +88,9 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     with warnings.catch_warnings():
         # Advice of Lightning's that does not hold here: workers, frozen parts in eval mode, short stages.
         warnings.simplefilter("ignore", PossibleUserWarning)
+        # Lightning's own use of a name that torch has deprecated.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         trainer = pl.Trainer(
             **_hardware(recipe),
             max_steps=stage.steps,
@@ -145,7 +149,8 @@ def _check_lengths(corpus: Corpus, model: SpeechLM) -> None:
         row = int(too_long[0])
         raise DataError(
             f"{corpus.name}: {len(too_long)} of {len(corpus.shards)} clips are longer than the encoder's "
-            f"{limit:g} s, the first is {corpus.shards.where(row)} ({float(corpus.shards.seconds[row]):.1f} s). "
+            f"{limit:g} s, the first is {corpus.shards.where(row)} "
+            f"({float(corpus.shards.seconds[row]):.1f} s). "
             "Nothing is cut; pack the data without them."
         )
 
@@ -161,7 +166,9 @@ def _features(
     seconds = sum(float(corpus.shards.seconds.sum()) for corpus in corpora)
     if seconds == 0 or heard < 2 * seconds:
         return None
-    size = forecast_bytes([*corpora, *held_out], model.encoder, 4 if recipe.trainer.precision == "fp32" else 2)
+    size = forecast_bytes(
+        [*corpora, *held_out], model.encoder, 4 if recipe.trainer.precision == "fp32" else 2
+    )
     if size > recipe.trainer.cache_limit_gb * 1e9:
         print(
             f"stage {name}: encoder output would take {size / 1e9:.1f} GB on disk, above "
@@ -227,7 +234,9 @@ def _loggers(recipe: Recipe, run: RunFolder, stage: str) -> list[Logger]:
 def _validation_loader(
     recipe: Recipe, stage: Stage, model: SpeechLM, held_out: list[Corpus], features: FeatureCache | None
 ) -> StageLoader:
-    sources = [Source(corpus.name, _source(corpus, stage.validate.data[corpus.name]).costs) for corpus in held_out]
+    sources = [
+        Source(corpus.name, _source(corpus, stage.validate.data[corpus.name]).costs) for corpus in held_out
+    ]
     plan = Plan(sources, batch_seconds=stage.batch.seconds, seed=recipe.seed)
     reader = Reader(held_out, model, recipe.seed, features)
     # One pass, the same on every rank: the set is small, and every rank gets the same number of batches.

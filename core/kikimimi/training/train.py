@@ -28,9 +28,7 @@ def train(run: RunFolder) -> None:
     """
     recipe = run.recipe
     corpora = [
-        Corpus.open(name, dataset)
-        for stage in recipe.stages.values()
-        for name, dataset in stage.data.items()
+        Corpus.open(name, dataset) for stage in recipe.stages.values() for name, dataset in stage.data.items()
     ]
     if all(run.finished(stage) for stage in recipe.stages):
         print(f"{run.path}: already trained", file=sys.stderr)

@@ -185,7 +185,11 @@ class Llama(LLM):
             num_beams=generation.num_beams,
             eos_token_id=self.chat.stop_ids,
             pad_token_id=self.chat.stop_ids[0],
-            **({"temperature": generation.temperature, "top_p": generation.top_p, "top_k": 0} if sampling else {}),
+            **(
+                {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": 0}
+                if sampling
+                else {}
+            ),
         )
         with torch.inference_mode():
             output = self.model.generate(
@@ -215,7 +219,7 @@ class Llama(LLM):
                 f"{self.config.weights}: holds several GGUF files ({', '.join(found)}); name one of them"
             )
         try:
-            import gguf  # noqa: F401, PLC0415 - transformers imports it later, with a message less clear
+            import gguf  # noqa: F401 - transformers would fail later, with a message less clear
         except ImportError:
             raise MissingExtraError(f"{self.config.weights} (a GGUF file)", "gguf", "gguf") from None
         return self._files.path(found[0])
@@ -258,7 +262,8 @@ class Llama(LLM):
             config = AutoConfig.from_pretrained(self._files.folder)
         if config.model_type != "llama":
             raise WeightsError(
-                f"{self.config.weights}: is a {config.model_type!r} model; llm 'llama' takes Llama-class models"
+                f"{self.config.weights}: is a {config.model_type!r} model; "
+                "llm 'llama' takes Llama-class models"
             )
         return LlamaConfig(**{k: v for k, v in config.to_dict().items() if k != "quantization_config"})
 
