@@ -105,7 +105,8 @@ class PackReport:
         )
         line = (
             f"{self.records} of {self.rows} rows, {duration(self.seconds)} of audio, "
-            f"{len(self.shards)} shards ({self.kept_shards} were there before): {self.pattern}; dropped: {dropped or 'none'}"
+            f"{len(self.shards)} shards ({self.kept_shards} were there before): {self.pattern}; "
+            f"dropped: {dropped or 'none'}"
         )
         return f"{line}; silent but kept: {self.silent}" if self.silent else line
 

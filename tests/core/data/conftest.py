@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from kikimimi.data.audio import encode_flac
+
+Tone = Callable[..., bytes]
+WriteTar = Callable[..., Path]
+
+
+def tone_samples(seconds: float, rate: int, channels: int = 1) -> Any:
+    wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
+    return wave if channels == 1 else np.stack([wave] * channels, axis=1)
+
+
+@pytest.fixture
+def tone() -> Tone:
+    """Make an audio file of a 440 Hz tone."""
+
+    def make(
+        seconds: float = 1.0,
+        rate: int = 16_000,
+        kind: str = "WAV",
+        subtype: str | None = None,
+        channels: int = 1,
+    ) -> bytes:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, tone_samples(seconds, rate, channels), rate, format=kind, subtype=subtype)
+        return buffer.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def write_tar(tmp_path: Path) -> WriteTar:
+    """Write a tar of (name, content) members; a TarInfo instead of a name is taken as it is."""
+
+    def write(members: Sequence[tuple[str | tarfile.TarInfo, bytes]], name: str = "train-000000.tar") -> Path:
+        path = tmp_path / name
+        with tarfile.open(path, "w") as tar:
+            for member, content in members:
+                info = tarfile.TarInfo(member) if isinstance(member, str) else member
+                if isinstance(member, str):
+                    info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        return path
+
+    return write
+
+
+def labelled(key: str, text: str = "こんにちは", seconds: float = 0.5) -> list[tuple[str, bytes]]:
+    samples = tone_samples(seconds, 16_000).astype(np.float32)
+    data = json.dumps({"text": text, "language": "ja"}, ensure_ascii=False).encode()
+    return [(f"{key}.json", data), (f"{key}.0.flac", encode_flac(samples, 16_000))]
+
+
+@pytest.fixture
+def shard(write_tar: WriteTar) -> Callable[..., Path]:
+    """Write a shard of labelled clips of 0.5, 0.6, 0.7 ... seconds."""
+
+    def write(records: int = 5, name: str = "train-000000.tar") -> Path:
+        members = [
+            member
+            for i in range(records)
+            for member in labelled(f"{name[:-4]}-{i}", "あ" * (i + 1), 0.5 + 0.1 * i)
+        ]
+        return write_tar(members, name)
+
+    return write

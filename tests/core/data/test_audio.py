@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from kikimimi.data.audio import decode, encode_flac, is_silent, probe, resample
+from kikimimi.errors import AudioError, RequestError
+
+Tone = Callable[..., bytes]
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "rate", "channels"),
+    [
+        ("WAV", "PCM_16", 16_000, 1),
+        ("WAV", "PCM_24", 44_100, 2),
+        ("WAV", "FLOAT", 8_000, 1),
+        ("WAV", "PCM_U8", 11_025, 1),
+        ("FLAC", "PCM_24", 48_000, 2),
+        ("OGG", "VORBIS", 22_050, 1),
+        ("OGG", "OPUS", 48_000, 2),
+        ("MP3", "MPEG_LAYER_III", 44_100, 2),
+        ("WAV", "PCM_16", 44_101, 1),
+    ],
+)
+def test_decodes_every_format_to_the_same_tone(
+    tone: Tone, kind: str, subtype: str, rate: int, channels: int
+) -> None:
+    data = tone(1.0, rate, kind, subtype, channels)
+    samples = decode(data, sample_rate=16_000, name="clip")
+    assert samples.dtype == np.float32
+    assert samples.ndim == 1
+    assert len(samples) == pytest.approx(16_000, abs=1200)  # MP3 pads
+    spectrum = np.abs(np.fft.rfft(samples[2000:14_000]))
+    assert np.argmax(spectrum) * 16_000 / 12_000 == pytest.approx(440, abs=2)
+    assert np.abs(samples[2000:14_000]).max() == pytest.approx(0.3, rel=0.15)
+    seconds, *header = probe(data, "clip")
+    assert header == [rate, channels]
+    assert seconds == pytest.approx(len(samples) / 16_000, abs=1e-3)
+
+
+def test_averages_channels() -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.stack([np.full(800, 0.5), np.full(800, -0.25)], 1), 16_000, format="WAV")
+    samples = decode(buffer.getvalue(), sample_rate=16_000, name="clip")
+    np.testing.assert_allclose(samples, 0.125, atol=1e-4)
+
+
+def test_decodes_a_path(tmp_path: Path, tone: Tone) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(tone(0.5))
+    assert len(decode(path, sample_rate=16_000, name="a.wav")) == 8000
+    assert probe(path, "a.wav") == (0.5, 16_000, 1)
+
+
+def test_torch_is_imported_only_to_resample(tmp_path: Path, tone: Tone) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(tone(0.5))
+    code = (
+        "import sys; from pathlib import Path; from kikimimi.data.audio import decode;"
+        f"decode(Path({str(path)!r}), sample_rate=16000, name='a'); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_resamples_to_the_next_whole_sample() -> None:
+    samples = np.zeros(100, dtype=np.float32)
+    assert resample(samples, 16_000, 16_000) is samples
+    assert len(resample(samples, 48_000, 16_000)) == 34
+
+
+def test_missing_file_is_a_wrong_request(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"voice\.wav: no such audio file"):
+        decode(tmp_path / "voice.wav", sample_rate=16_000, name="voice.wav")
+    with pytest.raises(RequestError, match="is a folder, not an audio file"):
+        probe(tmp_path, "clips")
+
+
+def _float_wav(samples: list[float]) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.array(samples, dtype=np.float32), 16_000, format="WAV", subtype="FLOAT")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", r"clip: the file is empty \(0 bytes\)"),
+        (
+            b"not audio at all " * 50,
+            r"clip: cannot be decoded: Format not recognised\. Readable: WAV, FLAC, OGG",
+        ),
+        (_float_wav([]), "clip: holds no samples"),
+        (_float_wav([0.1] * 160), r"clip: 10\.0 ms long; the shortest is 25 ms"),
+        (_float_wav([0.1, float("nan"), float("inf")] * 200), "clip: 400 samples are not numbers"),
+        (
+            _float_wav([3000.0] * 800),
+            r"clip: samples reach 3000 where full scale is 1: integers stored as floats\?",
+        ),
+    ],
+)
+def test_refuses_what_cannot_be_used(data: bytes, message: str) -> None:
+    with pytest.raises(AudioError, match=message):
+        decode(data, sample_rate=16_000, name="clip")
+
+
+def test_header_that_promises_more_than_there_is(tone: Tone) -> None:
+    whole = tone(1.0)
+    with pytest.raises(
+        AudioError, match="clip: breaks off: its header promises 32000 bytes, but only 15978 are"
+    ):
+        decode(whole[: len(whole) // 2], sample_rate=16_000, name="clip")
+    with pytest.raises(AudioError, match="breaks off"):
+        probe(whole[: len(whole) // 2], "clip")
+    flac = tone(3.0, kind="FLAC")
+    with pytest.raises(AudioError, match="clip: cannot be decoded"):
+        decode(flac[: len(flac) // 2], sample_rate=16_000, name="clip")
+    mp3 = tone(3.0, kind="MP3")
+    with pytest.raises(AudioError, match=r"clip: breaks off: its header promises 3\.000 s, but only"):
+        decode(mp3[: len(mp3) // 2], sample_rate=16_000, name="clip")
+
+
+def test_flac_that_claims_a_day_allocates_nothing_and_fails(tone: Tone) -> None:
+    flac = bytearray(tone(1.0, kind="FLAC"))
+    total = 8 + 13  # the 36-bit number of samples in STREAMINFO
+    flac[total] |= 0x0F
+    flac[total + 1 : total + 5] = b"\xff\xff\xff\xff"
+    with pytest.raises(AudioError, match="clip: "):
+        decode(bytes(flac), sample_rate=16_000, name="clip")
+    flac[total] &= 0xF0
+    flac[total + 1 : total + 5] = bytes(4)
+    with pytest.raises(AudioError, match="does not tell its length"):
+        decode(bytes(flac), sample_rate=16_000, name="clip")
+
+
+def test_wav_written_into_a_pipe_is_read_to_its_end(tone: Tone) -> None:
+    data = bytearray(tone(1.0))
+    size = data.index(b"data") + 4
+    data[size : size + 4] = struct.pack("<I", 0xFFFFFFFF)
+    assert len(decode(bytes(data), sample_rate=16_000, name="clip")) == 16_000
+
+
+def test_low_rate_is_not_believed(tone: Tone) -> None:
+    with pytest.raises(AudioError, match=r"sampling rate of 100 Hz \(least: 1000\)"):
+        decode(tone(1.0, rate=100), sample_rate=16_000, name="clip")
+
+
+def test_flac_keeps_samples_and_never_clips() -> None:
+    samples = (0.5 * np.sin(np.arange(4000))).astype(np.float32)
+    again = decode(encode_flac(samples, 16_000), sample_rate=16_000, name="clip")
+    np.testing.assert_allclose(again, samples, atol=2**-15)
+    loud = decode(encode_flac(samples * 3, 16_000), sample_rate=16_000, name="clip")
+    np.testing.assert_allclose(loud, samples * 3 / np.abs(samples * 3).max(), atol=2**-14)
+
+
+def test_silence_is_below_minus_sixty_decibels() -> None:
+    assert is_silent(np.full(100, 0.0009, dtype=np.float32))
+    assert not is_silent(np.full(100, -0.0011, dtype=np.float32))
+    assert is_silent(np.zeros(0, dtype=np.float32))

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kikimimi.data import shards as module
+from kikimimi.data.index import build_index, index_path
+from kikimimi.data.shards import Shards, expand
+from kikimimi.errors import DataError, RequestError
+
+Shard = Callable[..., Path]
+
+
+@pytest.fixture
+def dataset(shard: Shard, tmp_path: Path) -> Shards:
+    for number, records in enumerate((2, 3, 1)):
+        build_index(shard(records, f"train-{number:06d}.tar"))
+    return Shards("speech", str(tmp_path / "train-{000000..000002}.tar"))
+
+
+def test_lays_shards_end_to_end(dataset: Shards) -> None:
+    assert len(dataset) == 6
+    np.testing.assert_allclose(dataset.seconds, [0.5, 0.6, 0.5, 0.6, 0.7, 0.5])
+    assert dataset.characters.tolist() == [1, 2, 1, 2, 3, 1]
+    assert dataset.clips.tolist() == [1] * 6
+    keys = [
+        "train-000000-0",
+        "train-000000-1",
+        "train-000001-0",
+        "train-000001-1",
+        "train-000001-2",
+        "train-000002-0",
+    ]
+    assert [dataset.key(row) for row in range(6)] == keys
+    assert [dataset.read(row).key for row in (5, 0, 4, 1)] == [keys[row] for row in (5, 0, 4, 1)]
+    assert dataset.read(3).json == {"text": "ああ", "language": "ja"}
+    assert len(dataset.sha256(3)) == 64
+    assert len({dataset.sha256(row) for row in range(6)}) == 6
+    for row in (6, -1):
+        with pytest.raises(IndexError, match=f"speech: row {row} of 6"):
+            dataset.read(row)
+
+
+def test_digest_depends_on_the_order(dataset: Shards, tmp_path: Path) -> None:
+    again = Shards("other", str(tmp_path / "train-*.tar"))
+    turned = Shards("speech", str(tmp_path / "train-00000{1,0,2}.tar"))
+    assert again.digest == dataset.digest != turned.digest
+
+
+def test_may_be_sent_to_other_processes(dataset: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset.read(0)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert not copy._descriptors
+    assert copy.read(4) == dataset.read(4)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(dataset.read, [2, 5]) == [dataset.read(2), dataset.read(5)]
+    monkeypatch.setattr(module, "_OPEN_FILES", 1)
+    for row in (0, 2, 5, 0):
+        dataset.read(row)
+    assert len(copy._descriptors) == 1
+
+
+def test_changed_bytes_are_found_when_read(dataset: Shards, tmp_path: Path) -> None:
+    path = tmp_path / "train-000001.tar"
+    data = bytearray(path.read_bytes())
+    data[int(dataset.indexes[1].offsets[1]) + 600] ^= 1
+    path.write_bytes(data)
+    assert dataset.read(2).key == "train-000001-0"
+    with pytest.raises(
+        DataError, match=r"record 'train-000001-1': the bytes are not those that were indexed"
+    ):
+        dataset.read(3)
+
+
+def test_shard_that_shrinks_or_goes(dataset: Shards, tmp_path: Path) -> None:
+    path = tmp_path / "train-000001.tar"
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"record 'train-000001-2': the shard ends \d+ bytes too early"):
+        dataset.read(4)
+    (tmp_path / "train-000002.tar").unlink()
+    with pytest.raises(DataError, match=r"train-000002\.tar: cannot be opened: No such file"):
+        dataset.read(5)
+
+
+def test_no_record_at_all(shard: Shard, tmp_path: Path) -> None:
+    build_index(shard(0, "empty.tar"))
+    with pytest.raises(RequestError, match=r"speech: the shards .*empty\.tar hold no record"):
+        Shards("speech", str(tmp_path / "empty.tar"))
+
+
+def test_missing_index_is_named(dataset: Shards, tmp_path: Path) -> None:
+    index_path(tmp_path / "train-000001.tar").unlink()
+    with pytest.raises(RequestError, match=r"train-000001\.tar: has no index"):
+        Shards("speech", str(tmp_path / "*.tar"))
+
+
+def test_expands_braces_and_wildcards(tmp_path: Path) -> None:
+    names = [f"train-{number:03d}.tar" for number in (8, 9, 10, 11)] + ["extra.tar", "v1-2.tar", "v2-2.tar"]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / "train-008.tar.index.jsonl").touch()
+
+    def found(pattern: str) -> list[str]:
+        return [path.name for path in expand(f"{tmp_path}/{pattern}")]
+
+    assert found("train-{008..011}.tar") == names[:4]
+    assert found("train-0{10..11}.tar") == names[2:4]
+    assert found("{train-009,extra}.tar") == ["train-009.tar", "extra.tar"]
+    assert found("v{1..2}-{2..2}.tar") == ["v1-2.tar", "v2-2.tar"]
+    assert found("train-*.tar") == names[:4]
+    assert found("extra.tar") == ["extra.tar"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("pipe:cat x.tar", "pipe:cat x.tar: shards are read from local paths; pipes and URLs are refused"),
+        ("https://example.org/x.tar", "pipes and URLs are refused"),
+        (
+            "{tmp}/train-{{000..002}}.tar",
+            r"train-\{{000\.\.002\}}\.tar: shard {tmp}/train-001\.tar does not exist",
+        ),
+        ("{tmp}/none-*.tar", r"nothing matches {tmp}/none-\*\.tar"),
+        ("{tmp}", r"is a folder. Its shards are: {tmp}/\*\.tar"),
+        ("{tmp}/train-*", "notes is not a shard"),
+        ("{tmp}/{{train-000,train-*}}.tar", r"names {tmp}/train-000\.tar twice"),
+        ("{tmp}/train-{{000..}}.tar", "is neither a range"),
+        ("{tmp}/train-{{000..002.tar", "a brace is not closed or not opened"),
+        ("{tmp}/train-{{2..1}}.tar", "runs backwards"),
+    ],
+)
+def test_refuses_patterns(tmp_path: Path, pattern: str, message: str) -> None:
+    (tmp_path / "train-000.tar").touch()
+    (tmp_path / "train-notes").touch()
+    with pytest.raises(RequestError, match=message.format(tmp=tmp_path)):
+        expand(pattern.format(tmp=tmp_path))
