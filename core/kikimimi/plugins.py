@@ -92,10 +92,17 @@ def _plugin(kind: Kind, entry: EntryPoint) -> Plugin:
 
 
 @cache
+def _entries() -> Any:
+    # Reads the metadata of every installed distribution: once for all kinds. Python 3.11 returns another class
+    # than 3.12 does, and both can select.
+    return entry_points()
+
+
+@cache
 def _registered(kind_name: str) -> dict[str, tuple[Plugin, ...]]:
     kind = kind_of(kind_name)
     found: dict[str, set[Plugin]] = {}
-    for entry in entry_points(group=kind.group):
+    for entry in _entries().select(group=kind.group):
         found.setdefault(entry.name, set()).add(_plugin(kind, entry))
     # A set: an editable install beside its source shows the same distribution twice.
     return {name: tuple(sorted(found[name], key=str)) for name in sorted(found)}
@@ -104,6 +111,7 @@ def _registered(kind_name: str) -> dict[str, tuple[Plugin, ...]]:
 def refresh() -> None:
     """Forget what was discovered; the next look-up reads the installed metadata again."""
     importlib.invalidate_caches()  # metadata that was written a moment ago counts too
+    _entries.cache_clear()
     _registered.cache_clear()
     _loaded.cache_clear()
 
@@ -149,7 +157,7 @@ def _loaded(plugin: Plugin) -> type[Any]:
     kind = kind_of(plugin.kind)
     try:
         component = EntryPoint(plugin.name, plugin.value, kind.group).load()
-    except Exception as error:  # noqa: BLE001 - whatever a third party's module raises
+    except Exception as error:  # whatever a third party's module raises
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise PluginError(
             f"{plugin} is broken: {type(error).__name__}: {error} (raised in {last.filename}:{last.lineno}). "

@@ -13,7 +13,7 @@ from kikimimi.recipe.leaf import NotOfTypeError, convert, describe, is_supported
 from kikimimi.recipe.problems import Problems
 from kikimimi.recipe.schema import NAME
 from kikimimi.recipe.shape import Component, Leaf, Named, Section, Several, Shape, options
-from kikimimi.recipe.source import Entry
+from kikimimi.recipe.source import UNREAD, Entry
 
 
 class Invalid:
@@ -49,7 +49,10 @@ class Builder:
             The object, or INVALID.
         """
         self.where[key] = entry.where
-        if entry.value == "???":
+        found: Any
+        if entry.value is UNREAD or (isinstance(shape, Leaf) and not entry.is_readable):
+            found = INVALID
+        elif entry.value == "???":
             found = self._fail(key, f"must be given ('???' here): {_expected(shape)}", entry)
         elif isinstance(shape, Section):
             found = self._section(shape, entry, key, owner)
@@ -142,10 +145,12 @@ class Builder:
         named = given.pop("name", None)
         lora = given.pop("lora", None) if kind in PARTS else None
         adaptation = self.build(Section(LoRA, True), lora, f"{key}.lora", "'lora'") if lora else None
+        if named and named.value is UNREAD:
+            return INVALID
         if named is None:
             return self._fail(key, f"its name must be given. Registered {kind}s: {registered}", entry)
         if not named.is_scalar or named.value is None:
-            said = f"expected the name of a {kind}, not {named.shown()}. Registered {kind}s: {registered}"
+            said = f"expected a registered name, not {named.shown()}. Registered {kind}s: {registered}"
             return self._fail(f"{key}.name", said, named)
         name = named.text
         try:

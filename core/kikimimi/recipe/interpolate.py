@@ -9,7 +9,7 @@ import re
 
 from kikimimi.errors import listing, nearest
 from kikimimi.recipe.problems import Problems
-from kikimimi.recipe.source import MAX_SIZE, Entry
+from kikimimi.recipe.source import MAX_SIZE, UNREAD, Entry
 
 _INSERT = re.compile(r"(?P<escaped>\\\$\{)|\$\{(?P<key>[A-Za-z0-9][A-Za-z0-9._-]*)\}|(?P<wrong>\$\{[^}]*\}?)")
 
@@ -43,7 +43,7 @@ class _Interpolation:
                 raise _WrongError("becomes too large once its ${...} are expanded")
         except _WrongError as error:
             self.problems.add(key, str(error), entry.where)
-            found = Entry(None, entry.where)
+            found = Entry(UNREAD, entry.where)
         self.done[key] = found
         return found
 

@@ -55,6 +55,8 @@ def is_supported(annotation: Any) -> bool:
     origin, args = get_origin(rest), get_args(rest)
     if origin is Literal or rest is Any:
         return True
+    if origin is dict and args[:1] != (str,):
+        return False
     if origin in (list, dict, tuple, Union, types.UnionType):
         return bool(args) and all(is_supported(member) for member in args if member is not Ellipsis)
     if dataclasses.is_dataclass(rest):

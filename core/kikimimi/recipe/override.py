@@ -45,7 +45,7 @@ class _Override:
         if key == "extends":
             problems.add(key, "can only stand in a file", where)
             return None
-        value = read(written, where, problems, line_numbers=False)
+        value = read(written, where, problems, key=key)
         return cls(text, key.split("."), value) if value else None
 
     def is_option(self, tree: Entry | None, shape: Shape | None) -> bool:

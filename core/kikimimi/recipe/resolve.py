@@ -34,7 +34,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path, problems = Path(path), Problems()
     if not path.is_file():
-        raise RequestError(f"there is no recipe {path}{_guess(path)}")
+        raise RequestError(f"there is no recipe {path}.{_guess(path)}")
     tree: Entry | None = None
     for file in reversed(_chain(path, problems)):
         tree = merge(tree, file, _RECIPE, "", problems)
@@ -49,7 +49,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 def _guess(path: Path) -> str:
     beside = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
-    return nearest(path.name, [file.name for file in beside]) or ""
+    return nearest(path.name, [file.name for file in beside])
 
 
 def _chain(path: Path, problems: Problems) -> list[Entry]:
@@ -76,7 +76,7 @@ def _chain(path: Path, problems: Problems) -> list[Entry]:
             problems.add("extends", f"leads back to itself: {chain}", parent.where)
             problems.raise_any()
         if not path.is_file():
-            problems.add("extends", f"there is no recipe {path}{_guess(path)}", parent.where)
+            problems.add("extends", f"there is no recipe {path}.{_guess(path)}", parent.where)
             problems.raise_any()
 
 

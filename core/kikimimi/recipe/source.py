@@ -47,6 +47,13 @@ class _Loader(Resolver, yaml.SafeLoader):
     pass
 
 
+class Unread:
+    """Stands for a value that could not be read; its problem was added."""
+
+
+UNREAD = Unread()
+
+
 @dataclass(frozen=True)
 class Entry:
     """A value and where it stands.
@@ -72,6 +79,15 @@ class Entry:
         object.__setattr__(self, "size", 1 + len(self.text) // 64 + sum(entry.size for entry in inside))
 
     @property
+    def is_readable(self) -> bool:
+        """Whether everything inside could be read."""
+        if isinstance(self.value, dict):
+            return all(entry.is_readable for entry in self.value.values())
+        if isinstance(self.value, list):
+            return all(entry.is_readable for entry in self.value)
+        return self.value is not UNREAD
+
+    @property
     def is_scalar(self) -> bool:
         """Whether it is neither a mapping nor a list."""
         return not isinstance(self.value, dict | list)
@@ -92,40 +108,40 @@ class _UnreadableError(Exception):
     pass
 
 
-def read(text: str, file: str, problems: Problems, *, line_numbers: bool = True) -> Entry | None:
+def read(text: str, file: str, problems: Problems, *, key: str = "") -> Entry | None:
     """Read a YAML document.
 
     Args:
         text: The document.
         file: What to call it in messages.
         problems: Where problems go.
-        line_numbers: Whether messages give the line.
+        key: Dotted key of what an override sets; empty where the document is a file, which has lines.
 
     Returns:
         The document, or None where nothing could be made of it; then a problem was added.
     """
 
     def where(mark: yaml.Mark | None) -> str:
-        return f"{file}:{mark.line + 1}" if line_numbers and mark else file
+        return f"{file}:{mark.line + 1}" if mark and not key else file
 
     try:
         node = yaml.compose(text, _Loader)
     except yaml.MarkedYAMLError as error:
         parts = [part for part in (error.context, error.problem) if part]
-        problems.add("", f"not YAML: {', '.join(parts)}", where(error.problem_mark or error.context_mark))
+        problems.add(key, f"not YAML: {', '.join(parts)}", where(error.problem_mark or error.context_mark))
         return None
     except yaml.reader.ReaderError as error:
-        problems.add("", f"not YAML: {error.reason} (character #x{ord(str(error.character)):02x})", file)
+        problems.add(key, f"not YAML: {error.reason} (character number {error.position + 1})", file)
         return None
     except RecursionError:
-        problems.add("", f"nested deeper than {MAX_DEPTH} levels", file)
+        problems.add(key, f"nested deeper than {MAX_DEPTH} levels", file)
         return None
     if node is None:
         return Entry(None, file)
     try:
-        return _Reading(where, problems).entry(node, "", where(node.start_mark), 0)
+        return _Reading(where, problems).entry(node, key, where(node.start_mark), 0)
     except _UnreadableError as error:
-        problems.add("", str(error), file)
+        problems.add(key, str(error), file)
         return None
 
 
@@ -160,7 +176,7 @@ class _Reading:
             "lists and sections",
             where,
         )
-        return Entry(None, where)
+        return Entry(UNREAD, where)
 
     def mapping(self, node: yaml.MappingNode, key: str, depth: int) -> dict[str, Entry]:
         own: dict[str, Entry] = {}

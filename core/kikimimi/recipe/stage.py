@@ -160,5 +160,6 @@ class Stage:
         need(self.clip >= 0, f"clip must be 0 (off) or more, not {self.clip}")
         warmup = self.schedule.warmup
         need(
-            warmup < self.steps, f"schedule.warmup ({warmup}) must be below the stage's steps ({self.steps})"
+            warmup < self.steps,
+            f"schedule.warmup must be below the stage's steps ({self.steps}), not {warmup}",
         )
