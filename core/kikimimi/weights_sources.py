@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib.metadata import packages_distributions
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 from kikimimi.errors import WeightsError, listing, nearest
 from kikimimi.weights import (
@@ -66,6 +67,8 @@ def _hub(
         RevisionNotFoundError,
     )
 
+    # OSError and the HTTP library's own error; which library it is depends on the version of huggingface_hub.
+    network_errors = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     assert not any(is_pickle(pattern) for pattern in patterns)
     # Sub-folders hold other formats of the same weights (onnx/, original/), consolidated* a second copy.
     unwanted = ["*/*", "consolidated*.safetensors"] if file is None else None
@@ -96,7 +99,7 @@ def _hub(
         ) from error
     except HFValidationError as error:
         raise WeightsError(f"{spec}: not a Hub id: {error}") from error
-    except (HfHubHTTPError, OSError) as error:
+    except network_errors as error:
         raise WeightsError(f"{spec}: the Hub could not be read: {type(error).__name__}: {error}") from error
     root = Path(folder)
     found = {path.name: path for path in root.iterdir() if path.is_file()}

@@ -39,8 +39,8 @@ _MULTILINGUAL_VOCABULARY = 51865
 class WhisperRecogniser(Recogniser):
     """Whisper (Radford et al. 2022, arXiv 2212.04356) on its 30 s window, through transformers.
 
-    The task is always `transcribe`, without timestamps; the tokens that Whisper never writes are suppressed as
-    its own configuration says.
+    The task is always `transcribe`, without timestamps; the tokens that Whisper never writes are suppressed
+    as its own configuration says.
     """
 
     @dataclass(kw_only=True, frozen=True)
