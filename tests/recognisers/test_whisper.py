@@ -158,6 +158,13 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         tiny(tmp_path / "w")
 
 
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "w")
+    Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "w" / "tokenizer.json"))
+    with pytest.raises(WeightsError, match=r"tokenizer\.json is not Whisper's: it has no <\|endoftext\|>"):
+        tiny(tmp_path / "w")
+
+
 def test_too_many_new_tokens_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="max_new_tokens must be at most 444"):
         tiny(tmp_path / "w", max_new_tokens=445)

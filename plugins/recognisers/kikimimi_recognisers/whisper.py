@@ -75,6 +75,8 @@ class WhisperRecogniser(Recogniser):
         files = find_weights(config.weights, patterns=(*DEFAULT_PATTERNS, MODEL))
         assert files is not None
         self.tokenizer = Tokenizer.from_file(str(files.path("tokenizer.json")))
+        if self.tokenizer.token_to_id("<|endoftext|>") is None:
+            raise WeightsError(f"{files.source}: tokenizer.json is not Whisper's: it has no <|endoftext|>")
         if is_ctranslate2(files):
             self.model = _from_ctranslate2(files, self.tokenizer)
         else:
@@ -170,6 +172,10 @@ def _from_transformers(files: WeightsFiles) -> Any:
 
 def _from_ctranslate2(files: WeightsFiles, tokenizer: Tokenizer) -> Any:
     file = open_whisper(files)
+    chosen = files.read_json("config.json")
+    lacking = [key for key in ("suppress_ids", "suppress_ids_begin") if key not in chosen]
+    if lacking:
+        raise WeightsError(f"{files.source}: config.json lacks {listing(lacking)}; convert the model again")
     end = tokenizer.token_to_id("<|endoftext|>")
     start = tokenizer.token_to_id("<|startoftranscript|>")
     special = {
@@ -180,7 +186,6 @@ def _from_ctranslate2(files: WeightsFiles, tokenizer: Tokenizer) -> Any:
     }
     model: Any = WhisperForConditionalGeneration(WhisperConfig(**model_sizes(file), **special))
     load_state(model, model_state(file), source=files.source, ignore=("proj_out.weight",))
-    chosen = files.read_json("config.json")
     model.generation_config = GenerationConfig(
         **special,
         suppress_tokens=chosen["suppress_ids"],
