@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+
+from kikimimi.conversation import AudioPart, TextPart
+from kikimimi.plugins import load
+from kikimimi_tasks.asr import ASR, ASRConfig
+
+RECORD = {"text": "明日は晴れです。", "language": "ja", "meta": {"speaker": "1"}}
+
+
+def _user(task: ASR, record: dict[str, Any] | None = None, rng: Random | None = None) -> tuple[Any, ...]:
+    return task.conversation(record or RECORD, ["0.flac"], rng).messages[0].parts
+
+
+def test_is_registered() -> None:
+    assert load("task", "asr") is ASR
+
+
+def test_a_labelled_clip_becomes_a_request_and_a_transcript() -> None:
+    conversation = ASR(ASRConfig()).conversation(RECORD, ["0.flac"], None)
+    user, assistant = conversation.messages
+    assert (user.role, assistant.role) == ("user", "assistant")
+    assert user.parts == (AudioPart("0.flac"), TextPart("音声を書き起こしてください。"))
+    assert assistant.parts == (TextPart("明日は晴れです。"),)
+    assert conversation.meta == {"speaker": "1"}
+    assert conversation.reference() == "明日は晴れです。"
+
+
+def test_language_order_and_prompt() -> None:
+    audio = AudioPart("0.flac")
+    english = {**RECORD, "language": "en"}
+    assert _user(ASR(ASRConfig()), english) == (audio, TextPart("Transcribe the audio."))
+    assert _user(ASR(ASRConfig(language="en"))) == (audio, TextPart("Transcribe the audio."))
+    assert _user(ASR(ASRConfig(order="text_first"))) == (TextPart("音声を書き起こしてください。"), audio)
+    assert _user(ASR(ASRConfig(prompt="none")), {"text": "はい"}) == (audio,)
+
+
+def test_rng_chooses_among_the_phrasings() -> None:
+    task = ASR(ASRConfig())
+    asked = {_user(task, rng=Random(seed))[1].text for seed in range(200)}
+    assert len(asked) >= 5
+    assert asked == set(ASR(ASRConfig(language="ja")).phrasings())
+    assert _user(task, rng=Random(7)) == _user(task, rng=Random(7))
+
+
+def test_phrasings_are_all_that_may_be_asked() -> None:
+    both = ASR(ASRConfig()).phrasings()
+    english = ASR(ASRConfig(language="en")).phrasings()
+    assert len(english) >= 5
+    assert set(english) < set(both)
+    assert len(set(both)) == len(both)
+    assert ASR(ASRConfig(prompt="none")).phrasings() == []
+
+
+def test_question_is_the_first_phrasing() -> None:
+    task = ASR(ASRConfig())
+    assert task.question("en").messages[0].parts == (AudioPart("0"), TextPart("Transcribe the audio."))
+    assert task.question(None) == task.question("ja")
+    assert task.question("ja").messages[0].parts[1] == TextPart("音声を書き起こしてください。")
+    assert ASR(ASRConfig(language="en")).question(None) == task.question("en")
+    assert ASR(ASRConfig(prompt="none")).question("fr").clips() == ["0"]
+    with pytest.raises(ValueError, match="language: task 'asr' has no prompts in 'fr', only in en, ja"):
+        task.question("fr")
+
+
+@pytest.mark.parametrize(
+    ("record", "clips", "message"),
+    [
+        ({"messages": []}, ["0.flac"], "messages: task 'asr' makes the turns itself; .* use task 'chat'"),
+        ({"language": "ja"}, ["0.flac"], "text: task 'asr' needs the transcript"),
+        ({"text": " ", "language": "ja"}, ["0.flac"], "text: task 'asr' needs the transcript"),
+        ({"text": "x"}, ["0.flac"], "language: the record has none; give it there, or set task 'asr' to one"),
+        (
+            {"text": "x", "language": "fr"},
+            ["0.flac"],
+            "has no prompts in 'fr', only in en, ja; set",
+        ),
+        ({"text": "x", "language": "ja", "meta": 1}, ["0.flac"], "meta: expected a mapping"),
+        (RECORD, [], "needs exactly one clip; the record has 0"),
+        (RECORD, ["0.flac", "1.flac"], r"needs exactly one clip; the record has 2: 0\.flac, 1\.flac"),
+    ],
+)
+def test_refuses_records(record: dict[str, Any], clips: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ASR(ASRConfig()).conversation(record, clips, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"language": "jp"}, r"language: 'jp' is not one of auto, en, ja\."),
+        ({"order": "audio-first"}, r"order: .* Did you mean 'audio_first'\?"),
+        ({"prompt": "off"}, "prompt: 'off' is not one of bank, none"),
+        (
+            {"prompt": "none", "language": "ja"},
+            "language and order say how the prompt is, but",
+        ),
+        ({"prompt": "none", "order": "text_first"}, "leave them out"),
+    ],
+)
+def test_refuses_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ASRConfig(**options)
