@@ -1,0 +1,32 @@
+"""The compliance kit: the contracts of encoders, adapters and LLMs as tests that a plugin's author runs.
+
+    from kikimimi.testing import parametrize_checks
+    from my_package import MyAdapter
+
+    @parametrize_checks(MyAdapter)
+    def test_contract(check):
+        check()
+
+`kikimimi plugins --check` runs the same checks. `tiny_model`, `tiny_recipe` and `write_shard` make small
+what a recipe puts together, for tests that train.
+"""
+
+from __future__ import annotations
+
+from kikimimi.testing.checks import Check, CheckResult, list_checks, run_checks
+from kikimimi.testing.contract import ContractError
+from kikimimi.testing.parametrize import parametrize_checks
+from kikimimi.testing.shard import write_shard
+from kikimimi.testing.tiny import tiny_model, tiny_recipe
+
+__all__ = [
+    "Check",
+    "CheckResult",
+    "ContractError",
+    "list_checks",
+    "parametrize_checks",
+    "run_checks",
+    "tiny_model",
+    "tiny_recipe",
+    "write_shard",
+]

@@ -1,0 +1,183 @@
+"""The list of checks, and running them."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kikimimi.errors import listing, nearest
+from kikimimi.interfaces import LLM, Adapter, Component, Encoder
+from kikimimi.testing import (
+    adapter_checks,
+    batch_checks,
+    build_checks,
+    config_checks,
+    encoder_checks,
+    llm_checks,
+    rendering_checks,
+    saving_checks,
+    training_checks,
+)
+from kikimimi.testing.contract import ContractError
+from kikimimi.testing.subject import Subject
+
+
+Function = Callable[[Any], None]
+
+FOR_ALL: tuple[Function, ...] = (
+    config_checks.config_is_a_frozen_dataclass,
+    config_checks.config_has_defaults,
+    config_checks.config_is_documented,
+    config_checks.config_survives_yaml,
+    config_checks.tiny_config_is_a_config,
+    build_checks.import_is_quiet,
+    build_checks.builds_tiny,
+    build_checks.builds_without_network,
+    build_checks.builds_on_meta,
+    build_checks.builds_the_same_from_a_seed,
+    build_checks.shard_classes_are_modules,
+    batch_checks.repeating_changes_nothing,
+    batch_checks.batch_changes_nothing,
+    training_checks.gradients_reach_every_parameter,
+    training_checks.gradients_stay_out_of_frozen_parameters,
+    training_checks.a_step_lowers_the_loss,
+    training_checks.bf16_runs,
+    saving_checks.state_dict_restores,
+    saving_checks.checkpoint_restores,
+    saving_checks.deepcopy_keeps,
+    saving_checks.pickle_keeps,
+)
+FOR_PADDED: tuple[Function, ...] = (
+    batch_checks.padding_changes_nothing,
+    batch_checks.padding_changes_no_gradient,
+)
+FOR_ENCODERS: tuple[Function, ...] = (
+    encoder_checks.num_frames_is_exact,
+    encoder_checks.frame_rate_is_true,
+    encoder_checks.any_clip_works,
+    encoder_checks.longest_clip_works,
+)
+FOR_ADAPTERS: tuple[Function, ...] = (
+    adapter_checks.lengths_keep_max_tokens,
+    adapter_checks.losses_are_scalars,
+    adapter_checks.gradients_pass_to_the_frames,
+)
+FOR_LLMS: tuple[Function, ...] = (
+    llm_checks.embeddings_have_the_width,
+    llm_checks.select_picks_positions,
+    llm_checks.attention_is_causal,
+    llm_checks.gradients_pass_to_the_embeddings,
+    llm_checks.generation_follows_forward,
+    llm_checks.generation_in_a_batch_is_the_same,
+    rendering_checks.slots_are_the_clips,
+    rendering_checks.loss_covers_the_answers,
+    rendering_checks.training_continues_the_prompt,
+    rendering_checks.text_is_never_control,
+    llm_checks.assets_restore,
+)
+
+_KINDS: dict[str, tuple[type[Component], type[Subject], tuple[Function, ...]]] = {
+    "encoder": (Encoder, encoder_checks.EncoderSubject, (*FOR_ALL, *FOR_PADDED, *FOR_ENCODERS)),
+    "adapter": (Adapter, adapter_checks.AdapterSubject, (*FOR_ALL, *FOR_PADDED, *FOR_ADAPTERS)),
+    "llm": (LLM, llm_checks.LLMSubject, (*FOR_ALL, *FOR_LLMS)),
+}
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Outcome of one check.
+
+    Attributes:
+        name: Of the check.
+        error: What was expected and what was found, or None where the check passed.
+    """
+
+    name: str
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one component, ready to be called.
+
+    Attributes:
+        name: Of the check.
+        function: Raises a `ContractError` where the contract is broken.
+        subject: The component under test.
+    """
+
+    name: str
+    function: Function
+    subject: Subject
+
+    def __call__(self) -> None:
+        """Run the check; the same numbers are drawn each time, and the caller's generator is left alone.
+
+        Raises:
+            ContractError: The contract is broken.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.function(self.subject)
+
+    def result(self) -> CheckResult:
+        """Run the check and say how it went."""
+        try:
+            self()
+        except ContractError as error:
+            return CheckResult(self.name, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever a third party's component raises
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            said = f"{type(error).__name__}: {error} (raised in {last.filename}:{last.lineno})"
+            return CheckResult(self.name, said)
+        return CheckResult(self.name, None)
+
+
+def list_checks(kind: str, component: type[Any], config: Any = None) -> list[Check]:
+    """Return the checks of a component.
+
+    Args:
+        kind: ``encoder``, ``adapter`` or ``llm``.
+        component: Its class.
+        config: The config whose tiny variant is checked; None for the component's defaults.
+
+    Raises:
+        ValueError: There are no checks for that kind.
+    """
+    if kind not in _KINDS:
+        raise ValueError(
+            f"there are no checks for the kind '{kind}'.{nearest(kind, _KINDS)} Kinds: {listing(_KINDS)}"
+        )
+    _, subject_class, functions = _KINDS[kind]
+    subject = subject_class(component, config)
+    return [Check(function.__name__, function, subject) for function in functions]
+
+
+def run_checks(kind: str, component: type[Any], config: Any = None) -> list[CheckResult]:
+    """Check a component against the contract of its kind.
+
+    Args:
+        kind: ``encoder``, ``adapter`` or ``llm``.
+        component: Its class.
+        config: The config whose tiny variant is checked; None for the component's defaults.
+
+    Raises:
+        ValueError: There are no checks for that kind.
+    """
+    return [check.result() for check in list_checks(kind, component, config)]
+
+
+def kind_of_component(component: type[Any]) -> str:
+    """Return the kind of a component's class.
+
+    Raises:
+        TypeError: It is of none that has checks.
+    """
+    for kind, (base, _, _) in _KINDS.items():
+        if isinstance(component, type) and issubclass(component, base):
+            return kind
+    raise TypeError(f"{component!r} is no subclass of kikimimi.Encoder, kikimimi.Adapter or kikimimi.LLM")

@@ -1,0 +1,151 @@
+"""Checks of a component's nested `Config`: what stands in recipes."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from collections.abc import Iterator
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+from kikimimi.errors import RecipeError
+from kikimimi.interfaces import ComponentConfig
+from kikimimi.recipe.build import Builder
+from kikimimi.recipe.interpolate import interpolate
+from kikimimi.recipe.leaf import is_supported
+from kikimimi.recipe.problems import Problems
+from kikimimi.recipe.shape import Leaf, Section, options
+from kikimimi.recipe.show import plain
+from kikimimi.recipe.source import read
+from kikimimi.testing.contract import ContractError, expect
+from kikimimi.testing.subject import Subject
+
+RESERVED = ("name", "lora")
+
+
+def config_is_a_frozen_dataclass(subject: Subject) -> None:
+    """`Config` is a frozen, keyword-only dataclass of its own, based on `ComponentConfig`."""
+    config = getattr(subject.component, "Config", None)
+    name = f"{subject.component.__name__}.Config"
+    expect(isinstance(config, type), f"{name}: expected a nested class, found {config!r}")
+    assert isinstance(config, type)
+    expect(issubclass(config, ComponentConfig), f"{name}: expected a subclass of kikimimi.ComponentConfig")
+    for cls in _dataclasses(config):
+        parameters = vars(cls).get("__dataclass_params__")
+        expect(
+            parameters is not None
+            and parameters.frozen
+            and all(field.kw_only for field in dataclasses.fields(cls)),
+            f"{cls.__qualname__}: expected the decorator @dataclass(kw_only=True, frozen=True), "
+            f"found {parameters or 'none'}",
+        )
+
+
+def config_has_defaults(subject: Subject) -> None:
+    """Every field has a default, so that a recipe names only what it changes."""
+    for cls in _dataclasses(subject.component.Config):
+        for field in dataclasses.fields(cls):
+            expect(
+                field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING,
+                f"{cls.__qualname__}.{field.name}: expected a default, found none",
+            )
+
+
+def config_is_documented(subject: Subject) -> None:
+    """A docstring stands under every field."""
+    missing = [
+        f"{cls.__qualname__}.{name}"
+        for cls in _dataclasses(subject.component.Config)
+        for name in _undocumented(cls)
+    ]
+    expect(
+        not missing,
+        f"expected a docstring under every field (what it is, with its unit), found none under "
+        f"{', '.join(missing)}",
+    )
+
+
+def config_survives_yaml(subject: Subject) -> None:
+    """What a resolved recipe shows of the config, a recipe reads back as the same config."""
+    name = f"{subject.component.__name__}.Config"
+    for option, declared in options(subject.component.Config).items():
+        expect(option not in RESERVED, f"{name}.{option}: recipes use that key themselves; rename the field")
+        if isinstance(declared.shape, Leaf):
+            expect(
+                is_supported(declared.shape.annotation),
+                f"{name}.{option}: a recipe cannot hold a {declared.shape.annotation}",
+            )
+    text = yaml.safe_dump(plain(subject.config), allow_unicode=True, sort_keys=False)
+    problems = Problems()
+    entry = read(text, name, problems)
+    assert entry is not None
+    found = Builder(problems).build(Section(type(subject.config)), interpolate(entry, problems), "", name)
+    try:
+        problems.raise_any()
+    except RecipeError as error:
+        raise ContractError(f"{name}: cannot be read back from the YAML that shows it: {error}") from error
+    expect(
+        found == subject.config,
+        f"{name}: expected {subject.config} back from the YAML that shows it, found {found}",
+    )
+
+
+def tiny_config_is_a_config(subject: Subject) -> None:
+    """`tiny_config` returns a `Config` with random weights, and nothing smaller of a tiny one."""
+    name = f"{subject.component.__name__}.tiny_config"
+    config = subject.config
+    expect(
+        isinstance(config, subject.component.Config),
+        f"{name}: expected a {subject.component.__name__}.Config, found {type(config).__name__}",
+    )
+    weights = getattr(config, "weights", "random")
+    expect(weights == "random", f"{name}: expected weights: random, found {weights!r}")
+    again = subject.component.tiny_config(config)
+    expect(again == config, f"{name}: expected a tiny config to stay as it is, {config}, found {again}")
+
+
+def _dataclasses(cls: type[Any]) -> Iterator[type[Any]]:
+    """Yield a config class and those of its nested sections, with the classes that they inherit from."""
+    for base in reversed(cls.__mro__):
+        if base not in (object, ComponentConfig) and (base is cls or dataclasses.is_dataclass(base)):
+            yield base
+    if dataclasses.is_dataclass(cls):
+        hints = get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            for inner in _members(hints[field.name]):
+                if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+                    yield from _dataclasses(inner)
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _members(argument)
+
+
+def _undocumented(cls: type[Any]) -> list[str]:
+    own = {field.name for field in dataclasses.fields(cls)} & set(vars(cls).get("__annotations__", {}))
+    if not own:
+        return []
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError) as error:
+        raise ContractError(f"{cls.__qualname__}: its source cannot be read: {error}") from error
+    definition = tree.body[0]
+    assert isinstance(definition, ast.ClassDef)
+    found: list[str] = []
+    for statement, following in zip(definition.body, [*definition.body[1:], None], strict=True):
+        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+            continue
+        documented = (
+            isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+            and isinstance(following.value.value, str)
+            and bool(following.value.value.strip())
+        )
+        if statement.target.id in own and not documented:
+            found.append(statement.target.id)
+    return found

@@ -1,0 +1,106 @@
+"""A recipe made small: the same structure, tiny random components, two steps on a handful of clips."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from kikimimi.model.assembly import assemble
+from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.recipe import Chosen, Dataset, Evaluation, Recipe, Stage, Trainer
+
+STEPS = 2
+BATCH_SECONDS = 4.0
+NEW_TOKENS = 4
+
+Sourced = TypeVar("Sourced", Dataset, Evaluation)
+
+
+def tiny_model(recipe: Recipe) -> SpeechLM:
+    """Assemble a recipe's model with tiny random components, with LoRA where the recipe has it.
+
+    Raises:
+        RecipeError: The parts do not fit each other, or LoRA names layers that a component does not have.
+    """
+    return assemble(_tiny_parts(recipe))
+
+
+def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path | None = None) -> Recipe:
+    """Return a recipe of the same structure that a laptop trains in seconds.
+
+    Components are tiny and random (LoRA stays), every stage takes two steps of a few seconds of audio, every
+    dataset and evaluation reads the given shards, and it runs on one CPU process. Baselines, loggers and the
+    feature cache are left out; fp16, which a CPU lacks, becomes bf16.
+
+    Args:
+        recipe: Resolved.
+        shards: Shards of labelled clips.
+        conversations: Shards of conversations, for tasks that take no labelled clips.
+
+    Raises:
+        ValueError: A task takes no labelled clips, and there are no conversations.
+    """
+
+    def source(where: str, given: Sourced) -> Sourced:
+        if _takes_clips(given.task):
+            return replace(given, shards=str(shards))
+        if conversations is None:
+            raise ValueError(
+                f"{where}: task '{given.task.name}' takes no labelled clips; give tiny_recipe conversations"
+            )
+        return replace(given, shards=str(conversations))
+
+    def stage(name: str, given: Stage) -> Stage:
+        key = f"stages.{name}"
+        return replace(
+            given,
+            steps=STEPS,
+            data={n: source(f"{key}.data.{n}", data) for n, data in given.data.items()},
+            batch=replace(
+                given.batch,
+                seconds=min(given.batch.seconds, BATCH_SECONDS),
+                global_=min(given.batch.global_, 2),
+            ),
+            schedule=replace(given.schedule, warmup=min(given.schedule.warmup, STEPS - 1)),
+            checkpoint=replace(given.checkpoint, every=1),
+            validate=replace(
+                given.validate,
+                every=min(given.validate.every, STEPS),
+                data={n: source(f"{key}.validate.data.{n}", data) for n, data in given.validate.data.items()},
+            ),
+        )
+
+    precision = given if (given := recipe.trainer.precision) != "fp16" else "bf16"
+    return replace(
+        _tiny_parts(recipe),
+        stages={name: stage(name, given) for name, given in recipe.stages.items()},
+        evaluate={
+            name: replace(
+                source(f"evaluate.{name}", given),
+                generate=replace(given.generate, max_new_tokens=NEW_TOKENS),
+                baselines={},
+            )
+            for name, given in recipe.evaluate.items()
+        },
+        trainer=Trainer(precision=precision, accelerator="cpu", log_every=1, cache_features=False),
+    )
+
+
+def _tiny_parts(recipe: Recipe) -> Recipe:
+    return replace(
+        recipe, encoder=_tiny(recipe.encoder), adapter=_tiny(recipe.adapter), llm=_tiny(recipe.llm)
+    )
+
+
+def _tiny(chosen: Chosen) -> Chosen:
+    return replace(chosen, config=chosen.component.tiny_config(chosen.config))
+
+
+def _takes_clips(task: Chosen) -> bool:
+    record = {"text": "はい", "language": "ja"}
+    try:
+        task.component(task.config).conversation(record, ["0.flac"], None)
+    except ValueError:
+        return False
+    return True
