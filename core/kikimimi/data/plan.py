@@ -202,7 +202,7 @@ class Plan:
         batches = self._fill(self._costs[records])
         starts, ends = batches[:-1], batches[1:]
         shuffled = self._permutation(len(starts), _BATCHES, number)
-        take = np.concatenate([np.arange(starts[i], ends[i]) for i in shuffled])
+        take = np.concatenate([np.arange(int(starts[i]), int(ends[i])) for i in shuffled])
         records, passes = records[take], passes[take]
         source = np.searchsorted(self._firsts, records, side="right") - 1
         sizes = (ends - starts)[shuffled]
