@@ -84,7 +84,8 @@ class ChatTemplate:
         ids: list[int] = []
         loss: list[bool] = []
         slots: list[int] = []
-        ending = False  # after an assistant's content, until its turn is closed
+        passed = 0  # how many contents lie behind
+        ending = False  # after an assistant's content, empty or not, until its turn is closed
         for start, end in self._pieces(text, spans):
             if text[start:end] == _AUDIO:
                 slots.append(len(ids))
@@ -99,8 +100,9 @@ class ChatTemplate:
                         f"{self.source}: the text {text[start + left : start + right]!r} would become a "
                         "control token of the tokenizer, and it cannot be encoded otherwise"
                     )
-                if span is not None:
-                    ending = span.assistant
+                while passed < len(spans) and spans[passed].end <= start + left:
+                    ending = spans[passed].assistant
+                    passed += 1
                 wanted = ending if span is None else span.assistant
                 ids.append(token_id)
                 loss.append(wanted)

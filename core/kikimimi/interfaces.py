@@ -72,8 +72,8 @@ class ComponentConfig:
 class Component(nn.Module, ABC):
     """What encoder, adapter and LLM have in common.
 
-    A component is built by its constructor (the architecture, with random weights: cheap, works on the meta
-    device) and then filled by `load_weights`. It lives in one file with its nested `Config`.
+    A component is built by its constructor (the architecture: cheap, works on the meta device) and then filled
+    by `load_weights`; without a pretrained source the constructor's random weights stay. It lives in one file with its nested `Config`.
     """
 
     Config: ClassVar[type[ComponentConfig]]
@@ -87,14 +87,14 @@ class Component(nn.Module, ABC):
         parameters. `config` is one of this class's `Config`, or None for the defaults.
         """
 
-    def load_weights(self) -> None:  # noqa: B027 - components without pretrained weights have nothing to do
+    def load_weights(self) -> None:
         """Fill the parameters from the source that the config names. Default: nothing to load."""
 
     @abstractmethod
     def shard_classes(self) -> set[type[nn.Module]]:
         """Return the block classes that FSDP wraps one by one; each occurs in `modules()`."""
 
-    def save_assets(self, folder: Path) -> None:  # noqa: B027 - most components have none
+    def save_assets(self, folder: Path) -> None:
         """Write what, besides weights, rebuilding this component needs (a tokenizer). Default: nothing."""
 
 

@@ -34,7 +34,7 @@ def assemble(
         recipe: Resolved.
         texts: Yields every text of the training data, for a tokenizer built from it.
         assets: Folder of an earlier `save_assets`, which then stands in for `texts`.
-        load_weights: Whether to read pretrained weights; without, they are random.
+        load_weights: Whether to read pretrained weights; without, what they would fill is unspecified.
 
     Raises:
         RecipeError: The parts do not fit each other or the data.

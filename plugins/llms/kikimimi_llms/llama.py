@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+from transformers.initialization import no_init_weights
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from kikimimi import (
@@ -97,7 +99,10 @@ class Llama(LLM):
         self._gguf = self._find_gguf()
         # An attribute that is not a module: the tokenizer has no parameters.
         self.chat = ChatTemplate(self._build_tokenizer(), source=f"llm 'llama' ({config.weights})")
-        self.model: Any = LlamaForCausalLM(self._model_config())
+        # What `load_weights` overwrites need not be drawn at random first: minutes for 8 B parameters.
+        with nullcontext() if self._files is None else no_init_weights():
+            self.model: Any = LlamaForCausalLM(self._model_config())
+        self.model.tie_weights()
         self.model.set_attn_implementation(install())
         self.dim = self.model.config.hidden_size
         self.vocab_size = self.model.config.vocab_size
