@@ -81,20 +81,20 @@ def kind_of(name: str) -> Kind:
 
 
 def _plugin(kind: Kind, entry: EntryPoint) -> Plugin:
-    distribution = entry.dist
+    metadata = entry.dist.metadata if entry.dist else {"Name": "(unknown distribution)", "Version": "?"}
     return Plugin(
         kind=kind.name,
         name=entry.name,
         value=entry.value,
-        distribution=distribution.name if distribution else "(unknown distribution)",
-        version=distribution.version if distribution else "?",
+        distribution=metadata["Name"],
+        version=metadata["Version"],
     )
 
 
 @cache
 def _entries() -> Any:
-    # Reads the metadata of every installed distribution: once for all kinds. Python 3.11 returns another class
-    # than 3.12 does, and both can select.
+    # Reads the metadata of every installed distribution: once for all kinds. Python 3.11 and 3.12 return
+    # different classes, which both can select.
     return entry_points()
 
 
@@ -141,7 +141,7 @@ def find(kind: str, name: str) -> Plugin:
             f"Registered {kind}s: {listing(registered)}"
         )
     found = registered[name]
-    if len(found) > 1:
+    if len(found) != 1:
         claims = " and ".join(f"{p.distribution} {p.version} ({p.value})" for p in found)
         raise PluginError(f"{kind} '{name}' is claimed by {claims}. Uninstall one of them.")
     return found[0]

@@ -47,7 +47,6 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, type]]:
         return [CheckResult("builds", None), CheckResult("lengths", "ValueError: 3 is not 4\n  at token 2")]
 
     kit: Any = types.ModuleType("kikimimi.testing")
-    kit.__spec__ = types.SimpleNamespace(name="kikimimi.testing")
     kit.run_checks = run_checks
     monkeypatch.setitem(sys.modules, "kikimimi.testing", kit)
     return asked

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import traceback
 from dataclasses import asdict
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -67,9 +65,9 @@ def _failures(plugin: Plugin) -> list[dict[str, str]]:
         return [{"check": "import", "error": shown.rstrip()}]
     if plugin.kind not in _CHECKED_KINDS:
         return []
-    if find_spec("kikimimi.testing") is None:
-        return []
-    results = import_module("kikimimi.testing").run_checks(plugin.kind, component)
+    from kikimimi.testing import run_checks
+
+    results = run_checks(plugin.kind, component)
     return [{"check": result.name, "error": result.error} for result in results if result.error is not None]
 
 

@@ -10,6 +10,7 @@ from kikimimi import plugins
 from kikimimi.errors import PluginError, listing, nearest
 from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
 from kikimimi.recipe.leaf import NotOfTypeError, convert, describe, is_supported
+from kikimimi.recipe.merge import as_section
 from kikimimi.recipe.problems import Problems
 from kikimimi.recipe.schema import NAME
 from kikimimi.recipe.shape import Component, Leaf, Named, Section, Several, Shape, options
@@ -126,8 +127,8 @@ class Builder:
                 items[name] = self._fail(path, said, item)
             elif not NAME.fullmatch(name):
                 said = (
-                    f"'{name}' cannot be the name of a {shape.noun}: use letters, digits, '.', '_' and '-', "
-                    "and start with a letter or a digit"
+                    f"'{name}' is not allowed as the {shape.noun}'s name: use letters, digits, '.', '_' "
+                    "and '-', and start with a letter or a digit"
                 )
                 items[name] = self._fail(path, said, item)
             elif longer := [other for other in entry.value if other.startswith(f"{name}.")]:
@@ -138,7 +139,7 @@ class Builder:
         return INVALID if INVALID in items.values() else items
 
     def _component(self, kind: str, entry: Entry, key: str) -> Any:
-        registered = listing(plugins.names(kind))
+        registered, entry = listing(plugins.names(kind)), as_section(entry)
         if not isinstance(entry.value, dict):
             return self._fail(key, f"expected {_expected(Component(kind))}, not {entry.shown()}", entry)
         given = dict(entry.value)

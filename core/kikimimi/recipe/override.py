@@ -66,6 +66,8 @@ class _Override:
                 if isinstance(shape, Component)
                 else merge(base, self.value, shape, path, problems)
             )
+        if base and base.value is None:  # such as an optional section that is off
+            base = None
         if base and isinstance(shape, Component):
             base = as_section(base)
         if base and not isinstance(base.value, dict):

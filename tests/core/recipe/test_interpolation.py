@@ -22,6 +22,13 @@ def test_other_keys_are_inserted_after_merging(load: Any, base: str) -> None:
     assert recipe.stages["tune"].clip == 1e-3
 
 
+def test_a_component_is_inserted(load: Any, base: str) -> None:
+    recipe = load(base, "stages.align.data.clips.task=${stages.tune.data.clips.task}")
+    assert recipe.stages["align"].data["clips"].task == recipe.stages["tune"].data["clips"].task
+    named = load(base, "stages.align.data.clips.task=${stages.tune.data.clips.task.name}")
+    assert named.stages["align"].data["clips"].task.name == "write_down"
+
+
 def test_escaped_and_ordinary_braces(load: Any, base: str) -> None:
     assert load(base, r"encoder.weights=a\${name}{0..3}$x").encoder.config.weights == "a${name}{0..3}$x"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kikimimi.recipe import Train
+from kikimimi.recipe import LoRA, Train
 
 
 def test_options_are_set(load: Any, base: str) -> None:
@@ -70,6 +70,12 @@ def test_named_entries_are_added_and_removed(load: Any, base: str) -> None:
     }
     assert recipe.evaluate["held_out"].baselines == {}
     assert recipe.stages["tune"].train["encoder"] == Train(lr=1e-6)
+
+
+def test_an_optional_section_that_is_off_can_be_switched_on(load: Any, base: str) -> None:
+    shown = load(base).to_yaml()
+    assert load(shown, "adapter.extra.kind=rms").adapter.config.extra.kind == "rms"
+    assert load(shown, "encoder.lora.rank=2").encoder.lora == LoRA(rank=2)
 
 
 def test_names_may_hold_dots(load: Any, base: str) -> None:
