@@ -79,7 +79,7 @@ class WeightsFiles:
         Raises:
             WeightsError: There is no such file, or it is split into parts.
         """
-        parts = self.parts(name)
+        parts = list(self.parts(name))
         if len(parts) > 1:
             raise WeightsError(
                 f"{self.source}: '{name}' is split into {len(parts)} parts, and its format is read from "

@@ -76,8 +76,8 @@ class MLPAdapter(Adapter):
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Config:
         """Return `config` with a hidden width of 32."""
-        config = config or cls.Config()
-        return replace(config, hidden_dim=32 if config.num_layers > 1 else None)
+        chosen: MLPAdapter.Config = cls.Config() if config is None else config
+        return replace(chosen, hidden_dim=32 if chosen.num_layers > 1 else None)
 
     def shard_classes(self) -> set[type[nn.Module]]:
         """Return the class of the whole MLP."""

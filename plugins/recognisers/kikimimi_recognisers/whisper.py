@@ -161,7 +161,7 @@ def _from_transformers(files: WeightsFiles) -> Any:
     model: Any = WhisperForConditionalGeneration(WhisperConfig.from_dict(config))
     # The head is the embedding table; some files hold it a second time.
     load_state(model, files.state_dict(), source=files.source, ignore=("proj_out.weight",))
-    settings = GenerationConfig.from_dict(files.read_json("generation_config.json"))
+    settings: Any = GenerationConfig.from_dict(files.read_json("generation_config.json"))
     # An older way of choosing language and task, which would contradict the arguments.
     settings.forced_decoder_ids = None
     if not hasattr(settings, "is_multilingual"):
@@ -178,13 +178,14 @@ def _from_ctranslate2(files: WeightsFiles, tokenizer: Tokenizer) -> Any:
         raise WeightsError(f"{files.source}: config.json lacks {listing(lacking)}; convert the model again")
     end = tokenizer.token_to_id("<|endoftext|>")
     start = tokenizer.token_to_id("<|startoftranscript|>")
-    special = {
+    special: dict[str, Any] = {
         "bos_token_id": end,
         "eos_token_id": end,
         "pad_token_id": end,
         "decoder_start_token_id": start,
     }
-    model: Any = WhisperForConditionalGeneration(WhisperConfig(**model_sizes(file), **special))
+    sizes: dict[str, Any] = {**model_sizes(file), **special}
+    model: Any = WhisperForConditionalGeneration(WhisperConfig(**sizes))
     load_state(model, model_state(file), source=files.source, ignore=("proj_out.weight",))
     model.generation_config = GenerationConfig(
         **special,
