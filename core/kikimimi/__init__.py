@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
     from kikimimi.errors import AudioError, DataError, KikimimiError, PluginError, RecipeError, WeightsError
+    from kikimimi.generation import Generation
     from kikimimi.interfaces import (
         LLM,
         Adapter,
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
         Component,
         ComponentConfig,
         Encoder,
-        Generation,
         LLMContext,
         Padded,
         Rendered,
@@ -42,6 +42,7 @@ _HOMES = {
         "RecipeError",
         "WeightsError",
     ),
+    "kikimimi.generation": ("Generation",),
     "kikimimi.interfaces": (
         "LLM",
         "Adapter",
@@ -50,7 +51,6 @@ _HOMES = {
         "Component",
         "ComponentConfig",
         "Encoder",
-        "Generation",
         "LLMContext",
         "Padded",
         "Rendered",

@@ -29,9 +29,7 @@ def lock(recipe: Recipe, corpora: list[Corpus]) -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
-        "plugins": {
-            part: plugin_lock(getattr(recipe, part)) for part in ("encoder", "adapter", "llm")
-        },
+        "plugins": {part: plugin_lock(getattr(recipe, part)) for part in ("encoder", "adapter", "llm")},
         "data": {corpus.name: corpus.shards.digest for corpus in corpora},
     }
 

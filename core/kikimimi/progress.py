@@ -97,7 +97,9 @@ class Progress:
         if now - self._said >= SECONDS_BETWEEN_LINES and self.done > self._first:
             self._said = now
             left = (now - self._start) / (self.done - self._first) * (self.total - self.done)
-            self._say(f"{self.title}: {self.done}/{self.total} {self.unit}, {ending(left)} {self.note}".rstrip())
+            self._say(
+                f"{self.title}: {self.done}/{self.total} {self.unit}, {ending(left)} {self.note}".rstrip()
+            )
 
     def _say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)

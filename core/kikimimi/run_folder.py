@@ -1,13 +1,13 @@
 """A run on disk: everything that a training run leaves behind, and needs to go on.
 
-    recipe.yaml               resolved, complete
-    lock.json                 what it was made of
-    assets/llm/               tokenizer built from the data, if any
-    metrics.jsonl, .csv       one line per log interval
-    checkpoints/STAGE/        the newest checkpoints of a stage (weights and resume state)
-    weights/STAGE.safetensors what a finished stage leaves
-    evaluations/NAME/         predictions and scores
-    report.html               all of it to look at
+recipe.yaml               resolved, complete
+lock.json                 what it was made of
+assets/llm/               tokenizer built from the data, if any
+metrics.jsonl, .csv       one line per log interval
+checkpoints/STAGE/        the newest checkpoints of a stage (weights and resume state)
+weights/STAGE.safetensors what a finished stage leaves
+evaluations/NAME/         predictions and scores
+report.html               all of it to look at
 """
 
 from __future__ import annotations

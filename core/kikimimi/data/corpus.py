@@ -45,7 +45,7 @@ class Corpus:
         Raises:
             RequestError: A shard or its index is missing.
         """
-        return cls(name, Shards.open(name, source.shards), source.task.component(source.task.config))
+        return cls(name, Shards(name, source.shards), source.task.component(source.task.config))
 
     def conversation(self, record: Record, rng: Random | None = None) -> Conversation:
         """Turn a record into a conversation.

@@ -70,7 +70,7 @@ class StageModule(pl.LightningModule):
         loss = self._loss(batch)
         if not torch.isfinite(loss):
             raise DataError(
-                f"step {self.trainer.global_step + 1}: the loss is {float(loss)}; weights are untouched. "
+                f"step {self.trainer.global_step + 1}: the loss is {float(loss.detach())}; weights are untouched. "
                 f"Records of this micro-batch: {', '.join(batch.names)}"
             )
         self._window.append(loss.detach())

@@ -63,7 +63,8 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         batch_seconds=stage.batch.seconds,
         seed=recipe.seed,
     )
-    held_out = [Corpus.open(dataset, source) for dataset, source in stage.validate.data.items()]
+    validation = stage.validate.data if stage.validate.every else {}
+    held_out = [Corpus.open(dataset, source) for dataset, source in validation.items()]
     trainer_options = recipe.trainer
     world_size = trainer_options.devices * trainer_options.nodes
     features = _features(run, name, model, corpora, held_out)

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from kikimimi.errors import DataError, RecipeError, RequestError, RunError
+from kikimimi.run_folder import RunFolder
+from kikimimi.testing import write_shard
+from kikimimi.training.metrics import read_metrics
+from kikimimi.training.train import train
+
+Make = Callable[..., RunFolder]
+MEASURED = ("audio_seconds_per_second", "positions_per_second")
+
+
+def curve(run: RunFolder) -> list[dict[str, object]]:
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in read_metrics(run.metrics)]
+
+
+def rewind(run: RunFolder, step: int) -> None:
+    """Put a finished run back to how a kill after that step's checkpoint leaves it."""
+    shutil.rmtree(run.path / "weights")
+    for folder in run.checkpoints("asr").glob("step-*"):
+        if int(folder.name.removeprefix("step-")) > step:
+            shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("extra", [(), ("trainer.cache_features=false", "trainer.workers=1")])
+def test_resuming_is_bit_identical(make_run: Make, extra: tuple[str, ...]) -> None:
+    run = make_run("run", *extra)
+    train(run)
+    whole, weights = curve(run), run.weights("asr").read_bytes()
+    for step in (3, 6):
+        rewind(run, step)
+        train(run)
+        assert curve(run) == whole
+        assert run.weights("asr").read_bytes() == weights
+
+
+def test_a_stage_may_end_between_epochs_and_checkpoints(make_run: Make) -> None:
+    run = make_run("run", "stages.asr.steps=7", "stages.asr.checkpoint.every=100")
+    train(run)
+    assert [line["step"] for line in curve(run) if "loss" in line] == list(range(1, 8))
+    assert [path.name for path in run.checkpoints("asr").iterdir()] == ["step-00000007"]
+
+
+def test_training_lowers_the_loss_and_leaves_everything(
+    make_run: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(
+        "run", "stages.asr.steps=40", "stages.asr.validate.every=0", "stages.asr.train.llm.lr=0.01"
+    )
+    train(run)
+    losses = [float(str(line["loss"])) for line in curve(run)]
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    with (run.path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["loss"]) for row in rows] == losses
+    lock = json.loads((run.path / "lock.json").read_text())
+    assert lock["plugins"]["adapter"]["distribution"] == "kikimimi"
+    assert set(lock["data"]) == {"tones"}
+    kept = load_file(run.weights("asr"))
+    assert {name.split(".")[0] for name in kept} == {"encoder", "adapter", "llm"}  # all three are random here
+    assert not list(run.path.rglob("*.tmp")) + list(run.path.rglob("*.ckpt")) + list(run.path.rglob("*.pt"))
+    train(run)
+    assert "already trained" in capsys.readouterr().err
+
+
+def test_frozen_parts_do_not_change(make_run: Make) -> None:
+    run = make_run("run", "stages.asr.train.llm=null", "stages.asr.steps=3")
+    train(run)
+    first = load_file(run.checkpoints("asr") / "step-00000003" / "weights.safetensors")
+    run = make_run("later", "stages.asr.train.llm=null", "stages.asr.steps=6")
+    train(run)
+    later = load_file(run.weights("asr"))
+    changed = {name.split(".")[0] for name in first if not torch.equal(first[name], later[name])}
+    assert changed == {"adapter"}
+
+
+def test_clips_are_encoded_once(make_run: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    train(make_run("one"))
+    assert "16 records" in capsys.readouterr().err
+    train(make_run("two", "adapter.downsample=2"))
+    assert "encoded" not in capsys.readouterr().err
+    train(make_run("three", "encoder.pad=window"))
+    assert "16 records" in capsys.readouterr().err
+
+
+def test_kept_features_train_like_live_ones(make_run: Make) -> None:
+    kept, live = make_run("kept"), make_run("live", "trainer.cache_features=false")
+    train(kept)
+    train(live)
+    for a, b in zip(curve(kept), curve(live), strict=True):
+        key = "loss" if "loss" in a else "validation_loss"
+        assert a[key] == pytest.approx(b[key], abs=2e-3)
+
+
+def test_cache_limit_is_obeyed(make_run: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    train(
+        make_run("run", "trainer.cache_limit_gb=0.00001", "stages.asr.steps=3", "stages.asr.validate.every=0")
+    )
+    assert (
+        "above trainer.cache_limit_gb=1e-05: encoding in every epoch instead" not in capsys.readouterr().err
+    )
+    train(make_run("more", "trainer.cache_limit_gb=0.00001"))
+    assert "above trainer.cache_limit_gb=1e-05: encoding in every epoch instead" in capsys.readouterr().err
+
+
+def test_accumulation_is_one_large_step(make_run: Make) -> None:
+    one = make_run(
+        "one", "stages.asr.steps=2", "llm.scratch.dropout=0", "stages.asr.batch={seconds: 3, global: 4}"
+    )
+    train(one)
+    losses = [line["loss"] for line in curve(one) if "loss" in line]
+    assert len(losses) == 2
+    assert losses[0] != losses[1]
+
+
+def test_stages_follow_each_other(make_run: Make, recipe_file: Path) -> None:
+    second = """
+  sft:
+    train: {llm: {lr: 1.0e-3, part: lora}}
+    data: {tones: {shards: SHARDS, task: asr}}
+    batch: {seconds: 3}
+    steps: 3
+evaluate:"""
+    text = recipe_file.read_text(encoding="utf-8")
+    shards = text.split('shards: "')[1].split('"')[0]
+    text = text.replace("\nevaluate:", second.replace("SHARDS", shards), 1)
+    text = text.replace("dropout: 0.1}", "dropout: 0.1}\n  lora: {rank: 2, alpha: 4}")
+    text = text.replace("llm: {lr: 2.0e-3, weight_decay: 0.01}", "llm: {lr: 2.0e-3, part: lora}")
+    recipe_file.write_text(text, encoding="utf-8")
+    run = make_run("run")
+    train(run)
+    align, sft = load_file(run.weights("asr")), load_file(run.weights("sft"))
+    changed = {name for name in align if not torch.equal(align[name], sft[name])}
+    assert changed
+    assert all(".lora_" in name for name in changed)
+    assert run.newest_weights() == run.weights("sft")
+    run.weights("sft").unlink()
+    shutil.rmtree(run.checkpoints("sft"))
+    train(run)
+    again = load_file(run.weights("sft"))
+    assert all(torch.equal(sft[name], again[name]) for name in sft)
+
+
+def test_weights_say_where_they_come_from(make_run: Make) -> None:
+    run = make_run("run", "stages.asr.steps=3")
+    train(run)
+    with safe_open(run.weights("asr"), framework="pt") as file:
+        header = json.loads(file.metadata()["kikimimi"])
+    assert header == {"recipe": run.recipe.digest, "stage": "asr"}
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(
+    make_run: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("run", "stages.asr.checkpoint.every=1")
+    from kikimimi.training import module
+
+    real = module.F.cross_entropy
+    calls = iter(range(100))
+    monkeypatch.setattr(
+        module.F, "cross_entropy", lambda *a: real(*a) * (float("nan") if next(calls) == 5 else 1.0)
+    )
+    with pytest.raises(DataError, match=r"step 3: the loss is nan; weights are untouched\..*tones/train-00"):
+        train(run)
+    assert [path.name for path in sorted(run.checkpoints("asr").iterdir())] == [
+        "step-00000001",
+        "step-00000002",
+    ]
+
+
+def test_ctrl_c_saves_and_goes_on(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = make_run("reference")
+    train(reference)
+    run = make_run("run")
+    from kikimimi.training.callbacks import KeepCheckpoints
+
+    real = KeepCheckpoints.on_train_batch_start
+
+    def press(self: KeepCheckpoints, trainer: object, module: object, batch: object, index: int) -> None:
+        real(self, trainer, module, batch, index)  # type: ignore[arg-type]
+        if index == 8:  # first micro-batch of the fifth step
+            self._stop(2, None)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(KeepCheckpoints, "on_train_batch_start", press)
+        train(run)
+    assert sorted(run.checkpoints("asr").iterdir())[-1].name == "step-00000005"
+    train(run)
+    assert curve(run) == curve(reference)
+    assert run.weights("asr").read_bytes() == reference.weights("asr").read_bytes()
+
+
+def test_a_damaged_checkpoint_is_named(make_run: Make) -> None:
+    run = make_run("run")
+    train(run)
+    rewind(run, 6)
+    (run.checkpoints("asr") / "step-00000006" / "resume.json").write_text("{")
+    with pytest.raises(RunError, match=r"step-00000006: the checkpoint is damaged"):
+        train(run)
+
+
+def test_missing_shards_are_found_before_training(make_run: Make, tmp_path: Path) -> None:
+    run = make_run("run", f"stages.asr.data.tones.shards={tmp_path}/none-{{000..001}}.tar")
+    with pytest.raises(RequestError, match=r"none-000\.tar does not exist"):
+        train(run)
+
+
+def test_clips_longer_than_the_encoder_are_named(make_run: Make, tmp_path: Path) -> None:
+    shards = write_shard(tmp_path / "long", 6)
+    sizes = "encoder={name: whisper, weights: random, sizes: {dim: 32, num_heads: 2, num_positions: 20}}"
+    run = make_run("run", sizes, f"stages.asr.data.tones.shards={shards}")
+    with pytest.raises(
+        DataError, match=r"of 6 clips are longer than the encoder's 0\.4 s, the first is .*Nothing is cut"
+    ):
+        train(run)
+
+
+def test_a_record_that_exceeds_the_context_is_named(make_run: Make) -> None:
+    with pytest.raises(DataError, match=r"tones/train-\d+: up to \d+ positions .* the LLM's context is 12"):
+        train(make_run("run", "llm.scratch.context_length=12"))
+
+
+def test_a_part_that_matches_nothing(make_run: Make) -> None:
+    with pytest.raises(
+        RecipeError, match=r"stages\.asr\.train\.adapter\.part: 'layer\*' matches no parameter"
+    ):
+        train(make_run("run", "stages.asr.train.adapter.part='layer*'"))
+
+
+def test_bf16_trains(make_run: Make) -> None:
+    run = make_run("run", "trainer.precision=bf16", "stages.asr.steps=3")
+    train(run)
+    assert run.finished("asr")
+
+
+def test_tensorboard(make_run: Make) -> None:
+    pytest.importorskip("tensorboard")
+    run = make_run("run", "trainer.loggers=[tensorboard]", "stages.asr.steps=3")
+    train(run)
+    assert list((run.path / "tensorboard" / "asr").glob("events*"))
