@@ -50,7 +50,7 @@ try:
         spec.loader.exec_module(sys.modules[name])
 except ConnectionRefusedError as error:
     sys.exit(f"expected that importing {name} opens no connection, found {error}")
-heavy = sorted({"pytorch_lightning", "pytest", "kikimimi.training.train", "kikimimi.cli"} & set(sys.modules))
+heavy = sorted({"pytorch_lightning", "kikimimi.training.train", "kikimimi.cli"} & set(sys.modules))
 if heavy:
     sys.exit(f"expected that importing {name} leaves the trainer alone, found {', '.join(heavy)}")
 """

@@ -25,7 +25,6 @@ from kikimimi.testing import (
 from kikimimi.testing.contract import ContractError
 from kikimimi.testing.subject import Subject
 
-
 Function = Callable[[Any], None]
 
 FOR_ALL: tuple[Function, ...] = (
@@ -52,6 +51,7 @@ FOR_ALL: tuple[Function, ...] = (
     saving_checks.pickle_keeps,
 )
 FOR_PADDED: tuple[Function, ...] = (
+    batch_checks.input_is_left_alone,
     batch_checks.padding_changes_nothing,
     batch_checks.padding_changes_no_gradient,
 )

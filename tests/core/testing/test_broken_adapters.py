@@ -1,0 +1,256 @@
+"""Adapters that each break the contract in one way, and the check that has to notice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
+from kikimimi.testing import build_checks, config_checks, list_checks
+from kikimimi.testing.checks import FOR_ADAPTERS, FOR_ALL, FOR_PADDED
+
+ELSEWHERE = (config_checks.__name__, build_checks.__name__)  # test_broken_configs.py, test_broken_builds.py
+
+
+class Pairs(Adapter):
+    """Pairs of frames through one linear layer: the smallest adapter that keeps the contract."""
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        scale: float = 1.0
+        """Factor on the tokens."""
+
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        super().__init__(config, context)
+        self.linear = nn.Linear(context.in_dim, context.out_dim)
+
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Any:
+        return config or cls.Config()
+
+    def shard_classes(self) -> set[type[nn.Module]]:
+        return {nn.Linear}
+
+    def max_tokens(self, num_frames: int) -> int:
+        return -(-num_frames // 2)
+
+    def forward(self, features: Padded) -> AdapterOutput:
+        clips = self.linear(features.values.masked_fill(~features.mask()[..., None], 0.0))
+        return AdapterOutput(Padded(clips[:, ::2], -(-features.lengths // 2)))
+
+
+class DropsAlways(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        tokens = super().forward(features).tokens
+        return AdapterOutput(Padded(nn.functional.dropout(tokens.values, 0.5), tokens.lengths))
+
+
+class WritesIntoItsInput(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        features.values.data.mul_(0.5)
+        return super().forward(features)
+
+
+class CentresTheBatch(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        mean = torch.cat(features.unstack()).mean(0)
+        return super().forward(Padded(features.values - mean, features.lengths))
+
+
+class LeaksPadding(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        shifted = nn.functional.pad(features.values, (0, 0, 0, 1))[:, 1:]
+        return super().forward(Padded(features.values + shifted, features.lengths))
+
+
+class MultipliesPaddingAway(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        clips = features.values * features.mask()[..., None]
+        mean = clips.sum(1, keepdim=True) / features.lengths[:, None, None]
+        return super().forward(Padded(features.values + mean, features.lengths))
+
+
+class MasksTooLate(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        clips = self.linear(features.values).masked_fill(~features.mask()[..., None], 0.0)
+        return AdapterOutput(Padded(clips[:, ::2], -(-features.lengths // 2)))
+
+
+class LossOfPadding(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        tokens = super().forward(features).tokens
+        return AdapterOutput(tokens, {"size": features.values.square().mean()})
+
+
+class SpareLayer(Pairs):
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        super().__init__(config, context)
+        self.spare = nn.Linear(2, 2)
+
+
+class Thaws(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        self.requires_grad_()
+        return super().forward(features)
+
+
+def _backwards(gradient: Tensor) -> Tensor:
+    return -gradient
+
+
+class LearnsBackwards(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        tokens = super().forward(features).tokens
+        if tokens.values.requires_grad:
+            tokens.values.register_hook(_backwards)  # type: ignore[no-untyped-call]
+        return AdapterOutput(tokens)
+
+
+class Fp32Only(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        return super().forward(Padded(features.values @ torch.eye(32), features.lengths))
+
+
+class Overflows(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        tokens = super().forward(features).tokens
+        low = tokens.values.dtype == torch.bfloat16
+        return AdapterOutput(Padded(tokens.values * (torch.inf if low else 1.0), tokens.lengths))
+
+
+class StateOutsideTheState(Pairs):
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        super().__init__(config, context)
+        self.offset = [torch.randn(context.out_dim)]
+
+    def forward(self, features: Padded) -> AdapterOutput:
+        tokens = super().forward(features).tokens
+        return AdapterOutput(Padded(tokens.values + self.offset[0], tokens.lengths))
+
+
+class RandomBuffer(Pairs):
+    offset: Tensor
+
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        super().__init__(config, context)
+        self.register_buffer("offset", torch.randn(context.out_dim))
+
+    def forward(self, features: Padded) -> AdapterOutput:
+        tokens = super().forward(features).tokens
+        return AdapterOutput(Padded(tokens.values + self.offset, tokens.lengths))
+
+
+class Uncopyable(Pairs):
+    def __deepcopy__(self, memo: Any) -> Any:
+        other = Pairs(self.config, self.context)
+        nn.init.zeros_(other.linear.weight)
+        return other
+
+
+class Unpicklable(Pairs):
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        super().__init__(config, context)
+        self.function = lambda x: x
+
+
+class TooManyTokens(Pairs):
+    def max_tokens(self, num_frames: int) -> int:
+        return max(1, num_frames // 2)
+
+
+class WrongWidth(Pairs):
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        super().__init__(config, context)
+        self.linear = nn.Linear(context.in_dim, context.in_dim)
+
+
+class VectorLoss(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        return AdapterOutput(super().forward(features).tokens, {"ctc": torch.zeros(len(features))})
+
+
+class Detaches(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        return super().forward(Padded(features.values.detach(), features.lengths))
+
+
+BROKEN = [
+    (
+        DropsAlways,
+        "repeating_changes_nothing",
+        r"sequence 0 a second time: expected the same values, found a dif",
+    ),
+    (WritesIntoItsInput, "input_is_left_alone", r"expected the input values unchanged"),
+    (CentresTheBatch, "batch_changes_nothing", r"sequence 0 \(13 long\) in a batch, against it alone"),
+    (LeaksPadding, "padding_changes_nothing", r"noise past the lengths: output 0: expected the same values"),
+    (
+        MultipliesPaddingAway,
+        "padding_changes_nothing",
+        r"NaN past the lengths: output 0: expected finite values",
+    ),
+    (LossOfPadding, "padding_changes_nothing", r"zeros past the lengths: loss 'size'"),
+    (
+        MasksTooLate,
+        "padding_changes_no_gradient",
+        r"NaN past the lengths: the gradient of linear.weight: .*finite",
+    ),
+    (SpareLayer, "gradients_reach_every_parameter", r"found none in spare.weight, spare.bias"),
+    (
+        Thaws,
+        "gradients_stay_out_of_frozen_parameters",
+        r"in linear.weight alone.*in linear.bias, linear.weight",
+    ),
+    (LearnsBackwards, "a_step_lowers_the_loss", r"expected one step of AdamW to lower the loss of"),
+    (Overflows, "bf16_runs", r"sequence 0 under autocast to bfloat16: expected finite values"),
+    (
+        StateOutsideTheState,
+        "state_dict_restores",
+        r"after load_state_dict: sequence 0: expected the same values",
+    ),
+    (
+        RandomBuffer,
+        "checkpoint_restores",
+        r"buffers are not in a checkpoint\): sequence 0: expected the same",
+    ),
+    (Uncopyable, "deepcopy_keeps", r"a deep copy: sequence 0: expected the same values"),
+    (Unpicklable, "pickle_keeps", r"(?s)Unpicklable.*lambda"),
+    (TooManyTokens, "lengths_keep_max_tokens", r"3 frames: expected 1 to max_tokens = 1 tokens, found 2"),
+    (WrongWidth, "lengths_keep_max_tokens", r"expected tokens of out_dim = 48 values, found 32"),
+    (VectorLoss, "losses_are_scalars", r"loss 'ctc': expected a scalar, found shape \(4,\)"),
+    (Detaches, "gradients_pass_to_the_frames", r"does not require grad|expected a gradient in the frames"),
+]
+
+
+def test_a_sound_adapter_passes() -> None:
+    for check in list_checks("adapter", Pairs):
+        if check.name != "import_is_quiet":  # test_import_check.py
+            check()
+
+
+@pytest.mark.parametrize(("component", "name", "message"), BROKEN, ids=lambda x: getattr(x, "__name__", None))
+def test_is_caught(component: type, name: str, message: str) -> None:
+    check = next(check for check in list_checks("adapter", component) if check.name == name)
+    with pytest.raises(Exception, match=message) as caught:
+        check()
+    result = check.result()
+    assert result.error is not None
+    assert str(caught.value) in result.error
+
+
+def test_fp32_only_is_told_with_its_place() -> None:
+    checks = [check for check in list_checks("adapter", Fp32Only) if check.name != "import_is_quiet"]
+    (failed,) = [result for result in (check.result() for check in checks) if result.error is not None]
+    assert failed.name == "bf16_runs"
+    assert "RuntimeError: expected" in str(failed.error)
+    assert f"(raised in {__file__}:" in str(failed.error)
+
+
+def test_every_check_has_something_to_catch() -> None:
+    functions = [
+        check for check in (*FOR_ALL, *FOR_PADDED, *FOR_ADAPTERS) if check.__module__ not in ELSEWHERE
+    ]
+    assert {name for _, name, _ in BROKEN} == {function.__name__ for function in functions}

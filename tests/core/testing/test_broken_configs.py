@@ -1,0 +1,126 @@
+"""Configs that each break the contract in one way, and the check that has to notice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from kikimimi import ComponentConfig
+from kikimimi.testing import config_checks, list_checks
+from kikimimi.testing.checks import FOR_ALL
+from kikimimi_adapters.mlp import MLPAdapter
+
+
+class Undecorated(MLPAdapter):
+    class Config(ComponentConfig):
+        scale: float = 1.0
+
+
+class Unrelated(MLPAdapter):
+    @dataclass(kw_only=True)
+    class Config:
+        scale: float = 1.0
+
+
+class Positional(MLPAdapter):
+    @dataclass(frozen=True)
+    class Config(ComponentConfig):
+        scale: float = 1.0
+
+
+class NoDefault(MLPAdapter):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        scale: float
+        """Factor."""
+
+
+class Undocumented(MLPAdapter):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        scale: float = 1.0
+        offset: float = 0.0
+        """Summand."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Inner:
+    depth: int = 1
+
+
+class UndocumentedInside(MLPAdapter):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        inner: Inner | None = None
+        """A section."""
+
+
+class UnwritableOption(MLPAdapter):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        chosen: frozenset[int] = frozenset()
+        """A set, which YAML lacks."""
+
+
+class ReservedOption(MLPAdapter):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        name: str = "x"
+        """What recipes call the plugin."""
+
+
+class ChangedByYAML(MLPAdapter):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(MLPAdapter.Config):
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "downsample", 2 * self.downsample)
+
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Config:
+        return config or cls.Config()
+
+
+class TinyOfAnother(MLPAdapter):
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Any:
+        return ComponentConfig()
+
+
+BROKEN = [
+    (
+        Undecorated,
+        "config_is_a_frozen_dataclass",
+        r"Undecorated.Config: expected the decorator @dataclass.*none",
+    ),
+    (
+        Unrelated,
+        "config_is_a_frozen_dataclass",
+        r"Unrelated.Config: expected a subclass of .*ComponentConfig",
+    ),
+    (Positional, "config_is_a_frozen_dataclass", r"Positional.Config: expected the decorator .*kw_only=True"),
+    (NoDefault, "config_has_defaults", r"NoDefault.Config.scale: expected a default, found none"),
+    (Undocumented, "config_is_documented", r"found none under Undocumented.Config.scale$"),
+    (UndocumentedInside, "config_is_documented", r"found none under Inner.depth$"),
+    (UnwritableOption, "config_survives_yaml", r"Config.chosen: a recipe cannot hold a frozenset\[int\]"),
+    (ReservedOption, "config_survives_yaml", r"Config.name: recipes use that key themselves"),
+    (
+        ChangedByYAML,
+        "config_survives_yaml",
+        r"expected .*downsample=8.* back from the YAML .* found .*downsample=16",
+    ),
+    (TinyOfAnother, "tiny_config_is_a_config", r"expected a TinyOfAnother.Config, found ComponentConfig"),
+]
+
+
+@pytest.mark.parametrize(("component", "name", "message"), BROKEN, ids=lambda x: getattr(x, "__name__", None))
+def test_is_caught(component: type, name: str, message: str) -> None:
+    check = next(check for check in list_checks("adapter", component) if check.name == name)
+    with pytest.raises(AssertionError, match=message):
+        check()
+
+
+def test_every_check_of_configs_has_something_to_catch() -> None:
+    names = {check.__name__ for check in FOR_ALL if check.__module__ == config_checks.__name__}
+    assert {name for _, name, _ in BROKEN} == names

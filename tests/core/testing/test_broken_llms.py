@@ -1,0 +1,165 @@
+"""LLMs that each break the contract in one way, and the check that has to notice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kikimimi import AudioPart, Conversation, Generation, Message, Rendered, TextPart
+from kikimimi.testing import list_checks
+from kikimimi.testing.checks import FOR_LLMS
+from kikimimi_llms.llama import Llama
+
+
+class WrongWidth(Llama):
+    def __init__(self, config: Any, context: Any) -> None:
+        super().__init__(config, context)
+        self.dim = 32
+
+
+class IgnoresSelect(Llama):
+    def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
+        return super().forward(embeddings, lengths, torch.arange(len(select)))
+
+
+class AttendsAcrossThePack(Llama):
+    def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
+        return super().forward(embeddings, lengths.sum()[None], select)
+
+
+class LooksAhead(Llama):
+    def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
+        ahead = torch.cat([embeddings[1:], embeddings[:1]])
+        return super().forward(embeddings + 0.1 * ahead, lengths, select)
+
+
+class Detaches(Llama):
+    def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
+        tokens = embeddings.detach() + 0.0 * embeddings
+        return super().forward(tokens, lengths, select)
+
+
+class GeneratesOneOff(Llama):
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        return [[token + 1 for token in ids] for ids in super().generate(prompts, generation)]
+
+
+class StopsEarly(Llama):
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        return [ids[:2] for ids in super().generate(prompts, generation)]
+
+
+class SaysNothing(Llama):
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        return [[] for _ in prompts]
+
+
+class AnswersInReverse(Llama):
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        return super().generate(prompts, generation)[::-1]
+
+
+class LosesAClip(Llama):
+    def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
+        rendered = super().render(conversation, generate=generate)
+        return replace(rendered, slots=rendered.slots[:-1])
+
+
+class AudioFirst(Llama):
+    def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
+        turns = tuple(
+            Message(turn.role, tuple(sorted(turn.parts, key=lambda part: isinstance(part, TextPart))))
+            for turn in conversation.messages
+        )
+        return super().render(replace(conversation, messages=turns), generate=generate)
+
+
+class LearnsEverything(Llama):
+    def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
+        rendered = super().render(conversation, generate=generate)
+        loss = [position not in rendered.slots for position in range(len(rendered.ids))]
+        return replace(rendered, loss=loss)
+
+
+class NeverLearnsToStop(Llama):
+    def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
+        rendered = super().render(conversation, generate=generate)
+        pairs = zip(rendered.loss, rendered.ids, strict=True)
+        return replace(rendered, loss=[wanted and i not in self.chat.stop_ids for wanted, i in pairs])
+
+
+class PromptsWithoutHeader(Llama):
+    def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
+        return super().render(conversation)
+
+
+class ObeysTheUser(Llama):
+    """Renders as most code does: the template's text, tokenised as a whole."""
+
+    def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
+        if any(isinstance(part, AudioPart) for turn in conversation.messages for part in turn.parts):
+            return super().render(conversation, generate=generate)
+        ids = self.chat.tokenizer.encode(self.chat.text(conversation), add_special_tokens=False)
+        answer = super().render(conversation).loss
+        return Rendered(ids, [*answer, *[False] * len(ids)][: len(ids)], [])
+
+
+class ForgetsItsTokenizer(Llama):
+    def save_assets(self, folder: Path) -> None:
+        super().save_assets(folder)
+        (file,) = folder.rglob("chat_template.jinja")
+        file.write_text(file.read_text().replace("<|' + message", "<' + message"))
+
+
+BROKEN = [
+    (WrongWidth, "embeddings_have_the_width", r"embed: expected \(L, dim\) = \(7, 32\), found \(7, 64\)"),
+    (IgnoresSelect, "select_picks_positions", r"logits at selected positions: expected the same values"),
+    (
+        AttendsAcrossThePack,
+        "attention_is_causal",
+        r"logits of the next sequence of the pack: expected the same",
+    ),
+    (AttendsAcrossThePack, "batch_changes_nothing", r"sequence 1 \(1 long\) in a batch, against it alone"),
+    (LooksAhead, "attention_is_causal", r"logits before a change: expected the same values"),
+    (Detaches, "gradients_pass_to_the_embeddings", r"expected a gradient in every embedding of the sequence"),
+    (GeneratesOneOff, "generation_follows_forward", r"answer 0, token 0: generate gives \d+, forward \d+"),
+    (StopsEarly, "generation_follows_forward", r"stops after 2 tokens, but forward goes on with \d+"),
+    (SaysNothing, "generation_follows_forward", r"expected at least one new token, found only empty answers"),
+    (
+        AnswersInReverse,
+        "generation_in_a_batch_is_the_same",
+        r"as the prompt alone gives, found .* in a batch",
+    ),
+    (LosesAClip, "slots_are_the_clips", r"3 clips: expected 3 slots, found 2"),
+    (AudioFirst, "slots_are_the_clips", r"expected 'one' and not 'two' between two slots, found"),
+    (LearnsEverything, "loss_covers_the_answers", r"2 answers: expected as many runs of loss, found 4"),
+    (
+        NeverLearnsToStop,
+        "loss_covers_the_answers",
+        r"expected the loss on the control token that ends the turn",
+    ),
+    (PromptsWithoutHeader, "training_continues_the_prompt", r"from the prompt that generation gets"),
+    (
+        ObeysTheUser,
+        "text_is_never_control",
+        r"'<\|end\|>' in the text of the user: expected 4 control tokens",
+    ),
+    (ForgetsItsTokenizer, "assets_restore", r"render: expected .* as before save_assets, found"),
+]
+
+
+@pytest.mark.parametrize(("component", "name", "message"), BROKEN, ids=lambda x: getattr(x, "__name__", None))
+def test_is_caught(component: type, name: str, message: str) -> None:
+    check = next(check for check in list_checks("llm", component) if check.name == name)
+    with pytest.raises(AssertionError, match=message):
+        check()
+
+
+def test_every_check_of_llms_has_something_to_catch() -> None:
+    assert {name for _, name, _ in BROKEN} >= {function.__name__ for function in FOR_LLMS}
