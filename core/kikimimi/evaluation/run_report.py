@@ -102,11 +102,6 @@ def _facts(run: RunFolder, lines: list[dict[str, Any]], scores: list[ScoreRow]) 
             facts.append(
                 Fact(label=f"stage {stage}", value=f"{steps[-1]['step']} steps, loss {steps[-1]['loss']:.3f}")
             )
-    lock = run.read_json("lock.json")
-    if lock is not None:
-        facts.append(
-            Fact(label="versions", value=", ".join(f"{k} {v}" for k, v in lock["libraries"].items()))
-        )
     return facts
 
 

@@ -12,7 +12,7 @@ from kikimimi.evaluation.score import Score
 
 def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
     """Print one row per evaluation and system."""
-    table = Table("evaluation", "system", "metric", "rate", "sub", "del", "ins", "clips", "skipped")
+    table = Table("evaluation", "system", "metric", "rate", "sub/del/ins", "clips", "skipped")
     normalisers = {score.normaliser for systems in scores.values() for score in systems.values()}
     for name, systems in scores.items():
         for system, score in systems.items():
@@ -21,11 +21,9 @@ def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
                 system,
                 score.metric.upper(),
                 f"{score.value:.2f} %",
-                str(score.substitutions),
-                str(score.deletions),
-                str(score.insertions),
+                f"{score.substitutions}/{score.deletions}/{score.insertions}",
                 str(score.count),
                 str(score.skipped),
             )
     Console().print(table)
-    print(f"normaliser: {', '.join(sorted(normalisers))}; skipped: clips whose reference is empty after it")
+    print(f"normaliser: {', '.join(sorted(normalisers))}")
