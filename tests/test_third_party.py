@@ -1,0 +1,109 @@
+"""A plugin of somebody else: pip installs it, kikimimi finds it, its tests pass, and a recipe trains it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kikimimi.testing import list_checks, write_shard
+from kikimimi_adapters.mlp import MLPAdapter
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "tests" / "third_party" / "kikimimi-average-adapter"
+
+RECIPE = f"""
+extends: {ROOT / "recipes" / "quickstart.yaml"}
+adapter: {{name: average, downsample: 8}}
+"""
+
+# What a user's `kikimimi train` does, on a recipe made tiny.
+TRAIN = """
+import sys
+from pathlib import Path
+from kikimimi.recipe import load_recipe
+from kikimimi.run_folder import RunFolder
+from kikimimi.testing import tiny_recipe
+from kikimimi.training.train import train
+
+recipe, shards, out = sys.argv[1:]
+run = RunFolder.create(Path(out), tiny_recipe(load_recipe(recipe), shards))
+train(run)
+adapter = run.load_model().adapter
+print(type(adapter).__module__, adapter.config.downsample, adapter.context.out_dim)
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the package's repository: nothing of a build is left in this one."""
+    copy = tmp_path_factory.mktemp("repository") / PACKAGE.name
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def environment(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment of a process that has the package installed."""
+    site = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run(
+        [*command, "--disable-pip-version-check", "--target", str(site), str(repository)], check=True
+    )
+    return {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "200"}
+
+
+def run(environment: dict[str, str], folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_it_is_listed_with_its_distribution(environment: dict[str, str], tmp_path: Path) -> None:
+    rows = json.loads(run(environment, tmp_path, "-m", "kikimimi.cli", "plugins", "--json"))
+    (row,) = [row for row in rows if row["name"] == "average"]
+    assert row == {
+        "kind": "adapter",
+        "name": "average",
+        "value": "kikimimi_average_adapter:AverageAdapter",
+        "distribution": "kikimimi-average-adapter",
+        "version": "0.3.1",
+        "duplicate": False,
+    }
+
+
+def test_it_keeps_the_contract(environment: dict[str, str], tmp_path: Path) -> None:
+    output = run(environment, tmp_path, "-m", "kikimimi.cli", "plugins", "--check", "--json", "average")
+    (row,) = json.loads(output)
+    assert (row["name"], row["failures"]) == ("average", [])
+
+
+def test_its_own_tests_pass(environment: dict[str, str], repository: Path) -> None:
+    output = run(environment, repository, "-m", "pytest", "-p", "no:cacheprovider", "tests")
+    passed = re.search(r"^(\d+) passed in ", output, re.MULTILINE)
+    assert passed is not None
+    assert int(passed[1]) == 2 * len(list_checks("adapter", MLPAdapter)) + 2  # two configs, two tests more
+
+
+def test_a_recipe_trains_it(environment: dict[str, str], tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    shards = write_shard(tmp_path / "data")
+    output = run(environment, tmp_path, "-c", TRAIN, str(recipe), shards, str(tmp_path / "run"))
+    assert output.split() == ["kikimimi_average_adapter", "8", "64"]
+    assert (tmp_path / "run" / "weights" / "asr.safetensors").is_file()
+    lock = json.loads((tmp_path / "run" / "lock.json").read_text())
+    assert lock["plugins"]["adapter"] == {
+        "name": "average",
+        "distribution": "kikimimi-average-adapter",
+        "version": "0.3.1",
+        "weights": None,
+    }
