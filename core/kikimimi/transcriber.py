@@ -85,6 +85,15 @@ class Transcriber:
         )
 
 
+def join_texts(texts: Sequence[str]) -> str:
+    """Join the texts of consecutive pieces; a space goes between two where both scripts use spaces."""
+    joined = ""
+    for text in filter(None, (text.strip() for text in texts)):
+        spaced = bool(joined) and joined[-1].isascii() and text[0].isascii()
+        joined += f" {text}" if spaced else text
+    return joined
+
+
 def cut_at_quiet(clip: NDArray[np.float32], longest: int, frame: int) -> list[NDArray[np.float32]]:
     """Cut (S,) samples into pieces of at most `longest`, each cut in the quietest frame near a window's end.
 

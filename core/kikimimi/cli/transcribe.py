@@ -25,7 +25,7 @@ def transcribe(
         raise RequestError("no such audio file: " + ", ".join(map(str, missing)))
     folder = RunFolder.open(run)
     folder.newest_weights()
-    from kikimimi.transcriber import Transcriber
+    from kikimimi.transcriber import Transcriber, join_texts
 
     transcriber = Transcriber(folder)
     failures = 0
@@ -47,7 +47,7 @@ def transcribe(
                     f"{transcriber.max_seconds:g} s, so it is transcribed in {len(pieces)} pieces",
                     err=True,
                 )
-            text = "".join(transcriber.transcribe(pieces, language))
+            text = join_texts(transcriber.transcribe(pieces, language))
         typer.echo(f"{file}\t{text}" if len(files) > 1 else text)
     if failures:
         raise AudioError(f"{failures} of {len(files)} files could not be transcribed")

@@ -41,8 +41,8 @@ class StageProgress(Callback):
     ) -> None:
         """Move the bar."""
         if self._bar is not None and trainer.global_step > self._bar.done:
-            loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-            self._bar.advance(trainer.global_step - self._bar.done, f"loss {float(loss):.3f}")
+            assert isinstance(pl_module, StageModule)
+            self._bar.advance(trainer.global_step - self._bar.done, f"loss {pl_module.latest_loss:.3f}")
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException

@@ -53,6 +53,7 @@ class StageModule(pl.LightningModule):
         self.log_every = log_every
         self.strict_loading = False
         self._window: list[Tensor] = []
+        self.latest_loss = torch.zeros(())
         self._audio_seconds = 0.0
         self._positions = 0
         self._padding = [0, 0]
@@ -74,6 +75,7 @@ class StageModule(pl.LightningModule):
                 f"Records of this micro-batch: {', '.join(batch.names)}"
             )
         self._window.append(loss.detach())
+        self.latest_loss = self._window[-1]
         self._count(batch)
         return loss
 
