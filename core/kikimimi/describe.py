@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 
 from kikimimi import plugins
 from kikimimi.data.corpus import Corpus
-from kikimimi.errors import KikimimiError
+from kikimimi.errors import RequestError
 from kikimimi.model.assembly import PARTS, Count, assemble, count_parameters
 from kikimimi.recipe import Recipe
 
@@ -26,9 +26,9 @@ class Description:
         distribution: The pip distribution that registers it.
         version: That distribution's version.
         weights: Where its weights come from, or None for a component that is always trained from scratch.
-        parameters: How many, or None where they cannot be counted yet.
-        trainable: How many of them some stage trains, or None.
-        problem: Why they cannot be counted, or None.
+        parameters: How many.
+        trainable: How many of them some stage trains.
+        problem: Why the counts are not exact yet, or None.
     """
 
     kind: str
@@ -36,8 +36,8 @@ class Description:
     distribution: str
     version: str
     weights: str | None
-    parameters: int | None
-    trainable: int | None
+    parameters: int
+    trainable: int
     problem: str | None
 
     def to_json(self) -> dict[str, Any]:
@@ -52,21 +52,17 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
         recipe: Resolved.
         assets: Of a run, where there is one.
     """
-    counts: dict[str, Count] = {}
-    problem: str | None = None
+    problem = None
     try:
-        with torch.device("meta"):
-            model = assemble(
-                recipe, texts=None if assets else lambda: _texts(recipe), assets=assets, load_weights=False
-            )
-        counts = count_parameters(model, recipe)
-    except KikimimiError as error:
-        problem = str(error)
+        counts = _count(recipe, assets, _texts(recipe) if assets is None else [])
+    except RequestError as error:
+        # The data is not there yet. A tokenizer of one character gives the sizes of everything but its rows.
+        problem = f"a lower bound, without the tokens that the training data will bring: {error}"
+        counts = _count(recipe, assets, ["?"])
     descriptions = []
     for part in PARTS:
         chosen = getattr(recipe, part)
         plugin = plugins.find(part, chosen.name)
-        count = counts.get(part)
         descriptions.append(
             Description(
                 part,
@@ -74,12 +70,18 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
                 plugin.distribution,
                 plugin.version,
                 getattr(chosen.config, "weights", None),
-                count.total if count else None,
-                count.trainable if count else None,
-                problem,
+                counts[part].total,
+                counts[part].trainable,
+                problem if part == "llm" else None,
             )
         )
     return descriptions
+
+
+def _count(recipe: Recipe, assets: Path | None, texts: Iterable[str]) -> dict[str, Count]:
+    with torch.device("meta"):
+        model = assemble(recipe, texts=lambda: texts, assets=assets, load_weights=False)
+    return count_parameters(model, recipe)
 
 
 def _texts(recipe: Recipe) -> Iterator[str]:
@@ -90,30 +92,26 @@ def _texts(recipe: Recipe) -> Iterator[str]:
 
 def as_comments(components: list[Description]) -> str:
     """Return one YAML comment line per component: the recipe that follows stays loadable."""
-    rows = [("part", "name", "distribution", "weights", "parameters", "trainable")]
-    rows += [
-        (
-            item.kind,
-            item.name,
-            f"{item.distribution} {item.version}",
-            item.weights or "from scratch",
-            _number(item.parameters),
-            _number(item.trainable),
+    rows = [("part", "name", "distribution", "parameters", "trainable", "weights")]
+    for item in components:
+        bound = ">= " if item.problem else ""
+        rows.append(
+            (
+                item.kind,
+                item.name,
+                f"{item.distribution} {item.version}",
+                f"{bound}{item.parameters:,}",
+                f"{bound}{item.trainable:,}" if item.trainable else "0",
+                item.weights or "from scratch",
+            )
         )
-        for item in components
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = []
     for row in rows:
         cells = [
-            cell.rjust(w) if i > 3 else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if column in (3, 4) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
         ]
-        lines.append("# " + "  ".join(cells).rstrip())
-    problems = dict.fromkeys(item.problem for item in components if item.problem)
-    lines += [f"# parameters are not counted: {line}" for p in problems for line in p.splitlines()]
+        lines.append("# " + "  ".join([*cells, row[-1]]))
+    lines += [f"# {item.kind}: {line}" for item in components for line in (item.problem or "").splitlines()]
     return "\n".join(lines)
-
-
-def _number(value: int | None) -> str:
-    return "?" if value is None else f"{value:,}"

@@ -68,7 +68,6 @@ def write_run_report(run: RunFolder) -> Path:
                     trainable=item.trainable,
                 )
                 for item in describe(run.recipe, run.assets)
-                if item.parameters is not None and item.trainable is not None
             ],
             recipe=run.recipe.to_yaml(),
             commands=[
