@@ -71,7 +71,7 @@ def padding_changes_nothing(subject: PaddedSubject) -> None:
 
 
 def padding_changes_no_gradient(subject: PaddedSubject) -> None:
-    """Nor does it change the gradient of any parameter."""
+    """Nor does what stands past the lengths change the gradient of any parameter."""
     part = subject.build()
     clean = Padded.stack(subject.sequences(part))
     expected = _gradients(subject, part, clean)

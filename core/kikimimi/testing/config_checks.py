@@ -94,7 +94,7 @@ def config_survives_yaml(subject: Subject) -> None:
 
 
 def tiny_config_is_a_config(subject: Subject) -> None:
-    """`tiny_config` returns a `Config` with random weights, and nothing smaller of a tiny one."""
+    """`tiny_config` returns a `Config` with random weights, and leaves a tiny one as it is."""
     name = f"{subject.component.__name__}.tiny_config"
     config = subject.config
     expect(

@@ -25,7 +25,7 @@ def state_dict_restores(subject: Subject) -> None:
 
 
 def checkpoint_restores(subject: Subject) -> None:
-    """After a training step, the parameters alone do so through safetensors, as checkpoints hold."""
+    """After a training step, its parameters, through safetensors, do the same: checkpoints hold no more."""
     part = subject.build()
     take_step(subject, part)
     state = load(save({name: p.detach().contiguous() for name, p in part.named_parameters()}))

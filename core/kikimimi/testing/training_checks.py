@@ -30,7 +30,7 @@ def gradients_reach_every_parameter(subject: Subject) -> None:
 
 
 def gradients_stay_out_of_frozen_parameters(subject: Subject) -> None:
-    """With every other parameter frozen, exactly the others get a gradient, and none is thawed."""
+    """With every second parameter frozen, the others alone get a gradient."""
     part = subject.build()
     names = [name for name, p in part.named_parameters() if p.requires_grad]
     wanted = set(names[::2])
