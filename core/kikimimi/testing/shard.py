@@ -8,8 +8,8 @@ from random import Random
 from typing import Any, Literal
 
 import numpy as np
-import webdataset
 from numpy.typing import NDArray
+from webdataset.writer import TarWriter
 
 from kikimimi.data.audio import encode_flac
 from kikimimi.data.index import build_index
@@ -48,7 +48,7 @@ def write_shard(
     rng = Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{prefix}-000000.tar"
-    with webdataset.TarWriter(str(path), mtime=0) as writer:
+    with TarWriter(str(path), mtime=0) as writer:
         for number in range(count):
             label = rng.choice(LABELS)
             record = _labelled(label) if form == "clips" else _conversation(label, rng)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -13,31 +13,37 @@ from kikimimi.testing.checks import FOR_ALL
 from kikimimi_adapters.mlp import MLPAdapter
 
 
-class Undecorated(MLPAdapter):
+class Loose(MLPAdapter):
+    """So that type checkers let the others declare any `Config`."""
+
+    Config: ClassVar[Any] = MLPAdapter.Config  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class Undecorated(Loose):
     class Config(ComponentConfig):
         scale: float = 1.0
 
 
-class Unrelated(MLPAdapter):
+class Unrelated(Loose):
     @dataclass(kw_only=True)
     class Config:
         scale: float = 1.0
 
 
-class Positional(MLPAdapter):
+class Positional(Loose):
     @dataclass(frozen=True)
     class Config(ComponentConfig):
         scale: float = 1.0
 
 
-class NoDefault(MLPAdapter):
+class NoDefault(Loose):
     @dataclass(kw_only=True, frozen=True)
     class Config(ComponentConfig):
         scale: float
         """Factor."""
 
 
-class Undocumented(MLPAdapter):
+class Undocumented(Loose):
     @dataclass(kw_only=True, frozen=True)
     class Config(ComponentConfig):
         scale: float = 1.0
@@ -50,28 +56,28 @@ class Inner:
     depth: int = 1
 
 
-class UndocumentedInside(MLPAdapter):
+class UndocumentedInside(Loose):
     @dataclass(kw_only=True, frozen=True)
     class Config(ComponentConfig):
         inner: Inner | None = None
         """A section."""
 
 
-class UnwritableOption(MLPAdapter):
+class UnwritableOption(Loose):
     @dataclass(kw_only=True, frozen=True)
     class Config(ComponentConfig):
         chosen: frozenset[int] = frozenset()
         """A set, which YAML lacks."""
 
 
-class ReservedOption(MLPAdapter):
+class ReservedOption(Loose):
     @dataclass(kw_only=True, frozen=True)
     class Config(ComponentConfig):
         name: str = "x"
         """What recipes call the plugin."""
 
 
-class ChangedByYAML(MLPAdapter):
+class ChangedByYAML(Loose):
     @dataclass(kw_only=True, frozen=True)
     class Config(MLPAdapter.Config):
         def __post_init__(self) -> None:
@@ -82,7 +88,7 @@ class ChangedByYAML(MLPAdapter):
         return config or cls.Config()
 
 
-class TinyOfAnother(MLPAdapter):
+class TinyOfAnother(Loose):
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Any:
         return ComponentConfig()
