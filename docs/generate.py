@@ -1,0 +1,206 @@
+"""Writes the generated parts of ``docs/recipes.md`` and ``docs/commands.md``: run it after changing an option.
+
+What stands between ``<!-- generated`` and ``<!-- end -->`` comes from the code: types, defaults and docstrings of
+the recipe's dataclasses and of the built-in plugins' configs, and the commands' own help. The tests compare.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from kikimimi import plugins
+from kikimimi.cli import app
+from kikimimi.recipe.chosen import Chosen, LoRA
+from kikimimi.recipe.leaf import describe
+from kikimimi.recipe.schema import Evaluation, Generation, Recipe, Trainer
+from kikimimi.recipe.shape import Component, Leaf, Named, Section, Several, Shape, options
+from kikimimi.recipe.stage import Batch, Checkpoint, Dataset, Optimiser, Schedule, Stage, Train, Validate
+
+DOCS = Path(__file__).parent
+GENERATED = re.compile(r"(<!-- generated.*?-->\n)(.*)(<!-- end -->)", re.DOTALL)
+SECTIONS: dict[type[Any], str] = {
+    Recipe: "The recipe",
+    LoRA: "`encoder.lora`, `adapter.lora`, `llm.lora`",
+    Stage: "`stages.STAGE`",
+    Train: "`stages.STAGE.train.PART`",
+    Dataset: "`stages.STAGE.data.DATASET`, `stages.STAGE.validate.data.DATASET`",
+    Batch: "`stages.STAGE.batch`",
+    Optimiser: "`stages.STAGE.optimiser`",
+    Schedule: "`stages.STAGE.schedule`",
+    Checkpoint: "`stages.STAGE.checkpoint`",
+    Validate: "`stages.STAGE.validate`",
+    Evaluation: "`evaluate.EVALUATION`",
+    Generation: "`evaluate.EVALUATION.generate`",
+    Trainer: "`trainer`",
+}
+"""Every dataclass of the schema, and where in a recipe it stands."""
+KINDS = ("encoder", "adapter", "llm", "task", "recogniser")
+"""The kinds of plugins that have options in a recipe."""
+
+
+def recipe_reference() -> str:
+    """Return the options of a recipe and of the built-in plugins as Markdown."""
+    lines: list[str] = []
+    for cls, title in SECTIONS.items():
+        lines += [f"### {title}", "", summary(cls), "", *table(cls)]
+    for kind in KINDS:
+        for plugin in plugins.plugins(kind):
+            if plugin.distribution == "kikimimi":
+                lines += [f"### {'LLM' if kind == 'llm' else kind} `{plugin.name}`", "", *component(plugins.load(kind, plugin.name))]
+    lines += ["### Normalisers", ""]
+    for plugin in plugins.plugins("normaliser"):
+        if plugin.distribution == "kikimimi":
+            lines.append(f"- `{plugin.name}`: {summary(plugins.load('normaliser', plugin.name))}")
+    return "\n".join(["", *lines, "", ""])
+
+
+def component(cls: type[Any]) -> Iterator[str]:
+    """Yield the lines about a plugin: its summary, its options, and those of the sections inside."""
+    yield from [summary(cls), "", *table(cls.Config)]
+    for name, option in options(cls.Config).items():
+        if isinstance(option.shape, Section):
+            yield from [f"`{name}`: {summary(option.shape.cls)}", "", *table(option.shape.cls)]
+
+
+def table(cls: type[Any]) -> Iterator[str]:
+    """Yield a table of a dataclass's options, with an empty line after it."""
+    found = options(cls)
+    if not found:
+        yield from ["It has no options.", ""]
+        return
+    fields, said = {item.name: item for item in dataclasses.fields(cls)}, field_docstrings(cls)
+    yield from ["| option | value | default | |", "|---|---|---|---|"]
+    for name, option in found.items():
+        cells = (f"`{name}`", value(option.shape), default(fields[option.field]), said[option.field])
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    yield ""
+
+
+def value(shape: Shape) -> str:
+    """Return what may stand at a place, in words."""
+    if isinstance(shape, Leaf):
+        return describe(shape.annotation) if shape.kind is None else f"name of a {shape.kind}"
+    if isinstance(shape, Component):
+        return f"{article(shape.kind)}: its name, or a section with its name and options"
+    if isinstance(shape, Named):
+        inner = article(shape.item.kind) if isinstance(shape.item, Component) else "a section"
+        names = ", ".join(f"`{key}`" for key in shape.keys) if shape.keys else f"{shape.noun} names"
+        return f"by {names}: {inner} each"
+    if isinstance(shape, Several):
+        return "a list of sections"
+    return "a section or null" if shape.optional else "a section"
+
+
+def article(noun: str) -> str:
+    """Return the noun with its indefinite article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" if noun != "llm" else "an LLM"
+
+
+def default(field: dataclasses.Field[Any]) -> str:
+    """Return a field's default as YAML spells it."""
+    if field.default is not dataclasses.MISSING:
+        found = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        found = field.default_factory()
+    else:
+        return "must be given"
+    if dataclasses.is_dataclass(found):
+        return "its defaults"
+    if isinstance(found, str):
+        return f"`{found}`" if found else '`""`'
+    return f"`{json.dumps(found)}`".replace('"', "")
+
+
+def summary(cls: type[Any]) -> str:
+    """Return the first paragraph of a class's docstring in one line."""
+    return one_line((inspect.getdoc(cls) or "").partition("\n\n")[0])
+
+
+def field_docstrings(cls: type[Any]) -> dict[str, str]:
+    """Return the docstring under each field of a dataclass, in one line; bases included."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(base):
+            definition = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+            assert isinstance(definition, ast.ClassDef)
+            for statement, following in zip(definition.body, definition.body[1:], strict=False):
+                match statement, following:
+                    case (
+                        ast.AnnAssign(target=ast.Name(id=name)),
+                        ast.Expr(value=ast.Constant(value=str(text))),
+                    ):
+                        found[name] = one_line(text)
+    return found
+
+
+def one_line(text: str) -> str:
+    """Return a docstring's text in one line, with Markdown's backticks and YAML's null."""
+    return re.sub(r"\bNone\b", "null", " ".join(text.replace("``", "`").split()))
+
+
+def command_reference() -> str:
+    """Return every command with its arguments and options as Markdown."""
+    # Typer's own layout of --help differs between its versions, so the commands are asked, not their output.
+    return "\n".join(["", *_commands(typer.main.get_command(app), "kikimimi"), ""])
+
+
+def _commands(command: Any, path: str) -> Iterator[str]:
+    if hasattr(command, "commands"):
+        for name, inner in command.commands.items():
+            yield from _commands(inner, f"{path} {name}")
+        return
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    named = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
+    usage = " ".join([path, *(["[OPTIONS]"] if named else []), *map(_argument, arguments)])
+    yield from [f"## {path}", "", "```text", usage, "```", "", *_paragraphs(command.help), ""]
+    if command.params:
+        yield from ["| | default | |", "|---|---|---|"]
+        for parameter in [*arguments, *named]:
+            shown = parameter.opts[0] if parameter in named else _argument(parameter).strip("[].")
+            cells = (f"`{shown}`", _default(parameter), one_line(parameter.help or ""))
+            yield f"| {' | '.join(cells)} |"
+        yield ""
+
+
+def _argument(parameter: Any) -> str:
+    name = (parameter.metavar or parameter.name.upper()).strip("[].")
+    shown = f"{name}..." if parameter.nargs == -1 else name
+    return shown if parameter.required else f"[{shown}]"
+
+
+def _default(parameter: Any) -> str:
+    if parameter.required:
+        return "must be given"
+    found = parameter.default
+    # `==` would take 0 for False; what stands for "nothing given" to a list differs between versions of click.
+    nothing = found is None or found is False or found in ([], ()) or callable(found)
+    return "" if nothing else f"`{found}`"
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    for number, paragraph in enumerate(inspect.cleandoc(text).split("\n\n")):
+        yield from ([""] if number else []) + [one_line(paragraph)]
+
+
+def updated(path: Path, generated: str) -> str:
+    """Return a page's text with its generated part written anew."""
+    text = path.read_text(encoding="utf-8")
+    assert len(GENERATED.findall(text)) == 1, f"{path} has no generated part"
+    return GENERATED.sub(lambda found: found[1] + generated + found[3], text)
+
+
+PAGES = {"recipes.md": recipe_reference, "commands.md": command_reference}
+
+if __name__ == "__main__":
+    for name, generate in PAGES.items():
+        (DOCS / name).write_text(updated(DOCS / name, generate()), encoding="utf-8")
