@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from kikimimi.errors import RunError, listing
 from kikimimi.model.assembly import PARTS, is_random, trainable_names
@@ -20,28 +20,40 @@ if TYPE_CHECKING:
 
 
 def kept_names(model: SpeechLM, recipe: Recipe) -> set[str]:
-    """Return the names of the parameters that checkpoints hold.
+    """Return the names of the tensors that checkpoints hold.
 
-    They are what any stage trains, and all of a component that has no pretrained source; the rest is
-    there by reference.
+    They are the parameters that any stage trains, all of a component that has no pretrained source, and the
+    buffers of both (running statistics); the rest is there by reference.
     """
     names: set[str] = set()
     for stage_name, stage in recipe.stages.items():
         for found in trainable_names(model, stage, where=f"stages.{stage_name}").values():
             names.update(found)
     for part in PARTS:
+        own = [name for name in named_tensors(model) if name.startswith(f"{part}.")]
         if is_random(getattr(recipe, part)):
-            names.update(f"{part}.{name}" for name, _ in getattr(model, part).named_parameters())
+            names.update(own)
+        elif not names.isdisjoint(own):
+            parameters = {f"{part}.{name}" for name, _ in getattr(model, part).named_parameters()}
+            names.update(set(own) - parameters)
     return names
 
 
-def load_kept(model: SpeechLM, state: dict[str, Tensor], kept: Collection[str], *, source: str) -> None:
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters (a tied one once) and persistent buffers by name."""
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    state = model.state_dict(keep_vars=True)
+    return parameters | {name: tensor for name, tensor in state.items() if name not in tied}
+
+
+def load_kept(model: nn.Module, state: dict[str, Tensor], kept: Collection[str], *, source: str) -> None:
     """Copy named parameters into a model: all of `kept` and nothing else.
 
     Raises:
         RunError: The names or shapes differ.
     """
-    parameters = dict(model.named_parameters())
+    parameters = named_tensors(model)
     wrong = sorted(set(kept) ^ set(state))
     if wrong:
         raise RunError(f"{source} does not fit the recipe: it differs in {listing(wrong[:5])}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
+from kikimimi.model.trained import named_tensors
 from kikimimi.testing.contract import expect, expect_close
 from kikimimi.testing.subject import Subject
 from kikimimi.testing.training_checks import take_step
@@ -25,21 +26,21 @@ def state_dict_restores(subject: Subject) -> None:
 
 
 def checkpoint_restores(subject: Subject) -> None:
-    """After a training step, its parameters, through safetensors, do the same: checkpoints hold no more."""
+    """After a training step, what checkpoints hold (parameters and persistent buffers) does the same."""
     part = subject.build()
     take_step(subject, part)
-    state = load(save({name: p.detach().contiguous() for name, p in part.named_parameters()}))
+    state = load(save({name: t.detach().contiguous() for name, t in named_tensors(part).items()}))
     other = subject.build(seed=1)
-    parameters = dict(other.named_parameters())
+    tensors = named_tensors(other)
     expect(
-        parameters.keys() == state.keys(),
-        f"expected the same parameters in every build, found others: "
-        f"{', '.join(sorted(parameters.keys() ^ state.keys()))}",
+        tensors.keys() == state.keys(),
+        f"expected the same tensors in every build, found others: "
+        f"{', '.join(sorted(tensors.keys() ^ state.keys()))}",
     )
     with torch.no_grad():
         for name, value in state.items():
-            parameters[name].copy_(value)
-    _expect_same(subject, other, part, "restored from its parameters (buffers are not in a checkpoint)")
+            tensors[name].copy_(value)
+    _expect_same(subject, other, part, "restored from a checkpoint (parameters and persistent buffers)")
 
 
 def deepcopy_keeps(subject: Subject) -> None:

@@ -15,7 +15,7 @@ from kikimimi.errors import DataError
 from kikimimi.model.assembly import set_modes
 from kikimimi.model.batch import Batch
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.model.trained import load_kept
+from kikimimi.model.trained import load_kept, named_tensors
 from kikimimi.training.checkpoint import random_state
 from kikimimi.training.schedule import factor
 
@@ -33,7 +33,7 @@ class StageModule(pl.LightningModule):
         model: Assembled, with exactly `trained` requiring gradients.
         stage: Of the recipe.
         trained: Parameter names by component.
-        kept: Names of the parameters that a checkpoint holds; see `kept_names`.
+        kept: Names of the tensors that a checkpoint holds; see `kept_names`.
         log_every: Distance between log lines [steps].
     """
 
@@ -178,8 +178,8 @@ class StageModule(pl.LightningModule):
             logger.log_metrics(values, step=self.trainer.global_step)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return what a checkpoint holds: the kept parameters by their names in the model."""
-        return {name: p.detach() for name, p in self.model.named_parameters() if name in self.kept}
+        """Return what a checkpoint holds: the kept tensors by their names in the model."""
+        return {name: t.detach() for name, t in named_tensors(self.model).items() if name in self.kept}
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load what `state_dict` returned.
