@@ -1,7 +1,7 @@
-"""Writes the generated parts of ``docs/recipes.md`` and ``docs/commands.md``: run it after changing an option.
+"""Writes the generated parts of ``recipes.md`` and ``commands.md``: run it after changing an option.
 
-What stands between ``<!-- generated`` and ``<!-- end -->`` comes from the code: types, defaults and docstrings of
-the recipe's dataclasses and of the built-in plugins' configs, and the commands' own help. The tests compare.
+What stands between ``<!-- generated`` and ``<!-- end -->`` comes from the code: types, defaults and docstrings
+of the recipe's dataclasses and of the built-in plugins' configs, and the commands' own help. The tests compare.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import typer
 
 from kikimimi import plugins
 from kikimimi.cli import app
-from kikimimi.recipe.chosen import Chosen, LoRA
+from kikimimi.recipe.chosen import LoRA
 from kikimimi.recipe.leaf import describe
 from kikimimi.recipe.schema import Evaluation, Generation, Recipe, Trainer
 from kikimimi.recipe.shape import Component, Leaf, Named, Section, Several, Shape, options
@@ -56,7 +56,8 @@ def recipe_reference() -> str:
     for kind in KINDS:
         for plugin in plugins.plugins(kind):
             if plugin.distribution == "kikimimi":
-                lines += [f"### {'LLM' if kind == 'llm' else kind} `{plugin.name}`", "", *component(plugins.load(kind, plugin.name))]
+                title = f"### {'LLM' if kind == 'llm' else kind.capitalize()} `{plugin.name}`"
+                lines += [title, "", *component(plugins.load(kind, plugin.name))]
     lines += ["### Normalisers", ""]
     for plugin in plugins.plugins("normaliser"):
         if plugin.distribution == "kikimimi":
@@ -182,7 +183,7 @@ def _default(parameter: Any) -> str:
     if parameter.required:
         return "must be given"
     found = parameter.default
-    # `==` would take 0 for False; what stands for "nothing given" to a list differs between versions of click.
+    # `==` would take 0 for False; which empty list stands for "nothing given" differs between typer's versions.
     nothing = found is None or found is False or found in ([], ()) or callable(found)
     return "" if nothing else f"`{found}`"
 
