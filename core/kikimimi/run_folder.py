@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kikimimi.errors import RunError
+from kikimimi.errors import RunError, listing, nearest
 from kikimimi.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
 
 LONGEST_NAME = 80
+_BEGUN = ("metrics.jsonl", "checkpoints", "weights")  # any of them is there from the first step on
 
 
 def run_name(recipe_name: str, overrides: Sequence[str]) -> str:
@@ -33,9 +35,15 @@ def run_name(recipe_name: str, overrides: Sequence[str]) -> str:
     changes = [o for o in overrides if not o.startswith("name=")]
     if not changes:
         return recipe_name
-    tag = ",".join(re.sub(r"[^\w.=+-]+", "_", change) for change in sorted(changes))
+    changes.sort(key=lambda change: change.partition("=")[0])  # of one option, the last change holds
+    given = ",".join(changes)
+    tag = re.sub(r"[^A-Za-z0-9.,=+-]+", "_", given)
+    # What no folder's name can hold is told apart by a hash: two variations never share a folder.
+    mark = sha256("\n".join(changes).encode()).hexdigest()[:12]
     if len(tag) > LONGEST_NAME:
-        tag = sha256(" ".join(sorted(changes)).encode()).hexdigest()[:12]
+        tag = mark
+    elif tag != given or given.count(",") != len(changes) - 1:
+        tag = f"{tag}-{mark}"
     return f"{recipe_name}--{tag}"
 
 
@@ -50,13 +58,19 @@ class RunFolder:
     def create(cls, path: Path, recipe: Recipe) -> RunFolder:
         """Make the folder, or take up the one that is there if it is of the same recipe.
 
+        A run that stopped before its first step, because something that its recipe names was missing, takes
+        the mended recipe.
+
         Raises:
             RunError: The folder holds a run of another recipe, or something else.
         """
         if (path / "recipe.yaml").is_file():
+            held, wanted = (path / "recipe.yaml").read_text(encoding="utf-8"), recipe.to_yaml()
+            if held != wanted and not any((path / name).exists() for name in _BEGUN):
+                return cls._begin(path, recipe)
             run = cls.open(path)
             if run.recipe.digest != recipe.digest:
-                changed = _first_difference(run.recipe.to_yaml(), recipe.to_yaml())
+                changed = _first_difference(run.recipe.to_yaml(), wanted)
                 raise RunError(
                     f"{path} holds a run of another recipe ({changed}). "
                     "Choose another --out, or move that folder away."
@@ -64,7 +78,13 @@ class RunFolder:
             return run
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path} exists and is not a run folder (it has no recipe.yaml)")
+        return cls._begin(path, recipe)
+
+    @classmethod
+    def _begin(cls, path: Path, recipe: Recipe) -> RunFolder:
         path.mkdir(parents=True, exist_ok=True)
+        if (path / "assets").is_dir():
+            shutil.rmtree(path / "assets")  # a tokenizer of data that the recipe may no longer name
         temporary = path / ".recipe.yaml.tmp"
         temporary.write_text(recipe.to_yaml(), encoding="utf-8")
         temporary.replace(path / "recipe.yaml")
@@ -78,7 +98,9 @@ class RunFolder:
             RunError: It is not one.
         """
         if not path.exists():
-            raise RunError(f"{path}: no such run folder")
+            raise RunError(f"{path}: no such run folder.{_guess(path)}")
+        if not path.is_dir():
+            raise RunError(f"{path} is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes")
         if not (path / "recipe.yaml").is_file():
             raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
         return cls(path, load_recipe(path / "recipe.yaml"))
@@ -159,6 +181,11 @@ class RunFolder:
         model = assemble(self.recipe, assets=self.assets)
         load_trained(model, self.recipe, weights)
         return model.eval().requires_grad_(False)
+
+
+def _guess(path: Path) -> str:
+    beside = [file.parent.name for file in path.parent.glob("*/recipe.yaml")]
+    return f"{nearest(path.name, beside)} Run folders in {path.parent}: {listing(beside)}" if beside else ""
 
 
 def _first_difference(old: str, new: str) -> str:
