@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kikimimi.errors import RequestError
+from kikimimi.errors import DataError, KikimimiError, RequestError
 from kikimimi.generation import Generation
 from kikimimi.model.batch import Sample, collate
 from kikimimi.run_folder import RunFolder
@@ -61,6 +61,7 @@ class Transcriber:
 
         Raises:
             RequestError: The task has no fixed question, or none in this language.
+            DataError: A clip is longer than the encoder's window or the LLM's context.
         """
         try:
             question = self.task.question(language)
@@ -73,7 +74,13 @@ class Transcriber:
                 Sample(f"clip {start + i}", rendered, [torch.from_numpy(clip)])
                 for i, clip in enumerate(clips[start : start + BATCH_CLIPS])
             ]
-            texts += self.model.generate(collate(samples).to(self.device), self.generation)
+            batch = collate(samples).to(self.device)
+            try:
+                texts += self.model.generate(batch, self.generation)
+            except ValueError as error:
+                if isinstance(error, KikimimiError):
+                    raise
+                raise DataError(f"too long for this run's LLM: {error}") from error
         return texts
 
     def pieces(self, clip: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -103,8 +110,9 @@ def cut_at_quiet(clip: NDArray[np.float32], longest: int, frame: int) -> list[ND
         frame: Length of the frames that are compared [samples].
     """
     pieces = []
+    first = int(longest * (1 - SEARCH_SHARE))
+    frame = min(frame, longest - first)
     while len(clip) > longest:
-        first = int(longest * (1 - SEARCH_SHARE))
         frames = clip[first:longest][: (longest - first) // frame * frame].reshape(-1, frame)
         quietest = int(np.argmin(np.square(frames).mean(axis=1)))
         cut = first + quietest * frame + frame // 2

@@ -16,13 +16,14 @@ def transcribe(
 ) -> None:
     """Print the text of audio files, one line per file."""
     from kikimimi.data.audio import decode, is_silent
-    from kikimimi.errors import AudioError, RequestError
+    from kikimimi.errors import DataError, RequestError
     from kikimimi.run_folder import RunFolder
 
     # What can be wrong with the request is found before the model is loaded.
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise RequestError("no such audio file: " + ", ".join(map(str, missing)))
+    if missing := [str(file) for file in files if not file.exists()]:
+        raise RequestError(f"no such audio file: {', '.join(missing)}")
+    if folders := [str(file) for file in files if file.is_dir()]:
+        raise RequestError(f"a folder, not an audio file: {', '.join(folders)}")
     folder = RunFolder.open(run)
     folder.newest_weights()
     from kikimimi.transcriber import Transcriber, join_texts
@@ -32,22 +33,23 @@ def transcribe(
     for file in files:
         try:
             clip = decode(file, sample_rate=transcriber.sample_rate, name=str(file))
-        except AudioError as error:
-            typer.echo(f"error: {error}", err=True)
-            failures += 1
-            continue
-        if is_silent(clip):
-            typer.echo(f"{file}: silence, nothing to transcribe", err=True)
-            text = ""
-        else:
             pieces = transcriber.pieces(clip)
-            if len(pieces) > 1:
+            heard = [piece for piece in pieces if not is_silent(piece)]
+            if not heard:
+                typer.echo(f"{file}: silence, nothing to transcribe", err=True)
+            elif len(pieces) > 1:
+                silent = f", {len(pieces) - len(heard)} of them silent" if len(heard) < len(pieces) else ""
                 typer.echo(
                     f"{file}: {len(clip) / transcriber.sample_rate:.1f} s is longer than the encoder's "
-                    f"{transcriber.max_seconds:g} s, so it is transcribed in {len(pieces)} pieces",
+                    f"{transcriber.max_seconds:g} s, so it is transcribed in {len(pieces)} pieces{silent}",
                     err=True,
                 )
-            text = join_texts(transcriber.transcribe(pieces, language))
+            text = join_texts(transcriber.transcribe(heard, language)) if heard else ""
+        except DataError as error:
+            where = "" if str(error).startswith(f"{file}: ") else f"{file}: "
+            typer.echo(f"error: {where}{error}", err=True)
+            failures += 1
+            continue
         typer.echo(f"{file}\t{text}" if len(files) > 1 else text)
     if failures:
-        raise AudioError(f"{failures} of {len(files)} files could not be transcribed")
+        raise DataError(f"{failures} of {len(files)} files could not be transcribed")
