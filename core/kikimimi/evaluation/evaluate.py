@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ import torch
 
 from kikimimi.data.audio import decode
 from kikimimi.data.corpus import Corpus
-from kikimimi.errors import DataError, RequestError, listing, nearest
+from kikimimi.errors import DataError, KikimimiError, RequestError, listing, nearest
 from kikimimi.evaluation.score import Score, score
 from kikimimi.model.batch import Sample, collate
 from kikimimi.model.speech_lm import SpeechLM
@@ -40,19 +42,28 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
         DataError: A record cannot be used.
     """
     wanted = run.recipe.evaluate
+    if not wanted:
+        raise RequestError(f"{run.path}: its recipe has no evaluation (section 'evaluate')")
+    names = list(dict.fromkeys(names or wanted))
     for name in names:
         if name not in wanted:
             raise RequestError(
                 f"the recipe has no evaluation '{name}'.{nearest(name, wanted)} "
                 f"Evaluations: {listing(wanted)}"
             )
+        if run.recipe.name in wanted[name].baselines:
+            raise RequestError(
+                f"evaluate.{name}.baselines.{run.recipe.name}: has the name of the recipe itself, under "
+                "which the run's own score stands. Call it something else"
+            )
     weights = run.newest_weights()
     scores: dict[str, dict[str, Score]] = {}
     model: SpeechLM | None = None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for name in names or wanted:
+    for name in names:
         evaluation = wanted[name]
         corpus = Corpus.open(name, evaluation)
+        keys = row_keys(corpus)
         folder = run.evaluation(name)
         folder.mkdir(parents=True, exist_ok=True)
         identity = f"{weights.relative_to(run.path)} {weights.stat().st_mtime_ns} {corpus.shards.digest}"
@@ -76,13 +87,13 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
                     evaluation,
                     systems[baseline],
                     f"{name}: {baseline}",
-                    _with_baseline(chosen, corpus),
+                    _with_baseline(f"evaluate.{name}.baselines.{baseline}", chosen, corpus),
                 )
         references = [_reference(corpus, row) for row in range(len(corpus.shards))]
         scores[name] = {
             system: score(
                 references,
-                [predictions.texts[corpus.shards.key(row)] for row in range(len(references))],
+                [predictions.texts[key] for key in keys],
                 metric=evaluation.metric,
                 normaliser=evaluation.normaliser,
             )
@@ -117,9 +128,11 @@ class Predictions:
                 self.seconds += line["seconds"]
         # Also drops a last line that a kill cut short.
         kept = lines if self.texts else [{"identity": identity}]
-        path.write_text(
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(
             "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8"
         )
+        temporary.replace(path)
 
     def add(
         self, keys: Iterable[str], texts: Iterable[str], references: Iterable[str], seconds: float
@@ -146,21 +159,32 @@ def read_predictions(path: Path) -> dict[str, dict[str, Any]]:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    # Bytes: a kill may cut a character in two, and a prediction may hold characters that end a line of text.
+    for line in path.read_bytes().split(b"\n") if path.is_file() else []:
         try:
-            lines.append(json.loads(text))
+            lines.append(json.loads(line))
         except ValueError:
             break
     return lines
+
+
+def row_keys(corpus: Corpus) -> list[str]:
+    """Return what predictions call each row: its key, which a second shard's row of the same key extends."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for row in range(len(corpus.shards)):
+        key = corpus.shards.key(row)
+        seen[key] += 1
+        keys.append(key if seen[key] == 1 else f"{key} ({seen[key]})")
+    return keys
 
 
 def _reference(corpus: Corpus, row: int) -> str:
     return corpus.conversation(corpus.shards.read(row)).reference()
 
 
-def _batches(corpus: Corpus, evaluation: Evaluation, done: dict[str, str]) -> Iterator[list[int]]:
-    """Cut the rows that are not done into batches of similar length, the longest first."""
-    rows = [row for row in range(len(corpus.shards)) if corpus.shards.key(row) not in done]
+def _batches(corpus: Corpus, evaluation: Evaluation, rows: list[int]) -> Iterator[list[int]]:
+    """Cut rows into batches of similar length, the longest first."""
     rows.sort(key=lambda row: -float(corpus.shards.seconds[row]))
     batch: list[int] = []
     for row in rows:
@@ -180,13 +204,14 @@ def _predict(
     title: str,
     answer: Callable[[list[int]], list[str]],
 ) -> None:
-    done = len(predictions.texts)
-    with Progress(title, len(corpus.shards), "clips", done=done) as bar:
-        for rows in _batches(corpus, evaluation, dict(predictions.texts)):
+    names = row_keys(corpus)
+    missing = [row for row, key in enumerate(names) if key not in predictions.texts]
+    with Progress(title, len(names), "clips", done=len(names) - len(missing)) as bar:
+        for rows in _batches(corpus, evaluation, missing):
             start = time.monotonic()
             texts = answer(rows)
             seconds = time.monotonic() - start
-            keys = [corpus.shards.key(row) for row in rows]
+            keys = [names[row] for row in rows]
             predictions.add(keys, texts, [_reference(corpus, row) for row in rows], seconds)
             bar.advance(len(rows))
 
@@ -194,6 +219,8 @@ def _predict(
 def _with_model(
     model: SpeechLM, corpus: Corpus, evaluation: Evaluation, device: torch.device
 ) -> Callable[[list[int]], list[str]]:
+    _check_lengths(corpus, model.encoder.max_seconds, "the encoder")
+
     def answer(rows: list[int]) -> list[str]:
         samples = []
         for row in rows:
@@ -207,9 +234,24 @@ def _with_model(
     return answer
 
 
-def _with_baseline(chosen: Chosen, corpus: Corpus) -> Callable[[list[int]], list[str]]:
-    print(f"loading {chosen.name} ({getattr(chosen.config, 'weights', '')})", file=sys.stderr)
-    recogniser: Recogniser = chosen.component(chosen.config)
+def _check_lengths(corpus: Corpus, limit: float | None, who: str) -> None:
+    seconds = corpus.shards.seconds
+    too_long = [] if limit is None else [row for row in range(len(seconds)) if seconds[row] > limit]
+    # Of a record with several clips the index knows the sum only.
+    if too_long := [row for row in too_long if corpus.shards.clips[row] == 1]:
+        raise DataError(
+            f"{corpus.name}: {len(too_long)} of {len(seconds)} clips are longer than {who} takes ({limit:g} "
+            f"s), the first is {corpus.shards.where(too_long[0])} ({seconds[too_long[0]]:.1f} s). Nothing is "
+            "cut; pack the data without them"
+        )
+
+
+def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list[int]], list[str]]:
+    source = getattr(chosen.config, "weights", None)
+    print(f"loading {chosen.name}{f' ({source})' if source else ''}", file=sys.stderr)
+    with _blamed_on(where):
+        recogniser: Recogniser = chosen.component(chosen.config)
+    _check_lengths(corpus, recogniser.max_seconds, where)
 
     def answer(rows: list[int]) -> list[str]:
         texts: dict[int, str] = {}
@@ -225,12 +267,23 @@ def _with_baseline(chosen: Chosen, corpus: Corpus) -> Callable[[list[int]], list
             )
             by_language.setdefault(_language(record.json), []).append(row)
         for language, group in by_language.items():
-            texts.update(
-                zip(group, recogniser.transcribe([clips[row] for row in group], language), strict=True)
-            )
+            with _blamed_on(where):
+                heard = recogniser.transcribe([clips[row] for row in group], language)
+            texts.update(zip(group, heard, strict=True))
         return [texts[row] for row in rows]
 
     return answer
+
+
+@contextmanager
+def _blamed_on(where: str) -> Iterator[None]:
+    """Turn the ValueErrors of a recogniser, for settings and languages that do not fit, into the user's."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, KikimimiError):
+            raise
+        raise RequestError(f"{where}: {error}") from error
 
 
 def _language(record: dict[str, Any]) -> str | None:

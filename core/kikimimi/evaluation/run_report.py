@@ -14,7 +14,7 @@ from kikimimi.data.corpus import Corpus
 from kikimimi.describe import describe
 from kikimimi.evaluation.chart import Curve
 from kikimimi.evaluation.edits import edits, error_rate
-from kikimimi.evaluation.evaluate import read_predictions
+from kikimimi.evaluation.evaluate import read_predictions, row_keys
 from kikimimi.evaluation.report import (
     ComponentRow,
     Count,
@@ -165,7 +165,7 @@ def _examples(run: RunFolder, name: str) -> Iterator[ExampleGroup]:
         pair = normalise(own[key]["reference"]), normalise(own[key]["prediction"])
         return error_rate(edits(*pair)) or 0.0
 
-    rows = {corpus.shards.key(row): row for row in range(len(corpus.shards)) if corpus.shards.key(row) in own}
+    rows = {key: row for row, key in enumerate(row_keys(corpus)) if key in own}
     ranked = sorted(rows, key=lambda key: (-rate(key), key))
     wrong = [key for key in ranked if rate(key) > 0][:WORST]
     rest = [key for key in sorted(rows) if key not in wrong]
