@@ -7,14 +7,30 @@ Command modules import nothing heavy at their top, so that ``--help`` answers at
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from kikimimi import __version__
 from kikimimi.cli import data, evaluate, plugins, quickstart, score, show, train, transcribe
 from kikimimi.errors import KikimimiError, RequestError
 
+
+class _Group(TyperGroup):
+    """Says, when it is stopped, that nothing is lost."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Here, as typer turns it into a bare exit code before it reaches `main`.
+            typer.echo("\nstopped. Run the same command again: it goes on from here.", err=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Group,
     name="kikimimi",
     help="Gives a text LLM ears: speech-aware language models from plugins and recipes.",
     no_args_is_help=True,
@@ -59,6 +75,3 @@ def main() -> None:
     except KikimimiError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("\nstopped. Run the same command again: it goes on from here.", file=sys.stderr)
-        sys.exit(130)

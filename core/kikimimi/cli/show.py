@@ -15,10 +15,16 @@ def show(
 ) -> None:
     """Print the resolved recipe, and what its components are: provenance and parameters."""
     from kikimimi.describe import as_comments, describe
+    from kikimimi.errors import RequestError
     from kikimimi.recipe import load_recipe
     from kikimimi.run_folder import RunFolder
 
     if source.is_dir():
+        if overrides:
+            raise RequestError(
+                f"{source} is a run folder, and a run keeps its recipe. To look at a change: "
+                f"kikimimi show {source / 'recipe.yaml'} {' '.join(overrides)}"
+            )
         run = RunFolder.open(source)
         recipe, assets = run.recipe, run.assets if run.assets.is_dir() else None
     else:

@@ -14,7 +14,7 @@ def train(
     overrides: list[str] = typer.Argument(
         None, help="Changes to the recipe: adapter.downsample=8, adapter=qformer, stages.asr.steps=1000"
     ),
-    out: Path = typer.Option(Path("runs"), "--out", help="Where run folders go."),
+    out: Path | None = typer.Option(None, "--out", show_default="runs", help="Where run folders go."),
 ) -> None:
     """Train every stage of a recipe. The same command goes on after an interruption."""
     from kikimimi.errors import RequestError
@@ -27,10 +27,12 @@ def train(
                 f"{source} is a run folder, and a run keeps its recipe. To change something, train the "
                 f"recipe: kikimimi train RECIPE.yaml {' '.join(overrides)}"
             )
+        if out is not None:
+            raise RequestError(f"{source} is a run folder, and it goes on where it is: leave out --out {out}")
         run = RunFolder.open(source)
     else:
         recipe = load_recipe(source, overrides or [])
-        run = RunFolder.create(out / run_name(recipe.name, overrides or []), recipe)
+        run = RunFolder.create((out or Path("runs")) / run_name(recipe.name, overrides or []), recipe)
     from kikimimi.training.train import train as train_run
 
     typer.echo(f"run folder: {run.path}", err=True)

@@ -21,6 +21,7 @@ _OPEN_FILES = 64  # per dataset and process
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _GLOB = re.compile(r"[*?\[]")
+_MADE = "'kikimimi data pack' makes shards; 'kikimimi quickstart' makes those of its own recipe"
 
 
 def expand(pattern: str) -> list[Path]:
@@ -41,12 +42,12 @@ def expand(pattern: str) -> list[Path]:
         if _GLOB.search(name):
             found = [Path(match) for match in sorted(glob.glob(str(path)))]
             if not found:
-                raise RequestError(f"{pattern}: nothing matches {name}")
+                raise RequestError(f"{pattern}: nothing matches {name}. {_MADE}")
             paths.extend(found)
         elif path.is_dir():
             raise RequestError(f"{pattern}: {name} is a folder. Its shards are: {path / '*.tar'}")
         elif not path.is_file():
-            raise RequestError(f"{pattern}: shard {name} does not exist")
+            raise RequestError(f"{pattern}: shard {name} does not exist. {_MADE}")
         else:
             paths.append(path)
     seen: set[Path] = set()
