@@ -1,7 +1,8 @@
 """Writes the generated parts of ``recipes.md`` and ``commands.md``: run it after changing an option.
 
-What stands between ``<!-- generated`` and ``<!-- end -->`` comes from the code: types, defaults and docstrings
-of the recipe's dataclasses and of the built-in plugins' configs, and the commands' own help. The tests compare.
+What stands between ``<!-- generated`` and ``<!-- end -->`` comes from the code: types, defaults and
+docstrings of the recipe's dataclasses and of the built-in plugins' configs, and the help of the commands.
+The tests compare.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def _default(parameter: Any) -> str:
     if parameter.required:
         return "must be given"
     found = parameter.default
-    # `==` would take 0 for False; which empty list stands for "nothing given" differs between typer's versions.
+    # `==` would take 0 for False; which empty list stands for "nothing given" depends on typer's version.
     nothing = found is None or found is False or found in ([], ()) or callable(found)
     return "" if nothing else f"`{found}`"
 
