@@ -1,0 +1,103 @@
+"""What every command shares: exit codes, version, help, and how little is imported for them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kikimimi import __version__
+
+Cli = Callable[..., Any]
+HEAVY = ("torch", "transformers", "pytorch_lightning", "numpy", "omegaconf", "soundfile")
+COMMANDS = ("quickstart", "train", "evaluate", "transcribe", "show", "plugins", "score", "data")
+
+
+def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "80"},
+        check=False,
+    )
+
+
+def test_importing_the_package_imports_nothing_heavy(tmp_path: Path) -> None:
+    done = python(
+        "import sys, kikimimi\n"
+        f"print(kikimimi.__version__, sorted(set({HEAVY!r}) & set(sys.modules)))\n"
+        "kikimimi.Encoder\nprint('torch' in sys.modules)",
+        tmp_path,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__} []\nTrue\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["plugins"], 0),
+        (["no-such-command"], 2),
+        *(([command, "--help"], 0) for command in COMMANDS),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_quick_answers_import_nothing_heavy(
+    cli: Cli, tmp_path: Path, arguments: list[str], code: int
+) -> None:
+    if arguments in (["--help"], ["train", "--help"], ["plugins"]):  # in a process of its own
+        script = (
+            f"import sys\nfrom kikimimi.cli import main\nsys.argv = ['kikimimi', *{arguments!r}]\n"
+            f"try:\n    main()\nfinally:\n    print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+        )
+        done = python(script, tmp_path)
+        assert done.returncode == code
+        assert done.stderr.splitlines()[-1] == "[]"
+    else:
+        assert cli(*arguments).code == code
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version") == (0, f"kikimimi {__version__}\n", "")
+
+
+def test_help_lists_every_command(cli: Cli) -> None:
+    done = cli("--help")
+    assert all(f" {command} " in done.out for command in COMMANDS)
+
+
+def test_python_m(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kikimimi.cli", "train", "none.yaml"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: there is no recipe none.yaml.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "No such command 'trian'"),
+        (["transcribe", "runs/x"], "Missing argument"),
+        (["evaluate"], "Missing argument"),
+        (["data", "synth", "ja_small"], "Missing option '--out'"),
+        (["data", "synth", "ja_small", "--out", "x", "--count", "0"], "--count"),
+        (["train", "--stepps", "3"], "No such option"),
+    ],
+)
+def test_usage_errors(cli: Cli, arguments: list[str], message: str) -> None:
+    done = cli(*arguments)
+    assert done.code == 2
+    assert message in " ".join(done.err.replace("│", " ").split())

@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset
+from numpy.typing import NDArray
+
+from kikimimi import Generation, Recogniser, RecogniserConfig, plugins
+from kikimimi.data.index import build_index
+from kikimimi.errors import DataError, RequestError, RunError
+from kikimimi.evaluation.evaluate import Predictions, evaluate, read_predictions
+from kikimimi.evaluation.score import score
+from kikimimi.recipe import Chosen, load_recipe
+from kikimimi.run_folder import RunFolder
+from kikimimi.testing import tiny_recipe, write_shard
+from kikimimi.training.train import train
+
+QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
+Change = Callable[..., RunFolder]
+
+
+class Echo(Recogniser):
+    """Says the same of every clip; remembers what it was asked."""
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(RecogniserConfig):
+        text: str = "はい"
+
+    sample_rate = 8000
+    max_seconds: float | None = None
+    asked: list[tuple[list[int], str | None]] = []
+
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
+        self.asked.append(([len(clip) for clip in clips], language))
+        return [self.config.text] * len(clips)
+
+
+class Deaf(Echo):
+    max_seconds = 0.31
+
+
+class Monoglot(Echo):
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
+        raise ValueError(f"it does not know the language '{language}'")
+
+
+class Broken(Echo):
+    def __init__(self, config: Any) -> None:
+        raise ValueError("text must not be empty")
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stand in for the plugins that an entry point would bring."""
+    known = {"echo": Echo, "deaf": Deaf, "monoglot": Monoglot, "broken": Broken}
+    whole = plugins.load
+    monkeypatch.setattr(plugins, "load", lambda kind, name: known.get(name) or whole(kind, name))
+    Echo.asked.clear()
+    yield
+
+
+def baseline(name: str, **options: Any) -> Chosen:
+    config = plugins.load("recogniser", name).Config(**options)
+    return Chosen(kind="recogniser", name=name, config=config)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("evaluate")
+    shard = write_shard(folder / "data", 6)
+    run = RunFolder.create(folder / "run", tiny_recipe(load_recipe(QUICKSTART), shard))
+    train(run)
+    return run
+
+
+@pytest.fixture
+def run(trained: RunFolder, tmp_path: Path) -> Change:
+    """Copy the trained run; change its evaluation."""
+
+    def make(**changes: Any) -> RunFolder:
+        path = Path(shutil.copytree(trained.path, tmp_path / "run"))
+        evaluations = {"held_out": replace(trained.recipe.evaluate["held_out"], **changes)}
+        return RunFolder(path, replace(trained.recipe, evaluate=evaluations))
+
+    return make
+
+
+def predictions(run: RunFolder, system: str = "quickstart") -> Path:
+    return run.evaluation("held_out") / f"{system}.jsonl"
+
+
+def count_answers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note how many rows are predicted from now on."""
+    rows: list[int] = []
+    whole = Predictions.add
+
+    def add(self: Predictions, keys: Any, *rest: Any) -> None:
+        keys = list(keys)
+        rows.append(len(keys))
+        whole(self, keys, *rest)
+
+    monkeypatch.setattr(Predictions, "add", add)
+    return rows
+
+
+def test_scores_are_those_of_the_predictions(run: Change) -> None:
+    folder = run(baselines={"echo": baseline("echo"), "other": baseline("echo", text="いいえ")})
+    scores = evaluate(folder)["held_out"]
+    written = folder.read_json("evaluations/held_out/scores.json")
+    assert list(scores) == list(written) == ["quickstart", "echo", "other"]
+    for system, value in scores.items():
+        lines = list(read_predictions(predictions(folder, system)).values())
+        expected = score(
+            [line["reference"] for line in lines],
+            [line["prediction"] for line in lines],
+            metric="cer",
+            normaliser="whisper-basic-nospace",
+        )
+        assert value == expected
+        seconds = written[system].pop("seconds")
+        assert seconds == pytest.approx(sum(line["seconds"] for line in lines), abs=1e-3)
+        assert written[system] == value.to_json()
+    assert {line["prediction"] for line in read_predictions(predictions(folder, "other")).values()} == {
+        "いいえ"
+    }
+
+
+def test_baselines_hear_the_clips_at_their_rate_and_in_their_language(run: Change) -> None:
+    folder = run(baselines={"echo": baseline("echo")}, batch_seconds=2.0)
+    evaluate(folder)
+    lengths = [length for clips, _ in Echo.asked for length in clips]
+    assert len(lengths) == 6
+    assert all(0.3 * 8000 - 1 <= length <= 1.5 * 8000 + 1 for length in lengths)
+    assert lengths == sorted(lengths, reverse=True)
+    assert all(max(clips) * len(clips) <= 2.0 * 8000 + len(clips) for clips, _ in Echo.asked)
+    assert {language for _, language in Echo.asked} == {"ja"}
+
+
+def test_a_trained_run_as_baseline_says_what_the_run_says(run: Change, trained: RunFolder) -> None:
+    folder = run(baselines={"earlier": baseline("run", folder=str(trained.path))})
+    evaluate(folder)
+    own, earlier = (
+        {key: line["prediction"] for key, line in read_predictions(predictions(folder, system)).items()}
+        for system in ("quickstart", "earlier")
+    )
+    assert own == earlier
+    assert len(own) == 6
+
+
+def test_nothing_is_predicted_twice(run: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(baselines={"echo": baseline("echo")})
+    first = evaluate(folder)
+    before = {path: path.read_bytes() for path in folder.evaluation("held_out").glob("*.jsonl")}
+    rows = count_answers(monkeypatch)
+    monkeypatch.setattr(RunFolder, "load_model", lambda self: pytest.fail("the model was loaded"))
+    assert evaluate(folder) == first
+    assert rows == []
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("cut", [1, 3, 40, 120])
+def test_an_interrupted_evaluation_goes_on(run: Change, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+    # The echo's answers and the references are Japanese: some cuts go through the middle of a character.
+    folder = run(baselines={"echo": baseline("echo", text="は\u2028い")})
+    first = evaluate(folder)
+    path = predictions(folder, "echo")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    rows = count_answers(monkeypatch)
+    assert evaluate(folder) == first
+    assert sum(rows) == (1 if cut < 120 else 2) - (cut == 1)
+    assert set(read_predictions(path)) == {f"clips-{number:04d}" for number in range(6)}
+
+
+def test_every_cut_of_a_predictions_file_is_survived(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    Predictions(path, "x").add(["a", "b"], ["はい", "いいえ"], ["はい", "はい"], 1.0)
+    whole = path.read_bytes()
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        held = Predictions(path, "x")
+        assert held.texts in ({}, {"a": "はい"}, {"a": "はい", "b": "いいえ"})
+        assert held.seconds == pytest.approx(0.5 * len(held.texts))
+        held.add(["c"], ["は"], ["は"], 0.5)
+        assert Predictions(path, "x").texts == {**held.texts}
+
+
+def test_other_weights_or_other_data_begin_anew(run: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(baselines={"echo": baseline("echo")})
+    evaluate(folder)
+    rows = count_answers(monkeypatch)
+    (folder.path / "weights" / "asr.safetensors").touch()
+    evaluate(folder)
+    assert sum(rows) == 6  # the run's own; the baseline's stay
+    other = write_shard(folder.path.parent / "other", 4, seed=9)
+    changed = replace(folder.recipe.evaluate["held_out"], shards=other)
+    rows.clear()
+    evaluate(RunFolder(folder.path, replace(folder.recipe, evaluate={"held_out": changed})))
+    assert sum(rows) == 8
+    assert len(read_predictions(predictions(folder))) == 4
+
+
+def test_records_of_equal_key_are_all_scored(run: Change, tmp_path: Path) -> None:
+    """Two sets that were packed apart number their records alike."""
+    shards = [write_shard(tmp_path / name, 3, seed=seed) for seed, name in enumerate("ab")]
+    folder = run(shards=f"{tmp_path}/{{a,b}}/clips-000000.tar", baselines={"echo": baseline("echo")})
+    scores = evaluate(folder)["held_out"]
+    assert {system: value.count for system, value in scores.items()} == {"quickstart": 6, "echo": 6}
+    lines = read_predictions(predictions(folder))
+    assert sorted(lines) == sorted(f"clips-000{number}{mark}" for number in range(3) for mark in ("", " (2)"))
+    separate = [replace(folder.recipe.evaluate["held_out"], shards=shard, baselines={}) for shard in shards]
+    parts = evaluate(
+        RunFolder(folder.path, replace(folder.recipe, evaluate=dict(zip("ab", separate, strict=True))))
+    )
+    edits = [part["quickstart"].substitutions + part["quickstart"].deletions for part in parts.values()]
+    assert scores["quickstart"].substitutions + scores["quickstart"].deletions == sum(edits)
+
+
+def test_batches_do_not_change_the_predictions(run: Change) -> None:
+    folder = run(generate=Generation(max_new_tokens=8))
+    evaluate(folder)
+    together = {k: line["prediction"] for k, line in read_predictions(predictions(folder)).items()}
+    predictions(folder).unlink()
+    evaluation = replace(folder.recipe.evaluate["held_out"], batch_seconds=0.1)
+    evaluate(RunFolder(folder.path, replace(folder.recipe, evaluate={"held_out": evaluation})))
+    assert {k: line["prediction"] for k, line in read_predictions(predictions(folder)).items()} == together
+
+
+def test_only_some(run: Change, trained: RunFolder) -> None:
+    folder = run()
+    evaluation = folder.recipe.evaluate["held_out"]
+    both = RunFolder(folder.path, replace(folder.recipe, evaluate={"held_out": evaluation, "b": evaluation}))
+    assert list(evaluate(both, ["b", "b"])) == ["b"]
+    assert not both.evaluation("held_out").exists()
+    assert list(evaluate(both)) == ["held_out", "b"]
+    with pytest.raises(
+        RequestError,
+        match=r"the recipe has no evaluation 'heldout'\. Did you mean 'held_out'\? Evaluations: b, held_out",
+    ):
+        evaluate(both, ["heldout"])
+
+
+def test_a_recipe_without_evaluations(run: Change) -> None:
+    folder = run()
+    with pytest.raises(RequestError, match=r"its recipe has no evaluation \(section 'evaluate'\)"):
+        evaluate(RunFolder(folder.path, replace(folder.recipe, evaluate={})))
+
+
+def test_a_run_that_is_not_trained(run: Change) -> None:
+    folder = run()
+    shutil.rmtree(folder.path / "weights")
+    shutil.rmtree(folder.path / "checkpoints")
+    with pytest.raises(RunError, match="nothing was trained yet"):
+        evaluate(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        (
+            "deaf",
+            DataError,
+            r"held_out: \d of 6 clips are longer than evaluate\.held_out\.baselines\.x takes \(0\.31 s\), "
+            r"the first is .*clips-000000\.tar.* Nothing is cut",
+        ),
+        ("monoglot", RequestError, r"evaluate\.held_out\.baselines\.x: it does not know the language 'ja'"),
+        ("broken", RequestError, r"evaluate\.held_out\.baselines\.x: text must not be empty"),
+    ],
+)
+def test_a_baseline_that_cannot(run: Change, name: str, kind: type[Exception], message: str) -> None:
+    folder = run(baselines={"x": baseline(name)})
+    with pytest.raises(kind, match=message):
+        evaluate(folder)
+    assert predictions(folder).is_file()  # the run's own predictions are kept for the next call
+
+
+def test_a_baseline_of_the_runs_own_name(run: Change) -> None:
+    folder = run(baselines={"quickstart": baseline("echo")})
+    with pytest.raises(RequestError, match=r"evaluate\.held_out\.baselines\.quickstart: has the name"):
+        evaluate(folder)
+
+
+def test_a_clip_longer_than_the_encoders_window_is_named(
+    run: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run()
+    model = folder.load_model()
+    model.encoder.max_seconds = 0.5
+    monkeypatch.setattr(RunFolder, "load_model", lambda self: model)
+    with pytest.raises(DataError, match=r"of 6 clips are longer than the encoder takes \(0\.5 s\)"):
+        evaluate(folder)
+
+
+def test_conversations(run: Change, tmp_path: Path) -> None:
+    talk = write_shard(tmp_path / "talk", 2, form="conversations")
+    chat = Chosen(kind="task", name="chat", config=plugins.load("task", "chat").Config())
+    folder = run(shards=talk, task=chat, baselines={"echo": baseline("echo")})
+    assert evaluate(folder)["held_out"]["echo"].count == 2
+
+
+def test_a_baseline_needs_a_clip(run: Change, tmp_path: Path) -> None:
+    shard = tmp_path / "written.tar"
+    turns = [{"role": "user", "content": "はい？"}, {"role": "assistant", "content": "はい"}]
+    with webdataset.TarWriter(str(shard)) as writer:
+        writer.write({"__key__": "only-text", "json": json.dumps({"messages": turns}).encode()})
+    build_index(shard)
+    chat = Chosen(kind="task", name="chat", config=plugins.load("task", "chat").Config())
+    folder = run(shards=str(shard), task=chat, baselines={"echo": baseline("echo")})
+    with pytest.raises(DataError, match=r"only-text.*: a recogniser takes one clip, and there are 0"):
+        evaluate(folder)
+    assert len(read_predictions(predictions(folder))) == 1  # the run answers in writing
+
+
+def test_evaluations_keep_their_order(run: Change) -> None:
+    folder = run()
+    evaluations = dict.fromkeys(("z", "a", "m"), folder.recipe.evaluate["held_out"])
+    assert list(evaluate(RunFolder(folder.path, replace(folder.recipe, evaluate=evaluations)))) == [
+        "z",
+        "a",
+        "m",
+    ]
