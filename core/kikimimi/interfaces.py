@@ -72,8 +72,9 @@ class ComponentConfig:
 class Component(nn.Module, ABC):
     """What encoder, adapter and LLM have in common.
 
-    A component is built by its constructor (the architecture: cheap, works on the meta device) and then filled
-    by `load_weights`; without a pretrained source the constructor's random weights stay. It lives in one file with its nested `Config`.
+    A component is built by its constructor (the architecture: cheap, works on the meta device) and then
+    filled by `load_weights`; without a pretrained source the constructor's random weights stay. It lives in
+    one file with its nested `Config`.
     """
 
     Config: ClassVar[type[ComponentConfig]]

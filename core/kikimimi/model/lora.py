@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
@@ -36,9 +36,10 @@ def add_lora(component: nn.Module, lora: LoRA, *, where: str) -> None:
                 f"Layers: {listing(linears)}"
             ]
         )
+    alpha: Any = lora.alpha  # peft annotates an int; it only divides by the rank
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
     )

@@ -115,7 +115,7 @@ class KeepCheckpoints(Callback):
                 for old in checkpoint_folders(self.folder)[: -self.keep]:
                     trainer.strategy.remove_checkpoint(old)
         if self.interrupted:
-            # Lightning validates before it stops; a stop that the recipe does not know of must leave no trace.
+            # Lightning validates before it stops; a stop from outside must leave no trace.
             trainer.limit_val_batches = 0
             trainer.should_stop = True
 

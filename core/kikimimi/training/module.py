@@ -71,7 +71,8 @@ class StageModule(pl.LightningModule):
         loss = self._loss(batch)
         if not torch.isfinite(loss):
             raise DataError(
-                f"step {self.trainer.global_step + 1}: the loss is {float(loss.detach())}; weights are untouched. "
+                f"step {self.trainer.global_step + 1}: the loss is {float(loss.detach())}; "
+                "weights are untouched. "
                 f"Records of this micro-batch: {', '.join(batch.names)}"
             )
         self._window.append(loss.detach())
@@ -191,8 +192,8 @@ class StageModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the random generators of every rank."""
-        states = [random_state()]
+        states: list[Any] = [random_state()]
         if self.trainer.world_size > 1:
-            states = [None] * self.trainer.world_size  # type: ignore[list-item]
+            states = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(states, random_state())
         checkpoint["random"] = states

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import Logger
 from lightning_fabric.utilities.warnings import PossibleUserWarning
+from pytorch_lightning.loggers import Logger
 
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.plan import Plan, Source
