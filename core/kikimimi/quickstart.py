@@ -5,6 +5,7 @@ It only does what single commands do, and prints each of them before it does it.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -103,14 +104,15 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs")) -> Outco
         dropped = sum(counts["rows"] for counts in report.dropped().values())
         console.print(f"{folder}: {report.records} records, {dropped:g} dropped", highlight=False)
 
-    changes = "".join(f" {change}" for change in overrides)
-    where = "" if out == Path("runs") else f" --out {out}"
-    announce(3, "Train", f"kikimimi train {RECIPE}{changes}{where}")
+    where = [] if out == Path("runs") else ["--out", str(out)]
+    announce(3, "Train", shlex.join(["kikimimi", "train", str(RECIPE), *overrides, *where]))
     run = RunFolder.create(run_path, recipe)
     train(run)
 
     announce(
-        4, "Evaluate on sentences that were never seen, beside the baselines", f"kikimimi evaluate {run_path}"
+        4,
+        "Evaluate on sentences that were never seen, beside the baselines",
+        shlex.join(["kikimimi", "evaluate", str(run_path)]),
     )
     scores = evaluate(run)
     write_run_report(run)
@@ -124,7 +126,7 @@ def _print_next(console: Console, run: RunFolder, took: float) -> None:
     lines = [
         f"\nDone in {duration(took)}. Report: {run.report}",
         "\nWhat to try next:",
-        f"   $ kikimimi transcribe {run.path} YOUR.wav  # it knows the quickstart's words only",
+        f"   $ kikimimi transcribe {shlex.quote(str(run.path))} YOUR.wav  # it knows the quickstart's words only",
         f"   $ kikimimi train {RECIPE} adapter.downsample=8  # a variation, without touching code",
         f"   $ kikimimi show {RECIPE}  # the resolved recipe, its parts and their sizes",
         "   $ kikimimi plugins  # what else a recipe can name",

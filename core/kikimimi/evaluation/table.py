@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -12,7 +13,11 @@ from kikimimi.evaluation.score import Score
 
 def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
     """Print one row per evaluation and system."""
-    table = Table("evaluation", "system", "metric", "rate", "sub/del/ins", "clips", "skipped")
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("evaluation", "system"):
+        table.add_column(column, overflow="fold")  # a long name takes several lines, but is never cut
+    for column in ("metric", "rate", "sub/del/ins", "clips", "skipped"):
+        table.add_column(column, no_wrap=True, justify="left" if column == "metric" else "right")
     normalisers = {score.normaliser for systems in scores.values() for score in systems.values()}
     for name, systems in scores.items():
         for system, score in systems.items():
