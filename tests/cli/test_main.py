@@ -56,7 +56,8 @@ def test_quick_answers_import_nothing_heavy(
     if arguments in (["--help"], ["train", "--help"], ["plugins"]):  # in a process of its own
         script = (
             f"import sys\nfrom kikimimi.cli import main\nsys.argv = ['kikimimi', *{arguments!r}]\n"
-            f"try:\n    main()\nfinally:\n    print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+            "try:\n    main()\nfinally:\n"
+            f"    print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
         )
         done = python(script, tmp_path)
         assert done.returncode == code

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from kikimimi import progress
 from kikimimi.progress import Progress, duration, ending
 
 
@@ -26,7 +25,7 @@ def test_ending_names_the_day_when_it_is_another() -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("kikimimi.progress.time.monotonic", lambda: now[0])
     return now
 
 
@@ -49,9 +48,13 @@ def test_a_log_gets_a_line_now_and_then(clock: list[float], capsys: pytest.Captu
 def test_an_interrupted_step_says_how_far_it_came(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), Progress("Packing", 10, "clips") as bar:
-        bar.advance(3)
-        raise KeyboardInterrupt
+    def work() -> None:
+        with Progress("Packing", 10, "clips") as bar:
+            bar.advance(3)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert capsys.readouterr().err.splitlines()[-1] == "Packing: 3/10 clips in 0:00"
 
 

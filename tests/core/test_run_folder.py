@@ -106,7 +106,9 @@ def test_what_is_no_run_folder(tmp_path: Path, recipe: Recipe) -> None:
     with pytest.raises(RunError, match=r"none/run: no such run folder\.$"):
         RunFolder.open(tmp_path / "none" / "run")
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes"):
+    with pytest.raises(
+        RunError, match=r"is a file\. A run folder is what 'kikimimi train RECIPE.yaml' makes"
+    ):
         RunFolder.open(tmp_path / "file")
     with pytest.raises(RunError, match="exists and is not a run folder"):
         RunFolder.create(tmp_path / "file", recipe)
@@ -123,7 +125,7 @@ def test_newest_weights(tmp_path: Path, recipe: Recipe) -> None:
         path.touch()
         return path
 
-    with pytest.raises(RunError, match="nothing was trained yet. Go on with: kikimimi train "):
+    with pytest.raises(RunError, match=r"nothing was trained yet\. Go on with: kikimimi train "):
         run.newest_weights()
     put(run.checkpoints("one") / "step-00000900" / "weights.safetensors")
     latest = put(run.checkpoints("one") / "step-00001000" / "weights.safetensors")

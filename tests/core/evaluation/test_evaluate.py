@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ class Echo(Recogniser):
 
     sample_rate = 8000
     max_seconds: float | None = None
-    asked: list[tuple[list[int], str | None]] = []
+    asked: ClassVar[list[tuple[list[int], str | None]]] = []
 
     def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
         self.asked.append(([len(clip) for clip in clips], language))
@@ -57,13 +57,12 @@ class Broken(Echo):
 
 
 @pytest.fixture(autouse=True)
-def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for the plugins that an entry point would bring."""
     known = {"echo": Echo, "deaf": Deaf, "monoglot": Monoglot, "broken": Broken}
     whole = plugins.load
     monkeypatch.setattr(plugins, "load", lambda kind, name: known.get(name) or whole(kind, name))
     Echo.asked.clear()
-    yield
 
 
 def baseline(name: str, **options: Any) -> Chosen:

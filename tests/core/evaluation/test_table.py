@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from kikimimi.evaluation.score import Score, score
+from kikimimi.evaluation.table import print_scores
+
+
+def scores(system: str) -> dict[str, dict[str, Score]]:
+    value = score(["あいう"] * 5, ["あい"] * 5, metric="cer", normaliser="none")
+    return {"held_out": {system: value}}
+
+
+def test_the_quickstarts_table_stands_on_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    print_scores(scores("whisper-base"))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if "held_out" in line)
+    assert row.split() == ["held_out", "whisper-base", "CER", "33.33", "%", "0/5/0", "5", "0"]
+    assert lines[-1] == "normaliser: none"
+
+
+def test_a_long_name_is_never_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "an-earlier-run-with-a-name-that-goes-on-and-on-and-on"
+    print_scores(scores(name))
+    out = capsys.readouterr().out
+    column = [line[out.splitlines()[1].index("system") :] for line in out.splitlines()]
+    assert name in "".join(line.split()[0] for line in column if line.split())
+    assert "33.33 %" in out
