@@ -123,10 +123,11 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs")) -> Outco
 
 
 def _print_next(console: Console, run: RunFolder, took: float) -> None:
+    folder = shlex.quote(str(run.path))
     lines = [
         f"\nDone in {duration(took)}. Report: {run.report}",
         "\nWhat to try next:",
-        f"   $ kikimimi transcribe {shlex.quote(str(run.path))} YOUR.wav  # it knows the quickstart's words only",
+        f"   $ kikimimi transcribe {folder} YOUR.wav  # it knows the quickstart's words only",
         f"   $ kikimimi train {RECIPE} adapter.downsample=8  # a variation, without touching code",
         f"   $ kikimimi show {RECIPE}  # the resolved recipe, its parts and their sizes",
         "   $ kikimimi plugins  # what else a recipe can name",

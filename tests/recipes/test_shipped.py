@@ -1,0 +1,75 @@
+"""Every shipped recipe, made small: it is trained, evaluated, reported and transcribes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kikimimi.describe import describe
+from kikimimi.evaluation.evaluate import evaluate
+from kikimimi.evaluation.run_report import write_run_report
+from kikimimi.recipe import load_recipe
+from kikimimi.run_folder import RunFolder
+from kikimimi.shipped import recipes_folder, shipped_recipe
+from kikimimi.testing import tiny_recipe, write_shard
+from kikimimi.training.train import train
+from kikimimi.transcriber import Transcriber
+
+RECIPES = sorted(recipes_folder().glob("*.yaml"))
+
+
+def test_there_are_recipes() -> None:
+    assert "quickstart" in [path.stem for path in RECIPES]
+    assert [shipped_recipe(path.stem) for path in RECIPES] == RECIPES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_it_is_named_like_its_file_and_says_what_it_is_for(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    assert path.read_text(encoding="utf-8").startswith("# ")
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert load_recipe(shown) == recipe
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_from_two_steps_to_a_report(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIKIMIMI_CACHE", str(tmp_path / "cache"))
+    clips = write_shard(tmp_path / "clips", 6)
+    talks = write_shard(tmp_path / "talks", 6, prefix="talk", form="conversations")
+    recipe = tiny_recipe(load_recipe(path), clips, conversations=talks)
+    run = RunFolder.create(tmp_path / "run", recipe)
+    train(run)
+    described = describe(recipe, run.assets)
+    trained = {part for stage in recipe.stages.values() for part in stage.train}
+    assert {item.kind for item in described if item.trainable} == trained
+    scores = evaluate(run) if recipe.evaluate else {}
+    assert {name: list(systems) for name, systems in scores.items()} == {
+        name: [recipe.name] for name in recipe.evaluate
+    }
+    assert write_run_report(run).stat().st_size > 10_000
+    transcriber = Transcriber(run)
+    clip = np.random.default_rng(0).normal(0, 0.1, transcriber.sample_rate).astype(np.float32)
+    assert len(transcriber.transcribe([clip, clip[:8000]])) == 2
+
+
+def test_a_second_stage_begins_where_the_first_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIKIMIMI_CACHE", str(tmp_path / "cache"))
+    recipe = tiny_recipe(load_recipe(shipped_recipe("quickstart")), write_shard(tmp_path / "clips", 6))
+    stage = recipe.stages["asr"]
+    both = replace(
+        recipe, stages={"asr": stage, "more": replace(stage, train={"adapter": stage.train["adapter"]})}
+    )
+    run = RunFolder.create(tmp_path / "run", both)
+    train(run)
+    assert run.newest_weights() == run.weights("more")
+    first, second = (RunFolder(run.path, replace(both, stages=s)) for s in ({"asr": stage}, both.stages))
+    before, after = first.load_model(), second.load_model()
+    same = dict.fromkeys(("encoder", "adapter", "llm"), True)
+    for name, parameter in before.named_parameters():
+        same[name.split(".")[0]] &= bool((parameter == after.get_parameter(name)).all())
+    assert same == {"encoder": True, "adapter": False, "llm": True}
