@@ -58,7 +58,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_:
             main()
-        return Outcome(int(exit_.value.code or 0), *capsys.readouterr())
+        said = capsys.readouterr()
+        return Outcome(int(exit_.value.code or 0), said.out, said.err)
 
     return run
 

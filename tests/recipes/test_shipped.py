@@ -69,7 +69,7 @@ def test_a_second_stage_begins_where_the_first_ended(tmp_path: Path, monkeypatch
     assert run.newest_weights() == run.weights("more")
     first, second = (RunFolder(run.path, replace(both, stages=s)) for s in ({"asr": stage}, both.stages))
     before, after = first.load_model(), second.load_model()
-    same = dict.fromkeys(("encoder", "adapter", "llm"), True)
+    same: dict[str, bool] = dict.fromkeys(("encoder", "adapter", "llm"), True)
     for name, parameter in before.named_parameters():
         same[name.split(".")[0]] &= bool((parameter == after.get_parameter(name)).all())
     assert same == {"encoder": True, "adapter": False, "llm": True}

@@ -12,7 +12,7 @@ def train(
         ..., metavar="RECIPE_OR_RUN", help="A recipe (YAML), or a run folder to go on with."
     ),
     overrides: list[str] = typer.Argument(
-        None, help="Changes to the recipe: adapter.downsample=8, adapter=qformer, stages.asr.steps=1000"
+        None, help="Changes to the recipe: adapter.downsample=8, adapter=mlp, stages.asr.steps=1000"
     ),
     out: Path | None = typer.Option(None, "--out", show_default="runs", help="Where run folders go."),
 ) -> None:

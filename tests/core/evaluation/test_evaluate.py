@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import webdataset
 from numpy.typing import NDArray
+from webdataset.writer import TarWriter
 
 from kikimimi import Generation, Recogniser, RecogniserConfig, plugins
 from kikimimi.data.index import build_index
@@ -307,7 +307,7 @@ def test_conversations(run: Change, tmp_path: Path) -> None:
 def test_a_baseline_needs_a_clip(run: Change, tmp_path: Path) -> None:
     shard = tmp_path / "written.tar"
     turns = [{"role": "user", "content": "はい？"}, {"role": "assistant", "content": "はい"}]
-    with webdataset.TarWriter(str(shard)) as writer:
+    with TarWriter(str(shard)) as writer:
         writer.write({"__key__": "only-text", "json": json.dumps({"messages": turns}).encode()})
     build_index(shard)
     chat = Chosen(kind="task", name="chat", config=plugins.load("task", "chat").Config())
