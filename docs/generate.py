@@ -183,7 +183,9 @@ def _argument(parameter: Any) -> str:
 def _default(parameter: Any) -> str:
     if parameter.required:
         return "must be given"
-    found = parameter.default
+    # A default that is more than a value (it depends on the other arguments) is told in words.
+    told = getattr(parameter, "show_default", None)
+    found = told if isinstance(told, str) else parameter.default
     # `==` would take 0 for False; which empty list stands for "nothing given" depends on typer's version.
     nothing = found is None or found is False or found in ([], ()) or callable(found)
     return "" if nothing else f"`{found}`"
