@@ -29,7 +29,7 @@ from kikimimi.shipped import shipped_recipe
 from kikimimi.training.train import train
 
 GRAMMAR = "ja_small"
-SENTENCES = 700
+SENTENCES = 600
 HELD_OUT = 60
 DATA = Path("data/quickstart")
 RECIPE = Path("recipes/quickstart.yaml")

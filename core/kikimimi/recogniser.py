@@ -31,6 +31,11 @@ class Recogniser(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @classmethod
+    def identity(cls, config: Any) -> str:
+        """Return what its transcripts depend on; saved ones of another identity are made again."""
+        return repr(config)
+
     @abstractmethod
     def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
         """Transcribe clips of (S,) mono float32 at `sample_rate`, batched.

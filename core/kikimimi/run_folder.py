@@ -168,6 +168,11 @@ class RunFolder:
             raise RunError(f"{self.path}: nothing was trained yet. Go on with: kikimimi train {self.path}")
         return newest
 
+    def weights_identity(self) -> str:
+        """Return what tells the newest weights from earlier ones: their file and its time."""
+        weights = self.newest_weights()
+        return f"{weights.relative_to(self.path)} {weights.stat().st_mtime_ns}"
+
     def load_model(self) -> SpeechLM:
         """Assemble the recipe's model with the newest trained weights, in eval mode.
 

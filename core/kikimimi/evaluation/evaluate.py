@@ -56,7 +56,7 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
                 f"evaluate.{name}.baselines.{run.recipe.name}: has the name of the recipe itself, under "
                 "which the run's own score stands. Call it something else"
             )
-    weights = run.newest_weights()
+    run_identity = run.weights_identity()
     scores: dict[str, dict[str, Score]] = {}
     model: SpeechLM | None = None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,7 +66,7 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
         keys = row_keys(corpus)
         folder = run.evaluation(name)
         folder.mkdir(parents=True, exist_ok=True)
-        identity = f"{weights.relative_to(run.path)} {weights.stat().st_mtime_ns} {corpus.shards.digest}"
+        identity = f"{run_identity} {corpus.shards.digest}"
         own = Predictions(folder / f"{run.recipe.name}.jsonl", identity)
         if len(own.texts) < len(corpus.shards):
             model = model if model is not None else run.load_model().to(device)
@@ -79,7 +79,7 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
             )
         systems = {run.recipe.name: own}
         for baseline, chosen in evaluation.baselines.items():
-            identity = f"{chosen.name} {chosen.config!r} {corpus.shards.digest}"
+            identity = f"{chosen.name} {chosen.component.identity(chosen.config)} {corpus.shards.digest}"
             systems[baseline] = Predictions(folder / f"{baseline}.jsonl", identity)
             if len(systems[baseline].texts) < len(corpus.shards):
                 _predict(

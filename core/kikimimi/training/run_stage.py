@@ -67,6 +67,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     held_out = [Corpus.open(dataset, source) for dataset, source in validation.items()]
     trainer_options = recipe.trainer
     world_size = trainer_options.devices * trainer_options.nodes
+    loggers = _loggers(recipe, run, name)  # first: a missing extra is told before any clip is encoded
     features = _features(run, name, model, corpora, held_out)
     loader = StageLoader(
         Reader(corpora, model, recipe.seed, features),
@@ -98,7 +99,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
             max_epochs=-1,
             accumulate_grad_batches=stage.batch.global_ // world_size,
             gradient_clip_val=stage.clip or None,
-            logger=[metrics, *_loggers(recipe, run, name)],
+            logger=[metrics, *loggers],
             callbacks=[keeper, StageProgress(f"Training {name}", stage.steps)],
             plugins=[FolderCheckpointIO(metadata)],
             use_distributed_sampler=False,

@@ -171,6 +171,8 @@ class Llama(LLM):
     def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
         """Continue prompts of (L_i, D) with transformers' `generate`, padded on the left.
 
+        An answer ends at the latest where the context does, also before `max_new_tokens`.
+
         Raises:
             ValueError: A prompt leaves no room in the context.
         """

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi import Recogniser, RecogniserConfig
+from kikimimi.run_folder import RunFolder
 from kikimimi.transcriber import Transcriber
 
 
@@ -32,6 +33,11 @@ class RunRecogniser(Recogniser):
         self._transcriber = Transcriber.open(Path(config.folder))
         self.sample_rate = self._transcriber.sample_rate
         self.max_seconds = self._transcriber.max_seconds
+
+    @classmethod
+    def identity(cls, config: Config) -> str:
+        """Return the folder and what tells its newest weights from earlier ones."""
+        return f"{config.folder} {RunFolder.open(Path(config.folder)).weights_identity()}"
 
     def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
         """Transcribe clips of (S,) mono float32 at `sample_rate`."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+from transformers.utils import logging as transformers_logging
 
 from kikimimi import (
     AudioError,
@@ -140,12 +141,18 @@ class WhisperRecogniser(Recogniser):
         mel = log_mel(audio, self.model.config.num_mel_bins, self._window, whole_window=True)
         settings = self.model.generation_config
         prompt = {"language": language, "task": "transcribe"} if settings.is_multilingual else {}
-        ids = self.model.generate(
-            mel.to(self.model.dtype),
-            **prompt,
-            # Whisper listens to the whole window; said so because padding and end of text are one token.
-            attention_mask=torch.ones(mel.shape[0], mel.shape[-1], device=mel.device),
-        )
+        verbosity = transformers_logging.get_verbosity()
+        # transformers' generate warns of a call that it makes itself.
+        transformers_logging.set_verbosity_error()
+        try:
+            ids = self.model.generate(
+                mel.to(self.model.dtype),
+                **prompt,
+                # Whisper listens to the whole window; said so because padding and end of text are one token.
+                attention_mask=torch.ones(mel.shape[0], mel.shape[-1], device=mel.device),
+            )
+        finally:
+            transformers_logging.set_verbosity(verbosity)
         # In every Whisper vocabulary the ids from <|endoftext|> on are special ones.
         end = self.tokenizer.token_to_id("<|endoftext|>")
         rows = [[token for token in row if token < end] for row in ids.tolist()]
