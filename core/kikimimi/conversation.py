@@ -71,7 +71,7 @@ class Conversation:
 
 
 def parse_conversation(data: dict[str, Any]) -> Conversation:
-    """Read the JSON form of a conversation (DESIGN section 5).
+    """Read the JSON form of a conversation.
 
     Args:
         data: ``{"messages": [{"role": ..., "content": str | [{"type": "text" | "audio", ...}]}], ...}``.
