@@ -168,8 +168,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     real = functional.cross_entropy
     calls = iter(range(100))
 
-    def spoilt(*arguments: torch.Tensor) -> torch.Tensor:
-        return real(*arguments) * (float("nan") if next(calls) == 5 else 1.0)
+    def spoilt(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return real(logits, targets) * (float("nan") if next(calls) == 5 else 1.0)
 
     monkeypatch.setattr(functional, "cross_entropy", spoilt)
     with pytest.raises(DataError, match=r"step 3: the loss is nan; weights are untouched\..*tones/train-00"):
