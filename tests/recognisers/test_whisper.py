@@ -41,7 +41,12 @@ def noise(seconds: float) -> NDArray[np.float32]:
 def write_folder(folder: Path, *, multilingual: bool = True) -> None:
     """Write a tiny Whisper with random weights in transformers' format."""
     end, start = IDS["<|endoftext|>"], IDS["<|startoftranscript|>"]
-    special: dict[str, Any] = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
+    special: dict[str, Any] = {
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+        "decoder_start_token_id": start,
+    }
     config = WhisperConfig(
         d_model=32,
         encoder_layers=1,
