@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from kikimimi import plugins
-from kikimimi.data.corpus import Corpus
+from kikimimi.data.corpus import all_texts, training_corpora
 from kikimimi.errors import RequestError
-from kikimimi.model.assembly import PARTS, Count, assemble, count_parameters
+from kikimimi.model.assembly import Count, assemble, count_parameters
 from kikimimi.recipe import Recipe
+from kikimimi.recipe.chosen import PARTS
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
     """
     problem = None
     try:
-        counts = _count(recipe, assets, _texts(recipe) if assets is None else [])
+        counts = _count(recipe, assets, all_texts(training_corpora(recipe)) if assets is None else [])
     except RequestError as error:
         # The data is not there yet. A tokenizer of one character gives the sizes of everything but its rows.
         problem = f"a lower bound, without the tokens that the training data will bring: {error}"
@@ -82,12 +83,6 @@ def _count(recipe: Recipe, assets: Path | None, texts: Iterable[str]) -> dict[st
     with torch.device("meta"):
         model = assemble(recipe, texts=lambda: texts, assets=assets, load_weights=False)
     return count_parameters(model, recipe)
-
-
-def _texts(recipe: Recipe) -> Iterator[str]:
-    for stage in recipe.stages.values():
-        for name, dataset in stage.data.items():
-            yield from Corpus.open(name, dataset).texts()
 
 
 def as_comments(components: list[Description]) -> str:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from kikimimi import plugins
+from kikimimi.recipe.chosen import PARTS
 from kikimimi.weights import WEIGHT_PATTERNS, find_weights
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def lock(recipe: Recipe, corpora: list[Corpus]) -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
-        "plugins": {part: plugin_lock(getattr(recipe, part)) for part in ("encoder", "adapter", "llm")},
+        "plugins": {part: plugin_lock(getattr(recipe, part)) for part in PARTS},
         "data": {corpus.name: corpus.shards.digest for corpus in corpora},
     }
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
 
 LONGEST_NAME = 80
+WEIGHTS = "weights.safetensors"
+"""What a checkpoint calls the trained weights."""
 _BEGUN = ("metrics.jsonl", "checkpoints", "weights")  # any of them is there from the first step on
 
 
@@ -160,9 +162,9 @@ class RunFolder:
             if self.finished(stage):
                 newest = self.weights(stage)
                 continue
-            saved = sorted(self.checkpoints(stage).glob("step-*"))
+            saved = checkpoint_folders(self.checkpoints(stage))
             if saved:
-                newest = saved[-1] / "weights.safetensors"
+                newest = saved[-1] / WEIGHTS
             break
         if newest is None:
             raise RunError(f"{self.path}: nothing was trained yet. Go on with: kikimimi train {self.path}")
@@ -186,6 +188,11 @@ class RunFolder:
         model = assemble(self.recipe, assets=self.assets)
         load_trained(model, self.recipe, weights)
         return model.eval().requires_grad_(False)
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """Return the complete checkpoints of a stage, oldest first."""
+    return sorted(folder.glob("step-*")) if folder.is_dir() else []
 
 
 def _guess(path: Path) -> str:

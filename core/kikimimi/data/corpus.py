@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from kikimimi.model.batch import Sample
 from kikimimi.task import Task
 
 if TYPE_CHECKING:
-    from kikimimi.recipe import Dataset, Evaluation
+    from kikimimi.recipe import Dataset, Evaluation, Recipe
     from kikimimi.training.feature_cache import FeatureCache
 
 
@@ -114,3 +114,16 @@ class Corpus:
                 for part in message.parts:
                     if isinstance(part, TextPart):
                         yield part.text
+
+
+def training_corpora(recipe: Recipe) -> Iterator[Corpus]:
+    """Open what the stages train on, one dataset after the other as they are asked for."""
+    for stage in recipe.stages.values():
+        for name, dataset in stage.data.items():
+            yield Corpus.open(name, dataset)
+
+
+def all_texts(corpora: Iterable[Corpus]) -> Iterator[str]:
+    """Yield the texts of every corpus: what a tokenizer that is built from them has to spell."""
+    for corpus in corpora:
+        yield from corpus.texts()

@@ -14,11 +14,10 @@ from kikimimi.errors import RecipeError, listing, nearest
 from kikimimi.interfaces import AdapterContext, LLMContext
 from kikimimi.model.lora import add_lora
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.recipe.chosen import PARTS
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Chosen, Recipe, Stage
-
-PARTS = ("encoder", "adapter", "llm")
 
 
 def assemble(

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kikimimi.errors import RunError, listing
-from kikimimi.model.assembly import PARTS, is_random, trainable_names
+from kikimimi.model.assembly import is_random, trainable_names
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.recipe.chosen import PARTS
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Recipe

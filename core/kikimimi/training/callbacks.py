@@ -13,14 +13,10 @@ from pytorch_lightning.callbacks import Callback
 
 from kikimimi.model.batch import Batch
 from kikimimi.progress import Progress
+from kikimimi.run_folder import checkpoint_folders
 from kikimimi.training.checkpoint import restore_random_state
 from kikimimi.training.loader import StageLoader
 from kikimimi.training.module import StageModule
-
-
-def checkpoint_folders(folder: Path) -> list[Path]:
-    """Return the complete checkpoints of a stage, oldest first."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
 
 
 class StageProgress(Callback):

@@ -24,8 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kikimimi.errors import RunError
+from kikimimi.run_folder import WEIGHTS
 
-WEIGHTS, RESUME_TENSORS, RESUME_STATE = "weights.safetensors", "resume.safetensors", "resume.json"
+RESUME_TENSORS, RESUME_STATE = "resume.safetensors", "resume.json"
 
 
 class FolderCheckpointIO(CheckpointIO):

@@ -24,8 +24,8 @@ from kikimimi.model.assembly import freeze_all_but, trainable_names
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trained import kept_names
 from kikimimi.progress import duration
-from kikimimi.run_folder import RunFolder
-from kikimimi.training.callbacks import KeepCheckpoints, StageProgress, checkpoint_folders
+from kikimimi.run_folder import RunFolder, checkpoint_folders
+from kikimimi.training.callbacks import KeepCheckpoints, StageProgress
 from kikimimi.training.checkpoint import FolderCheckpointIO, save_weights
 from kikimimi.training.feature_cache import FeatureCache, cache_folder, forecast_bytes
 from kikimimi.training.loader import PlanSampler, Reader, StageLoader

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 
 import pytorch_lightning as pl
 
-from kikimimi.data.corpus import Corpus
+from kikimimi.data.corpus import all_texts, training_corpora
 from kikimimi.lock import lock
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trained import load_trained
+from kikimimi.recipe.chosen import PARTS
 from kikimimi.run_folder import RunFolder
 from kikimimi.training.run_stage import run_stage
 
@@ -27,18 +27,16 @@ def train(run: RunFolder) -> None:
         KeyboardInterrupt: The user stopped it; a checkpoint was saved.
     """
     recipe = run.recipe
-    corpora = [
-        Corpus.open(name, dataset) for stage in recipe.stages.values() for name, dataset in stage.data.items()
-    ]
+    corpora = list(training_corpora(recipe))
     if all(run.finished(stage) for stage in recipe.stages):
         print(f"{run.path}: already trained", file=sys.stderr)
         return
     run.write_json("lock.json", lock(recipe, corpora))
     started = run.assets.is_dir()
-    model = assemble(recipe, texts=lambda: _texts(corpora), assets=run.assets if started else None)
+    model = assemble(recipe, texts=lambda: all_texts(corpora), assets=run.assets if started else None)
     if not started:
         temporary = run.assets.with_name(".assets.tmp")
-        for part in ("encoder", "adapter", "llm"):
+        for part in PARTS:
             (temporary / part).mkdir(parents=True, exist_ok=True)
             getattr(model, part).save_assets(temporary / part)
         temporary.rename(run.assets)
@@ -50,8 +48,3 @@ def train(run: RunFolder) -> None:
             print(f"stage {name}: already done", file=sys.stderr)
         else:
             run_stage(run, name, model)
-
-
-def _texts(corpora: list[Corpus]) -> Iterator[str]:
-    for corpus in corpora:
-        yield from corpus.texts()
