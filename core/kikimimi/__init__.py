@@ -25,8 +25,11 @@ if TYPE_CHECKING:
         Rendered,
     )
     from kikimimi.normaliser import Normaliser
+    from kikimimi.recipe.chosen import Chosen
     from kikimimi.recogniser import Recogniser, RecogniserConfig
+    from kikimimi.taps import Combine, Taps, check_taps, tiny_layers
     from kikimimi.task import Task, TaskConfig
+    from kikimimi.vocabulary import CharacterVocabulary, TokenizerVocabulary, Vocabulary
     from kikimimi.voice import Voice, VoiceConfig
     from kikimimi.weights import WeightsFiles, find_weights
 
@@ -56,8 +59,11 @@ _HOMES = {
         "Rendered",
     ),
     "kikimimi.normaliser": ("Normaliser",),
+    "kikimimi.recipe.chosen": ("Chosen",),
     "kikimimi.recogniser": ("Recogniser", "RecogniserConfig"),
+    "kikimimi.taps": ("Combine", "Taps", "check_taps", "tiny_layers"),
     "kikimimi.task": ("Task", "TaskConfig"),
+    "kikimimi.vocabulary": ("CharacterVocabulary", "TokenizerVocabulary", "Vocabulary"),
     "kikimimi.voice": ("Voice", "VoiceConfig"),
     "kikimimi.weights": ("WeightsFiles", "find_weights"),
 }
@@ -70,6 +76,9 @@ __all__ = [
     "AdapterOutput",
     "AudioError",
     "AudioPart",
+    "CharacterVocabulary",
+    "Chosen",
+    "Combine",
     "Component",
     "ComponentConfig",
     "Conversation",
@@ -86,15 +95,20 @@ __all__ = [
     "Recogniser",
     "RecogniserConfig",
     "Rendered",
+    "Taps",
     "Task",
     "TaskConfig",
     "TextPart",
+    "TokenizerVocabulary",
+    "Vocabulary",
     "Voice",
     "VoiceConfig",
     "WeightsError",
     "WeightsFiles",
     "__version__",
+    "check_taps",
     "find_weights",
+    "tiny_layers",
 ]
 
 

@@ -21,9 +21,11 @@ class AudioPart:
 
     Attributes:
         audio: The name of the clip within its record (``0.flac``).
+        text: What is said in it, where that is known. The LLM never sees it; adapters learn to align with it.
     """
 
     audio: str
+    text: str | None = None
 
 
 Part = TextPart | AudioPart
@@ -55,6 +57,12 @@ class Conversation:
         """Return the names of the audio parts in the order in which the model hears them."""
         return [
             part.audio for message in self.messages for part in message.parts if isinstance(part, AudioPart)
+        ]
+
+    def transcripts(self) -> list[str | None]:
+        """Return what is said in each clip, in the order of `clips`; None where it is not known."""
+        return [
+            part.text for message in self.messages for part in message.parts if isinstance(part, AudioPart)
         ]
 
     def prompt(self) -> Conversation:
@@ -114,4 +122,9 @@ def _part(data: Any, where: str) -> Part:
     value = data.get(kind)
     if not isinstance(value, str) or (kind == "audio" and not value):
         raise ValueError(f"{where}.{kind}: expected a text")
-    return AudioPart(value) if kind == "audio" else TextPart(value)
+    if kind == "text":
+        return TextPart(value)
+    said = data.get("text")
+    if not (said is None or isinstance(said, str)):
+        raise ValueError(f"{where}.text: expected what is said in the clip as a text, or null")
+    return AudioPart(value, said)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from kikimimi.conversation import Conversation
 from kikimimi.generation import Generation as Generation
+from kikimimi.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,15 @@ class Component(nn.Module, ABC):
     def load_weights(self) -> None:
         """Fill the parameters from the source that the config names. Default: nothing to load."""
 
+    def pretrained_names(self) -> set[str]:
+        """Return the names of the parameters that `load_weights` fills.
+
+        A checkpoint refers to the source of these, unless a stage trains them, and holds all others. Default:
+        all parameters where the config's `weights` names a source, none where it is `random` or not there.
+        """
+        weights = getattr(getattr(self, "config", None), "weights", "random")
+        return set() if weights == "random" else {name for name, _ in self.named_parameters()}
+
     @abstractmethod
     def shard_classes(self) -> set[type[nn.Module]]:
         """Return the block classes that FSDP wraps one by one; each occurs in `modules()`."""
@@ -105,14 +115,23 @@ class Encoder(Component):
     Attributes:
         sample_rate: Expected sampling rate [Hz].
         frame_rate: Output frames per second [Hz].
-        dim: Output width E.
+        dim: Output width E, of all taps together.
         max_seconds: Longest clip it can take [s]; None means unbounded.
+        num_taps: Layers that stand side by side in the output, each `dim` / `num_taps` wide.
+        augmentation: Changes the input at random while training (SpecAugment); None means nothing does. It
+            works also where the encoder itself is frozen, so it has to be a module that looks at its own
+            `training`.
     """
 
     sample_rate: int
     frame_rate: float
     dim: int
     max_seconds: float | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_taps = 1
+        self.augmentation: nn.Module | None = None
 
     @abstractmethod
     def num_frames(self, num_samples: int) -> int:
@@ -138,14 +157,23 @@ class AdapterContext:
     """What the assembly knows when it builds an adapter; none of it stands in a recipe.
 
     Attributes:
-        in_dim: The encoder's width E.
+        in_dim: The encoder's width E, of all taps together.
         out_dim: The LLM's width D.
         frame_rate: The encoder's frame rate [Hz].
+        num_taps: Encoder layers side by side in E, each `in_dim` / `num_taps` wide.
+        vocabulary: The LLM's tokens; None where no LLM is at hand.
+        texts: Yields every text of the training data, transcripts included, for a vocabulary that is built
+            from it; None where there is no data.
+        assets: Folder that `save_assets` filled in an earlier build, or None.
     """
 
     in_dim: int
     out_dim: int
     frame_rate: float
+    num_taps: int = 1
+    vocabulary: Vocabulary | None = None
+    texts: Callable[[], Iterable[str]] | None = None
+    assets: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -155,19 +183,27 @@ class AdapterOutput:
     Attributes:
         tokens: (B, T, D) audio tokens with their lengths, which may depend on the content.
         losses: Named auxiliary losses, scalars that are added to the training loss.
+        counts: Named counts of this batch to write into the metrics, summed (clips without a loss, say).
     """
 
     tokens: Padded
     losses: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 class Adapter(Component):
-    """Maps encoder frames to audio tokens of the LLM's width. Built as `Adapter(config, context)`."""
+    """Maps encoder frames to audio tokens of the LLM's width. Built as `Adapter(config, context)`.
+
+    Attributes:
+        uses_transcripts: Whether `forward` is to be told what is said in the clips, as alignment losses need
+            it: then it takes a second argument, see there.
+    """
 
     def __init__(self, config: Any, context: AdapterContext) -> None:
         super().__init__()
         self.config = config
         self.context = context
+        self.uses_transcripts = False
 
     @abstractmethod
     def max_tokens(self, num_frames: int) -> int:
@@ -179,7 +215,12 @@ class Adapter(Component):
 
     @abstractmethod
     def forward(self, features: Padded) -> AdapterOutput:
-        """Adapt (B, F, E) frames to (B, T, D) tokens, with 1 <= T <= `max_tokens(F)` for each clip."""
+        """Adapt (B, F, E) frames to (B, T, D) tokens, with 1 <= T <= `max_tokens(F)` for each clip.
+
+        An adapter with `uses_transcripts` is `forward(features, transcripts=None)`: (B) texts, None for a clip
+        whose words are not known, which then has no part in the losses; all is None where text is generated,
+        and the tokens must not depend on transcripts in eval mode.
+        """
 
 
 @dataclass(frozen=True)
@@ -219,6 +260,8 @@ class LLM(Component):
         dim: Embedding width D.
         vocab_size: V.
         context_length: Longest sequence it can take [positions]; None means unbounded.
+        causal: Whether a position sees only what stands before it. False for encoder-decoder LLMs: there
+            everything up to the first selected position of a sequence is the prompt, read in both directions.
     """
 
     dim: int
@@ -229,6 +272,12 @@ class LLM(Component):
         super().__init__()
         self.config = config
         self.context = context
+        self.causal = True
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> Vocabulary:
+        """The tokens, for adapters that spell transcripts with them; ids from 0 to `vocab_size` - 1."""
 
     @abstractmethod
     def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:

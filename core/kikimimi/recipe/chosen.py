@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from kikimimi import plugins
 
 PARTS = ("encoder", "adapter", "llm")
+OF_PARTS = ("lora", "dtype")
+"""Options that encoder, adapter and LLM have beside those of the plugin's own `Config`."""
 
 
 def need(holds: bool, message: str) -> None:
@@ -28,6 +30,9 @@ class LoRA:
     """Probability of zeroing an input of the update."""
     targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     """Last names of the linear layers that are adapted."""
+    modality: Literal["any", "audio"] = "any"
+    """Where the update acts: everywhere, or only in conversations that hold audio, so that the LLM answers
+    text alone exactly as it did before (Phi-4-Multimodal, arXiv 2503.01743)."""
 
     def __post_init__(self) -> None:
         need(self.rank >= 1, f"rank must be at least 1, not {self.rank}")
@@ -48,6 +53,18 @@ class Chosen:
     """Instance of the plugin's nested `Config`."""
     lora: LoRA | None = None
     """Low-rank adaptation of an encoder, an adapter or an LLM; None means none."""
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of an encoder's, an adapter's or an LLM's weights. Low-rank updates are fp32 in any case,
+    and a stage that trains the weights themselves needs fp32."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, **options: Any) -> Chosen:
+        """Choose a plugin with options of its `Config`; the others keep their defaults.
+
+        Raises:
+            PluginError: It is not registered or cannot be loaded.
+        """
+        return cls(kind=kind, name=name, config=plugins.load(kind, name).Config(**options))
 
     @property
     def component(self) -> type[Any]:

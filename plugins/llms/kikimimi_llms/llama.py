@@ -28,6 +28,8 @@ from kikimimi import (
     Generation,
     LLMContext,
     Rendered,
+    TokenizerVocabulary,
+    Vocabulary,
     WeightsError,
     WeightsFiles,
     find_weights,
@@ -107,6 +109,11 @@ class Llama(LLM):
         self.dim = self.model.config.hidden_size
         self.vocab_size = self.model.config.vocab_size
         self.context_length = self.model.config.max_position_embeddings
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer's tokens."""
+        return TokenizerVocabulary(self.chat.tokenizer, self.vocab_size)
 
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Config:

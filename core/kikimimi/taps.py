@@ -1,0 +1,80 @@
+"""Which layers of an encoder are read, and how several of them become one output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Combine = Literal["concat", "weighted_sum"]
+
+
+def check_taps(layers: Sequence[int] | None, combine: str) -> None:
+    """Check the two options `layers` and `combine` of an encoder's config.
+
+    Raises:
+        ValueError: They are wrong, or `combine` would not be read.
+    """
+    if combine not in ("concat", "weighted_sum"):
+        raise ValueError(f"combine must be concat or weighted_sum, not {combine!r}")
+    if layers is not None and not layers:
+        raise ValueError("layers must name at least one layer, or be null for the last one")
+    if layers is not None and (min(layers) < 0 or sorted(set(layers)) != list(layers)):
+        raise ValueError(
+            f"layers must be numbers from 0 (what enters the first layer) in ascending order, each once, not "
+            f"{list(layers)}"
+        )
+    if combine != "concat" and (layers is None or len(layers) < 2):
+        raise ValueError("combine is read only with two or more layers")
+
+
+class Taps(nn.Module):
+    """Combines the outputs of chosen layers.
+
+    Layer 0 is what enters the first layer, layer i what leaves the i-th: transformers' `hidden_states[i]`.
+    `concat` lays them side by side, so that an adapter can take them apart again; `weighted_sum` adds them up
+    with learned weights, a softmax that starts uniform (as SUPERB does: Yang et al. 2021, arXiv 2105.01051).
+
+    Args:
+        layers: Numbers of layers, ascending; None is the last one.
+        combine: What becomes of several.
+        num_layers: How many layers the encoder has.
+
+    Attributes:
+        layers: Numbers of the layers to hand to `forward`.
+        num_taps: Layers side by side in the output.
+
+    Raises:
+        ValueError: The encoder has no such layer.
+    """
+
+    def __init__(self, layers: Sequence[int] | None, combine: Combine, num_layers: int) -> None:
+        super().__init__()
+        check_taps(layers, combine)
+        self.layers = [num_layers] if layers is None else list(layers)
+        if self.layers[-1] > num_layers:
+            raise ValueError(f"layers names layer {self.layers[-1]}, and the encoder has {num_layers}")
+        self.num_taps = len(self.layers) if combine == "concat" else 1
+        self.weight = nn.Parameter(torch.zeros(len(self.layers))) if combine == "weighted_sum" else None
+
+    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Combine the outputs (..., E) of `layers`, in that order, to (..., `num_taps` x E)."""
+        if self.weight is not None:
+            shares = self.weight.float().softmax(0)
+            # Summed in float32: thirty-two layers in half precision would lose the small ones.
+            mixed = sum(share * output.float() for share, output in zip(shares, outputs, strict=True))
+            assert isinstance(mixed, Tensor)
+            return mixed.to(outputs[0].dtype)
+        return outputs[0] if len(outputs) == 1 else torch.cat(list(outputs), dim=-1)
+
+
+def tiny_layers(layers: Sequence[int] | None, num_layers: int) -> list[int] | None:
+    """Return as many layers as `layers` names, or as fit, of an encoder that has only `num_layers`."""
+    if layers is None:
+        return None
+    if len(layers) > num_layers + 1:
+        return list(range(num_layers + 1))
+    # The last ones: a config that is tiny already stays as it is.
+    return list(layers) if layers[-1] <= num_layers else list(range(num_layers + 1))[-len(layers) :]

@@ -1,0 +1,99 @@
+"""Vocabularies that adapters spell transcripts with: the LLM's own, or the characters of the training data."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kikimimi.errors import RunError
+
+UNKNOWN = "\ufffd"
+"""What an id that stands for no known character is written as: Unicode's replacement character."""
+
+
+class Vocabulary(ABC):
+    """Turns a transcript into ids from 0 to `size` - 1. It holds no parameters and is cheap to copy.
+
+    Attributes:
+        size: Number of ids.
+    """
+
+    size: int
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text; nothing is put before or after it."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids."""
+
+
+class TokenizerVocabulary(Vocabulary):
+    """The tokens of a tokenizer of transformers.
+
+    Args:
+        tokenizer: Spells the texts.
+        size: Rows of the LLM's embedding table, which may be more than the tokenizer fills.
+    """
+
+    def __init__(self, tokenizer: Any, size: int) -> None:
+        self.tokenizer = tokenizer
+        self.size = size
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without special tokens around it."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, without control tokens."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+
+class CharacterVocabulary(Vocabulary):
+    """Single characters; id 0 stands for every character that is not among them.
+
+    Args:
+        characters: In any order; ids follow their code points.
+    """
+
+    def __init__(self, characters: Iterable[str]) -> None:
+        self.characters = sorted(set(characters))
+        self.size = 1 + len(self.characters)
+        self._id_of = {character: i for i, character in enumerate(self.characters, start=1)}
+
+    @classmethod
+    def of_texts(cls, texts: Iterable[str]) -> CharacterVocabulary:
+        """Gather the characters of texts."""
+        return cls({character for text in texts for character in text})
+
+    @classmethod
+    def load(cls, path: Path) -> CharacterVocabulary:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: The file is missing or damaged.
+        """
+        try:
+            characters = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: no vocabulary can be read: {error}") from error
+        return cls(characters)
+
+    def save(self, path: Path) -> None:
+        """Write the characters as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.characters, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def encode(self, text: str) -> list[int]:
+        """Return one id per character."""
+        return [self._id_of.get(character, 0) for character in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return one character per id."""
+        return "".join(self.characters[i - 1] if i > 0 else UNKNOWN for i in ids)
