@@ -217,8 +217,8 @@ class Adapter(Component):
     def forward(self, features: Padded) -> AdapterOutput:
         """Adapt (B, F, E) frames to (B, T, D) tokens, with 1 <= T <= `max_tokens(F)` for each clip.
 
-        An adapter with `uses_transcripts` is `forward(features, transcripts=None)`: (B) texts, None for a clip
-        whose words are not known, which then has no part in the losses; all is None where text is generated,
+        An adapter with `uses_transcripts` is `forward(features, transcripts=None)`: (B) texts, None for a
+        clip whose words are not known, which then has no part in the losses. All is None in generation,
         and the tokens must not depend on transcripts in eval mode.
         """
 

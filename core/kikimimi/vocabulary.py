@@ -1,4 +1,4 @@
-"""Vocabularies that adapters spell transcripts with: the LLM's own, or the characters of the training data."""
+"""Vocabularies to spell transcripts with: the LLM's own, or the characters of the training data."""
 
 from __future__ import annotations
 
