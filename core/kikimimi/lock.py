@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import platform
 import sys
+from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from kikimimi import plugins
-from kikimimi.recipe.chosen import PARTS
+from kikimimi.recipe.chosen import PARTS, Chosen
 from kikimimi.weights import WEIGHT_PATTERNS, find_weights
 
 if TYPE_CHECKING:
     from kikimimi.data.corpus import Corpus
-    from kikimimi.recipe import Chosen, Recipe
+    from kikimimi.recipe import Recipe
 
 LIBRARIES = ("kikimimi", "torch", "pytorch-lightning", "transformers", "peft", "webdataset", "numpy")
 
@@ -38,11 +39,15 @@ def lock(recipe: Recipe, corpora: list[Corpus]) -> dict[str, Any]:
 def plugin_lock(chosen: Chosen) -> dict[str, Any]:
     """Return a component's provenance: distribution, version, and the hash of its weights."""
     plugin = plugins.find(chosen.kind, chosen.name)
+    options = {item.name: getattr(chosen.config, item.name) for item in fields(chosen.config)}
     return {
         "name": chosen.name,
         "distribution": plugin.distribution,
         "version": plugin.version,
-        "weights": weights_lock(getattr(chosen.config, "weights", None)),
+        "weights": weights_lock(options.get("weights")),
+        # Weights of a part of it, and plugins nested in it.
+        **{key: weights_lock(value) for key, value in options.items() if key.endswith("_weights")},
+        **{key: plugin_lock(value) for key, value in options.items() if isinstance(value, Chosen)},
     }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kikimimi.conversation import Conversation, TextPart
+from kikimimi.conversation import Conversation
 from kikimimi.data.audio import decode
 from kikimimi.data.record import Record
 from kikimimi.data.shards import Shards
@@ -104,15 +104,15 @@ class Corpus:
             clips = [features.get(self.shards.sha256(row), clip) for clip in names]
         else:
             clips = self.waveforms(record, names, sample_rate)
-        return Sample(f"{self.name}/{record.key}", rendered, clips)
+        return Sample(f"{self.name}/{record.key}", rendered, clips, conversation.transcripts())
 
     def texts(self) -> Iterator[str]:
-        """Yield every text that the model may be shown: the task's phrasings and all records' texts."""
+        """Yield every text of the data: the task's phrasings, what stands in turns, what is said in clips."""
         yield from self.task.phrasings()
         for row in range(len(self.shards)):
             for message in self.conversation(self.shards.read(row)).messages:
                 for part in message.parts:
-                    if isinstance(part, TextPart):
+                    if part.text is not None:
                         yield part.text
 
 

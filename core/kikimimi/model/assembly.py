@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from kikimimi.errors import RecipeError, listing, nearest
-from kikimimi.interfaces import AdapterContext, LLMContext
-from kikimimi.model.lora import add_lora
+from kikimimi.interfaces import AdapterContext, Component, LLMContext
+from kikimimi.model.lora import AudioGate, add_lora
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe.chosen import PARTS
 
@@ -43,12 +45,21 @@ def assemble(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         encoder = _build(recipe.encoder, "encoder")
-        llm = _build(
-            recipe.llm, "llm", LLMContext(texts=texts, assets=assets / "llm" if assets is not None else None)
+        folders = {part: assets / part if assets is not None else None for part in PARTS}
+        llm = _build(recipe.llm, "llm", LLMContext(texts=texts, assets=folders["llm"]))
+        context = AdapterContext(
+            in_dim=encoder.dim,
+            out_dim=llm.dim,
+            frame_rate=encoder.frame_rate,
+            num_taps=encoder.num_taps,
+            vocabulary=llm.vocabulary,
+            texts=texts,
+            assets=folders["adapter"],
         )
-        context = AdapterContext(in_dim=encoder.dim, out_dim=llm.dim, frame_rate=encoder.frame_rate)
         adapter = _build(recipe.adapter, "adapter", context)
         fixed: set[str] = set()
+        pretrained: set[str] = set()
+        gates: dict[str, AudioGate | None] = {}
         for where, chosen, part in zip(
             PARTS,
             (recipe.encoder, recipe.adapter, recipe.llm),
@@ -57,15 +68,25 @@ def assemble(
         ):
             if load_weights:
                 part.load_weights()
-            fixed.update(f"{where}.{n}" for n, p in part.named_parameters() if not p.requires_grad)
+            _set_dtype(part, _DTYPES[chosen.dtype])
+            # By identity: low-rank adaptation renames what it adapts.
+            constants = {id(p) for p in part.parameters() if not p.requires_grad}
+            sourced = part.pretrained_names()
+            loaded = {id(p) for name, p in part.named_parameters() if name in sourced}
             if chosen.lora is not None:
-                add_lora(part, chosen.lora, where=where)
-    return SpeechLM(encoder, adapter, llm, frozenset(fixed))
+                gates[where] = add_lora(part, chosen.lora, where=where)
+            named = [(f"{where}.{name}", id(p)) for name, p in part.named_parameters()]
+            fixed.update(name for name, identity in named if identity in constants)
+            pretrained.update(name for name, identity in named if identity in loaded)
+    return SpeechLM(encoder, adapter, llm, frozenset(fixed), frozenset(pretrained), gates.get("llm"))
 
 
 def _build(chosen: Chosen, where: str, *context: object) -> Any:
+    # Weights that are read from a source never exist in full precision; random ones are drawn in it.
+    reads = getattr(chosen.config, "weights", "random") != "random"
     try:
-        part = chosen.component(chosen.config, *context)
+        with _default_dtype(_DTYPES[chosen.dtype] if reads else torch.float32):
+            part = chosen.component(chosen.config, *context)
     except RecipeError:
         raise
     except ValueError as error:
@@ -75,22 +96,41 @@ def _build(chosen: Chosen, where: str, *context: object) -> Any:
     return part
 
 
-def is_random(chosen: Chosen) -> bool:
-    """Whether the component starts from random weights, so that a checkpoint has to hold all of it."""
-    return getattr(chosen.config, "weights", "random") == "random"
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _set_dtype(part: Component, dtype: torch.dtype) -> None:
+    """Convert weights and saved statistics; tables that are computed keep their precision."""
+    for parameter in part.parameters():
+        if parameter.is_floating_point() and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
+    for module in part.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point() and name not in module._non_persistent_buffers_set:
+                module._buffers[name] = buffer.to(dtype)
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def trainable_names(model: SpeechLM, stage: Stage, *, where: str) -> dict[str, list[str]]:
     """Return the names of the parameters that a stage trains, by component.
 
     Raises:
-        RecipeError: A `part` matches no parameter.
+        RecipeError: A `part` matches no parameter, or parameters of half precision.
     """
     found: dict[str, list[str]] = {}
     problems = []
     for part, train in stage.train.items():
-        parameters = getattr(model, part).named_parameters()
-        names = [name for name, _ in parameters if f"{part}.{name}" not in model.fixed]
+        parameters = dict(getattr(model, part).named_parameters())
+        names = [name for name in parameters if f"{part}.{name}" not in model.fixed]
         if train.part == "all":
             chosen = names
         elif train.part == "lora":
@@ -102,6 +142,11 @@ def trainable_names(model: SpeechLM, stage: Stage, *, where: str) -> dict[str, l
                 f"{where}.train.{part}.part: {train.part!r} matches no parameter of the {part}."
                 f"{nearest(train.part, names)} Allowed: all, lora, or a pattern over names such as "
                 f"{listing(names[:3])}"
+            )
+        if half := [name for name in chosen if parameters[name].dtype != torch.float32]:
+            problems.append(
+                f"{where}.train.{part}: trains {half[0]}, which is {parameters[half[0]].dtype}, and "
+                f"optimisers need fp32. Take {part}.dtype away; trainer.precision: bf16 computes in bfloat16 anyway"
             )
         found[part] = [f"{part}.{name}" for name in chosen]
     if problems:
@@ -118,10 +163,22 @@ def freeze_all_but(model: SpeechLM, names: Iterable[str]) -> None:
 
 
 def set_modes(model: SpeechLM) -> None:
-    """Put components that train into train mode and frozen ones, dropout and all, into eval mode."""
+    """Put modules that train into train mode and frozen ones, dropout and all, into eval mode.
+
+    What changes the encoder's input at random works also where the encoder is frozen.
+    """
     for part in PARTS:
-        component = getattr(model, part)
-        component.train(any(parameter.requires_grad for parameter in component.parameters()))
+        _set_mode(getattr(model, part), False)
+    if model.encoder.augmentation is not None:
+        model.encoder.augmentation.train()
+
+
+def _set_mode(module: nn.Module, above: bool) -> None:
+    """Set a module's mode by the parameters in it; one without any (dropout) goes with what it is part of."""
+    parameters = list(module.parameters())
+    module.training = any(p.requires_grad for p in parameters) if parameters else above
+    for child in module.children():
+        _set_mode(child, module.training)
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,21 @@ class Sample:
         name: ``dataset/key``, for messages.
         rendered: Ids, loss mask and slots from the LLM.
         clips: One per slot, in order: waveforms (S,), or encoder features (F, E) from the cache.
+        transcripts: What is said in each clip, None where that is not known; empty means none is known.
     """
 
     name: str
     rendered: Rendered
     clips: Sequence[Tensor]
+    transcripts: Sequence[str | None] = ()
 
     def __post_init__(self) -> None:
         if len(self.clips) != len(self.rendered.slots):
             raise ValueError(
                 f"{self.name}: {len(self.clips)} clips for {len(self.rendered.slots)} audio parts"
             )
+        if self.transcripts and len(self.transcripts) != len(self.clips):
+            raise ValueError(f"{self.name}: {len(self.transcripts)} transcripts for {len(self.clips)} clips")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Batch:
         slots: (C,) positions in `ids`, ascending.
         audio: (C, S) waveforms, or None when there are no clips or features are given.
         features: (C, F, E) encoder output, or None.
+        transcripts: (C) what is said in each clip, None where that is not known.
     """
 
     names: tuple[str, ...]
@@ -53,6 +58,7 @@ class Batch:
     slots: Tensor
     audio: Padded | None
     features: Padded | None
+    transcripts: tuple[str | None, ...]
 
     def to(self, device: torch.device) -> Batch:
         """Move every tensor to a device."""
@@ -85,4 +91,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         ),
         audio=padded if waveforms else None,
         features=None if waveforms else padded,
+        transcripts=tuple(
+            text for sample in samples for text in (sample.transcripts or [None] * len(sample.clips))
+        ),
     )

@@ -1,12 +1,13 @@
-"""Low-rank adaptation of any component, through peft."""
+"""Low-rank adaptation of any component, through peft, everywhere or only where audio is present."""
 
 from __future__ import annotations
 
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import torch
 from peft import LoraConfig, inject_adapter_in_model
-from torch import nn
+from torch import Tensor, nn
 
 from kikimimi.errors import RecipeError, listing
 
@@ -14,15 +15,59 @@ if TYPE_CHECKING:
     from kikimimi.recipe import LoRA
 
 
-def add_lora(component: nn.Module, lora: LoRA, *, where: str) -> None:
+class AudioGate:
+    """Lets low-rank updates act in some sequences and not in others.
+
+    It is told which before each call of the LLM, and hooked to each update's last layer. What it blocks is
+    exactly zero: a blocked sequence is what the LLM makes of it without any update.
+    """
+
+    def __init__(self) -> None:
+        self._open: Tensor | bool = True
+        self._lengths: Tensor | None = None
+
+    def set(self, is_open: Tensor | bool, lengths: Tensor | None = None) -> None:
+        """Say where updates act.
+
+        Args:
+            is_open: (B,) bool, one per sequence; or one answer for all sequences.
+            lengths: (B,) positions of each sequence in a pack; needed where there is one answer for each.
+        """
+        self._open, self._lengths = is_open, lengths
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        """Zero an update where the gate is shut; a forward hook.
+
+        The update is (B, length, width) of padded sequences, or (1, N, width) or (N, width) of a pack.
+        """
+        if isinstance(self._open, bool):
+            return output if self._open else torch.zeros_like(output)
+        assert self._lengths is not None
+        if output.dim() == 3 and output.shape[0] == len(self._open):
+            mask = self._open[:, None, None]
+        else:
+            mask = self._open.repeat_interleave(self._lengths)[:, None]
+            if output.shape[-2] != len(mask):
+                raise ValueError(
+                    f"lora.modality: audio cannot tell the sequences of an update of shape "
+                    f"{tuple(output.shape)} apart: this LLM does not run them as a pack or as a padded batch"
+                )
+        return torch.where(mask, output, 0.0)
+
+
+def add_lora(component: nn.Module, lora: LoRA, *, where: str) -> AudioGate | None:
     """Put low-rank matrices beside the linear layers whose names end with one of `lora.targets`.
 
-    Source: Hu et al. 2021, arXiv 2106.09685; peft's implementation, in place.
+    Source: Hu et al. 2021, arXiv 2106.09685; peft's implementation, in place. The matrices are fp32, also
+    beside weights of half precision, as an optimiser needs them.
 
     Args:
         component: What to adapt; it keeps its class.
         lora: Rank, scale, dropout and targets.
         where: The recipe's key, for messages.
+
+    Returns:
+        The gate of updates that act only where audio is present; None for those that act everywhere.
 
     Raises:
         RecipeError: No layer has such a name.
@@ -47,3 +92,13 @@ def add_lora(component: nn.Module, lora: LoRA, *, where: str) -> None:
         # peft remarks on tied embeddings that it leaves alone here.
         warnings.simplefilter("ignore")
         inject_adapter_in_model(config, component)
+    for name, parameter in component.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+    if lora.modality == "any":
+        return None
+    gate = AudioGate()
+    for name, module in component.named_modules():
+        if name.endswith(".lora_B.default"):
+            module.register_forward_hook(gate)
+    return gate

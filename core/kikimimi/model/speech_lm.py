@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from kikimimi.interfaces import LLM, Adapter, Encoder, Generation, Padded
+from kikimimi.interfaces import LLM, Adapter, AdapterOutput, Encoder, Generation, Padded
 from kikimimi.model.batch import Batch
+from kikimimi.model.lora import AudioGate
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Scored:
         targets: (M,) token ids.
         sequence: (M,) the conversation each target belongs to.
         losses: Named auxiliary losses of the adapter.
+        counts: What the adapter counted.
         num_positions: N, audio and text.
     """
 
@@ -44,6 +47,7 @@ class Scored:
     targets: Tensor
     sequence: Tensor
     losses: dict[str, Tensor]
+    counts: dict[str, int]
     num_positions: int
 
 
@@ -55,13 +59,23 @@ class SpeechLM(nn.Module):
         adapter: Frames to audio tokens.
         llm: The text LLM that hears them.
         fixed: Names of parameters that are constants by design (sinusoidal positions); no stage trains them.
+        pretrained: Names of parameters that are filled from a source that checkpoints refer to.
+        gate: Of low-rank updates of the LLM that act only in conversations with audio, or None.
     """
 
     def __init__(
-        self, encoder: Encoder, adapter: Adapter, llm: LLM, fixed: frozenset[str] = frozenset()
+        self,
+        encoder: Encoder,
+        adapter: Adapter,
+        llm: LLM,
+        fixed: frozenset[str] = frozenset(),
+        pretrained: frozenset[str] = frozenset(),
+        gate: AudioGate | None = None,
     ) -> None:
         super().__init__()
         self.fixed = fixed
+        self.pretrained = pretrained
+        self.gate = gate
         self.encoder = encoder
         self.adapter = adapter
         self.llm = llm
@@ -77,7 +91,7 @@ class SpeechLM(nn.Module):
         Raises:
             ValueError: No token of the batch is a target.
         """
-        packed, losses = self.pack(batch)
+        packed, output = self.pack(batch, batch.transcripts)
         ends = packed.lengths.cumsum(0)
         is_start = torch.zeros_like(packed.loss)
         is_start[ends - packed.lengths] = True
@@ -85,12 +99,30 @@ class SpeechLM(nn.Module):
         target_positions = (packed.loss & ~is_start).nonzero()[:, 0]
         if len(target_positions) == 0:
             raise ValueError(f"nothing to learn: no target token in {', '.join(batch.names)}")
+        if self.gate is not None:
+            self.gate.set(self._hear(batch), packed.lengths)
         logits = self.llm(packed.embeddings, packed.lengths, target_positions - 1)
         sequence = torch.searchsorted(ends, target_positions, right=True)
-        return Scored(logits, packed.ids[target_positions], sequence, losses, len(packed.ids))
+        losses, counts = (output.losses, output.counts) if output else ({}, {})
+        return Scored(logits, packed.ids[target_positions], sequence, losses, counts, len(packed.ids))
 
-    def pack(self, batch: Batch) -> tuple[Packed, dict[str, Tensor]]:
-        """Write the audio tokens into their slots; return the pack and the adapter's losses."""
+    def _hear(self, batch: Batch) -> Tensor:
+        """Return (B,) bool, true for conversations that hold audio."""
+        owner = torch.searchsorted(batch.lengths.cumsum(0), batch.slots, right=True)
+        return torch.zeros_like(batch.lengths, dtype=torch.bool).index_fill_(0, owner, True)
+
+    def pack(
+        self, batch: Batch, transcripts: Sequence[str | None] | None = None
+    ) -> tuple[Packed, AdapterOutput | None]:
+        """Write the audio tokens into their slots.
+
+        Args:
+            batch: Conversations and their clips.
+            transcripts: (C) what is said in the clips, for adapters that learn from it; None in generation.
+
+        Returns:
+            The pack, and what the adapter made of the clips, where there are any.
+        """
         is_text = torch.ones_like(batch.loss)
         is_text[batch.slots] = False
         text = self.llm.embed(batch.ids[is_text])
@@ -98,9 +130,10 @@ class SpeechLM(nn.Module):
         if features is None and batch.audio is not None:
             features = self.encoder(batch.audio)
         if features is None:
-            return Packed(text, batch.lengths, batch.ids, batch.loss), {}
-        output = self.adapter(features)
-        return self._splice(batch, is_text, text, output.tokens), output.losses
+            return Packed(text, batch.lengths, batch.ids, batch.loss), None
+        given = (transcripts,) if self.adapter.uses_transcripts else ()
+        output: AdapterOutput = self.adapter(features, *given)
+        return self._splice(batch, is_text, text, output.tokens), output
 
     def _splice(self, batch: Batch, is_text: Tensor, text: Tensor, tokens: Padded) -> Packed:
         device = text.device
@@ -127,4 +160,15 @@ class SpeechLM(nn.Module):
         """
         packed, _ = self.pack(batch)
         prompts = list(torch.split(packed.embeddings, packed.lengths.tolist()))
-        return [self.llm.decode(ids) for ids in self.llm.generate(prompts, generation)]
+        if self.gate is None:
+            return [self.llm.decode(ids) for ids in self.llm.generate(prompts, generation)]
+        texts = [""] * len(prompts)
+        hears = self._hear(batch).tolist()
+        for audio in sorted(set(hears)):
+            self.gate.set(audio)
+            rows = [row for row, heard in enumerate(hears) if heard == audio]
+            for row, ids in zip(
+                rows, self.llm.generate([prompts[row] for row in rows], generation), strict=True
+            ):
+                texts[row] = self.llm.decode(ids)
+        return texts

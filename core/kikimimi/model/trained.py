@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kikimimi.errors import RunError, listing
-from kikimimi.model.assembly import is_random, trainable_names
+from kikimimi.model.assembly import trainable_names
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe.chosen import PARTS
 
@@ -23,20 +23,19 @@ if TYPE_CHECKING:
 def kept_names(model: SpeechLM, recipe: Recipe) -> set[str]:
     """Return the names of the tensors that checkpoints hold.
 
-    They are the parameters that any stage trains, all of a component that has no pretrained source, and the
-    buffers of both (running statistics); the rest is there by reference.
+    They are the parameters that any stage trains, those that have no pretrained source, and the buffers of
+    the components that either belong to (running statistics); the rest is there by reference.
     """
     names: set[str] = set()
     for stage_name, stage in recipe.stages.items():
         for found in trainable_names(model, stage, where=f"stages.{stage_name}").values():
             names.update(found)
+    parameters = {name for name, _ in model.named_parameters()}
+    names.update(parameters - model.pretrained)
+    buffers = named_tensors(model).keys() - parameters
     for part in PARTS:
-        own = [name for name in named_tensors(model) if name.startswith(f"{part}.")]
-        if is_random(getattr(recipe, part)):
-            names.update(own)
-        elif not names.isdisjoint(own):
-            parameters = {f"{part}.{name}" for name, _ in getattr(model, part).named_parameters()}
-            names.update(set(own) - parameters)
+        if any(name.startswith(f"{part}.") for name in names):
+            names.update(name for name in buffers if name.startswith(f"{part}."))
     return names
 
 

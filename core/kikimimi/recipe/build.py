@@ -8,7 +8,7 @@ from typing import Any
 
 from kikimimi import plugins
 from kikimimi.errors import PluginError, listing, nearest
-from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
+from kikimimi.recipe.chosen import OF_PARTS, PARTS, Chosen
 from kikimimi.recipe.leaf import NotOfTypeError, convert, describe, is_supported
 from kikimimi.recipe.merge import as_section
 from kikimimi.recipe.problems import Problems
@@ -22,6 +22,7 @@ class Invalid:
 
 
 INVALID = Invalid()
+_BESIDE: dict[str, Shape] = {option: options(Chosen)[option].shape for option in OF_PARTS}
 
 
 class Builder:
@@ -144,8 +145,11 @@ class Builder:
             return self._fail(key, f"expected {_expected(Component(kind))}, not {entry.shown()}", entry)
         given = dict(entry.value)
         named = given.pop("name", None)
-        lora = given.pop("lora", None) if kind in PARTS else None
-        adaptation = self.build(Section(LoRA, True), lora, f"{key}.lora", "'lora'") if lora else None
+        beside: dict[str, Any] = {}
+        if kind in PARTS:
+            for option, shape in _BESIDE.items():
+                if option in given:
+                    beside[option] = self.build(shape, given.pop(option), f"{key}.{option}", f"'{option}'")
         if named and named.value is UNREAD:
             return INVALID
         if named is None:
@@ -159,9 +163,9 @@ class Builder:
         except PluginError as error:
             return self._fail(key, str(error), named)
         config = self._section(shape, Entry(given, entry.where), key, f"{kind} '{name}'")
-        if INVALID in (config, adaptation):
+        if INVALID in (config, *beside.values()):
             return INVALID
-        return Chosen(kind=kind, name=name, config=config, lora=adaptation)
+        return Chosen(kind=kind, name=name, config=config, **beside)
 
     @staticmethod
     def _options_of(kind: str, name: str) -> Section:
@@ -179,7 +183,7 @@ class Builder:
         except (NameError, TypeError) as error:
             raise PluginError(f"{plugin}: the types of its Config cannot be read: {error}") from error
         for option, declared in known.items():
-            if option == "name" or (option == "lora" and kind in PARTS):
+            if option == "name" or (option in OF_PARTS and kind in PARTS):
                 raise PluginError(
                     f"{plugin}: its Config cannot have an option '{option}', recipes use that name"
                 )

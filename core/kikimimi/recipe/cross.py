@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from kikimimi.recipe.build import Builder
-from kikimimi.recipe.chosen import PARTS
+from kikimimi.recipe.chosen import PARTS, LoRA
 from kikimimi.recipe.schema import Trainer
 from kikimimi.recipe.source import Entry
 from kikimimi.recipe.stage import Batch, Train
@@ -21,6 +21,8 @@ def check_across(tree: Entry, builder: Builder) -> None:
         builder: What was built of it.
     """
     trainer = builder.built.get("trainer", Trainer())
+    for part in PARTS:
+        _check_modality(part, builder)
     for stage, section in _inside(tree, "stages").items():
         key = f"stages.{stage}"
         _check_lora(key, tree, builder)
@@ -40,6 +42,13 @@ def _add(builder: Builder, key: str, message: str) -> None:
     while place not in builder.where:  # an option left at its default stands nowhere: its section does
         place = place.rpartition(".")[0]
     builder.problems.add(key, message, builder.where[place])
+
+
+def _check_modality(part: str, builder: Builder) -> None:
+    lora: Any = builder.built.get(f"{part}.lora")
+    if isinstance(lora, LoRA) and lora.modality == "audio" and part != "llm":
+        said = f"the {part} hears nothing but audio: 'audio' has a meaning for the llm alone"
+        _add(builder, f"{part}.lora.modality", said)
 
 
 def _check_lora(stage: str, tree: Entry, builder: Builder) -> None:

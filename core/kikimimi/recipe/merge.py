@@ -30,8 +30,10 @@ def merge(base: Entry | None, over: Entry, shape: Shape | None, key: str, proble
     """
     if isinstance(shape, Component):
         base, over = as_section(base) if base else None, as_section(over)
-        if base and _component_name(over) not in (None, _component_name(base)):
-            base = None
+    # Where the schema says nothing, inside a plugin's options, a section with a name is a nested plugin.
+    is_plugin = shape is None or isinstance(shape, Component)
+    if is_plugin and base and component_name(over) not in (None, component_name(base)):
+        base = None
     if not isinstance(over.value, dict):
         return over
     if base and isinstance(base.value, str) and "${" in base.text:
@@ -49,7 +51,8 @@ def merge(base: Entry | None, over: Entry, shape: Shape | None, key: str, proble
     return Entry(merged, over.where)
 
 
-def _component_name(entry: Entry) -> str | None:
+def component_name(entry: Entry) -> str | None:
+    """Return the plugin that a section names, or None."""
     name = entry.value.get("name") if isinstance(entry.value, dict) else None
     return name.text if name and name.is_scalar else None
 

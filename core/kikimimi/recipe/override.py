@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kikimimi.errors import listing, nearest
-from kikimimi.recipe.merge import as_section, merge, remove
+from kikimimi.recipe.merge import as_section, component_name, merge, remove
 from kikimimi.recipe.problems import Problems
 from kikimimi.recipe.shape import Component, Named, Shape, inside
 from kikimimi.recipe.source import Entry, read
@@ -21,7 +21,8 @@ def apply_overrides(tree: Entry, overrides: Sequence[str], shape: Shape, problem
         problems: Where problems go.
     """
     given = [one for text in overrides if (one := _Override.read(text, problems))]
-    for one in sorted(given, key=lambda one: one.is_option(tree, shape)):
+    # A swap drops the options inside it, so it comes first also where plugins are nested.
+    for one in sorted(given, key=lambda one: (one.is_option(tree, shape), len(one.keys))):
         tree = one.set(tree, one.keys, shape, "", problems)
     return tree
 
@@ -76,10 +77,12 @@ class _Override:
         held: dict[str, Entry] = dict(base.value) if base else {}
         name, rest = _first(keys, base)
         inner = f"{path}.{name}" if path else name
-        if isinstance(shape, Component) and name == "name" and not rest:
+        nested = shape is None and base is not None and component_name(base) is not None
+        if (nested or isinstance(shape, Component)) and name == "name" and not rest:
+            kind = shape.kind if isinstance(shape, Component) else "plugin"
             problems.add(
                 inner,
-                f"write {path}={self.value.text}: another {shape.kind} has other options, so that the whole "
+                f"write {path}={self.value.text}: another {kind} has other options, so that the whole "
                 "section is replaced",
                 self.value.where,
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from kikimimi.recipe.chosen import OF_PARTS
 from kikimimi.recipe.schema import PARTS, Chosen, Recipe
 from kikimimi.recipe.source import Resolver
 
@@ -33,7 +34,8 @@ def plain(value: Any) -> Any:
     """Return a value of a recipe as YAML's own types, spelled as a recipe spells them."""
     if isinstance(value, Chosen):
         section = {"name": value.name, **plain(value.config)}
-        return section | {"lora": plain(value.lora)} if value.kind in PARTS else section
+        beside = {option: plain(getattr(value, option)) for option in OF_PARTS}
+        return section | beside if value.kind in PARTS else section
     if dataclasses.is_dataclass(value):
         shown = [item for item in dataclasses.fields(value) if item.init]
         return {item.metadata.get("key", item.name): plain(getattr(value, item.name)) for item in shown}

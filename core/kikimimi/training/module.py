@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,8 @@ class StageModule(pl.LightningModule):
         self.log_every = log_every
         self.strict_loading = False
         self._window: list[Tensor] = []
+        self._parts: dict[str, list[Tensor]] = {}
+        self._counts: Counter[str] = Counter()
         self.latest_loss = torch.zeros(())
         self._audio_seconds = 0.0
         self._positions = 0
@@ -68,7 +71,7 @@ class StageModule(pl.LightningModule):
         Raises:
             DataError: The loss is not finite; raised before any weight changes.
         """
-        loss = self._loss(batch)
+        loss, parts, counts = self._loss(batch)
         if not torch.isfinite(loss):
             raise DataError(
                 f"step {self.trainer.global_step + 1}: the loss is {float(loss.detach())}; "
@@ -77,18 +80,23 @@ class StageModule(pl.LightningModule):
             )
         self._window.append(loss.detach())
         self.latest_loss = self._window[-1]
+        for name, part in parts.items():
+            self._parts.setdefault(name, []).append(part.detach())
+        self._counts.update(counts)
         self._count(batch)
         return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Add a micro-batch to the validation loss."""
-        self._validation.append(self._loss(batch).detach())
+        self._validation.append(self._loss(batch)[0].detach())
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, int]]:
+        """Return the loss, what it is the sum of where that is more than one, and the adapter's counts."""
         scored = self.model(batch)
-        loss = F.cross_entropy(scored.logits.float(), scored.targets)
+        text = F.cross_entropy(scored.logits.float(), scored.targets)
         self._positions += scored.num_positions
-        return loss + sum(scored.losses.values(), loss.new_zeros(()))
+        parts = {"text": text, **scored.losses} if scored.losses else {}
+        return text + sum(scored.losses.values(), text.new_zeros(())), parts, scored.counts
 
     def _count(self, batch: Batch) -> None:
         clips = batch.audio if batch.audio is not None else batch.features
@@ -150,6 +158,7 @@ class StageModule(pl.LightningModule):
         self.write(
             {
                 "loss": float(loss),
+                **self._gather_parts(),
                 "gradient_norm": float(self._gradient_norm),
                 **{f"lr/{part}": rate for part, rate in self._rates.items()},
                 "audio_seconds_per_second": audio / seconds,
@@ -157,9 +166,29 @@ class StageModule(pl.LightningModule):
                 "padding": padded / computed if computed else 0.0,
             }
         )
-        self._window = []
+        self._window, self._parts, self._counts = [], {}, Counter()
         self._audio_seconds, self._positions, self._padding = 0.0, 0, [0, 0]
         self._clock = time.monotonic()
+
+    def _gather_parts(self) -> dict[str, float]:
+        """Return the means of the loss's parts and the sums of the counts, over all ranks."""
+        mine = ({name: (float(sum(p)), len(p)) for name, p in self._parts.items()}, dict(self._counts))
+        gathered: list[Any] = [mine]
+        if self.trainer.world_size > 1:
+            # By objects, not tensors: a rank whose micro-batches held no audio has no parts.
+            gathered = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, mine)
+        sums: dict[str, tuple[float, int]] = {}
+        counts: Counter[str] = Counter()
+        for parts, counted in gathered:
+            counts.update(counted)
+            for name, (total, number) in parts.items():
+                before = sums.get(name, (0.0, 0))
+                sums[name] = before[0] + total, before[1] + number
+        return {
+            **{f"loss/{name}": total / number for name, (total, number) in sums.items()},
+            **{f"count/{name}": float(number) for name, number in counts.items()},
+        }
 
     def on_validation_start(self) -> None:
         """Begin a new mean."""

@@ -160,9 +160,12 @@ def _check_lengths(corpus: Corpus, model: SpeechLM) -> None:
 def _features(
     run: RunFolder, name: str, model: SpeechLM, corpora: list[Corpus], held_out: list[Corpus]
 ) -> FeatureCache | None:
-    """Encode every clip once, if the encoder is frozen, the stage hears clips again, and disk allows."""
+    """Encode every clip once, if the encoder never changes, clips are heard again, and disk allows."""
     recipe, stage = run.recipe, run.recipe.stages[name]
-    if "encoder" in stage.train or not recipe.trainer.cache_features:
+    if not recipe.trainer.cache_features or model.encoder.augmentation is not None:
+        return None
+    # A later stage may freeze what this run trained, which no fingerprint of its sources would tell.
+    if any("encoder" in other.train for other in recipe.stages.values()):
         return None
     heard = stage.steps * stage.batch.global_ * stage.batch.seconds
     seconds = sum(float(corpus.shards.seconds.sum()) for corpus in corpora)
@@ -182,8 +185,11 @@ def _features(
         **plugin_lock(recipe.encoder),
         "config": repr(recipe.encoder.config),
         "lora": repr(recipe.encoder.lora),
+        "dtype": recipe.encoder.dtype,
         "precision": recipe.trainer.precision,
     }
+    if any(f"encoder.{name}" not in model.pretrained for name, _ in model.encoder.named_parameters()):
+        identity["seed"] = recipe.seed  # some of its weights were drawn at random
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     cache = FeatureCache([*corpora, *held_out], fingerprint)
     device = _device(recipe)

@@ -77,7 +77,7 @@ class ASR(Task):
             raise ValueError(
                 "language: the record has none; give it there, or set task 'asr' to one language"
             )
-        user = self._user(clips[0], language, rng)
+        user = self._user(AudioPart(clips[0], text), language, rng)
         return Conversation((user, Message("assistant", (TextPart(text),))), None, meta)
 
     def phrasings(self) -> list[str]:
@@ -97,10 +97,10 @@ class ASR(Task):
         Raises:
             ValueError: The bank has no request in this language.
         """
-        return Conversation((self._user("0", next(iter(_bank())) if language is None else language, None),))
+        language = next(iter(_bank())) if language is None else language
+        return Conversation((self._user(AudioPart("0"), language, None),))
 
-    def _user(self, clip: str, language: Any, rng: Random | None) -> Message:
-        audio = AudioPart(clip)
+    def _user(self, audio: AudioPart, language: Any, rng: Random | None) -> Message:
         if self.config.prompt == "none":
             return Message("user", (audio,))
         if self.config.language != "auto":
