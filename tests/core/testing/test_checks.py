@@ -52,3 +52,32 @@ def test_parametrize_names_the_config() -> None:
 def test_only_components_can_be_checked(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"is no subclass of kikimimi\.Encoder"):
         parametrize_checks(wrong)
+
+
+def test_an_expected_failure_is_strict_and_has_its_reason() -> None:
+    reasons = {"bf16_runs": "no bfloat16", "one-builds_tiny": "too large"}
+    configs = {"mean": MLPAdapter.Config(pool="mean"), "one": MLPAdapter.Config()}
+    mark = parametrize_checks(MLPAdapter, expected_failures=reasons, **configs)
+    marked = {case.id: [(m.name, dict(m.kwargs)) for m in case.marks] for case in mark.args[1] if case.marks}
+    assert marked == {
+        "mean-bf16_runs": [("xfail", {"reason": "no bfloat16", "strict": True})],
+        "one-bf16_runs": [("xfail", {"reason": "no bfloat16", "strict": True})],
+        "one-builds_tiny": [("xfail", {"reason": "too large", "strict": True})],
+    }
+
+
+@pytest.mark.parametrize(
+    ("reasons", "message"),
+    [
+        (
+            {"bf16_run": "why"},
+            r"MLPAdapter has no check 'bf16_run'. Did you mean 'bf16_runs'\? Checks: .*bf16",
+        ),
+        ({"mean-bf16_runs": "why"}, r"MLPAdapter has no check 'mean-bf16_runs'"),
+        ({"bf16_runs": " "}, r"expected_failures: 'bf16_runs' needs a reason"),
+        ({"bf16_runs": None}, r"expected_failures: 'bf16_runs' needs a reason"),
+    ],
+)
+def test_an_expected_failure_needs_a_check_and_a_reason(reasons: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parametrize_checks(MLPAdapter, expected_failures=reasons)
