@@ -7,7 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi import AdapterContext, Padded
+from kikimimi.testing import Check, parametrize_checks
 from kikimimi_adapters.mlp import MLP, MLPAdapter
+
+Config = MLPAdapter.Config
+
+
+@parametrize_checks(
+    MLPAdapter,
+    default=Config(),
+    dropping=Config(downsample=5, remainder="drop", activation="relu", hidden_dim=2048, bias=True),
+    bounded=Config(downsample=2, pool="mean", remainder="drop", num_layers=1, bias=True, boundaries=True),
+    normed=Config(downsample=20, pool="mean", norm="plain", num_layers=1, bias=True),
+    affine=Config(norm="layer", boundaries=True),
+)
+def test_contract(check: Check) -> None:
+    check()
 
 
 def build(in_dim: int = 2, out_dim: int = 3, **options: Any) -> MLPAdapter:
@@ -128,6 +143,93 @@ def test_three_layers() -> None:
     assert linears(build(num_layers=3, hidden_dim=5)) == [(8, 5), (5, 5), (5, 3)]
 
 
+def test_drop_leaves_the_remainder_out_and_counts_it() -> None:
+    adapter = build(out_dim=4, downsample=2, remainder="drop", num_layers=1)
+    identity_first(adapter)
+    out = adapter(Padded.stack([FRAMES, FRAMES[:4], FRAMES[:3], FRAMES[:1]]))
+    assert out.tokens.lengths.tolist() == [2, 2, 1, 1]
+    assert out.counts == {"dropped_frames": 2}
+    assert out.tokens.values[0].tolist() == [[1.0, 10.0, 2.0, 20.0], [3.0, 30.0, 4.0, 40.0]]
+    assert out.tokens.values[2, 0].tolist() == [1.0, 10.0, 2.0, 20.0]
+    # Not one full group: the frame is kept, and the group filled up.
+    assert out.tokens.values[3, 0].tolist() == [1.0, 10.0, 0.0, 0.0]
+    assert [adapter.max_tokens(frames) for frames in (1, 2, 3, 4, 5)] == [1, 1, 1, 2, 2]
+    assert build(downsample=2)(Padded.stack([FRAMES])).counts == {}
+
+
+@pytest.mark.parametrize("num_frames", [2, 3, 50, 51])
+def test_expresses_qwen_audios_pooler(num_frames: int) -> None:
+    """As in AvgPool1d(2, 2), Linear, and the two vectors around them."""
+    adapter = build(
+        16, 8, downsample=2, pool="mean", remainder="drop", num_layers=1, bias=True, boundaries=True
+    )
+    (layer,) = (m for m in adapter.modules() if isinstance(m, nn.Linear))
+    assert adapter.boundaries is not None
+    first, last = adapter.boundaries
+    frames = torch.randn(num_frames, 16)
+    pooled = nn.functional.avg_pool1d(frames.T[None], 2, 2)[0].T
+    expected = torch.cat([first[None], layer(pooled), last[None]])
+    tokens = adapter(Padded.stack([frames, torch.randn(60, 16)])).tokens
+    assert tokens.lengths.tolist() == [len(expected), 32] == [adapter.max_tokens(num_frames), 32]
+    torch.testing.assert_close(tokens.values[0, : len(expected)], expected)
+
+
+def test_plain_norm_has_no_parameters_and_a_layer_norm_has_two() -> None:
+    frames = torch.randn(4, 3) * 5 + 2
+    adapter = build(3, 3, downsample=1, num_layers=1, norm="plain")
+    identity_first(adapter)
+    assert [name for name, _ in adapter.named_parameters()] == ["mlp.0.weight"]
+    expected = (frames - frames.mean(1, keepdim=True)) / (
+        frames.var(1, correction=0, keepdim=True) + 1e-5
+    ).sqrt()
+    torch.testing.assert_close(adapter(Padded.stack([frames])).tokens.values[0], expected)
+    names = [name for name, _ in build(3, 3, downsample=1, norm="layer").named_parameters()]
+    assert names[:2] == ["norm.weight", "norm.bias"]
+
+
+@pytest.mark.parametrize(
+    ("in_dim", "out_dim", "options", "count"),
+    [
+        # 1280 -> 8192 -> 4096, mean of 4, no bias.
+        (1280, 4096, {"pool": "mean", "hidden_dim": 8192}, 44_040_192),
+        # LLaMA-Omni, and SLAM-LLM with Whisper-large: 6400 -> 2048 -> 4096 with biases.
+        (
+            1280,
+            4096,
+            {"downsample": 5, "remainder": "drop", "activation": "relu", "hidden_dim": 2048, "bias": True},
+            6400 * 2048 + 2048 + 2048 * 4096 + 4096,
+        ),
+        # Voxtral Mini and Small.
+        (1280, 3072, {}, 25_165_824),
+        (1280, 5120, {}, 52_428_800),
+        # Phi-4-Multimodal's speech projector: 1024 -> 3072 -> 3072.
+        (1024, 3072, {"downsample": 1, "bias": True}, 1024 * 3072 + 3072 + 3072 * 3072 + 3072),
+        # Qwen-Audio: a linear layer and two vectors; Qwen2-Audio: without the vectors.
+        (
+            1280,
+            4096,
+            {"downsample": 2, "pool": "mean", "num_layers": 1, "bias": True, "boundaries": True},
+            1280 * 4096 + 4096 + 2 * 4096,
+        ),
+        (1280, 4096, {"downsample": 2, "pool": "mean", "num_layers": 1, "bias": True}, 5_246_976),
+        # LTU-AS's projection; AudioChatLlama's.
+        (
+            1280,
+            4096,
+            {"downsample": 20, "pool": "mean", "num_layers": 1, "bias": True, "norm": "plain"},
+            5_246_976,
+        ),
+        (512, 4096, {"downsample": 1, "num_layers": 1, "bias": True}, 512 * 4096 + 4096),
+    ],
+)
+def test_sizes_of_published_projectors(
+    in_dim: int, out_dim: int, options: dict[str, Any], count: int
+) -> None:
+    with torch.device("meta"):
+        adapter = build(in_dim, out_dim, **options)
+    assert sum(parameter.numel() for parameter in adapter.parameters()) == count
+
+
 def test_runs_in_bfloat16() -> None:
     adapter = build(pool="mean").to(torch.bfloat16)
     out = adapter(Padded.stack([FRAMES.bfloat16()])).tokens.values
@@ -155,6 +257,9 @@ def test_shard_classes_occur_in_the_modules() -> None:
     [
         ({"downsample": 0}, "downsample must be at least 1, not 0"),
         ({"pool": "max"}, "pool must be stack or mean, not 'max'"),
+        ({"remainder": "cut"}, "remainder must be pad or drop, not 'cut'"),
+        ({"remainder": "drop", "downsample": 1}, "remainder is read only with a downsample of 2 or more"),
+        ({"norm": "rms"}, "norm must be none, layer or plain, not 'rms'"),
         ({"num_layers": 0}, "num_layers must be at least 1, not 0"),
         ({"hidden_dim": 0}, "hidden_dim must be at least 1, not 0"),
         ({"activation": "tanh"}, "activation must be gelu, relu or silu, not 'tanh'"),

@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+_BOUNDARY_STD = 0.02
+"""Spread of new boundary vectors: that of the embeddings of most LLMs."""
 
 
 class MLP(nn.Sequential):
@@ -26,10 +29,20 @@ class MLP(nn.Sequential):
 class MLPAdapter(Adapter):
     """Pools each `downsample` frames into one audio token, by stacking or averaging, then an MLP.
 
-    The projector of LLaMA-Omni (Fang et al. 2024, arXiv 2409.06666: `downsample: 5, activation: relu,
-    hidden_dim: 2048, bias: true`) and of Voxtral (Liu et al. 2025, arXiv 2507.13264: the defaults). Unlike
-    there, frames that do not fill the last group are not dropped: the mean is over the real ones, and the
-    stack is filled up with zeros.
+    With it, in the options' words (what is not named is the default):
+
+    - Voxtral (Liu et al. 2025, arXiv 2507.13264): the defaults.
+    - LLaMA-Omni (Fang et al. 2024, arXiv 2409.06666): `downsample: 5, remainder: drop, activation: relu,
+      hidden_dim: 2048, bias: true`. SLAM-LLM (Ma et al. 2024, arXiv 2402.08846): the same.
+    - Phi-4-Multimodal (arXiv 2503.01743): `downsample: 1, bias: true`.
+    - Qwen-Audio (Chu et al. 2023, arXiv 2311.07919): `downsample: 2, pool: mean, remainder: drop,
+      num_layers: 1, bias: true, boundaries: true`. Qwen2-Audio (arXiv 2407.10759): the same without
+      `boundaries`.
+    - AudioChatLlama (Fathullah et al. 2023, arXiv 2311.06753): `downsample: 1, num_layers: 1, bias: true`.
+    - LTU-AS without its transformer (Gong et al. 2023, arXiv 2309.14405): `downsample: 20, pool: mean,
+      norm: plain, num_layers: 1, bias: true`.
+
+    A mean is over the real frames of a group, and a stack that is not full is filled up with zeros.
     """
 
     @dataclass(kw_only=True, frozen=True)
@@ -40,6 +53,11 @@ class MLPAdapter(Adapter):
         """Encoder frames per audio token."""
         pool: Literal["stack", "mean"] = "stack"
         """How a group of frames becomes one vector: side by side (`downsample` x E wide), or averaged (E)."""
+        remainder: Literal["pad", "drop"] = "pad"
+        """What becomes of frames that do not fill the last group: a token of their own, or nothing (they are
+        counted in the metrics). A clip without one full group has one token either way."""
+        norm: Literal["none", "layer", "plain"] = "none"
+        """Layer norm of the pooled vectors: none, with a learned scale and shift, or without them."""
         num_layers: int = 2
         """Linear layers."""
         hidden_dim: int | None = None
@@ -48,12 +66,20 @@ class MLPAdapter(Adapter):
         """Activation between the layers. Only the default is taken with one layer."""
         bias: bool = False
         """Whether the linear layers have a bias."""
+        boundaries: bool = False
+        """Whether a learned vector stands before a clip's audio tokens, and another one after them."""
 
         def __post_init__(self) -> None:
             if self.downsample < 1:
                 raise ValueError(f"downsample must be at least 1, not {self.downsample}")
             if self.pool not in ("stack", "mean"):
                 raise ValueError(f"pool must be stack or mean, not {self.pool!r}")
+            if self.remainder not in ("pad", "drop"):
+                raise ValueError(f"remainder must be pad or drop, not {self.remainder!r}")
+            if self.remainder == "drop" and self.downsample == 1:
+                raise ValueError("remainder is read only with a downsample of 2 or more")
+            if self.norm not in ("none", "layer", "plain"):
+                raise ValueError(f"norm must be none, layer or plain, not {self.norm!r}")
             if self.num_layers < 1:
                 raise ValueError(f"num_layers must be at least 1, not {self.num_layers}")
             if self.hidden_dim is not None and self.hidden_dim < 1:
@@ -71,7 +97,13 @@ class MLPAdapter(Adapter):
         super().__init__(config, context)
         in_dim = context.in_dim * (config.downsample if config.pool == "stack" else 1)
         hidden = [config.hidden_dim or context.out_dim] * (config.num_layers - 1)
+        self.norm = (
+            None if config.norm == "none" else nn.LayerNorm(in_dim, elementwise_affine=config.norm == "layer")
+        )
         self.mlp = MLP([in_dim, *hidden, context.out_dim], _ACTIVATIONS[config.activation], bias=config.bias)
+        self.boundaries = (
+            nn.Parameter(torch.randn(2, context.out_dim) * _BOUNDARY_STD) if config.boundaries else None
+        )
 
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Config:
@@ -84,13 +116,18 @@ class MLPAdapter(Adapter):
         return {MLP}
 
     def max_tokens(self, num_frames: int) -> int:
-        """Return ceil(F / downsample), which is exact."""
-        return -(-num_frames // self.config.downsample)
+        """Return the groups, ceil(F / downsample) or floor, at least 1, and 2 boundaries; it is exact."""
+        return self._num_groups(num_frames) + (2 if self.config.boundaries else 0)
 
     def forward(self, features: Padded) -> AdapterOutput:
-        """Adapt (B, F, E) to (B, ceil(F / downsample), D)."""
+        """Adapt (B, F, E) to (B, T, D) with T = `max_tokens(F)`."""
         size = self.config.downsample
-        lengths = -(-features.lengths // size)
+        counts: dict[str, int] = {}
+        if self.config.remainder == "drop":
+            lengths = (features.lengths // size).clamp(min=1)
+            counts["dropped_frames"] = int((features.lengths - lengths * size).clamp(min=0).sum())
+        else:
+            lengths = -(-features.lengths // size)
         groups, real = self._groups(features)
         if self.config.pool == "stack":
             # (B, T, downsample, E) -> (B, T, downsample x E)
@@ -98,16 +135,36 @@ class MLPAdapter(Adapter):
         else:
             # The last group of a clip may be short, and those past its end are empty.
             pooled = groups.sum(2) / real.sum(2).clamp(min=1)[..., None].to(groups.dtype)
-        return AdapterOutput(Padded(self.mlp(pooled), lengths))
+        if self.norm is not None:
+            pooled = self.norm(pooled)
+        tokens = Padded(self.mlp(pooled), lengths)
+        return AdapterOutput(tokens if self.boundaries is None else self._bounded(tokens), counts=counts)
+
+    def _num_groups(self, num_frames: int) -> int:
+        size = self.config.downsample
+        return max(1, num_frames // size) if self.config.remainder == "drop" else -(-num_frames // size)
 
     def _groups(self, features: Padded) -> tuple[Tensor, Tensor]:
         """Return (B, T, downsample, E) frames, zero past the lengths, and which of them are real."""
         batch, longest, dim = features.values.shape
-        tokens = self.max_tokens(longest)
-        missing = tokens * self.config.downsample - longest
+        num_groups = self._num_groups(longest)
+        # Below zero where frames are dropped.
+        missing = num_groups * self.config.downsample - longest
         real = features.mask()
         # Filled, not multiplied: what lies past a length may be NaN.
         values = features.values.masked_fill(~real[..., None], 0.0)
         values = nn.functional.pad(values, (0, 0, 0, missing))
         real = nn.functional.pad(real, (0, missing))
-        return values.view(batch, tokens, -1, dim), real.view(batch, tokens, -1)
+        return values.reshape(batch, num_groups, -1, dim), real.reshape(batch, num_groups, -1)
+
+    def _bounded(self, tokens: Padded) -> Padded:
+        """Return (B, T + 2, D) with the first boundary before each clip's tokens, the second behind them."""
+        assert self.boundaries is not None
+        first, last = self.boundaries.to(tokens.values.dtype)
+        # (B, T, D) -> (B, T + 2, D)
+        values = nn.functional.pad(tokens.values, (0, 0, 1, 1))
+        positions = torch.arange(values.shape[1], device=values.device)
+        ends = tokens.lengths.to(values.device)[:, None] + 1
+        values = torch.where((positions == 0)[:, None], first, values)
+        values = torch.where((positions == ends)[..., None], last, values)
+        return Padded(values, tokens.lengths + 2)
