@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from kikimimi import Padded
+from kikimimi import AudioError, Padded
 
 SAMPLE_RATE = 16000
 HOP = 160
@@ -18,6 +19,25 @@ _FFT = 400
 def num_mel_frames(num_samples: int) -> int:
     """Return how many hops of 10 ms a clip touches: at least 1; the last may be a partial one."""
     return max(1, -(-num_samples // HOP))
+
+
+def check_window(samples: Sequence[int], window: int, encoder: str) -> None:
+    """Check that every clip fits the window.
+
+    Args:
+        samples: Lengths of the clips [samples].
+        window: The longest allowed [samples].
+        encoder: Registered name of the encoder, for the message.
+
+    Raises:
+        AudioError: A clip is longer.
+    """
+    for clip, length in enumerate(samples):
+        if length > window:
+            raise AudioError(
+                f"clip {clip} of the batch lasts {length / SAMPLE_RATE:.2f} s ({length} samples), and "
+                f"encoder '{encoder}' takes at most {window / SAMPLE_RATE:.2f} s ({window} samples)"
+            )
 
 
 def log_mel(audio: Padded, num_mels: int, window_samples: int, *, whole_window: bool) -> Tensor:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
-from kikimimi import AudioError, ComponentConfig, Encoder, Padded, WeightsError, WeightsFiles, find_weights
+from kikimimi import (
+    Combine,
+    ComponentConfig,
+    Encoder,
+    Padded,
+    Taps,
+    WeightsError,
+    WeightsFiles,
+    check_taps,
+    find_weights,
+    tiny_layers,
+)
 from kikimimi.weights import CONFIG_PATTERNS, DEFAULT_PATTERNS, load_state
-from kikimimi_encoders.log_mel import HOP, SAMPLE_RATE, log_mel, num_mel_frames
+from kikimimi_encoders.log_mel import HOP, SAMPLE_RATE, check_window, log_mel, num_mel_frames
+from kikimimi_encoders.spec_augment import SpecAugment, SpectrogramMasking
 from kikimimi_encoders.whisper_ctranslate2 import (
     MODEL,
     encoder_sizes,
@@ -48,6 +61,9 @@ class Sizes:
             raise ValueError(f"sizes.dim must be even and at least 4 (sines and cosines), not {self.dim}")
 
 
+AnySizes = TypeVar("AnySizes", bound=Sizes)
+
+
 class WhisperEncoder(Encoder):
     """The encoder of Whisper (Radford et al. 2022, arXiv 2212.04356), without transformers' 30 s padding.
 
@@ -55,6 +71,8 @@ class WhisperEncoder(Encoder):
     laid end to end, and attention stays within each. With `pad: window` it sees what the reference sees, the
     clip in 30 s of silence, and equals transformers' `WhisperEncoder`. Either way the frames of the clip are
     returned, not those of the silence after it.
+
+    Only the layers up to the highest that `layers` names are built, and loaded.
     """
 
     @dataclass(kw_only=True, frozen=True)
@@ -68,8 +86,16 @@ class WhisperEncoder(Encoder):
         """What the encoder sees: the clip alone, or the clip padded with silence to the window (30 s)."""
         sizes: Sizes | None = None
         """Sizes with `weights: random` (None: those of Whisper base); refused with any other weights."""
+        layers: list[int] | None = None
+        """Layers whose outputs are the frames (None: the last), as transformers' `hidden_states` counts them:
+        0 is what enters the first layer, i what leaves the i-th, the last one's after the final norm."""
+        combine: Combine = "concat"
+        """What becomes of several layers: side by side, or a sum with learned weights."""
+        spec_augment: SpecAugment | None = None
+        """Masks over the spectrogram while training; None means none."""
 
         def __post_init__(self) -> None:
+            check_taps(self.layers, self.combine)
             if self.pad not in ("none", "window"):
                 raise ValueError(f"pad must be none or window, not {self.pad!r}")
             if self.weights != "random" and self.sizes is not None:
@@ -85,24 +111,31 @@ class WhisperEncoder(Encoder):
         # The weights themselves are fetched by `load_weights`; a CTranslate2 file states its sizes itself.
         files = find_weights(config.weights, patterns=(*CONFIG_PATTERNS, MODEL))
         self.sizes = (config.sizes or Sizes()) if files is None else _read_sizes(files)
-        self.dim = self.sizes.dim
         self.max_seconds = self.sizes.num_positions / self.frame_rate
-        self.model = WhisperTransformer(
-            dim=self.sizes.dim,
-            num_layers=self.sizes.num_layers,
-            num_heads=self.sizes.num_heads,
-            ffn_dim=self.sizes.ffn_dim,
-            num_mels=self.sizes.num_mels,
-            num_positions=self.sizes.num_positions,
-        )
+        self.taps = Taps(config.layers, config.combine, self.sizes.num_layers)
+        self.num_taps = self.taps.num_taps
+        self.dim = self.sizes.dim * self.num_taps
+        if config.spec_augment is not None:
+            self.augmentation = SpectrogramMasking(config.spec_augment, self.sizes.num_mels)
+        self.model = build_transformer(self.sizes, self.taps)
 
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Config:
-        """Return a config of 2 layers x 32 with random weights, padded as `config` is."""
-        pad: Literal["none", "window"] = config.pad if config is not None else "none"
-        num_mels = config.sizes.num_mels if config is not None and config.sizes is not None else 80
-        sizes = Sizes(dim=32, num_layers=2, num_heads=2, ffn_dim=64, num_mels=num_mels)
-        return cls.Config(weights="random", pad=pad, sizes=sizes)
+        """Return a config of 2 layers x 32 with random weights that pads, taps and masks as `config` does."""
+        config = config or cls.Config()
+        num_layers = 2
+        return replace(
+            config,
+            weights="random",
+            sizes=Sizes(
+                dim=32,
+                num_layers=num_layers,
+                num_heads=2,
+                ffn_dim=64,
+                num_mels=tiny_mels(config.sizes, config.spec_augment),
+            ),
+            layers=tiny_layers(config.layers, num_layers),
+        )
 
     def load_weights(self) -> None:
         """Fill from safetensors (of the encoder's tensors only) or from a CTranslate2 file.
@@ -118,11 +151,15 @@ class WhisperEncoder(Encoder):
         else:
             # WhisperForConditionalGeneration, or WhisperModel.
             state = files.state_dict("model.encoder.") or files.state_dict("encoder.")
-        load_state(self.model, state, source=files.source)
+        load_state(self.model, state, source=files.source, ignore=unread(self.model, self.sizes))
+
+    def pretrained_names(self) -> set[str]:
+        """Return all names but those of the learned shares of layers, where the weights have a source."""
+        return {name for name in super().pretrained_names() if not name.startswith("taps.")}
 
     def shard_classes(self) -> set[type[nn.Module]]:
-        """Return the encoder layer's class."""
-        return {WhisperEncoderLayer}
+        """Return the encoder layer's class; where no layer is read, that of the convolutions."""
+        return {WhisperEncoderLayer if self.model.layers else nn.Conv1d}
 
     def num_frames(self, num_samples: int) -> int:
         """Return the frames of 20 ms that the clip touches: ceil(ceil(S / 160) / 2), at least 1."""
@@ -136,37 +173,73 @@ class WhisperEncoder(Encoder):
         """
         samples: list[int] = audio.lengths.tolist()
         window = self.sizes.num_positions * 2 * HOP
-        for clip, length in enumerate(samples):
-            if length > window:
-                raise AudioError(
-                    f"clip {clip} of the batch lasts {length / SAMPLE_RATE:.2f} s ({length} samples), and "
-                    f"encoder 'whisper' takes at most {self.max_seconds:.2f} s ({window} samples)"
-                )
+        check_window(samples, window, "whisper")
         padded = self.config.pad == "window"
         mel = log_mel(audio, self.sizes.num_mels, window, whole_window=padded)
-        mel_lengths = [mel.shape[-1] if padded else num_mel_frames(length) for length in samples]
-        clips = self.model(mel.to(self.model.conv1.weight.dtype), mel_lengths)
+        mel_lengths = [num_mel_frames(length) for length in samples]
+        if self.augmentation is not None:
+            mel = self.augmentation(mel, mel_lengths)
+        if padded:
+            mel_lengths = [mel.shape[-1]] * len(samples)
+        seen = [-(-length // 2) for length in mel_lengths]
+        mel = mel.to(self.model.conv1.weight.dtype)
+        frames = self.taps(self.model(mel, mel_lengths, seen, self.taps.layers))  # (N, E)
         lengths = [self.num_frames(length) for length in samples]
-        frames = [clip[:length] for clip, length in zip(clips, lengths, strict=True)]
+        clips = [clip[:length] for clip, length in zip(frames.split(seen), lengths, strict=True)]
         return Padded(
-            nn.utils.rnn.pad_sequence(frames, batch_first=True),
+            nn.utils.rnn.pad_sequence(clips, batch_first=True),
             torch.tensor(lengths, dtype=torch.int64, device=audio.lengths.device),
         )
 
 
+def build_transformer(sizes: Sizes, taps: Taps, *, pairs: bool = False) -> WhisperTransformer:
+    """Build the layers up to the highest tap, and the final norm where that is the last layer."""
+    return WhisperTransformer(
+        dim=sizes.dim,
+        num_layers=taps.layers[-1],
+        num_heads=sizes.num_heads,
+        ffn_dim=sizes.ffn_dim,
+        num_mels=sizes.num_mels,
+        num_positions=sizes.num_positions,
+        final_norm=taps.layers[-1] == sizes.num_layers,
+        pairs=pairs,
+    )
+
+
+def unread(model: WhisperTransformer, sizes: Sizes) -> list[str]:
+    """Return patterns of the tensors of a whole encoder that `model` did not build."""
+    layers = [f"layers.{number}.*" for number in range(len(model.layers), sizes.num_layers)]
+    return layers if model.layer_norm is not None else [*layers, "layer_norm.*"]
+
+
+def tiny_mels(sizes: Sizes | None, spec_augment: SpecAugment | None) -> int:
+    """Return the mel bands of a tiny variant: as many as `sizes` says, or enough for the masks."""
+    if sizes is not None:
+        return sizes.num_mels
+    return max(80, spec_augment.freq_width) if spec_augment is not None else 80
+
+
 def _read_sizes(files: WeightsFiles) -> Sizes:
     if is_ctranslate2(files):
-        config: dict[str, Any] = {**encoder_sizes(open_whisper(files))}
-    else:
-        config = files.read_json("config.json")
-        if config.get("model_type") != "whisper":
-            raise WeightsError(
-                f"{files.source}: is a {config.get('model_type')!r} model; encoder 'whisper' takes 'whisper'"
-            )
-        if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
-            raise WeightsError(f"{files.source}: is not a plain Whisper (gelu, embeddings not scaled)")
+        return sizes_of(encoder_sizes(open_whisper(files)), files.source, Sizes)
+    config: dict[str, Any] = files.read_json("config.json")
+    if config.get("model_type") != "whisper":
+        raise WeightsError(
+            f"{files.source}: is a {config.get('model_type')!r} model; encoder 'whisper' takes 'whisper'"
+        )
+    return sizes_of(config, files.source, Sizes)
+
+
+def sizes_of(config: Mapping[str, Any], source: str, sizes: type[AnySizes]) -> AnySizes:
+    """Read sizes under their names in transformers' `WhisperConfig`.
+
+    Raises:
+        WeightsError: They are missing or impossible, or the model is not a plain Whisper.
+    """
+    if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
+        raise WeightsError(f"{source}: is not a plain Whisper (gelu, embeddings not scaled)")
     try:
-        return Sizes(
+        return sizes(
             dim=config["d_model"],
             num_layers=config["encoder_layers"],
             num_heads=config["encoder_attention_heads"],
@@ -175,6 +248,6 @@ def _read_sizes(files: WeightsFiles) -> Sizes:
             num_positions=config["max_source_positions"],
         )
     except KeyError as error:
-        raise WeightsError(f"{files.source}: config.json lacks {error}") from error
+        raise WeightsError(f"{source}: config.json lacks {error}") from error
     except ValueError as error:
-        raise WeightsError(f"{files.source}: config.json: {error}") from error
+        raise WeightsError(f"{source}: config.json: {error}") from error

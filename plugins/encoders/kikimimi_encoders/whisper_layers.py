@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -71,12 +72,34 @@ class WhisperEncoderLayer(nn.Module):
 
 
 class WhisperTransformer(nn.Module):
-    """Convolutions, positions and layers. Names as in transformers' `WhisperEncoder`."""
+    """Convolutions, positions and layers. Names as in transformers' `WhisperEncoder`.
+
+    Args:
+        dim: Width E.
+        num_layers: Layers to build.
+        num_heads: Attention heads.
+        ffn_dim: Inner width of the feed-forward network.
+        num_mels: Mel bands.
+        num_positions: Longest clip [frames].
+        final_norm: Whether the last layer is followed by the model's last norm. Without it there is none: the
+            layers are the lower ones of a higher stack.
+        pairs: Average every two frames of a clip after the layers, before the norm (Qwen2-Audio).
+    """
 
     def __init__(
-        self, *, dim: int, num_layers: int, num_heads: int, ffn_dim: int, num_mels: int, num_positions: int
+        self,
+        *,
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+        ffn_dim: int,
+        num_mels: int,
+        num_positions: int,
+        final_norm: bool = True,
+        pairs: bool = False,
     ) -> None:
         super().__init__()
+        self.pairs = pairs
         self.conv1 = nn.Conv1d(num_mels, dim, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(dim, dim, kernel_size=3, stride=2, padding=1)
         self.embed_positions = nn.Embedding(num_positions, dim)
@@ -84,18 +107,36 @@ class WhisperTransformer(nn.Module):
             self.embed_positions.weight.copy_(_sinusoids(num_positions, dim))
         self.embed_positions.requires_grad_(False)
         self.layers = nn.ModuleList(WhisperEncoderLayer(dim, num_heads, ffn_dim) for _ in range(num_layers))
-        self.layer_norm = nn.LayerNorm(dim)
+        self.layer_norm = nn.LayerNorm(dim) if final_norm else None
 
-    def forward(self, mel: Tensor, mel_lengths: list[int]) -> list[Tensor]:
+    def forward(
+        self, mel: Tensor, mel_lengths: list[int], lengths: list[int], taps: Sequence[int]
+    ) -> list[Tensor]:
         """Encode spectrograms.
 
         Args:
             mel: (B, mels, mel frames) in the dtype of the weights.
-            mel_lengths: Mel frames of each clip.
+            mel_lengths: Mel frames of each clip that the convolutions see; zeros follow.
+            lengths: Frames of each clip that enter the layers, at most half the mel frames, rounded up.
+            taps: Numbers of the layers to return, ascending; 0 is what enters the first one.
 
         Returns:
-            For each clip (F, E) with F = ceil(mel frames / 2).
+            For each tap (N, E), clips end to end; with `pairs` N is the sum of `num_pairs(length)`.
         """
+        frames = self._convolve(mel, mel_lengths, lengths)
+        outputs = [frames] if taps[0] == 0 else []
+        for number, layer in enumerate(self.layers, start=1):
+            frames = layer(frames, lengths)
+            if number in taps:
+                outputs.append(frames)
+        if self.pairs:
+            outputs = [average_pairs(output, lengths) for output in outputs]
+        if self.layer_norm is not None:
+            outputs[-1] = self.layer_norm(outputs[-1])
+        return outputs
+
+    def _convolve(self, mel: Tensor, mel_lengths: list[int], lengths: list[int]) -> Tensor:
+        """Halve the rate and add positions: (B, mels, mel frames) -> (N, E)."""
         positions = torch.arange(mel.shape[-1], device=mel.device)
         past = (positions >= torch.tensor(mel_lengths, device=mel.device)[:, None])[:, None]
         padded = len(set(mel_lengths)) > 1
@@ -106,17 +147,38 @@ class WhisperTransformer(nn.Module):
             # A clip alone would meet the convolution's zero padding here.
             hidden = hidden.masked_fill(past, 0.0)
         hidden = F.gelu(self.conv2(hidden)).transpose(1, 2)
-        lengths = [-(-length // 2) for length in mel_lengths]
         # (B, F, E) -> (N, E)
-        frames = torch.cat(
+        return torch.cat(
             [
                 clip[:length] + self.embed_positions.weight[:length]
                 for clip, length in zip(hidden, lengths, strict=True)
             ]
         )
-        for layer in self.layers:
-            frames = layer(frames, lengths)
-        return list(self.layer_norm(frames).split(lengths))
+
+
+def num_pairs(length: int) -> int:
+    """Return how many pairs a clip's frames make: an odd last one has no part, unless it is the only one."""
+    return max(1, length // 2)
+
+
+def average_pairs(frames: Tensor, lengths: list[int]) -> Tensor:
+    """Average every two frames of each clip.
+
+    Args:
+        frames: (N, E), clips end to end.
+        lengths: Frames of each clip; they add up to N.
+
+    Returns:
+        (sum of `num_pairs`, E), clips end to end.
+    """
+    if any(length % 2 for length in lengths):
+        # A single frame makes a pair with itself.
+        paired = [
+            clip[: len(clip) // 2 * 2] if len(clip) > 1 else clip.expand(2, -1)
+            for clip in frames.split(lengths)
+        ]
+        frames = torch.cat(paired)
+    return frames.unflatten(0, (-1, 2)).mean(1)
 
 
 def _sinusoids(length: int, dim: int) -> Tensor:
