@@ -24,19 +24,20 @@ def test_a_labelled_clip_becomes_a_request_and_a_transcript() -> None:
     conversation = ASR(ASRConfig()).conversation(RECORD, ["0.flac"], None)
     user, assistant = conversation.messages
     assert (user.role, assistant.role) == ("user", "assistant")
-    assert user.parts == (AudioPart("0.flac"), TextPart("音声を書き起こしてください。"))
+    assert user.parts == (AudioPart("0.flac", "明日は晴れです。"), TextPart("音声を書き起こしてください。"))
     assert assistant.parts == (TextPart("明日は晴れです。"),)
     assert conversation.meta == {"speaker": "1"}
     assert conversation.reference() == "明日は晴れです。"
+    assert conversation.transcripts() == ["明日は晴れです。"]
 
 
 def test_language_order_and_prompt() -> None:
-    audio = AudioPart("0.flac")
+    audio = AudioPart("0.flac", "明日は晴れです。")
     english = {**RECORD, "language": "en"}
     assert _user(ASR(ASRConfig()), english) == (audio, TextPart("Transcribe the audio."))
     assert _user(ASR(ASRConfig(language="en"))) == (audio, TextPart("Transcribe the audio."))
     assert _user(ASR(ASRConfig(order="text_first"))) == (TextPart("音声を書き起こしてください。"), audio)
-    assert _user(ASR(ASRConfig(prompt="none")), {"text": "はい"}) == (audio,)
+    assert _user(ASR(ASRConfig(prompt="none")), {"text": "はい"}) == (AudioPart("0.flac", "はい"),)
 
 
 def test_rng_chooses_among_the_phrasings() -> None:

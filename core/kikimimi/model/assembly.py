@@ -146,7 +146,7 @@ def trainable_names(model: SpeechLM, stage: Stage, *, where: str) -> dict[str, l
         if half := [name for name in chosen if parameters[name].dtype != torch.float32]:
             problems.append(
                 f"{where}.train.{part}: trains {half[0]}, which is {parameters[half[0]].dtype}, and "
-                f"optimisers need fp32. Take {part}.dtype away; trainer.precision: bf16 computes in bfloat16 anyway"
+                f"optimisers need fp32. Take {part}.dtype away: trainer.precision does the rest"
             )
         found[part] = [f"{part}.{name}" for name in chosen]
     if problems:

@@ -87,6 +87,7 @@ def test_what_is_shown_is_complete(load: Any, base: str) -> None:
         "layers": [-1],
         "size": "SMALL",
         "lora": None,
+        "dtype": "fp32",
     }
     assert shown["stages"]["align"]["batch"] == {"seconds": 30.0, "global": 4}
     assert shown["stages"]["tune"]["data"]["talk"] == {
@@ -94,7 +95,13 @@ def test_what_is_shown_is_complete(load: Any, base: str) -> None:
         "task": {"name": "talk", "turns": 1},
         "weight": 1.0,
     }
-    assert shown["llm"]["lora"] == {"rank": 4, "alpha": 32.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
+    assert shown["llm"]["lora"] == {
+        "rank": 4,
+        "alpha": 32.0,
+        "dropout": 0.0,
+        "targets": ["q_proj", "v_proj"],
+        "modality": "any",
+    }
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -53,7 +53,10 @@ from kikimimi.errors import listing
         ("adapter.norm.epsilon=0", "adapter.norm.epsilon: must be above 0, not 0.0"),
         ("llm.lora.rank=0", "llm.lora.rank: must be at least 1, not 0"),
         ("llm.lora.targets=[]", "llm.lora.targets: must name at least one layer"),
-        ("llm.lora=4", "llm.lora: expected a section with alpha, dropout, rank, targets or null, not '4'"),
+        (
+            "llm.lora=4",
+            "llm.lora: expected a section with alpha, dropout, modality, rank, targets or null, not '4'",
+        ),
         (
             "name=a b",
             "name: 'a b' must be made of letters, digits, '.', '_' and '-', and start with a letter or "

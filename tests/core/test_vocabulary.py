@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kikimimi import CharacterVocabulary, TokenizerVocabulary
+from kikimimi.errors import RunError
+from kikimimi_llms.scratch_tokenizer import build_tokenizer
+
+
+def test_characters() -> None:
+    vocabulary = CharacterVocabulary.of_texts(["はい", "いいえ"])
+    assert vocabulary.size == 4
+    assert vocabulary.encode("いは?") == [1, 3, 0]
+    assert vocabulary.decode([1, 3, 0]) == "いは\ufffd"
+
+
+def test_characters_come_back_from_a_file(tmp_path: Path) -> None:
+    vocabulary = CharacterVocabulary("かきく")
+    vocabulary.save(tmp_path / "new" / "vocabulary.json")
+    again = CharacterVocabulary.load(tmp_path / "new" / "vocabulary.json")
+    assert again.characters == vocabulary.characters
+    (tmp_path / "broken.json").write_text("{", encoding="utf-8")
+    for name in ("broken.json", "missing.json"):
+        with pytest.raises(RunError, match=f"{name}: no vocabulary can be read"):
+            CharacterVocabulary.load(tmp_path / name)
+
+
+def test_tokens_of_an_llm() -> None:
+    tokenizer = build_tokenizer("bytes", ())
+    vocabulary = TokenizerVocabulary(tokenizer, 300)
+    assert vocabulary.size == 300
+    ids = vocabulary.encode("聞き耳 ok")
+    assert len(ids) == len("聞き耳 ok".encode())
+    assert vocabulary.decode([*ids, tokenizer.eos_token_id]) == "聞き耳 ok"
