@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, NoReturn
 
 import torch
@@ -17,43 +13,6 @@ from kikimimi.testing.contract import ContractError, expect
 from kikimimi.testing.subject import Subject
 
 MAX_PARAMETERS = 1_000_000
-
-# Runs in a fresh interpreter: arguments are a module and its file.
-_IMPORT = """
-import importlib, importlib.util, sys
-
-name, path = sys.argv[1:]
-from kikimimi import plugins
-
-listed = list(plugins.plugins())
-early = sorted({name, "torch", "transformers"} & set(sys.modules))
-if early:
-    sys.exit(f"expected that listing plugins imports neither torch nor a plugin, found {', '.join(early)}")
-
-def refuse(event, arguments):
-    if event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
-        raise ConnectionRefusedError(f"a connection to {arguments[1]}")
-    if event in ("socket.getaddrinfo", "socket.gethostbyname"):
-        raise ConnectionRefusedError(f"a name look-up of {arguments[0]}")
-
-sys.addaudithook(refuse)
-try:
-    known = importlib.util.find_spec(name) is not None
-except (ImportError, ValueError):
-    known = False
-try:
-    if known:
-        importlib.import_module(name)
-    else:
-        spec = importlib.util.spec_from_file_location(name, path)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-except ConnectionRefusedError as error:
-    sys.exit(f"expected that importing {name} opens no connection, found {error}")
-heavy = sorted({"pytorch_lightning", "kikimimi.training.train", "kikimimi.cli"} & set(sys.modules))
-if heavy:
-    sys.exit(f"expected that importing {name} leaves the trainer alone, found {', '.join(heavy)}")
-"""
 
 
 def builds_tiny(subject: Subject) -> None:
@@ -110,26 +69,6 @@ def shard_classes_are_modules(subject: Subject) -> None:
         f"shard_classes: expected classes of the component's own modules, found {', '.join(absent)}; it has "
         f"{', '.join(sorted(cls.__name__ for cls in inside))}",
     )
-
-
-def import_is_quiet(subject: Subject) -> None:
-    """Importing the module opens no connection; listing plugins does not import it."""
-    module = sys.modules[subject.component.__module__]
-    complaint = _import_alone(module.__name__, getattr(module, "__file__", None) or "")
-    if complaint is not None:
-        raise ContractError(complaint)
-
-
-@cache
-def _import_alone(name: str, path: str) -> str | None:
-    done = subprocess.run(
-        [sys.executable, "-c", _IMPORT, name, path],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-    )
-    return None if done.returncode == 0 else done.stderr.strip()
 
 
 @contextmanager

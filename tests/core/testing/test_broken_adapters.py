@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
-from kikimimi.testing import build_checks, config_checks, list_checks
+from kikimimi.testing import build_checks, config_checks, import_check, list_checks
 from kikimimi.testing.checks import FOR_ADAPTERS, FOR_ALL, FOR_PADDED
 
-ELSEWHERE = (config_checks.__name__, build_checks.__name__)  # test_broken_configs.py, test_broken_builds.py
+# test_broken_configs.py, test_broken_builds.py, test_import_check.py
+ELSEWHERE = (config_checks.__name__, build_checks.__name__, import_check.__name__)
 
 
 class Pairs(Adapter):
