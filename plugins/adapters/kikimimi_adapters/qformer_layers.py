@@ -1,0 +1,216 @@
+"""The layers of a Q-Former: learned queries that attend to each other and to frames."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = 1e-12
+"""Of every LayerNorm, as in BERT."""
+INIT_STD = 0.02
+"""Standard deviation of every linear layer's first weights, as in BERT."""
+
+
+class QFormerAttention(nn.Module):
+    """Multi-head attention with separate key and value width.
+
+    Names of parameters as in transformers' `Blip2QFormerMultiHeadAttention`.
+    """
+
+    def __init__(self, dim: int, source_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(source_dim, dim)
+        self.value = nn.Linear(source_dim, dim)
+
+    def forward(self, hidden: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend from (N, Q, H) to (N, K, width) where `mask` (N, K) is true (None: everywhere)."""
+        # (N, length, H) -> (N, heads, length, H / heads)
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in (self.query(hidden), self.key(source), self.value(source))
+        )
+        mixed = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=None if mask is None else mask[:, None, None],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return mixed.transpose(1, 2).flatten(2)
+
+
+class QFormerOutput(nn.Module):
+    """Linear layer, dropout, residual, LayerNorm (post-norm). Names as in `Blip2QFormerSelfOutput`."""
+
+    def __init__(self, in_dim: int, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_dim, dim)
+        self.LayerNorm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        """Map (N, Q, in_dim) to (N, Q, H) and add the residual."""
+        out: Tensor = self.LayerNorm(self.dropout(self.dense(hidden)) + residual)
+        return out
+
+
+class QFormerBlock(nn.Module):
+    """Attention with its output. Names as in `Blip2QFormerAttention`."""
+
+    def __init__(self, dim: int, source_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = QFormerAttention(dim, source_dim, num_heads, dropout)
+        self.output = QFormerOutput(dim, dim, dropout)
+
+    def forward(self, hidden: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend from (N, Q, H) to (N, K, width)."""
+        out: Tensor = self.output(self.attention(hidden, source, mask), hidden)
+        return out
+
+
+class QFormerIntermediate(nn.Module):
+    """First half of the feed-forward network. Names as in `Blip2QFormerIntermediate`."""
+
+    def __init__(self, dim: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, ffn_dim)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map (N, Q, H) to (N, Q, ffn_dim)."""
+        return F.gelu(self.dense(hidden))
+
+
+class QFormerLayer(nn.Module):
+    """Self-attention of the queries, cross-attention to the frames, feed-forward; post-norm.
+
+    Names as in transformers' `Blip2QFormerLayer`, without the branch that reads text.
+    """
+
+    def __init__(
+        self, dim: int, source_dim: int | None, num_heads: int, ffn_dim: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.attention = QFormerBlock(dim, dim, num_heads, dropout)
+        self.crossattention = (
+            None if source_dim is None else QFormerBlock(dim, source_dim, num_heads, dropout)
+        )
+        self.intermediate_query = QFormerIntermediate(dim, ffn_dim)
+        self.output_query = QFormerOutput(ffn_dim, dim, dropout)
+
+    def forward(self, hidden: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+        """Transform (N, Q, H) queries that look at (N, K, E) frames where `mask` (N, K) is true."""
+        hidden = self.attention(hidden, hidden)
+        if self.crossattention is not None:
+            hidden = self.crossattention(hidden, frames, mask)
+        out: Tensor = self.output_query(self.intermediate_query(hidden), hidden)
+        return out
+
+
+class QFormerEncoder(nn.Module):
+    """The stack of layers. Names as in `Blip2QFormerEncoder`."""
+
+    def __init__(self, layers: list[QFormerLayer]) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(layers)
+
+    def forward(self, hidden: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+        """Run every layer on (N, Q, H)."""
+        for layer in self.layer:
+            hidden = layer(hidden, frames, mask)
+        return hidden
+
+
+class QFormer(nn.Module):
+    """Querying transformer (BLIP-2: Li et al. 2023, arXiv 2301.12597), for queries alone.
+
+    Equals transformers' `Blip2QFormerModel` and takes its state dict, except that with `input_norm: false`
+    there is no `layernorm` of the queries.
+
+    Args:
+        dim: Width H of the queries.
+        source_dim: Width of the frames.
+        num_layers: Layers.
+        num_heads: Heads of each attention; they divide `dim`.
+        ffn_dim: Inner width of the feed-forward networks.
+        cross_attention_frequency: The first of so many layers attends to the frames.
+        dropout: Probability, on attention weights and before each residual.
+        num_queries: Queries in a group. A query that is alone can only attend to itself, so the query and key
+            layers of its self-attention change nothing: they are kept for the reference's shape, and frozen.
+        input_norm: Whether the queries pass a LayerNorm and a dropout first.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        source_dim: int,
+        num_layers: int,
+        num_heads: int,
+        ffn_dim: int,
+        cross_attention_frequency: int,
+        dropout: float,
+        num_queries: int,
+        input_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.layernorm = nn.LayerNorm(dim, eps=NORM_EPS) if input_norm else None
+        self.dropout = nn.Dropout(dropout)
+        self.encoder = QFormerEncoder(
+            [
+                QFormerLayer(
+                    dim,
+                    None if number % cross_attention_frequency else source_dim,
+                    num_heads,
+                    ffn_dim,
+                    dropout,
+                )
+                for number in range(num_layers)
+            ]
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=INIT_STD)
+                nn.init.zeros_(module.bias)
+            if isinstance(module, QFormerLayer) and num_queries == 1:
+                module.attention.attention.query.requires_grad_(False)
+                module.attention.attention.key.requires_grad_(False)
+
+    def forward(self, queries: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+        """Let groups of queries look at frames, each group at its own.
+
+        Args:
+            queries: (N, Q, H).
+            frames: (N, K, E), finite also where they are not real.
+            mask: (N, K) bool, true where a frame is real: at least once for each group.
+
+        Returns:
+            (N, Q, H).
+        """
+        if self.layernorm is not None:
+            queries = self.dropout(self.layernorm(queries))
+        out: Tensor = self.encoder(queries, frames, mask)
+        return out
+
+
+def check_sizes(*, hidden_dim: int, num_layers: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+    """Check the options that adapters built of these layers share.
+
+    Raises:
+        ValueError: One is out of range.
+    """
+    sizes = {
+        "hidden_dim": hidden_dim,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "ffn_dim": ffn_dim,
+    }
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")
+    if hidden_dim % num_heads:
+        raise ValueError(f"num_heads ({num_heads}) must divide hidden_dim ({hidden_dim})")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, not {dropout}")
