@@ -106,3 +106,25 @@ def test_refuses_records(record: dict[str, Any], clips: list[str], message: str)
 def test_refuses_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ASRConfig(**options)
+
+
+def test_a_request_of_ones_own() -> None:
+    task = ASR(ASRConfig(request="what did the speaker say?", order="text_first"))
+    audio = AudioPart("0.flac", "はい")
+    for rng in (None, Random(3)):
+        assert _user(task, {"text": "はい"}, rng) == (TextPart("what did the speaker say?"), audio)
+    assert task.phrasings() == ["what did the speaker say?"]
+    assert task.question("xx").messages[0].parts[0] == TextPart("what did the speaker say?")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"request": "x", "prompt": "none"}, "request: stands in place of prompt and language"),
+        ({"request": "x", "language": "ja"}, "request: stands in place of prompt and language"),
+        ({"request": " "}, "request: is empty; for audio alone set prompt to none"),
+    ],
+)
+def test_a_request_goes_with_nothing_else(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ASRConfig(**options)

@@ -23,6 +23,8 @@ class ASRConfig(TaskConfig):
 
     prompt: Literal["bank", "none"] = "bank"
     """bank: a request from the prompt bank stands beside the audio; none: the audio stands alone."""
+    request: str | None = None
+    """A request of your own beside the audio, always the same, in place of the bank's."""
     language: Literal["ja", "en", "auto"] = "auto"
     """Language of the request; auto takes the record's."""
     order: Literal["audio_first", "text_first"] = "audio_first"
@@ -40,6 +42,10 @@ class ASRConfig(TaskConfig):
                 )
         if self.prompt == "none" and (self.language, self.order) != ("auto", "audio_first"):
             raise ValueError("language and order say how the prompt is, but prompt is 'none': leave them out")
+        if self.request is not None and (self.prompt, self.language) != ("bank", "auto"):
+            raise ValueError("request: stands in place of prompt and language: leave those two out")
+        if self.request is not None and not self.request.strip():
+            raise ValueError("request: is empty; for audio alone set prompt to none")
 
 
 class ASR(Task):
@@ -73,7 +79,7 @@ class ASR(Task):
                 f"task 'asr' needs exactly one clip; the record has {len(clips)}: {listing(clips)}"
             )
         language = record.get("language")
-        if language is None and self.config.language == "auto" and self.config.prompt == "bank":
+        if language is None and self._asks_by_record:
             raise ValueError(
                 "language: the record has none; give it there, or set task 'asr' to one language"
             )
@@ -84,6 +90,8 @@ class ASR(Task):
         """Return the requests that may be asked: of one language, or of all where the record decides."""
         if self.config.prompt == "none":
             return []
+        if self.config.request is not None:
+            return [self.config.request]
         languages = list(_bank()) if self.config.language == "auto" else [self.config.language]
         return [request for language in languages for request in _bank()[language]]
 
@@ -97,12 +105,15 @@ class ASR(Task):
         Raises:
             ValueError: The bank has no request in this language.
         """
-        language = next(iter(_bank())) if language is None else language
+        if language is None and self._asks_by_record:
+            language = next(iter(_bank()))
         return Conversation((self._user(AudioPart("0"), language, None),))
 
     def _user(self, audio: AudioPart, language: Any, rng: Random | None) -> Message:
         if self.config.prompt == "none":
             return Message("user", (audio,))
+        if self.config.request is not None:
+            return self._ordered(audio, self.config.request)
         if self.config.language != "auto":
             language = self.config.language
         if not isinstance(language, str) or language not in _bank():
@@ -111,8 +122,16 @@ class ASR(Task):
                 "set its option 'language' to one of them"
             )
         requests = _bank()[language]
-        request = TextPart(requests[0] if rng is None else rng.choice(requests))
-        return Message("user", (audio, request) if self.config.order == "audio_first" else (request, audio))
+        return self._ordered(audio, requests[0] if rng is None else rng.choice(requests))
+
+    @property
+    def _asks_by_record(self) -> bool:
+        """Whether the request is in the record's language."""
+        return (self.config.language, self.config.prompt, self.config.request) == ("auto", "bank", None)
+
+    def _ordered(self, audio: AudioPart, request: str) -> Message:
+        parts = (audio, TextPart(request))
+        return Message("user", parts if self.config.order == "audio_first" else parts[::-1])
 
 
 @cache
