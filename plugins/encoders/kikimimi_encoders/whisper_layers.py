@@ -183,6 +183,6 @@ def average_pairs(frames: Tensor, lengths: list[int]) -> Tensor:
 
 def _sinusoids(length: int, dim: int) -> Tensor:
     """Return (length, dim) sinusoidal positions: sines, then cosines (Radford et al. 2022)."""
-    steps = torch.arange(dim // 2) * (-math.log(10000) / (dim // 2 - 1))
+    steps = torch.arange(dim // 2, dtype=torch.float32) * (-math.log(10000) / (dim // 2 - 1))
     angles = torch.arange(length)[:, None] * steps.exp()
     return torch.cat([angles.sin(), angles.cos()], dim=1)
