@@ -1,4 +1,4 @@
-"""Rendering a conversation through a tokenizer's own chat template, with audio slots and a loss mask.
+"""Rendering a conversation through a chat template, with audio slots and a loss mask.
 
 The text is exactly what `apply_chat_template` gives, and so are the ids, with two exceptions that are the
 point of this module: an audio part becomes one slot, and a control token spelled out in somebody's text is
@@ -7,63 +7,125 @@ encoded as ordinary characters.
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
+from kikimimi.errors import listing, nearest
+from kikimimi.guarded_tokenizer import AUDIO, AUDIO_ID, GuardedTokenizer, Token
 from kikimimi.interfaces import Rendered
 
-# Noncharacters of Unicode: no text that people write holds them.
+# A noncharacter of Unicode, like AUDIO: it marks where in a template's output a content stands.
 _CONTENT = "\ufdd0"
-_AUDIO = "\ufdd1"
+_MARK = re.compile(f"{_CONTENT}(\\d+){_CONTENT}")
 SLOT_ID = 0
+
+TEMPLATES = Path(__file__).with_name("chat_templates")
+
+
+def find_template(given: str) -> str:
+    """Return the Jinja source of a shipped template, or the source itself.
+
+    Args:
+        given: A name such as ``plain``, or Jinja, recognised by its braces.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if "{{" in given or "{%" in given:
+        return given
+    shipped = {path.stem: path for path in TEMPLATES.glob("*.jinja")}
+    if given not in shipped:
+        raise ValueError(
+            f"chat_template: {given!r} is neither Jinja ('{{{{ ... }}}}') nor the name of a shipped template."
+            f"{nearest(given, shipped)} Templates: {listing(shipped)}"
+        )
+    return shipped[given].read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class _Span:
-    """A stretch of the rendered text that is somebody's content, [start, end)."""
+    """A stretch of the rendered text that is somebody's content, [start, end).
+
+    Attributes:
+        start: Its first character.
+        end: The character after its last one.
+        begin: Where the assistant starts to write: after the header that generation starts from.
+        assistant: Whether it is the assistant's.
+    """
 
     start: int
     end: int
+    begin: int
     assistant: bool
 
 
 class ChatTemplate:
-    """A tokenizer with its chat template.
+    """A tokenizer with a chat template.
+
+    A template may write `message.audio`: it then gets the clips that a turn starts with there, and only the
+    rest of the turn as `message.content`.
 
     Args:
-        tokenizer: A fast tokenizer of transformers that has a chat template.
+        tokenizer: A fast tokenizer of transformers; it gets the template where one is given.
         source: What to call it in messages.
+        template: Name or Jinja source of a template in place of the tokenizer's own.
+        variables: Further variables of the template, such as ``enable_thinking``.
+        audio_start: Control token to put before every slot, or None.
+        audio_end: Control token to put after every slot, or None.
+
+    Attributes:
+        tokenizer: The tokenizer.
+        end_of_turn: The control token after the last answer.
+        stop_ids: The ids that end an answer, `end_of_turn` among them.
 
     Raises:
-        ValueError: The tokenizer has no chat template, or the template ends an assistant turn with no
-            control token, so that generation could not stop.
+        ValueError: There is no chat template, it ends an assistant turn with no control token, so that
+            generation could not stop, it does not read a variable, or a token does not exist.
     """
 
-    def __init__(self, tokenizer: Any, *, source: str) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise ValueError(f"{source}: needs a fast tokenizer (tokenizer.json), for character offsets")
-        if tokenizer.chat_template is None:
-            raise ValueError(
-                f"{source}: the tokenizer has no chat template. Use an instruction-tuned model, or add "
-                "chat_template.jinja to a local copy of its folder."
-            )
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        source: str,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        audio_start: str | None = None,
+        audio_end: str | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.source = source
-        self._control = {token: token_id for token, token_id in tokenizer.get_added_vocab().items() if token}
-        self._control_ids = set(self._control.values()) | set(tokenizer.all_special_ids)
-        self.end_of_turn = self._find_end_of_turn()
-        self.stop_ids = sorted({self.end_of_turn} | ({tokenizer.eos_token_id} - {None}))
-
-    def _find_end_of_turn(self) -> int:
-        text, spans = self._lay_out(
-            Conversation((Message("user", (TextPart("a"),)), Message("assistant", (TextPart("b"),)))), False
-        )
-        for token_id in self.tokenizer.encode(text[spans[-1].end :], add_special_tokens=False):
-            if token_id in self._control_ids:
-                return int(token_id)
-        raise ValueError(f"{self.source}: the chat template ends an assistant turn with no control token")
+        self._variables = dict(variables or {})
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(f"{source}: needs a fast tokenizer (tokenizer.json), for character offsets")
+        if template is not None:
+            tokenizer.chat_template = find_template(template)
+        if tokenizer.chat_template is None:
+            raise ValueError(
+                f"{source}: the tokenizer has no chat template. Use an instruction-tuned model, or set "
+                f"chat_template to one of {listing(path.stem for path in TEMPLATES.glob('*.jinja'))}, or to "
+                "Jinja of your own"
+            )
+        self._jinja = str(tokenizer.chat_template)
+        for name in self._variables:
+            if name not in self._jinja:
+                raise ValueError(f"{source}: the chat template reads no variable {name!r}")
+        self._audio_start = self._one_token("audio_start", audio_start)
+        self._audio_end = self._one_token("audio_end", audio_end)
+        control = self._find_control()
+        for token in (audio_start, audio_end):
+            if token is not None:
+                control[token] = tokenizer.convert_tokens_to_ids(token)
+        self._control_ids = set(control.values())
+        self._guarded = GuardedTokenizer(tokenizer, control, source=source)
+        self._header = self._find_header()
+        self.end_of_turn = self._find_end(("a", "b"))
+        self.stop_ids = self._find_stop_ids()
 
     def text(self, conversation: Conversation, *, generate: bool = False) -> str:
         """Return the rendered text; an audio part is one noncharacter."""
@@ -84,107 +146,179 @@ class ChatTemplate:
         ids: list[int] = []
         loss: list[bool] = []
         slots: list[int] = []
-        passed = 0  # how many contents lie behind
-        ending = False  # after an assistant's content, empty or not, until its turn is closed
-        for start, end in self._pieces(text, spans):
-            if text[start:end] == _AUDIO:
-                slots.append(len(ids))
-                ids.append(SLOT_ID)
-                loss.append(False)
-                continue
-            encoded = self.tokenizer(text[start:end], add_special_tokens=False, return_offsets_mapping=True)
-            for token_id, (left, right) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-                span = _overlapping(spans, start + left, start + right)
-                if span is not None and token_id in self._control_ids and token_id != self._unknown:
-                    raise ValueError(
-                        f"{self.source}: the text {text[start + left : start + right]!r} would become a "
-                        "control token of the tokenizer, and it cannot be encoded otherwise"
-                    )
-                while passed < len(spans) and spans[passed].end <= start + left:
-                    ending = spans[passed].assistant
-                    passed += 1
-                wanted = ending if span is None else span.assistant
-                ids.append(token_id)
-                loss.append(wanted)
-                if span is None and token_id == self.end_of_turn:
-                    ending = False
+        tokens = self._guarded.encode(text, [(span.start, span.end) for span in spans])
+        for token, wanted in zip(tokens, self._wanted(tokens, spans), strict=True):
+            new = [token.id]
+            if token.id == AUDIO_ID:
+                slots.append(len(ids) + len(self._audio_start))
+                new = [*self._audio_start, SLOT_ID, *self._audio_end]
+            ids += new
+            loss += [wanted] * len(new)
         return Rendered(ids, loss, slots)
 
-    @property
-    def _unknown(self) -> int | None:
-        unknown: int | None = self.tokenizer.unk_token_id
-        return unknown
+    def _wanted(self, tokens: list[Token], spans: list[_Span]) -> list[bool]:
+        """Return for each token whether the assistant has to produce it."""
+        wanted = [False] * len(tokens)
+        starts = [span.start for span in spans[1:]]
+        for span, following in zip(spans, [*starts, tokens[-1].end if tokens else 0], strict=True):
+            if not span.assistant:
+                continue
+            ending: list[int] = []  # after the content, until the turn is closed
+            for place, token in enumerate(tokens):
+                if token.id == AUDIO_ID:
+                    continue
+                if token.start < span.end and token.end > span.begin:
+                    wanted[place] = True
+                elif span.end <= token.start < following:
+                    ending.append(place)
+                    if token.id in self._control_ids:
+                        for index in ending:
+                            wanted[index] = True
+                        break
+        return wanted
 
     def _lay_out(self, conversation: Conversation, generate: bool) -> tuple[str, list[_Span]]:
         """Return the rendered text and where in it the contents stand."""
-        contents = [_flatten(message) for message in conversation.messages]
-        roles = [message.role for message in conversation.messages]
-        text = self._apply(roles, contents, generate)
-        frame = self._apply(roles, [f"{_CONTENT}{i}{_CONTENT}" for i in range(len(roles))], generate)
+        messages = [self._message(message) for message in conversation.messages]
+        text = self._apply(messages, generate)
+        marked = [{**m, "content": f"{_CONTENT}{i}{_CONTENT}"} for i, m in enumerate(messages)]
+        # Pieces of the frame, and between them the numbers of the turns whose contents stand there.
+        frame = _MARK.split(self._apply(marked, generate))
+        order = [int(number) for number in frame[1::2]]
         spans: list[_Span] = []
         position = 0
-        rest = frame
-        for i, (role, content) in enumerate(zip(roles, contents, strict=True)):
-            before, found, rest = rest.partition(f"{_CONTENT}{i}{_CONTENT}")
+        for before, i, following in zip(frame[::2], order, frame[2::2], strict=False):
+            role, content = messages[i]["role"], messages[i]["content"]
             start = position + len(before)
-            # Templates take a content as it is or trimmed; anything else would make the spans a guess.
-            for form in (content, content.strip()):
-                if found and text[position:start] == before and text.startswith(form, start):
-                    following = rest.partition(_CONTENT)[0]
-                    if text.startswith(following, start + len(form)):
-                        break
+            for form in _forms(content):
+                if (
+                    text[position:start] == before
+                    and text.startswith(form, start)
+                    and text.startswith(following, start + len(form))
+                ):
+                    break
             else:
-                raise ValueError(
-                    f"{self.source}: the chat template drops or rewrites the {role} turn {i}, so its "
-                    "tokens cannot be told apart"
-                )
+                raise self._rewrites(role, i, "")
+            header = before.rfind(self._header)
+            begin = position + header + len(self._header) if header >= 0 else start
             position = start + len(form)
-            spans.append(_Span(start, position, role == "assistant"))
-        if text[position:] != rest:
+            spans.append(_Span(start, position, begin, role == "assistant"))
+        for i, message in enumerate(messages):
+            if order.count(i) != 1:
+                line = self._fixed_line(marked, i, generate) if i not in order else ""
+                # A template may print a system line of its own: a turn that says the same is not lost.
+                if message["role"] != "system" or message["content"].strip() != line.strip():
+                    raise self._rewrites(message["role"], i, line)
+        if text[position:] != frame[-1]:
             raise ValueError(f"{self.source}: the chat template's frame depends on the texts")
+        heard = [i for i in order if AUDIO in messages[i]["content"]]
+        if text.count(AUDIO) != len(conversation.clips()) or heard != sorted(heard):
+            raise ValueError(f"{self.source}: the chat template drops, repeats or moves clips")
         return text, spans
 
-    def _apply(self, roles: list[Any], contents: list[str], generate: bool) -> str:
-        messages = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]
+    def _fixed_line(self, messages: list[dict[str, str]], i: int, generate: bool) -> str:
+        """Return what the template prints for a turn, whatever the turn says."""
+        other = messages[:i] + messages[i + 1 :]
+        with_turn, without = self._apply(messages, generate), self._apply(other, generate) if other else ""
+        start = len(os.path.commonprefix([with_turn, without]))
+        after = os.path.commonprefix([with_turn[start:][::-1], without[start:][::-1]])
+        return with_turn[start : len(with_turn) - len(after)]
+
+    def _rewrites(self, role: str, i: int, line: str) -> ValueError:
+        hint = f". It prints {line!r} of its own: leave the turn out, or say just that" if line else ""
+        return ValueError(
+            f"{self.source}: the chat template drops or rewrites the {role} turn {i}, so its "
+            f"tokens cannot be told apart{hint}"
+        )
+
+    def _message(self, message: Message) -> dict[str, str]:
+        content = _flatten(message)
+        if "message.audio" not in self._jinja:
+            return {"role": message.role, "content": content}
+        rest = content.lstrip(AUDIO)
+        return {"role": message.role, "content": rest, "audio": content[: len(content) - len(rest)]}
+
+    def _apply(self, messages: list[dict[str, str]], generate: bool) -> str:
         try:
             text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generate
+                messages, tokenize=False, add_generation_prompt=generate, **self._variables
             )
         except Exception as error:
             raise ValueError(f"{self.source}: the chat template refuses the conversation: {error}") from error
         return str(text)
 
-    def _pieces(self, text: str, spans: list[_Span]) -> list[tuple[int, int]]:
-        """Cut at audio parts, and inside control tokens that somebody spelled out in a content."""
-        cuts = {0, len(text)}
-        for span in spans:
-            position = text.find(_AUDIO, span.start, span.end)
-            while position >= 0:
-                cuts |= {position, position + 1}
-                position = text.find(_AUDIO, position + 1, span.end)
-            for token in self._control:
-                position = text.find(token, span.start, span.end) if len(token) > 1 else -1
-                while position >= 0:
-                    cuts.add(position + 1)
-                    position = text.find(token, position + 1, span.end)
-        ordered = sorted(cuts)
-        return list(pairwise(ordered))
+    def _find_control(self) -> dict[str, int]:
+        """Return the control tokens: the special ones, and those that the template spells."""
+        special = set(self.tokenizer.all_special_ids) | {
+            token_id for token_id, token in self.tokenizer.added_tokens_decoder.items() if token.special
+        }
+        named = {self.tokenizer.convert_ids_to_tokens(token_id): token_id for token_id in special}
+        added = self.tokenizer.get_added_vocab()
+        return {
+            token: token_id
+            for token, token_id in {**named, **added}.items()
+            if token.strip() and (token_id in special or token in self._jinja)
+        }
+
+    def _one_token(self, option: str, token: str | None) -> list[int]:
+        if token is None:
+            return []
+        vocabulary: dict[str, int] = self.tokenizer.get_vocab()
+        if len(token) < 2 or token not in vocabulary:
+            controls = [t for t in {**vocabulary, **self.tokenizer.get_added_vocab()} if t.startswith("<")]
+            raise ValueError(
+                f"{option}: {token!r} is not one control token of the vocabulary of {self.source}."
+                f"{nearest(token, controls)}"
+            )
+        return [vocabulary[token]]
+
+    def _find_header(self) -> str:
+        """Return what generation puts after the last turn."""
+        asked = [self._message(Message("user", (TextPart("a"),)))]
+        with_header, without = self._apply(asked, True), self._apply(asked, False)
+        return with_header.removeprefix(without) if with_header.startswith(without) else ""
+
+    def _find_end(self, turns: tuple[str, ...]) -> int:
+        """Return the first control token after the second of some turns, which is the assistant's."""
+        roles = ("user", "assistant", "user", "assistant")
+        messages = tuple(Message(r, (TextPart(t),)) for r, t in zip(roles, turns, strict=False))  # type: ignore[arg-type]
+        text, spans = self._lay_out(Conversation(messages), False)
+        end = spans[2].start if len(spans) > 2 else len(text)
+        for token in self._guarded.encode(text[spans[1].end : end], []):
+            if token.id in self._control_ids:
+                return token.id
+        raise ValueError(f"{self.source}: the chat template ends an assistant turn with no control token")
+
+    def _find_stop_ids(self) -> list[int]:
+        found = {self.end_of_turn} | ({self.tokenizer.eos_token_id} - {None})
+        try:
+            # Before a further turn an answer may end otherwise than at the end of the conversation.
+            found.add(self._find_end(("a", "b", "a", "b")))
+        except ValueError:
+            pass  # a template of one turn, or one that marks the end of the last answer only
+        return sorted(found)
+
+
+def _forms(content: str) -> list[str]:
+    """Return what a template may make of a content: as it is, or trimmed. Else the spans would be a guess."""
+    return [
+        content,
+        content.strip(),
+        content.lstrip(),
+        content.rstrip(),
+        content.strip("\n"),
+        content.lstrip("\n"),
+        content.rstrip("\n"),
+    ]
 
 
 def _flatten(message: Message) -> str:
     pieces = []
     for part in message.parts:
         if isinstance(part, AudioPart):
-            pieces.append(_AUDIO)
-        elif _AUDIO in part.text or _CONTENT in part.text:
+            pieces.append(AUDIO)
+        elif AUDIO in part.text or _CONTENT in part.text:
             raise ValueError("a text holds the Unicode noncharacter U+FDD0 or U+FDD1")
         else:
             pieces.append(part.text)
     return "".join(pieces)
-
-
-def _overlapping(spans: list[_Span], start: int, end: int) -> _Span | None:
-    for span in spans:
-        if start < span.end and end > span.start:
-            return span
-    return None
