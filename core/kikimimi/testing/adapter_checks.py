@@ -2,35 +2,112 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from itertools import cycle
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from kikimimi.interfaces import Adapter, AdapterContext, AdapterOutput, Padded
-from kikimimi.testing.contract import expect, expect_finite
-from kikimimi.testing.subject import PaddedSubject
+from kikimimi.testing.batch_checks import batch_changes_nothing, padding_changes_nothing
+from kikimimi.testing.bytes_vocabulary import BytesVocabulary
+from kikimimi.testing.contract import ContractError, expect, expect_close, expect_finite
+from kikimimi.testing.saving_checks import EXACT
+from kikimimi.testing.subject import PaddedSubject, in_every_way
+from kikimimi.testing.training_checks import gradients_reach_every_parameter
+
+WITHOUT, WITH = "without transcripts", "with transcripts"
+TRANSCRIPTS = {13: "おはようございます", 40: "hi", 1: None, 26: "は"}
+"""What is said in a clip, by its frames: more than it has room for, little, nothing known, little."""
+
+
+def texts() -> list[str]:
+    """Return the texts that an adapter's own vocabulary is built from; a function of a module pickles."""
+    return [text for text in TRANSCRIPTS.values() if text is not None]
+
 
 # Two widths that differ, both with many divisors: attention heads fit into either.
-CONTEXT = AdapterContext(in_dim=32, out_dim=48, frame_rate=50.0)
+CONTEXT = AdapterContext(in_dim=32, out_dim=48, frame_rate=50.0, vocabulary=BytesVocabulary(), texts=texts)
+TAPS = (1, 2)
+"""Numbers of encoder layers side by side that an adapter is built for, or refuses."""
 
 
 class AdapterSubject(PaddedSubject):
-    """An adapter under test; its inputs are random frames."""
+    """An adapter under test; its inputs are random frames.
+
+    Transcripts go in where the adapter uses them, but for the way that goes without.
+    """
+
+    def __init__(self, component: type[Any], config: Any = None, *, num_taps: int | None = None) -> None:
+        super().__init__(component, config)
+        self._num_taps = num_taps
+        self._tells = True
+
+    @cached_property
+    def context(self) -> AdapterContext:
+        """Between an encoder 32 wide and an LLM 48 wide, of one layer or of as many as the adapter takes."""
+        if self._num_taps is not None:
+            return replace(CONTEXT, num_taps=self._num_taps)
+        return replace(CONTEXT, num_taps=self.taken()[0])
+
+    def taken(self) -> list[int]:
+        """Return the numbers of taps that the adapter takes.
+
+        Raises:
+            ValueError: It refuses all of them.
+        """
+        found, refusal = [], ValueError("no taps were tried")
+        for num_taps in TAPS:
+            try:
+                with torch.device("meta"):
+                    self.component(self.config, replace(CONTEXT, num_taps=num_taps))
+            except ValueError as error:
+                refusal = error
+            else:
+                found.append(num_taps)
+        if not found:
+            raise refusal
+        return found
 
     def construct(self) -> Adapter:
-        """Build the tiny adapter between an encoder 32 wide and an LLM 48 wide."""
-        return cast(Adapter, self.component(self.config, CONTEXT))
+        """Build the tiny adapter in its context."""
+        return cast(Adapter, self.component(self.config, self.context))
+
+    def ways(self) -> tuple[str, ...]:
+        """Return with and without transcripts, where the adapter uses them."""
+        return (WITHOUT, WITH) if self.build().uses_transcripts else ("",)
+
+    @contextmanager
+    def going(self, way: str) -> Iterator[None]:
+        """Hold transcripts back inside, or not."""
+        self._tells = way != WITHOUT
+        try:
+            yield
+        finally:
+            self._tells = True
 
     def sequences(self, part: Any) -> list[Tensor]:
         """Return frames of four clips, in the dtype of the weights: one has a single frame."""
         dtype = next(part.parameters()).dtype
-        return [frames(length).to(dtype) for length in (13, 40, 1, 26)]
+        return [frames(length).to(dtype) for length in TRANSCRIPTS]
 
     def run(self, part: Any, batch: Padded) -> tuple[Padded, dict[str, Tensor]]:
         """Adapt."""
-        output = part(batch)
+        output = self.adapt(part, batch, [TRANSCRIPTS.get(length) for length in batch.lengths.tolist()])
         return output.tokens, output.losses
+
+    def adapt(self, part: Any, batch: Padded, transcripts: list[str | None]) -> AdapterOutput:
+        """Call the adapter, with the transcripts where it uses them and is to be told."""
+        tells = part.uses_transcripts and self._tells
+        output: AdapterOutput = part(batch, transcripts) if tells else part(batch)
+        expect(isinstance(output, AdapterOutput), f"expected an AdapterOutput, found {type(output).__name__}")
+        return output
 
 
 def frames(num_frames: int) -> Tensor:
@@ -39,46 +116,105 @@ def frames(num_frames: int) -> Tensor:
     return torch.randn(num_frames, CONTEXT.in_dim, generator=generator)
 
 
+@in_every_way
 def lengths_keep_max_tokens(subject: AdapterSubject) -> None:
-    """Each clip of F frames becomes 1 to `max_tokens(F)` tokens of the LLM's width."""
+    """Each clip of F frames becomes 1 to `max_tokens(F)` tokens of the LLM's width, in training too."""
     adapter = subject.build()
     lengths = [*range(1, 34), 100, 257]
-    with torch.no_grad():
-        output = adapter(Padded.stack([frames(length) for length in lengths]))
-    expect(isinstance(output, AdapterOutput), f"expected an AdapterOutput, found {type(output).__name__}")
-    tokens = output.tokens
-    expect(
-        tokens.lengths.dtype == torch.int64 and tokens.values.dim() == 3,
-        f"expected (B, T, D) tokens with int64 lengths, found {tuple(tokens.values.shape)} with "
-        f"{tokens.lengths.dtype}",
-    )
-    expect(
-        tokens.values.shape[2] == CONTEXT.out_dim,
-        f"expected tokens of out_dim = {CONTEXT.out_dim} values, found {tokens.values.shape[2]}",
-    )
-    for num_frames, found in zip(lengths, tokens.lengths.tolist(), strict=True):
-        allowed = adapter.max_tokens(num_frames)
+    batch = Padded.stack([frames(length) for length in lengths])
+    told = cycle([None, "", "hi", "これは長い文字起こしです。" * 3])
+    transcripts = [next(told) for _ in lengths]
+    for mode in ("in eval mode", "in train mode"):
+        adapter.train(mode == "in train mode")
+        with torch.no_grad():
+            tokens = subject.adapt(adapter, batch, transcripts).tokens
         expect(
-            1 <= found <= allowed,
-            f"{num_frames} frames: expected 1 to max_tokens = {allowed} tokens, found {found}",
+            tokens.lengths.dtype == torch.int64 and tokens.values.dim() == 3,
+            f"{mode}: expected (B, T, D) tokens with int64 lengths, found {tuple(tokens.values.shape)} with "
+            f"{tokens.lengths.dtype}",
         )
-    longest = int(tokens.lengths.max())
-    expect(
-        tokens.values.shape[1] >= longest,
-        f"expected room for {longest} tokens, found {tokens.values.shape[1]}",
-    )
+        expect(
+            tokens.values.shape[2] == CONTEXT.out_dim,
+            f"{mode}: expected tokens of out_dim = {CONTEXT.out_dim} values, found {tokens.values.shape[2]}",
+        )
+        for num_frames, found in zip(lengths, tokens.lengths.tolist(), strict=True):
+            allowed = adapter.max_tokens(num_frames)
+            expect(
+                1 <= found <= allowed,
+                f"{mode}: {num_frames} frames: expected 1 to max_tokens = {allowed} tokens, found {found}",
+            )
+        longest = int(tokens.lengths.max())
+        expect(
+            tokens.values.shape[1] >= longest,
+            f"{mode}: expected room for {longest} tokens, found {tokens.values.shape[1]}",
+        )
+        for clip in tokens.unstack():
+            expect_finite(clip, f"{mode}: tokens of a clip")
 
 
+@in_every_way
 def losses_are_scalars(subject: AdapterSubject) -> None:
-    """Auxiliary losses are finite scalars by name."""
+    """Auxiliary losses are finite scalars by name, and counts whole numbers by name."""
     adapter = subject.build()
+    batch = Padded.stack(subject.sequences(adapter))
+    said = list(TRANSCRIPTS.values())
+    for mode in ("in eval mode", "in train mode"):
+        adapter.train(mode == "in train mode")
+        for what, transcripts in {"": said, " and no text known": [None] * len(said)}.items():
+            with torch.no_grad():
+                output = subject.adapt(adapter, batch, transcripts)
+            for name, loss in output.losses.items():
+                where = f"{mode}{what}: loss '{name}'"
+                expect(isinstance(loss, Tensor), f"{where}: expected a tensor, found {type(loss).__name__}")
+                expect(loss.dim() == 0, f"{where}: expected a scalar, found shape {tuple(loss.shape)}")
+                expect_finite(loss, where)
+            for name, count in output.counts.items():
+                expect(
+                    type(count) is int,
+                    f"{mode}{what}: count '{name}': expected an int, found {type(count).__name__}",
+                )
+
+
+def transcripts_change_no_tokens(subject: AdapterSubject) -> None:
+    """In eval mode the tokens are the same, whatever the transcripts say and whether there are any."""
+    adapter = subject.build()
+    if not adapter.uses_transcripts:
+        return
+    batch = Padded.stack(subject.sequences(adapter))
     with torch.no_grad():
-        losses = adapter(Padded.stack(subject.sequences(adapter))).losses
-    for name, loss in losses.items():
-        expect(loss.dim() == 0, f"loss '{name}': expected a scalar, found shape {tuple(loss.shape)}")
-        expect_finite(loss, f"loss '{name}'")
+        expected = adapter(batch).tokens
+        for what, transcripts in {
+            "with transcripts": list(TRANSCRIPTS.values()),
+            "with others": ["a longer text than before"] * len(TRANSCRIPTS),
+            "with None for each": [None] * len(TRANSCRIPTS),
+        }.items():
+            found = adapter(batch, transcripts).tokens
+            expect(
+                torch.equal(found.lengths, expected.lengths),
+                f"{what}: expected {expected.lengths.tolist()} tokens as without, "
+                f"found {found.lengths.tolist()}",
+            )
+            for number, (tokens, wanted) in enumerate(zip(found.unstack(), expected.unstack(), strict=True)):
+                expect_close(tokens, wanted, f"{what}, against none: tokens of clip {number}")
 
 
+def several_taps_are_taken_or_refused(subject: AdapterSubject) -> None:
+    """Frames of two encoder layers side by side keep the contract as well, or a ValueError refuses them."""
+    for num_taps in subject.taken():
+        other = AdapterSubject(subject.component, subject.given, num_taps=num_taps)
+        for check in (
+            lengths_keep_max_tokens,
+            batch_changes_nothing,
+            padding_changes_nothing,
+            gradients_reach_every_parameter,
+        ):
+            try:
+                check(other)
+            except ContractError as error:
+                raise ContractError(f"num_taps={num_taps}: {check.__name__}: {error}") from error
+
+
+@in_every_way
 def gradients_pass_to_the_frames(subject: AdapterSubject) -> None:
     """A frozen adapter passes a gradient on to every clip's frames, and none to the padding."""
     adapter = subject.build().requires_grad_(False)
@@ -92,3 +228,28 @@ def gradients_pass_to_the_frames(subject: AdapterSubject) -> None:
     for number, clip in enumerate(Padded(gradient, batch.lengths).unstack()):
         expect(bool(clip.any()), f"expected a gradient in the frames of clip {number}, found none")
     expect(not gradient[~batch.mask()].any(), "expected no gradient past the lengths, found one")
+
+
+def assets_restore(subject: AdapterSubject) -> None:
+    """What `save_assets` wrote rebuilds, without the training texts, an adapter that the weights fit."""
+    adapter = subject.build()
+    with tempfile.TemporaryDirectory() as folder:
+        adapter.save_assets(Path(folder))
+        again = subject.component(subject.config, replace(subject.context, texts=None, assets=Path(folder)))
+    shapes, others = (
+        {name: tuple(value.shape) for name, value in part.state_dict().items()} for part in (adapter, again)
+    )
+    differing = sorted(name for name in shapes.keys() | others.keys() if shapes.get(name) != others.get(name))
+    expect(
+        not differing,
+        f"expected the same tensors as before save_assets, found others: {', '.join(differing)}",
+    )
+    again.load_state_dict(adapter.state_dict())
+    sequences = subject.sequences(adapter)
+    with torch.no_grad():
+        found, losses = subject.run(again.eval(), Padded.stack(sequences))
+        expected, wanted = subject.run(adapter, Padded.stack(sequences))
+    for number, (tokens, before) in enumerate(zip(found.unstack(), expected.unstack(), strict=True)):
+        expect_close(tokens, before, f"rebuilt from its assets: clip {number}", EXACT)
+    for name, loss in wanted.items():
+        expect_close(losses[name], loss, f"rebuilt from its assets: loss '{name}'", EXACT)

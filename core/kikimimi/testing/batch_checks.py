@@ -7,12 +7,13 @@ from torch import Tensor
 
 from kikimimi.interfaces import Padded
 from kikimimi.testing.contract import ContractError, expect, expect_close
-from kikimimi.testing.subject import PaddedSubject, Subject
+from kikimimi.testing.subject import PaddedSubject, Subject, in_every_way
 
 SPARE = 7
 """Positions by which a padded batch is wider than its longest sequence needs."""
 
 
+@in_every_way
 def batch_changes_nothing(subject: Subject) -> None:
     """A batch of many gives what one by one gives."""
     part = subject.build()
@@ -26,6 +27,7 @@ def batch_changes_nothing(subject: Subject) -> None:
             )
 
 
+@in_every_way
 def repeating_changes_nothing(subject: Subject) -> None:
     """In eval mode the same input gives the same output again."""
     part = subject.build()
@@ -37,6 +39,7 @@ def repeating_changes_nothing(subject: Subject) -> None:
         expect_close(again, before, f"sequence {number} a second time", 0.0)
 
 
+@in_every_way
 def input_is_left_alone(subject: PaddedSubject) -> None:
     """The input, which may be kept for later, is not written to."""
     part = subject.build()
@@ -50,6 +53,7 @@ def input_is_left_alone(subject: PaddedSubject) -> None:
     expect(torch.equal(batch.lengths, before.lengths), "expected the input lengths unchanged, found others")
 
 
+@in_every_way
 def padding_changes_nothing(subject: PaddedSubject) -> None:
     """Whatever stands past the lengths (noise, large values, NaN), the outputs are the same."""
     part = subject.build()
@@ -70,6 +74,7 @@ def padding_changes_nothing(subject: PaddedSubject) -> None:
                 expect_close(dirty_losses[name], loss, f"{what} past the lengths: loss '{name}'")
 
 
+@in_every_way
 def padding_changes_no_gradient(subject: PaddedSubject) -> None:
     """Nor does what stands past the lengths change the gradient of any parameter."""
     part = subject.build()

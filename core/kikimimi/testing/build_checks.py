@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,25 @@ def shard_classes_are_modules(subject: Subject) -> None:
         f"shard_classes: expected classes of the component's own modules, found {', '.join(absent)}; it has "
         f"{', '.join(sorted(cls.__name__ for cls in inside))}",
     )
+
+
+def pretrained_names_are_parameters(subject: Subject) -> None:
+    """`pretrained_names` names the component's own parameters, and none where all weights are random."""
+    part = subject.build()
+    named = part.pretrained_names()
+    expect(
+        named == set(),
+        f"pretrained_names: expected none with random weights, found {', '.join(sorted(named))}",
+    )
+    config = getattr(part, "config", None)
+    if not hasattr(config, "weights"):
+        return
+    # As it would be with a source, which no check can fetch.
+    pretended = copy.copy(config)
+    object.__setattr__(pretended, "weights", "organisation/name")
+    part.config = pretended
+    strange = sorted(part.pretrained_names() - {name for name, _ in part.named_parameters()})
+    expect(not strange, f"pretrained_names: expected names of parameters, found {', '.join(strange)}")
 
 
 @contextmanager

@@ -40,12 +40,14 @@ FOR_ALL: tuple[Function, ...] = (
     build_checks.builds_on_meta,
     build_checks.builds_the_same_from_a_seed,
     build_checks.shard_classes_are_modules,
+    build_checks.pretrained_names_are_parameters,
     batch_checks.repeating_changes_nothing,
     batch_checks.batch_changes_nothing,
     training_checks.gradients_reach_every_parameter,
     training_checks.gradients_stay_out_of_frozen_parameters,
     training_checks.a_step_lowers_the_loss,
     training_checks.bf16_runs,
+    training_checks.dtype_and_device_are_kept,
     saving_checks.state_dict_restores,
     saving_checks.checkpoint_restores,
     saving_checks.deepcopy_keeps,
@@ -61,11 +63,16 @@ FOR_ENCODERS: tuple[Function, ...] = (
     encoder_checks.frame_rate_is_true,
     encoder_checks.any_clip_works,
     encoder_checks.longest_clip_works,
+    encoder_checks.taps_divide_the_width,
+    encoder_checks.augmentation_is_for_training,
 )
 FOR_ADAPTERS: tuple[Function, ...] = (
     adapter_checks.lengths_keep_max_tokens,
     adapter_checks.losses_are_scalars,
     adapter_checks.gradients_pass_to_the_frames,
+    adapter_checks.transcripts_change_no_tokens,
+    adapter_checks.several_taps_are_taken_or_refused,
+    adapter_checks.assets_restore,
 )
 FOR_LLMS: tuple[Function, ...] = (
     llm_checks.embeddings_have_the_width,

@@ -11,9 +11,11 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from kikimimi.errors import RecipeError
+from kikimimi.errors import RecipeError, listing
 from kikimimi.interfaces import ComponentConfig
+from kikimimi.plugins import KINDS
 from kikimimi.recipe.build import Builder
+from kikimimi.recipe.chosen import OF_PARTS, Chosen
 from kikimimi.recipe.interpolate import interpolate
 from kikimimi.recipe.leaf import is_supported
 from kikimimi.recipe.problems import Problems
@@ -23,7 +25,8 @@ from kikimimi.recipe.source import read
 from kikimimi.testing.contract import ContractError, expect
 from kikimimi.testing.subject import Subject
 
-RESERVED = ("name", "lora")
+RESERVED = ("name", *OF_PARTS)
+"""Keys that recipes use themselves, beside a component's options."""
 
 
 def config_is_a_frozen_dataclass(subject: Subject) -> None:
@@ -71,6 +74,7 @@ def config_is_documented(subject: Subject) -> None:
 def config_survives_yaml(subject: Subject) -> None:
     """What a resolved recipe shows of the config, a recipe reads back as the same config."""
     name = f"{subject.component.__name__}.Config"
+    _expect_kinds(subject.component.Config)
     for option, declared in options(subject.component.Config).items():
         expect(option not in RESERVED, f"{name}.{option}: recipes use that key themselves; rename the field")
         if isinstance(declared.shape, Leaf):
@@ -78,19 +82,36 @@ def config_survives_yaml(subject: Subject) -> None:
                 is_supported(declared.shape.annotation),
                 f"{name}.{option}: a recipe cannot hold a {declared.shape.annotation}",
             )
-    text = yaml.safe_dump(plain(subject.config), allow_unicode=True, sort_keys=False)
+    for config in (subject.given, subject.config):
+        if config is not None:
+            _expect_round_trip(config, name)
+
+
+def _expect_round_trip(config: Any, name: str) -> None:
+    text = yaml.safe_dump(plain(config), allow_unicode=True, sort_keys=False)
     problems = Problems()
     entry = read(text, name, problems)
     assert entry is not None
-    found = Builder(problems).build(Section(type(subject.config)), interpolate(entry, problems), "", name)
+    found = Builder(problems).build(Section(type(config)), interpolate(entry, problems), "", name)
     try:
         problems.raise_any()
     except RecipeError as error:
         raise ContractError(f"{name}: cannot be read back from the YAML that shows it: {error}") from error
-    expect(
-        found == subject.config,
-        f"{name}: expected {subject.config} back from the YAML that shows it, found {found}",
-    )
+    expect(found == config, f"{name}: expected {config} back from the YAML that shows it, found {found}")
+
+
+def _expect_kinds(config: type[Any]) -> None:
+    """Expect every field that holds another plugin to say of which kind."""
+    for cls in _dataclasses(config):
+        hints = get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            if Chosen in _members(hints[field.name]):
+                kind = field.metadata.get("kind")
+                expect(
+                    kind in KINDS,
+                    f"{cls.__qualname__}.{field.name}: expected metadata={{'kind': ...}} with one of "
+                    f"{listing(KINDS)}, found {kind!r}",
+                )
 
 
 def tiny_config_is_a_config(subject: Subject) -> None:
@@ -101,8 +122,8 @@ def tiny_config_is_a_config(subject: Subject) -> None:
         isinstance(config, subject.component.Config),
         f"{name}: expected a {subject.component.__name__}.Config, found {type(config).__name__}",
     )
-    weights = getattr(config, "weights", "random")
-    expect(weights == "random", f"{name}: expected weights: random, found {weights!r}")
+    for where, weights in _weights(config, ""):
+        expect(weights == "random", f"{name}: expected {where}: random, found {weights!r}")
     again = subject.component.tiny_config(config)
     expect(again == config, f"{name}: expected a tiny config to stay as it is, {config}, found {again}")
 
@@ -116,8 +137,26 @@ def _dataclasses(cls: type[Any]) -> Iterator[type[Any]]:
         hints = get_type_hints(cls)
         for field in dataclasses.fields(cls):
             for inner in _members(hints[field.name]):
-                if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+                # A plugin inside is checked where it is at home.
+                if isinstance(inner, type) and dataclasses.is_dataclass(inner) and inner is not Chosen:
                     yield from _dataclasses(inner)
+
+
+def _weights(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield the weights that a config and the plugins inside it name, with their dotted keys."""
+    if isinstance(value, Chosen):
+        yield from _weights(value.config, key)
+    elif isinstance(value, list | tuple | dict):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in items:
+            yield from _weights(item, f"{key}.{name}")
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            path = f"{key}.{field.name}".lstrip(".")
+            if field.name == "weights":
+                yield path, getattr(value, field.name)
+            else:
+                yield from _weights(getattr(value, field.name), path)
 
 
 def _members(annotation: Any) -> Iterator[Any]:

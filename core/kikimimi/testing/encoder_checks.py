@@ -6,7 +6,7 @@ import math
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kikimimi.data.audio import MIN_SECONDS
 from kikimimi.errors import AudioError
@@ -15,7 +15,11 @@ from kikimimi.testing.contract import ContractError, expect, expect_finite
 from kikimimi.testing.subject import PaddedSubject
 
 LONG_SECONDS = 31.0
-"""Clip that an encoder without a bound has to take [s]: a little more than Whisper's window."""
+"""Clip that an encoder takes unless its bound is lower [s]: a little more than Whisper's window."""
+BOUND_SECONDS = 60.0
+"""Clips of `max_seconds` are tried up to here [s]: longer ones would take the memory of a large machine."""
+DRAWS = 20
+"""Times that an augmentation is tried before it counts as one that does nothing."""
 
 
 class EncoderSubject(PaddedSubject):
@@ -99,22 +103,82 @@ def any_clip_works(subject: EncoderSubject) -> None:
 
 
 def longest_clip_works(subject: EncoderSubject) -> None:
-    """A clip of `max_seconds` works (31 s where there is no bound), and a longer one raises an AudioError."""
+    """A clip of 31 s works, and one of `max_seconds`; what is longer than that raises an AudioError."""
     encoder = subject.build()
-    if encoder.max_seconds is None:
-        clip = waveform(int(LONG_SECONDS * encoder.sample_rate))
-        expect_finite(_encode(encoder, clip, f"{LONG_SECONDS} s"), f"a clip of {LONG_SECONDS} s")
+    bound, rate = encoder.max_seconds, encoder.sample_rate
+    expect(bound is None or bound > 0, f"expected max_seconds above 0 or None, found {bound}")
+    if bound is None or bound >= LONG_SECONDS:
+        long = waveform(int(LONG_SECONDS * rate))
+        expect_finite(_encode(encoder, long, f"{LONG_SECONDS} s"), f"a clip of {LONG_SECONDS} s")
+    if bound is None:
         return
-    longest = int(encoder.max_seconds * encoder.sample_rate)
-    seconds = f"{encoder.max_seconds:g} s (max_seconds)"
-    expect_finite(_encode(encoder, waveform(longest), seconds), f"a clip of {seconds}")
-    too_long = Padded.stack([waveform(longest + encoder.sample_rate), waveform(longest)])
+    longest = int(bound * rate)
+    seconds = f"{bound:g} s (max_seconds)"
+    if bound <= BOUND_SECONDS:
+        expect_finite(_encode(encoder, waveform(longest), seconds), f"a clip of {seconds}")
+    for samples in {longest + rate, int(LONG_SECONDS * rate)}:
+        if samples > longest:
+            _expect_refusal(encoder, samples, f"a clip of {samples / rate:g} s, longer than {seconds}")
+
+
+def _expect_refusal(encoder: Any, samples: int, what: str) -> None:
     try:
         with torch.no_grad():
-            encoder(too_long)
+            encoder(Padded.stack([waveform(samples), waveform(encoder.sample_rate)]))
     except AudioError:
         return
-    raise ContractError(f"a clip 1 s longer than {seconds}: expected a kikimimi.AudioError, found none")
+    raise ContractError(f"{what}: expected a kikimimi.AudioError, found none")
+
+
+def taps_divide_the_width(subject: EncoderSubject) -> None:
+    """`num_taps` is at least 1 and divides `dim`: each of the layers side by side is as wide."""
+    encoder = subject.build()
+    expect(
+        type(encoder.num_taps) is int and encoder.num_taps >= 1 and encoder.dim % encoder.num_taps == 0,
+        f"expected num_taps of at least 1 that divides dim = {encoder.dim}, found {encoder.num_taps!r}",
+    )
+
+
+def augmentation_is_for_training(subject: EncoderSubject) -> None:
+    """An `augmentation` does nothing in eval mode; in train mode it changes frames, but no lengths."""
+    encoder = subject.build()
+    augmentation = encoder.augmentation
+    if augmentation is None:
+        return
+    expect(
+        isinstance(augmentation, nn.Module),
+        f"augmentation: expected a torch.nn.Module or None, found {type(augmentation).__name__}",
+    )
+    batch = Padded.stack(subject.sequences(encoder))
+    changes: list[bool] = []
+
+    def compare(module: nn.Module, arguments: Any, result: Any) -> None:
+        given, made = (item.values if isinstance(item, Padded) else item for item in (arguments[0], result))
+        changes.append(not torch.equal(made, given))
+
+    called = list(augmentation) if isinstance(augmentation, nn.ModuleList) else [augmentation]
+    with torch.no_grad():
+        handles = [module.register_forward_hook(compare) for module in called]
+        expected = encoder(batch)
+        for handle in handles:
+            handle.remove()
+        expect(bool(changes), "augmentation: expected the encoder to call it, found that it does not")
+        expect(not any(changes), "augmentation in eval mode: expected its input as it is, found it changed")
+        augmentation.train()  # the encoder around it may be frozen, and is in eval mode then
+        different = False
+        for _ in range(DRAWS):
+            found = encoder(batch)
+            expect(
+                torch.equal(found.lengths, expected.lengths),
+                f"augmentation in train mode: expected output lengths {expected.lengths.tolist()}, "
+                f"found {found.lengths.tolist()}",
+            )
+            for number, (frames, plain) in enumerate(zip(found.unstack(), expected.unstack(), strict=True)):
+                expect_finite(frames, f"augmentation in train mode: clip {number}")
+                different = different or not torch.equal(frames, plain)
+    expect(
+        different, f"augmentation in train mode: expected other frames within {DRAWS} draws, found the same"
+    )
 
 
 def _encode(encoder: Any, clip: Tensor, what: str) -> Tensor:

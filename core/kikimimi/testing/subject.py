@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property, wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from kikimimi.interfaces import Component, Padded
+from kikimimi.testing.contract import ContractError
 
 
 class Subject(ABC):
@@ -34,6 +37,15 @@ class Subject(ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.construct().eval()
+
+    def ways(self) -> tuple[str, ...]:
+        """Return the ways to run the component that the contract knows, in words."""
+        return ("",)
+
+    @contextmanager
+    def going(self, way: str) -> Iterator[None]:
+        """Run the component that way inside."""
+        yield
 
     @abstractmethod
     def construct(self) -> Component:
@@ -74,3 +86,21 @@ class PaddedSubject(Subject):
         target = torch.randn(real.shape[-1], generator=torch.Generator().manual_seed(1))
         distance = (real.float() - target).square().mean()
         return distance + sum(losses.values(), distance.new_zeros(()))
+
+
+Checked = TypeVar("Checked", bound=Subject)
+
+
+def in_every_way(check: Callable[[Checked], None]) -> Callable[[Checked], None]:
+    """Make a check run once for each of the subject's ways; what it raises says which one it was."""
+
+    @wraps(check)
+    def run(subject: Checked) -> None:
+        for way in subject.ways():
+            try:
+                with subject.going(way):
+                    check(subject)
+            except ContractError as error:
+                raise ContractError(f"{way}: {error}" if way else str(error)) from error
+
+    return run

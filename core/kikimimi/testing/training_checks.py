@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kikimimi.testing.contract import expect, expect_finite
-from kikimimi.testing.subject import Subject
+from kikimimi.testing.subject import Subject, in_every_way
 
 LEARNING_RATE = 1e-3
 NUDGE = 0.02
@@ -19,6 +19,8 @@ def gradients_reach_every_parameter(subject: Subject) -> None:
     """The loss gives each parameter that can be trained a finite gradient that is not zero."""
     part = subject.build()
     _nudge(part)
+    if getattr(part, "augmentation", None) is not None:
+        part.augmentation.train()  # its parameters (a learned mask) have no part in the output otherwise
     subject.loss(part, subject.sequences(part)).backward()  # type: ignore[no-untyped-call]
     trainable = {name: p for name, p in part.named_parameters() if p.requires_grad}
     expect(bool(trainable), "expected parameters that can be trained, found none")
@@ -53,6 +55,7 @@ def a_step_lowers_the_loss(subject: Subject) -> None:
     expect(after < before, f"expected one step of AdamW to lower the loss of {before:.6f}, found {after:.6f}")
 
 
+@in_every_way
 def bf16_runs(subject: Subject) -> None:
     """Under autocast to bfloat16, and with bfloat16 weights, outputs and gradients are finite."""
     for name, weights in (("under autocast", torch.float32), ("with bfloat16 weights", torch.bfloat16)):
@@ -65,6 +68,28 @@ def bf16_runs(subject: Subject) -> None:
         for parameter_name, parameter in part.named_parameters():
             if parameter.grad is not None:
                 expect_finite(parameter.grad, f"gradient of {parameter_name} {name} to bfloat16")
+
+
+@in_every_way
+def dtype_and_device_are_kept(subject: Subject) -> None:
+    """The output has the dtype of the weights, float32 or bfloat16, and stays on their device."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for device in _devices():
+            part = subject.build().to(device, dtype)
+            sequences = [sequence.to(device) for sequence in subject.sequences(part)]
+            with torch.no_grad():
+                outputs = subject.outputs(part, sequences)
+            for number, output in enumerate(outputs):
+                expect(
+                    output.dtype == dtype and output.device.type == device,
+                    f"sequence {number}, weights {dtype} on {device}: expected the output likewise, found "
+                    f"{output.dtype} on {output.device.type}",
+                )
+                expect_finite(output, f"sequence {number}, weights {dtype} on {device}")
+
+
+def _devices() -> list[str]:
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def take_step(subject: Subject, part: Any) -> tuple[float, float]:
