@@ -1,0 +1,161 @@
+"""A query reads each window that a CTC alignment cuts out of the clip: one audio token per label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kikimimi import Adapter, AdapterContext, AdapterOutput, Padded
+from kikimimi_adapters.ctc_head import CTC, CTCConfig, CTCHead, tiny_head, zero_past_lengths
+from kikimimi_adapters.qformer_layers import INIT_STD, QFormer, QFormerLayer, check_sizes
+
+
+class AlignFormerAdapter(Adapter):
+    """AlignFormer: a CTC head gives the windows of a Q-Former (Fan et al. 2024, arXiv 2412.01145).
+
+    A window ends where a run of one label that is not blank ends, and the next begins there; the frames after
+    the last run belong to its window. CTC's labels stand at the end of what they are for, so a window holds
+    the blanks before its label. The windows cover every frame of the clip; a clip of blanks is one window.
+    One learned query, the same for all, reads each window through the layers and becomes a token.
+
+    The paper gives the parts; where exactly a window ends, and the sizes, which are those of SALMONN's
+    window-level Q-Former, are a choice made here. As in adapter `ctc`, no gradient passes through the choice
+    of windows, and the tokens of a clip do not depend on its transcript.
+    """
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(CTCConfig):
+        """Options of the `alignformer` adapter."""
+
+        vocabulary: Literal["characters", "bytes", "llm", "head"] = "llm"
+        """What the labels, and so the tokens, are: the LLM's tokens, the characters of the training data, the
+        256 bytes of UTF-8, or what the head of `head_weights` knows."""
+        num_layers: int = 2
+        """Transformer layers; each attends to the frames."""
+        hidden_dim: int = 768
+        """Width of the query."""
+        num_heads: int = 12
+        """Attention heads; they divide `hidden_dim`."""
+        ffn_dim: int = 3072
+        """Inner width of the feed-forward networks."""
+        dropout: float = 0.1
+        """Dropout probability, on attention weights and before residuals."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_sizes(
+                hidden_dim=self.hidden_dim,
+                num_layers=self.num_layers,
+                num_heads=self.num_heads,
+                ffn_dim=self.ffn_dim,
+                dropout=self.dropout,
+            )
+
+    config: Config
+
+    def __init__(self, config: Config, context: AdapterContext) -> None:
+        super().__init__(config, context)
+        self.uses_transcripts = config.loss_weight > 0
+        self.ctc = CTC(config, context)
+        self.query = nn.Parameter(nn.init.normal_(torch.empty(1, 1, config.hidden_dim), std=INIT_STD))
+        self.qformer = QFormer(
+            dim=config.hidden_dim,
+            source_dim=context.in_dim,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            ffn_dim=config.ffn_dim,
+            cross_attention_frequency=1,
+            dropout=config.dropout,
+            num_queries=1,
+            input_norm=True,
+        )
+        self.proj = nn.Linear(config.hidden_dim, context.out_dim)
+
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Config:
+        """Return `config` with a head of bytes, random weights and at most 2 layers x 32."""
+        chosen: AlignFormerAdapter.Config = cls.Config() if config is None else config
+        return replace(
+            tiny_head(chosen),
+            num_layers=min(chosen.num_layers, 2),
+            hidden_dim=32,
+            num_heads=4,
+            ffn_dim=64,
+        )
+
+    def load_weights(self) -> None:
+        """Fill the head from `head_weights`.
+
+        Raises:
+            WeightsError: It does not fit.
+        """
+        self.ctc.load_weights()
+
+    def pretrained_names(self) -> set[str]:
+        """Return the names of the head's parameters where `head_weights` names a source."""
+        return self.ctc.pretrained_names("ctc.")
+
+    def save_assets(self, folder: Path) -> None:
+        """Write the characters that the head knows, where they come from the data."""
+        self.ctc.save_assets(folder)
+
+    def shard_classes(self) -> set[type[nn.Module]]:
+        """Return the classes of the head and of the layers."""
+        return {CTCHead, QFormerLayer}
+
+    def max_tokens(self, num_frames: int) -> int:
+        """Return F: every frame may have a label of its own."""
+        return num_frames
+
+    def forward(self, features: Padded, transcripts: Sequence[str | None] | None = None) -> AdapterOutput:
+        """Adapt (B, F, E) to (B, T, D), T the number of labels found, at least 1."""
+        frames, real = zero_past_lengths(features), features.mask()
+        logits = self.ctc.head(frames)
+        losses, counts = self.ctc.loss(logits, features.lengths, transcripts)
+        windows, lengths = number_windows(self.ctc.labels(logits), real, self.ctc.blank_id)
+        # The windows of all clips, end to end. (B, F, E) -> (N, E)
+        offsets = lengths.cumsum(0) - lengths
+        sizes = (windows + offsets[:, None])[real].bincount(minlength=int(lengths.sum())).tolist()
+        tokens = self.proj(self._read(torch.split(frames[real], sizes)))
+        padded = nn.utils.rnn.pad_sequence(list(tokens.split(lengths.tolist())), batch_first=True)
+        return AdapterOutput(Padded(padded, lengths.to(features.lengths.device)), losses, counts)
+
+    def _read(self, windows: Sequence[Tensor]) -> Tensor:
+        """Read windows (K_i, E) into (N, H)."""
+        # Of one size but for a factor of two in each call: one long silence would otherwise pad every window
+        # to its length.
+        calls: dict[int, list[int]] = {}
+        for number, window in enumerate(windows):
+            calls.setdefault((len(window) - 1).bit_length(), []).append(number)
+        read: list[Tensor] = []
+        for numbers in calls.values():
+            batch = Padded.stack([windows[number] for number in numbers]).to(windows[0].device)
+            queries = self.query.expand(len(numbers), -1, -1)
+            read.append(self.qformer(queries, batch.values, batch.mask())[:, 0])
+        order = torch.tensor([number for numbers in calls.values() for number in numbers])
+        return torch.cat(read)[order.argsort().to(read[0].device)]
+
+
+def number_windows(labels: Tensor, real: Tensor, blank_id: int) -> tuple[Tensor, Tensor]:
+    """Say which window each frame lies in.
+
+    Args:
+        labels: (B, F).
+        real: (B, F) bool, false past the lengths.
+        blank_id: The label that ends no window.
+
+    Returns:
+        (B, F) numbers of windows, unspecified past the lengths, and (B,) how many each clip has.
+    """
+    goes_on = torch.zeros_like(real)
+    goes_on[:, :-1] = (labels[:, 1:] == labels[:, :-1]) & real[:, 1:]
+    ends = real & (labels != blank_id) & ~goes_on
+    lengths = ends.sum(1).clamp(min=1)
+    # A frame that ends a window is still part of it; frames past the last end join the last window.
+    windows = (ends.cumsum(1) - ends.long()).minimum(lengths[:, None] - 1)
+    return windows, lengths
