@@ -1,0 +1,93 @@
+"""Parakeet's front end: log-mel spectrograms, each band normalised over the clip's own frames."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from transformers.audio_utils import mel_filter_bank
+
+from kikimimi import Padded
+
+SAMPLE_RATE = 16000
+HOP = 160
+FFT = 512
+WINDOW = 400
+PREEMPHASIS = 0.97
+MIN_FRAMES = 2
+"""Fewest frames of a clip: a standard deviation needs two."""
+
+
+def num_mel_frames(num_samples: int) -> int:
+    """Return the whole hops of 10 ms in a clip, at least 2."""
+    return max(MIN_FRAMES, num_samples // HOP)
+
+
+def normalised_log_mel(audio: Padded, num_mels: int) -> Padded:
+    """Compute NeMo's features, as `ParakeetFeatureExtractor` in transformers does, in float32.
+
+    A clip shorter than 320 samples (20 ms) is taken with silence after it up to them.
+
+    Args:
+        audio: (B, S) waveforms at 16 kHz.
+        num_mels: Mel bands.
+
+    Returns:
+        (B, num_mels, frames) with lengths in frames; zero past them.
+    """
+    # Autocast would run the mel product in half precision.
+    with torch.no_grad(), torch.autocast(audio.values.device.type, enabled=False):
+        lengths = [num_mel_frames(length) for length in audio.lengths.tolist()]
+        longest = int(audio.lengths.max())
+        real = audio.mask()[:, :longest]
+        waves = audio.values[:, :longest].float().masked_fill(~real, 0.0)
+        waves = torch.cat([waves[:, :1], waves[:, 1:] - PREEMPHASIS * waves[:, :-1]], dim=1)
+        # The first sample after a clip would hold an echo of its last one.
+        waves = waves.masked_fill(~real, 0.0)
+        waves = torch.nn.functional.pad(waves, (0, max(0, HOP * MIN_FRAMES - longest)))
+        spectrum = torch.stft(
+            waves,
+            FFT,
+            HOP,
+            WINDOW,
+            window=_window(waves.device),
+            pad_mode="constant",
+            return_complex=True,
+        )
+        # (B, bins, frames) -> (B, mels, frames)
+        mel = _mel_filters(num_mels, waves.device) @ spectrum[..., : max(lengths)].abs().square()
+        mel = (mel + 2.0**-24).log()
+        counts = torch.tensor(lengths, device=mel.device)
+        past = (torch.arange(mel.shape[-1], device=mel.device) >= counts[:, None])[:, None]
+        # Relative to the first frame, so that a band that never changes has a deviation of exactly zero.
+        mel = (mel - mel[..., :1]).masked_fill(past, 0.0)
+        counts = counts[:, None, None]
+        mel = mel - mel.sum(-1, keepdim=True) / counts
+        squares = mel.square().masked_fill(past, 0.0)
+        deviation = (squares.sum(-1, keepdim=True) / (counts - 1)).sqrt()
+        mel = (mel / (deviation + 1e-5)).masked_fill(past, 0.0)
+        return Padded(mel, torch.tensor(lengths, device=audio.lengths.device))
+
+
+# Not buffers: those would follow the module to bfloat16, or to the meta device and be lost there.
+@lru_cache(maxsize=8)
+def _window(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.hann_window(WINDOW, periodic=False, device=device)
+
+
+@lru_cache(maxsize=8)
+def _mel_filters(num_mels: int, device: torch.device) -> Tensor:
+    """Return (num_mels, bins) triangles of equal area on Slaney's mel scale."""
+    with torch.inference_mode(False):
+        filters = mel_filter_bank(
+            num_frequency_bins=FFT // 2 + 1,
+            num_mel_filters=num_mels,
+            min_frequency=0.0,
+            max_frequency=SAMPLE_RATE / 2,
+            sampling_rate=SAMPLE_RATE,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        return torch.from_numpy(filters.T.copy()).float().to(device)
