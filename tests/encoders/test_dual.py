@@ -117,7 +117,8 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
             expected[frame, 3:] = _layer_norm(values, encoder.second_norm)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         assert not found[len(one) :, :3].any()
-    torch.cat(out.unstack()).square().sum().backward()
+    loss: Any = torch.cat(out.unstack()).square().sum()
+    loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
 
 
@@ -197,9 +198,12 @@ def test_what_an_encoder_refuses_says_which() -> None:
         DualEncoder(Config(first=whisper(), second=whisper(layers=[3])))
 
 
-def saved_whisper(folder: Path, **sizes: int) -> str:
+def saved_whisper(folder: Path, dim: int) -> str:
     config = WhisperConfig(
-        **{"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, **sizes},
+        d_model=dim,
+        encoder_layers=1,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=32,
         decoder_layers=1,
         decoder_attention_heads=2,
         decoder_ffn_dim=16,
@@ -214,7 +218,7 @@ def saved_whisper(folder: Path, **sizes: int) -> str:
 
 
 def test_weights_come_from_both_sources_and_the_norms_are_new(tmp_path: Path) -> None:
-    first, second = saved_whisper(tmp_path / "a"), saved_whisper(tmp_path / "b", d_model=24)
+    first, second = saved_whisper(tmp_path / "a", 16), saved_whisper(tmp_path / "b", 24)
     encoder = DualEncoder(
         Config(
             first=Chosen.of("encoder", "whisper", weights=first),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
     Qwen2AudioConfig,
@@ -101,7 +102,8 @@ def build(**options: Any) -> Qwen2AudioEncoder:
 
 def encode(encoder: Qwen2AudioEncoder, clips: list[Tensor]) -> list[Tensor]:
     with torch.inference_mode():
-        return encoder(Padded.stack(clips)).unstack()
+        out: Padded = encoder(Padded.stack(clips))
+    return out.unstack()
 
 
 def saved(folder: Path, num_mels: int = 128) -> tuple[Any, str]:
@@ -205,8 +207,6 @@ def test_loads_the_whole_model_and_its_encoder_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["audio_tower.", "model.audio_tower."])
 def test_loads_the_published_names_and_those_in_memory(tmp_path: Path, prefix: str) -> None:
-    from safetensors.torch import save_file
-
     model = reference()
     (tmp_path / "config.json").write_text(
         json.dumps({"model_type": "qwen2_audio", "audio_config": model.config.to_dict()})

@@ -80,7 +80,12 @@ def test_frequency_masks_are_whole_bands_of_every_width_up_to_the_widest() -> No
 def test_time_masks_keep_to_the_fraction_of_the_clips_own_length() -> None:
     lengths = [100, 50, 10, 4] * 500
     values = spectrogram(2000)
-    options = {"num_freq_masks": 0, "num_time_masks": 1, "time_width": 15, "max_time_fraction": 0.2}
+    options: dict[str, Any] = {
+        "num_freq_masks": 0,
+        "num_time_masks": 1,
+        "time_width": 15,
+        "max_time_fraction": 0.2,
+    }
     hidden = masking(**options)(values, lengths) != values
     assert torch.equal(hidden.any(1), hidden.all(1))
     widths = hidden.all(1).sum(1).view(500, 4)

@@ -89,12 +89,14 @@ def hidden_states(model: Any, num_mels: int = 80) -> list[Tensor]:
         [clip.numpy() for clip in CLIPS], sampling_rate=16_000
     )["input_features"]
     with torch.inference_mode():
-        return list(model(torch.from_numpy(np.array(features)), output_hidden_states=True).hidden_states)
+        out = model(torch.from_numpy(np.array(features)), output_hidden_states=True)
+    return list(out.hidden_states)
 
 
 def encode(encoder: WhisperEncoder) -> list[Tensor]:
     with torch.inference_mode():
-        return encoder(Padded.stack(CLIPS)).unstack()
+        out: Padded = encoder(Padded.stack(CLIPS))
+    return out.unstack()
 
 
 @pytest.mark.parametrize("num_mels", [80, 128])
@@ -121,7 +123,7 @@ def test_several_layers_stand_side_by_side(tmp_path: Path) -> None:
     encoder.load_weights()
     assert (encoder.num_taps, encoder.dim) == (3, 96)
     for clip, found in enumerate(encode(encoder)):
-        taps = found.unflatten(-1, (encoder.num_taps, -1))
+        taps = found.reshape(len(found), encoder.num_taps, 32)
         for number, layer in enumerate([0, 2, 4]):
             wanted = expected[layer][clip, : len(found)]
             torch.testing.assert_close(taps[:, number], wanted, rtol=0, atol=1e-5)
@@ -156,7 +158,7 @@ def test_unpadded_clips_give_each_layer_of_the_whole_encoder() -> None:
         part = build(layers=[layer])
         part.model.load_state_dict(whole.model.state_dict(), strict=False)
         for found, together in zip(encode(part), encode(whole), strict=True):
-            wanted = together.unflatten(-1, (NUM_LAYERS + 1, -1))[:, layer]
+            wanted = together.reshape(len(together), NUM_LAYERS + 1, 32)[:, layer]
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
@@ -215,7 +217,7 @@ def test_low_rank_adaptation_starts_at_the_base_and_trains_alone() -> None:
 
 
 def test_masks_act_while_the_masking_module_trains_even_in_a_frozen_encoder() -> None:
-    options = {"spec_augment": SpecAugment(num_time_masks=3), "pad": "none"}
+    options: dict[str, Any] = {"spec_augment": SpecAugment(num_time_masks=3), "pad": "none"}
     encoder, plain = build(**options), build()
     assert encoder.state_dict().keys() == plain.state_dict().keys()
     for found, wanted in zip(encode(encoder), encode(plain), strict=True):

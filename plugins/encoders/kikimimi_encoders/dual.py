@@ -82,8 +82,8 @@ class DualEncoder(Encoder):
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Config:
         """Return a config with the tiny variants of both encoders."""
-        config = config or cls.Config()
-        return replace(config, first=_tiny(config.first), second=_tiny(config.second))
+        given: DualEncoder.Config = cls.Config() if config is None else config
+        return replace(given, first=_tiny(given.first), second=_tiny(given.second))
 
     def load_weights(self) -> None:
         """Load both encoders' weights."""

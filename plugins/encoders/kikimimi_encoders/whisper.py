@@ -122,19 +122,19 @@ class WhisperEncoder(Encoder):
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Config:
         """Return a config of 2 layers x 32 with random weights that pads, taps and masks as `config` does."""
-        config = config or cls.Config()
+        given: WhisperEncoder.Config = cls.Config() if config is None else config
         num_layers = 2
         return replace(
-            config,
+            given,
             weights="random",
             sizes=Sizes(
                 dim=32,
                 num_layers=num_layers,
                 num_heads=2,
                 ffn_dim=64,
-                num_mels=tiny_mels(config.sizes, config.spec_augment),
+                num_mels=tiny_mels(given.sizes, given.spec_augment),
             ),
-            layers=tiny_layers(config.layers, num_layers),
+            layers=tiny_layers(given.layers, num_layers),
         )
 
     def load_weights(self) -> None:

@@ -175,10 +175,11 @@ def average_pairs(frames: Tensor, lengths: list[int]) -> Tensor:
         # A single frame makes a pair with itself.
         paired = [
             clip[: len(clip) // 2 * 2] if len(clip) > 1 else clip.expand(2, -1)
-            for clip in frames.split(lengths)
+            for clip in torch.split(frames, lengths)
         ]
         frames = torch.cat(paired)
-    return frames.unflatten(0, (-1, 2)).mean(1)
+    # (2 N, E) -> (N, 2, E) -> (N, E)
+    return frames.reshape(-1, 2, frames.shape[-1]).mean(1)
 
 
 def _sinusoids(length: int, dim: int) -> Tensor:
