@@ -7,16 +7,23 @@ encoded as ordinary characters.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.errors import listing, nearest
-from kikimimi.guarded_tokenizer import AUDIO, AUDIO_ID, GuardedTokenizer, Token
+from kikimimi.guarded_tokenizer import (
+    AUDIO,
+    AUDIO_ID,
+    GuardedTokenizer,
+    Token,
+    control_tokens,
+    one_token,
+)
 from kikimimi.interfaces import Rendered
 
 # A noncharacter of Unicode, like AUDIO: it marks where in a template's output a content stands.
@@ -115,12 +122,10 @@ class ChatTemplate:
         for name in self._variables:
             if name not in self._jinja:
                 raise ValueError(f"{source}: the chat template reads no variable {name!r}")
-        self._audio_start = self._one_token("audio_start", audio_start)
-        self._audio_end = self._one_token("audio_end", audio_end)
-        control = self._find_control()
-        for token in (audio_start, audio_end):
-            if token is not None:
-                control[token] = tokenizer.convert_tokens_to_ids(token)
+        self._audio_start = one_token(tokenizer, audio_start, option="audio_start", source=source)
+        self._audio_end = one_token(tokenizer, audio_end, option="audio_end", source=source)
+        markers = [token for token in (audio_start, audio_end) if token is not None]
+        control = control_tokens(tokenizer, markers, spelled=self._jinja)
         self._control_ids = set(control.values())
         self._guarded = GuardedTokenizer(tokenizer, control, source=source)
         self._header = self._find_header()
@@ -220,9 +225,8 @@ class ChatTemplate:
         """Return what the template prints for a turn, whatever the turn says."""
         other = messages[:i] + messages[i + 1 :]
         with_turn, without = self._apply(messages, generate), self._apply(other, generate) if other else ""
-        start = len(os.path.commonprefix([with_turn, without]))
-        after = os.path.commonprefix([with_turn[start:][::-1], without[start:][::-1]])
-        return with_turn[start : len(with_turn) - len(after)]
+        start = _shared(with_turn, without)
+        return with_turn[start : len(with_turn) - _shared(with_turn[start:][::-1], without[start:][::-1])]
 
     def _rewrites(self, role: str, i: int, line: str) -> ValueError:
         hint = f". It prints {line!r} of its own: leave the turn out, or say just that" if line else ""
@@ -232,7 +236,7 @@ class ChatTemplate:
         )
 
     def _message(self, message: Message) -> dict[str, str]:
-        content = _flatten(message)
+        content = flatten(message)
         if "message.audio" not in self._jinja:
             return {"role": message.role, "content": content}
         rest = content.lstrip(AUDIO)
@@ -246,31 +250,6 @@ class ChatTemplate:
         except Exception as error:
             raise ValueError(f"{self.source}: the chat template refuses the conversation: {error}") from error
         return str(text)
-
-    def _find_control(self) -> dict[str, int]:
-        """Return the control tokens: the special ones, and those that the template spells."""
-        special = set(self.tokenizer.all_special_ids) | {
-            token_id for token_id, token in self.tokenizer.added_tokens_decoder.items() if token.special
-        }
-        named = {self.tokenizer.convert_ids_to_tokens(token_id): token_id for token_id in special}
-        added = self.tokenizer.get_added_vocab()
-        return {
-            token: token_id
-            for token, token_id in {**named, **added}.items()
-            if token.strip() and (token_id in special or token in self._jinja)
-        }
-
-    def _one_token(self, option: str, token: str | None) -> list[int]:
-        if token is None:
-            return []
-        vocabulary: dict[str, int] = self.tokenizer.get_vocab()
-        if len(token) < 2 or token not in vocabulary:
-            controls = [t for t in {**vocabulary, **self.tokenizer.get_added_vocab()} if t.startswith("<")]
-            raise ValueError(
-                f"{option}: {token!r} is not one control token of the vocabulary of {self.source}."
-                f"{nearest(token, controls)}"
-            )
-        return [vocabulary[token]]
 
     def _find_header(self) -> str:
         """Return what generation puts after the last turn."""
@@ -291,12 +270,17 @@ class ChatTemplate:
 
     def _find_stop_ids(self) -> list[int]:
         found = {self.end_of_turn} | ({self.tokenizer.eos_token_id} - {None})
-        try:
-            # Before a further turn an answer may end otherwise than at the end of the conversation.
+        # Before a further turn an answer may end otherwise than at the end of the conversation; a template of
+        # one turn refuses it, and one may mark the end of the last answer only.
+        with suppress(ValueError):
             found.add(self._find_end(("a", "b", "a", "b")))
-        except ValueError:
-            pass  # a template of one turn, or one that marks the end of the last answer only
         return sorted(found)
+
+
+def _shared(first: str, second: str) -> int:
+    """Return how many characters two texts share at their start."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def _forms(content: str) -> list[str]:
@@ -312,7 +296,12 @@ def _forms(content: str) -> list[str]:
     ]
 
 
-def _flatten(message: Message) -> str:
+def flatten(message: Message) -> str:
+    """Return the text of a turn, in which a clip is the noncharacter `AUDIO`.
+
+    Raises:
+        ValueError: A text holds a noncharacter that is needed here.
+    """
     pieces = []
     for part in message.parts:
         if isinstance(part, AudioPart):

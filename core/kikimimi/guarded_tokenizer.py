@@ -1,8 +1,9 @@
-"""A tokenizer that reads text in which some stretches are somebody's words, which never become control tokens.
+"""A tokenizer that reads text in which some stretches are somebody's words: they never become control tokens.
 
-The text is encoded as one piece, so that ids are the tokenizer's own; a clip is one noncharacter in it, and splits
-the text as any control token does. Only where words spell a control token is the text cut, inside that spelling, and
-what follows the cut is encoded as in the middle of a text: without the blank that SentencePiece puts before one.
+The text is encoded as one piece, so that ids are the tokenizer's own; a clip is one noncharacter in it, and
+splits the text as any control token does. Only where words spell a control token is the text cut, inside that
+spelling, and what follows the cut is encoded as in the middle of a text: without the blank that SentencePiece
+puts before one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from itertools import pairwise
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
+
+from kikimimi.errors import nearest
 
 # A noncharacter of Unicode: no text that people write holds it.
 AUDIO = "\ufdd1"
@@ -126,6 +129,42 @@ class GuardedTokenizer:
             passed = max(passed, right)
             given = AUDIO_ID if token_id == self._audio else token_id
             yield Token(given, start + first, start + max(right, first + 1))
+
+
+def control_tokens(tokenizer: Any, markers: Sequence[str], *, spelled: str = "") -> dict[str, int]:
+    """Return the tokens that no text may become, with their ids.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers: its special tokens are control tokens.
+        markers: Tokens that are control tokens, whatever the tokenizer says.
+        spelled: Other tokens that were added to the tokenizer's vocabulary are, where they stand in this text.
+    """
+    special = set(tokenizer.all_special_ids) | {
+        token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    named = {tokenizer.convert_ids_to_tokens(token_id): token_id for token_id in special}
+    return {
+        token: token_id
+        for token, token_id in {**named, **tokenizer.get_added_vocab()}.items()
+        if token.strip() and (token_id in special or token in spelled)
+    } | {token: tokenizer.convert_tokens_to_ids(token) for token in markers}
+
+
+def one_token(tokenizer: Any, token: str | None, *, option: str, source: str) -> list[int]:
+    """Return the id of an option's control token, or nothing for None.
+
+    Raises:
+        ValueError: It is not one token of the vocabulary, or only a character.
+    """
+    if token is None:
+        return []
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    if len(token) < 2 or token not in vocabulary:
+        known = [name for name in vocabulary if name[:1] == token[:1]]
+        raise ValueError(
+            f"{option}: {token!r} is not one control token of the vocabulary of {source}.{nearest(token, known)}"
+        )
+    return [vocabulary[token]]
 
 
 def _without_prefix(backend: Tokenizer) -> Tokenizer:

@@ -1,0 +1,103 @@
+"""Any decoder of transformers: Qwen, Gemma, Mistral, Phi-3, GPT-2, ..."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from kikimimi import LLMContext, WeightsError
+from kikimimi_llms.decoder import Decoder
+from kikimimi_llms.options import DecoderConfig, Scratch
+
+Architecture = Literal["qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2"]
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ArchitectureScratch(Scratch):
+    """Architecture and sizes of a decoder that is trained from scratch."""
+
+    architecture: Architecture = "qwen2"
+    """Model type of transformers."""
+
+
+class CausalLM(Decoder):
+    """A decoder-only LLM of any architecture that transformers has (`AutoModelForCausalLM`).
+
+    Remote code is never run. Sliding windows (Mistral, Gemma), capped scores and logits (Gemma 2) and scaled
+    embeddings (Gemma) are those of the architecture. Model types in `decoder.PACKED` run sequences packed;
+    any other runs them as a padded batch, with the same results.
+    """
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(DecoderConfig):
+        """Options of the `causal_lm` LLM."""
+
+        scratch: ArchitectureScratch | None = None
+        """Sizes and tokenizer with `weights: random`; None is their defaults. Refused with other weights."""
+
+        @property
+        def from_scratch(self) -> ArchitectureScratch | None:
+            """The sizes of a decoder from scratch, or None for a pretrained one."""
+            return (self.scratch or ArchitectureScratch()) if self.weights == "random" else None
+
+    config: Config
+
+    def __init__(self, config: Config, context: LLMContext) -> None:
+        super().__init__(config, context, name="causal_lm")
+
+    def _build_model(self) -> Any:
+        config = self._model_config()
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+
+    def _model_config(self) -> Any:
+        scratch = self.config.from_scratch
+        if scratch is not None:
+            return scratch_config(scratch, self.chat.tokenizer)
+        assert self._pretrained is not None
+        config = self._pretrained.config()
+        name = f"{self.config.weights}: is a {config.model_type!r} model"
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "is_encoder_decoder", False):
+            raise WeightsError(
+                f"{name}, which is no decoder; llm 'causal_lm' takes decoders, llm 'seq2seq' T5 and mT5"
+            )
+        if getattr(config, "is_decoder", True) is False and hasattr(config, "type_vocab_size"):
+            raise WeightsError(f"{name} that reads in both directions (BERT's kind), not a decoder")
+        if any((getattr(config, experts, None) or 0) > 1 for experts in _EXPERTS):
+            raise WeightsError(f"{name} with several experts, which llm 'causal_lm' does not take")
+        return config
+
+
+def scratch_config(scratch: ArchitectureScratch, tokenizer: Any) -> Any:
+    """Return the configuration of a decoder that is trained from scratch."""
+    sizes: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": scratch.dim,
+        "num_hidden_layers": scratch.num_layers,
+        "num_attention_heads": scratch.num_heads,
+        "max_position_embeddings": scratch.context_length,
+        "tie_word_embeddings": scratch.tie_embeddings,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": None,
+    }
+    if scratch.architecture == "gpt2":
+        if scratch.num_kv_heads not in (None, scratch.num_heads):
+            raise ValueError("scratch.num_kv_heads: gpt2 has as many key-value heads as heads")
+        dropout = scratch.dropout
+        sizes |= {"n_inner": scratch.ffn_dim, "attn_pdrop": dropout, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+    else:
+        head_dim = scratch.dim // scratch.num_heads
+        sizes |= {
+            "intermediate_size": scratch.ffn_dim,
+            "num_key_value_heads": scratch.num_kv_heads or scratch.num_heads,
+            "head_dim": head_dim,
+            "attention_dropout": scratch.dropout,
+        }
+        if scratch.architecture.startswith("gemma"):
+            sizes["query_pre_attn_scalar"] = head_dim
+    return AutoConfig.for_model(scratch.architecture, **sizes)

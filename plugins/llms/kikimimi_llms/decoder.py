@@ -1,0 +1,228 @@
+"""What every decoder-only LLM of transformers shares: packing, generation, weights, rendering."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+from transformers.initialization import no_init_weights
+
+from kikimimi import LLM, Conversation, Generation, LLMContext, Rendered, TokenizerVocabulary, Vocabulary
+from kikimimi.attention import install, packed_arguments
+from kikimimi.chat_template import ChatTemplate
+from kikimimi_llms.generation import pad_left, settings, until_stop
+from kikimimi_llms.options import DecoderConfig
+from kikimimi_llms.pretrained import Pretrained
+from kikimimi_llms.scratch_tokenizer import build_tokenizer
+
+TOKENIZER_FOLDER = "tokenizer"
+
+PACKED = frozenset(
+    {
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "phi3",
+        "gpt2",
+        "olmo2",
+        "smollm3",
+    }
+)
+"""Model types that run a pack as it is: proven one by one against transformers' own logits. Any other gets its
+sequences as a padded batch: the same logits, with work on padding."""
+
+
+class Decoder(LLM):
+    """A decoder of transformers (`...ForCausalLM`), pretrained or from scratch.
+
+    Args:
+        config: Options.
+        context: What the assembly knows.
+        name: Of the plugin, for messages.
+
+    Attributes:
+        model: The decoder with its head.
+        chat: The tokenizer with its chat template.
+    """
+
+    config: DecoderConfig
+
+    def __init__(self, config: DecoderConfig, context: LLMContext, *, name: str) -> None:
+        super().__init__(config, context)
+        self._name = name
+        random = config.weights == "random"
+        self._pretrained = None if random else self._find_pretrained()
+        # An attribute that is not a module: the tokenizer has no parameters.
+        self.chat = ChatTemplate(
+            self._build_tokenizer(),
+            source=f"llm '{name}' ({config.weights})",
+            template=config.chat_template,
+            variables=config.template_variables,
+            audio_start=config.audio_start,
+            audio_end=config.audio_end,
+        )
+        # What `load_weights` overwrites need not be drawn at random first: minutes for 8 B parameters.
+        with nullcontext() if random else no_init_weights():
+            self.model: Any = self._build_model()
+        self.model.tie_weights()
+        self._packs = self.model.config.model_type in PACKED
+        if self._packs:
+            self.model.set_attn_implementation(install())
+        self.dim = self.model.config.hidden_size
+        self.vocab_size = self.model.config.vocab_size
+        self.context_length = getattr(self.model.config, "max_position_embeddings", None)
+
+    @abstractmethod
+    def _build_model(self) -> Any:
+        """Build the model with random or unspecified weights."""
+
+    def _find_pretrained(self) -> Pretrained:
+        return Pretrained(self.config.weights)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer's tokens."""
+        return TokenizerVocabulary(self.chat.tokenizer, self.vocab_size)
+
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Any:
+        """Return a from-scratch config of 2 layers x 64 with a byte tokenizer, tied as `config` is."""
+        given = cls.Config() if config is None else config
+        # A pretrained model's structure is known to its files alone: its tiny stand-in is the default one.
+        scratch = given.from_scratch or cls.Config().from_scratch  # type: ignore[attr-defined]
+        return replace(
+            given,
+            weights="random",
+            scratch=replace(
+                scratch,
+                dim=64,
+                num_layers=2,
+                num_heads=4,
+                num_kv_heads=2 if scratch.num_kv_heads else None,
+                ffn_dim=128,
+                tokenizer="bytes",
+            ),
+            chat_template=given.tiny_template(),
+            template_variables={},
+        )
+
+    def load_weights(self) -> None:
+        """Fill from safetensors or GGUF; from scratch there is nothing to load.
+
+        Raises:
+            WeightsError: The tensors do not fit the architecture.
+        """
+        if self._pretrained is not None:
+            self._pretrained.load_into(self.model)
+
+    def shard_classes(self) -> set[type[nn.Module]]:
+        """Return the decoder layer's class."""
+        layers = next(m for m in self.model.modules() if isinstance(m, nn.ModuleList) and len(m))
+        return {type(layers[0])}
+
+    def save_assets(self, folder: Path) -> None:
+        """Save a tokenizer that was built from the training data."""
+        if self._pretrained is None:
+            self.chat.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+
+    def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
+        """Render through the chat template; see `ChatTemplate.render`."""
+        return self.chat.render(conversation, generate=generate)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embed (L,) ids to (L, D), scaled where the model scales embeddings before its layers."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
+
+    def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
+        """Run a pack (N, D); return (M, V) logits at the selected positions, formed nowhere else.
+
+        A model type that is not in `PACKED` runs a padded batch, with logits at every column that holds a
+        selected position.
+        """
+        if self._packs:
+            output = self.model(**packed_arguments(embeddings, lengths), logits_to_keep=select)
+            logits: Tensor = output.logits[0]
+            return logits
+        return self._forward_padded(embeddings, lengths, select)
+
+    def _forward_padded(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
+        lengths = lengths.to(embeddings.device)
+        sequences = torch.split(embeddings, lengths.tolist())
+        padded = nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)  # (N, D) -> (B, L, D)
+        mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+        ends = lengths.cumsum(0)
+        row = torch.searchsorted(ends, select, right=True)
+        columns, column = torch.unique(select - (ends - lengths)[row], return_inverse=True)
+        output = self.model(
+            inputs_embeds=padded, attention_mask=mask.long(), use_cache=False, logits_to_keep=columns
+        )
+        logits: Tensor = output.logits[row, column]
+        return logits
+
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        """Continue prompts of (L_i, D) with transformers' `generate`, padded on the left.
+
+        An answer ends at the latest where the context does, also before `max_new_tokens`; a warning says so
+        where one did.
+
+        Raises:
+            ValueError: A prompt leaves no room in the context.
+        """
+        longest = max(len(prompt) for prompt in prompts)
+        room = (self.context_length or longest + generation.max_new_tokens) - longest
+        if room < 1:
+            raise ValueError(
+                f"a prompt of {longest} positions leaves no room in the context of {self.context_length}"
+            )
+        allowed = replace(generation, max_new_tokens=min(generation.max_new_tokens, room))
+        embeddings, mask = pad_left(prompts)
+        with torch.inference_mode():
+            output = self.model.generate(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                generation_config=settings(allowed, self.chat.stop_ids),
+            )
+        answers = [until_stop(row, self.chat.stop_ids) for row in output.tolist()]
+        cut = sum(len(answer) == room for answer in answers)
+        if cut and room < generation.max_new_tokens:
+            warnings.warn(
+                f"{cut} of {len(answers)} answers end after {room} tokens, before max_new_tokens "
+                f"({generation.max_new_tokens}): the context of llm '{self._name}' is {self.context_length} "
+                "positions",
+                stacklevel=2,
+            )
+        return answers
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode ids without control tokens."""
+        text: str = self.chat.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def _build_tokenizer(self) -> Any:
+        scratch, assets = self.config.from_scratch, self.context.assets
+        if self._pretrained is not None:
+            return self._pretrained.tokenizer()
+        assert scratch is not None
+        if assets is not None:
+            return AutoTokenizer.from_pretrained(assets / TOKENIZER_FOLDER)
+        if scratch.tokenizer == "characters" and self.context.texts is None:
+            raise ValueError(
+                "llm.scratch.tokenizer is 'characters', which is built from the training data, and there is "
+                "none yet. Make the data first, or set llm.scratch.tokenizer=bytes."
+            )
+        markers = [token for token in (self.config.audio_start, self.config.audio_end) if token is not None]
+        texts = self.context.texts() if self.context.texts else ()
+        return build_tokenizer(scratch.tokenizer, texts, markers)

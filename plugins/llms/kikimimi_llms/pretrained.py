@@ -1,0 +1,154 @@
+"""The files of a pretrained LLM: its configuration, its tokenizer and its tensors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from kikimimi import WeightsError, WeightsFiles, find_weights
+from kikimimi.errors import MissingExtraError
+from kikimimi.weights import load_state, matches
+
+PINNED = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(/[^@]+)?@(?P<commit>[0-9a-f]{40})", re.ASCII)
+"""A Hub id at one commit."""
+
+# Constants that older checkpoints hold beside the parameters: causal masks of GPT-2, rotary frequencies.
+_CONSTANTS = ("*.attn.bias", "*.attn.masked_bias", "*.rotary_emb.inv_freq")
+
+
+class Pretrained:
+    """A pretrained LLM's files. Code that lies among them is not run.
+
+    Args:
+        weights: The source, other than `random`.
+        remote_code: Run the tokenizer's own code, of a Hub id pinned to one commit.
+
+    Raises:
+        WeightsError: The source does not exist, or holds several GGUF files.
+    """
+
+    def __init__(self, weights: str, *, remote_code: bool = False) -> None:
+        files = find_weights(weights)
+        assert files is not None
+        self.weights = weights
+        self.files: WeightsFiles = files
+        self.gguf = self._find_gguf()
+        self._remote_code = remote_code
+
+    def config(self) -> Any:
+        """Read the configuration.
+
+        Raises:
+            WeightsError: It is missing, is of no architecture that transformers has, or holds more than a
+                text model, or quantised weights.
+        """
+        folder, options = self._source()
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
+        except (ValueError, OSError) as error:
+            raise WeightsError(
+                f"{self.weights}: its config.json names no architecture of transformers: {error}"
+            ) from error
+        if (
+            config.get_text_config() is not config
+            and config.get_text_config().model_type != config.model_type
+        ):
+            raise WeightsError(
+                f"{self.weights}: is a {config.model_type!r} model, which holds more than a text model"
+            )
+        if self.gguf is None and getattr(config, "quantization_config", None):
+            method = dict(config.quantization_config).get("quant_method")
+            raise WeightsError(
+                f"{self.weights}: holds quantised weights ({method}); name the source of the original ones"
+            )
+        return config
+
+    def tokenizer(self) -> Any:
+        """Read the tokenizer.
+
+        Raises:
+            WeightsError: It is missing, or needs code of its own to run.
+        """
+        if self._remote_code:
+            pinned = PINNED.fullmatch(self.weights)
+            assert pinned is not None
+            return AutoTokenizer.from_pretrained(
+                pinned["repo"],
+                revision=pinned["commit"],
+                code_revision=pinned["commit"],
+                trust_remote_code=True,
+            )
+        folder, options = self._source()
+        try:
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+        except (ValueError, OSError) as error:
+            if "trust_remote_code" in str(error):
+                raise WeightsError(
+                    f"{self.weights}: its tokenizer is code of its own, which is not run here. llm 'llm_jp' "
+                    "runs it with remote_code: true, of a Hub id pinned to one commit"
+                ) from error
+            raise WeightsError(f"{self.weights}: no tokenizer can be read: {error}") from error
+
+    def load_into(self, model: Any) -> None:
+        """Fill a model of transformers.
+
+        Raises:
+            WeightsError: The tensors do not fit the architecture.
+        """
+        tied = _tied_names(model)
+        if self.gguf is not None:
+            loaded = AutoModelForCausalLM.from_pretrained(self.gguf.parent, gguf_file=self.gguf.name)
+            state = loaded.state_dict()
+        else:
+            state = self._named_as(model, self.files.state_dict())
+        kept = {name: value for name, value in state.items() if name not in tied}
+        load_state(model, kept, source=self.weights, ignore=(*_CONSTANTS, *tied))
+
+    def _named_as(self, model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors by the names that the model gives them."""
+        own = set(model.state_dict())
+        # Some checkpoints are of the model without its head: their names lack its place in the whole.
+        prefix = f"{model.base_model_prefix}."
+        named = {
+            prefix + name if name not in own and prefix + name in own else name: value
+            for name, value in state.items()
+        }
+        strange = [name for name in named if name not in own and not matches(name, _CONSTANTS)]
+        if not strange:
+            return named
+        # transformers knows how older checkpoints of an architecture call, split and join their tensors.
+        loaded, report = type(model).from_pretrained(
+            self.files.folder, config=model.config, use_safetensors=True, output_loading_info=True
+        )
+        wrong = report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"]
+        return named if wrong else loaded.state_dict()
+
+    def _source(self) -> tuple[Path, dict[str, str]]:
+        if self.gguf is not None:
+            return self.gguf.parent, {"gguf_file": self.gguf.name}
+        return self.files.folder, {}
+
+    def _find_gguf(self) -> Path | None:
+        found = self.files.names("*.gguf")
+        if not found or self.files.names("*.safetensors"):
+            return None
+        if len(found) > 1:
+            raise WeightsError(
+                f"{self.weights}: holds several GGUF files ({', '.join(found)}); name one of them"
+            )
+        try:
+            import gguf  # noqa: F401 - transformers would fail later, with a message less clear
+        except ImportError:
+            raise MissingExtraError(f"{self.weights} (a GGUF file)", "gguf", "gguf") from None
+        return self.files.path(found[0])
+
+
+def _tied_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the names that share the parameter of another, which `named_parameters` lists first."""
+    first = {name for name, _ in model.named_parameters()}
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return tuple(sorted(every - first))

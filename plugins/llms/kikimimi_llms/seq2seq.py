@@ -1,0 +1,251 @@
+"""Encoder-decoder LLMs: Flan-T5, mT0 and others of T5's kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, T5Config
+from transformers.initialization import no_init_weights
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+
+from kikimimi import (
+    LLM,
+    ComponentConfig,
+    Conversation,
+    Generation,
+    LLMContext,
+    Rendered,
+    TokenizerVocabulary,
+    Vocabulary,
+    WeightsError,
+)
+from kikimimi_llms.generation import pad_left, settings, until_stop
+from kikimimi_llms.plain_text import PlainText
+from kikimimi_llms.pretrained import Pretrained
+from kikimimi_llms.scratch_tokenizer import build_tokenizer
+
+TOKENIZER_FOLDER = "tokenizer"
+MODEL_TYPES = ("mt5", "t5", "umt5")
+
+
+@dataclass(kw_only=True, frozen=True)
+class T5Scratch:
+    """Sizes of a T5 that is trained from scratch."""
+
+    dim: int = 256
+    """Width D of embeddings and residual streams."""
+    num_layers: int = 4
+    """Layers of the encoder, and as many of the decoder."""
+    num_heads: int = 4
+    """Attention heads; they divide `dim`."""
+    ffn_dim: int = 1024
+    """Inner width of the gated feed-forward networks."""
+    tie_embeddings: bool = False
+    """Whether the output head is the embedding table, on scaled states as in T5 1.0; T5 1.1 has its own head."""
+    dropout: float = 0.0
+    """Dropout while training [probability]."""
+    tokenizer: Literal["characters", "bytes"] = "characters"
+    """What a token is: a character of the training data, or a UTF-8 byte."""
+
+    def __post_init__(self) -> None:
+        if self.dim % self.num_heads:
+            raise ValueError(f"num_heads ({self.num_heads}) must divide dim ({self.dim})")
+
+
+class Seq2Seq(LLM):
+    """An encoder-decoder LLM of T5's kind (Raffel et al. 2020, arXiv 1910.10683): T5, Flan-T5, mT5, mT0, umT5.
+
+    Of each sequence, what stands up to and including its first selected position is the prompt, which the
+    encoder reads in both directions; the decoder is given what follows, after its start token. The logits at
+    a selected position are those of the decoder's step that many positions after the prompt's last one.
+    Source: transformers' `T5ForConditionalGeneration`, whose own forward pass is used.
+    """
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        """Options of the `seq2seq` LLM."""
+
+        weights: str = "random"
+        """A Hub id, a folder, `package:...`, or `random` to train from scratch."""
+        scratch: T5Scratch | None = None
+        """Sizes and tokenizer with `weights: random`; None is their defaults. Refused with other weights."""
+        audio_start: str | None = None
+        """Control token of the tokenizer before every clip (such as `<extra_id_0>`); None is none."""
+        audio_end: str | None = None
+        """Control token of the tokenizer after every clip; None is none."""
+
+        def __post_init__(self) -> None:
+            if self.weights != "random" and self.scratch is not None:
+                raise ValueError(f"scratch is read only with weights: random, not with {self.weights!r}")
+
+        @property
+        def from_scratch(self) -> T5Scratch | None:
+            """The sizes of a T5 from scratch, or None for a pretrained one."""
+            return (self.scratch or T5Scratch()) if self.weights == "random" else None
+
+    config: Config
+
+    def __init__(self, config: Config, context: LLMContext) -> None:
+        super().__init__(config, context)
+        self.causal = False
+        self._pretrained = None if config.weights == "random" else Pretrained(config.weights)
+        # An attribute that is not a module: the tokenizer has no parameters.
+        self.text = PlainText(
+            self._build_tokenizer(),
+            source=f"llm 'seq2seq' ({config.weights})",
+            audio_start=config.audio_start,
+            audio_end=config.audio_end,
+        )
+        model_config = self._model_config()
+        # What `load_weights` overwrites need not be drawn at random first.
+        with nullcontext() if self._pretrained is None else no_init_weights():
+            self.model: Any = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(model_config)](model_config)
+        self.model.tie_weights()
+        self.dim = model_config.d_model
+        self.vocab_size = model_config.vocab_size
+        self.context_length = None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer's tokens."""
+        return TokenizerVocabulary(self.text.tokenizer, self.vocab_size)
+
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Config:
+        """Return a from-scratch config of 2 + 2 layers x 64 with a byte tokenizer, tied as `config` is."""
+        given = cls.Config() if config is None else config
+        scratch = replace(
+            given.from_scratch or T5Scratch(),
+            dim=64,
+            num_layers=2,
+            num_heads=4,
+            ffn_dim=128,
+            tokenizer="bytes",
+        )
+        tiny: Seq2Seq.Config = replace(given, weights="random", scratch=scratch)
+        return tiny
+
+    def load_weights(self) -> None:
+        """Fill from safetensors; from scratch there is nothing to load.
+
+        Raises:
+            WeightsError: The tensors do not fit the architecture.
+        """
+        if self._pretrained is not None:
+            self._pretrained.load_into(self.model)
+
+    def shard_classes(self) -> set[type[nn.Module]]:
+        """Return the block's class, of the encoder and of the decoder."""
+        return {type(self.model.encoder.block[0])}
+
+    def save_assets(self, folder: Path) -> None:
+        """Save a tokenizer that was built from the training data."""
+        if self._pretrained is None:
+            self.text.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+
+    def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
+        """Render as plain text; see `PlainText.render`."""
+        return self.text.render(conversation, generate=generate)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embed (L,) ids to (L, D)."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
+
+    def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
+        """Run sequences (N, D) as a padded batch; return (M, V) logits at the selected positions."""
+        ends = lengths.to(select.device).cumsum(0)
+        owner = torch.searchsorted(ends, select, right=True)  # (M,)
+        # Sequences in which nothing is selected are left out.
+        used, row, counts = torch.unique_consecutive(owner, return_inverse=True, return_counts=True)
+        last_of = counts.cumsum(0) - 1
+        first, last = select[last_of - counts + 1], select[last_of]  # (used,)
+        starts = (ends - lengths.to(select.device))[used]
+        places = list(zip(starts.tolist(), first.tolist(), last.tolist(), strict=True))
+        prompts = [embeddings[start : begin + 1] for start, begin, _ in places]
+        begun = self.embed(torch.tensor([self._start_id], device=embeddings.device)).to(embeddings.dtype)
+        answers = [torch.cat([begun, embeddings[begin + 1 : end + 1]]) for _, begin, end in places]
+        heard = torch.tensor([len(prompt) for prompt in prompts], device=embeddings.device)
+        padded = nn.utils.rnn.pad_sequence(prompts, batch_first=True)  # (used, L, D)
+        mask = torch.arange(padded.shape[1], device=embeddings.device) < heard[:, None]
+        output = self.model(
+            inputs_embeds=padded,
+            attention_mask=mask.long(),
+            # What follows an answer in its row is after all of its steps: the decoder is causal.
+            decoder_inputs_embeds=nn.utils.rnn.pad_sequence(answers, batch_first=True),
+            use_cache=False,
+        )
+        logits: Tensor = output.logits[row, select - first[row]]
+        return logits
+
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        """Encode prompts of (L_i, D) as one batch and decode with transformers' `generate` and cache."""
+        embeddings, mask = pad_left(prompts)
+        stop_ids = [self.text.end]
+        with torch.inference_mode():
+            output = self.model.generate(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                generation_config=settings(generation, stop_ids, decoder_start_token_id=self._start_id),
+            )
+        return [until_stop(row[1:], stop_ids) for row in output.tolist()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode ids without control tokens."""
+        text: str = self.text.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    @property
+    def _start_id(self) -> int:
+        return int(self.model.config.decoder_start_token_id)
+
+    def _build_tokenizer(self) -> Any:
+        scratch, assets = self.config.from_scratch, self.context.assets
+        if self._pretrained is not None:
+            return self._pretrained.tokenizer()
+        assert scratch is not None
+        if assets is not None:
+            return AutoTokenizer.from_pretrained(assets / TOKENIZER_FOLDER)
+        if scratch.tokenizer == "characters" and self.context.texts is None:
+            raise ValueError(
+                "llm.scratch.tokenizer is 'characters', which is built from the training data, and there is "
+                "none yet. Make the data first, or set llm.scratch.tokenizer=bytes."
+            )
+        markers = [token for token in (self.config.audio_start, self.config.audio_end) if token is not None]
+        texts = self.context.texts() if self.context.texts else ()
+        return build_tokenizer(scratch.tokenizer, texts, markers)
+
+    def _model_config(self) -> Any:
+        scratch = self.config.from_scratch
+        if scratch is not None:
+            tokenizer = self.text.tokenizer
+            return T5Config(
+                vocab_size=len(tokenizer),
+                d_model=scratch.dim,
+                d_kv=scratch.dim // scratch.num_heads,
+                d_ff=scratch.ffn_dim,
+                num_layers=scratch.num_layers,
+                num_heads=scratch.num_heads,
+                dropout_rate=scratch.dropout,
+                feed_forward_proj="gated-gelu",
+                tie_word_embeddings=scratch.tie_embeddings,
+                scale_decoder_outputs=scratch.tie_embeddings,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                decoder_start_token_id=tokenizer.pad_token_id,
+            )
+        assert self._pretrained is not None
+        config = self._pretrained.config()
+        if config.model_type not in MODEL_TYPES or self._pretrained.gguf is not None:
+            kind = "GGUF" if self._pretrained.gguf is not None else config.model_type
+            raise WeightsError(
+                f"{self.config.weights}: is a {kind!r} model; llm 'seq2seq' takes {', '.join(MODEL_TYPES)} "
+                "with safetensors"
+            )
+        return config
