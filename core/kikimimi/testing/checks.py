@@ -81,6 +81,7 @@ FOR_LLMS: tuple[Function, ...] = (
     llm_checks.gradients_pass_to_the_embeddings,
     llm_checks.generation_follows_forward,
     llm_checks.generation_in_a_batch_is_the_same,
+    llm_checks.vocabulary_spells,
     rendering_checks.slots_are_the_clips,
     rendering_checks.loss_covers_the_answers,
     rendering_checks.training_continues_the_prompt,

@@ -15,8 +15,11 @@ from kikimimi.generation import Generation
 from kikimimi.interfaces import LLM, LLMContext
 from kikimimi.testing.contract import expect, expect_close
 from kikimimi.testing.subject import Subject
+from kikimimi.vocabulary import Vocabulary
 
 NEW_TOKENS = 6
+ASCII = "Hello, world 42."
+JAPANESE = "今日はいい天気です。コーヒーを2杯"
 TIE = 1e-4
 """Two logits that differ by less may change places between two ways to compute them."""
 
@@ -34,21 +37,43 @@ class LLMSubject(Subject):
         return [torch.randint(0, part.vocab_size, (n,), generator=generator) for n in (7, 1, 12, 3)]
 
     def outputs(self, part: Any, sequences: list[Tensor]) -> list[Tensor]:
-        """Return (L, V) logits of each sequence from one pack."""
-        embeddings = [part.embed(ids) for ids in sequences]
-        return list(torch.split(self.logits(part, embeddings), [len(ids) for ids in sequences]))
+        """Return logits of each sequence from one pack, from the end of its prompt on."""
+        firsts = self.firsts(part, sequences)
+        logits = self.logits(part, [part.embed(ids) for ids in sequences], firsts)
+        counts = [len(ids) - first for ids, first in zip(sequences, firsts, strict=True)]
+        return list(torch.split(logits, counts))
 
     def loss(self, part: Any, sequences: list[Tensor]) -> Tensor:
         """Return the cross-entropy of each next token."""
-        long = [ids for ids in sequences if len(ids) > 1]
+        firsts = self.firsts(part, sequences)
+        long = [ids for ids, first in zip(sequences, firsts, strict=True) if len(ids) > first + 1]
+        starts = self.firsts(part, long)
         logits = torch.cat([rows[:-1] for rows in self.outputs(part, long)])
-        return F.cross_entropy(logits.float(), torch.cat([ids[1:] for ids in long]))
+        targets = torch.cat([ids[first + 1 :] for ids, first in zip(long, starts, strict=True)])
+        return F.cross_entropy(logits.float(), targets)
 
     @staticmethod
-    def logits(part: Any, embeddings: list[Tensor]) -> Tensor:
-        """Return (N, V) logits of a pack, at every position."""
-        lengths = torch.tensor([len(sequence) for sequence in embeddings])
-        logits: Tensor = part(torch.cat(embeddings), lengths, torch.arange(int(lengths.sum())))
+    def firsts(part: Any, sequences: list[Tensor]) -> list[int]:
+        """Return the first position of each sequence whose logits are asked for: where its prompt ends.
+
+        A causal LLM has no need of prompts; an encoder-decoder reads them in both directions, so two calls
+        compare only where they are the same.
+        """
+        return [0 if part.causal else min(2, len(sequence) - 1) for sequence in sequences]
+
+    @staticmethod
+    def logits(part: Any, embeddings: list[Tensor], firsts: list[int]) -> Tensor:
+        """Return (M, V) logits of a pack, of each sequence from its first position on."""
+        device = embeddings[0].device
+        lengths = torch.tensor([len(sequence) for sequence in embeddings], device=device)
+        ends = lengths.cumsum(0).tolist()
+        select = torch.cat(
+            [
+                torch.arange(end - len(sequence) + first, end, device=device)
+                for sequence, first, end in zip(embeddings, firsts, ends, strict=True)
+            ]
+        )
+        logits: Tensor = part(torch.cat(embeddings), lengths, select)
         return logits
 
 
@@ -73,16 +98,28 @@ def embeddings_have_the_width(subject: LLMSubject) -> None:
 
 
 def select_picks_positions(subject: LLMSubject) -> None:
-    """The logits at selected positions are those of the whole pack at these positions."""
+    """The logits at some positions are those of a call that selects every one, from the same first on."""
     llm = subject.build()
-    embeddings = [llm.embed(ids) for ids in subject.sequences(llm)]
-    lengths = torch.tensor([len(sequence) for sequence in embeddings])
-    select = torch.tensor([0, 6, 7, 12, 22])
+    sequences = subject.sequences(llm)
+    firsts = subject.firsts(llm, sequences)
     with torch.no_grad():
-        whole = subject.logits(llm, embeddings)
-        expect_close(
-            llm(torch.cat(embeddings), lengths, select), whole[select], "logits at selected positions"
+        embeddings = [llm.embed(ids) for ids in sequences]
+        whole = torch.split(
+            subject.logits(llm, embeddings, firsts),
+            [len(ids) - first for ids, first in zip(sequences, firsts, strict=True)],
         )
+        select: list[int] = []
+        expected: list[Tensor] = []
+        start = 0
+        for ids, first, rows in zip(sequences, firsts, whole, strict=True):
+            # Without the first, an encoder-decoder would take more of the sequence for its prompt.
+            chosen = sorted({(first + len(ids)) // 2, len(ids) - 1} | (set() if llm.causal else {first}))
+            select += [start + position for position in chosen]
+            expected += [rows[position - first] for position in chosen]
+            start += len(ids)
+        lengths = torch.tensor([len(ids) for ids in sequences])
+        found = llm(torch.cat(embeddings), lengths, torch.tensor(select))
+    expect_close(found, torch.stack(expected), "logits at selected positions")
 
 
 def attention_is_causal(subject: LLMSubject) -> None:
@@ -92,11 +129,23 @@ def attention_is_causal(subject: LLMSubject) -> None:
         first, _, second, _ = (llm.embed(ids) for ids in subject.sequences(llm))
         changed = first.clone()
         changed[4:] += 1.0
-        before, after = (subject.logits(llm, [start, second]) for start in (first, changed))
-    expect_close(after[:4], before[:4], "logits before a change")
-    expect_close(after[len(first) :], before[len(first) :], "logits of the next sequence of the pack")
+        firsts = subject.firsts(llm, [first, second])
+        before, after = (subject.logits(llm, [start, second], firsts) for start in (first, changed))
+        change, end = 4 - firsts[0], len(first) - firsts[0]
+        expect_close(after[:change], before[:change], "logits before a change")
+        expect_close(after[end:], before[end:], "logits of the next sequence of the pack")
+        expect(
+            not torch.allclose(after[change:end], before[change:end]),
+            "expected other logits from a change on, found the same",
+        )
+        if llm.causal:
+            return
+        prompted = first.clone()
+        prompted[: firsts[0]] += 1.0
+        logits = subject.logits(llm, [prompted, second], firsts)
     expect(
-        not torch.allclose(after[4:7], before[4:7]), "expected other logits from a change on, found the same"
+        not torch.allclose(logits[:end], before[:end]),
+        "expected other logits from another prompt, found the same",
     )
 
 
@@ -104,7 +153,9 @@ def gradients_pass_to_the_embeddings(subject: LLMSubject) -> None:
     """A frozen LLM passes a gradient on to the embeddings of its own sequence, and to no other's."""
     llm = subject.build().requires_grad_(False)
     first, _, second, _ = (llm.embed(ids).detach().requires_grad_() for ids in subject.sequences(llm))
-    subject.logits(llm, [first, second])[len(first) :].square().sum().backward()  # type: ignore[no-untyped-call]
+    firsts = subject.firsts(llm, [first, second])
+    logits = subject.logits(llm, [first, second], firsts)[len(first) - firsts[0] :]
+    logits.square().sum().backward()  # type: ignore[no-untyped-call]
     expect(
         second.grad is not None and bool(second.grad.any(dim=1).all()),
         "expected a gradient in every embedding of the sequence, found none in some",
@@ -129,7 +180,7 @@ def generation_follows_forward(subject: LLMSubject) -> None:
                 f"answer {number}: expected at most {NEW_TOKENS} ids, found {len(ids)}",
             )
             new = torch.tensor(ids, dtype=torch.int64)
-            logits = subject.logits(llm, [torch.cat([prompt, llm.embed(new)])])[len(prompt) - 1 :]
+            logits = subject.logits(llm, [torch.cat([prompt, llm.embed(new)])], [len(prompt) - 1])
             for step, token in enumerate(ids):
                 best = int(logits[step].argmax())
                 expect(
@@ -157,6 +208,32 @@ def generation_in_a_batch_is_the_same(subject: LLMSubject) -> None:
         )
         text = llm.decode(found)
         expect(isinstance(text, str), f"decode: expected a text, found {type(text).__name__}")
+
+
+def vocabulary_spells(subject: LLMSubject) -> None:
+    """`vocabulary` has `vocab_size` ids, and gives back a text that it spells; it adds nothing to it."""
+    llm = subject.build()
+    vocabulary = llm.vocabulary
+    expect(
+        isinstance(vocabulary, Vocabulary),
+        f"vocabulary: expected a kikimimi.Vocabulary, found {type(vocabulary).__name__}",
+    )
+    expect(
+        vocabulary.size == llm.vocab_size,
+        f"vocabulary: expected a size of vocab_size = {llm.vocab_size}, found {vocabulary.size}",
+    )
+    expect(
+        vocabulary.encode("") == [],
+        f"vocabulary: expected no ids of an empty text, found {vocabulary.encode('')}",
+    )
+    # Not every tokenizer knows every character of Japanese; those that it knows have to come back together.
+    known = "".join(letter for letter in JAPANESE if vocabulary.decode(vocabulary.encode(letter)) == letter)
+    for text in (ASCII, known, f"{ASCII} {known}"):
+        ids = vocabulary.encode(text)
+        outside = [token for token in ids if not 0 <= token < vocabulary.size]
+        expect(not outside, f"vocabulary: expected ids below {vocabulary.size}, found {outside} in {text!r}")
+        found = vocabulary.decode(ids)
+        expect(found == text, f"vocabulary: expected {text!r} back from its ids, found {found!r}")
 
 
 def assets_restore(subject: LLMSubject) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
+from kikimimi import Adapter, AdapterContext, AdapterOutput, CharacterVocabulary, ComponentConfig, Padded
 from kikimimi.testing import build_checks, config_checks, import_check, list_checks
 from kikimimi.testing.checks import FOR_ADAPTERS, FOR_ALL, FOR_PADDED
 
@@ -123,6 +125,18 @@ class Overflows(Pairs):
         return AdapterOutput(Padded(tokens.values * (torch.inf if low else 1.0), tokens.lengths))
 
 
+class AnswersInFloat32(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        tokens = super().forward(features).tokens
+        return AdapterOutput(Padded(tokens.values.float(), tokens.lengths))
+
+
+class AnswersElsewhere(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        tokens = super().forward(features).tokens
+        return AdapterOutput(Padded(tokens.values.to("meta"), tokens.lengths))
+
+
 class StateOutsideTheState(Pairs):
     def __init__(self, config: Any, context: AdapterContext) -> None:
         super().__init__(config, context)
@@ -179,6 +193,134 @@ class Detaches(Pairs):
         return super().forward(Padded(features.values.detach(), features.lengths))
 
 
+class FractionalCount(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        return AdapterOutput(super().forward(features).tokens, counts={"skipped": torch.tensor(1)})  # type: ignore[dict-item]
+
+
+class OneTokenMoreInTraining(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        tokens = super().forward(features).tokens
+        values = nn.functional.pad(tokens.values, (0, 0, 0, 1))
+        return AdapterOutput(Padded(values, tokens.lengths + 1) if self.training else tokens)
+
+
+class MixesTaps(Pairs):
+    """Handles two encoder layers side by side, but across clips."""
+
+    def forward(self, features: Padded) -> AdapterOutput:
+        if self.context.num_taps == 1:
+            return super().forward(features)
+        mean = torch.cat(features.unstack()).mean(0)
+        return super().forward(Padded(features.values - mean, features.lengths))
+
+
+class RefusesTaps(Pairs):
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        if context.num_taps != 1:
+            raise ValueError("takes one layer")
+        super().__init__(config, context)
+
+
+class NeedsTaps(Pairs):
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        if context.num_taps == 1:
+            raise ValueError("takes several layers")
+        super().__init__(config, context)
+
+
+class RefusesEverything(Pairs):
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        raise ValueError("takes nothing")
+
+
+class SpellsTexts(Pairs):
+    """Pairs with a loss of what is said, in the characters of the training texts."""
+
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        super().__init__(config, context)
+        self.uses_transcripts = True
+        if context.assets is not None:
+            self.vocabulary = CharacterVocabulary.load(context.assets / "characters.json")
+        else:
+            assert context.texts is not None
+            self.vocabulary = CharacterVocabulary.of_texts(context.texts())
+        self.head = nn.Linear(context.out_dim, self.vocabulary.size)
+
+    def save_assets(self, folder: Path) -> None:
+        self.vocabulary.save(folder / "characters.json")
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, features: Padded, transcripts: Sequence[str | None] | None = None
+    ) -> AdapterOutput:
+        tokens = super().forward(features).tokens
+        clips = tokens.unstack()
+        said = list(zip(clips, transcripts or [None] * len(clips), strict=True))
+        # The bag of characters, from the mean of the tokens.
+        losses = [
+            nn.functional.cross_entropy(
+                self.head(clip.mean(0)).expand(len(ids), -1).float(), torch.tensor(ids)
+            )
+            for clip, text in said
+            if text is not None and (ids := self.vocabulary.encode(text))
+        ]
+        skipped = len(clips) - len(losses)
+        return AdapterOutput(tokens, {"spelling": sum(losses, clips[0].new_zeros(()))}, {"skipped": skipped})
+
+
+class CheatsWithTranscripts(SpellsTexts):
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, features: Padded, transcripts: Sequence[str | None] | None = None
+    ) -> AdapterOutput:
+        output = super().forward(features, transcripts)
+        known = torch.tensor([float(text is not None) for text in transcripts or [None] * len(features)])
+        tokens = output.tokens.values + known[:, None, None].to(output.tokens.values.dtype)
+        return replace(output, tokens=Padded(tokens, output.tokens.lengths))
+
+
+class AsManyTokensAsCharacters(SpellsTexts):
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, features: Padded, transcripts: Sequence[str | None] | None = None
+    ) -> AdapterOutput:
+        output = super().forward(features, transcripts)
+        if transcripts is None or not self.training:
+            return output
+        longest = max(len(text or "x") for text in transcripts)
+        values = nn.functional.pad(output.tokens.values, (0, 0, 0, longest))
+        lengths = torch.tensor([len(text or "x") for text in transcripts])
+        return replace(output, tokens=Padded(values, lengths))
+
+
+class AveragesNoLosses(SpellsTexts):
+    """A mean over the clips whose words are known: NaN where that is none."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, features: Padded, transcripts: Sequence[str | None] | None = None
+    ) -> AdapterOutput:
+        output = super().forward(features, transcripts)
+        known = len(features) - output.counts["skipped"]
+        return replace(output, losses={"spelling": output.losses["spelling"] / torch.tensor(float(known))})
+
+
+class NeedsTranscripts(SpellsTexts):
+    def forward(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, features: Padded, transcripts: Sequence[str | None]
+    ) -> AdapterOutput:
+        return super().forward(features, transcripts)
+
+
+class ForgetsItsCharacters(SpellsTexts):
+    def save_assets(self, folder: Path) -> None:
+        CharacterVocabulary("ab").save(folder / "characters.json")
+
+
+class ShufflesItsCharacters(SpellsTexts):
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        super().__init__(config, context)
+        if context.assets is not None:
+            self.vocabulary._id_of = dict.fromkeys(self.vocabulary.characters, 1)
+
+
 BROKEN = [
     (
         DropsAlways,
@@ -221,13 +363,46 @@ BROKEN = [
     (Unpicklable, "pickle_keeps", r"(?s)Unpicklable.*lambda"),
     (TooManyTokens, "lengths_keep_max_tokens", r"3 frames: expected 1 to max_tokens = 1 tokens, found 2"),
     (WrongWidth, "lengths_keep_max_tokens", r"expected tokens of out_dim = 48 values, found 32"),
+    (
+        OneTokenMoreInTraining,
+        "lengths_keep_max_tokens",
+        r"in train mode: 1 frames: expected 1 to max_tokens = 1 tokens, found 2",
+    ),
+    (
+        AsManyTokensAsCharacters,
+        "lengths_keep_max_tokens",
+        r"with transcripts: in train mode: 4 frames: expected 1 to max_tokens = 2 tokens, found 39",
+    ),
+    (AnswersInFloat32, "dtype_and_device_are_kept", r"weights torch.bfloat16 on cpu: .* found torch.float32"),
+    (AnswersElsewhere, "dtype_and_device_are_kept", r"sequence 0, .* likewise, found torch.float32 on meta"),
+    (FractionalCount, "losses_are_scalars", r"in eval mode: count 'skipped': expected an int, found Tensor"),
+    (
+        AveragesNoLosses,
+        "losses_are_scalars",
+        r"without transcripts: in eval mode: loss 'spelling': expected finite values",
+    ),
+    (NeedsTranscripts, "losses_are_scalars", r"missing 1 required positional argument: 'transcripts'"),
+    (
+        CheatsWithTranscripts,
+        "transcripts_change_no_tokens",
+        r"with transcripts, against none: tokens of clip 0: expected the same values",
+    ),
+    (
+        MixesTaps,
+        "several_taps_are_taken_or_refused",
+        r"num_taps=2: batch_changes_nothing: sequence 0 \(13 long\) in a batch",
+    ),
+    (RefusesEverything, "several_taps_are_taken_or_refused", r"takes nothing"),
+    (ForgetsItsCharacters, "assets_restore", r"found others: head.bias, head.weight"),
+    (ShufflesItsCharacters, "assets_restore", r"rebuilt from its assets: loss 'spelling': expected the same"),
     (VectorLoss, "losses_are_scalars", r"loss 'ctc': expected a scalar, found shape \(4,\)"),
     (Detaches, "gradients_pass_to_the_frames", r"does not require grad|expected a gradient in the frames"),
 ]
 
 
-def test_a_sound_adapter_passes() -> None:
-    for check in list_checks("adapter", Pairs):
+@pytest.mark.parametrize("component", [Pairs, RefusesTaps, NeedsTaps, SpellsTexts])
+def test_a_sound_adapter_passes(component: type) -> None:
+    for check in list_checks("adapter", component):
         if check.name != "import_is_quiet":  # test_import_check.py
             check()
 
@@ -244,8 +419,8 @@ def test_is_caught(component: type, name: str, message: str) -> None:
 
 def test_fp32_only_is_told_with_its_place() -> None:
     checks = [check for check in list_checks("adapter", Fp32Only) if check.name != "import_is_quiet"]
-    (failed,) = [result for result in (check.result() for check in checks) if result.error is not None]
-    assert failed.name == "bf16_runs"
+    failed, *more = [result for result in (check.result() for check in checks) if result.error is not None]
+    assert [result.name for result in (failed, *more)] == ["bf16_runs", "dtype_and_device_are_kept"]
     assert "RuntimeError: expected" in str(failed.error)
     assert f"(raised in {__file__}:" in str(failed.error)
 

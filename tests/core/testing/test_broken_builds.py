@@ -12,8 +12,9 @@ from torch import nn
 
 from kikimimi import AdapterContext
 from kikimimi.testing import build_checks, list_checks
-from kikimimi.testing.checks import FOR_ALL
+from kikimimi.testing.checks import FOR_ALL, kind_of_component
 from kikimimi_adapters.mlp import MLPAdapter
+from kikimimi_encoders.whisper import WhisperEncoder
 
 
 class Huge(MLPAdapter):
@@ -50,6 +51,16 @@ class NoBlock(MLPAdapter):
         return set()
 
 
+class ClaimsNewWeights(MLPAdapter):
+    def pretrained_names(self) -> set[str]:
+        return {"mlp.0.weight"}
+
+
+class ClaimsStrangeNames(WhisperEncoder):
+    def pretrained_names(self) -> set[str]:
+        return {"conv1.weight"} if self.config.weights != "random" else set()
+
+
 BROKEN = [
     (Huge, "builds_tiny", r"expected fewer than 1,000,000 parameters, found \d"),
     (Downloads, "builds_without_network", r"expected that building opens no connection, found one to"),
@@ -60,13 +71,21 @@ BROKEN = [
         r"equal weights from equal torch seeds, found others in offset",
     ),
     (ForeignBlock, "shard_classes_are_modules", r"found TransformerEncoderLayer; it has GELU, Linear, MLP"),
+    (ClaimsNewWeights, "pretrained_names_are_parameters", r"none with random weights, found mlp.0.weight"),
+    (
+        ClaimsStrangeNames,
+        "pretrained_names_are_parameters",
+        r"expected names of parameters, found conv1.weig",
+    ),
     (NoBlock, "shard_classes_are_modules", r"expected at least one class, found none"),
 ]
 
 
 @pytest.mark.parametrize(("component", "name", "message"), BROKEN, ids=lambda x: getattr(x, "__name__", None))
 def test_is_caught(component: type, name: str, message: str) -> None:
-    check = next(check for check in list_checks("adapter", component) if check.name == name)
+    check = next(
+        check for check in list_checks(kind_of_component(component), component) if check.name == name
+    )
     with pytest.raises(AssertionError, match=message):
         check()
 

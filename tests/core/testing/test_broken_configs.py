@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytest
 
-from kikimimi import ComponentConfig
+from kikimimi import Chosen, ComponentConfig
 from kikimimi.testing import config_checks, list_checks
 from kikimimi.testing.checks import FOR_ALL
 from kikimimi_adapters.mlp import MLPAdapter
@@ -77,6 +77,75 @@ class ReservedOption(Loose):
         """What recipes call the plugin."""
 
 
+class OwnDtype(Loose):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        dtype: str = "fp32"
+        """What recipes say beside the options."""
+
+
+def _inner() -> Chosen:
+    return Chosen.of("encoder", "whisper", weights="random")
+
+
+class OfAnyKind(Loose):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        inner: Chosen = field(default_factory=_inner)
+        """A plugin inside."""
+
+
+class OfTheWrongKind(Loose):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        inner: Chosen = field(default_factory=_inner, metadata={"kind": "llm"})
+        """A plugin inside."""
+
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Any:
+        return config or cls.Config()
+
+
+class Downloads(Loose):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        inner: Chosen = field(
+            default_factory=lambda: Chosen.of("encoder", "whisper"), metadata={"kind": "encoder"}
+        )
+        """A plugin inside."""
+
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Any:
+        return config or cls.Config()
+
+
+class Nested(Loose):
+    """A sound one: the plugin inside is tiny where this one is."""
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        inner: Chosen = field(
+            default_factory=lambda: Chosen.of("encoder", "whisper"), metadata={"kind": "encoder"}
+        )
+        """A plugin inside."""
+
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Any:
+        inner = (config or cls.Config()).inner
+        return cls.Config(inner=replace(inner, config=inner.component.tiny_config(inner.config)))
+
+
+class Refused(Loose):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        scale: float = 0.0
+        """Factor."""
+
+        def __post_init__(self) -> None:
+            if not self.scale:
+                raise ValueError("scale must be given")
+
+
 class ChangedByYAML(Loose):
     @dataclass(kw_only=True, frozen=True)
     class Config(MLPAdapter.Config):
@@ -111,6 +180,14 @@ BROKEN = [
     (UndocumentedInside, "config_is_documented", r"found none under Inner.depth$"),
     (UnwritableOption, "config_survives_yaml", r"Config.chosen: a recipe cannot hold a frozenset\[int\]"),
     (ReservedOption, "config_survives_yaml", r"Config.name: recipes use that key themselves"),
+    (OwnDtype, "config_survives_yaml", r"Config.dtype: recipes use that key themselves"),
+    (
+        OfAnyKind,
+        "config_survives_yaml",
+        r"OfAnyKind.Config.inner: expected metadata=.* one of adapter, encoder, llm, .*, found None",
+    ),
+    (OfTheWrongKind, "config_survives_yaml", r"(?s)cannot be read back .*inner: no llm is called 'whisper'"),
+    (Downloads, "tiny_config_is_a_config", r"expected inner.weights: random, found 'openai/whisper-base'"),
     (
         ChangedByYAML,
         "config_survives_yaml",
@@ -125,6 +202,13 @@ def test_is_caught(component: type, name: str, message: str) -> None:
     check = next(check for check in list_checks("adapter", component) if check.name == name)
     with pytest.raises(AssertionError, match=message):
         check()
+
+
+@pytest.mark.parametrize("config", [None, Nested.Config()])
+def test_a_plugin_inside_is_checked_at_its_own_home(config: Any) -> None:
+    for check in list_checks("adapter", Nested, config):
+        if check.function.__module__ == config_checks.__name__:
+            check()
 
 
 def test_every_check_of_configs_has_something_to_catch() -> None:

@@ -87,6 +87,93 @@ class CutsLongClips(Windows):
         return Padded.stack([self.encode(clip[: 30 * 16000]) for clip in audio.unstack()])
 
 
+class ShortWindow(Windows):
+    max_seconds = 10.0
+
+    def forward(self, audio: Padded) -> Padded:
+        if audio.values.shape[1] > 30 * 16000:
+            return Padded.stack([self.encode(clip[:160000]) for clip in audio.unstack()])
+        return super().forward(audio)
+
+
+class StopsBeforeItsBound(Windows):
+    max_seconds = 1e5
+
+    def encode(self, clip: torch.Tensor) -> torch.Tensor:
+        if len(clip) > 30 * 16000:
+            raise RuntimeError("no more positions")
+        return super().encode(clip)
+
+
+class UnevenTaps(Windows):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.num_taps = 3
+
+
+class Noise(nn.Module):
+    """Adds noise while training."""
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        return clip + 0.1 * torch.randn_like(clip) if self.training else clip
+
+
+class Augmented(Windows):
+    """A sound encoder with an augmentation."""
+
+    augment: type[nn.Module] = Noise
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.augmentation = self.augment()
+
+    def encode(self, clip: torch.Tensor) -> torch.Tensor:
+        assert self.augmentation is not None
+        return super().encode(self.augmentation(clip))
+
+
+class Always(Noise):
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        return clip + 0.1 * torch.ones_like(clip)
+
+
+class Shortens(Noise):
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        return clip[: len(clip) // 2] if self.training else clip
+
+
+class Overflows(Noise):
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        return clip / 0.0 if self.training else clip
+
+
+class AugmentsAlways(Augmented):
+    augment = Always
+
+
+class AugmentsNever(Augmented):
+    augment = nn.Identity
+
+
+class AugmentsLengths(Augmented):
+    augment = Shortens
+
+
+class AugmentsToInfinity(Augmented):
+    augment = Overflows
+
+
+class ForgetsToAugment(Augmented):
+    def encode(self, clip: torch.Tensor) -> torch.Tensor:
+        return Windows.encode(self, clip)
+
+
+class AugmentsByFunction(Windows):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.__dict__["augmentation"] = torch.relu
+
+
 class FailsOnLongClips(Windows):
     max_seconds = None
 
@@ -100,13 +187,47 @@ BROKEN = [
     (WrongRate, "frame_rate_is_true", r"about 1470\.0 frames, but num_frames says 1500"),
     (NeedsHalfASecond, "any_clip_works", r"a clip of 0\.025 s: expected frames, found RuntimeError: kernel"),
     (DividesByLoudness, "any_clip_works", r"a clip of 0\.5 s of silence: expected finite values, found 200"),
-    (CutsLongClips, "longest_clip_works", r"1 s longer than 30 s \(max_seconds\): expected a .*AudioError"),
+    (
+        CutsLongClips,
+        "longest_clip_works",
+        r"a clip of 31 s, longer than 30 s \(max_seconds\): expected a .*AudioError",
+    ),
+    (ShortWindow, "longest_clip_works", r"a clip of 31 s, longer than 10 s \(max_seconds\): expected a kik"),
+    (
+        StopsBeforeItsBound,
+        "longest_clip_works",
+        r"a clip of 31\.0 s: expected frames, found RuntimeError: no m",
+    ),
+    (UnevenTaps, "taps_divide_the_width", r"num_taps of at least 1 that divides dim = 8, found 3"),
+    (
+        AugmentsAlways,
+        "augmentation_is_for_training",
+        r"in eval mode: expected its input as it is, found it ch",
+    ),
+    (AugmentsNever, "augmentation_is_for_training", r"expected other frames within 20 draws, found the same"),
+    (
+        AugmentsLengths,
+        "augmentation_is_for_training",
+        r"in train mode: expected output lengths \[16, 50, 3, 35\], found \[8, 25, 2, 18\]",
+    ),
+    (AugmentsToInfinity, "augmentation_is_for_training", r"in train mode: clip 0: expected finite values"),
+    (
+        ForgetsToAugment,
+        "augmentation_is_for_training",
+        r"expected the encoder to call it, found that it does",
+    ),
+    (
+        AugmentsByFunction,
+        "augmentation_is_for_training",
+        r"expected a torch.nn.Module or None, found builtin_f",
+    ),
     (FailsOnLongClips, "longest_clip_works", r"a clip of 31\.0 s: expected finite values"),
 ]
 
 
-def test_a_sound_encoder_passes() -> None:
-    for check in list_checks("encoder", Windows):
+@pytest.mark.parametrize("component", [Windows, Augmented])
+def test_a_sound_encoder_passes(component: type) -> None:
+    for check in list_checks("encoder", component):
         if check.name != "import_is_quiet":  # test_import_check.py
             check()
 

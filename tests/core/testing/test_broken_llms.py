@@ -11,7 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from kikimimi import AudioPart, Conversation, Generation, Message, Rendered, TextPart
+from kikimimi import (
+    AudioPart,
+    Conversation,
+    Generation,
+    Message,
+    Rendered,
+    TextPart,
+    TokenizerVocabulary,
+    Vocabulary,
+)
 from kikimimi.testing import list_checks
 from kikimimi.testing.checks import FOR_LLMS
 from kikimimi_llms.llama import Llama
@@ -117,6 +126,97 @@ class ForgetsItsTokenizer(Llama):
         file.write_text(file.read_text().replace("<|' + message", "<' + message"))
 
 
+class Spells(Llama):
+    """So that others can replace the vocabulary."""
+
+    spelling: type[TokenizerVocabulary] = TokenizerVocabulary
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.spelling(self.chat.tokenizer, self.vocab_size)
+
+
+class _Markers(TokenizerVocabulary):
+    def encode(self, text: str) -> list[int]:
+        return [2, *super().encode(text)]
+
+
+class _Lower(TokenizerVocabulary):
+    def encode(self, text: str) -> list[int]:
+        return super().encode(text.lower())
+
+
+class _Outside(TokenizerVocabulary):
+    def encode(self, text: str) -> list[int]:
+        return [token + self.size for token in super().encode(text)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return super().decode([token - self.size for token in ids])
+
+
+class AddsMarkers(Spells):
+    spelling = _Markers
+
+
+class SpellsInLowerCase(Spells):
+    spelling = _Lower
+
+
+class SpellsOutside(Spells):
+    spelling = _Outside
+
+
+class CountsFewer(Llama):
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return TokenizerVocabulary(self.chat.tokenizer, self.vocab_size - 1)
+
+
+class ReadsPrompts(Llama):
+    """A sound LLM that is not causal: all of a prompt is in each of its positions."""
+
+    def __init__(self, config: Any, context: Any) -> None:
+        super().__init__(config, context)
+        self.causal = False
+
+    def read(self, prompt: Tensor) -> Tensor:
+        return prompt + prompt.mean(0)
+
+    def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
+        pieces, start = [], 0
+        for sequence in embeddings.split(lengths.tolist()):
+            chosen = select[(select >= start) & (select < start + len(sequence))]
+            end = int(chosen[0]) - start + 1 if len(chosen) else len(sequence)
+            pieces += [self.read(sequence[:end]), sequence[end:]]
+            start += len(sequence)
+        return super().forward(torch.cat(pieces), lengths, select)
+
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        return super().generate([self.read(prompt) for prompt in prompts], generation)
+
+
+class ReadsMoreThanThePrompt(ReadsPrompts):
+    def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
+        means = [part.mean(0).expand(len(part), -1) for part in embeddings.split(lengths.tolist())]
+        return super().forward(embeddings + torch.cat(means), lengths, select)
+
+
+class IgnoresPrompts(ReadsPrompts):
+    def read(self, prompt: Tensor) -> Tensor:
+        return prompt[-1:].expand(len(prompt), -1)
+
+
+class ClaimsToBeCausal(ReadsPrompts):
+    def __init__(self, config: Any, context: Any) -> None:
+        super().__init__(config, context)
+        self.causal = True
+
+
+class GeneratesWithoutReading(ReadsPrompts):
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        return Llama.generate(self, [prompt.flip(0) for prompt in prompts], generation)
+
+
 BROKEN = [
     (WrongWidth, "embeddings_have_the_width", r"embed: expected \(L, dim\) = \(7, 32\), found \(7, 64\)"),
     (IgnoresSelect, "select_picks_positions", r"logits at selected positions: expected the same values"),
@@ -126,6 +226,22 @@ BROKEN = [
         r"logits of the next sequence of the pack: expected the same",
     ),
     (AttendsAcrossThePack, "batch_changes_nothing", r"sequence 1 \(1 long\) in a batch, against it alone"),
+    (ReadsMoreThanThePrompt, "attention_is_causal", r"logits before a change: expected the same values"),
+    (IgnoresPrompts, "attention_is_causal", r"expected other logits from another prompt, found the same"),
+    (ClaimsToBeCausal, "select_picks_positions", r"logits at selected positions: expected the same values"),
+    (
+        GeneratesWithoutReading,
+        "generation_follows_forward",
+        r"answer 0, token 0: generate gives \d+, forward",
+    ),
+    (AddsMarkers, "vocabulary_spells", r"expected no ids of an empty text, found \[2\]"),
+    (
+        SpellsInLowerCase,
+        "vocabulary_spells",
+        r"expected 'Hello, world 42.' back from its ids, found 'hello, w",
+    ),
+    (SpellsOutside, "vocabulary_spells", r"expected ids below 262, found \[\d+, .* in 'Hello"),
+    (CountsFewer, "vocabulary_spells", r"expected a size of vocab_size = 262, found 261"),
     (LooksAhead, "attention_is_causal", r"logits before a change: expected the same values"),
     (Detaches, "gradients_pass_to_the_embeddings", r"expected a gradient in every embedding of the sequence"),
     (GeneratesOneOff, "generation_follows_forward", r"answer 0, token 0: generate gives \d+, forward \d+"),
@@ -152,6 +268,13 @@ BROKEN = [
     ),
     (ForgetsItsTokenizer, "assets_restore", r"render: expected .* as before save_assets, found"),
 ]
+
+
+@pytest.mark.parametrize("component", [ReadsPrompts, Spells])
+def test_a_sound_llm_passes(component: type) -> None:
+    for check in list_checks("llm", component):
+        if check.name != "import_is_quiet":  # test_import_check.py
+            check()
 
 
 @pytest.mark.parametrize(("component", "name", "message"), BROKEN, ids=lambda x: getattr(x, "__name__", None))
