@@ -99,7 +99,7 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     short, long = Ear(whole=True, dim=3), Ear(dim=5)
     encoder = pair(monkeypatch, short, long)
     with torch.no_grad():
-        for norm in (encoder.first_norm, encoder.second_norm):
+        for norm in (encoder.norm_first, encoder.norm_second):
             norm.weight.normal_()
             norm.bias.normal_()
     clips = [noise(length) for length in (960, 1000, 300, 1300)]
@@ -112,9 +112,9 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(two) == len(found)
         expected = torch.zeros(len(two), 8)
         for frame, values in enumerate(one):
-            expected[frame, :3] = _layer_norm(values, encoder.first_norm)
+            expected[frame, :3] = _layer_norm(values, encoder.norm_first)
         for frame, values in enumerate(two):
-            expected[frame, 3:] = _layer_norm(values, encoder.second_norm)
+            expected[frame, 3:] = _layer_norm(values, encoder.norm_second)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         assert not found[len(one) :, :3].any()
     loss: Any = torch.cat(out.unstack()).square().sum()
@@ -135,7 +135,7 @@ def test_the_channels_are_those_of_the_two_encoders() -> None:
     with torch.inference_mode():
         found = encoder(audio)
         first, second = encoder.first(audio), encoder.second(audio)
-        expected = torch.cat([encoder.first_norm(first.values), encoder.second_norm(second.values)], -1)
+        expected = torch.cat([encoder.norm_first(first.values), encoder.norm_second(second.values)], -1)
     assert torch.equal(found.lengths, first.lengths)
     for clip, length in enumerate(found.lengths.tolist()):
         torch.testing.assert_close(found.values[clip, :length], expected[clip, :length], rtol=0, atol=1e-5)
@@ -232,7 +232,7 @@ def test_weights_come_from_both_sources_and_the_norms_are_new(tmp_path: Path) ->
         assert isinstance(part, WhisperEncoder)
         assert torch.equal(part.model.conv1.weight, alone.model.conv1.weight)
     new = {name for name, _ in encoder.named_parameters()} - encoder.pretrained_names()
-    norms = {f"{norm}_norm.{kind}" for norm in ("first", "second") for kind in ("weight", "bias")}
+    norms = {f"norm_{norm}.{kind}" for norm in ("first", "second") for kind in ("weight", "bias")}
     assert new == norms | {"second.taps.weight"}
     assert encoder.pretrained_names() < {name for name, _ in encoder.named_parameters()}
     random = DualEncoder(Config(first=whisper(), second=Chosen.of("encoder", "whisper", weights=second)))

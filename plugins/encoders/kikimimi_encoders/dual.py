@@ -73,8 +73,8 @@ class DualEncoder(Encoder):
         self.dim = first.dim + second.dim
         bounds = [part.max_seconds for part in (first, second) if part.max_seconds is not None]
         self.max_seconds = min(bounds, default=None)
-        self.first_norm = nn.LayerNorm(first.dim)
-        self.second_norm = nn.LayerNorm(second.dim)
+        self.norm_first = nn.LayerNorm(first.dim)
+        self.norm_second = nn.LayerNorm(second.dim)
         masks = [part.augmentation for part in (first, second) if part.augmentation is not None]
         # A second way to the modules of the two encoders, so that both are switched as one.
         self.augmentation = nn.ModuleList(masks) if masks else None
@@ -120,8 +120,8 @@ class DualEncoder(Encoder):
         lengths = torch.maximum(first.lengths, second.lengths)
         longest = int(lengths.max())
         values = [
-            _normed(self.first_norm, first, longest),
-            _normed(self.second_norm, second, longest),
+            _normed(self.norm_first, first, longest),
+            _normed(self.norm_second, second, longest),
         ]
         return Padded(torch.cat(values, dim=-1), lengths)
 
