@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from kikimimi.chat_templates import TEMPLATES, find_template
 from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
-from kikimimi.errors import listing, nearest
+from kikimimi.errors import listing
 from kikimimi.guarded_tokenizer import (
     AUDIO,
     AUDIO_ID,
@@ -30,28 +30,6 @@ from kikimimi.interfaces import Rendered
 _CONTENT = "\ufdd0"
 _MARK = re.compile(f"{_CONTENT}(\\d+){_CONTENT}")
 SLOT_ID = 0
-
-TEMPLATES = Path(__file__).with_name("chat_templates")
-
-
-def find_template(given: str) -> str:
-    """Return the Jinja source of a shipped template, or the source itself.
-
-    Args:
-        given: A name such as ``plain``, or Jinja, recognised by its braces.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    if "{{" in given or "{%" in given:
-        return given
-    shipped = {path.stem: path for path in TEMPLATES.glob("*.jinja")}
-    if given not in shipped:
-        raise ValueError(
-            f"chat_template: {given!r} is neither Jinja ('{{{{ ... }}}}') nor the name of a shipped template."
-            f"{nearest(given, shipped)} Templates: {listing(shipped)}"
-        )
-    return shipped[given].read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -204,8 +182,9 @@ class ChatTemplate:
                     break
             else:
                 raise self._rewrites(role, i, "")
-            header = before.rfind(self._header)
-            begin = position + header + len(self._header) if header >= 0 else start
+            begin = start
+            if role == "assistant":
+                begin = self._begin(messages[:i], text, position, start)
             position = start + len(form)
             spans.append(_Span(start, position, begin, role == "assistant"))
         for i, message in enumerate(messages):
@@ -220,6 +199,22 @@ class ChatTemplate:
         if text.count(AUDIO) != len(conversation.clips()) or heard != sorted(heard):
             raise ValueError(f"{self.source}: the chat template drops, repeats or moves clips")
         return text, spans
+
+    def _begin(self, asked: list[dict[str, str]], text: str, after: int, start: int) -> int:
+        """Return where the assistant starts to write: where the rendering that generation continues ends.
+
+        Args:
+            asked: The turns before the assistant's.
+            text: The rendering of all turns.
+            after: Where the content before the assistant's ends.
+            start: Where the assistant's content starts.
+        """
+        prompt = self._apply(asked, True) if asked else ""
+        if after <= len(prompt) <= start and text.startswith(prompt):
+            return len(prompt)
+        # Later turns may change what stands before them; the header of an assistant's turn stays.
+        header = text.rfind(self._header, after, start)
+        return header + len(self._header) if header >= 0 else start
 
     def _fixed_line(self, messages: list[dict[str, str]], i: int, generate: bool) -> str:
         """Return what the template prints for a turn, whatever the turn says."""

@@ -137,7 +137,7 @@ def control_tokens(tokenizer: Any, markers: Sequence[str], *, spelled: str = "")
     Args:
         tokenizer: A fast tokenizer of transformers: its special tokens are control tokens.
         markers: Tokens that are control tokens, whatever the tokenizer says.
-        spelled: Other tokens that were added to the tokenizer's vocabulary are, where they stand in this text.
+        spelled: Other tokens that were added to the vocabulary are, where they stand in this text.
     """
     special = set(tokenizer.all_special_ids) | {
         token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
@@ -162,7 +162,8 @@ def one_token(tokenizer: Any, token: str | None, *, option: str, source: str) ->
     if len(token) < 2 or token not in vocabulary:
         known = [name for name in vocabulary if name[:1] == token[:1]]
         raise ValueError(
-            f"{option}: {token!r} is not one control token of the vocabulary of {source}.{nearest(token, known)}"
+            f"{option}: {token!r} is not one control token of the vocabulary of {source}."
+            f"{nearest(token, known)}"
         )
     return [vocabulary[token]]
 

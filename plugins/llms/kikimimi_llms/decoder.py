@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, StoppingCriteriaList
 from transformers.initialization import no_init_weights
 
 from kikimimi import LLM, Conversation, Generation, LLMContext, Rendered, TokenizerVocabulary, Vocabulary
@@ -40,8 +40,8 @@ PACKED = frozenset(
         "smollm3",
     }
 )
-"""Model types that run a pack as it is: proven one by one against transformers' own logits. Any other gets its
-sequences as a padded batch: the same logits, with work on padding."""
+"""Model types that run a pack as it is: proven one by one against transformers' own logits. Any other gets
+its sequences as a padded batch: the same logits, with work on padding."""
 
 
 class Decoder(LLM):
@@ -194,8 +194,9 @@ class Decoder(LLM):
                 inputs_embeds=embeddings,
                 attention_mask=mask,
                 generation_config=settings(allowed, self.chat.stop_ids),
+                stopping_criteria=self._stopping(),
             )
-        answers = [until_stop(row, self.chat.stop_ids) for row in output.tolist()]
+        answers = [self._until_stop(row) for row in output.tolist()]
         cut = sum(len(answer) == room for answer in answers)
         if cut and room < generation.max_new_tokens:
             warnings.warn(
@@ -205,6 +206,13 @@ class Decoder(LLM):
                 stacklevel=2,
             )
         return answers
+
+    def _stopping(self) -> StoppingCriteriaList:
+        """Return what ends an answer besides the ids in `chat.stop_ids`."""
+        return StoppingCriteriaList()
+
+    def _until_stop(self, ids: list[int]) -> list[int]:
+        return until_stop(ids, self.chat.stop_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids without control tokens."""

@@ -11,7 +11,6 @@ from kikimimi import LLMContext, WeightsError
 from kikimimi_llms.decoder import Decoder
 from kikimimi_llms.options import DecoderConfig, Scratch
 
-
 __all__ = ["Llama", "Scratch"]
 
 

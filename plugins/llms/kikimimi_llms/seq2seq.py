@@ -47,7 +47,7 @@ class T5Scratch:
     ffn_dim: int = 1024
     """Inner width of the gated feed-forward networks."""
     tie_embeddings: bool = False
-    """Whether the output head is the embedding table, on scaled states as in T5 1.0; T5 1.1 has its own head."""
+    """Whether the output head is the embedding table, on scaled states (T5 1.0); T5 1.1 has a head."""
     dropout: float = 0.0
     """Dropout while training [probability]."""
     tokenizer: Literal["characters", "bytes"] = "characters"
@@ -59,7 +59,7 @@ class T5Scratch:
 
 
 class Seq2Seq(LLM):
-    """An encoder-decoder LLM of T5's kind (Raffel et al. 2020, arXiv 1910.10683): T5, Flan-T5, mT5, mT0, umT5.
+    """An encoder-decoder LLM of T5's kind (Raffel et al. 2020, arXiv 1910.10683): Flan-T5, mT0, umT5, ...
 
     Of each sequence, what stands up to and including its first selected position is the prompt, which the
     encoder reads in both directions; the decoder is given what follows, after its start token. The logits at
