@@ -95,11 +95,23 @@ def test_equals_the_q_former_on_each_window_by_itself(garbage: float) -> None:
             windows = torch.split(frames_of(labels), [len(window) for window in CLIPS[labels]])
             alone = [
                 adapter.proj(
-                    adapter.qformer(adapter.query, window[None], torch.ones(1, len(window), dtype=torch.bool))
+                    adapter.qformer(
+                        adapter.query, [(window[None], torch.ones(1, len(window), dtype=torch.bool))]
+                    )
                 )[0, 0]
                 for window in windows
             ]
             torch.testing.assert_close(found, torch.stack(alone), rtol=0, atol=1e-5)
+
+
+def test_every_layer_is_called_once_however_many_windows_there_are() -> None:
+    # Under FSDP each call gathers the layer's parameters from all ranks, whose clips differ.
+    adapter = forced()
+    calls: list[int] = []
+    for number, layer in enumerate(adapter.qformer.encoder.layer):
+        layer.register_forward_hook(lambda *_, number=number: calls.append(number))
+    adapter(Padded.stack([frames_of(labels) for labels in CLIPS]))
+    assert calls == [0, 1]
 
 
 def test_tokens_keep_the_order_of_the_labels() -> None:

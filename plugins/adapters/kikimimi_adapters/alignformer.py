@@ -127,18 +127,18 @@ class AlignFormerAdapter(Adapter):
 
     def _read(self, windows: Sequence[Tensor]) -> Tensor:
         """Read windows (K_i, E) into (N, H)."""
-        # Of one size but for a factor of two in each call: one long silence would otherwise pad every window
-        # to its length.
-        calls: dict[int, list[int]] = {}
+        # Windows whose sizes differ by less than a factor of two lie together: one long silence would
+        # otherwise pad every window to its length.
+        alike: dict[int, list[int]] = {}
         for number, window in enumerate(windows):
-            calls.setdefault((len(window) - 1).bit_length(), []).append(number)
-        read: list[Tensor] = []
-        for numbers in calls.values():
-            batch = Padded.stack([windows[number] for number in numbers]).to(windows[0].device)
-            queries = self.query.expand(len(numbers), -1, -1)
-            read.append(self.qformer(queries, batch.values, batch.mask())[:, 0])
-        order = torch.tensor([number for numbers in calls.values() for number in numbers])
-        return torch.cat(read)[order.argsort().to(read[0].device)]
+            alike.setdefault((len(window) - 1).bit_length(), []).append(number)
+        device = windows[0].device
+        batches = [Padded.stack([windows[n] for n in numbers]).to(device) for numbers in alike.values()]
+        read: Tensor = self.qformer(
+            self.query.expand(len(windows), -1, -1), [(batch.values, batch.mask()) for batch in batches]
+        )
+        order = torch.tensor([number for numbers in alike.values() for number in numbers])
+        return read[order.argsort().to(device), 0]
 
 
 def number_windows(labels: Tensor, real: Tensor, blank_id: int) -> tuple[Tensor, Tensor]:

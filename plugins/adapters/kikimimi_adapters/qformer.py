@@ -172,7 +172,7 @@ class QFormerAdapter(Adapter):
         count, window, _ = windows.shape
         frames = windows.view(count, window, taps, -1).transpose(1, 2).flatten(0, 1)
         queries = self.queries.repeat(count, 1, 1)
-        read: Tensor = self.qformer(queries, frames, real.repeat_interleave(taps, 0))
+        read: Tensor = self.qformer(queries, [(frames, real.repeat_interleave(taps, 0))])
         if self.tap_weights is None:
             return read
         shares = self.tap_weights.float().softmax(-1).T[..., None]  # (taps, Q, 1)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Source = tuple[Tensor, Tensor]
+"""What n groups of queries look at: (n, K, E) frames, finite also where they are not real, and (n, K) bool,
+true where they are: at least once for each group."""
 
 NORM_EPS = 1e-12
 """Of every LayerNorm, as in BERT."""
@@ -100,11 +107,17 @@ class QFormerLayer(nn.Module):
         self.intermediate_query = QFormerIntermediate(dim, ffn_dim)
         self.output_query = QFormerOutput(ffn_dim, dim, dropout)
 
-    def forward(self, hidden: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
-        """Transform (N, Q, H) queries that look at (N, K, E) frames where `mask` (N, K) is true."""
+    def forward(self, hidden: Tensor, sources: Sequence[Source]) -> Tensor:
+        """Transform (N, Q, H) queries; the first groups look at the first source, and so on."""
         hidden = self.attention(hidden, hidden)
         if self.crossattention is not None:
-            hidden = self.crossattention(hidden, frames, mask)
+            groups = torch.split(hidden, [len(frames) for frames, _ in sources])
+            hidden = torch.cat(
+                [
+                    self.crossattention(group, frames, mask)
+                    for group, (frames, mask) in zip(groups, sources, strict=True)
+                ]
+            )
         out: Tensor = self.output_query(self.intermediate_query(hidden), hidden)
         return out
 
@@ -116,10 +129,10 @@ class QFormerEncoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(layers)
 
-    def forward(self, hidden: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, sources: Sequence[Source]) -> Tensor:
         """Run every layer on (N, Q, H)."""
         for layer in self.layer:
-            hidden = layer(hidden, frames, mask)
+            hidden = layer(hidden, sources)
         return hidden
 
 
@@ -178,20 +191,21 @@ class QFormer(nn.Module):
                 module.attention.attention.query.requires_grad_(False)
                 module.attention.attention.key.requires_grad_(False)
 
-    def forward(self, queries: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, sources: Sequence[Source]) -> Tensor:
         """Let groups of queries look at frames, each group at its own.
 
         Args:
             queries: (N, Q, H).
-            frames: (N, K, E), finite also where they are not real.
-            mask: (N, K) bool, true where a frame is real: at least once for each group.
+            sources: The frames of the groups in order, which may lie in several tensors where their numbers
+                are far apart. However many there are, each layer is called once: under FSDP every rank has to
+                call the layers equally often.
 
         Returns:
             (N, Q, H).
         """
         if self.layernorm is not None:
             queries = self.dropout(self.layernorm(queries))
-        out: Tensor = self.encoder(queries, frames, mask)
+        out: Tensor = self.encoder(queries, sources)
         return out
 
 
