@@ -24,7 +24,7 @@ from kikimimi import Padded, WeightsError
 from kikimimi.testing import Check, list_checks, parametrize_checks
 from kikimimi_encoders.hubert import HubertEncoder
 from kikimimi_encoders.ssl_encoder import Sizes, SSLEncoder
-from kikimimi_encoders.ssl_masking import SpanMasking, spans
+from kikimimi_encoders.ssl_masking import MaskingConfig, SpanMasking, spans
 from kikimimi_encoders.wav2vec2 import Wav2Vec2Encoder
 from kikimimi_encoders.wavlm import WavLMEncoder
 
@@ -313,7 +313,7 @@ def test_random_weights_are_drawn_as_transformers_does() -> None:
 
 def test_masks_stay_within_the_clips() -> None:
     torch.manual_seed(0)
-    masking = SpanMasking(6, time_prob=0.5, time_length=10, feature_prob=0.0, feature_length=10)
+    masking = SpanMasking(MaskingConfig(mask_time_prob=0.5), 6)
     frames = Padded(torch.zeros(3, 100, 6), torch.tensor([100, 9, 40]))
     out = masking(frames)
     assert masking.masked_spec_embed is not None
@@ -330,7 +330,7 @@ def test_masks_stay_within_the_clips() -> None:
 
 def test_channels_are_masked_for_the_whole_clip() -> None:
     torch.manual_seed(0)
-    masking = SpanMasking(64, time_prob=0.0, time_length=10, feature_prob=0.25, feature_length=4)
+    masking = SpanMasking(MaskingConfig(mask_feature_prob=0.25, mask_feature_length=4), 64)
     assert not list(masking.parameters())
     out = masking(Padded(torch.ones(2, 7, 64), torch.tensor([7, 3])))
     assert torch.equal(out, out[:, :1].expand_as(out))

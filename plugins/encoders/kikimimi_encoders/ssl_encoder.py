@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from kikimimi import (
     Combine,
-    ComponentConfig,
     Encoder,
     Padded,
     Taps,
@@ -24,7 +23,7 @@ from kikimimi import (
     tiny_layers,
 )
 from kikimimi.weights import CONFIG_PATTERNS, load_state
-from kikimimi_encoders.ssl_masking import SpanMasking
+from kikimimi_encoders.ssl_masking import MaskingConfig, SpanMasking, masking_of
 from kikimimi_encoders.ssl_model import Family, SpeechTransformer
 
 SAMPLE_RATE = 16000
@@ -64,7 +63,7 @@ class Sizes:
 
 
 @dataclass(kw_only=True, frozen=True)
-class SSLConfig(ComponentConfig):
+class SSLConfig(MaskingConfig):
     """Options that the encoders of the family share."""
 
     weights: str = "random"
@@ -77,27 +76,12 @@ class SSLConfig(ComponentConfig):
     """Keep the convolutions over the waveform constant: no stage trains them."""
     normalise: bool | None = None
     """Scale each clip to zero mean and unit variance (None: as `preprocessor_config.json` says)."""
-    mask_time_prob: float = 0.0
-    """Share of the frames that spans of a learned vector replace in training; spans may overlap."""
-    mask_time_length: int = 10
-    """Length of such a span [frames]; read only with `mask_time_prob`."""
-    mask_feature_prob: float = 0.0
-    """Share of the channels that spans set to zero in training; spans may overlap."""
-    mask_feature_length: int = 10
-    """Length of such a span [channels]; read only with `mask_feature_prob`."""
     sizes: Sizes | None = None
     """Sizes with `weights: random` (None: those of the base models); refused with any other weights."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_taps(self.layers, self.combine)
-        for kind in ("time", "feature"):
-            prob, length = getattr(self, f"mask_{kind}_prob"), getattr(self, f"mask_{kind}_length")
-            if not 0 <= prob < 1:
-                raise ValueError(f"mask_{kind}_prob must be at least 0 and below 1, not {prob}")
-            if length < 1:
-                raise ValueError(f"mask_{kind}_length must be at least 1, not {length}")
-            if not prob and length != 10:
-                raise ValueError(f"mask_{kind}_length is read only with mask_{kind}_prob above 0")
         if self.weights != "random" and self.sizes is not None:
             raise ValueError(f"sizes is read only with weights: random, not with {self.weights!r}")
 
@@ -138,14 +122,7 @@ class SSLEncoder(Encoder):
         self.model = SpeechTransformer(self.family, hf_config, last=self.taps.layers[-1])
         if config.freeze_feature_extractor:
             self.model.feature_extractor.requires_grad_(False)
-        if config.mask_time_prob or config.mask_feature_prob:
-            self.augmentation = SpanMasking(
-                hf_config.hidden_size,
-                time_prob=config.mask_time_prob,
-                time_length=config.mask_time_length,
-                feature_prob=config.mask_feature_prob,
-                feature_length=config.mask_feature_length,
-            )
+        self.augmentation = masking_of(config, hf_config.hidden_size)
 
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> SSLConfig:
@@ -176,17 +153,8 @@ class SSLEncoder(Encoder):
         # HubertForCTC, Wav2Vec2ForPreTraining, ...; or HubertModel.
         state = files.state_dict(f"{self.family.model_type}.") or files.state_dict()
         load_state(self.model, self.model.fitting(state), source=files.source)
-        if isinstance(self.augmentation, SpanMasking) and self.augmentation.masked_spec_embed is not None:
-            if "masked_spec_embed" not in state:
-                raise WeightsError(
-                    f"{files.source}: holds no masked_spec_embed, the vector that mask_time_prob puts in "
-                    "place of frames. Set mask_time_prob to 0"
-                )
-            load_state(
-                self.augmentation,
-                {"masked_spec_embed": state["masked_spec_embed"]},
-                source=files.source,
-            )
+        if isinstance(self.augmentation, SpanMasking):
+            self.augmentation.load(state, source=files.source)
 
     def pretrained_names(self) -> set[str]:
         """Return all names but that of the weights of the layers' sum."""

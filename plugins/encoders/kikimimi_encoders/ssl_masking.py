@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from kikimimi import Padded
+from kikimimi import ComponentConfig, Padded, WeightsError
+from kikimimi.weights import load_state
 
 MIN_TIME_SPANS = 2
 """Fewest spans of frames in a clip, where as many fit: that of fairseq and of transformers."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class MaskingConfig(ComponentConfig):
+    """Options of an encoder whose frames are masked while it trains."""
+
+    mask_time_prob: float = 0.0
+    """Share of the frames that spans of a learned vector replace in training; spans may overlap."""
+    mask_time_length: int = 10
+    """Length of such a span [frames]; read only with `mask_time_prob`."""
+    mask_feature_prob: float = 0.0
+    """Share of the channels that spans set to zero in training; spans may overlap."""
+    mask_feature_length: int = 10
+    """Length of such a span [channels]; read only with `mask_feature_prob`."""
+
+    def __post_init__(self) -> None:
+        for kind in ("time", "feature"):
+            prob, length = getattr(self, f"mask_{kind}_prob"), getattr(self, f"mask_{kind}_length")
+            if not 0 <= prob < 1:
+                raise ValueError(f"mask_{kind}_prob must be at least 0 and below 1, not {prob}")
+            if length < 1:
+                raise ValueError(f"mask_{kind}_length must be at least 1, not {length}")
+            if not prob and length != 10:
+                raise ValueError(f"mask_{kind}_length is read only with mask_{kind}_prob above 0")
 
 
 class SpanMasking(nn.Module):
@@ -19,22 +47,32 @@ class SpanMasking(nn.Module):
     come from torch's generator on the CPU.
 
     Args:
+        config: Shares in masks, were the spans never to overlap, and lengths of spans.
         dim: Width E of the frames.
-        time_prob: Share of a clip's frames in masks, were the spans never to overlap; 0 turns them off.
-        time_length: Length of a span [frames].
-        feature_prob: The same share of the channels; 0 turns them off.
-        feature_length: Length of a span [channels].
     """
 
     masked_spec_embed: nn.Parameter | None
 
-    def __init__(
-        self, dim: int, *, time_prob: float, time_length: int, feature_prob: float, feature_length: int
-    ) -> None:
+    def __init__(self, config: MaskingConfig, dim: int) -> None:
         super().__init__()
-        self.time_prob, self.time_length = time_prob, time_length
-        self.feature_prob, self.feature_length = feature_prob, feature_length
-        self.masked_spec_embed = nn.Parameter(torch.empty(dim).uniform_()) if time_prob else None
+        self.time_prob, self.time_length = config.mask_time_prob, config.mask_time_length
+        self.feature_prob, self.feature_length = config.mask_feature_prob, config.mask_feature_length
+        self.masked_spec_embed = nn.Parameter(torch.empty(dim).uniform_()) if self.time_prob else None
+
+    def load(self, state: Mapping[str, Tensor], *, source: str) -> None:
+        """Fill the vector, where there is one, from the tensors of a checkpoint.
+
+        Raises:
+            WeightsError: The checkpoint has none.
+        """
+        if self.masked_spec_embed is None:
+            return
+        if "masked_spec_embed" not in state:
+            raise WeightsError(
+                f"{source}: holds no masked_spec_embed, the vector that mask_time_prob puts in place of "
+                "frames. Set mask_time_prob to 0"
+            )
+        load_state(self, {"masked_spec_embed": state["masked_spec_embed"]}, source=source)
 
     def forward(self, frames: Padded) -> Tensor:
         """Mask (B, F, E) frames in training; in eval mode they come back as they are."""
@@ -56,6 +94,11 @@ class SpanMasking(nn.Module):
             ]
             values = values.masked_fill(torch.stack(channels).to(values.device)[:, None], 0.0)
         return values
+
+
+def masking_of(config: MaskingConfig, dim: int) -> SpanMasking | None:
+    """Build the masks of frames `dim` wide, or None where the config asks for none."""
+    return SpanMasking(config, dim) if config.mask_time_prob or config.mask_feature_prob else None
 
 
 def spans(length: int, width: int, prob: float, span: int, at_least: int) -> Tensor:
