@@ -280,15 +280,8 @@ def _shared(first: str, second: str) -> int:
 
 def _forms(content: str) -> list[str]:
     """Return what a template may make of a content: as it is, or trimmed. Else the spans would be a guess."""
-    return [
-        content,
-        content.strip(),
-        content.lstrip(),
-        content.rstrip(),
-        content.strip("\n"),
-        content.lstrip("\n"),
-        content.rstrip("\n"),
-    ]
+    trimmed = [trim(content, of) for of in (None, "\n") for trim in (str.strip, str.lstrip, str.rstrip)]
+    return [content, *trimmed]
 
 
 def flatten(message: Message) -> str:

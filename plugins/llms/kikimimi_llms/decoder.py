@@ -99,9 +99,10 @@ class Decoder(LLM):
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Any:
         """Return a from-scratch config of 2 layers x 64 with a byte tokenizer, tied as `config` is."""
-        given = cls.Config() if config is None else config
+        defaults: Any = cls.Config()
+        given = defaults if config is None else config
         # A pretrained model's structure is known to its files alone: its tiny stand-in is the default one.
-        scratch = given.from_scratch or cls.Config().from_scratch  # type: ignore[attr-defined]
+        scratch = given.from_scratch or defaults.from_scratch
         return replace(
             given,
             weights="random",
