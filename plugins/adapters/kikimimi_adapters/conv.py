@@ -83,7 +83,7 @@ class ConvLayer(nn.Module):
         elif self.activation == "relu":
             hidden = nn.functional.relu(hidden)
         # (B, width, positions) -> (B, positions, width)
-        hidden = hidden.transpose(1, 2)
+        hidden = hidden.transpose(1, 2).contiguous()
         if self.norm is not None:
             hidden = self.norm(hidden)
         return Padded(hidden, torch.tensor(lengths, dtype=torch.int64, device=frames.lengths.device))

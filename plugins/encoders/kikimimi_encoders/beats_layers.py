@@ -76,7 +76,7 @@ class BEATsAttention(nn.Module):
         assert self.relative_attention_bias is not None
         # (F, F, H) -> (H, F, F)
         values: Tensor = self.relative_attention_bias(buckets)
-        return values.permute(2, 0, 1)
+        return values.permute(2, 0, 1).contiguous()
 
     def forward(self, patches: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
         """Attend.
