@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from kikimimi.data.corpus import all_texts, training_corpora
 from kikimimi.errors import RequestError
 from kikimimi.model.assembly import Count, assemble, count_parameters
 from kikimimi.recipe import Recipe
-from kikimimi.recipe.chosen import PARTS
+from kikimimi.recipe.chosen import PARTS, Chosen
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,23 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
                 chosen.name,
                 plugin.distribution,
                 plugin.version,
-                getattr(chosen.config, "weights", None),
+                " + ".join(_sources(chosen)) or None,
                 counts[part].total,
                 counts[part].trainable,
                 problem if part == "llm" else None,
             )
         )
     return descriptions
+
+
+def _sources(chosen: Chosen) -> Iterator[str]:
+    """Yield where a plugin's weights come from, and those of plugins nested in it."""
+    for item in fields(chosen.config):
+        value = getattr(chosen.config, item.name)
+        if isinstance(value, Chosen):
+            yield from _sources(value)
+        elif item.name == "weights" or item.name.endswith("_weights"):
+            yield value
 
 
 def _count(recipe: Recipe, assets: Path | None, texts: Iterable[str]) -> dict[str, Count]:

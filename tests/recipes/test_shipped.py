@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kikimimi.describe import describe
+from kikimimi.errors import RequestError
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.evaluation.run_report import write_run_report
 from kikimimi.recipe import load_recipe
@@ -52,6 +53,12 @@ def test_from_two_steps_to_a_report(path: Path, tmp_path: Path, monkeypatch: pyt
         name: [recipe.name] for name in recipe.evaluate
     }
     assert write_run_report(run).stat().st_size > 10_000
+    tasks = [evaluation.task.name for evaluation in recipe.evaluate.values()]
+    tasks += [dataset.task.name for dataset in list(recipe.stages.values())[-1].data.values()]
+    if set(tasks) == {"chat"}:
+        with pytest.raises(RequestError, match="none of its tasks asks a fixed question of a clip"):
+            Transcriber(run)
+        return
     transcriber = Transcriber(run)
     clip = np.random.default_rng(0).normal(0, 0.1, transcriber.sample_rate).astype(np.float32)
     assert len(transcriber.transcribe([clip, clip[:8000]])) == 2

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from kikimimi import __version__
-from kikimimi.evaluation.chart import Chart, Curve, error_bar, line_chart
+from kikimimi.evaluation.chart import Curve, error_bar, line_chart
 from kikimimi.evaluation.edits import Edit, edits, error_rate
 from kikimimi.evaluation.score import UNITS, Score
 from kikimimi.normaliser import Normaliser
@@ -81,6 +81,18 @@ class ExampleGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurveGroup:
+    """Curves that share a chart."""
+
+    title: str
+    """What the values are."""
+    curves: Sequence[Curve]
+    """At most as many as a chart has line styles."""
+    exact: bool = False
+    """The values do not scatter (a schedule): no average, and a linear axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Count:
     """How much was padded, cut, left out or failed."""
 
@@ -122,10 +134,8 @@ class Report:
     """The summary."""
     scores: Sequence[ScoreRow] = ()
     """One row for each evaluation and system."""
-    losses: Sequence[Curve] = ()
-    """Training and validation loss over the steps."""
-    learning_rates: Sequence[Curve] = ()
-    """Learning rate over the steps, one curve for each parameter group."""
+    charts: Sequence[CurveGroup] = ()
+    """Losses and learning rates, stage by stage."""
     examples: Sequence[ExampleGroup] = ()
     """Examples, group by group."""
     counts: Sequence[Count] = ()
@@ -186,11 +196,11 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    charts: list[Chart] = []
-    if any(curve.points for curve in report.losses):
-        charts.append(line_chart(report.losses, title="Loss"))
-    if any(curve.points for curve in report.learning_rates):
-        charts.append(line_chart(report.learning_rates, title="Learning rate", exact=True))
+    charts = [
+        line_chart(group.curves, title=group.title, exact=group.exact)
+        for group in report.charts
+        if any(curve.points for curve in group.curves)
+    ]
     return environment.get_template("report.html.j2").render(
         report=report,
         created=report.created.strftime("%Y-%m-%d %H:%M %Z").rstrip(),

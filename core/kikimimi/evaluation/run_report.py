@@ -18,6 +18,7 @@ from kikimimi.evaluation.evaluate import read_predictions, row_keys
 from kikimimi.evaluation.report import (
     ComponentRow,
     Count,
+    CurveGroup,
     Example,
     ExampleGroup,
     Fact,
@@ -50,14 +51,9 @@ def write_run_report(run: RunFolder) -> Path:
             created=datetime.now().astimezone(),
             facts=_facts(run, lines, scores),
             scores=scores,
-            losses=_curves(lines, "loss", "training") + _curves(lines, "validation_loss", "validation"),
-            learning_rates=[
-                curve
-                for key in sorted({key for line in lines for key in line if key.startswith("lr/")})
-                for curve in _curves(lines, key, key.removeprefix("lr/"))
-            ],
+            charts=[*_losses(lines), *_rates(lines)],
             examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
-            counts=[*_padding(lines), *_drops(run)],
+            counts=[*_padding(lines), *_adapter_counts(lines), *_drops(run)],
             components=[
                 ComponentRow(
                     kind=item.kind,
@@ -104,14 +100,50 @@ def _facts(run: RunFolder, lines: list[dict[str, Any]], scores: list[ScoreRow]) 
     return facts
 
 
+def _by_stage(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        stages.setdefault(line["stage"], []).append(line)
+    return stages
+
+
+def _losses(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
+    stages = _by_stage(lines)
+    for stage, own in stages.items():
+        where = f" of stage {stage}" if len(stages) > 1 else ""
+        whole = [*_curves(own, "loss", "training"), *_curves(own, "validation_loss", "validation")]
+        yield CurveGroup(title=f"Loss{where}", curves=whole)
+        # What the training loss is the sum of, where an adapter adds to it.
+        for key in _keys(own, "loss/"):
+            title = f"Part of the loss{where}: {key.removeprefix('loss/')}"
+            yield CurveGroup(title=title, curves=_curves(own, key, "training"))
+
+
+def _rates(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
+    stages = _by_stage(lines)
+    for stage, own in stages.items():
+        where = f" of stage {stage}" if len(stages) > 1 else ""
+        curves = [curve for key in _keys(own, "lr/") for curve in _curves(own, key, key.removeprefix("lr/"))]
+        yield CurveGroup(title=f"Learning rate{where}", curves=curves, exact=True)
+
+
+def _keys(lines: list[dict[str, Any]], prefix: str) -> list[str]:
+    return sorted({key for line in lines for key in line if key.startswith(prefix)})
+
+
 def _curves(lines: list[dict[str, Any]], key: str, name: str) -> list[Curve]:
-    stages = list(dict.fromkeys(line["stage"] for line in lines))
-    curves = []
-    for stage in stages:
-        points = [(line["step"], line[key]) for line in lines if line["stage"] == stage and key in line]
-        if points:
-            curves.append(Curve(name=name if len(stages) == 1 else f"{stage}: {name}", points=points))
-    return curves
+    points = [(line["step"], line[key]) for line in lines if key in line]
+    return [Curve(name=name, points=points)] if points else []
+
+
+def _adapter_counts(lines: list[dict[str, Any]]) -> Iterator[Count]:
+    for stage, own in _by_stage(lines).items():
+        for key in _keys(own, "count/"):
+            yield Count(
+                label=f"stage {stage}: {key.removeprefix('count/')}",
+                value=sum(line.get(key, 0) for line in own),
+                note="counted by the adapter while training",
+            )
 
 
 def _padding(lines: list[dict[str, Any]]) -> Iterator[Count]:

@@ -69,7 +69,8 @@ class _Override:
             )
         if base and base.value is None:  # such as an optional section that is off
             base = None
-        if base and isinstance(shape, Component):
+        # Inside a plugin's options, where the schema says nothing, a bare name is a nested plugin's.
+        if base and (shape is None or isinstance(shape, Component)):
             base = as_section(base)
         if base and not isinstance(base.value, dict):
             problems.add(path, f"{base.shown()} ({base.where}) has no options inside", self.value.where)

@@ -14,6 +14,7 @@ from kikimimi.evaluation.chart import Curve
 from kikimimi.evaluation.report import (
     ComponentRow,
     Count,
+    CurveGroup,
     Example,
     ExampleGroup,
     Fact,
@@ -58,8 +59,12 @@ FULL = replace(
     EMPTY,
     facts=[Fact(label="Trained parameters", value="5.2 M")],
     scores=[row("ours", GOOD, seconds=83.2), row("theirs", BAD)],
-    losses=[Curve(name="training", points=[(0, 4.0), (10, 2.0)])],
-    learning_rates=[Curve(name="adapter", points=[(0, 0.0), (10, 1e-3)])],
+    charts=[
+        CurveGroup(title="Loss", curves=[Curve(name="training", points=[(0, 4.0), (10, 2.0)])]),
+        CurveGroup(
+            title="Learning rate", curves=[Curve(name="adapter", points=[(0, 0.0), (10, 1e-3)])], exact=True
+        ),
+    ],
     examples=[
         ExampleGroup(title="Worst", note="The worst one.", examples=[example(audio=flac(), language="ja")])
     ],
@@ -142,7 +147,14 @@ def test_sections_without_content_are_left_out() -> None:
     page = Page(render(EMPTY))
     assert page.ids() == []
     assert not {"dl", "table", "figure", "article", "pre"} & {tag for tag, _ in page.elements}
-    assert Page(render(replace(EMPTY, losses=[Curve(name="training", points=[])]))).ids() == []
+    assert (
+        Page(
+            render(
+                replace(EMPTY, charts=[CurveGroup(title="Loss", curves=[Curve(name="training", points=[])])])
+            )
+        ).ids()
+        == []
+    )
     assert Page(render(replace(EMPTY, examples=[ExampleGroup(title="a", note="", examples=[])]))).ids() == []
     assert Page(render(replace(EMPTY, counts=FULL.counts))).ids() == ["counts"]
 
@@ -230,7 +242,7 @@ def test_text_cannot_become_markup(tmp_path: Path) -> None:
         title=HOSTILE,
         facts=[Fact(label=HOSTILE, value=HOSTILE)],
         scores=[replace(FULL.scores[0], system=HOSTILE, evaluation=HOSTILE)],
-        losses=[Curve(name=HOSTILE, points=[(0, 1.0)])],
+        charts=[CurveGroup(title="Loss", curves=[Curve(name=HOSTILE, points=[(0, 1.0)])])],
         examples=[
             ExampleGroup(
                 title=HOSTILE,
