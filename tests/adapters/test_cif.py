@@ -239,11 +239,14 @@ def test_the_weights_learn_the_quantity() -> None:
 
 
 def test_long_clips_lose_no_digits() -> None:
-    weights = torch.full((1, 3000), 0.3, dtype=torch.float64)
-    frames = (torch.arange(3000.0) % 7 - 3.0)[None, :, None]
-    found = integrate(frames, weights, 900)[0]
-    expected = by_loop(frames[0].tolist(), weights[0].tolist(), 0.5, 900)
-    assert found.dtype == torch.float32
+    adapter = forced()
+    with torch.no_grad():
+        adapter.weights.linear.weight.zero_()
+        adapter.weights.linear.bias.fill_(-0.8)  # 0.31 for every frame
+    frames = (torch.arange(3000.0) % 7 - 3.0)[:, None].repeat(1, 3)
+    found = adapter(Padded.stack([frames])).tokens.values[0]
+    weight = torch.tensor(-0.8).double().sigmoid().item()
+    expected = by_loop(frames.tolist(), [weight] * 3000, 0.5, 3000)
     torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=2e-6)
 
 
