@@ -126,7 +126,15 @@ def test_unknown_name_is_a_wrong_request() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["plugins"], 0), (["plugins", "--json"], 0), (["--help"], 0), (["plugins", "nonne"], 2)],
+    [
+        (["plugins"], 0),
+        (["plugins", "--json"], 0),
+        (["plugins", "--help"], 0),
+        (["plugins", "new", "--help"], 0),
+        (["plugins", "new", "brand-new", "--kind", "adapter"], 0),
+        (["--help"], 0),
+        (["plugins", "nonne"], 2),
+    ],
 )
 def test_listing_and_help_import_neither_torch_nor_omegaconf(
     arguments: list[str], code: int, tmp_path: Path

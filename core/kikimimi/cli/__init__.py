@@ -60,7 +60,7 @@ app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="transcribe")(transcribe.transcribe)
 app.command(name="show")(show.show)
-app.command(name="plugins")(plugins.plugins)
+app.add_typer(plugins.app, name="plugins")
 app.command(name="score")(score.score)
 app.add_typer(data.app, name="data")
 

@@ -1,21 +1,43 @@
-"""``kikimimi plugins``."""
+"""``kikimimi plugins``: the list, with its checks, and ``new``."""
 
 from __future__ import annotations
 
 import json
 import traceback
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from kikimimi.plugins import Plugin
 
 _CHECKED_KINDS = ("encoder", "adapter", "llm")
+_LIST = "list"
 
 
-def plugins(
+class _ListUnlessNamed(TyperGroup):
+    """Takes ``plugins whisper --check`` for ``plugins list whisper --check``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = [_LIST, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_ListUnlessNamed,
+    help="List the registered plugins and check them, or start a package with a new one.\n\n"
+    "'kikimimi plugins', with a name or without, is short for 'kikimimi plugins list'.",
+    subcommand_metavar="[list|new] [ARGS]...",
+    add_completion=False,
+)
+
+
+@app.command(name=_LIST)
+def list_plugins(
     name: str = typer.Argument(None, metavar="[NAME]", help="Only the plugins of this name."),
     check: bool = typer.Option(
         False,
@@ -99,3 +121,24 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     console = Console()
     # A pipe has no width to fit into: nothing is wrapped there.
     (console if console.is_terminal else Console(width=1000)).print(table)
+
+
+@app.command(name="new")
+def new_plugin(
+    name: str = typer.Argument(metavar="NAME", help="The plugin's name, as recipes will spell it."),
+    kind: str = typer.Option(..., "--kind", help="What it is: adapter, encoder or llm."),
+    out: Path = typer.Option(None, "--out", help="Folder to write. Default: one called NAME, here."),
+) -> None:
+    """Write a package with a new plugin: a small component that works, and its test."""
+    from shlex import quote
+
+    from kikimimi.scaffold import Scaffold
+
+    package, folder = Scaffold(name, kind), out or Path(name)
+    for path in package.write(folder):
+        typer.echo(path)
+    typer.echo(
+        f"\n{kind} '{name}' is the package {package.distribution}. To install and test it:\n"
+        f"  cd {quote(str(folder))}\n  pip install -e '.[test]'\n  pytest\n"
+        f"  kikimimi plugins {name} --check"
+    )

@@ -48,13 +48,18 @@ def config_is_a_frozen_dataclass(subject: Subject) -> None:
 
 
 def config_has_defaults(subject: Subject) -> None:
-    """Every field has a default, so that a recipe names only what it changes."""
+    """Every field has a default, so that a recipe names only what it changes, and they go together."""
     for cls in _dataclasses(subject.component.Config):
         for field in dataclasses.fields(cls):
             expect(
                 field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING,
                 f"{cls.__qualname__}.{field.name}: expected a default, found none",
             )
+    name = f"{subject.component.__name__}.Config"
+    try:
+        subject.component.Config()
+    except ValueError as error:
+        raise ContractError(f"{name}(): expected the defaults to be a config, found: {error}") from error
 
 
 def config_is_documented(subject: Subject) -> None:
@@ -82,9 +87,8 @@ def config_survives_yaml(subject: Subject) -> None:
                 is_supported(declared.shape.annotation),
                 f"{name}.{option}: a recipe cannot hold a {declared.shape.annotation}",
             )
-    for config in (subject.given, subject.config):
-        if config is not None:
-            _expect_round_trip(config, name)
+    for config in (subject.given or subject.component.Config(), subject.config):
+        _expect_round_trip(config, name)
 
 
 def _expect_round_trip(config: Any, name: str) -> None:

@@ -176,6 +176,11 @@ BROKEN = [
     ),
     (Positional, "config_is_a_frozen_dataclass", r"Positional.Config: expected the decorator .*kw_only=True"),
     (NoDefault, "config_has_defaults", r"NoDefault.Config.scale: expected a default, found none"),
+    (
+        Refused,
+        "config_has_defaults",
+        r"Refused.Config\(\): expected the defaults to be a config, found: scale",
+    ),
     (Undocumented, "config_is_documented", r"found none under Undocumented.Config.scale$"),
     (UndocumentedInside, "config_is_documented", r"found none under Inner.depth$"),
     (UnwritableOption, "config_survives_yaml", r"Config.chosen: a recipe cannot hold a frozenset\[int\]"),

@@ -1,0 +1,124 @@
+"""Writes a new plugin's package: a small component that works, its test, and what pip needs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+
+from kikimimi import __version__, plugins
+from kikimimi.errors import RequestError, listing, nearest
+
+TEMPLATES = Path(__file__).parent / "templates"
+KINDS = {"adapter": "Adapter", "encoder": "Encoder", "llm": "LLM"}
+"""Kinds that there are templates for, and how their class names end."""
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
+SUMMARIES = {"adapter": "An adapter", "encoder": "A speech encoder", "llm": "An LLM"}
+
+
+@dataclass(frozen=True)
+class Scaffold:
+    """A package to write.
+
+    Attributes:
+        name: The plugin's name, as recipes spell it.
+        kind: ``adapter``, ``encoder`` or ``llm``.
+
+    Raises:
+        RequestError: The name is none, or taken; the kind has no template.
+    """
+
+    name: str
+    kind: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise RequestError(
+                f"--kind: there is no template for '{self.kind}'.{nearest(self.kind, KINDS)} "
+                f"Kinds: {listing(KINDS)}"
+            )
+        if not NAME.fullmatch(self.name):
+            words = re.findall(r"[A-Za-z0-9]+", self.name)
+            guess = "_".join(words).lstrip("0123456789_")
+            raise RequestError(
+                f"'{self.name}' cannot be a plugin's name: use letters and digits, with single '-' or '_' "
+                f"between them, and start with a letter.{f' For example: {guess}' if guess else ''}"
+            )
+        registered = {plugin.name: plugin for plugin in plugins.plugins(self.kind)}
+        if self.name in registered:
+            raise RequestError(
+                f"{registered[self.name]} is registered already: choose another name. "
+                f"{self.kind}s: {listing(registered)}"
+            )
+        if find_spec(self.module) is not None:
+            raise RequestError(
+                f"the plugin's package would be called '{self.module}', and one of that name is installed: "
+                f"choose another name than '{self.name}'"
+            )
+
+    @property
+    def distribution(self) -> str:
+        """What pip calls the package."""
+        return f"kikimimi-{'-'.join(self._words)}".lower()
+
+    @property
+    def module(self) -> str:
+        """What Python calls it."""
+        return self.distribution.replace("-", "_")
+
+    @property
+    def class_name(self) -> str:
+        """The component's class."""
+        ending = KINDS[self.kind]
+        name = "".join(word[0].upper() + word[1:] for word in self._words)
+        return name if name.endswith(ending) else name + ending
+
+    @property
+    def _words(self) -> list[str]:
+        return re.split("[-_]", self.name)
+
+    def files(self) -> dict[str, str]:
+        """Return the texts of the files by their path in the package."""
+        places = {
+            "common/pyproject.toml": "pyproject.toml",
+            "common/README.md": "README.md",
+            "common/gitignore": ".gitignore",
+            "common/__init__.py": f"{self.module}/__init__.py",
+            "common/py.typed": f"{self.module}/py.typed",
+            f"{self.kind}/component.py": f"{self.module}/{self.kind}.py",
+            f"{self.kind}/test.py": f"tests/test_{self.kind}.py",
+        }
+        values = {
+            "name": self.name,
+            "kind": self.kind,
+            "group": plugins.kind_of(self.kind).group,
+            "distribution": self.distribution,
+            "module": self.module,
+            "class_name": self.class_name,
+            "summary": SUMMARIES[self.kind],
+            "kikimimi": ".".join(__version__.split(".")[:2]),
+        }
+        return {
+            place: Template((TEMPLATES / f"{template}.template").read_text(encoding="utf-8")).substitute(
+                values
+            )
+            for template, place in places.items()
+        }
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the files and return their paths.
+
+        Raises:
+            RequestError: There is something at `folder` already.
+        """
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise RequestError(f"{folder} exists and is not an empty folder: nothing was written")
+        written = []
+        for place, text in self.files().items():
+            path = folder / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            written.append(path)
+        return written
