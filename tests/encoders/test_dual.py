@@ -280,7 +280,7 @@ adapter: mlp
 llm: {name: llama, weights: random, scratch: {dim: 32}}
 stages:
   align:
-    train: {adapter: {}, encoder: {part: "*_norm.*"}}
+    train: {adapter: {}, encoder: {part: "norm_*"}}
     data:
       clips: {shards: clips.tar, task: asr}
     batch: {seconds: 30, global: 1}
@@ -314,6 +314,25 @@ def test_a_recipe_nests_the_options(tmp_path: Path) -> None:
 def test_a_swap_replaces_the_nested_section(tmp_path: Path) -> None:
     found = recipe(tmp_path, overrides=("encoder.first={name: qwen2_audio, pad: window}",))
     assert found.encoder.config.first == Chosen.of("encoder", "qwen2_audio", pad="window")
+
+
+def test_a_bare_name_swaps_and_its_options_follow_in_any_order(tmp_path: Path) -> None:
+    found = recipe(tmp_path, overrides=("encoder.first.pad=window", "encoder.first=qwen2_audio"))
+    assert found.encoder.config.first == Chosen.of("encoder", "qwen2_audio", pad="window")
+
+
+def test_a_swap_of_the_name_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"encoder.first.name: write encoder.first=qwen2_audio: another plug"
+    ):
+        recipe(tmp_path, overrides=("encoder.first.name=qwen2_audio",))
+
+
+def test_an_extending_recipe_swaps_a_nested_plugin_whole(tmp_path: Path) -> None:
+    recipe(tmp_path)
+    over = tmp_path / "over.yaml"
+    over.write_text("extends: x.yaml\nencoder: {first: {name: qwen2_audio, pad: window}}\n", "utf-8")
+    assert load_recipe(over).encoder.config.first == Chosen.of("encoder", "qwen2_audio", pad="window")
 
 
 def test_a_recipe_of_two_encoders_can_be_assembled(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from transformers import (
     Qwen2AudioEncoderConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2Config,
+    WhisperConfig,
     WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
 )
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder as Reference
@@ -221,7 +223,7 @@ def test_loads_the_published_names_and_those_in_memory(tmp_path: Path, prefix: s
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "whisper"}, "is a 'whisper' model; encoder 'qwen2_audio' takes 'qwen2_audio' and "),
+        ({"model_type": "bert"}, "is a 'bert' model; encoder 'qwen2_audio' takes qwen2_audio, qwen2_audio_"),
         ({"model_type": "qwen2_audio"}, "config.json lacks 'd_model'"),
         ({"model_type": "qwen2_audio_encoder", "activation_function": "relu"}, "is not a plain Whisper"),
     ],
@@ -230,6 +232,19 @@ def test_refuses_other_models(tmp_path: Path, config: dict[str, Any], message: s
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match=message):
         build(weights=str(tmp_path))
+
+
+def test_begins_from_a_whisper(tmp_path: Path) -> None:
+    sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
+    decoder = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 24, "vocab_size": 60}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    config = WhisperConfig(**sizes, **decoder, **tokens, num_mel_bins=128)
+    whisper = WhisperForConditionalGeneration(config)
+    whisper.save_pretrained(tmp_path)
+    encoder = build(weights=str(tmp_path))
+    assert (encoder.dim, encoder.sizes.num_mels, encoder.frame_rate) == (16, 128, 25.0)
+    for name, value in whisper.model.encoder.state_dict().items():
+        assert torch.equal(encoder.model.state_dict()[name], value)
 
 
 def test_missing_tensors_are_named(tmp_path: Path) -> None:

@@ -20,11 +20,19 @@ from kikimimi import (
     find_weights,
     tiny_layers,
 )
+from kikimimi.errors import listing
 from kikimimi.weights import CONFIG_PATTERNS, load_state
 from kikimimi_encoders.log_mel import HOP, SAMPLE_RATE, check_window, log_mel, num_mel_frames
 from kikimimi_encoders.spec_augment import SpecAugment, SpectrogramMasking
 from kikimimi_encoders.whisper import Sizes, build_transformer, sizes_of, tiny_mels, unread
 from kikimimi_encoders.whisper_layers import WhisperEncoderLayer, num_pairs
+
+_PREFIXES = {
+    "qwen2_audio": ("audio_tower.", "model.audio_tower."),
+    "qwen2_audio_encoder": ("",),
+    "whisper": ("model.encoder.", "encoder."),
+}
+"""Where the encoder's tensors stand in a checkpoint, by the model's type."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -62,7 +70,8 @@ class Qwen2AudioEncoder(Encoder):
         """Options of the `qwen2_audio` encoder."""
 
         weights: str = "Qwen/Qwen2-Audio-7B"
-        """A Qwen2-Audio of transformers, whole or its encoder alone: a Hub id, a folder, `package:...`; or
+        """A Qwen2-Audio of transformers, whole or its encoder alone, or a Whisper, from which Qwen2-Audio's
+        training began and whose tensors are the same: a Hub id, a folder, `package:...`; or
         `random`."""
         pad: Literal["none", "window"] = "none"
         """What the convolutions see: the clip alone, or the clip padded with silence to the window (30 s)."""
@@ -127,11 +136,9 @@ class Qwen2AudioEncoder(Encoder):
         files = find_weights(self.config.weights)
         if files is None:
             return
-        if files.read_json("config.json")["model_type"] == "qwen2_audio_encoder":
-            state = files.state_dict()
-        else:
-            # As published, or as transformers 5 names it in memory.
-            state = files.state_dict("audio_tower.") or files.state_dict("model.audio_tower.")
+        # The encoder alone, or inside a whole model: as published, or as transformers names it in memory.
+        prefixes = _PREFIXES[files.read_json("config.json")["model_type"]]
+        state = next((state for prefix in prefixes if (state := files.state_dict(prefix))), {})
         load_state(self.model, state, source=files.source, ignore=unread(self.model, self.sizes))
 
     def pretrained_names(self) -> set[str]:
@@ -175,11 +182,10 @@ class Qwen2AudioEncoder(Encoder):
 def _read_sizes(files: WeightsFiles) -> Qwen2AudioSizes:
     config: dict[str, Any] = files.read_json("config.json")
     found = config.get("model_type")
+    if found not in _PREFIXES:
+        raise WeightsError(
+            f"{files.source}: is a {found!r} model; encoder 'qwen2_audio' takes {listing(_PREFIXES)}"
+        )
     if found == "qwen2_audio":
         config = config.get("audio_config") or {}
-    elif found != "qwen2_audio_encoder":
-        raise WeightsError(
-            f"{files.source}: is a {found!r} model; encoder 'qwen2_audio' takes 'qwen2_audio' and "
-            "'qwen2_audio_encoder'"
-        )
     return sizes_of(config, files.source, Qwen2AudioSizes)
