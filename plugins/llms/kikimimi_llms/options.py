@@ -70,5 +70,5 @@ class DecoderConfig(ComponentConfig):
 
     def tiny_template(self) -> str | None:
         """Return the chat template where it is a shipped one: no other is sure to fit another tokenizer."""
-        name = self.chat_template
-        return name if name is not None and (TEMPLATES / f"{name}.jinja").is_file() else None
+        shipped = {path.stem for path in TEMPLATES.glob("*.jinja")}
+        return self.chat_template if self.chat_template in shipped else None
