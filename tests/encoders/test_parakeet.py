@@ -97,7 +97,7 @@ def test_mel_equals_the_feature_extractor(num_mels: int) -> None:
     assert mel.lengths.tolist() == expected["attention_mask"].sum(-1).tolist()
     found = mel.values.transpose(1, 2)
     torch.testing.assert_close(
-        found, expected["input_features"][:, : found.shape[1]].float(), rtol=0, atol=1e-4
+        found, expected["input_features"][:, : found.shape[1]].float(), rtol=0, atol=1e-5
     )
 
 

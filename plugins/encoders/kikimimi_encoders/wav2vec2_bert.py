@@ -135,10 +135,11 @@ class Wav2Vec2BertTransformer(nn.Module):
 class Wav2Vec2BertEncoder(Encoder):
     """w2v-BERT 2.0 (Seamless Communication 2023, arXiv 2312.05187).
 
-    It equals transformers' `Wav2Vec2BertModel`. Frames are two of Kaldi's filter banks side by side, each band normalised over the clip, as
-    `SeamlessM4TFeatureExtractor` computes them: 25 ms every 10 ms, an odd last one left out. A clip shorter
-    than the 560 samples (35 ms) of one frame is taken with silence after it. Layer i is transformers'
-    `hidden_states[i]`. In training, dropout is that of the checkpoint's config; LayerDrop is off.
+    It equals transformers' `Wav2Vec2BertModel`. Frames are two of Kaldi's filter banks (25 ms every 10 ms)
+    side by side, each band normalised over the clip, as `SeamlessM4TFeatureExtractor` computes them; an odd
+    last one is left out. A clip shorter than the 560 samples (35 ms) of one frame is taken with silence after
+    it. Layer i is transformers' `hidden_states[i]`. In training, dropout is that of the checkpoint's config;
+    LayerDrop is off.
     """
 
     @dataclass(kw_only=True, frozen=True)
