@@ -1,0 +1,191 @@
+"""Recipes of published systems: the settings that make them what they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from kikimimi import Conversation
+from kikimimi.chat_template import ChatTemplate
+from kikimimi.conversation import AudioPart, Message, TextPart
+from kikimimi.guarded_tokenizer import AUDIO
+from kikimimi.recipe import Recipe, load_recipe
+from kikimimi.shipped import shipped_recipe
+from kikimimi.training.run_stage import SECONDS_PER_CHARACTER
+from kikimimi_llms.scratch_tokenizer import END, build_tokenizer
+
+
+def recipe_of(name: str) -> Recipe:
+    return load_recipe(shipped_recipe(name))
+
+
+# What the recipe resolves to, by dotted key.
+LORA_8 = {"rank": 8, "targets": ["q_proj", "v_proj"]}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "salmonn-13b": {
+        "encoder": {"name": "dual"},
+        "encoder.first": {"weights": "openai/whisper-large-v2", "pad": "window"},
+        "encoder.second": {"name": "beats"},
+        "adapter": {"window_seconds": 0.333333, "num_queries": 1, "num_layers": 2, "remainder": "drop"},
+        "llm.lora": {**LORA_8, "alpha": 32.0, "dropout": 0.1, "modality": "any"},
+        "stages.pretrain.train.encoder": {"lr": 3e-5, "part": "norm_*"},
+        "stages.pretrain.train.adapter": {"lr": 3e-5, "weight_decay": 0.05},
+        "stages.pretrain.train.llm": {"lr": 3e-5, "weight_decay": 0.05, "part": "lora"},
+        "stages.pretrain.schedule": {"name": "cosine", "warmup": 3000},
+        "stages.pretrain": {"steps": 30 * 3000, "clip": 0.0},
+        "stages.instruct": {"steps": 30 * 3000, "clip": 0.0},
+        "evaluate.test_clean.generate": {"num_beams": 4, "max_new_tokens": 200},
+    },
+    "ltu-as": {
+        "encoder": {"weights": "openai/whisper-large", "layers": list(range(1, 33)), "combine": "concat"},
+        "adapter": {"downsample": 20, "time_heads": 1, "layer_heads": 8},
+        "llm": {"chat_template": "alpaca_short"},
+        "llm.lora": {**LORA_8, "alpha": 16.0, "dropout": 0.05},
+        "stages.projection.train.adapter": {"lr": 1e-3, "part": "audio_proj.*"},
+        "stages.perception.train.adapter": {"lr": 1e-4, "part": "all"},
+        "stages.perception.train.llm": {"lr": 1e-4, "part": "lora"},
+        "stages.understanding.train.adapter": {"lr": 2e-4, "part": "all"},
+        "stages.understanding.train.llm": {"lr": 2e-4, "part": "lora"},
+        "stages.understanding.schedule": {"name": "linear", "warmup": 100, "start": 0.0, "floor": 0.0},
+    },
+    "desta2": {
+        "encoder": {"weights": "openai/whisper-small", "layers": [2, 5, 8, 11], "combine": "concat"},
+        "adapter": {"num_queries": 64, "window_seconds": None, "num_layers": 2, "num_heads": 12},
+        "llm": {"weights": "meta-llama/Meta-Llama-3-8B-Instruct"},
+        "stages.captions.train": {"adapter": {"lr": 1e-4, "weight_decay": 0.01, "part": "all"}},
+        "stages.captions.optimiser": {"beta1": 0.9, "beta2": 0.98},
+        "stages.captions.schedule": {"name": "cosine", "warmup": 2000},
+    },
+    "wavprompt": {
+        "encoder": {
+            "freeze_feature_extractor": True,
+            "mask_time_prob": 0.65,
+            "mask_time_length": 10,
+            "mask_feature_prob": 0.25,
+            "mask_feature_length": 64,
+        },
+        "adapter": {"kernel_sizes": [8], "strides": [8]},
+        "stages.asr.train": {
+            "encoder": {"lr": 2e-4, "weight_decay": 0.0, "part": "all"},
+            "adapter": {"lr": 2e-4, "weight_decay": 0.0, "part": "all"},
+        },
+        "stages.asr.batch": {"seconds": 80.0, "global": 10},
+        "stages.asr": {"steps": 100_000, "clip": 0.0},
+        "stages.asr.data.librispeech.task": {"request": "what did the speaker say?"},
+        "stages.asr.schedule": {"warmup": 10_000, "floor": 0.05},
+    },
+    "blsp": {
+        "encoder": {"weights": "openai/whisper-small"},
+        "adapter": {
+            "kernel_sizes": [5, 5, 5],
+            "strides": [2, 2, 2],
+            "activation": "glu",
+            "bottleneck_dim": 512,
+        },
+        "stages.instruct.train": {"llm": {"lr": 2e-5, "weight_decay": 0.05, "part": "all"}},
+        "stages.instruct": {"steps": 52_002 * 3 // 128 + 1},
+        "stages.align.train": {"adapter": {"lr": 5e-5, "weight_decay": 0.05, "part": "all"}},
+        "stages.align.schedule": {"name": "linear", "warmup": 1000, "start": 0.0, "floor": 0.0},
+    },
+    "speechverse": {
+        "encoder": {"weights": "microsoft/wavlm-large", "layers": None},
+        "adapter": {"kernel_sizes": [3, 3], "strides": [2, 2], "norm": "each", "linear": False},
+        "llm": {"weights": "google/flan-t5-xl"},
+        "llm.lora": {"rank": 16, "targets": ["q", "v"]},
+        "stages.align.train": {"adapter": {"lr": 1e-3, "weight_decay": 0.0, "part": "all"}},
+        "stages.adapt.train.llm": {"lr": 1e-3, "part": "lora"},
+        "stages.multitask.train.llm": {"lr": 1e-3, "part": "lora"},
+        "stages.align.schedule": {"warmup": 100},
+    },
+    "slm": {
+        "adapter": {"num_layers": 2, "strides": [2, 2]},
+        "llm": {"weights": "bigscience/mt0-xxl-mt"},
+    },
+    "speech-llama": {
+        "adapter": {"mode": "average", "freeze_head": True, "loss_weight": 0.0},
+        "stages.lora.train.llm": {"part": "lora"},
+    },
+    "alignformer": {
+        "adapter": {"vocabulary": "llm", "loss_weight": 1.0},
+        "llm": {"weights": "microsoft/Phi-3-mini-4k-instruct"},
+        "stages.asr.data.librispeech.task": {"order": "audio_first"},
+    },
+}
+FROZEN_LLM = ("desta2", "wavprompt", "slm", "alignformer")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name, keys in SETTINGS.items() for key in keys], ids="-".join
+)
+def test_settings(name: str, key: str) -> None:
+    shown = yaml.safe_load(recipe_of(name).to_yaml())
+    for step in key.split("."):
+        shown = shown[step]
+    expected = SETTINGS[name][key]
+    assert {option: shown[option] for option in expected} == expected
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_is_frozen_stays_frozen(name: str) -> None:
+    stages = recipe_of(name).stages.values()
+    assert any("llm" in stage.train for stage in stages) == (name not in FROZEN_LLM)
+    whole = {part for stage in stages for part, train in stage.train.items() if train.part == "all"}
+    assert ("encoder" in whole) == (name == "wavprompt")
+    assert ("llm" in whole) == (name == "blsp")
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "clips", "seconds"),
+    [
+        ("salmonn-13b", "pretrain", 32 * 8, 10),
+        ("salmonn-13b", "instruct", 32 * 8, 10),
+        ("ltu-as", "projection", 256, 10),
+        ("ltu-as", "perception", 256, 10),
+        ("ltu-as", "understanding", 256, 10),
+        ("desta2", "captions", 8, 6),
+        ("blsp", "instruct", 128, 375 * SECONDS_PER_CHARACTER),
+        ("blsp", "align", 768, 5),
+        ("speechverse", "multitask", 768, 10),
+    ],
+)
+def test_clips_per_step(name: str, stage: str, clips: int, seconds: float) -> None:
+    batch = recipe_of(name).stages[stage].batch
+    assert batch.seconds * batch.global_ / seconds == pytest.approx(clips, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "devices"), [("salmonn-13b", 32), ("ltu-as", 4), ("blsp", 8), ("speechverse", 8)]
+)
+def test_devices(name: str, devices: int) -> None:
+    recipe = recipe_of(name)
+    assert recipe.trainer.devices * recipe.trainer.nodes == devices
+    assert all(stage.batch.global_ % devices == 0 for stage in recipe.stages.values())
+
+
+# How the templates that stand in recipes write a conversation down.
+
+CLIP, ASK = AudioPart("0.flac"), TextPart("Do.")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "written"),
+    [
+        ("salmonn-13b", (CLIP, ASK), f"USER: <Speech>{AUDIO}</Speech> Do.\nASSISTANT: Done.{END}"),
+        ("salmonn-13b", (ASK,), f"USER: Do.\nASSISTANT: Done.{END}"),
+        ("blsp", (ASK, CLIP), f"###[Human]:Do.{AUDIO}\n\n\n###[Assistant]: Done.{END}"),
+        ("wavprompt", (CLIP, ASK), f"{AUDIO}Do. Done.{END}"),
+    ],
+)
+def test_templates(name: str, parts: tuple[AudioPart | TextPart, ...], written: str) -> None:
+    template = recipe_of(name).llm.config.chat_template
+    chat = ChatTemplate(build_tokenizer("bytes", []), source=name, template=template)
+    asked = Conversation((Message("user", parts),))
+    answered = Conversation((*asked.messages, Message("assistant", (TextPart("Done."),))))
+    assert chat.text(answered) == written
+    assert written.startswith(chat.text(asked, generate=True))
+    rendered = chat.render(answered)
+    assert len(rendered.slots) == parts.count(CLIP)
+    answer = [i for i, wanted in zip(rendered.ids, rendered.loss, strict=True) if wanted]
+    assert chat.tokenizer.decode(answer).strip() == f"Done.{END}"
