@@ -176,7 +176,9 @@ def llama(dim: int, layers: int, ffn_dim: int) -> Callable[[], nn.Module]:
 
 def flan_t5_xl() -> nn.Module:
     sizes = {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32}
-    return T5ForConditionalGeneration(T5Config(**sizes, vocab_size=32128, feed_forward_proj="gated-gelu"))
+    config = T5Config(**sizes, vocab_size=32128, feed_forward_proj="gated-gelu")
+    model: nn.Module = T5ForConditionalGeneration(config)
+    return model
 
 
 @dataclass(frozen=True, kw_only=True)
