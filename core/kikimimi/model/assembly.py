@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,8 @@ def assemble(
             assets=folders["adapter"],
         )
         adapter = _build(recipe.adapter, "adapter", context)
+        # Read by now; what data loaders' processes are sent must not hold the way to the data.
+        llm.context, adapter.context = replace(llm.context, texts=None), replace(context, texts=None)
         fixed: set[str] = set()
         pretrained: set[str] = set()
         gates: dict[str, AudioGate | None] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +131,10 @@ class SpeechLM(nn.Module):
             features = self.encoder(batch.audio)
         if features is None:
             return Packed(text, batch.lengths, batch.ids, batch.loss), None
+        # An encoder of half precision feeds an adapter of full precision; what computes in which is autocast's.
+        weight = next(self.adapter.parameters(), None)
+        if weight is not None and not torch.is_autocast_enabled(weight.device.type):
+            features = replace(features, values=features.values.to(weight.dtype))
         given = (transcripts,) if self.adapter.uses_transcripts else ()
         output: AdapterOutput = self.adapter(features, *given)
         return self._splice(batch, is_text, text, output.tokens), output

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from kikimimi import AudioPart, Conversation, Message, TextPart
 from kikimimi.model.assembly import assemble, freeze_all_but, trainable_names
+from kikimimi.model.batch import Sample, collate
 from kikimimi.model.trained import kept_names
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.testing import tiny_model
@@ -90,11 +93,22 @@ def test_the_adapter_is_told_of_the_others(load: Any) -> None:
     assert context.vocabulary is not None
     assert context.vocabulary.size == model.llm.vocab_size
     assert context.vocabulary.decode(context.vocabulary.encode("はい")) == "はい"
-    assert context.texts is not None
-    assert list(context.texts()) == ["はい"]
+    # Only while it is built: the texts are a way to the data, which no other process can be sent.
+    assert context.texts is None
+    assert pickle.loads(pickle.dumps(model)).adapter.context.in_dim == 32
 
 
 def test_tiny_keeps_dtype_and_updates(load: Any) -> None:
     recipe: Recipe = load("llm.dtype=bf16", "llm.lora={rank: 2}")
     assert {p.dtype for p in tiny_model(recipe).llm.parameters()} == {torch.bfloat16, torch.float32}
     assert replace(recipe).digest == recipe.digest
+
+
+def test_an_encoder_of_half_precision_feeds_an_adapter_of_full_precision(load: Any) -> None:
+    recipe: Recipe = load("encoder.dtype=bf16", "llm.dtype=bf16")
+    model = assemble(recipe)
+    turns = (Message("user", (AudioPart("0.flac"),)), Message("assistant", (TextPart("はい"),)))
+    sample = Sample("x", model.llm.render(Conversation(turns)), [torch.randn(4000) * 0.1])
+    model(collate([sample])).logits.float().sum().backward()
+    gradients = [p.grad for p in model.adapter.parameters()]
+    assert all(g is not None and g.dtype == torch.float32 and g.any() for g in gradients)
