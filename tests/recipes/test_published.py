@@ -169,13 +169,13 @@ def test_the_adapter_has_as_many_parameters_as_worked_out_by_hand(name: str, tmp
 
 
 def llama(dim: int, layers: int, ffn_dim: int) -> Callable[[], nn.Module]:
-    config = {"hidden_size": dim, "num_hidden_layers": layers, "intermediate_size": ffn_dim}
-    heads = {"num_attention_heads": dim // 128, "num_key_value_heads": dim // 128}
+    config: dict[str, Any] = {"hidden_size": dim, "num_hidden_layers": layers, "intermediate_size": ffn_dim}
+    heads: dict[str, Any] = {"num_attention_heads": dim // 128, "num_key_value_heads": dim // 128}
     return lambda: LlamaForCausalLM(LlamaConfig(**config, **heads, vocab_size=32000))
 
 
 def flan_t5_xl() -> nn.Module:
-    sizes = {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32}
+    sizes: dict[str, Any] = {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32}
     config = T5Config(**sizes, vocab_size=32128, feed_forward_proj="gated-gelu")
     model: nn.Module = T5ForConditionalGeneration(config)
     return model
