@@ -23,7 +23,7 @@ from kikimimi.testing.subject import PaddedSubject, in_every_way
 from kikimimi.testing.training_checks import gradients_reach_every_parameter
 
 WITHOUT, WITH = "without transcripts", "with transcripts"
-TRANSCRIPTS = {13: "おはようございます", 40: "hi", 1: None, 26: "は"}
+TRANSCRIPTS: dict[int, str | None] = {13: "おはようございます", 40: "hi", 1: None, 26: "は"}
 """What is said in a clip, by its frames: more than it has room for, little, nothing known, little."""
 
 
@@ -122,7 +122,7 @@ def lengths_keep_max_tokens(subject: AdapterSubject) -> None:
     adapter = subject.build()
     lengths = [*range(1, 34), 100, 257]
     batch = Padded.stack([frames(length) for length in lengths])
-    told = cycle([None, "", "hi", "これは長い文字起こしです。" * 3])
+    told: cycle[str | None] = cycle([None, "", "hi", "これは長い文字起こしです。" * 3])
     transcripts = [next(told) for _ in lengths]
     for mode in ("in eval mode", "in train mode"):
         adapter.train(mode == "in train mode")
@@ -160,7 +160,8 @@ def losses_are_scalars(subject: AdapterSubject) -> None:
     said = list(TRANSCRIPTS.values())
     for mode in ("in eval mode", "in train mode"):
         adapter.train(mode == "in train mode")
-        for what, transcripts in {"": said, " and no text known": [None] * len(said)}.items():
+        unknown: list[str | None] = [None] * len(said)
+        for what, transcripts in {"": said, " and no text known": unknown}.items():
             with torch.no_grad():
                 output = subject.adapt(adapter, batch, transcripts)
             for name, loss in output.losses.items():

@@ -171,7 +171,7 @@ class ForgetsToAugment(Augmented):
 class AugmentsByFunction(Windows):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.__dict__["augmentation"] = torch.relu
+        object.__setattr__(self, "augmentation", torch.relu)
 
 
 class FailsOnLongClips(Windows):

@@ -150,9 +150,6 @@ class _Outside(TokenizerVocabulary):
     def encode(self, text: str) -> list[int]:
         return [token + self.size for token in super().encode(text)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return super().decode([token - self.size for token in ids])
-
 
 class AddsMarkers(Spells):
     spelling = _Markers
@@ -179,12 +176,19 @@ class ReadsPrompts(Llama):
         super().__init__(config, context)
         self.causal = False
 
+    def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
+        rendered = super().render(conversation, generate=generate)
+        begin = len(rendered.loss)
+        while begin and (rendered.loss[begin - 1] or not any(rendered.loss[begin:])):
+            begin -= 1
+        return replace(rendered, loss=[False] * begin + rendered.loss[begin:])
+
     def read(self, prompt: Tensor) -> Tensor:
         return prompt + prompt.mean(0)
 
     def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
         pieces, start = [], 0
-        for sequence in embeddings.split(lengths.tolist()):
+        for sequence in torch.split(embeddings, lengths.tolist()):
             chosen = select[(select >= start) & (select < start + len(sequence))]
             end = int(chosen[0]) - start + 1 if len(chosen) else len(sequence)
             pieces += [self.read(sequence[:end]), sequence[end:]]
@@ -197,7 +201,7 @@ class ReadsPrompts(Llama):
 
 class ReadsMoreThanThePrompt(ReadsPrompts):
     def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
-        means = [part.mean(0).expand(len(part), -1) for part in embeddings.split(lengths.tolist())]
+        means = [part.mean(0).expand(len(part), -1) for part in torch.split(embeddings, lengths.tolist())]
         return super().forward(embeddings + torch.cat(means), lengths, select)
 
 
@@ -210,6 +214,11 @@ class ClaimsToBeCausal(ReadsPrompts):
     def __init__(self, config: Any, context: Any) -> None:
         super().__init__(config, context)
         self.causal = True
+
+
+class LearnsEveryAnswer(ReadsPrompts):
+    def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
+        return Llama.render(self, conversation, generate=generate)
 
 
 class GeneratesWithoutReading(ReadsPrompts):
@@ -255,6 +264,7 @@ BROKEN = [
     (LosesAClip, "slots_are_the_clips", r"3 clips: expected 3 slots, found 2"),
     (AudioFirst, "slots_are_the_clips", r"expected 'one' and not 'two' between two slots, found"),
     (LearnsEverything, "loss_covers_the_answers", r"2 answers: expected as many runs of loss, found 4"),
+    (LearnsEveryAnswer, "loss_covers_the_answers", r"1 answers: expected as many runs of loss, found 2"),
     (
         NeverLearnsToStop,
         "loss_covers_the_answers",
