@@ -131,7 +131,7 @@ class SpeechLM(nn.Module):
             features = self.encoder(batch.audio)
         if features is None:
             return Packed(text, batch.lengths, batch.ids, batch.loss), None
-        # An encoder of half precision feeds an adapter of full precision; what computes in which is autocast's.
+        # An encoder of half precision feeds an adapter of full precision, unless autocast sees to it.
         weight = next(self.adapter.parameters(), None)
         if weight is not None and not torch.is_autocast_enabled(weight.device.type):
             features = replace(features, values=features.values.to(weight.dtype))

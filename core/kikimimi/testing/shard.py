@@ -35,7 +35,8 @@ def write_shard(
         seed: Decides lengths, pitches and labels.
         prefix: Start of the shard's name.
         form: What a record is: ``clips``, a labelled clip, as the task `asr` takes it; or ``conversations``,
-            a question about the clip, an answer, and a rejected one, as the task `chat` does.
+            a question about the clip, an answer, and a rejected one, as the task `chat` does; every second
+            clip with its transcript.
 
     Returns:
         The shard's path, as `shards` of a recipe takes it.
@@ -51,7 +52,7 @@ def write_shard(
     with TarWriter(str(path), mtime=0) as writer:
         for number in range(count):
             label = rng.choice(LABELS)
-            record = _labelled(label) if form == "clips" else _conversation(label, rng)
+            record = _labelled(label) if form == "clips" else _conversation(label, rng, said=number % 2 == 0)
             record["meta"] = {"source": "synthetic tones", "license": "CC0-1.0"}
             writer.write(
                 {
@@ -68,8 +69,9 @@ def _labelled(label: str) -> dict[str, Any]:
     return {"text": label, "language": "ja"}
 
 
-def _conversation(label: str, rng: Random) -> dict[str, Any]:
-    asked = [{"type": "audio", "audio": "0.flac"}, {"type": "text", "text": QUESTION}]
+def _conversation(label: str, rng: Random, *, said: bool) -> dict[str, Any]:
+    audio = {"type": "audio", "audio": "0.flac", **({"text": label} if said else {})}
+    asked = [audio, {"type": "text", "text": QUESTION}]
     return {
         "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": label}],
         "rejected": rng.choice([other for other in LABELS if other != label]),

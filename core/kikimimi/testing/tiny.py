@@ -30,8 +30,8 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
     """Return a recipe of the same structure that a laptop trains in seconds.
 
     Components are tiny and random (LoRA stays), every stage takes two steps of a few seconds of audio, every
-    dataset and evaluation reads the given shards, weights are equal, and it runs on one CPU process. Baselines,
-    loggers and the feature cache are left out; fp16, which a CPU lacks, becomes bf16.
+    dataset and evaluation reads the given shards, weights are equal, and it runs on one CPU process.
+    Baselines, loggers and the feature cache are left out; fp16, which a CPU lacks, becomes bf16.
 
     Args:
         recipe: Resolved.
