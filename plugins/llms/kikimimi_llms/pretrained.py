@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from kikimimi import WeightsError, WeightsFiles, find_weights
 from kikimimi.errors import MissingExtraError
@@ -82,16 +84,32 @@ class Pretrained:
                 code_revision=pinned["commit"],
                 trust_remote_code=True,
             )
+        if self._needs_code():
+            # transformers would pass over the code and read tokenizer.json, which may split text otherwise.
+            raise WeightsError(
+                f"{self.weights}: its tokenizer is code of its own, which is not run here. llm 'llm_jp' runs "
+                "it with remote_code: true, of a Hub id pinned to one commit. To use its tokenizer.json "
+                "alone, delete auto_map from tokenizer_config.json in a local copy"
+            )
         folder, options = self._source()
         try:
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
         except (ValueError, OSError) as error:
-            if "trust_remote_code" in str(error):
-                raise WeightsError(
-                    f"{self.weights}: its tokenizer is code of its own, which is not run here. llm 'llm_jp' "
-                    "runs it with remote_code: true, of a Hub id pinned to one commit"
-                ) from error
             raise WeightsError(f"{self.weights}: no tokenizer can be read: {error}") from error
+
+    def tensor_names(self) -> set[str]:
+        """Return the names of the tensors in the safetensors files, of which no tensor is read."""
+        names: set[str] = set()
+        for file in self.files.names("*.safetensors"):
+            with safe_open(self.files.path(file), framework="pt") as shard:
+                names.update(shard.keys())
+        return names
+
+    def _needs_code(self) -> bool:
+        name = "tokenizer_config.json"
+        settings = self.files.read_json(name) if name in self.files.names() else {}
+        own = "AutoTokenizer" in (settings.get("auto_map") or {})
+        return own and tokenizer_class_from_name(str(settings.get("tokenizer_class"))) is None
 
     def load_into(self, model: Any) -> None:
         """Fill a model of transformers.

@@ -107,6 +107,10 @@ class Seq2Seq(LLM):
         with nullcontext() if self._pretrained is None else no_init_weights():
             self.model: Any = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(model_config)](model_config)
         self.model.tie_weights()
+        if not self._has_tied_head():
+            # transformers calls every T5's head tied; T5 1.1, Flan-T5 and mT5 have one of their own.
+            head = torch.empty_like(self.model.lm_head.weight)
+            self.model.lm_head.weight = nn.Parameter(nn.init.normal_(head, std=model_config.d_model**-0.5))
         self.dim = model_config.d_model
         self.vocab_size = model_config.vocab_size
         self.context_length = None
@@ -221,6 +225,13 @@ class Seq2Seq(LLM):
         texts = self.context.texts() if self.context.texts else ()
         return build_tokenizer(scratch.tokenizer, texts, markers)
 
+    def _has_tied_head(self) -> bool:
+        scratch = self.config.from_scratch
+        if scratch is not None:
+            return scratch.tie_embeddings
+        assert self._pretrained is not None
+        return "lm_head.weight" not in self._pretrained.tensor_names()
+
     def _model_config(self) -> Any:
         scratch = self.config.from_scratch
         if scratch is not None:
@@ -234,8 +245,7 @@ class Seq2Seq(LLM):
                 num_heads=scratch.num_heads,
                 dropout_rate=scratch.dropout,
                 feed_forward_proj="gated-gelu",
-                tie_word_embeddings=scratch.tie_embeddings,
-                scale_decoder_outputs=scratch.tie_embeddings,
+                tie_word_embeddings=scratch.tie_embeddings,  # which also says whether states are scaled
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 decoder_start_token_id=tokenizer.pad_token_id,
