@@ -141,7 +141,7 @@ def _adapter_counts(lines: list[dict[str, Any]]) -> Iterator[Count]:
         for key in _keys(own, "count/"):
             yield Count(
                 label=f"stage {stage}: {key.removeprefix('count/')}",
-                value=sum(line.get(key, 0) for line in own),
+                value=int(sum(line.get(key, 0) for line in own)),
                 note="counted by the adapter while training",
             )
 
