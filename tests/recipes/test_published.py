@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from kikimimi import Adapter, AdapterContext
 from kikimimi.model.lora import add_lora
@@ -131,6 +138,35 @@ ADAPTERS = {
         vocabulary_size=32064,
         num_parameters=linear(1024, 32065) + 768 + norm(768) + 2 * qformer_layer(1024) + linear(768, 3072),
     ),
+    # Whisper-large-v3, LLM-jp-4 8B; no biases.
+    "llm-jp-4-8b-ja": Sizes(in_dim=1280, out_dim=4096, num_parameters=1280 * 8192 + 8192 * 4096),
+    # Whisper-large-v3, Llama-3.1-8B.
+    "llama-omni": Sizes(
+        in_dim=1280, out_dim=4096, num_parameters=linear(5 * 1280, 2048) + linear(2048, 4096)
+    ),
+    # Whisper-large-v3, Ministral 3B; no biases.
+    "voxtral-mini": Sizes(in_dim=1280, out_dim=3072, num_parameters=4 * 1280 * 3072 + 3072 * 3072),
+    # Whisper-large-v2, Qwen-7B; vectors before and after the audio.
+    "qwen-audio": Sizes(in_dim=1280, out_dim=4096, num_parameters=linear(1280, 4096) + 2 * 4096),
+    "qwen2-audio": Sizes(in_dim=1280, out_dim=4096, frame_rate=25.0, num_parameters=linear(1280, 4096)),
+    # A Conformer of 1,024, Phi-4-mini.
+    "phi-4-multimodal": Sizes(
+        in_dim=1024, out_dim=3072, frame_rate=12.5, num_parameters=linear(1024, 3072) + linear(3072, 3072)
+    ),
+    # A Conformer of 512, Llama-2-7B.
+    "audiochatllama": Sizes(in_dim=512, out_dim=4096, frame_rate=12.5, num_parameters=linear(512, 4096)),
+    # A Conformer of 1,536, Llama-3.1-8B; the layer has a gated feed-forward network.
+    "llama-3-speech": Sizes(
+        in_dim=1536,
+        out_dim=4096,
+        frame_rate=25.0,
+        num_parameters=conv(3, 1536, 3072)
+        + 4 * linear(3072, 3072)
+        + 2 * linear(3072, 4096)
+        + linear(4096, 3072)
+        + 3 * norm(3072)
+        + linear(3072, 4096),
+    ),
 }
 
 
@@ -174,6 +210,13 @@ def llama(dim: int, layers: int, ffn_dim: int) -> Callable[[], nn.Module]:
     return lambda: LlamaForCausalLM(LlamaConfig(**config, **heads, vocab_size=32000))
 
 
+def phi_4_mini() -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": 3072, "num_hidden_layers": 32, "intermediate_size": 8192}
+    heads: dict[str, Any] = {"num_attention_heads": 24, "num_key_value_heads": 8}
+    model: nn.Module = Phi3ForCausalLM(Phi3Config(**sizes, **heads, vocab_size=200064, pad_token_id=0))
+    return model
+
+
 def flan_t5_xl() -> nn.Module:
     sizes: dict[str, Any] = {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32}
     config = T5Config(**sizes, vocab_size=32128, feed_forward_proj="gated-gelu")
@@ -195,6 +238,12 @@ UPDATES = {
     # 24 layers that read, 24 that write, each of which attends to itself and to what was read.
     "speechverse": Updates(build=flan_t5_xl, num_parameters=(24 + 2 * 24) * 2 * 16 * (2048 + 2048)),
     "speech-llama": Updates(build=llama(4096, 32, 11008), num_parameters=32 * 4 * 2 * (4096 + 4096)),
+    "llm-jp-4-8b-ja-lora": Updates(build=llama(4096, 32, 14336), num_parameters=32 * 2 * 16 * (4096 + 4096)),
+    # Queries, keys and values together; the output; the two inputs of the gate together; its output.
+    "phi-4-multimodal": Updates(
+        build=phi_4_mini,
+        num_parameters=32 * 320 * ((3072 + 5120) + (3072 + 3072) + (3072 + 2 * 8192) + (8192 + 3072)),
+    ),
 }
 
 
@@ -232,6 +281,32 @@ def test_slm_has_about_156_million_parameters_on_its_own_encoder(tmp_path: Path)
     assert number == conformer_adapter(1536, 4096) == pytest.approx(156e6, rel=0.01)
 
 
+def test_the_japanese_speech_llm_has_an_adapter_of_44_0_million_parameters() -> None:
+    assert ADAPTERS["llm-jp-4-8b-ja"].num_parameters == million(44.0)
+    for variant in ("llm-jp-4-8b-ja-lora", "llm-jp-4-8b-ja-asr"):
+        assert recipe_of(variant).adapter == recipe_of("llm-jp-4-8b-ja").adapter
+
+
+def test_voxtral_has_an_adapter_of_25_or_52_million_parameters(tmp_path: Path) -> None:
+    recipe, sizes = recipe_of("voxtral-mini"), ADAPTERS["voxtral-mini"]
+    assert sizes.num_parameters == pytest.approx(25e6, rel=0.01)
+    small = replace(sizes, out_dim=5120)
+    assert count(build_adapter(recipe, small, tmp_path)) == pytest.approx(52e6, rel=0.01)
+
+
+def test_phi_4_multimodal_has_updates_of_460_million_parameters() -> None:
+    assert UPDATES["phi-4-multimodal"].num_parameters == pytest.approx(460e6, rel=0.005)
+
+
+def test_llama_3_has_an_encoder_of_1_billion_and_an_adapter_of_100_million_parameters() -> None:
+    recipe = recipe_of("llama-3-speech")
+    with torch.device("meta"):
+        encoder = recipe.encoder.component(recipe.encoder.config)
+    assert count(encoder) == pytest.approx(1e9, rel=0.1)
+    assert (encoder.dim, encoder.frame_rate) == (1536, 25.0)
+    assert ADAPTERS["llama-3-speech"].num_parameters == pytest.approx(100e6, rel=0.03)
+
+
 def test_ltu_as_trains_49_million_parameters() -> None:
     assert trained("ltu-as") == 44_599_296 + 4_194_304
 
@@ -253,6 +328,14 @@ def test_speech_llama_has_updates_of_2_1_million_parameters() -> None:
         ("blsp", 1500, 188),
         ("speechverse", 500, 125),  # 12.5 Hz
         ("slm", 500, 125),
+        ("llm-jp-4-8b-ja", 1500, 375),
+        ("llama-omni", 1500, 300),
+        ("llama-omni", 1504, 300),  # frames that do not fill a token are dropped
+        ("voxtral-mini", 1500, 375),
+        ("qwen-audio", 1500, 752),  # 25 Hz, and the two vectors around
+        ("qwen2-audio", 750, 750),
+        ("phi-4-multimodal", 375, 375),  # 80 ms
+        ("llama-3-speech", 750, 375),  # 80 ms
     ],
 )
 def test_tokens_per_clip(name: str, frames: int, tokens: int, tmp_path: Path) -> None:

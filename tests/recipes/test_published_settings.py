@@ -112,8 +112,78 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "llm": {"weights": "microsoft/Phi-3-mini-4k-instruct"},
         "stages.asr.data.librispeech.task": {"order": "audio_first"},
     },
+    "llm-jp-4-8b-ja": {
+        "encoder": {"weights": "openai/whisper-large-v3", "pad": "window"},
+        "adapter": {"downsample": 4, "pool": "mean", "hidden_dim": 8192, "bias": False, "activation": "gelu"},
+        "llm": {"audio_start": "<|reserved_343|>", "audio_end": "<|reserved_342|>"},
+        "stages.align.train": {"adapter": {"lr": 1e-4, "weight_decay": 0.01, "part": "all"}},
+        "stages.sft.train.llm": {"lr": 1e-4, "part": "all"},
+        "stages.sft.schedule": {"name": "constant", "warmup": 100, "start": 0.1},
+        "evaluate.cv8": {"metric": "cer", "normaliser": "whisper-basic-nospace"},
+    },
+    "llm-jp-4-8b-ja-lora": {
+        "llm.lora": {"rank": 16, "alpha": 32.0, "dropout": 0.05, "targets": ["q_proj", "v_proj"]},
+        "stages.sft.train.llm": {"lr": 1e-4, "part": "lora"},
+    },
+    "llm-jp-4-8b-ja-asr": {
+        "stages.align": {"steps": 110_000},
+        "stages.asr": {"steps": 200_000 - 110_000},
+        "stages.asr.train.llm": {"lr": 1e-4, "part": "all"},
+    },
+    "llama-omni": {
+        "adapter": {"downsample": 5, "pool": "stack", "hidden_dim": 2048, "activation": "relu", "bias": True},
+        "llm": {"weights": "meta-llama/Llama-3.1-8B-Instruct"},
+    },
+    "voxtral-mini": {
+        "encoder": {"weights": "openai/whisper-large-v3", "pad": "window"},
+        "adapter": {"downsample": 4, "pool": "stack", "activation": "gelu", "bias": False},
+        "stages.warm_up": {"train": {"adapter": {"lr": 1e-3, "weight_decay": 0.0, "part": "all"}}},
+    },
+    "qwen-audio": {
+        "encoder": {"weights": "openai/whisper-large-v2"},
+        "adapter": {"downsample": 2, "pool": "mean", "num_layers": 1, "boundaries": True},
+    },
+    "qwen2-audio": {
+        "encoder": {"name": "qwen2_audio", "weights": "openai/whisper-large-v3"},
+        "adapter": {"downsample": 1, "num_layers": 1, "boundaries": False},
+    },
+    "phi-4-multimodal": {
+        "encoder.sizes": {"dim": 1024, "num_layers": 24, "num_heads": 16, "ffn_dim": 1536, "kernel_size": 3},
+        "adapter": {"downsample": 1, "num_layers": 2},
+        "llm.lora": {"rank": 320, "alpha": 640.0, "modality": "audio"},
+        "stages.asr": {"steps": 50_000},
+        "stages.asr.train.encoder": {"lr": 4e-5},
+        "stages.sft": {"steps": 50_000},
+        "stages.sft.train.llm": {"lr": 1e-4, "part": "lora"},
+    },
+    "audiochatllama": {
+        "encoder.sizes": {"dim": 512, "num_heads": 8, "ffn_dim": 2048, "kernel_size": 11, "num_mels": 80},
+        "llm": {"weights": "meta-llama/Llama-2-7b-chat-hf"},
+    },
+    "llama-3-speech": {
+        "encoder.sizes": {"dim": 1536, "num_layers": 24, "num_heads": 24, "num_mels": 80, "subsampling": 4},
+        "adapter": {"kernel_size": 3, "strides": [2], "num_layers": 1, "position": "rotary"},
+    },
 }
-FROZEN_LLM = ("desta2", "wavprompt", "slm", "alignformer")
+FROZEN_LLM = ("desta2", "wavprompt", "slm", "alignformer", "audiochatllama", "llama-3-speech")
+WHOLE_LLM = (
+    "blsp",
+    "llm-jp-4-8b-ja",
+    "llm-jp-4-8b-ja-asr",
+    "llama-omni",
+    "voxtral-mini",
+    "qwen-audio",
+    "qwen2-audio",
+)
+TRAINED_ENCODER = (
+    "wavprompt",
+    "voxtral-mini",
+    "qwen-audio",
+    "qwen2-audio",
+    "phi-4-multimodal",
+    "audiochatllama",
+    "llama-3-speech",
+)
 
 
 @pytest.mark.parametrize(
@@ -132,8 +202,8 @@ def test_what_is_frozen_stays_frozen(name: str) -> None:
     stages = recipe_of(name).stages.values()
     assert any("llm" in stage.train for stage in stages) == (name not in FROZEN_LLM)
     whole = {part for stage in stages for part, train in stage.train.items() if train.part == "all"}
-    assert ("encoder" in whole) == (name == "wavprompt")
-    assert ("llm" in whole) == (name == "blsp")
+    assert ("encoder" in whole) == (name in TRAINED_ENCODER)
+    assert ("llm" in whole) == (name in WHOLE_LLM)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +218,11 @@ def test_what_is_frozen_stays_frozen(name: str) -> None:
         ("blsp", "instruct", 128, 375 * SECONDS_PER_CHARACTER),
         ("blsp", "align", 768, 5),
         ("speechverse", "multitask", 768, 10),
+        ("llm-jp-4-8b-ja", "align", 128, 6),
+        ("llm-jp-4-8b-ja", "sft", 128, 12),
+        ("llm-jp-4-8b-ja-asr", "align", 64, 6),
+        ("llm-jp-4-8b-ja-asr", "asr", 128, 6),
+        ("llama-omni", "s2t", 32, 7),
     ],
 )
 def test_clips_per_step(name: str, stage: str, clips: int, seconds: float) -> None:
@@ -156,7 +231,8 @@ def test_clips_per_step(name: str, stage: str, clips: int, seconds: float) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "devices"), [("salmonn-13b", 32), ("ltu-as", 4), ("blsp", 8), ("speechverse", 8)]
+    ("name", "devices"),
+    [("salmonn-13b", 32), ("ltu-as", 4), ("blsp", 8), ("speechverse", 8), ("llm-jp-4-8b-ja", 8)],
 )
 def test_devices(name: str, devices: int) -> None:
     recipe = recipe_of(name)
