@@ -264,7 +264,8 @@ class ChatTemplate:
         raise ValueError(f"{self.source}: the chat template ends an assistant turn with no control token")
 
     def _find_stop_ids(self) -> list[int]:
-        found = {self.end_of_turn} | ({self.tokenizer.eos_token_id} - {None})
+        eos: int | None = self.tokenizer.eos_token_id
+        found = {self.end_of_turn} if eos is None else {self.end_of_turn, eos}
         # Before a further turn an answer may end otherwise than at the end of the conversation; a template of
         # one turn refuses it, and one may mark the end of the last answer only.
         with suppress(ValueError):

@@ -67,10 +67,11 @@ class GuardedTokenizer:
         cuts, resumes = self._cuts(text, contents)
         while True:
             tokens = list(self._encode(text, sorted(cuts), sorted(resumes)))
-            found = {self._place_of_cut(text, token, contents) for token in tokens} - {None}
+            places = (self._place_of_cut(text, token, contents) for token in tokens)
+            found = {place for place in places if place is not None}
             if not found:
                 return tokens
-            cuts |= found  # type: ignore[arg-type]
+            cuts |= found
 
     def _cuts(self, text: str, contents: Sequence[tuple[int, int]]) -> tuple[set[int], set[int]]:
         """Return where to cut, and where clips and the frame's own control tokens start."""
@@ -196,7 +197,8 @@ def _strip_prefix(step: Any) -> Any:
 
 def _is_prefix(step: dict[str, Any]) -> bool:
     # A prefix is spelled as such, or as the replacement of a text's start.
-    return step["type"] == "Prepend" or (step["type"] == "Replace" and step["pattern"].get("Regex") == r"\A")
+    kind: str = step["type"]
+    return kind == "Prepend" or (kind == "Replace" and step["pattern"].get("Regex") == "\\A")
 
 
 def _occurrences(text: str, part: str) -> Iterable[int]:

@@ -144,7 +144,7 @@ def sentencepiece(kind: str) -> Any:
     elif kind == "start":  # as LLM-jp-4's
         backend.normalizer = normalizers.Sequence([normalizers.Replace(Regex("^"), "▁"), blank])
     else:
-        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind, split=False)  # type: ignore[arg-type]
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind, split=False)
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence(steps)
     backend.add_special_tokens(["<s>", "</s>", "<unk>"])

@@ -107,7 +107,7 @@ def test_sampling_follows_the_seed_and_beams_run(llama: Llama) -> None:
 
 
 def test_context_bounds_generation() -> None:
-    config = replace(Llama.tiny_config(), scratch=replace(Llama.tiny_config().scratch, context_length=8))  # type: ignore[type-var]
+    config = replace(Llama.tiny_config(), scratch=replace(Llama.tiny_config().scratch, context_length=8))
     torch.manual_seed(0)
     llama = Llama(config, LLMContext()).eval()
     assert len(llama.generate([torch.randn(6, 64)], Generation(max_new_tokens=2))[0]) == 2

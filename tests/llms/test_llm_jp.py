@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, normalizers
 from tokenizers.models import Unigram
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from kikimimi import AudioPart, Conversation, Generation, LLMContext, Message, TextPart
+from kikimimi import AudioPart, Conversation, Generation, LLMContext, Message, TextPart, find_weights
 from kikimimi.errors import WeightsError
 from kikimimi.testing import parametrize_checks
 from kikimimi_llms.harmony import Harmony
@@ -157,8 +157,8 @@ def test_the_speech_format_with_reserved_tokens(tmp_path: Path) -> None:
     assert (tokens[slot - 1], tokens[slot + 1]) == ("<|reserved_343|>", "<|reserved_342|>")
     written = llm.chat.text(turns).replace("\ufdd1", "<|reserved_343|><|reserved_342|>")
     assert written == (
-        "<s>あなたは音声を理解できるAIアシスタントです。\n\n<|reserved_343|><|reserved_342|>### 指示:\n書き\n\n"
-        "### 応答:\nはい</s>"
+        "<s>あなたは音声を理解できるAIアシスタントです。\n\n<|reserved_343|><|reserved_342|>"
+        "### 指示:\n書き\n\n### 応答:\nはい</s>"
     )
     learnt = [token for token, wanted in zip(tokens, rendered.loss, strict=True) if wanted]
     assert "".join(learnt).replace("▁", "") == "はい</s>"
@@ -254,11 +254,9 @@ def test_remote_code_needs_a_pinned_commit(weights: str) -> None:
 
 
 def test_remote_code_runs_for_the_tokenizer_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kikimimi_llms import pretrained
-
     saved(tmp_path, 4)
     weights = f"org/name@{COMMIT}"
-    files = pretrained.find_weights(str(tmp_path))
+    files = find_weights(str(tmp_path))
     asked: list[tuple[Any, dict[str, Any]]] = []
 
     def from_pretrained(name: Any, **options: Any) -> Any:
@@ -266,15 +264,15 @@ def test_remote_code_runs_for_the_tokenizer_alone(tmp_path: Path, monkeypatch: p
         return tokenizer(4)
 
     configs: list[dict[str, Any]] = []
-    read_config = pretrained.AutoConfig.from_pretrained
+    read_config = AutoConfig.from_pretrained
 
     def config_from_pretrained(name: Any, **options: Any) -> Any:
         configs.append(options)
         return read_config(name, **options)
 
-    monkeypatch.setattr(pretrained, "find_weights", lambda _: files)
+    monkeypatch.setattr("kikimimi_llms.pretrained.find_weights", lambda _: files)
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
-    monkeypatch.setattr(pretrained.AutoConfig, "from_pretrained", config_from_pretrained)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", config_from_pretrained)
     LLMJP(LLMJP.Config(weights=weights, remote_code=True), LLMContext())
     assert asked == [("org/name", {"revision": COMMIT, "code_revision": COMMIT, "trust_remote_code": True})]
     LLMJP(LLMJP.Config(weights=weights), LLMContext())

@@ -45,14 +45,13 @@ class CausalLM(Decoder):
             """The sizes of a decoder from scratch, or None for a pretrained one."""
             return (self.scratch or ArchitectureScratch()) if self.weights == "random" else None
 
-    config: Config
-
     def __init__(self, config: Config, context: LLMContext) -> None:
         super().__init__(config, context, name="causal_lm")
 
     def _build_model(self) -> Any:
         config = self._model_config()
-        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        return model_class(config)
 
     def _model_config(self) -> Any:
         scratch = self.config.from_scratch

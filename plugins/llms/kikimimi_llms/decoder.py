@@ -57,7 +57,7 @@ class Decoder(LLM):
         chat: The tokenizer with its chat template.
     """
 
-    config: DecoderConfig
+    config: Any  # a DecoderConfig; each plugin has its own
 
     def __init__(self, config: DecoderConfig, context: LLMContext, *, name: str) -> None:
         super().__init__(config, context)

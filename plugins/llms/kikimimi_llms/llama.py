@@ -21,8 +21,6 @@ class Llama(Decoder):
     class Config(DecoderConfig):
         """Options of the `llama` LLM."""
 
-    config: Config
-
     def __init__(self, config: Config, context: LLMContext, *, name: str = "llama") -> None:
         super().__init__(config, context, name=name)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from kikimimi import LLMContext
@@ -43,8 +42,6 @@ class LLMJP(Llama):
                     f"(org/name@ and 40 hexadecimal digits), not {self.weights!r}"
                 )
 
-    config: Config
-
     def __init__(self, config: Config, context: LLMContext) -> None:
         super().__init__(config, context, name="llm_jp")
         self._harmony = Harmony.find(self.chat.tokenizer)
@@ -78,6 +75,6 @@ class _FinalMessage(StoppingCriteria):  # type: ignore[misc]
     def __init__(self, harmony: Harmony) -> None:
         self.harmony = harmony
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         done = [self.harmony.is_answered(row) for row in input_ids.tolist()]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)

@@ -103,9 +103,10 @@ class Seq2Seq(LLM):
             audio_end=config.audio_end,
         )
         model_config = self._model_config()
+        model_class: Any = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(model_config)]
         # What `load_weights` overwrites need not be drawn at random first.
         with nullcontext() if self._pretrained is None else no_init_weights():
-            self.model: Any = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(model_config)](model_config)
+            self.model: Any = model_class(model_config)
         self.model.tie_weights()
         if not self._has_tied_head():
             # transformers calls every T5's head tied; T5 1.1, Flan-T5 and mT5 have one of their own.
@@ -236,20 +237,21 @@ class Seq2Seq(LLM):
         scratch = self.config.from_scratch
         if scratch is not None:
             tokenizer = self.text.tokenizer
-            return T5Config(
-                vocab_size=len(tokenizer),
-                d_model=scratch.dim,
-                d_kv=scratch.dim // scratch.num_heads,
-                d_ff=scratch.ffn_dim,
-                num_layers=scratch.num_layers,
-                num_heads=scratch.num_heads,
-                dropout_rate=scratch.dropout,
-                feed_forward_proj="gated-gelu",
-                tie_word_embeddings=scratch.tie_embeddings,  # which also says whether states are scaled
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                decoder_start_token_id=tokenizer.pad_token_id,
-            )
+            sizes: dict[str, Any] = {
+                "vocab_size": len(tokenizer),
+                "d_model": scratch.dim,
+                "d_kv": scratch.dim // scratch.num_heads,
+                "d_ff": scratch.ffn_dim,
+                "num_layers": scratch.num_layers,
+                "num_heads": scratch.num_heads,
+                "dropout_rate": scratch.dropout,
+                "feed_forward_proj": "gated-gelu",
+                "tie_word_embeddings": scratch.tie_embeddings,  # also says whether states are scaled
+                "pad_token_id": tokenizer.pad_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+                "decoder_start_token_id": tokenizer.pad_token_id,
+            }
+            return T5Config(**sizes)
         assert self._pretrained is not None
         config = self._pretrained.config()
         if config.model_type not in MODEL_TYPES or self._pretrained.gguf is not None:
