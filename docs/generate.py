@@ -1,8 +1,8 @@
-"""Writes the generated parts of ``recipes.md`` and ``commands.md``: run it after changing an option.
+"""Writes the generated parts of the pages: run it after changing an option or a recipe.
 
 What stands between ``<!-- generated`` and ``<!-- end -->`` comes from the code: types, defaults and
-docstrings of the recipe's dataclasses and of the built-in plugins' configs, and the help of the commands.
-The tests compare.
+docstrings of the recipe's dataclasses and of the built-in plugins' configs, the help of the commands, and the
+headers of the recipes. The tests compare.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import json
 import re
 import textwrap
@@ -21,11 +22,13 @@ import typer
 
 from kikimimi import plugins
 from kikimimi.cli import app
-from kikimimi.recipe.chosen import LoRA
+from kikimimi.recipe import load_recipe
+from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
 from kikimimi.recipe.leaf import describe
 from kikimimi.recipe.schema import Evaluation, Generation, Recipe, Trainer
 from kikimimi.recipe.shape import Component, Leaf, Named, Section, Several, Shape, options
 from kikimimi.recipe.stage import Batch, Checkpoint, Dataset, Optimiser, Schedule, Stage, Train, Validate
+from kikimimi.shipped import recipes_folder
 
 DOCS = Path(__file__).parent
 GENERATED = re.compile(r"(<!-- generated.*?-->\n)(.*)(<!-- end -->)", re.DOTALL)
@@ -203,7 +206,65 @@ def updated(path: Path, generated: str) -> str:
     return GENERATED.sub(lambda found: found[1] + generated + found[3], text)
 
 
-PAGES = {"recipes.md": recipe_reference, "commands.md": command_reference}
+def systems_reference() -> str:
+    """Return what the header of each recipe of a published system says, and its parts, as Markdown."""
+    lines: list[str] = []
+    for path in sorted(recipes_folder().glob("*.yaml")):
+        if path.stem == "quickstart":
+            continue
+        recipe = load_recipe(path)
+        parts = {part: getattr(recipe, part) for part in PARTS}
+        lora = parts["llm"].lora
+        lines += [
+            f"## [{path.stem}](../recipes/{path.name})",
+            "",
+            *header(path),
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {part} | {name_of(chosen)} |" for part, chosen in parts.items()),
+            *([f"| low-rank updates | rank {lora.rank} of {', '.join(lora.targets)} |"] if lora else []),
+            *(f"| stage `{name}` trains | {trained(stage)} |" for name, stage in recipe.stages.items()),
+            "",
+        ]
+    return "\n".join(["", *lines, ""])
+
+
+def header(path: Path) -> Iterator[str]:
+    """Yield a recipe's header: what it is, then a list of what is exact, assumed, missing."""
+    said: list[str] = []
+    for line in itertools.takewhile(lambda line: line.startswith("#"), path.read_text("utf-8").splitlines()):
+        text = line.removeprefix("#").strip()
+        if said and not re.match(r"(Exact|Assumed|Missing|Its variants)\b", text):
+            said[-1] += f" {text}"
+        else:
+            said.append(text)
+    yield said[0]
+    yield ""
+    yield from (f"- {item}" for item in said[1:])
+
+
+def name_of(chosen: Chosen) -> str:
+    """Return a plugin's name with its weights, and those of the plugins nested in it."""
+    nested = [value for value in vars(chosen.config).values() if isinstance(value, Chosen)]
+    weights = getattr(chosen.config, "weights", None)
+    inside = " and ".join(map(name_of, nested)) if nested else f"`{weights}`" if weights else ""
+    return f"`{chosen.name}`{f': {inside}' if inside else ''}"
+
+
+def trained(stage: Stage) -> str:
+    """Return the parts that a stage trains, each with its learning rate."""
+    return ", ".join(
+        f"{part}{'' if train.part == 'all' else f' (`{train.part}`)'} at {train.lr:g}"
+        for part, train in stage.train.items()
+    )
+
+
+PAGES = {
+    "recipes.md": recipe_reference,
+    "commands.md": command_reference,
+    "systems.md": systems_reference,
+}
 
 if __name__ == "__main__":
     for name, generate in PAGES.items():
