@@ -148,15 +148,14 @@ class ChatTemplate:
                 continue
             ending: list[int] = []  # after the content, until the turn is closed
             for place, token in enumerate(tokens):
-                if token.id == AUDIO_ID:
-                    continue
-                if token.start < span.end and token.end > span.begin:
-                    wanted[place] = True
-                elif span.end <= token.start < following:
+                if token.start < span.end:
+                    wanted[place] |= token.end > span.begin and token.id != AUDIO_ID
+                elif token.start >= following or token.id == AUDIO_ID:
+                    break
+                else:
                     ending.append(place)
                     if token.id in self._control_ids:
-                        for index in ending:
-                            wanted[index] = True
+                        wanted[ending[0] : place + 1] = [True] * (place + 1 - ending[0])
                         break
         return wanted
 
@@ -182,11 +181,10 @@ class ChatTemplate:
                     break
             else:
                 raise self._rewrites(role, i, "")
-            begin = start
-            if role == "assistant":
-                begin = self._begin(messages[:i], text, position, start)
+            assistant = role == "assistant"
+            begin = self._begin(messages[:i], text, position, start) if assistant else start
             position = start + len(form)
-            spans.append(_Span(start, position, begin, role == "assistant"))
+            spans.append(_Span(start, position, begin, assistant))
         for i, message in enumerate(messages):
             if order.count(i) != 1:
                 line = self._fixed_line(marked, i, generate) if i not in order else ""

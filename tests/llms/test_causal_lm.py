@@ -11,8 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, BertConfig
 from kikimimi import Conversation, Generation, LLMContext, Message, TextPart
 from kikimimi.errors import WeightsError
 from kikimimi.testing import parametrize_checks
-from kikimimi_llms.causal_lm import ArchitectureScratch, CausalLM
+from kikimimi_llms.causal_lm import CausalLM
 from kikimimi_llms.decoder import PACKED
+from kikimimi_llms.options import Scratch
 from kikimimi_llms.scratch_tokenizer import build_tokenizer
 
 COMMON = {
@@ -104,9 +105,9 @@ def test_every_packed_model_type_is_tested() -> None:
 @parametrize_checks(
     CausalLM,
     qwen2=None,
-    gemma2=CausalLM.Config(scratch=ArchitectureScratch(architecture="gemma2", num_kv_heads=2)),
+    gemma2=CausalLM.Config(architecture="gemma2", scratch=Scratch(num_kv_heads=2)),
     gpt2=CausalLM.Config(
-        scratch=ArchitectureScratch(architecture="gpt2"),
+        architecture="gpt2",
         chat_template="vicuna",
         audio_start="<|a|>",
         audio_end="<|b|>",
@@ -120,8 +121,7 @@ def test_contract(check: Any) -> None:
     "architecture", ["qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2"]
 )
 def test_scratch_sizes_reach_the_architecture(architecture: Any) -> None:
-    scratch = ArchitectureScratch(
-        architecture=architecture,
+    scratch = Scratch(
         dim=32,
         num_layers=3,
         num_heads=2,
@@ -133,7 +133,7 @@ def test_scratch_sizes_reach_the_architecture(architecture: Any) -> None:
         tokenizer="bytes",
     )
     with torch.device("meta"):
-        llm = CausalLM(CausalLM.Config(scratch=scratch), LLMContext())
+        llm = CausalLM(CausalLM.Config(architecture=architecture, scratch=scratch), LLMContext())
     shapes = {tuple(p.shape) for p in llm.parameters()}
     config = llm.model.config
     assert (llm.dim, llm.vocab_size, llm.context_length) == (32, 262, 50)
@@ -151,7 +151,7 @@ def test_rotary_frequencies_stay_float32() -> None:
     try:
         llms = [
             CausalLM(
-                CausalLM.tiny_config(CausalLM.Config(scratch=ArchitectureScratch(architecture=a))),
+                CausalLM.tiny_config(CausalLM.Config(architecture=a)),
                 LLMContext(),
             )
             for a in ("qwen2", "gemma3_text", "phi3")
@@ -181,6 +181,16 @@ def test_checkpoints_of_the_bare_model_load(tmp_path: Path) -> None:
     ids = torch.arange(6)
     ours = llm(llm.embed(ids), torch.tensor([6]), torch.arange(6))
     torch.testing.assert_close(ours, reference(ids[None]).logits[0], atol=1e-5, rtol=0)
+
+
+def test_the_architecture_has_to_be_that_of_the_weights(tmp_path: Path) -> None:
+    saved(tmp_path, "phi3")
+    config = CausalLM.Config(weights=str(tmp_path), architecture="phi3")
+    assert CausalLM(config, LLMContext()).model.config.model_type == "phi3"
+    tiny = CausalLM(CausalLM.tiny_config(config), LLMContext())
+    assert any(name.endswith("qkv_proj") for name, _ in tiny.named_modules())
+    with pytest.raises(WeightsError, match="is a 'phi3' model, and architecture says 'qwen2'"):
+        CausalLM(CausalLM.Config(weights=str(tmp_path), architecture="qwen2"), LLMContext())
 
 
 def test_missing_tensors(tmp_path: Path) -> None:
@@ -250,20 +260,18 @@ def test_tiny_configs_need_no_download() -> None:
     )
     tiny = CausalLM.tiny_config(config)
     assert tiny.weights == "random"
-    assert tiny.scratch.architecture == "qwen2"
+    assert CausalLM(tiny, LLMContext()).model.config.model_type == "qwen2"
     assert tiny.chat_template is None
     assert CausalLM(tiny, LLMContext()).chat.tokenizer.convert_tokens_to_ids("<|a|>") == 6
 
 
 def test_config_errors() -> None:
     with pytest.raises(ValueError, match="scratch is read only with weights: random"):
-        CausalLM.Config(weights="org/name", scratch=ArchitectureScratch())
+        CausalLM.Config(weights="org/name", scratch=Scratch())
     with pytest.raises(ValueError, match="'plane' is neither Jinja"):
         CausalLM.Config(chat_template="plane")
     with pytest.raises(ValueError, match="gpt2 has as many key-value heads as heads"):
         CausalLM(
-            CausalLM.Config(
-                scratch=ArchitectureScratch(architecture="gpt2", num_kv_heads=2, tokenizer="bytes")
-            ),
+            CausalLM.Config(architecture="gpt2", scratch=Scratch(num_kv_heads=2, tokenizer="bytes")),
             LLMContext(),
         )

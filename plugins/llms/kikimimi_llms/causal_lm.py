@@ -17,14 +17,6 @@ Architecture = Literal["qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "ph
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
-@dataclass(kw_only=True, frozen=True)
-class ArchitectureScratch(Scratch):
-    """Architecture and sizes of a decoder that is trained from scratch."""
-
-    architecture: Architecture = "qwen2"
-    """Model type of transformers."""
-
-
 class CausalLM(Decoder):
     """A decoder-only LLM of any architecture that transformers has (`AutoModelForCausalLM`).
 
@@ -37,13 +29,9 @@ class CausalLM(Decoder):
     class Config(DecoderConfig):
         """Options of the `causal_lm` LLM."""
 
-        scratch: ArchitectureScratch | None = None
-        """Sizes and tokenizer with `weights: random`; None is their defaults. Refused with other weights."""
-
-        @property
-        def from_scratch(self) -> ArchitectureScratch | None:
-            """The sizes of a decoder from scratch, or None for a pretrained one."""
-            return (self.scratch or ArchitectureScratch()) if self.weights == "random" else None
+        architecture: Architecture | None = None
+        """Model type of transformers; None is that of the weights, and qwen2 from scratch. Weights have to be
+        of it where both are given: then a tiny stand-in has the same layers (LoRA goes by their names)."""
 
     def __init__(self, config: Config, context: LLMContext) -> None:
         super().__init__(config, context, name="causal_lm")
@@ -56,7 +44,7 @@ class CausalLM(Decoder):
     def _model_config(self) -> Any:
         scratch = self.config.from_scratch
         if scratch is not None:
-            return scratch_config(scratch, self.chat.tokenizer)
+            return scratch_config(self.config.architecture or "qwen2", scratch, self.chat.tokenizer)
         assert self._pretrained is not None
         config = self._pretrained.config()
         name = f"{self.config.weights}: is a {config.model_type!r} model"
@@ -68,10 +56,13 @@ class CausalLM(Decoder):
             raise WeightsError(f"{name} that reads in both directions (BERT's kind), not a decoder")
         if any((getattr(config, experts, None) or 0) > 1 for experts in _EXPERTS):
             raise WeightsError(f"{name} with several experts, which llm 'causal_lm' does not take")
+        wanted = self.config.architecture
+        if wanted not in (None, config.model_type):
+            raise WeightsError(f"{name}, and architecture says {wanted!r}")
         return config
 
 
-def scratch_config(scratch: ArchitectureScratch, tokenizer: Any) -> Any:
+def scratch_config(architecture: Architecture, scratch: Scratch, tokenizer: Any) -> Any:
     """Return the configuration of a decoder that is trained from scratch."""
     sizes: dict[str, Any] = {
         "vocab_size": len(tokenizer),
@@ -84,7 +75,7 @@ def scratch_config(scratch: ArchitectureScratch, tokenizer: Any) -> Any:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": None,
     }
-    if scratch.architecture == "gpt2":
+    if architecture == "gpt2":
         if scratch.num_kv_heads not in (None, scratch.num_heads):
             raise ValueError("scratch.num_kv_heads: gpt2 has as many key-value heads as heads")
         dropout = scratch.dropout
@@ -97,6 +88,6 @@ def scratch_config(scratch: ArchitectureScratch, tokenizer: Any) -> Any:
             "head_dim": head_dim,
             "attention_dropout": scratch.dropout,
         }
-        if scratch.architecture.startswith("gemma"):
+        if architecture.startswith("gemma"):
             sizes["query_pre_attn_scalar"] = head_dim
-    return AutoConfig.for_model(scratch.architecture, **sizes)
+    return AutoConfig.for_model(architecture, **sizes)
