@@ -235,9 +235,24 @@ def test_refuses_other_models(tmp_path: Path, config: dict[str, Any], message: s
 
 
 def test_begins_from_a_whisper(tmp_path: Path) -> None:
-    sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
-    decoder = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 24, "vocab_size": 60}
-    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    sizes: dict[str, Any] = {
+        "d_model": 16,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 24,
+    }
+    decoder: dict[str, Any] = {
+        "decoder_layers": 1,
+        "decoder_attention_heads": 2,
+        "decoder_ffn_dim": 24,
+        "vocab_size": 60,
+    }
+    tokens: dict[str, Any] = {
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 1,
+    }
     config = WhisperConfig(**sizes, **decoder, **tokens, num_mel_bins=128)
     whisper = WhisperForConditionalGeneration(config)
     whisper.save_pretrained(tmp_path)
