@@ -47,7 +47,6 @@ def frames_of(labels: str) -> Tensor:
 
 @parametrize_checks(
     AlignFormerAdapter,
-    default=AlignFormerAdapter.Config(),
     characters=AlignFormerAdapter.Config(vocabulary="characters", num_layers=1, dropout=0.0),
 )
 def test_contract(check: Any) -> None:

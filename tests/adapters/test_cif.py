@@ -61,7 +61,6 @@ def by_loop(frames: list[list[float]], weights: list[float], tail: float, most: 
 
 @parametrize_checks(
     CIFAdapter,
-    default=CIFAdapter.Config(),
     two_layers=CIFAdapter.Config(num_layers=2, kernel_size=5, tail_threshold=0.9),
 )
 def test_contract(check: Any) -> None:

@@ -15,7 +15,6 @@ Config = MLPAdapter.Config
 
 @parametrize_checks(
     MLPAdapter,
-    default=Config(),
     dropping=Config(downsample=5, remainder="drop", activation="relu", hidden_dim=2048, bias=True),
     bounded=Config(downsample=2, pool="mean", remainder="drop", num_layers=1, bias=True, boundaries=True),
     normed=Config(downsample=20, pool="mean", norm="plain", num_layers=1, bias=True),

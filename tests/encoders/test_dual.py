@@ -30,7 +30,6 @@ def whisper(**options: Any) -> Chosen:
 
 @parametrize_checks(
     DualEncoder,
-    default=Config(),
     masked=Config(
         first=whisper(spec_augment=SpecAugment(), layers=[1, 2], combine="weighted_sum"),
         second=whisper(layers=[1]),

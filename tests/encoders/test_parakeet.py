@@ -76,7 +76,6 @@ def load(weights: str, **options: Any) -> ParakeetEncoder:
 
 @parametrize_checks(
     ParakeetEncoder,
-    default=None,
     weighted=ParakeetEncoder.Config(
         weights="random",
         layers=[0, 12, 24],

@@ -35,7 +35,6 @@ LENGTHS = (16_000, 641, 79_999, 15_700, 960, WINDOW)
 
 @parametrize_checks(
     Qwen2AudioEncoder,
-    default=Config(),
     taps=Config(layers=[0, 1], spec_augment=SpecAugment()),
     weighted=Config(layers=[1, 2], combine="weighted_sum"),
 )

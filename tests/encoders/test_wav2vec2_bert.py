@@ -52,7 +52,6 @@ def load(weights: Path, **options: Any) -> Wav2Vec2BertEncoder:
 
 @parametrize_checks(
     Wav2Vec2BertEncoder,
-    default=None,
     weighted=Wav2Vec2BertEncoder.Config(layers=[0, 12, 24], combine="weighted_sum", mask_feature_prob=0.2),
 )
 def test_keeps_the_contract(check: Check) -> None:

