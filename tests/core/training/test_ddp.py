@@ -9,14 +9,20 @@ from pathlib import Path
 import pytest
 
 
-def losses(path: Path) -> list[float]:
+def losses(path: Path) -> list[list[float]]:
+    """The loss of each step, its parts, and what the adapter counted."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
+    return [
+        [value for name, value in line.items() if name.startswith(("loss", "count/"))]
+        for line in lines
+        if "loss" in line
+    ]
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one(recipe_file: Path, tmp_path: Path) -> None:
-    options = ["llm.scratch.dropout=0", "--out", str(tmp_path / "runs")]
+@pytest.mark.parametrize("adapter", ["mlp", "{name: ctc, vocabulary: characters}"])
+def test_two_processes_train_like_one(recipe_file: Path, tmp_path: Path, adapter: str) -> None:
+    options = [f"adapter={adapter}", "llm.scratch.dropout=0", "--out", str(tmp_path / "runs")]
     ddp = ["trainer.devices=2", "trainer.strategy=ddp"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for extra in ([], ddp):
@@ -28,4 +34,6 @@ def test_two_processes_train_like_one(recipe_file: Path, tmp_path: Path) -> None
         )
     one, two = sorted((tmp_path / "runs").iterdir(), key=lambda path: len(path.name))
     assert len(losses(one)) == 8
-    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    for found, expected in zip(losses(two), losses(one), strict=True):
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
+        assert len(found) == (1 if adapter == "mlp" else 5)
