@@ -40,7 +40,8 @@ def build(encoder_name: str, adapter_name: str, llm_name: str) -> SpeechLM:
 
 
 def sample(model: SpeechLM, question: str, clips: int, *, answer: str | None) -> Sample:
-    parts = (*(AudioPart(f"{i}.flac") for i in range(clips)), TextPart(question))
+    parts: tuple[AudioPart | TextPart, ...] = tuple(AudioPart(f"{i}.flac") for i in range(clips))
+    parts = (*parts, TextPart(question))
     turns = [Message("user", parts)]
     if answer is not None:
         turns.append(Message("assistant", (TextPart(answer),)))
