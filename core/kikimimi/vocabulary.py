@@ -1,4 +1,4 @@
-"""Vocabularies to spell transcripts with: the LLM's own, or the characters of the training data."""
+"""Vocabularies to spell transcripts with: an LLM's own, the characters of the training data, or bytes."""
 
 from __future__ import annotations
 
@@ -53,6 +53,20 @@ class TokenizerVocabulary(Vocabulary):
         """Return the text of ids, without control tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+
+class BytesVocabulary(Vocabulary):
+    """The 256 bytes of UTF-8: spells every text, without an LLM and without data."""
+
+    size = 256
+
+    def encode(self, text: str) -> list[int]:
+        """Return one id per byte."""
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text; bytes that form no character become the replacement character."""
+        return bytes(ids).decode(errors="replace")
 
 
 class CharacterVocabulary(Vocabulary):

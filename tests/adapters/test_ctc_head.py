@@ -21,8 +21,8 @@ from transformers import (
 
 from kikimimi import AdapterContext, CharacterVocabulary, WeightsError
 from kikimimi.errors import RunError
+from kikimimi.vocabulary import BytesVocabulary
 from kikimimi_adapters.ctc import CTCAdapter
-from kikimimi_adapters.ctc_vocabulary import ByteVocabulary
 
 TEXTS = ["abc", "cab"]
 
@@ -80,7 +80,7 @@ def test_refuses_a_vocabulary_that_cannot_be_had(vocabulary: str, message: str) 
 
 def test_bytes_spell_every_text() -> None:
     text = "聞き耳 ears"
-    assert ByteVocabulary().decode(ByteVocabulary().encode(text)) == text
+    assert BytesVocabulary().decode(BytesVocabulary().encode(text)) == text
 
 
 LABELS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "A": 5, "B": 6, "'": 7}

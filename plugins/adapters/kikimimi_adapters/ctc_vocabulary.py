@@ -13,23 +13,10 @@ from kikimimi import (
     WeightsError,
     WeightsFiles,
 )
+from kikimimi.vocabulary import BytesVocabulary
 
 FILE = "ctc_vocabulary.json"
 """Where the characters of the training data are kept."""
-
-
-class ByteVocabulary(Vocabulary):
-    """The 256 bytes of UTF-8: spells every text, without an LLM and without data."""
-
-    size = 256
-
-    def encode(self, text: str) -> list[int]:
-        """Return one id per byte."""
-        return list(text.encode())
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of bytes; what is not UTF-8 becomes the replacement character."""
-        return bytes(ids).decode(errors="replace")
 
 
 class HeadVocabulary(Vocabulary):
@@ -124,7 +111,7 @@ def build_vocabulary(name: str, context: AdapterContext) -> Vocabulary:
         ValueError: There is nothing to build it from.
     """
     if name == "bytes":
-        return ByteVocabulary()
+        return BytesVocabulary()
     if name == "llm":
         if context.vocabulary is None:
             raise ValueError(
