@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from kikimimi import LLMContext, WeightsError
 from kikimimi_llms.decoder import Decoder
-from kikimimi_llms.options import DecoderConfig, Scratch
+from kikimimi_llms.options import DecoderConfig
+from kikimimi_llms.scratch_config import scratch_config
 
 Architecture = Literal["qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2"]
 
@@ -44,7 +44,7 @@ class CausalLM(Decoder):
     def _model_config(self) -> Any:
         scratch = self.config.from_scratch
         if scratch is not None:
-            return scratch_config(self.config.architecture or "qwen2", scratch, self.chat.tokenizer)
+            return scratch_config(self.config.architecture or "qwen2", scratch, self.tokenizer)
         assert self._pretrained is not None
         config = self._pretrained.config()
         name = f"{self.config.weights}: is a {config.model_type!r} model"
@@ -60,34 +60,3 @@ class CausalLM(Decoder):
         if wanted not in (None, config.model_type):
             raise WeightsError(f"{name}, and architecture says {wanted!r}")
         return config
-
-
-def scratch_config(architecture: Architecture, scratch: Scratch, tokenizer: Any) -> Any:
-    """Return the configuration of a decoder that is trained from scratch."""
-    sizes: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": scratch.dim,
-        "num_hidden_layers": scratch.num_layers,
-        "num_attention_heads": scratch.num_heads,
-        "max_position_embeddings": scratch.context_length,
-        "tie_word_embeddings": scratch.tie_embeddings,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": None,
-    }
-    if architecture == "gpt2":
-        if scratch.num_kv_heads not in (None, scratch.num_heads):
-            raise ValueError("scratch.num_kv_heads: gpt2 has as many key-value heads as heads")
-        dropout = scratch.dropout
-        sizes |= {"n_inner": scratch.ffn_dim, "attn_pdrop": dropout, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
-    else:
-        head_dim = scratch.dim // scratch.num_heads
-        sizes |= {
-            "intermediate_size": scratch.ffn_dim,
-            "num_key_value_heads": scratch.num_kv_heads or scratch.num_heads,
-            "head_dim": head_dim,
-            "attention_dropout": scratch.dropout,
-        }
-        if architecture.startswith("gemma"):
-            sizes["query_pre_attn_scalar"] = head_dim
-    return AutoConfig.for_model(architecture, **sizes)

@@ -1,29 +1,22 @@
-"""What every decoder-only LLM of transformers shares: packing, generation, weights, rendering."""
+"""What every decoder-only LLM of transformers shares: packing, generation, rendering."""
 
 from __future__ import annotations
 
 import warnings
-from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, StoppingCriteriaList
-from transformers.initialization import no_init_weights
+from transformers import StoppingCriteriaList
 
-from kikimimi import LLM, Conversation, Generation, LLMContext, Rendered, TokenizerVocabulary, Vocabulary
+from kikimimi import Conversation, Generation, LLMContext, Padded, Rendered
 from kikimimi.attention import install, packed_arguments
 from kikimimi.chat_template import ChatTemplate
 from kikimimi_llms.generation import pad_left, settings, until_stop
 from kikimimi_llms.options import DecoderConfig
-from kikimimi_llms.pretrained import Pretrained
-from kikimimi_llms.scratch_tokenizer import build_tokenizer
-
-TOKENIZER_FOLDER = "tokenizer"
+from kikimimi_llms.transformers_llm import TransformersLLM
 
 PACKED = frozenset(
     {
@@ -44,7 +37,7 @@ PACKED = frozenset(
 its sequences as a padded batch: the same logits, with work on padding."""
 
 
-class Decoder(LLM):
+class Decoder(TransformersLLM):
     """A decoder of transformers (`...ForCausalLM`), pretrained or from scratch.
 
     Args:
@@ -53,7 +46,6 @@ class Decoder(LLM):
         name: Of the plugin, for messages.
 
     Attributes:
-        model: The decoder with its head.
         chat: The tokenizer with its chat template.
     """
 
@@ -62,39 +54,21 @@ class Decoder(LLM):
     def __init__(self, config: DecoderConfig, context: LLMContext, *, name: str) -> None:
         super().__init__(config, context)
         self._name = name
-        random = config.weights == "random"
-        self._pretrained = None if random else self._find_pretrained()
-        # An attribute that is not a module: the tokenizer has no parameters.
         self.chat = ChatTemplate(
-            self._build_tokenizer(),
+            self.tokenizer,
             source=f"llm '{name}' ({config.weights})",
             template=config.chat_template,
             variables=config.template_variables,
             audio_start=config.audio_start,
             audio_end=config.audio_end,
         )
-        # What `load_weights` overwrites need not be drawn at random first: minutes for 8 B parameters.
-        with nullcontext() if random else no_init_weights():
-            self.model: Any = self._build_model()
-        self.model.tie_weights()
+        self.model = self._new_model()
         self._packs = self.model.config.model_type in PACKED
         if self._packs:
             self.model.set_attn_implementation(install())
         self.dim = self.model.config.hidden_size
         self.vocab_size = self.model.config.vocab_size
         self.context_length = getattr(self.model.config, "max_position_embeddings", None)
-
-    @abstractmethod
-    def _build_model(self) -> Any:
-        """Build the model with random or unspecified weights."""
-
-    def _find_pretrained(self) -> Pretrained:
-        return Pretrained(self.config.weights)
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The tokenizer's tokens."""
-        return TokenizerVocabulary(self.chat.tokenizer, self.vocab_size)
 
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Any:
@@ -119,33 +93,14 @@ class Decoder(LLM):
             template_variables={},
         )
 
-    def load_weights(self) -> None:
-        """Fill from safetensors or GGUF; from scratch there is nothing to load.
-
-        Raises:
-            WeightsError: The tensors do not fit the architecture.
-        """
-        if self._pretrained is not None:
-            self._pretrained.load_into(self.model)
-
     def shard_classes(self) -> set[type[nn.Module]]:
         """Return the decoder layer's class."""
         layers = next(m for m in self.model.modules() if isinstance(m, nn.ModuleList) and len(m))
         return {type(layers[0])}
 
-    def save_assets(self, folder: Path) -> None:
-        """Save a tokenizer that was built from the training data."""
-        if self._pretrained is None:
-            self.chat.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
-
     def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
         """Render through the chat template; see `ChatTemplate.render`."""
         return self.chat.render(conversation, generate=generate)
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Embed (L,) ids to (L, D), scaled where the model scales embeddings before its layers."""
-        embedded: Tensor = self.model.get_input_embeddings()(ids)
-        return embedded
 
     def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
         """Run a pack (N, D); return (M, V) logits at the selected positions, formed nowhere else.
@@ -161,14 +116,15 @@ class Decoder(LLM):
 
     def _forward_padded(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
         lengths = lengths.to(embeddings.device)
-        sequences = torch.split(embeddings, lengths.tolist())
-        padded = nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)  # (N, D) -> (B, L, D)
-        mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+        padded = Padded.stack(torch.split(embeddings, lengths.tolist()))  # (N, D) -> (B, L, D)
         ends = lengths.cumsum(0)
         row = torch.searchsorted(ends, select, right=True)
         columns, column = torch.unique(select - (ends - lengths)[row], return_inverse=True)
         output = self.model(
-            inputs_embeds=padded, attention_mask=mask.long(), use_cache=False, logits_to_keep=columns
+            inputs_embeds=padded.values,
+            attention_mask=padded.mask().long(),
+            use_cache=False,
+            logits_to_keep=columns,
         )
         logits: Tensor = output.logits[row, column]
         return logits
@@ -214,24 +170,3 @@ class Decoder(LLM):
 
     def _until_stop(self, ids: list[int]) -> list[int]:
         return until_stop(ids, self.chat.stop_ids)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Decode ids without control tokens."""
-        text: str = self.chat.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
-
-    def _build_tokenizer(self) -> Any:
-        scratch, assets = self.config.from_scratch, self.context.assets
-        if self._pretrained is not None:
-            return self._pretrained.tokenizer()
-        assert scratch is not None
-        if assets is not None:
-            return AutoTokenizer.from_pretrained(assets / TOKENIZER_FOLDER)
-        if scratch.tokenizer == "characters" and self.context.texts is None:
-            raise ValueError(
-                "llm.scratch.tokenizer is 'characters', which is built from the training data, and there is "
-                "none yet. Make the data first, or set llm.scratch.tokenizer=bytes."
-            )
-        markers = [token for token in (self.config.audio_start, self.config.audio_end) if token is not None]
-        texts = self.context.texts() if self.context.texts else ()
-        return build_tokenizer(scratch.tokenizer, texts, markers)

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from kikimimi import LLMContext, WeightsError
 from kikimimi_llms.decoder import Decoder
 from kikimimi_llms.options import DecoderConfig, Scratch
+from kikimimi_llms.scratch_config import scratch_config
 
 __all__ = ["Llama", "Scratch"]
 
@@ -27,24 +28,10 @@ class Llama(Decoder):
     def _build_model(self) -> Any:
         return LlamaForCausalLM(self._model_config())
 
-    def _model_config(self) -> LlamaConfig:
+    def _model_config(self) -> Any:
         scratch = self.config.from_scratch
         if scratch is not None:
-            tokenizer = self.chat.tokenizer
-            return LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=scratch.dim,
-                intermediate_size=scratch.ffn_dim,
-                num_hidden_layers=scratch.num_layers,
-                num_attention_heads=scratch.num_heads,
-                num_key_value_heads=scratch.num_kv_heads or scratch.num_heads,
-                max_position_embeddings=scratch.context_length,
-                tie_word_embeddings=scratch.tie_embeddings,
-                attention_dropout=scratch.dropout,
-                bos_token_id=None,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=None,
-            )
+            return scratch_config("llama", scratch, self.tokenizer)
         assert self._pretrained is not None
         config = self._pretrained.config()
         if config.model_type != "llama":

@@ -44,7 +44,7 @@ class LLMJP(Llama):
 
     def __init__(self, config: Config, context: LLMContext) -> None:
         super().__init__(config, context, name="llm_jp")
-        self._harmony = Harmony.find(self.chat.tokenizer)
+        self._harmony = Harmony.find(self.tokenizer)
         if self._harmony is not None:
             self.chat.stop_ids = self._harmony.stop_ids(self.chat.stop_ids)
 

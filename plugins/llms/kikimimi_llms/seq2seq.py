@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, T5Config
-from transformers.initialization import no_init_weights
+from transformers import T5Config
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
 from kikimimi import (
-    LLM,
     ComponentConfig,
     Conversation,
     Generation,
     LLMContext,
+    Padded,
     Rendered,
-    TokenizerVocabulary,
-    Vocabulary,
     WeightsError,
 )
 from kikimimi_llms.generation import pad_left, settings, until_stop
 from kikimimi_llms.plain_text import PlainText
-from kikimimi_llms.pretrained import Pretrained
-from kikimimi_llms.scratch_tokenizer import build_tokenizer
+from kikimimi_llms.transformers_llm import TransformersLLM
 
-TOKENIZER_FOLDER = "tokenizer"
 MODEL_TYPES = ("mt5", "t5", "umt5")
 
 
@@ -58,7 +51,7 @@ class T5Scratch:
             raise ValueError(f"num_heads ({self.num_heads}) must divide dim ({self.dim})")
 
 
-class Seq2Seq(LLM):
+class Seq2Seq(TransformersLLM):
     """An encoder-decoder LLM of T5's kind (Raffel et al. 2020, arXiv 1910.10683): Flan-T5, mT0, umT5, ...
 
     Of each sequence, what stands up to and including its first selected position is the prompt, which the
@@ -94,32 +87,20 @@ class Seq2Seq(LLM):
     def __init__(self, config: Config, context: LLMContext) -> None:
         super().__init__(config, context)
         self.causal = False
-        self._pretrained = None if config.weights == "random" else Pretrained(config.weights)
-        # An attribute that is not a module: the tokenizer has no parameters.
         self.text = PlainText(
-            self._build_tokenizer(),
+            self.tokenizer,
             source=f"llm 'seq2seq' ({config.weights})",
             audio_start=config.audio_start,
             audio_end=config.audio_end,
         )
-        model_config = self._model_config()
-        model_class: Any = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(model_config)]
-        # What `load_weights` overwrites need not be drawn at random first.
-        with nullcontext() if self._pretrained is None else no_init_weights():
-            self.model: Any = model_class(model_config)
-        self.model.tie_weights()
+        self.model = self._new_model()
+        self.dim = self.model.config.d_model
         if not self._has_tied_head():
             # transformers calls every T5's head tied; T5 1.1, Flan-T5 and mT5 have one of their own.
             head = torch.empty_like(self.model.lm_head.weight)
-            self.model.lm_head.weight = nn.Parameter(nn.init.normal_(head, std=model_config.d_model**-0.5))
-        self.dim = model_config.d_model
-        self.vocab_size = model_config.vocab_size
+            self.model.lm_head.weight = nn.Parameter(nn.init.normal_(head, std=self.dim**-0.5))
+        self.vocab_size = self.model.config.vocab_size
         self.context_length = None
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The tokenizer's tokens."""
-        return TokenizerVocabulary(self.text.tokenizer, self.vocab_size)
 
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Config:
@@ -136,32 +117,13 @@ class Seq2Seq(LLM):
         tiny: Seq2Seq.Config = replace(given, weights="random", scratch=scratch)
         return tiny
 
-    def load_weights(self) -> None:
-        """Fill from safetensors; from scratch there is nothing to load.
-
-        Raises:
-            WeightsError: The tensors do not fit the architecture.
-        """
-        if self._pretrained is not None:
-            self._pretrained.load_into(self.model)
-
     def shard_classes(self) -> set[type[nn.Module]]:
         """Return the block's class, of the encoder and of the decoder."""
         return {type(self.model.encoder.block[0])}
 
-    def save_assets(self, folder: Path) -> None:
-        """Save a tokenizer that was built from the training data."""
-        if self._pretrained is None:
-            self.text.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
-
     def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
         """Render as plain text; see `PlainText.render`."""
         return self.text.render(conversation, generate=generate)
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Embed (L,) ids to (L, D)."""
-        embedded: Tensor = self.model.get_input_embeddings()(ids)
-        return embedded
 
     def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
         """Run sequences (N, D) as a padded batch; return (M, V) logits at the selected positions."""
@@ -176,12 +138,10 @@ class Seq2Seq(LLM):
         prompts = [embeddings[start : begin + 1] for start, begin, _ in places]
         begun = self.embed(torch.tensor([self._start_id], device=embeddings.device)).to(embeddings.dtype)
         answers = [torch.cat([begun, embeddings[begin + 1 : end + 1]]) for _, begin, end in places]
-        heard = torch.tensor([len(prompt) for prompt in prompts], device=embeddings.device)
-        padded = nn.utils.rnn.pad_sequence(prompts, batch_first=True)  # (used, L, D)
-        mask = torch.arange(padded.shape[1], device=embeddings.device) < heard[:, None]
+        heard = Padded.stack(prompts)  # (used, L, D)
         output = self.model(
-            inputs_embeds=padded,
-            attention_mask=mask.long(),
+            inputs_embeds=heard.values,
+            attention_mask=heard.mask().long(),
             # What follows an answer in its row is after all of its steps: the decoder is causal.
             decoder_inputs_embeds=nn.utils.rnn.pad_sequence(answers, batch_first=True),
             use_cache=False,
@@ -201,30 +161,9 @@ class Seq2Seq(LLM):
             )
         return [until_stop(row[1:], stop_ids) for row in output.tolist()]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Decode ids without control tokens."""
-        text: str = self.text.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
-
     @property
     def _start_id(self) -> int:
         return int(self.model.config.decoder_start_token_id)
-
-    def _build_tokenizer(self) -> Any:
-        scratch, assets = self.config.from_scratch, self.context.assets
-        if self._pretrained is not None:
-            return self._pretrained.tokenizer()
-        assert scratch is not None
-        if assets is not None:
-            return AutoTokenizer.from_pretrained(assets / TOKENIZER_FOLDER)
-        if scratch.tokenizer == "characters" and self.context.texts is None:
-            raise ValueError(
-                "llm.scratch.tokenizer is 'characters', which is built from the training data, and there is "
-                "none yet. Make the data first, or set llm.scratch.tokenizer=bytes."
-            )
-        markers = [token for token in (self.config.audio_start, self.config.audio_end) if token is not None]
-        texts = self.context.texts() if self.context.texts else ()
-        return build_tokenizer(scratch.tokenizer, texts, markers)
 
     def _has_tied_head(self) -> bool:
         scratch = self.config.from_scratch
@@ -233,10 +172,15 @@ class Seq2Seq(LLM):
         assert self._pretrained is not None
         return "lm_head.weight" not in self._pretrained.tensor_names()
 
+    def _build_model(self) -> Any:
+        config = self._model_config()
+        model_class: Any = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)]
+        return model_class(config)
+
     def _model_config(self) -> Any:
         scratch = self.config.from_scratch
         if scratch is not None:
-            tokenizer = self.text.tokenizer
+            tokenizer = self.tokenizer
             sizes: dict[str, Any] = {
                 "vocab_size": len(tokenizer),
                 "d_model": scratch.dim,
