@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +10,23 @@ from transformers import BertConfig, Blip2QFormerConfig, Blip2QFormerModel
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from kikimimi import AdapterContext, Padded
+from kikimimi.model.assembly import assemble, freeze_all_but, trainable_names
+from kikimimi.recipe import load_recipe
 from kikimimi.testing import parametrize_checks
 from kikimimi_adapters.qformer import QFormerAdapter
 from kikimimi_adapters.qformer_layers import QFormer, QFormerLayer
 
 SMALL = {"hidden_dim": 32, "num_heads": 4, "ffn_dim": 64}
+RECIPE = """
+name: small
+encoder: {name: whisper, weights: random, sizes: {dim: 32, num_layers: 1, num_heads: 2, ffn_dim: 64}}
+adapter:
+  {name: qformer, num_layers: 1, hidden_dim: 32, num_heads: 4, ffn_dim: 64,
+   lora: {rank: 2, targets: [query, key, value]}}
+llm: {name: llama, scratch: {dim: 32, num_layers: 1, num_heads: 2, ffn_dim: 64, tokenizer: bytes}}
+stages:
+  align: {train: {adapter: {lr: 0.1}}, data: {x: {shards: x.tar, task: chat}}, steps: 1}
+"""
 
 
 def build(in_dim: int = 8, out_dim: int = 6, num_taps: int = 1, **options: Any) -> QFormerAdapter:
@@ -233,6 +246,22 @@ def test_a_lone_query_has_nothing_to_learn_in_the_scores_of_its_self_attention()
     start = "qformer.encoder.layer.0.attention.attention."
     assert frozen == [f"{start}{name}" for name in ("query.weight", "query.bias", "key.weight", "key.bias")]
     assert all(p.requires_grad for p in build(num_queries=2).parameters())
+
+
+def test_stages_and_lora_leave_the_scores_of_a_lone_query_alone(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "r.yaml")
+    model = assemble(recipe)
+    start = "adapter.qformer.encoder.layer.0.attention.attention."
+    constants = {f"{start}{of}.base_layer.{kind}" for of in ("query", "key") for kind in ("weight", "bias")}
+    assert model.fixed >= constants
+    trained = trainable_names(model, recipe.stages["align"], where="stages.align")["adapter"]
+    assert not constants & set(trained)
+    freeze_all_but(model, trained)
+    model.adapter(Padded.stack([torch.randn(20, 32)])).tokens.values.square().sum().backward()
+    found = {f"adapter.{name}" for name, p in model.adapter.named_parameters() if p.grad is not None}
+    assert found == set(trained)  # data-parallel training waits for a gradient of each
+    assert found > {f"{start}{of}.lora_A.default.weight" for of in ("query", "key", "value")}
 
 
 def test_salmonns_size() -> None:

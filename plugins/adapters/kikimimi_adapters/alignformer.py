@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from kikimimi import Adapter, AdapterContext, AdapterOutput, Padded
-from kikimimi_adapters.ctc_head import CTC, CTCConfig, CTCHead, tiny_head, zero_past_lengths
+from kikimimi import AdapterContext, Padded
+from kikimimi_adapters.ctc_compressor import CTCCompressor
+from kikimimi_adapters.ctc_head import CTCConfig, CTCHead, tiny_head
 from kikimimi_adapters.qformer_layers import INIT_STD, QFormer, QFormerLayer, check_sizes
 
 
-class AlignFormerAdapter(Adapter):
+class AlignFormerAdapter(CTCCompressor):
     """AlignFormer: a CTC head gives the windows of a Q-Former (Fan et al. 2024, arXiv 2412.01145).
 
     A window ends where a run of one label that is not blank ends, and the next begins there; the frames after
@@ -60,8 +60,6 @@ class AlignFormerAdapter(Adapter):
 
     def __init__(self, config: Config, context: AdapterContext) -> None:
         super().__init__(config, context)
-        self.uses_transcripts = config.loss_weight > 0
-        self.ctc = CTC(config, context)
         self.query = nn.Parameter(nn.init.normal_(torch.empty(1, 1, config.hidden_dim), std=INIT_STD))
         self.qformer = QFormer(
             dim=config.hidden_dim,
@@ -88,42 +86,18 @@ class AlignFormerAdapter(Adapter):
             ffn_dim=64,
         )
 
-    def load_weights(self) -> None:
-        """Fill the head from `head_weights`.
-
-        Raises:
-            WeightsError: It does not fit.
-        """
-        self.ctc.load_weights()
-
-    def pretrained_names(self) -> set[str]:
-        """Return the names of the head's parameters where `head_weights` names a source."""
-        return self.ctc.pretrained_names("ctc.")
-
-    def save_assets(self, folder: Path) -> None:
-        """Write the characters that the head knows, where they come from the data."""
-        self.ctc.save_assets(folder)
-
     def shard_classes(self) -> set[type[nn.Module]]:
         """Return the classes of the head and of the layers."""
         return {CTCHead, QFormerLayer}
 
-    def max_tokens(self, num_frames: int) -> int:
-        """Return F: every frame may have a label of its own."""
-        return num_frames
-
-    def forward(self, features: Padded, transcripts: Sequence[str | None] | None = None) -> AdapterOutput:
-        """Adapt (B, F, E) to (B, T, D), T the number of labels found, at least 1."""
-        frames, real = zero_past_lengths(features), features.mask()
-        logits = self.ctc.head(frames)
-        losses, counts = self.ctc.loss(logits, features.lengths, transcripts)
-        windows, lengths = number_windows(self.ctc.labels(logits), real, self.ctc.blank_id)
+    def compress(self, frames: Tensor, real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (B, T, D) tokens, T the number of labels found, at least 1, and their lengths."""
+        windows, lengths = number_windows(labels, real, self.ctc.blank_id)
         # The windows of all clips, end to end. (B, F, E) -> (N, E)
         offsets = lengths.cumsum(0) - lengths
         sizes = (windows + offsets[:, None])[real].bincount(minlength=int(lengths.sum())).tolist()
         tokens = self.proj(self._read(torch.split(frames[real], sizes)))
-        padded = nn.utils.rnn.pad_sequence(list(tokens.split(lengths.tolist())), batch_first=True)
-        return AdapterOutput(Padded(padded, lengths.to(features.lengths.device)), losses, counts)
+        return nn.utils.rnn.pad_sequence(list(tokens.split(lengths.tolist())), batch_first=True), lengths
 
     def _read(self, windows: Sequence[Tensor]) -> Tensor:
         """Read windows (K_i, E) into (N, H)."""

@@ -18,10 +18,9 @@ from kikimimi import (
     Padded,
     Vocabulary,
 )
-from kikimimi_adapters.ctc import check_projection, projection
-from kikimimi_adapters.ctc_head import zero_past_lengths
 from kikimimi_adapters.ctc_vocabulary import build_vocabulary
-from kikimimi_adapters.mlp import MLP
+from kikimimi_adapters.frame_groups import zero_past_lengths
+from kikimimi_adapters.mlp import MLP, check_projection, projection
 
 
 class FrameWeights(nn.Module):
@@ -53,6 +52,9 @@ class CIFAdapter(Adapter):
     them to do so unscaled. Clips whose transcript has more tokens than the clip has frames are not scaled,
     have no such loss, and are counted; those of an empty transcript have the loss and are not scaled. In eval
     mode nothing is scaled.
+
+    The weights and their sums are computed in float64, whatever the frames are: a long clip's sum would leave
+    the weights few digits in float32. The tokens are added up in the frames' own type.
     """
 
     @dataclass(kw_only=True, frozen=True)
@@ -113,7 +115,6 @@ class CIFAdapter(Adapter):
     def forward(self, features: Padded, transcripts: Sequence[str | None] | None = None) -> AdapterOutput:
         """Adapt (B, F, E) to (B, T, D), T at least 1."""
         frames, real = zero_past_lengths(features), features.mask()
-        # In float64: a long clip's sum would leave the weights few digits in float32.
         weights = self.weights(frames).double().sigmoid().masked_fill(~real, 0.0)
         total = weights.sum(1)
         num_tokens, counts = self._count(transcripts, features.lengths)

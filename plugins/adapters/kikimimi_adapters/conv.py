@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
+from kikimimi_adapters.frame_groups import zero_past_lengths
 
 Activation = Literal["none", "glu", "gelu", "relu"]
 Padding = Literal["half", "fill"]
@@ -70,8 +72,7 @@ class ConvLayer(nn.Module):
     def forward(self, frames: Padded) -> Padded:
         """Convolve (B, F, E) frames to (B, positions, width)."""
         lengths = [self.num_positions(length) for length in frames.lengths.tolist()]
-        # (B, F, E) -> (B, E, F); filled, not multiplied: what lies past a length may be NaN.
-        values = frames.values.masked_fill(~frames.mask()[..., None], 0.0).transpose(1, 2)
+        values = zero_past_lengths(frames).transpose(1, 2)  # (B, F, E) -> (B, E, F)
         if self.fills:
             wanted = (max(lengths) - 1) * self.conv.stride[0] + self.conv.kernel_size[0]
             values = nn.functional.pad(values, (0, max(0, wanted - values.shape[-1])))
@@ -87,6 +88,20 @@ class ConvLayer(nn.Module):
         if self.norm is not None:
             hidden = self.norm(hidden)
         return Padded(hidden, torch.tensor(lengths, dtype=torch.int64, device=frames.lengths.device))
+
+
+class ConvStack(nn.Sequential):
+    """Convolutions one after the other."""
+
+    def __init__(self, layers: Iterable[ConvLayer]) -> None:
+        super().__init__(*layers)
+
+    def num_positions(self, num_frames: int) -> int:
+        """Return how many positions the last one has for a clip of `num_frames` frames, which is exact."""
+        for layer in self:
+            assert isinstance(layer, ConvLayer)
+            num_frames = layer.num_positions(num_frames)
+        return num_frames
 
 
 class Bottleneck(nn.Module):
@@ -194,7 +209,7 @@ class ConvAdapter(Adapter):
         dims = [context.in_dim] + [hidden] * len(config.strides)
         if not config.linear:
             dims[-1] = context.out_dim
-        self.layers = nn.ModuleList(
+        self.layers = ConvStack(
             ConvLayer(
                 dims[i],
                 dims[i + 1],
@@ -229,20 +244,13 @@ class ConvAdapter(Adapter):
 
     def max_tokens(self, num_frames: int) -> int:
         """Return the positions of the last convolution, which is exact."""
-        for layer in self._stack():
-            num_frames = layer.num_positions(num_frames)
-        return num_frames
+        return self.layers.num_positions(num_frames)
 
     def forward(self, features: Padded) -> AdapterOutput:
         """Adapt (B, F, E) to (B, `max_tokens(F)`, D)."""
-        hidden = features
-        for layer in self._stack():
-            hidden = layer(hidden)
+        hidden: Padded = self.layers(features)
         values = hidden.values
         for module in (self.linear, self.bottleneck, self.norm):
             if module is not None:
                 values = module(values)
         return AdapterOutput(Padded(values, hidden.lengths))
-
-    def _stack(self) -> list[ConvLayer]:
-        return [layer for layer in self.layers if isinstance(layer, ConvLayer)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
-from kikimimi_adapters.conv import ConvLayer, check_convolutions
+from kikimimi_adapters.conv import ConvLayer, ConvStack, check_convolutions
 
 _BASE = 10000.0
 """Wavelengths of the positions go from 2 pi up to 2 pi times this [positions]."""
@@ -151,7 +151,7 @@ class ConvTransformerAdapter(Adapter):
 
     def __init__(self, config: Config, context: AdapterContext) -> None:
         super().__init__(config, context)
-        self.convolutions = nn.ModuleList(
+        self.convolutions = ConvStack(
             ConvLayer(
                 context.in_dim if i == 0 else config.dim,
                 config.dim,
@@ -186,24 +186,17 @@ class ConvTransformerAdapter(Adapter):
 
     def max_tokens(self, num_frames: int) -> int:
         """Return the positions of the last convolution, which is exact."""
-        for layer in self._stack():
-            num_frames = layer.num_positions(num_frames)
-        return num_frames
+        return self.convolutions.num_positions(num_frames)
 
     def forward(self, features: Padded) -> AdapterOutput:
         """Adapt (B, F, E) to (B, `max_tokens(F)`, D)."""
-        hidden = features
-        for layer in self._stack():
-            hidden = layer(hidden)
+        hidden: Padded = self.convolutions(features)
         values, mask = hidden.values, hidden.mask()
         if self.config.position == "sinusoidal":
             values = values + sinusoids(values.shape[1], values.shape[2], values.device).to(values.dtype)
         for block in self.layers:
             values = block(values, mask, rotary=self.config.position == "rotary")
         return AdapterOutput(Padded(self.linear(self.norm(values)), hidden.lengths))
-
-    def _stack(self) -> list[ConvLayer]:
-        return [layer for layer in self.convolutions if isinstance(layer, ConvLayer)]
 
 
 def rotate(vectors: Tensor) -> Tensor:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from kikimimi import Adapter, AdapterContext, AdapterOutput, Padded
-from kikimimi_adapters.ctc_head import CTC, CTCConfig, CTCHead, tiny_head, zero_past_lengths
-from kikimimi_adapters.mlp import MLP
+from kikimimi import AdapterContext
+from kikimimi_adapters.ctc_compressor import CTCCompressor
+from kikimimi_adapters.ctc_head import CTCConfig, CTCHead, tiny_head
+from kikimimi_adapters.mlp import MLP, check_projection, projection
 
 
-class CTCAdapter(Adapter):
+class CTCAdapter(CTCCompressor):
     """CTC compressor: averages runs of frames with one label, then a projection.
 
     The compressor of Gaido et al. 2021 (arXiv 2102.01578: `mode: average`) and, with `mode: non_blank`, the
@@ -48,8 +47,6 @@ class CTCAdapter(Adapter):
 
     def __init__(self, config: Config, context: AdapterContext) -> None:
         super().__init__(config, context)
-        self.uses_transcripts = config.loss_weight > 0
-        self.ctc = CTC(config, context)
         self.proj = projection(context.in_dim, context.out_dim, config.num_layers, config.hidden_dim)
 
     @classmethod
@@ -58,40 +55,15 @@ class CTCAdapter(Adapter):
         chosen: CTCAdapter.Config = cls.Config() if config is None else config
         return replace(tiny_head(chosen), hidden_dim=32 if chosen.num_layers > 1 else None)
 
-    def load_weights(self) -> None:
-        """Fill the head from `head_weights`.
-
-        Raises:
-            WeightsError: It does not fit.
-        """
-        self.ctc.load_weights()
-
-    def pretrained_names(self) -> set[str]:
-        """Return the names of the head's parameters where `head_weights` names a source."""
-        return self.ctc.pretrained_names("ctc.")
-
-    def save_assets(self, folder: Path) -> None:
-        """Write the characters that the head knows, where they come from the data."""
-        self.ctc.save_assets(folder)
-
     def shard_classes(self) -> set[type[nn.Module]]:
         """Return the classes of the head and the projection."""
         return {CTCHead, MLP}
 
-    def max_tokens(self, num_frames: int) -> int:
-        """Return F: every frame may have a label of its own."""
-        return num_frames
-
-    def forward(self, features: Padded, transcripts: Sequence[str | None] | None = None) -> AdapterOutput:
-        """Adapt (B, F, E) to (B, T, D), T the number of runs, at least 1."""
-        frames, real = zero_past_lengths(features), features.mask()
-        logits = self.ctc.head(frames)
-        losses, counts = self.ctc.loss(logits, features.lengths, transcripts)
-        labels = self.ctc.labels(logits)
+    def compress(self, frames: Tensor, real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (B, T, D) tokens, T the number of runs, at least 1, and their lengths."""
         blank_id = self.ctc.blank_id if self.config.mode == "non_blank" else None
         groups, lengths = group_runs(labels, real, blank_id)
-        tokens = self.proj(average_groups(frames, groups, lengths))
-        return AdapterOutput(Padded(tokens, lengths.to(features.lengths.device)), losses, counts)
+        return self.proj(average_groups(frames, groups, lengths)), lengths
 
 
 def group_runs(labels: Tensor, real: Tensor, blank_id: int | None) -> tuple[Tensor, Tensor]:
@@ -130,23 +102,3 @@ def average_groups(frames: Tensor, groups: Tensor, lengths: Tensor) -> Tensor:
     sizes = sums.new_zeros(len(frames), longest + 1).scatter_add(1, index, torch.ones_like(index).to(sums))
     means = sums[:, :-1] / sizes[:, :-1, None].clamp(min=1)
     return means.to(frames.dtype)
-
-
-def check_projection(num_layers: int, hidden_dim: int | None) -> None:
-    """Check the options of the projection to the LLM's width.
-
-    Raises:
-        ValueError: One is out of range, or would not be read.
-    """
-    if num_layers < 1:
-        raise ValueError(f"num_layers must be at least 1, not {num_layers}")
-    if hidden_dim is not None and hidden_dim < 1:
-        raise ValueError(f"hidden_dim must be at least 1, not {hidden_dim}")
-    if num_layers == 1 and hidden_dim is not None:
-        raise ValueError("hidden_dim is read only with num_layers of 2 or more")
-
-
-def projection(in_dim: int, out_dim: int, num_layers: int, hidden_dim: int | None) -> MLP:
-    """Return linear layers with bias from E to D."""
-    hidden = [hidden_dim or out_dim] * (num_layers - 1)
-    return MLP([in_dim, *hidden, out_dim], nn.GELU, bias=True)

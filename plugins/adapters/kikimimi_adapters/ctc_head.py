@@ -16,7 +16,6 @@ from kikimimi import (
     AdapterContext,
     CharacterVocabulary,
     ComponentConfig,
-    Padded,
     Vocabulary,
     WeightsError,
     WeightsFiles,
@@ -204,11 +203,6 @@ class CTC(nn.Module):
             reduction="mean",
         )
         return {"ctc": self.loss_weight * loss}, counts
-
-
-def zero_past_lengths(features: Padded) -> Tensor:
-    """Return (B, F, E) frames, zero where they are not real; filled, as what stands there may be NaN."""
-    return features.values.masked_fill(~features.mask()[..., None], 0.0)
 
 
 def _read_sizes(files: WeightsFiles) -> tuple[int, int]:

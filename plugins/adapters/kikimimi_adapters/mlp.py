@@ -7,9 +7,10 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
+from kikimimi_adapters.frame_groups import FrameGroups
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 _BOUNDARY_STD = 0.02
@@ -24,6 +25,33 @@ class MLP(nn.Sequential):
         for in_dim, out_dim in pairwise(dims[1:]):
             layers += [activation(), nn.Linear(in_dim, out_dim, bias=bias)]
         super().__init__(*layers)
+
+
+def check_projection(num_layers: int, hidden_dim: int | None) -> None:
+    """Check the options of the projection to the LLM's width.
+
+    Raises:
+        ValueError: One is out of range, or would not be read.
+    """
+    if num_layers < 1:
+        raise ValueError(f"num_layers must be at least 1, not {num_layers}")
+    if hidden_dim is not None and hidden_dim < 1:
+        raise ValueError(f"hidden_dim must be at least 1, not {hidden_dim}")
+    if num_layers == 1 and hidden_dim is not None:
+        raise ValueError("hidden_dim is read only with num_layers of 2 or more")
+
+
+def projection(
+    in_dim: int,
+    out_dim: int,
+    num_layers: int,
+    hidden_dim: int | None,
+    activation: type[nn.Module] = nn.GELU,
+    *,
+    bias: bool = True,
+) -> MLP:
+    """Return linear layers to the LLM's width, `hidden_dim` wide (None: that width too) between them."""
+    return MLP([in_dim, *[hidden_dim or out_dim] * (num_layers - 1), out_dim], activation, bias=bias)
 
 
 class MLPAdapter(Adapter):
@@ -80,14 +108,9 @@ class MLPAdapter(Adapter):
                 raise ValueError("remainder is read only with a downsample of 2 or more")
             if self.norm not in ("none", "layer", "plain"):
                 raise ValueError(f"norm must be none, layer or plain, not {self.norm!r}")
-            if self.num_layers < 1:
-                raise ValueError(f"num_layers must be at least 1, not {self.num_layers}")
-            if self.hidden_dim is not None and self.hidden_dim < 1:
-                raise ValueError(f"hidden_dim must be at least 1, not {self.hidden_dim}")
+            check_projection(self.num_layers, self.hidden_dim)
             if self.activation not in _ACTIVATIONS:
                 raise ValueError(f"activation must be gelu, relu or silu, not {self.activation!r}")
-            if self.num_layers == 1 and self.hidden_dim is not None:
-                raise ValueError("hidden_dim is read only with num_layers of 2 or more")
             if self.num_layers == 1 and self.activation != "gelu":
                 raise ValueError("activation is read only with num_layers of 2 or more")
 
@@ -96,11 +119,17 @@ class MLPAdapter(Adapter):
     def __init__(self, config: Config, context: AdapterContext) -> None:
         super().__init__(config, context)
         in_dim = context.in_dim * (config.downsample if config.pool == "stack" else 1)
-        hidden = [config.hidden_dim or context.out_dim] * (config.num_layers - 1)
         self.norm = (
             None if config.norm == "none" else nn.LayerNorm(in_dim, elementwise_affine=config.norm == "layer")
         )
-        self.mlp = MLP([in_dim, *hidden, context.out_dim], _ACTIVATIONS[config.activation], bias=config.bias)
+        self.mlp = projection(
+            in_dim,
+            context.out_dim,
+            config.num_layers,
+            config.hidden_dim,
+            _ACTIVATIONS[config.activation],
+            bias=config.bias,
+        )
         self.boundaries = (
             nn.Parameter(torch.randn(2, context.out_dim) * _BOUNDARY_STD) if config.boundaries else None
         )
@@ -128,13 +157,9 @@ class MLPAdapter(Adapter):
             counts["dropped_frames"] = int((features.lengths - lengths * size).clamp(min=0).sum())
         else:
             lengths = -(-features.lengths // size)
-        groups, real = self._groups(features)
-        if self.config.pool == "stack":
-            # (B, T, downsample, E) -> (B, T, downsample x E)
-            pooled = groups.flatten(2)
-        else:
-            # The last group of a clip may be short, and those past its end are empty.
-            pooled = groups.sum(2) / real.sum(2).clamp(min=1)[..., None].to(groups.dtype)
+        groups = FrameGroups.split(features, size, self._num_groups(features.values.shape[1]))
+        # (B, T, downsample, E) -> (B, T, downsample x E) or (B, T, E)
+        pooled = groups.frames.flatten(2) if self.config.pool == "stack" else groups.mean()
         if self.norm is not None:
             pooled = self.norm(pooled)
         tokens = Padded(self.mlp(pooled), lengths)
@@ -143,19 +168,6 @@ class MLPAdapter(Adapter):
     def _num_groups(self, num_frames: int) -> int:
         size = self.config.downsample
         return max(1, num_frames // size) if self.config.remainder == "drop" else -(-num_frames // size)
-
-    def _groups(self, features: Padded) -> tuple[Tensor, Tensor]:
-        """Return (B, T, downsample, E) frames, zero past the lengths, and which of them are real."""
-        batch, longest, dim = features.values.shape
-        num_groups = self._num_groups(longest)
-        # Below zero where frames are dropped.
-        missing = num_groups * self.config.downsample - longest
-        real = features.mask()
-        # Filled, not multiplied: what lies past a length may be NaN.
-        values = features.values.masked_fill(~real[..., None], 0.0)
-        values = nn.functional.pad(values, (0, 0, 0, missing))
-        real = nn.functional.pad(real, (0, missing))
-        return values.reshape(batch, num_groups, -1, dim), real.reshape(batch, num_groups, -1)
 
     def _bounded(self, tokens: Padded) -> Padded:
         """Return (B, T + 2, D) with the first boundary before each clip's tokens, the second behind them."""

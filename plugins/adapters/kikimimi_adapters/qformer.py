@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
+from kikimimi_adapters.frame_groups import FrameGroups
 from kikimimi_adapters.qformer_layers import INIT_STD, NORM_EPS, QFormer, QFormerLayer, check_sizes
 
 
@@ -136,11 +137,12 @@ class QFormerAdapter(Adapter):
         """Adapt (B, F, E) to (B, windows x queries, D)."""
         lengths = features.lengths.tolist()
         num_windows = [self._num_windows(length) for length in lengths]
-        windows, real = self._windows(features, max(num_windows))
-        counts = torch.tensor(num_windows, device=real.device)
-        wanted = torch.arange(windows.shape[1], device=real.device) < counts[:, None]
+        size = self.window or features.values.shape[1]
+        windows = FrameGroups.split(features, size, max(num_windows))
+        counts = torch.tensor(num_windows, device=windows.real.device)
+        wanted = torch.arange(max(num_windows), device=counts.device) < counts[:, None]
         # Windows past a clip's end have no frames to attend to: only the others are run. (N, window, E)
-        read = self._read(windows[wanted], real[wanted])
+        read = self._read(windows.frames[wanted], windows.real[wanted])
         tokens = self.proj(read if self.norm is None else self.norm(read))
         padded = tokens.new_zeros(*wanted.shape, *tokens.shape[1:])
         padded[wanted] = tokens
@@ -151,19 +153,6 @@ class QFormerAdapter(Adapter):
         # (B, windows, Q, D) -> (B, windows x Q, D)
         out = Padded(padded.flatten(1, 2), counts.to(features.lengths.device) * self.config.num_queries)
         return AdapterOutput(out, counts=dropped)
-
-    def _windows(self, features: Padded, most: int) -> tuple[Tensor, Tensor]:
-        """Return (B, windows, window, E) frames, zero where not real, and which of them are."""
-        real = features.mask()
-        # Filled, not multiplied: what lies past a length may be NaN.
-        frames = features.values.masked_fill(~real[..., None], 0.0)
-        if self.window is None:
-            return frames[:, None], real[:, None]
-        missing = most * self.window - frames.shape[1]
-        # Below zero, padding cuts off: the remainder, and what is past every length.
-        frames = nn.functional.pad(frames, (0, 0, 0, missing))
-        real = nn.functional.pad(real, (0, missing))
-        return frames.view(len(frames), most, self.window, -1), real.view(len(real), most, self.window)
 
     def _read(self, windows: Tensor, real: Tensor) -> Tensor:
         """Read (N, window, E) frames into (N, Q, H)."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
+from kikimimi_adapters.frame_groups import FrameGroups
 
 
 class SelfAttention(nn.Module):
@@ -132,7 +133,9 @@ class TLTRAdapter(Adapter):
 
     def forward(self, features: Padded) -> AdapterOutput:
         """Adapt (B, F, K x E) to (B, ceil(F / downsample), D)."""
-        pooled = self._pool(features)
+        size = self.config.downsample
+        means = FrameGroups.split(features, size, self.max_tokens(features.values.shape[1])).mean()
+        pooled = Padded(means, -(-features.lengths // size))
         batch, tokens, _ = pooled.values.shape
         num_taps = self.context.num_taps
         # (B, T, K x E) -> (B, K, T, E) -> (B x K, T, E)
@@ -146,16 +149,3 @@ class TLTRAdapter(Adapter):
         # (B x T, E) -> (B, T, D)
         values = self.audio_proj(mixed.unflatten(0, (batch, tokens)))
         return AdapterOutput(Padded(values, pooled.lengths))
-
-    def _pool(self, features: Padded) -> Padded:
-        """Return (B, T, K x E): the mean of the real frames of each group, zero where there are none."""
-        size = self.config.downsample
-        batch, longest, dim = features.values.shape
-        tokens = self.max_tokens(longest)
-        real = features.mask()
-        # Filled, not multiplied: what lies past a length may be NaN.
-        values = features.values.masked_fill(~real[..., None], 0.0)
-        values = nn.functional.pad(values, (0, 0, 0, tokens * size - longest)).view(batch, tokens, size, dim)
-        real = nn.functional.pad(real, (0, tokens * size - longest)).view(batch, tokens, size)
-        means = values.sum(2) / real.sum(2).clamp(min=1)[..., None].to(values.dtype)
-        return Padded(means, -(-features.lengths // size))
