@@ -62,7 +62,7 @@ class Ear(Encoder):
         self.scale = nn.Parameter(torch.arange(1.0, dim + 1) ** 2)
 
     @classmethod
-    def tiny_config(cls, config: Any | None = None) -> WhisperEncoder.Config:
+    def tiny_config(cls, config: Any | None = None) -> Any:
         return WhisperEncoder.tiny_config(config)
 
     def shard_classes(self) -> set[type[nn.Module]]:

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from kikimimi import (
     Combine,
     ComponentConfig,
-    Encoder,
     Padded,
-    Taps,
     WeightsError,
     WeightsFiles,
     check_taps,
@@ -24,6 +22,9 @@ from kikimimi import (
 )
 from kikimimi.weights import CONFIG_PATTERNS, load_state, matches
 from kikimimi_encoders.beats_layers import NUM_MELS, PATCH, BEATsLayer, BEATsModel, PositionalConvolution
+from kikimimi_encoders.checkpoint_config import read_config
+from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
+from kikimimi_encoders.tapped_encoder import TappedEncoder
 
 SAMPLE_RATE = 16000
 _HOP = 160
@@ -57,20 +58,10 @@ class Sizes:
     """Distance from which on all fall in the last bucket [patches]; above `num_buckets` / 4."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "dim",
-            "num_layers",
-            "num_heads",
-            "ffn_dim",
-            "patch_dim",
-            "conv_pos",
-            "conv_pos_groups",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"sizes.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("num_heads", "conv_pos_groups"):
-            if self.dim % getattr(self, name):
-                raise ValueError(f"sizes.{name} ({getattr(self, name)}) must divide sizes.dim ({self.dim})")
+        check_positive(
+            self, "dim", "num_layers", "num_heads", "ffn_dim", "patch_dim", "conv_pos", "conv_pos_groups"
+        )
+        check_divisors(self, "num_heads", "conv_pos_groups")
         if self.patch_dim == self.dim:
             raise ValueError(f"sizes.patch_dim must differ from sizes.dim ({self.dim})")
         if self.num_buckets < 4 or self.num_buckets % 4:
@@ -82,7 +73,7 @@ class Sizes:
             )
 
 
-class BEATsEncoder(Encoder):
+class BEATsEncoder(TappedEncoder):
     """BEATs (Chen et al. 2022, arXiv 2212.09058), the ear for sounds beside Whisper in SALMONN.
 
     A row of 8 patches, low frequencies first, covers 160 ms; the patches of all rows, laid end to end, are
@@ -121,8 +112,7 @@ class BEATsEncoder(Encoder):
             if self.remainder not in ("pad", "drop"):
                 raise ValueError(f"remainder must be pad or drop, not {self.remainder!r}")
             check_taps(self.layers, self.combine)
-            if self.weights != "random" and self.sizes is not None:
-                raise ValueError(f"sizes is read only with weights: random, not with {self.weights!r}")
+            check_read(self.weights, self.sizes)
 
     config: Config
     sample_rate = SAMPLE_RATE
@@ -134,9 +124,7 @@ class BEATsEncoder(Encoder):
         self.config = config
         files = find_weights(config.weights, patterns=CONFIG_PATTERNS)
         self.sizes = (config.sizes or Sizes()) if files is None else _read_sizes(files)
-        self.taps = Taps(config.layers, config.combine, self.sizes.num_layers)
-        self.num_taps = self.taps.num_taps
-        self.dim = self.sizes.dim * self.num_taps
+        self.tap(config, num_layers=self.sizes.num_layers, dim=self.sizes.dim)
         self.model = BEATsModel(**asdict(self.sizes), built_layers=self.taps.layers[-1])
 
     @classmethod
@@ -172,15 +160,11 @@ class BEATsEncoder(Encoder):
         built = len(self.model.encoder.layers)
         unread = [
             "predictor.*",
-            *(f"encoder.layers.{i}.*" for i in range(built, self.sizes.num_layers)),
+            *(f"encoder.{layers}" for layers in self.unread_layers()),
             *(f"encoder.layers.{i}.{_BIAS}" for i in range(1, built)),
         ]
         state = {name: value for name, value in state.items() if not matches(name, unread)}
         load_state(self.model, state, source=files.source)
-
-    def pretrained_names(self) -> set[str]:
-        """Return all but the weights of the layers' sum."""
-        return super().pretrained_names() - {"taps.weight"}
 
     def shard_classes(self) -> set[type[nn.Module]]:
         """Return the layer's class, or that of the positions where no layer is built."""
@@ -192,14 +176,9 @@ class BEATsEncoder(Encoder):
 
     def forward(self, audio: Padded) -> Padded:
         """Encode (B, S) waveforms at 16 kHz to (B, F, E)."""
-        samples: list[int] = audio.lengths.tolist()
-        mels = [self._mel(wave[:n].float()) for wave, n in zip(audio.values, samples, strict=True)]
-        mel = Padded(
-            nn.utils.rnn.pad_sequence(mels, batch_first=True).to(self.model.patch_embedding.weight.dtype),
-            torch.tensor([len(frames) for frames in mels], device=audio.lengths.device),
-        )
-        outputs = self.model(mel)
-        lengths = [self.num_frames(n) for n in samples]
+        mel = Padded.stack([self._mel(wave.float()) for wave in audio.unstack()])
+        outputs = self.model(Padded(mel.values.to(self.model.patch_embedding.weight.dtype), mel.lengths))
+        lengths = [self.num_frames(length) for length in audio.lengths.tolist()]
         return Padded(
             self.taps([outputs[layer] for layer in self.taps.layers]),
             torch.tensor(lengths, dtype=torch.int64, device=audio.lengths.device),
@@ -252,11 +231,7 @@ _FIXED: dict[str, Any] = {
 
 
 def _read_sizes(files: WeightsFiles) -> Sizes:
-    config: Mapping[str, Any] = files.read_json("config.json")
-    if config.get("model_type") != "beats":
-        raise WeightsError(
-            f"{files.source}: is a {config.get('model_type')!r} model; encoder 'beats' takes 'beats'"
-        )
+    config = read_config(files, "beats", "beats")
     try:
         for name, value in _FIXED.items():
             if config[name] != value:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kikimimi import AudioError, Padded
+from kikimimi_encoders.mel_filters import mel_filters
 
 SAMPLE_RATE = 16000
 HOP = 160
@@ -67,27 +67,14 @@ def log_mel(audio: Padded, num_mels: int, window_samples: int, *, whole_window: 
         spectrum = torch.stft(waves, _FFT, HOP, window=_hann(waves.device), return_complex=True)
         # The reference drops the frame centred on the end of the window.
         power = spectrum[..., :-1].abs().square()
-        mel = (_mel_filters(num_mels, waves.device) @ power).clamp(min=1e-10).log10()
+        filters = mel_filters(num_mels, _FFT // 2 + 1, SAMPLE_RATE, waves.device)
+        mel = (filters @ power).clamp(min=1e-10).log10()
         mel = torch.maximum(mel, mel.amax(dim=(1, 2), keepdim=True) - 8.0)
         return ((mel + 4.0) / 4.0)[..., : None if whole_window else num_mel_frames(longest)]
 
 
-# Not buffers: those would follow the module to bfloat16, or to the meta device and be lost there.
+# Not a buffer: that would follow the module to bfloat16, or to the meta device and be lost there.
 @lru_cache(maxsize=8)
 def _hann(device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.hann_window(_FFT, device=device)
-
-
-@lru_cache(maxsize=8)
-def _mel_filters(num_mels: int, device: torch.device) -> Tensor:
-    """Return (num_mels, bins) triangles of equal area on Slaney's mel scale (Auditory Toolbox, 1998)."""
-    with torch.inference_mode(False):
-        bins = torch.linspace(0, SAMPLE_RATE / 2, _FFT // 2 + 1, dtype=torch.float64)
-        top = 15 + math.log(SAMPLE_RATE / 2 / 1000) * 27 / math.log(6.4)
-        mels = torch.linspace(0, top, num_mels + 2, dtype=torch.float64)
-        # Linear below 1 kHz (15 mel), logarithmic above.
-        edges = torch.where(mels < 15, mels * 200 / 3, 1000 * torch.exp((mels - 15) * math.log(6.4) / 27))
-        low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-        triangles = torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp(min=0)
-        return (triangles * 2 / (high - low)).float().to(device)

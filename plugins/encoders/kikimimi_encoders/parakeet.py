@@ -6,16 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import ParakeetEncoderConfig
 
 from kikimimi import (
     Combine,
     ComponentConfig,
-    Encoder,
     Padded,
-    Taps,
     WeightsError,
     WeightsFiles,
     check_taps,
@@ -23,6 +20,7 @@ from kikimimi import (
     tiny_layers,
 )
 from kikimimi.weights import CONFIG_PATTERNS, load_state
+from kikimimi_encoders.checkpoint_config import build_config, read_config
 from kikimimi_encoders.parakeet_mel import (
     FFT,
     HOP,
@@ -33,7 +31,9 @@ from kikimimi_encoders.parakeet_mel import (
     num_mel_frames,
 )
 from kikimimi_encoders.parakeet_model import FastConformer
+from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
 from kikimimi_encoders.spec_augment import SpecAugment, SpectrogramMasking
+from kikimimi_encoders.tapped_encoder import TappedEncoder
 
 TINY_LAYERS = 2
 MODEL_TYPES = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
@@ -64,11 +64,8 @@ class Sizes:
     """Dropout while training: of what enters the blocks, in attention and in the feed-forward networks."""
 
     def __post_init__(self) -> None:
-        for name in ("dim", "num_layers", "num_heads", "ffn_dim", "num_mels", "subsampling_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"sizes.{name} must be at least 1, not {getattr(self, name)}")
-        if self.dim % self.num_heads:
-            raise ValueError(f"sizes.num_heads ({self.num_heads}) must divide sizes.dim ({self.dim})")
+        check_positive(self, "dim", "num_layers", "num_heads", "ffn_dim", "num_mels", "subsampling_channels")
+        check_divisors(self, "num_heads")
         if self.dim % 2:
             raise ValueError(f"sizes.dim must be even (sines and cosines), not {self.dim}")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
@@ -84,7 +81,7 @@ class Sizes:
             raise ValueError(f"sizes.dropout must be at least 0 and below 1, not {self.dropout}")
 
 
-class ParakeetEncoder(Encoder):
+class ParakeetEncoder(TappedEncoder):
     """The FastConformer of Parakeet (Rekesh et al. 2023, arXiv 2305.05084), equal to transformers' module.
 
     With `weights: random` and `sizes` it is a plain Conformer (Gulati et al. 2020) to train from scratch.
@@ -113,8 +110,7 @@ class ParakeetEncoder(Encoder):
 
         def __post_init__(self) -> None:
             check_taps(self.layers, self.combine)
-            if self.weights != "random" and self.sizes is not None:
-                raise ValueError(f"sizes is read only with weights: random, not with {self.weights!r}")
+            check_read(self.weights, self.sizes)
 
     config: Config
     sample_rate = SAMPLE_RATE
@@ -131,9 +127,7 @@ class ParakeetEncoder(Encoder):
         self.stride = int(hf_config.subsampling_conv_stride)
         self.num_strides = int(hf_config.subsampling_factor).bit_length() - 1
         self.frame_rate = SAMPLE_RATE / HOP / self.stride**self.num_strides
-        self.taps = Taps(config.layers, config.combine, hf_config.num_hidden_layers)
-        self.num_taps = self.taps.num_taps
-        self.dim = hf_config.hidden_size * self.num_taps
+        self.tap(config, num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
         self.model = FastConformer(hf_config, last=self.taps.layers[-1])
         if config.spec_augment is not None:
             self.augmentation = SpectrogramMasking(config.spec_augment, self.num_mels)
@@ -165,17 +159,9 @@ class ParakeetEncoder(Encoder):
         if files is None:
             return
         state = files.state_dict("encoder.") or files.state_dict()
-        load_state(
-            self.model,
-            self.model.fitting(state),
-            source=files.source,
-            # Counts batches, and nothing reads it.
-            ignore=["*.num_batches_tracked"],
-        )
-
-    def pretrained_names(self) -> set[str]:
-        """Return all names but that of the weights of the layers' sum."""
-        return super().pretrained_names() - {"taps.weight"}
+        # The first counts batches, and nothing reads it.
+        ignore = ["*.num_batches_tracked", *self.unread_layers()]
+        load_state(self.model, state, source=files.source, ignore=ignore)
 
     def shard_classes(self) -> set[type[nn.Module]]:
         """Return the class of the blocks; with `layers: [0]`, where there are none, of the subsampling."""
@@ -218,22 +204,13 @@ def _random_config(sizes: Sizes) -> Any:
 
 
 def _read_config(files: WeightsFiles) -> Any:
-    config = files.read_json("config.json")
-    model_type = config.get("model_type")
-    if model_type in MODEL_TYPES:
+    config: Any = read_config(files, "parakeet", *MODEL_TYPES, "parakeet_encoder")
+    if config["model_type"] in MODEL_TYPES:
         config = config.get("encoder_config")
         if not isinstance(config, dict):
             raise WeightsError(f"{files.source}: config.json has no encoder_config")
-    elif model_type != "parakeet_encoder":
-        raise WeightsError(
-            f"{files.source}: is a {model_type!r} model; encoder 'parakeet' takes "
-            f"{', '.join(repr(name) for name in (*MODEL_TYPES, 'parakeet_encoder'))}"
-        )
     _check_front_end(files, config)
-    try:
-        return ParakeetEncoderConfig.from_dict(config)
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        raise WeightsError(f"{files.source}: config.json: {error}") from error
+    return build_config(ParakeetEncoderConfig, config, files.source)
 
 
 def _check_front_end(files: WeightsFiles, config: dict[str, Any]) -> None:

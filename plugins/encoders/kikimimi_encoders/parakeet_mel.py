@@ -6,9 +6,9 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from transformers.audio_utils import mel_filter_bank
 
 from kikimimi import Padded
+from kikimimi_encoders.mel_filters import mel_filters
 
 SAMPLE_RATE = 16000
 HOP = 160
@@ -56,7 +56,8 @@ def normalised_log_mel(audio: Padded, num_mels: int) -> Padded:
             return_complex=True,
         )
         # (B, bins, frames) -> (B, mels, frames)
-        mel = _mel_filters(num_mels, waves.device) @ spectrum[..., : max(lengths)].abs().square()
+        filters = mel_filters(num_mels, FFT // 2 + 1, SAMPLE_RATE, waves.device)
+        mel = filters @ spectrum[..., : max(lengths)].abs().square()
         mel = (mel + 2.0**-24).log()
         counts = torch.tensor(lengths, device=mel.device)
         past = (torch.arange(mel.shape[-1], device=mel.device) >= counts[:, None])[:, None]
@@ -70,24 +71,8 @@ def normalised_log_mel(audio: Padded, num_mels: int) -> Padded:
         return Padded(mel, torch.tensor(lengths, device=audio.lengths.device))
 
 
-# Not buffers: those would follow the module to bfloat16, or to the meta device and be lost there.
+# Not a buffer: that would follow the module to bfloat16, or to the meta device and be lost there.
 @lru_cache(maxsize=8)
 def _window(device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.hann_window(WINDOW, periodic=False, device=device)
-
-
-@lru_cache(maxsize=8)
-def _mel_filters(num_mels: int, device: torch.device) -> Tensor:
-    """Return (num_mels, bins) triangles of equal area on Slaney's mel scale."""
-    with torch.inference_mode(False):
-        filters = mel_filter_bank(
-            num_frequency_bins=FFT // 2 + 1,
-            num_mel_filters=num_mels,
-            min_frequency=0.0,
-            max_frequency=SAMPLE_RATE / 2,
-            sampling_rate=SAMPLE_RATE,
-            norm="slaney",
-            mel_scale="slaney",
-        )
-        return torch.from_numpy(filters.T.copy()).float().to(device)

@@ -61,7 +61,6 @@ class FastConformer(nn.Module):
     def __init__(self, config: Any, last: int) -> None:
         super().__init__()
         config._attn_implementation = "sdpa"
-        self.num_layers = int(config.num_hidden_layers)
         self.scale = math.sqrt(config.hidden_size) if config.scale_input else 1.0
         self.dropout = nn.Dropout(config.dropout)
         self.position_dropout = nn.Dropout(config.dropout_positions)
@@ -102,11 +101,6 @@ class FastConformer(nn.Module):
             if number in layers:
                 outputs.append(hidden)
         return outputs
-
-    def fitting(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Leave out the tensors of blocks that are not built."""
-        above = tuple(f"layers.{number}." for number in range(len(self.layers), self.num_layers))
-        return {name: value for name, value in state.items() if not name.startswith(above)}
 
 
 def _positions(hidden: Tensor) -> Tensor:

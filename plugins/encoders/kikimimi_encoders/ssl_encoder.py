@@ -8,14 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from kikimimi import (
     Combine,
-    Encoder,
     Padded,
-    Taps,
     WeightsError,
     WeightsFiles,
     check_taps,
@@ -23,8 +20,11 @@ from kikimimi import (
     tiny_layers,
 )
 from kikimimi.weights import CONFIG_PATTERNS, load_state
+from kikimimi_encoders.checkpoint_config import build_config, read_config
+from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
 from kikimimi_encoders.ssl_masking import MaskingConfig, SpanMasking, masking_of
 from kikimimi_encoders.ssl_model import Family, SpeechTransformer
+from kikimimi_encoders.tapped_encoder import TappedEncoder
 
 SAMPLE_RATE = 16000
 TINY_LAYERS = 2
@@ -52,12 +52,8 @@ class Sizes:
     """Groups of the positional convolution; they divide `dim`."""
 
     def __post_init__(self) -> None:
-        for name in ("dim", "num_layers", "num_heads", "ffn_dim", "conv_dim", "position_groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"sizes.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("num_heads", "position_groups"):
-            if self.dim % getattr(self, name):
-                raise ValueError(f"sizes.{name} ({getattr(self, name)}) must divide sizes.dim ({self.dim})")
+        check_positive(self, "dim", "num_layers", "num_heads", "ffn_dim", "conv_dim", "position_groups")
+        check_divisors(self, "num_heads", "position_groups")
         if self.conv_norm not in ("group", "layer"):
             raise ValueError(f"sizes.conv_norm must be group or layer, not {self.conv_norm!r}")
 
@@ -82,11 +78,10 @@ class SSLConfig(MaskingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_taps(self.layers, self.combine)
-        if self.weights != "random" and self.sizes is not None:
-            raise ValueError(f"sizes is read only with weights: random, not with {self.weights!r}")
+        check_read(self.weights, self.sizes)
 
 
-class SSLEncoder(Encoder):
+class SSLEncoder(TappedEncoder):
     """Base of the encoders that learned speech from unlabelled waveforms.
 
     Clips pass the convolutions one by one, as those of the base models take their statistics over the whole
@@ -116,9 +111,7 @@ class SSLEncoder(Encoder):
         self.convolutions = list(zip(hf_config.conv_kernel, hf_config.conv_stride, strict=True))
         self.frame_rate = SAMPLE_RATE / math.prod(hf_config.conv_stride)
         self.min_samples = _receptive_field(self.convolutions)
-        self.taps = Taps(config.layers, config.combine, hf_config.num_hidden_layers)
-        self.num_taps = self.taps.num_taps
-        self.dim = hf_config.hidden_size * self.num_taps
+        self.tap(config, num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
         self.model = SpeechTransformer(self.family, hf_config, last=self.taps.layers[-1])
         if config.freeze_feature_extractor:
             self.model.feature_extractor.requires_grad_(False)
@@ -152,13 +145,12 @@ class SSLEncoder(Encoder):
             return
         # HubertForCTC, Wav2Vec2ForPreTraining, ...; or HubertModel.
         state = files.state_dict(f"{self.family.model_type}.") or files.state_dict()
-        load_state(self.model, self.model.fitting(state), source=files.source)
+        ignore = ["masked_spec_embed", *self.unread_layers()]
+        if self.model.layer_norm is None:
+            ignore.append("layer_norm.*")
+        load_state(self.model, self.model.renamed(state), source=files.source, ignore=ignore)
         if isinstance(self.augmentation, SpanMasking):
             self.augmentation.load(state, source=files.source)
-
-    def pretrained_names(self) -> set[str]:
-        """Return all names but that of the weights of the layers' sum."""
-        return super().pretrained_names() - {"taps.weight"}
 
     def shard_classes(self) -> set[type[nn.Module]]:
         """Return the class of the layers; with `layers: [0]`, where there are none, of the projection."""
@@ -200,18 +192,12 @@ class SSLEncoder(Encoder):
         )
 
     def _read_config(self, files: WeightsFiles) -> Any:
-        config = files.read_json("config.json")
-        wanted = self.family.model_type
-        if config.get("model_type") != wanted:
-            found = config.get("model_type")
-            raise WeightsError(f"{files.source}: is a {found!r} model; encoder '{wanted}' takes '{wanted}'")
+        # The encoders have the names of their models' types.
+        config = read_config(files, self.family.model_type, self.family.model_type)
         for option in ("add_adapter", "conv_pos_batch_norm"):
             if config.get(option, False):
                 raise WeightsError(f"{files.source}: config.json sets {option}, which is not built here")
-        try:
-            return self.family.config_class.from_dict(config)
-        except (StrictDataclassError, TypeError, ValueError) as error:
-            raise WeightsError(f"{files.source}: config.json: {error}") from error
+        return build_config(self.family.config_class, config, files.source)
 
 
 def _read_normalise(files: WeightsFiles) -> bool | None:

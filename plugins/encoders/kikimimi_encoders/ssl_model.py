@@ -165,24 +165,10 @@ class SpeechTransformer(nn.Module):
             at_end = self.pre_norm and number == self.num_layers
             yield self.layer_norm(hidden) if at_end and self.layer_norm is not None else hidden
 
-    def fitting(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the tensors of a checkpoint, old or new, and leave out those of parts that are not built."""
-        fitting = {}
-        for name, value in state.items():
-            renamed = name.removeprefix("encoder.")
-            if renamed.startswith("pos_conv_embed."):
-                renamed = _POSITION_NAMES.get(renamed, renamed)
-            if not self._is_left_out(renamed):
-                fitting[renamed] = value
-        return fitting
-
-    def _is_left_out(self, name: str) -> bool:
-        if name == "masked_spec_embed":
-            return True
-        if name.startswith("layers."):
-            number = name.split(".")[1]
-            return number.isdigit() and len(self.layers) <= int(number) < self.num_layers
-        return name.startswith("layer_norm.") and self.layer_norm is None
+    def renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename the tensors of a checkpoint, old or new."""
+        names = {name: name.removeprefix("encoder.") for name in state}
+        return {_POSITION_NAMES.get(names[name], names[name]): value for name, value in state.items()}
 
 
 _POSITION_NAMES = {

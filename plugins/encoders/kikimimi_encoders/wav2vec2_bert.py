@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torchaudio.compliance import kaldi
 from transformers import Wav2Vec2BertConfig
@@ -18,9 +17,7 @@ from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import (
 
 from kikimimi import (
     Combine,
-    Encoder,
     Padded,
-    Taps,
     WeightsError,
     WeightsFiles,
     check_taps,
@@ -28,7 +25,10 @@ from kikimimi import (
     tiny_layers,
 )
 from kikimimi.weights import CONFIG_PATTERNS, load_state
+from kikimimi_encoders.checkpoint_config import build_config, read_config
+from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
 from kikimimi_encoders.ssl_masking import MaskingConfig, SpanMasking, masking_of
+from kikimimi_encoders.tapped_encoder import TappedEncoder
 
 SAMPLE_RATE = 16000
 HOP = 160
@@ -55,11 +55,8 @@ class Sizes:
     """Width of the causal depthwise convolutions [frames]; odd."""
 
     def __post_init__(self) -> None:
-        for name in ("dim", "num_layers", "num_heads", "ffn_dim", "kernel_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"sizes.{name} must be at least 1, not {getattr(self, name)}")
-        if self.dim % self.num_heads:
-            raise ValueError(f"sizes.num_heads ({self.num_heads}) must divide sizes.dim ({self.dim})")
+        check_positive(self, "dim", "num_layers", "num_heads", "ffn_dim", "kernel_size")
+        check_divisors(self, "num_heads")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"sizes.kernel_size must be odd, not {self.kernel_size}")
 
@@ -75,7 +72,6 @@ class Wav2Vec2BertTransformer(nn.Module):
     def __init__(self, config: Any, last: int) -> None:
         super().__init__()
         config._attn_implementation = "sdpa"
-        self.num_layers = int(config.num_hidden_layers)
         self.feature_projection = Wav2Vec2BertFeatureProjection(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(Wav2Vec2BertEncoderLayer(config) for _ in range(last))
@@ -121,18 +117,8 @@ class Wav2Vec2BertTransformer(nn.Module):
                 outputs.append(hidden)
         return outputs
 
-    def fitting(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the tensors of a checkpoint and leave out those of parts that are not built."""
-        above = tuple(f"layers.{number}." for number in range(len(self.layers), self.num_layers))
-        renamed = {name.removeprefix("encoder."): value for name, value in state.items()}
-        return {
-            name: value
-            for name, value in renamed.items()
-            if name != "masked_spec_embed" and not name.startswith(above)
-        }
 
-
-class Wav2Vec2BertEncoder(Encoder):
+class Wav2Vec2BertEncoder(TappedEncoder):
     """w2v-BERT 2.0 (Seamless Communication 2023, arXiv 2312.05187).
 
     It equals transformers' `Wav2Vec2BertModel`. Frames are two of Kaldi's filter banks (25 ms every 10 ms)
@@ -159,8 +145,7 @@ class Wav2Vec2BertEncoder(Encoder):
         def __post_init__(self) -> None:
             MaskingConfig.__post_init__(self)
             check_taps(self.layers, self.combine)
-            if self.weights != "random" and self.sizes is not None:
-                raise ValueError(f"sizes is read only with weights: random, not with {self.weights!r}")
+            check_read(self.weights, self.sizes)
 
     config: Config
     sample_rate = SAMPLE_RATE
@@ -173,9 +158,7 @@ class Wav2Vec2BertEncoder(Encoder):
         # The weights themselves are fetched by `load_weights`.
         files = find_weights(config.weights, patterns=CONFIG_PATTERNS)
         hf_config = _random_config(config.sizes or Sizes()) if files is None else _read_config(files)
-        self.taps = Taps(config.layers, config.combine, hf_config.num_hidden_layers)
-        self.num_taps = self.taps.num_taps
-        self.dim = hf_config.hidden_size * self.num_taps
+        self.tap(config, num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
         self.model = Wav2Vec2BertTransformer(hf_config, last=self.taps.layers[-1])
         self.augmentation = masking_of(config, hf_config.hidden_size)
 
@@ -199,13 +182,14 @@ class Wav2Vec2BertEncoder(Encoder):
         if files is None:
             return
         state = files.state_dict("wav2vec2_bert.") or files.state_dict()
-        load_state(self.model, self.model.fitting(state), source=files.source)
+        load_state(
+            self.model,
+            {name.removeprefix("encoder."): value for name, value in state.items()},
+            source=files.source,
+            ignore=["masked_spec_embed", *self.unread_layers()],
+        )
         if isinstance(self.augmentation, SpanMasking):
             self.augmentation.load(state, source=files.source)
-
-    def pretrained_names(self) -> set[str]:
-        """Return all names but that of the weights of the layers' sum."""
-        return super().pretrained_names() - {"taps.weight"}
 
     def shard_classes(self) -> set[type[nn.Module]]:
         """Return the class of the blocks; with `layers: [0]`, where there are none, of the projection."""
@@ -253,12 +237,7 @@ def _random_config(sizes: Sizes) -> Any:
 
 
 def _read_config(files: WeightsFiles) -> Any:
-    config = files.read_json("config.json")
-    if config.get("model_type") != "wav2vec2-bert":
-        raise WeightsError(
-            f"{files.source}: is a {config.get('model_type')!r} model; encoder 'wav2vec2_bert' takes "
-            "'wav2vec2-bert'"
-        )
+    config = read_config(files, "wav2vec2_bert", "wav2vec2-bert")
     expected = {
         "add_adapter": False,
         "use_intermediate_ffn_before_adapter": False,
@@ -271,7 +250,4 @@ def _read_config(files: WeightsFiles) -> Any:
                 f"{files.source}: config.json: {option} is {config[option]!r}, and only {value!r} is "
                 "built here"
             )
-    try:
-        return Wav2Vec2BertConfig.from_dict(config)
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        raise WeightsError(f"{files.source}: config.json: {error}") from error
+    return build_config(Wav2Vec2BertConfig, config, files.source)
