@@ -97,6 +97,10 @@ class CharacterVocabulary(Vocabulary):
             characters = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: no vocabulary can be read: {error}") from error
+        if not isinstance(characters, list) or any(
+            not isinstance(character, str) or len(character) != 1 for character in characters
+        ):
+            raise RunError(f"{path}: no vocabulary can be read: it is no list of single characters")
         return cls(characters)
 
     def save(self, path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from kikimimi import CharacterVocabulary, TokenizerVocabulary
 from kikimimi.errors import RunError
+from kikimimi.vocabulary import BytesVocabulary
 from kikimimi_llms.scratch_tokenizer import build_tokenizer
 
 
@@ -25,6 +26,17 @@ def test_characters_come_back_from_a_file(tmp_path: Path) -> None:
     for name in ("broken.json", "missing.json"):
         with pytest.raises(RunError, match=f"{name}: no vocabulary can be read"):
             CharacterVocabulary.load(tmp_path / name)
+    for content in ("5", '{"a": 1}', '["ab"]', "[1]"):
+        (tmp_path / "other.json").write_text(content, encoding="utf-8")
+        with pytest.raises(RunError, match=r"other.json: .* it is no list of single characters"):
+            CharacterVocabulary.load(tmp_path / "other.json")
+
+
+def test_bytes() -> None:
+    vocabulary = BytesVocabulary()
+    assert vocabulary.encode("あa") == [0xE3, 0x81, 0x82, 0x61]
+    assert max(vocabulary.encode("\U0010ffff")) < vocabulary.size
+    assert vocabulary.decode([0xE3, 0x81, 0x82, 0xFF]) == "あ\ufffd"
 
 
 def test_tokens_of_an_llm() -> None:

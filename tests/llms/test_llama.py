@@ -172,6 +172,12 @@ def test_config_errors() -> None:
         Scratch(dim=64, num_heads=3)
     with pytest.raises(ValueError, match=r"num_kv_heads \(3\) must divide num_heads \(4\)"):
         Scratch(num_kv_heads=3)
+    for name in ("dim", "num_layers", "num_heads", "ffn_dim", "num_kv_heads", "context_length"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+            replace(Scratch(), **{name: 0})  # type: ignore[arg-type]
+    for dropout in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=f"dropout must be at least 0 and below 1, not {dropout}"):
+            Scratch(dropout=dropout)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from kikimimi import ComponentConfig
 from kikimimi.chat_templates import TEMPLATES, find_template
@@ -33,10 +33,28 @@ class Scratch:
     """What a token is: a character of the training data, or a UTF-8 byte."""
 
     def __post_init__(self) -> None:
-        if self.dim % self.num_heads:
-            raise ValueError(f"num_heads ({self.num_heads}) must divide dim ({self.dim})")
+        check_scratch(self)
+        if self.context_length < 1:
+            raise ValueError(f"context_length must be at least 1, not {self.context_length}")
+        if self.num_kv_heads is not None and self.num_kv_heads < 1:
+            raise ValueError(f"num_kv_heads must be at least 1, not {self.num_kv_heads}")
         if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads ({self.num_kv_heads}) must divide num_heads ({self.num_heads})")
+
+
+def check_scratch(scratch: Any) -> None:
+    """Check the sizes that all models have that are trained from scratch.
+
+    Raises:
+        ValueError: One is out of range.
+    """
+    for name in ("dim", "num_layers", "num_heads", "ffn_dim"):
+        if getattr(scratch, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(scratch, name)}")
+    if scratch.dim % scratch.num_heads:
+        raise ValueError(f"num_heads ({scratch.num_heads}) must divide dim ({scratch.dim})")
+    if not 0 <= scratch.dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, not {scratch.dropout}")
 
 
 @dataclass(kw_only=True, frozen=True)

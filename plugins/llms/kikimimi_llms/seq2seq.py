@@ -21,6 +21,7 @@ from kikimimi import (
     WeightsError,
 )
 from kikimimi_llms.generation import pad_left, settings, until_stop
+from kikimimi_llms.options import check_scratch
 from kikimimi_llms.plain_text import PlainText
 from kikimimi_llms.transformers_llm import TransformersLLM
 
@@ -47,8 +48,7 @@ class T5Scratch:
     """What a token is: a character of the training data, or a UTF-8 byte."""
 
     def __post_init__(self) -> None:
-        if self.dim % self.num_heads:
-            raise ValueError(f"num_heads ({self.num_heads}) must divide dim ({self.dim})")
+        check_scratch(self)
 
 
 class Seq2Seq(TransformersLLM):
