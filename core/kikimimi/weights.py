@@ -37,7 +37,8 @@ WEIGHT_PATTERNS = ("*.safetensors", "*.gguf", "model.bin")
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 """Files that are, or may be, pickled; `model.bin` alone is opened, as CTranslate2's format."""
 
-_INDEX = "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
+"""What names the shards of a model, and the tensors in each."""
 _SHOWN = 6
 
 
@@ -143,11 +144,11 @@ class WeightsFiles:
         return state
 
     def _shards(self) -> list[str]:
-        if _INDEX in self.files:
-            index = self.read_json(_INDEX)
+        if INDEX in self.files:
+            index = self.read_json(INDEX)
             weight_map = index.get("weight_map") if isinstance(index, dict) else None
             if not (isinstance(weight_map, dict) and weight_map):
-                raise WeightsError(f"{self.source}: '{_INDEX}' has no weight_map")
+                raise WeightsError(f"{self.source}: '{INDEX}' has no weight_map")
             return sorted(set(weight_map.values()))
         found = self.names("*.safetensors")
         if found:

@@ -270,7 +270,7 @@ def test_remote_code_runs_for_the_tokenizer_alone(tmp_path: Path, monkeypatch: p
         configs.append(options)
         return read_config(name, **options)
 
-    monkeypatch.setattr("kikimimi_llms.pretrained.find_weights", lambda _: files)
+    monkeypatch.setattr("kikimimi_llms.pretrained.find_weights", lambda *_, **__: files)
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
     monkeypatch.setattr(AutoConfig, "from_pretrained", config_from_pretrained)
     LLMJP(LLMJP.Config(weights=weights, remote_code=True), LLMContext())

@@ -24,7 +24,7 @@ from kikimimi import Adapter, AdapterContext
 from kikimimi.model.lora import add_lora
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.shipped import shipped_recipe
-from kikimimi.testing.bytes_vocabulary import BytesVocabulary
+from kikimimi.vocabulary import BytesVocabulary
 
 
 def recipe_of(name: str) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from kikimimi import WeightsError, WeightsFiles, find_weights
 from kikimimi.errors import MissingExtraError
-from kikimimi.weights import load_state, matches
+from kikimimi.weights import CONFIG_PATTERNS, INDEX, load_state, matches
 
 PINNED = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(/[^@]+)?@(?P<commit>[0-9a-f]{40})", re.ASCII)
 """A Hub id at one commit."""
@@ -34,12 +35,23 @@ class Pretrained:
     """
 
     def __init__(self, weights: str, *, remote_code: bool = False) -> None:
-        files = find_weights(weights)
+        # The small files say what it is; 16 GB of tensors are fetched when they are read.
+        files = find_weights(weights, patterns=CONFIG_PATTERNS)
         assert files is not None
+        if "config.json" not in files.files:
+            files = find_weights(weights)  # a GGUF file says itself what it is
+            assert files is not None
         self.weights = weights
         self.files: WeightsFiles = files
         self.gguf = self._find_gguf()
         self._remote_code = remote_code
+
+    @cached_property
+    def tensors(self) -> WeightsFiles:
+        """The files with the tensors among them."""
+        files = find_weights(self.weights)
+        assert files is not None
+        return files
 
     def config(self) -> Any:
         """Read the configuration.
@@ -99,9 +111,11 @@ class Pretrained:
 
     def tensor_names(self) -> set[str]:
         """Return the names of the tensors in the safetensors files, of which no tensor is read."""
+        if INDEX in self.files.files:
+            return set(self.files.read_json(INDEX)["weight_map"])
         names: set[str] = set()
-        for file in self.files.names("*.safetensors"):
-            with safe_open(self.files.path(file), framework="pt") as shard:
+        for file in self.tensors.names("*.safetensors"):
+            with safe_open(self.tensors.path(file), framework="pt") as shard:
                 names.update(shard.keys())
         return names
 
@@ -122,7 +136,7 @@ class Pretrained:
             loaded = AutoModelForCausalLM.from_pretrained(self.gguf.parent, gguf_file=self.gguf.name)
             state = loaded.state_dict()
         else:
-            state = self._named_as(model, self.files.state_dict())
+            state = self._named_as(model, self.tensors.state_dict())
         kept = {name: value for name, value in state.items() if name not in tied}
         load_state(model, kept, source=self.weights, ignore=(*_CONSTANTS, *tied))
 
@@ -140,7 +154,7 @@ class Pretrained:
             return named
         # transformers knows how older checkpoints of an architecture call, split and join their tensors.
         loaded, report = type(model).from_pretrained(
-            self.files.folder, config=model.config, use_safetensors=True, output_loading_info=True
+            self.tensors.folder, config=model.config, use_safetensors=True, output_loading_info=True
         )
         wrong = report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"]
         return named if wrong else loaded.state_dict()
