@@ -2,13 +2,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from kikimimi import PluginError, __version__
 from kikimimi.describe import as_comments, describe
 from kikimimi.errors import RecipeError
 from kikimimi.lock import lock, weights_lock
+from kikimimi.model.assembly import assemble
+from kikimimi.model.trained import kept_names
 from kikimimi.recipe import Chosen, LoRA, Recipe, Train, load_recipe
 from kikimimi.testing import tiny_model, tiny_recipe, write_shard
 
@@ -111,3 +116,32 @@ def test_an_unknown_plugin_is_told(recipe: Recipe) -> None:
     adapter = Chosen(kind="adapter", name="mpl", config=recipe.adapter.config)
     with pytest.raises(PluginError, match=r"no adapter is called 'mpl'\. Did you mean 'mlp'\?"):
         describe(replace(recipe, adapter=adapter))
+
+
+def test_plugins_nested_in_a_plugin_are_told_too(recipe: Recipe, tmp_path: Path) -> None:
+    first, second = (tmp_path / name for name in ("first", "second"))
+    for folder, seed in ((first, 1), (second, 2)):
+        sizes: dict[str, Any] = {
+            "d_model": 16,
+            "encoder_ffn_dim": 16,
+            "decoder_ffn_dim": 16,
+            "vocab_size": 60,
+        }
+        for side in ("encoder", "decoder"):
+            sizes |= {f"{side}_layers": 1, f"{side}_attention_heads": 2}
+        config = WhisperConfig(**sizes, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+        torch.manual_seed(seed)
+        WhisperForConditionalGeneration(config).save_pretrained(folder)
+    nested = {
+        name: Chosen.of("encoder", "whisper", weights=str(folder))
+        for name, folder in (("first", first), ("second", second))
+    }
+    both = replace(recipe, encoder=Chosen.of("encoder", "dual", **nested))
+    assert describe(both)[0].weights == f"{first} + {second}"
+    locked = lock(both, [])["plugins"]["encoder"]
+    assert locked["name"] == "dual"
+    hashes = [locked[name]["weights"]["sha256"]["model.safetensors"] for name in ("first", "second")]
+    assert len(set(hashes)) == 2
+    model = assemble(both)
+    new = {name for name in kept_names(model, both) if name.startswith("encoder.")}
+    assert new == {f"encoder.norm_{name}.{kind}" for name in nested for kind in ("weight", "bias")}
