@@ -63,7 +63,7 @@ class Builder:
         elif isinstance(shape, Named):
             found = self._named(shape, entry, key)
         elif isinstance(shape, Component):
-            found = self._component(shape.kind, entry, key)
+            found = self._component(shape, entry, key)
         else:
             found = self._leaf(shape, entry, key)
         if found is not INVALID:
@@ -139,10 +139,13 @@ class Builder:
                 items[name] = self.build(shape.item, item, path, f"{shape.noun} '{name}'")
         return INVALID if INVALID in items.values() else items
 
-    def _component(self, kind: str, entry: Entry, key: str) -> Any:
+    def _component(self, shape: Component, entry: Entry, key: str) -> Any:
+        if entry.value is None and shape.optional:
+            return None
+        kind = shape.kind
         registered, entry = listing(plugins.names(kind)), as_section(entry)
         if not isinstance(entry.value, dict):
-            return self._fail(key, f"expected {_expected(Component(kind))}, not {entry.shown()}", entry)
+            return self._fail(key, f"expected {_expected(shape)}, not {entry.shown()}", entry)
         given = dict(entry.value)
         named = given.pop("name", None)
         beside: dict[str, Any] = {}
@@ -159,10 +162,10 @@ class Builder:
             return self._fail(f"{key}.name", said, named)
         name = named.text
         try:
-            shape = self._options_of(kind, name)
+            section = self._options_of(kind, name)
         except PluginError as error:
             return self._fail(key, str(error), named)
-        config = self._section(shape, Entry(given, entry.where), key, f"{kind} '{name}'")
+        config = self._section(section, Entry(given, entry.where), key, f"{kind} '{name}'")
         if INVALID in (config, *beside.values()):
             return INVALID
         return Chosen(kind=kind, name=name, config=config, **beside)
@@ -214,6 +217,6 @@ def _expected(shape: Shape) -> str:
     if isinstance(shape, Named):
         return f"a section of {shape.noun}s by name"
     if isinstance(shape, Component):
-        kind = shape.kind
-        return f"the name of a registered {kind} ({listing(plugins.names(kind))}), or a section with it"
+        kind, null = shape.kind, ", or null" if shape.optional else ""
+        return f"the name of a registered {kind} ({listing(plugins.names(kind))}), or a section with it{null}"
     return describe(shape.annotation)

@@ -44,9 +44,10 @@ class Named:
 
 @dataclass(frozen=True)
 class Component:
-    """A plugin's name, or a section with its name and options."""
+    """A plugin's name, or a section with its name and options, or null where that is `optional`."""
 
     kind: str
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ def _is_section(annotation: Any) -> bool:
 
 
 def _shape(annotation: Any, metadata: Mapping[str, Any]) -> Shape:
-    if annotation is Chosen:
-        return Component(metadata["kind"])
     rest, optional = without_none(annotation)
+    if rest is Chosen:
+        return Component(metadata["kind"], optional)
     if _is_section(rest):
         return Section(rest, optional)
     if get_origin(annotation) is list and _is_section(get_args(annotation)[0]):
