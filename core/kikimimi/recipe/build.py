@@ -150,9 +150,9 @@ class Builder:
         named = given.pop("name", None)
         beside: dict[str, Any] = {}
         if kind in PARTS:
-            for option, shape in _BESIDE.items():
+            for option, place in _BESIDE.items():
                 if option in given:
-                    beside[option] = self.build(shape, given.pop(option), f"{key}.{option}", f"'{option}'")
+                    beside[option] = self.build(place, given.pop(option), f"{key}.{option}", f"'{option}'")
         if named and named.value is UNREAD:
             return INVALID
         if named is None:
