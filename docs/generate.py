@@ -246,7 +246,7 @@ def header(path: Path) -> Iterator[str]:
 
 def name_of(chosen: Chosen) -> str:
     """Return a plugin's name with its weights, and those of the plugins nested in it."""
-    nested = [value for value in vars(chosen.config).values() if isinstance(value, Chosen)]
+    nested = chosen.nested().values()
     weights = getattr(chosen.config, "weights", None)
     inside = " and ".join(map(name_of, nested)) if nested else f"`{weights}`" if weights else ""
     return f"`{chosen.name}`{f': {inside}' if inside else ''}"

@@ -21,6 +21,7 @@ from kikimimi.guarded_tokenizer import (
     AUDIO_ID,
     GuardedTokenizer,
     Token,
+    check_fast,
     control_tokens,
     one_token,
 )
@@ -86,8 +87,7 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.source = source
         self._variables = dict(variables or {})
-        if not getattr(tokenizer, "is_fast", False):
-            raise ValueError(f"{source}: needs a fast tokenizer (tokenizer.json), for character offsets")
+        check_fast(tokenizer, source=source)
         if template is not None:
             tokenizer.chat_template = find_template(template)
         if tokenizer.chat_template is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +81,9 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
 
 def _sources(chosen: Chosen) -> Iterator[str]:
     """Yield where a plugin's weights come from, and those of plugins nested in it."""
-    for item in fields(chosen.config):
-        value = getattr(chosen.config, item.name)
-        if isinstance(value, Chosen):
-            yield from _sources(value)
-        elif item.name == "weights" or item.name.endswith("_weights"):
-            yield value
+    yield from chosen.sources().values()
+    for plugin in chosen.nested().values():
+        yield from _sources(plugin)
 
 
 def _count(recipe: Recipe, assets: Path | None, texts: Iterable[str]) -> dict[str, Count]:

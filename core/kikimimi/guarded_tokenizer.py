@@ -132,6 +132,16 @@ class GuardedTokenizer:
             yield Token(given, start + first, start + max(right, first + 1))
 
 
+def check_fast(tokenizer: Any, *, source: str) -> None:
+    """Check that a tokenizer says which characters a token stands for.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"{source}: needs a fast tokenizer (tokenizer.json), for character offsets")
+
+
 def control_tokens(tokenizer: Any, markers: Sequence[str], *, spelled: str = "") -> dict[str, int]:
     """Return the tokens that no text may become, with their ids.
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from kikimimi import plugins
-from kikimimi.recipe.chosen import PARTS, Chosen
+from kikimimi.recipe.chosen import PARTS
 from kikimimi.weights import WEIGHT_PATTERNS, find_weights
 
 if TYPE_CHECKING:
     from kikimimi.data.corpus import Corpus
-    from kikimimi.recipe import Recipe
+    from kikimimi.recipe import Chosen, Recipe
 
 LIBRARIES = ("kikimimi", "torch", "pytorch-lightning", "transformers", "peft", "webdataset", "numpy")
 
@@ -39,15 +38,13 @@ def lock(recipe: Recipe, corpora: list[Corpus]) -> dict[str, Any]:
 def plugin_lock(chosen: Chosen) -> dict[str, Any]:
     """Return a component's provenance: distribution, version, and the hash of its weights."""
     plugin = plugins.find(chosen.kind, chosen.name)
-    options = {item.name: getattr(chosen.config, item.name) for item in fields(chosen.config)}
     return {
         "name": chosen.name,
         "distribution": plugin.distribution,
         "version": plugin.version,
-        "weights": weights_lock(options.get("weights")),
-        # Weights of a part of it, and plugins nested in it.
-        **{key: weights_lock(value) for key, value in options.items() if key.endswith("_weights")},
-        **{key: plugin_lock(value) for key, value in options.items() if isinstance(value, Chosen)},
+        "weights": None,
+        **{option: weights_lock(source) for option, source in chosen.sources().items()},
+        **{option: plugin_lock(plugin) for option, plugin in chosen.nested().items()},
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from kikimimi import plugins
@@ -74,3 +74,13 @@ class Chosen:
             PluginError: It cannot be loaded.
         """
         return plugins.load(self.kind, self.name)
+
+    def sources(self) -> dict[str, str]:
+        """Return where weights come from: the option `weights`, and those ending in `_weights`."""
+        names = [item.name for item in fields(self.config)]
+        return {n: getattr(self.config, n) for n in names if n == "weights" or n.endswith("_weights")}
+
+    def nested(self) -> dict[str, Chosen]:
+        """Return the plugins that the options name, by option."""
+        options = {item.name: getattr(self.config, item.name) for item in fields(self.config)}
+        return {name: value for name, value in options.items() if isinstance(value, Chosen)}

@@ -6,7 +6,7 @@ from typing import Any
 
 from kikimimi import Conversation, Rendered
 from kikimimi.chat_template import SLOT_ID, flatten
-from kikimimi.guarded_tokenizer import AUDIO_ID, GuardedTokenizer, control_tokens, one_token
+from kikimimi.guarded_tokenizer import AUDIO_ID, GuardedTokenizer, check_fast, control_tokens, one_token
 
 
 class PlainText:
@@ -37,8 +37,7 @@ class PlainText:
         audio_start: str | None = None,
         audio_end: str | None = None,
     ) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise ValueError(f"{source}: needs a fast tokenizer (tokenizer.json), for character offsets")
+        check_fast(tokenizer, source=source)
         if tokenizer.eos_token_id is None:
             raise ValueError(f"{source}: the tokenizer has no end-of-sequence token")
         self.tokenizer = tokenizer
