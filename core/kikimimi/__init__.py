@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Padded,
         Rendered,
     )
+    from kikimimi.layout import Layout, LayoutConfig, Row
     from kikimimi.normaliser import Normaliser
     from kikimimi.recipe.chosen import Chosen
     from kikimimi.recogniser import Recogniser, RecogniserConfig
@@ -58,6 +59,7 @@ _HOMES = {
         "Padded",
         "Rendered",
     ),
+    "kikimimi.layout": ("Layout", "LayoutConfig", "Row"),
     "kikimimi.normaliser": ("Normaliser",),
     "kikimimi.recipe.chosen": ("Chosen",),
     "kikimimi.recogniser": ("Recogniser", "RecogniserConfig"),
@@ -87,6 +89,8 @@ __all__ = [
     "Generation",
     "KikimimiError",
     "LLMContext",
+    "Layout",
+    "LayoutConfig",
     "Message",
     "Normaliser",
     "Padded",
@@ -95,6 +99,7 @@ __all__ = [
     "Recogniser",
     "RecogniserConfig",
     "Rendered",
+    "Row",
     "Taps",
     "Task",
     "TaskConfig",

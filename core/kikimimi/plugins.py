@@ -40,6 +40,7 @@ KINDS: dict[str, Kind] = {
         Kind("adapter", "kikimimi.adapters", "kikimimi.interfaces:Adapter"),
         Kind("llm", "kikimimi.llms", "kikimimi.interfaces:LLM"),
         Kind("task", "kikimimi.tasks", "kikimimi.task:Task"),
+        Kind("layout", "kikimimi.layouts", "kikimimi.layout:Layout"),
         Kind("voice", "kikimimi.voices", "kikimimi.voice:Voice"),
         Kind("normaliser", "kikimimi.normalisers", "kikimimi.normaliser:Normaliser"),
         Kind("recogniser", "kikimimi.recognisers", "kikimimi.recogniser:Recogniser"),

@@ -1,0 +1,26 @@
+"""``kikimimi data synth``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def synth(
+    grammar: Annotated[str, typer.Argument(help="A grammar (YAML), or the name of a shipped one: ja_small.")],
+    out: Annotated[Path, typer.Option(help="Folder for train.csv, held_out.csv and clips/.")],
+    count: Annotated[int, typer.Option(min=1, help="Training sentences.")] = 1000,
+    held_out: Annotated[int, typer.Option(min=0, help="Held-out sentences; none is in training.")] = 100,
+    voice: Annotated[
+        str, typer.Option(help="A registered voice ('kikimimi plugins' lists them).")
+    ] = "open_jtalk",
+    seed: Annotated[int, typer.Option(help="Of the sentences, and of the speed and pitch of each.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that speak.")] = 2,
+) -> None:
+    """Make sentences from a grammar and speak them. Run it again to go on after an interruption."""
+    from kikimimi.data.synth import synth as make
+
+    report = make(grammar, out, count=count, held_out=held_out, voice=voice, seed=seed, workers=workers)
+    typer.echo(report.summary())

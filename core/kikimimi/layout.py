@@ -1,0 +1,84 @@
+"""The contract of a layout: a corpus as it is downloaded, row by row, ready to be packed into shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+
+@dataclass(kw_only=True, frozen=True)
+class LayoutConfig:
+    """Base of every layout's nested `Config`."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a corpus: what becomes a record, unless it is left out.
+
+    Attributes:
+        name: What messages and the ledger call it, such as the path of its audio file as the corpus has it.
+        record: The record's JSON: a labelled clip (``text``, ``language``, ``meta``) or a conversation
+            (``messages``, ``rejected``, ``meta``) whose audio parts name clips by number: ``"0"``, ``"1"``.
+            ``meta`` holds whatever else is known, the licence under ``license``.
+        clips: Audio files, or the bytes of them, in order. A file that is not there is left out with its row.
+    """
+
+    name: str
+    record: dict[str, Any]
+    clips: tuple[Path | bytes, ...]
+
+
+class Layout(ABC):
+    """Reads a corpus. Built as `Layout(path, config)`, once in each process that packs; without torch.
+
+    Args:
+        path: What the user gave: a folder, a file, or what else the layout takes.
+        config: Instance of `Config`.
+
+    Raises:
+        RequestError: It is not there, or is not laid out like this; the message says what was looked for.
+        DataError: It is, but is malformed.
+    """
+
+    Config: ClassVar[type[LayoutConfig]]
+
+    def __init__(self, path: str, config: Any) -> None:
+        self.path = path
+        self.config = config
+
+    @classmethod
+    @abstractmethod
+    def matches(cls, path: Path) -> bool:
+        """Tell by a cheap look whether this is how `path` is laid out; for packing without a named layout."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    @abstractmethod
+    def rows(self, begin: int, end: int) -> Iterator[Row]:
+        """Yield the rows from `begin` to before `end`, in an order that never changes."""
+
+    def fingerprint(self, begin: int, end: int) -> str:
+        """Return a hash (hex) of what these rows are made of: equal as long as nothing has changed.
+
+        Files count by path, size and time, bytes by their content.
+        """
+        digest = hashlib.sha256()
+        for row in self.rows(begin, end):
+            states = [_state(clip) for clip in row.clips]
+            line = json.dumps([row.name, row.record, states], ensure_ascii=False, sort_keys=True)
+            digest.update(line.encode() + b"\n")
+        return digest.hexdigest()
+
+
+def _state(clip: Path | bytes) -> list[Any]:
+    if isinstance(clip, bytes):
+        return [hashlib.sha256(clip).hexdigest()]
+    stat = clip.stat() if clip.is_file() else None
+    return [str(clip), *([stat.st_size, stat.st_mtime_ns] if stat else [])]

@@ -1,0 +1,1 @@
+"""Corpora as they are downloaded, and manifests: what `kikimimi data pack` reads."""
