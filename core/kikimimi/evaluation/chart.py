@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from kikimimi.evaluation.axis import Axis, format_step, format_value, linear_axis, value_axis
 from kikimimi.evaluation.score import Score
 
 WIDTH, HEIGHT = 480, 270  # a phone shows it at about 0.75, which leaves the 13-pixel text readable
@@ -60,20 +61,6 @@ class Chart:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Axis:
-    low: float
-    high: float
-    log: bool
-    ticks: tuple[float, ...]
-
-    def share(self, value: float) -> float:
-        """Return where `value` lies between the ends of the axis, from 0 to 1."""
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
-
-
 def line_chart(curves: Sequence[Curve], *, title: str, exact: bool = False) -> Chart:
     """Draw curves over the step.
 
@@ -105,7 +92,7 @@ def line_chart(curves: Sequence[Curve], *, title: str, exact: bool = False) -> C
     steps = [x for _, points in drawn for x, _ in points]
     values = [y for _, points in drawn for _, y in points]
     log = not exact and min(values) > 0 and max(values) > LOG_FROM * min(values)
-    across, up = _linear_axis(min(steps), max(steps), tight=True), _value_axis(min(values), max(values), log)
+    across, up = linear_axis(min(steps), max(steps), tight=True), value_axis(min(values), max(values), log)
     shapes = [_grid(across, up)]
     keys, said = [], []
     windows: set[int] = set()
@@ -113,8 +100,8 @@ def line_chart(curves: Sequence[Curve], *, title: str, exact: bool = False) -> C
         window = 1 if exact or len(points) < SMOOTH_FROM else _window(len(points))
         shapes.append(_line(style, points, window, across, up))
         windows.add(window)
-        keys.append(Key(style, name, f"{_value(points[-1][1])} at step {_step(points[-1][0])}"))
-        said.append(f"{name} from {_value(points[0][1])} to {_value(points[-1][1])}")
+        keys.append(Key(style, name, f"{format_value(points[-1][1])} at step {format_step(points[-1][0])}"))
+        said.append(f"{name} from {format_value(points[0][1])} to {format_value(points[-1][1])}")
     if spans := " or ".join(str(window) for window in sorted(windows - {1})):
         notes.insert(0, f"Pale: as logged. Strong: exponential average over {spans} points.")
     svg = Markup(
@@ -143,7 +130,7 @@ def error_bar(score: Score, longest: float) -> Markup:
     ).format(shapes)
 
 
-def _line(style: int, points: list[tuple[float, float]], window: int, across: _Axis, up: _Axis) -> Markup:
+def _line(style: int, points: list[tuple[float, float]], window: int, across: Axis, up: Axis) -> Markup:
     if window > 1:
         return _path(f"raw line-{style}", _thinned(points), across, up) + _path(
             f"line-{style}", _thinned(_smoothed(points, window)), across, up
@@ -153,18 +140,18 @@ def _line(style: int, points: list[tuple[float, float]], window: int, across: _A
     markers = Markup("").join(
         Markup(
             '<circle class="mark line-{}" cx="{:.1f}" cy="{:.1f}" r="3"><title>{}</title></circle>'
-        ).format(style, *_place(x, y, across, up), f"{_value(y)} at step {_step(x)}")
+        ).format(style, *_place(x, y, across, up), f"{format_value(y)} at step {format_step(x)}")
         for x, y in points
     )
     return _path(f"line-{style}", points, across, up) + markers
 
 
-def _path(classes: str, points: list[tuple[float, float]], across: _Axis, up: _Axis) -> Markup:
+def _path(classes: str, points: list[tuple[float, float]], across: Axis, up: Axis) -> Markup:
     placed = " ".join("{:.1f},{:.1f}".format(*_place(x, y, across, up)) for x, y in points)
     return Markup('<polyline class="{}" points="{}"/>').format(classes, placed)
 
 
-def _place(x: float, y: float, across: _Axis, up: _Axis) -> tuple[float, float]:
+def _place(x: float, y: float, across: Axis, up: Axis) -> tuple[float, float]:
     plot_width, plot_height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     return LEFT + across.share(x) * plot_width, TOP + (1 - up.share(y)) * plot_height
 
@@ -196,62 +183,19 @@ def _smoothed(points: list[tuple[float, float]], window: int) -> list[tuple[floa
     return averages
 
 
-def _grid(across: _Axis, up: _Axis) -> Markup:
+def _grid(across: Axis, up: Axis) -> Markup:
     shapes = Markup("")
     for tick in up.ticks:
         _, y = _place(across.low, tick, across, up)
         shapes += Markup(
             '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>'
             '<text class="end" x="{}" y="{:.1f}">{}</text>'
-        ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 4, _value(tick))
+        ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 4, format_value(tick))
     for tick in across.ticks:
         x, _ = _place(tick, up.low, across, up)
         shapes += Markup('<text class="middle" x="{:.1f}" y="{}">{}</text>').format(
-            x, HEIGHT - BOTTOM + 17, _step(tick)
+            x, HEIGHT - BOTTOM + 17, format_step(tick)
         )
     return shapes + Markup('<text class="middle" x="{}" y="{}">step</text>').format(
         LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 4
     )
-
-
-def _value_axis(low: float, high: float, log: bool) -> _Axis:
-    if not log:
-        return _linear_axis(0.0 if 0 <= low < 0.5 * high else low, high, tight=False)
-    # The 1-2-5 series between the decades, where there are few of them.
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    marks = (1.0, 2.0, 5.0) if last - first <= 2 else (1.0,)
-    series = [mark * 10.0**decade for decade in range(first, last + 1) for mark in marks]
-    bottom = max(mark for mark in series if mark <= low * (1 + 1e-9))
-    top = min(mark for mark in series if mark >= high * (1 - 1e-9))
-    return _Axis(bottom, top, True, tuple(mark for mark in series if bottom <= mark <= top))
-
-
-def _linear_axis(low: float, high: float, *, tight: bool) -> _Axis:
-    """Return an axis with about five round ticks; `tight` ends it at the data instead of at a tick."""
-    if low == high:
-        margin = abs(low) * 0.1 or 1.0
-        low, high = low - margin, high + margin
-    rough = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    size = next(mark * power for mark in (1, 2, 5, 10) if mark * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / size), math.ceil(high / size)
-    if not tight:
-        low, high = first * size, last * size
-    ticks = [count * size for count in range(first, last + 1)]
-    # Rounding errors must not push the outermost tick off the axis.
-    slack = size * 1e-6
-    return _Axis(low, high, False, tuple(tick for tick in ticks if low - slack <= tick <= high + slack))
-
-
-def _value(value: float) -> str:
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        return f"{value:.6g}" if abs(value) >= 1000 else f"{value:.3g}"
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
-
-
-def _step(step: float) -> str:
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(step) >= 10_000 and abs(step) >= size:
-            return f"{step / size:.4g}{letter}"
-    return f"{step:g}"
