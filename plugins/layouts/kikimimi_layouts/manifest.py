@@ -1,0 +1,176 @@
+"""Manifests: tables of audio files and their transcripts, or of conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kikimimi.conversation import parse_conversation
+from kikimimi.errors import DataError, RequestError, listing, nearest
+from kikimimi.layout import Layout, LayoutConfig, Row
+from kikimimi_layouts.table import KINDS, Fields, Table
+
+_STEMS = ("manifest", "metadata")
+_OF_CONVERSATIONS = ("messages", "chosen", "rejected")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ManifestConfig(LayoutConfig):
+    """Options of the layout `manifest`."""
+
+    path: str = "path"
+    """Name of the column with the audio files: relative to the manifest, or absolute."""
+    text: str = "text"
+    """Name of the column with the transcripts."""
+    language_column: str = "language"
+    """Name of the column with the language (ISO 639-1 code); it may be missing."""
+    license_column: str = "license"
+    """Name of the column with the licence (SPDX name); it may be missing."""
+    language: str | None = None
+    """Language of every row (ISO 639-1 code); one that says otherwise is an error."""
+    license: str | None = None
+    """Licence of every row (SPDX name); one that says otherwise is an error."""
+
+    def __post_init__(self) -> None:
+        columns = (self.path, self.text, self.language_column, self.license_column)
+        if "" in columns or len({*columns}) < len(columns):
+            raise ValueError(
+                "path, text, language_column and license_column must name four different columns, "
+                f"not {', '.join(map(repr, columns))}"
+            )
+        for name in ("language", "license"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name}: is empty; leave it out where it is not known")
+
+
+class Manifest(Layout):
+    """A CSV, TSV or JSON Lines file that lists audio files and transcripts, or the folder with it.
+
+    Columns path (relative to the manifest, or absolute), text, language (may be missing), and any others:
+    they are kept as ``meta``, the licence as ``meta.license``. A line of a JSON Lines file may hold a conversation
+    instead (``messages`` and, where wanted, ``chosen``, ``rejected`` and ``meta``), whose audio parts name
+    files: ``{"type": "audio", "audio": "clips/1.wav"}``. A million rows take 16 MB of memory.
+    """
+
+    Config = ManifestConfig
+    config: ManifestConfig
+
+    def __init__(self, path: str, config: Any) -> None:
+        super().__init__(path, config)
+        self.file = _manifest(Path(path))
+        self.table = Table(self.file, check=self._row)
+
+    @classmethod
+    def matches(cls, path: Path) -> bool:
+        """Tell whether it is a table, or a folder that holds a manifest and no other table of that kind."""
+        if path.is_file():
+            return path.suffix in KINDS
+        tables = _tables(path)
+        if any(table.stem in _STEMS for table in tables):
+            return True
+        return len(tables) == 1 and _begins_like_a_manifest(tables[0])
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def rows(self, begin: int, end: int) -> Iterator[Row]:
+        """Yield the rows from `begin` to before `end`, in the order of the manifest."""
+        for where, fields in self.table.rows(begin, end):
+            yield self._row(where, fields)
+
+    def _row(self, where: str, fields: Fields) -> Row:
+        if self.file.suffix == ".jsonl" and "messages" in fields:
+            return self._conversation(where, fields)
+        return self._labelled_clip(where, fields)
+
+    def _labelled_clip(self, where: str, fields: Fields) -> Row:
+        for option in ("path", "text"):
+            if (column := getattr(self.config, option)) not in fields:
+                raise RequestError(
+                    f"{where}: no column '{column}'.{nearest(column, fields)} Columns: "
+                    f"{listing(map(str, fields))}. Another one is chosen with {option}=COLUMN"
+                )
+        path, text = fields.pop(self.config.path), fields.pop(self.config.text)
+        if not isinstance(path, str) or not path:
+            raise DataError(f"{where}: {self.config.path}: expected the name of an audio file, not {path!r}")
+        if not (text is None or isinstance(text, str)):
+            raise DataError(f"{where}: {self.config.text}: expected a text, not {text!r}")
+        language, meta = self._about(where, fields)
+        return Row(
+            path,
+            {"text": text or "", "language": language, "meta": meta},
+            (self.file.parent / path,),
+        )
+
+    def _conversation(self, where: str, fields: Fields) -> Row:
+        record = {name: fields.pop(name) for name in _OF_CONVERSATIONS if name in fields}
+        language, meta = self._about(where, fields)
+        record["meta"] = meta if language is None else {**meta, "language": language}
+        try:
+            conversation = parse_conversation(record)
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from error
+        files = list(dict.fromkeys(conversation.clips()))
+        for message in record["messages"]:
+            for part in message["content"] if isinstance(message["content"], list) else []:
+                if part["type"] == "audio":
+                    part["audio"] = str(files.index(part["audio"]))
+        return Row(files[0] if files else where, record, tuple(self.file.parent / file for file in files))
+
+    def _about(self, where: str, fields: Fields) -> tuple[str | None, dict[str, Any]]:
+        """Return the language of a row, and the meta of what is left of it."""
+        meta = dict(fields)
+        if isinstance(inner := fields.get("meta"), dict | None):
+            meta.pop("meta", None)
+            for name, value in (inner or {}).items():
+                if meta.setdefault(name, value) != value:
+                    raise DataError(f"{where}: {name}: stands both beside meta and in it, and differs")
+        language = self._known(where, meta, "language")
+        license_name = self._known(where, meta, "license")
+        return language, meta if license_name is None else {**meta, "license": license_name}
+
+    def _known(self, where: str, meta: dict[str, Any], name: str) -> str | None:
+        """Take what a row says out of its meta, or what is said of every row."""
+        said, fixed = meta.pop(getattr(self.config, f"{name}_column"), None), getattr(self.config, name)
+        if not (said is None or isinstance(said, str)):
+            raise DataError(f"{where}: {name}: expected a text, not {said!r}")
+        if said and fixed and said != fixed:
+            raise DataError(
+                f"{where}: {name}: is {said!r} here, but {name}={fixed} says that of every row; leave it out "
+                "to take what the rows say"
+            )
+        return said or fixed or None
+
+
+def _tables(folder: Path) -> list[Path]:
+    return (
+        sorted(path for path in folder.iterdir() if path.suffix in KINDS and path.is_file())
+        if folder.is_dir()
+        else []
+    )
+
+
+def _manifest(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise RequestError(f"{path}: no such manifest")
+    tables = _tables(path)
+    found = [table for table in tables if table.stem in _STEMS] or tables
+    if len(found) == 1:
+        return found[0]
+    looked = f"looked for one of {', '.join(KINDS)}, such as metadata.csv"
+    if not found:
+        raise RequestError(f"{path}: holds no manifest; {looked}")
+    raise RequestError(
+        f"{path}: holds {len(found)} manifests: {listing(table.name for table in found)}; "
+        "name the one to pack"
+    )
+
+
+def _begins_like_a_manifest(table: Path) -> bool:
+    with table.open("rb") as file:
+        first = file.readline(1 << 16).decode("utf-8-sig", errors="replace")
+    return '"messages"' in first or ("path" in first and "text" in first)

@@ -1,0 +1,139 @@
+"""Tables on disk: CSV, TSV or JSON Lines, row by row, without holding them in memory."""
+
+from __future__ import annotations
+
+import csv
+import json
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from kikimimi.errors import DataError, RequestError, listing
+
+KINDS = (".csv", ".jsonl", ".tsv")
+"""File name endings that `Table` reads."""
+
+Fields = dict[str, Any]
+Check = Callable[[str, Fields], object]
+
+
+class Table:
+    """The rows of a table by number. It is read through once; then 16 bytes are held for each row.
+
+    ``.csv`` has a header line and quotation marks as spreadsheets write them; ``.tsv`` has no quoting: a
+    quotation mark there is a letter; ``.jsonl`` holds a mapping in each line. UTF-8. Blank lines are passed
+    over.
+
+    Args:
+        path: The file.
+        columns: Names of the columns where a ``.csv`` or ``.tsv`` has no header line.
+        check: Called with the place (``table.csv:7``) and the fields of every row; raises where one is wrong.
+
+    Raises:
+        RequestError: It does not exist, is of no known kind, or holds no row.
+        DataError: It is not UTF-8, or a row is malformed.
+    """
+
+    def __init__(self, path: Path, *, columns: Sequence[str] = (), check: Check | None = None) -> None:
+        if not path.is_file():
+            raise RequestError(f"{path}: no such file")
+        if path.suffix not in KINDS:
+            raise RequestError(f"{path}: a table is one of {listing(KINDS)}, not '{path.suffix}'")
+        self.path = path
+        self.is_json = path.suffix == ".jsonl"
+        self._offsets, self._numbers = array("q"), array("q")
+        with path.open("rb") as file:
+            lines = _Lines(file, path)
+            self.columns = tuple(columns) if columns or self.is_json else self._header(lines)
+            for offset, number, fields in self._read(lines):
+                self._offsets.append(offset)
+                self._numbers.append(number)
+                if check is not None:
+                    check(f"{path}:{number}", fields)
+        if not len(self):
+            raise RequestError(f"{path}: holds no rows")
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._offsets)
+
+    def rows(self, begin: int, end: int) -> Iterator[tuple[str, Fields]]:
+        """Yield the place (``table.csv:7``) and the fields of the rows from `begin` to before `end`."""
+        if begin >= min(end, len(self)):
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offsets[begin])
+            lines = _Lines(file, self.path, self._offsets[begin], self._numbers[begin] - 1)
+            for row, (_, number, fields) in enumerate(self._read(lines), begin):
+                yield f"{self.path}:{number}", fields
+                if row + 1 == end:
+                    return
+
+    def _read(self, lines: _Lines) -> Iterator[tuple[int, int, Fields]]:
+        return self._mappings(lines) if self.is_json else self._records(lines)
+
+    def _header(self, lines: _Lines) -> tuple[str, ...]:
+        header = next(self._split(lines), (0, 0, []))[2]
+        if repeated := {name for name in header if header.count(name) > 1}:
+            raise DataError(f"{self.path}:1: column {listing(repeated)} is there twice")
+        return tuple(header)
+
+    def _records(self, lines: _Lines) -> Iterator[tuple[int, int, Fields]]:
+        for offset, number, values in self._split(lines):
+            if len(values) != len(self.columns):
+                whose = f"the header has {len(self.columns)}" if number > 1 else f"{len(self.columns)} belong"
+                raise DataError(f"{self.path}:{number}: {len(values)} fields, but {whose}")
+            yield offset, number, dict(zip(self.columns, values, strict=True))
+
+    def _split(self, lines: _Lines) -> Iterator[tuple[int, int, list[str]]]:
+        reader = (
+            csv.reader(lines, strict=True)
+            if self.path.suffix == ".csv"
+            else csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        )
+        while True:
+            offset, number = lines.offset, lines.number + 1
+            try:
+                values = next(reader, None)
+            except csv.Error as error:
+                raise DataError(f"{self.path}:{lines.number}: {error}") from error
+            if values is None:
+                return
+            if values:
+                yield offset, number, values
+
+    def _mappings(self, lines: _Lines) -> Iterator[tuple[int, int, Fields]]:
+        offset = lines.offset
+        for line in lines:
+            if line.strip():
+                where = f"{self.path}:{lines.number}"
+                try:
+                    fields = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{where}: not JSON: {error}") from error
+                if not isinstance(fields, dict):
+                    raise DataError(f"{where}: expected a mapping, not {type(fields).__name__}")
+                yield offset, lines.number, fields
+            offset = lines.offset
+
+
+class _Lines:
+    """The lines of a file as text; `offset` [bytes] is where the next begins, `number` counts them."""
+
+    def __init__(self, file: IO[bytes], path: Path, offset: int = 0, number: int = 0) -> None:
+        self.file, self.path, self.offset, self.number = file, path, offset, number
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.file)
+        first = self.offset == 0
+        self.offset += len(line)
+        self.number += 1
+        try:
+            # Spreadsheets put a byte order mark in front.
+            return line.decode("utf-8-sig" if first else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.path}:{self.number}: not UTF-8: {error}") from error

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kikimimi.errors import DataError, RequestError
+from kikimimi.layout import Row
+from kikimimi_layouts.manifest import Manifest, ManifestConfig
+
+
+def rows(file: Path, /, **options: Any) -> list[Row]:
+    layout = Manifest(str(file), ManifestConfig(**options))
+    found = list(layout.rows(0, len(layout)))
+    assert len(found) == len(layout)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.csv", 'path,text,language,speaker\na.wav,"こん,にちは",ja,1\nb.wav,,,2\n'),
+        ("m.tsv", "path\ttext\tlanguage\tspeaker\na.wav\tこん,にちは\tja\t1\nb.wav\t\t\t2\n"),
+        (
+            "m.jsonl",
+            '{"path": "a.wav", "text": "こん,にちは", "language": "ja", "speaker": "1"}\n'
+            '{"path": "b.wav", "text": null, "meta": {"speaker": "2"}}\n',
+        ),
+    ],
+)
+def test_labelled_clips(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert rows(tmp_path / name) == [
+        Row(
+            "a.wav",
+            {"text": "こん,にちは", "language": "ja", "meta": {"speaker": "1"}},
+            (tmp_path / "a.wav",),
+        ),
+        Row("b.wav", {"text": "", "language": None, "meta": {"speaker": "2"}}, (tmp_path / "b.wav",)),
+    ]
+
+
+def test_columns_and_constants(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("audio_file,sentence,locale,terms\n/a.wav,x,,CC0-1.0\n")
+    found = rows(
+        tmp_path / "m.csv",
+        path="audio_file",
+        text="sentence",
+        language_column="locale",
+        license_column="terms",
+        language="ja",
+        license="CC0-1.0",
+    )
+    expected = {"text": "x", "language": "ja", "meta": {"license": "CC0-1.0"}}
+    assert found == [Row("/a.wav", expected, (Path("/a.wav"),))]
+
+
+def test_conversations(tmp_path: Path) -> None:
+    line = {
+        "messages": [
+            {"role": "system", "content": "s"},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "audio", "audio": "c/2.wav", "text": "二"},
+                    {"type": "audio", "audio": "c/1.wav"},
+                    {"type": "audio", "audio": "c/2.wav"},
+                ],
+            },
+            {"role": "assistant", "content": "a"},
+        ],
+        "rejected": "b",
+        "meta": {"license": "CC-BY-4.0"},
+        "topic": "t",
+    }
+    text_only = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    clip = {"path": "a.wav", "text": "x"}
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(json.dumps(item) for item in (line, text_only, clip)))
+    first, second, third = rows(path, language="ja")
+    assert first.name == "c/2.wav"
+    assert first.clips == (tmp_path / "c/2.wav", tmp_path / "c/1.wav")
+    parts = first.record["messages"][1]["content"]
+    assert [part["audio"] for part in parts] == ["0", "1", "0"]
+    assert parts[0]["text"] == "二"
+    assert first.record["rejected"] == "b"
+    assert first.record["meta"] == {"license": "CC-BY-4.0", "topic": "t", "language": "ja"}
+    assert second == Row(f"{path}:2", {**text_only, "meta": {"language": "ja"}}, ())
+    assert third.record == {"text": "x", "language": "ja", "meta": {}}
+
+
+def test_folders(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(RequestError, match=r"holds no manifest; looked for one of \.csv, .*metadata\.csv"):
+        rows(tmp_path)
+    (tmp_path / "train.csv").write_text("path,text\na.wav,x\n")
+    assert Manifest.matches(tmp_path)
+    assert rows(tmp_path)[0].clips == (tmp_path / "a.wav",)
+    (tmp_path / "test.tsv").write_text("path\ttext\nb.wav\tx\n")
+    assert not Manifest.matches(tmp_path)
+    with pytest.raises(RequestError, match=r"holds 2 manifests: test\.tsv, train\.csv; name the one"):
+        rows(tmp_path)
+    (tmp_path / "metadata.jsonl").write_text('{"path": "c.wav", "text": "x"}\n')
+    assert Manifest.matches(tmp_path)
+    assert [row.name for row in rows(tmp_path)] == ["c.wav"]
+    with pytest.raises(RequestError, match="gone: no such manifest"):
+        rows(tmp_path / "gone")
+
+
+def test_a_table_of_something_else_is_not_taken_for_a_manifest(tmp_path: Path) -> None:
+    (tmp_path / "all.tsv").write_text("000/a.flac\tテスト\n", encoding="utf-8")
+    assert not Manifest.matches(tmp_path)
+    assert Manifest.matches(tmp_path / "all.tsv")
+    assert not Manifest.matches(tmp_path / "gone.tsv")
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "error", "message"),
+    [
+        (
+            "m.csv",
+            "path,txt\na.wav,x\n",
+            RequestError,
+            r"m\.csv:2: no column 'text'\. Did you mean 'txt'\? Columns: path, txt.* text=COLUMN",
+        ),
+        (
+            "m.csv",
+            "path,text\n,x\n",
+            DataError,
+            r"m\.csv:2: path: expected the name of an audio file, not ''",
+        ),
+        ("m.jsonl", '{"path": "a", "text": 3}\n', DataError, r"m\.jsonl:1: text: expected a text, not 3"),
+        (
+            "m.jsonl",
+            '{"path": "a", "text": "", "license": 3}',
+            DataError,
+            r"m\.jsonl:1: license: expected a text",
+        ),
+        (
+            "m.jsonl",
+            '{"messages": []}\n',
+            DataError,
+            r"m\.jsonl:1: messages: expected a list of at least one",
+        ),
+        (
+            "m.jsonl",
+            '{"path": "a", "text": "b", "x": 1, "meta": {"x": 2}}',
+            DataError,
+            r"m\.jsonl:1: x: stands both beside meta and in it, and differs",
+        ),
+        (
+            "m.csv",
+            "path,text,language\na.wav,x,en\n",
+            DataError,
+            r"m\.csv:2: language: is 'en' here, but language=ja says that of every row",
+        ),
+    ],
+)
+def test_refuses(tmp_path: Path, name: str, line: str, error: type[Exception], message: str) -> None:
+    (tmp_path / name).write_text(line)
+    with pytest.raises(error, match=message):
+        rows(tmp_path / name, language="ja")
+
+
+def test_refuses_options() -> None:
+    with pytest.raises(ValueError, match="four different columns, not 'a', 'a', 'language'"):
+        ManifestConfig(path="a", text="a")
+    with pytest.raises(ValueError, match="license: is empty; leave it out"):
+        ManifestConfig(license="")
+
+
+def test_fingerprint_follows_files_and_lines(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("path,text\na.wav,x\nb.wav,y\n")
+    before = [Manifest(str(path), ManifestConfig()).fingerprint(i, i + 1) for i in range(2)]
+    (tmp_path / "a.wav").write_bytes(b"1")
+    after = [Manifest(str(path), ManifestConfig()).fingerprint(i, i + 1) for i in range(2)]
+    assert after[0] != before[0]
+    assert after[1] == before[1]

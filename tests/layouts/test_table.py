@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kikimimi.errors import DataError, RequestError
+from kikimimi_layouts.table import Table
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.csv", '\ufeffpath,text\r\na.wav,"こん,\nにちは"\r\n\r\nb.wav,\r\n'),
+        ("m.tsv", "path\ttext\na.wav\tこん,にちは\n\nb.wav\t"),
+        ("m.jsonl", '{"path": "a.wav", "text": "こん,にちは"}\n\n{"path": "b.wav", "text": ""}'),
+    ],
+)
+def test_rows_by_number(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_bytes(content.encode())
+    table = Table(tmp_path / name)
+    rows = [(where.rpartition("/")[2], fields) for where, fields in table.rows(0, 9)]
+    last = 5 if name == "m.csv" else 4 if name == "m.tsv" else 3
+    assert [fields["path"] for _, fields in rows] == ["a.wav", "b.wav"]
+    assert rows[0][1]["text"].replace("\n", "") == "こん,にちは"
+    assert rows[1] == (f"{name}:{last}", {"path": "b.wav", "text": ""})
+    assert len(table) == 2
+    # Any range reads the same rows as a whole pass, places included.
+    whole = list(table.rows(0, 2))
+    for begin in range(4):
+        for end in range(4):
+            assert list(table.rows(begin, end)) == whole[begin:end]
+
+
+def test_a_million_rows_are_not_held(tmp_path: Path) -> None:
+    path = tmp_path / "m.tsv"
+    path.write_text("path\ttext\n" + "".join(f"{i}.wav\t{'x' * 100}\n" for i in range(2000)))
+    table = Table(path)
+    assert sum(a.itemsize * len(a) for a in (table._offsets, table._numbers)) == 2000 * 16
+
+
+def test_quotation_marks_in_tsv_are_letters(tmp_path: Path) -> None:
+    (tmp_path / "m.tsv").write_text('path\ttext\na.wav\t"hello\n', encoding="utf-8")
+    assert next(Table(tmp_path / "m.tsv").rows(0, 1))[1]["text"] == '"hello'
+
+
+def test_without_a_header(tmp_path: Path) -> None:
+    (tmp_path / "m.tsv").write_text("a.wav\tx\n", encoding="utf-8")
+    assert [f for _, f in Table(tmp_path / "m.tsv", columns=("p", "t")).rows(0, 1)] == [
+        {"p": "a.wav", "t": "x"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("m.csv", b"path,text\n", RequestError, r"m\.csv: holds no rows"),
+        ("m.csv", b"", RequestError, r"m\.csv: holds no rows"),
+        ("m.xlsx", b"", RequestError, r"a table is one of \.csv, \.jsonl, \.tsv, not '\.xlsx'"),
+        ("m.csv", b"path,text\na.wav,x,y\n", DataError, r"m\.csv:2: 3 fields, but the header has 2"),
+        ("m.csv", b"path,text,text\na.wav,x,y\n", DataError, r"m\.csv:1: column text is there twice"),
+        ("m.csv", b'path,text\na.wav,"x\n', DataError, r"m\.csv:2: unexpected end of data"),
+        ("m.csv", b"path,text\na.wav,\xff\n", DataError, r"m\.csv:2: not UTF-8"),
+        ("m.jsonl", b"{\n", DataError, r"m\.jsonl:1: not JSON"),
+        ("m.jsonl", b"\n[]\n", DataError, r"m\.jsonl:2: expected a mapping, not list"),
+    ],
+)
+def test_refuses(tmp_path: Path, name: str, content: bytes, error: type[Exception], message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(error, match=message):
+        Table(tmp_path / name)
+
+
+def test_missing_table(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"gone\.csv: no such file"):
+        Table(tmp_path / "gone.csv")
+
+
+def test_too_few_fields_without_a_header(tmp_path: Path) -> None:
+    (tmp_path / "m.tsv").write_text("a.wav\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"m\.tsv:1: 1 fields, but 2 belong"):
+        Table(tmp_path / "m.tsv", columns=("p", "t"))
