@@ -158,7 +158,7 @@ def test_a_missing_index(cli: Cli, recipe: Path, tmp_path: Path) -> None:
 def test_a_damaged_shard_fails_the_work(cli: Cli, recipe: Path, tmp_path: Path) -> None:
     shard = Path(load_recipe(recipe).stages["asr"].data["tones"].shards)
     copy = Path(shutil.copy(shard, tmp_path / "copy.tar"))
-    shutil.copy(f"{shard}.index.jsonl", f"{copy}.index.jsonl")
+    shutil.copy(f"{shard}.index.safetensors", f"{copy}.index.safetensors")
     content = bytearray(copy.read_bytes())
     content[700] ^= 1
     copy.write_bytes(content)

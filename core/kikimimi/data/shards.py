@@ -6,14 +6,15 @@ import glob
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi.data.index import ShardIndex
-from kikimimi.data.record import Record
+from kikimimi.data.record import Record, place
 from kikimimi.data.record import read_record as parse_record
 from kikimimi.errors import DataError, RequestError
 
@@ -88,34 +89,44 @@ def read_record(index: ShardIndex, row: int) -> Record:
     """
     descriptor = _open(index.shard)
     try:
-        return _read(index, row, descriptor)
+        span = _Span(index.shard, int(index.offsets[row]), int(index.sizes[row]), index.key(row))
+        return span.read(descriptor, index.hashes[row].tobytes())
     finally:
         os.close(descriptor)
 
 
-def _open(shard: Path) -> int:
+def _open(shard: str) -> int:
     try:
         return os.open(shard, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise DataError(f"{shard}: cannot be opened: {error.strerror}") from error
 
 
-def _read(index: ShardIndex, row: int, descriptor: int) -> Record:
-    offset, size = int(index.offsets[row]), int(index.sizes[row])
-    pieces: list[bytes] = []
-    while (missing := size - sum(map(len, pieces))) > 0:
-        # pread moves no file position: descriptors may be shared with forked processes.
-        piece = os.pread(descriptor, missing, offset + size - missing)
-        if not piece:
-            raise DataError(f"{index.where(row)}: the shard ends {missing} bytes too early: truncated?")
-        pieces.append(piece)
-    span = b"".join(pieces)
-    if hashlib.sha256(span).digest() != index.hashes[row].tobytes():
-        raise DataError(
-            f"{index.where(row)}: the bytes are not those that were indexed (SHA-256 differs): the shard is "
-            f"damaged or was replaced. If it is right as it is: kikimimi data index {index.shard}"
-        )
-    return parse_record(span, str(index.shard), offset)
+class _Span(NamedTuple):
+    shard: str
+    offset: int
+    size: int
+    key: str
+
+    def read(self, descriptor: int, sha256: bytes) -> Record:
+        pieces: list[bytes] = []
+        while (missing := self.size - sum(map(len, pieces))) > 0:
+            # pread moves no file position: descriptors may be shared with forked processes.
+            piece = os.pread(descriptor, missing, self.offset + self.size - missing)
+            if not piece:
+                raise DataError(f"{self.where}: the shard ends {missing} bytes too early: truncated?")
+            pieces.append(piece)
+        span = b"".join(pieces)
+        if hashlib.sha256(span).digest() != sha256:
+            raise DataError(
+                f"{self.where}: the bytes are not those that were indexed (SHA-256 differs): the shard is "
+                f"damaged or was replaced. If it is right as it is: kikimimi data index {self.shard}"
+            )
+        return parse_record(span, self.shard, self.offset)
+
+    @property
+    def where(self) -> str:
+        return place(self.shard, self.offset, self.key)
 
 
 class Shards:
@@ -132,30 +143,52 @@ class Shards:
         DataError: An index is stale or malformed.
 
     Attributes:
-        indexes: Of the shards, in order.
-        seconds: (rows,) float32: total length of each record's clips [s].
-        characters: (rows,) int64: length of each record's texts [characters].
-        clips: (rows,) int32: number of clips of each record.
+        shards: Paths or URLs of the shards, in order.
         digest: SHA-256 (hex) over the shards' contents in order.
+        offsets: (rows,) int64: where each record begins in its shard [bytes].
+        sizes: (rows,) int64: its length there [bytes].
+        seconds: (rows,) float32: total length of each record's clips [s].
+        characters: (rows,) int32: length of each record's texts [characters].
+        clips: (rows,) int32: number of clips of each record.
+        longest: (rows,) float32: length of each record's longest clip [s]; 0 without clips.
+        clip_seconds: (clips,) float32: length of each clip of each record, end to end [s].
+        languages: (rows,) int16: position in `language_names`; -1 where the record names none.
+        licenses: (rows,) int16: position in `license_names`; -1 where the record names none.
+        language_names: As the records name them, sorted.
+        license_names: As the records name them, sorted.
+        rejected: Records that were left out when the shards were indexed: place and reason of each.
     """
 
     def __init__(self, name: str, pattern: str) -> None:
         self.name = name
-        self.indexes = tuple(ShardIndex.load(path) for path in expand(pattern))
-        self._ends = np.cumsum([len(index) for index in self.indexes], dtype=np.int64)
+        indexes = [ShardIndex.load(path) for path in expand(pattern)]
+        self.shards = tuple(index.shard for index in indexes)
+        self.digest = hashlib.sha256("\n".join(index.digest for index in indexes).encode()).hexdigest()
+        self.rejected = tuple(
+            (place(index.shard, item.offset, item.key or None), item.reason)
+            for index in indexes
+            for item in index.rejected
+        )
+        self._ends = np.cumsum([len(index) for index in indexes], dtype=np.int64)
         self._descriptors: dict[int, int] = {}
-        self.seconds: NDArray[np.float32] = self._column("seconds")
-        self.characters: NDArray[np.int64] = self._column("characters")
-        self.clips: NDArray[np.int32] = self._column("clips")
         if not len(self):
             raise RequestError(f"{name}: the shards {pattern} hold no record")
-        self.digest = hashlib.sha256("\n".join(index.digest for index in self.indexes).encode()).hexdigest()
-
-    def _column(self, name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(index, name) for index in self.indexes])
+        self.offsets: NDArray[np.int64] = _joined(indexes, "offsets")
+        self.sizes: NDArray[np.int64] = _joined(indexes, "sizes")
+        self.seconds: NDArray[np.float32] = _joined(indexes, "seconds")
+        self.characters: NDArray[np.int32] = _joined(indexes, "characters")
+        self.clips: NDArray[np.int32] = _joined(indexes, "clips")
+        self.longest: NDArray[np.float32] = _joined(indexes, "longest")
+        self.clip_seconds: NDArray[np.float32] = _joined(indexes, "clip_seconds")
+        self.language_names, self.languages = _coded(indexes, "language")
+        self.license_names, self.licenses = _coded(indexes, "license")
+        self._hashes: NDArray[np.uint8] = _joined(indexes, "hashes")
+        self._keys: NDArray[np.uint8] = _joined(indexes, "key_bytes")
+        lengths = [np.diff(index.key_ends, prepend=np.int64(0)) for index in indexes]
+        self._key_ends: NDArray[np.int64] = np.cumsum(np.concatenate(lengths))
 
     def __len__(self) -> int:
-        return len(self.seconds)
+        return int(self._ends[-1])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_descriptors": {}}
@@ -164,26 +197,26 @@ class Shards:
         for descriptor in self.__dict__.get("_descriptors", {}).values():
             os.close(descriptor)
 
-    def _locate(self, row: int) -> tuple[int, int]:
+    def _checked(self, row: int) -> int:
         if not 0 <= row < len(self):
             raise IndexError(f"{self.name}: row {row} of {len(self)}")
-        shard = int(np.searchsorted(self._ends, row, side="right"))
-        return shard, row - (int(self._ends[shard - 1]) if shard else 0)
+        return row
+
+    def _shard(self, row: int) -> int:
+        return int(np.searchsorted(self._ends, self._checked(row), side="right"))
 
     def key(self, row: int) -> str:
         """Return the key of a record."""
-        shard, row = self._locate(row)
-        return self.indexes[shard].key(row)
+        begin = int(self._key_ends[row - 1]) if self._checked(row) else 0
+        return self._keys[begin : int(self._key_ends[row])].tobytes().decode("utf-8")
 
     def where(self, row: int) -> str:
         """Return the place of a record, as messages name it."""
-        shard, row = self._locate(row)
-        return self.indexes[shard].where(row)
+        return place(self.shards[self._shard(row)], int(self.offsets[row]), self.key(row))
 
     def sha256(self, row: int) -> str:
         """Return the SHA-256 (hex) of a record's bytes in its shard."""
-        shard, row = self._locate(row)
-        return bytes(self.indexes[shard].hashes[row]).hex()
+        return bytes(self._hashes[self._checked(row)]).hex()
 
     def read(self, row: int) -> Record:
         """Read a record and verify its hash.
@@ -191,10 +224,28 @@ class Shards:
         Raises:
             DataError: A shard has changed since it was indexed, or the record is malformed.
         """
-        shard, row = self._locate(row)
-        index = self.indexes[shard]
+        shard = self._shard(row)
         if shard not in self._descriptors:
             if len(self._descriptors) >= _OPEN_FILES:
                 os.close(self._descriptors.pop(next(iter(self._descriptors))))
-            self._descriptors[shard] = _open(index.shard)
-        return _read(index, row, self._descriptors[shard])
+            self._descriptors[shard] = _open(self.shards[shard])
+        span = _Span(self.shards[shard], int(self.offsets[row]), int(self.sizes[row]), self.key(row))
+        return span.read(self._descriptors[shard], self._hashes[row].tobytes())
+
+
+def _joined(indexes: Sequence[ShardIndex], column: str) -> NDArray[Any]:
+    return np.concatenate([getattr(index, column) for index in indexes])
+
+
+def _coded(indexes: Sequence[ShardIndex], field: str) -> tuple[tuple[str, ...], NDArray[np.int16]]:
+    """Give the shards' codes of a field one meaning."""
+    names = tuple(sorted({name for index in indexes for name in getattr(index, f"{field}_names")}))
+    if len(names) > np.iinfo(np.int16).max:
+        raise DataError(f"the shards name {len(names)} different {field}s: is the field used so?")
+    code = {name: number for number, name in enumerate(names)}
+    pieces = []
+    for index in indexes:
+        # The last entry is what -1 points to.
+        own = np.array([*(code[name] for name in getattr(index, f"{field}_names")), -1], dtype=np.int16)
+        pieces.append(own[getattr(index, f"{field}s")])
+    return names, np.concatenate(pieces)

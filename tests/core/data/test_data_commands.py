@@ -37,7 +37,7 @@ def test_pack_and_index(tmp_path: Path, tone: Tone) -> None:
     )
     assert "dropped: 1 missing file (0:00, 1 of unknown length)" in done.stdout
 
-    for index in out.glob("*.index.jsonl"):
+    for index in out.glob("*.index.safetensors"):
         index.unlink()
     done = CliRunner().invoke(app, ["index", str(out / "train-*.tar")], catch_exceptions=False)
     assert "3 records, 0:03 of audio in 2 shards" in done.stdout

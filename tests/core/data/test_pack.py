@@ -71,7 +71,7 @@ def test_packs_and_counts_what_is_dropped(manifest: Path, tmp_path: Path) -> Non
 def test_same_input_gives_the_same_bytes(manifest: Path, tmp_path: Path) -> None:
     for out in ("a", "b"):
         pack(manifest, tmp_path / out, records_per_shard=4)
-    for name in ("shard-000000.tar", "shard-000001.tar", "shard-000001.tar.index.jsonl", "ledger.json"):
+    for name in ("shard-000000.tar", "shard-000001.tar", "shard-000001.tar.index.safetensors", "ledger.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
@@ -94,7 +94,7 @@ def test_goes_on_after_an_interruption(
         pack(manifest, out, records_per_shard=3)
     assert sorted(path.name for path in out.glob("*")) == [
         "shard-000000.tar",
-        "shard-000000.tar.index.jsonl",
+        "shard-000000.tar.index.safetensors",
         "shard-000000.tar.pack.json",
     ]
     report = pack(manifest, out, records_per_shard=3)
