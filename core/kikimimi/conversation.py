@@ -45,7 +45,8 @@ class Conversation:
 
     Attributes:
         messages: At least one.
-        rejected: Text of an assistant answer that preference objectives push down, or None.
+        rejected: Text of an answer that preference objectives push down in favour of the last assistant turn,
+            or None.
         meta: What is known of the record (language, licence, source); never shown to the model.
     """
 
@@ -82,7 +83,9 @@ def parse_conversation(data: dict[str, Any]) -> Conversation:
     """Read the JSON form of a conversation.
 
     Args:
-        data: ``{"messages": [{"role": ..., "content": str | [{"type": "text" | "audio", ...}]}], ...}``.
+        data: ``{"messages": [{"role": ..., "content": str | [{"type": "text" | "audio", ...}]}], ...}``. A
+            preference pair has ``rejected`` beside its last assistant turn, or ``chosen`` and ``rejected``
+            after the last user turn; ``chosen`` then is the last assistant turn.
 
     Raises:
         ValueError: The form is wrong; the message names the place, such as ``messages[0].content[1].type``.
@@ -90,13 +93,30 @@ def parse_conversation(data: dict[str, Any]) -> Conversation:
     messages = data.get("messages")
     if not isinstance(messages, list) or not messages:
         raise ValueError("messages: expected a list of at least one turn")
-    rejected = data.get("rejected")
-    if not (rejected is None or isinstance(rejected, str)):
-        raise ValueError("rejected: expected a text or null")
+    turns = tuple(_message(m, f"messages[{i}]") for i, m in enumerate(messages))
+    chosen, rejected = _answer(data, "chosen"), _answer(data, "rejected")
+    if chosen is not None:
+        if turns[-1].role == "assistant":
+            raise ValueError("chosen: the last turn is an answer already: leave one of the two out")
+        turns += (Message("assistant", (TextPart(chosen),)),)
+    if rejected is not None and turns[-1].role != "assistant":
+        raise ValueError(
+            "rejected: there is no answer to prefer to it: give chosen, or end with an assistant"
+        )
     meta = data.get("meta") or {}
     if not isinstance(meta, dict):
         raise ValueError("meta: expected a mapping")
-    return Conversation(tuple(_message(m, f"messages[{i}]") for i, m in enumerate(messages)), rejected, meta)
+    conversation = Conversation(turns, rejected, meta)
+    if rejected is not None and rejected == conversation.reference():
+        raise ValueError("rejected: is the same text as the answer that is preferred to it")
+    return conversation
+
+
+def _answer(data: dict[str, Any], name: str) -> str | None:
+    text = data.get(name)
+    if text is None or (isinstance(text, str) and text.strip()):
+        return text
+    raise ValueError(f"{name}: expected a text that is not empty, or null")
 
 
 def _message(data: Any, where: str) -> Message:
