@@ -49,9 +49,9 @@ class Manifest(Layout):
     """A CSV, TSV or JSON Lines file that lists audio files and transcripts, or the folder with it.
 
     Columns path (relative to the manifest, or absolute), text, language (may be missing), and any others:
-    they are kept as ``meta``, the licence as ``meta.license``. A line of a JSON Lines file may hold a conversation
-    instead (``messages`` and, where wanted, ``chosen``, ``rejected`` and ``meta``), whose audio parts name
-    files: ``{"type": "audio", "audio": "clips/1.wav"}``. A million rows take 16 MB of memory.
+    they are kept as ``meta``, the licence as ``meta.license``. A line of a JSON Lines file may hold a
+    conversation instead (``messages`` and, where wanted, ``chosen``, ``rejected`` and ``meta``), whose audio
+    parts name files: ``{"type": "audio", "audio": "clips/1.wav"}``. A million rows take 16 MB of memory.
     """
 
     Config = ManifestConfig

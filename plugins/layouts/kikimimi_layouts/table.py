@@ -16,6 +16,7 @@ KINDS = (".csv", ".jsonl", ".tsv")
 
 Fields = dict[str, Any]
 Check = Callable[[str, Fields], object]
+Keep = Callable[[Fields], bool]
 
 
 class Table:
@@ -29,18 +30,26 @@ class Table:
         path: The file.
         columns: Names of the columns where a ``.csv`` or ``.tsv`` has no header line.
         check: Called with the place (``table.csv:7``) and the fields of every row; raises where one is wrong.
+        keep: Tells which rows count; None takes all.
 
     Raises:
         RequestError: It does not exist, is of no known kind, or holds no row.
         DataError: It is not UTF-8, or a row is malformed.
     """
 
-    def __init__(self, path: Path, *, columns: Sequence[str] = (), check: Check | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        columns: Sequence[str] = (),
+        check: Check | None = None,
+        keep: Keep | None = None,
+    ) -> None:
         if not path.is_file():
             raise RequestError(f"{path}: no such file")
         if path.suffix not in KINDS:
             raise RequestError(f"{path}: a table is one of {listing(KINDS)}, not '{path.suffix}'")
-        self.path = path
+        self.path, self.keep = path, keep
         self.is_json = path.suffix == ".jsonl"
         self._offsets, self._numbers = array("q"), array("q")
         with path.open("rb") as file:
@@ -71,7 +80,8 @@ class Table:
                     return
 
     def _read(self, lines: _Lines) -> Iterator[tuple[int, int, Fields]]:
-        return self._mappings(lines) if self.is_json else self._records(lines)
+        rows = self._mappings(lines) if self.is_json else self._records(lines)
+        return (row for row in rows if self.keep is None or self.keep(row[2]))
 
     def _header(self, lines: _Lines) -> tuple[str, ...]:
         header = next(self._split(lines), (0, 0, []))[2]

@@ -1,0 +1,100 @@
+"""Clotho: sounds described in sentences."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from kikimimi.errors import DataError, RequestError
+from kikimimi.layout import Layout, LayoutConfig, Row
+from kikimimi_layouts.corpus_folder import is_missing, one_of
+from kikimimi_layouts.licence import licence_name
+from kikimimi_layouts.table import Fields, Table
+
+Split = Literal["development", "validation", "evaluation"]
+_CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
+_TABLES = ("clotho_csv_files", ".")
+_AUDIO = ("clotho_audio_files", ".")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ClothoConfig(LayoutConfig):
+    """Options of the layout `clotho`."""
+
+    split: Split = "development"
+    """The set whose clips are taken."""
+
+    def __post_init__(self) -> None:
+        one_of("split", self.split, get_args(Split))
+
+
+class Clotho(Layout):
+    """The folder with ``clotho_captions_SPLIT.csv``, ``clotho_metadata_SPLIT.csv``, the clips in ``SPLIT/``.
+
+    The tables and the folder of clips may stand in ``clotho_csv_files`` and ``clotho_audio_files``, as
+    https://aac-datasets.readthedocs.io leaves them, or side by side, as https://zenodo.org/records/4783391
+    does. The text is the first caption, ``meta.captions`` all five. The licence is the clip's own, from the
+    metadata, which since version 2 are in ISO 8859-1.
+    """
+
+    Config = ClothoConfig
+    config: ClothoConfig
+
+    def __init__(self, path: str, config: Any) -> None:
+        super().__init__(path, config)
+        folder = Path(path)
+        captions = _find(folder, _TABLES, f"clotho_captions_{config.split}.csv", "file names and captions")
+        metadata = _find(folder, _TABLES, f"clotho_metadata_{config.split}.csv", "the licence of each clip")
+        self.audio = _find(folder, _AUDIO, config.split, f"the clips of split={config.split}")
+        self.about = _about(metadata)
+        self.table = Table(captions, check=_check)
+
+    @classmethod
+    def matches(cls, path: Path) -> bool:
+        """Tell whether there is a table of captions."""
+        names = [f"clotho_captions_{split}.csv" for split in get_args(Split)]
+        return any((path / place / name).is_file() for place in _TABLES for name in names)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def rows(self, begin: int, end: int) -> Iterator[Row]:
+        """Yield the rows from `begin` to before `end`, in the order of the captions."""
+        for _, fields in self.table.rows(begin, end):
+            captions, name = [fields[column] for column in _CAPTIONS], fields["file_name"]
+            meta = {"source": "clotho", "captions": captions, **self.about.get(name, {})}
+            yield Row(name, {"text": captions[0], "language": "en", "meta": meta}, (self.audio / name,))
+
+
+def _find(folder: Path, places: tuple[str, ...], name: str, what: str) -> Path:
+    for place in places:
+        if (found := folder / place / name).exists():
+            return found
+    raise is_missing(folder, name, what)
+
+
+def _check(where: str, fields: Fields) -> None:
+    for column in ("file_name", *_CAPTIONS):
+        if column not in fields:
+            raise RequestError(f"{where}: no column '{column}': not a table of Clotho's captions")
+
+
+def _about(metadata: Path) -> dict[str, dict[str, Any]]:
+    """Return keywords, link, uploader and licence by file name."""
+    about: dict[str, dict[str, Any]] = {}
+    try:
+        with metadata.open(encoding="iso-8859-1", newline="") as file:
+            for fields in csv.DictReader(file):
+                known = {
+                    "keywords": (fields.get("keywords") or "").split(";"),
+                    "link": fields.get("sound_link"),
+                    "uploader": fields.get("manufacturer"),
+                    "license": licence_name(fields.get("license") or ""),
+                }
+                about[fields["file_name"]] = {key: value for key, value in known.items() if value}
+    except (csv.Error, KeyError) as error:
+        raise DataError(f"{metadata}: not a table of Clotho's metadata: {error}") from error
+    return about

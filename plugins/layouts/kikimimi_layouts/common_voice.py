@@ -1,0 +1,81 @@
+"""Common Voice, one language of a release."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from kikimimi.errors import DataError, RequestError
+from kikimimi.layout import Layout, LayoutConfig, Row
+from kikimimi_layouts.corpus_folder import is_missing, one_of
+from kikimimi_layouts.table import Fields, Table
+
+Split = Literal["train", "dev", "test", "validated", "invalidated", "other"]
+
+
+@dataclass(kw_only=True, frozen=True)
+class CommonVoiceConfig(LayoutConfig):
+    """Options of the layout `common_voice`."""
+
+    split: Split = "train"
+    """Table of the release whose clips are taken (``train.tsv``)."""
+    language: str | None = None
+    """Language of every clip (ISO 639-1 code); null takes it from the column ``locale``."""
+
+    def __post_init__(self) -> None:
+        one_of("split", self.split, get_args(Split))
+        if self.language == "":
+            raise ValueError("language: is empty; leave it out to take it from the column locale")
+
+
+class CommonVoice(Layout):
+    """The folder of one language: ``clips/`` and ``train.tsv``, ``dev.tsv``, ``test.tsv``, ``validated.tsv``.
+
+    Each table has the columns client_id, path, sentence, up_votes, down_votes, age, gender, accents, locale
+    and others that changed over the releases: https://github.com/common-voice/cv-dataset. Quotation marks in
+    them are letters: https://github.com/coqui-ai/STT/pull/2321 shows what goes wrong otherwise. The sentence
+    is the text; what else is known is meta. The licence is CC0-1.0.
+    """
+
+    Config = CommonVoiceConfig
+    config: CommonVoiceConfig
+
+    def __init__(self, path: str, config: Any) -> None:
+        super().__init__(path, config)
+        self.folder = Path(path)
+        table = f"{config.split}.tsv"
+        if not (self.folder / "clips").is_dir():
+            raise is_missing(self.folder, "clips", "the audio of a language of Common Voice")
+        if not (self.folder / table).is_file():
+            raise is_missing(self.folder, table, f"the clips of split={config.split}")
+        self.table = Table(self.folder / table, check=self._row)
+
+    @classmethod
+    def matches(cls, path: Path) -> bool:
+        """Tell whether there are ``clips/`` and the tables of a release."""
+        return (path / "clips").is_dir() and any((path / f"{name}.tsv").is_file() for name in get_args(Split))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def rows(self, begin: int, end: int) -> Iterator[Row]:
+        """Yield the rows from `begin` to before `end`, in the order of the table."""
+        for where, fields in self.table.rows(begin, end):
+            yield self._row(where, fields)
+
+    def _row(self, where: str, fields: Fields) -> Row:
+        for column in ("path", "sentence"):
+            if column not in fields:
+                raise RequestError(f"{where}: no column '{column}': not a table of Common Voice")
+        name, text, locale = fields.pop("path"), fields.pop("sentence"), fields.get("locale", "")
+        if not name:
+            raise DataError(f"{where}: path: is empty")
+        if not (language := self.config.language or locale.partition("-")[0]):
+            raise RequestError(f"{where}: no column 'locale'; say the language with language=ja")
+        meta = {column: value for column, value in fields.items() if value}
+        meta |= {"license": "CC0-1.0", "source": "common_voice"}
+        # The tables of the first releases leave the ending out.
+        file = self.folder / "clips" / (name if name.endswith(".mp3") else f"{name}.mp3")
+        return Row(name, {"text": text, "language": language, "meta": meta}, (file,))

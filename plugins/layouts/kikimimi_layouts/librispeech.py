@@ -1,0 +1,102 @@
+"""LibriSpeech: English audio books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from kikimimi.errors import DataError
+from kikimimi.layout import Layout, LayoutConfig, Row
+from kikimimi_layouts.corpus_folder import is_missing, one_of
+
+Split = Literal[
+    "train-clean-100",
+    "train-clean-360",
+    "train-other-500",
+    "dev-clean",
+    "dev-other",
+    "test-clean",
+    "test-other",
+    "train-clean-5",
+    "dev-clean-2",
+]
+Case = Literal["lower", "as_is"]
+
+
+@dataclass(kw_only=True, frozen=True)
+class LibriSpeechConfig(LayoutConfig):
+    """Options of the layout `librispeech`."""
+
+    split: Split = "train-clean-100"
+    """Folder whose clips are taken; ``train-clean-5`` and ``dev-clean-2`` are those of Mini LibriSpeech."""
+    case: Case = "lower"
+    """The transcripts are in capitals, as no LLM writes: lower makes them small, as_is keeps them."""
+
+    def __post_init__(self) -> None:
+        one_of("split", self.split, get_args(Split))
+        one_of("case", self.case, get_args(Case))
+
+
+class LibriSpeech(Layout):
+    """The folder ``LibriSpeech``: ``SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac`` and transcripts.
+
+    ``SPEAKER-CHAPTER.trans.txt`` beside the clips has a line for each: its name, a space, the words.
+    Panayotov et al., "Librispeech", ICASSP 2015; https://www.openslr.org/12. The licence is CC-BY-4.0. The
+    transcripts of the split are held: about 60 MB for train-other-500.
+    """
+
+    Config = LibriSpeechConfig
+    config: LibriSpeechConfig
+
+    def __init__(self, path: str, config: Any) -> None:
+        super().__init__(path, config)
+        self.folder = Path(path) / config.split
+        if not self.folder.is_dir():
+            raise is_missing(Path(path), config.split, f"the clips of split={config.split}")
+        transcripts = sorted(self.folder.glob("*/*/*.trans.txt"))
+        if not transcripts:
+            raise is_missing(self.folder, "SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt", "the transcripts")
+        self.utterances = [line for transcript in transcripts for line in _read(transcript)]
+
+    @classmethod
+    def matches(cls, path: Path) -> bool:
+        """Tell whether there is a split with a transcript."""
+        return any(next((path / split).glob("*/*/*.trans.txt"), None) for split in get_args(Split))
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def rows(self, begin: int, end: int) -> Iterator[Row]:
+        """Yield the rows from `begin` to before `end`, by speaker and chapter."""
+        for name, words in self.utterances[begin:end]:
+            speaker, chapter, _ = name.split("-")
+            record = {
+                "text": words.lower() if self.config.case == "lower" else words,
+                "language": "en",
+                "meta": {
+                    "license": "CC-BY-4.0",
+                    "source": "librispeech",
+                    "split": self.config.split,
+                    "speaker": speaker,
+                    "chapter": chapter,
+                },
+            }
+            yield Row(f"{name}.flac", record, (self.folder / speaker / chapter / f"{name}.flac",))
+
+
+def _read(transcript: Path) -> Iterator[tuple[str, str]]:
+    try:
+        lines = transcript.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{transcript}: not UTF-8: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        name, _, words = line.partition(" ")
+        if not line.strip():
+            continue
+        if name.count("-") != 2:
+            raise DataError(
+                f"{transcript}:{number}: expected SPEAKER-CHAPTER-NUMBER and the words, not {line!r}"
+            )
+        yield name, words.strip()

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kikimimi.errors import DataError, RequestError
+from kikimimi.layout import Layout, Row
+from kikimimi_layouts.jsut import JSUT, JSUTConfig
+
+FILES = {
+    "basic5000/transcript_utf8.txt": "BASIC5000_0001:水をマレーシアから買わなくてはならないのです。\n"
+    "BASIC5000_0002:木曜日、停戦会談は:何の進展もないまま終了しました。\n",
+    "basic5000/wav/BASIC5000_0001.wav": None,
+    "travel1000/transcript_utf8.txt": "TRAVEL1000_0001:あなたの荷物は、ロサンゼルスに残っています。\n\n",
+    "travel1000/wav/TRAVEL1000_0001.wav": None,
+}
+
+
+def test_rows(write: Callable[..., Path], read: Callable[[Layout], list[Row]]) -> None:
+    folder = write(FILES)
+    assert JSUT.matches(folder)
+    first, second = read(JSUT(str(folder), JSUTConfig()))
+    meta = {"license": "LicenseRef-JSUT", "source": "jsut", "subset": "basic5000"}
+    assert first == Row(
+        "basic5000/wav/BASIC5000_0001.wav",
+        {"text": "水をマレーシアから買わなくてはならないのです。", "language": "ja", "meta": meta},
+        (folder / "basic5000/wav/BASIC5000_0001.wav",),
+    )
+    assert second.record["text"] == "木曜日、停戦会談は:何の進展もないまま終了しました。"
+    everything = read(JSUT(str(folder), JSUTConfig(subset="all")))
+    assert [row.name for row in everything][2:] == ["travel1000/wav/TRAVEL1000_0001.wav"]
+
+
+def test_refuses(write: Callable[..., Path], tmp_path: Path) -> None:
+    folder = write(FILES)
+    with pytest.raises(
+        RequestError, match=r"no loanword128 \(.*subset=loanword128\).* is: basic5000, travel1000"
+    ):
+        JSUT(str(folder), JSUTConfig(subset="loanword128"))
+    with pytest.raises(RequestError, match=r"no such folder; looked for basic5000"):
+        JSUT(str(tmp_path / "gone"), JSUTConfig(subset="all"))
+    with pytest.raises(ValueError, match=r"subset: 'basic500' .* Did you mean 'basic5000'\?"):
+        JSUTConfig(subset="basic500")  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match=r"basic5000: there is no transcript_utf8\.txt"):
+        JSUT(str(write({"basic5000/wav/a.wav": None}, "bare")), JSUTConfig())
+    broken = write({"basic5000/transcript_utf8.txt": "BASIC5000_0001:x\nBASIC5000_0002\n"}, "broken")
+    with pytest.raises(DataError, match=r"transcript_utf8\.txt:2: expected the name of a clip, ':' and"):
+        JSUT(str(broken), JSUTConfig())
+    (broken / "basic5000" / "transcript_utf8.txt").write_bytes(b"A:\xff\n")
+    with pytest.raises(DataError, match=r"transcript_utf8\.txt: not UTF-8"):
+        JSUT(str(broken), JSUTConfig())

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kikimimi.errors import DataError, RequestError
+from kikimimi.layout import Layout, Row
+from kikimimi_layouts.librispeech import LibriSpeech, LibriSpeechConfig
+
+FILES = {
+    "dev-clean/121/123852/121-123852.trans.txt": "121-123852-0000 ALSO A POPULAR CONTRIVANCE\n",
+    "dev-clean/121/123852/121-123852-0000.flac": None,
+    "dev-clean/121/121726/121-121726.trans.txt": "121-121726-0000 HARANGUE\n121-121726-0001 PAIN'S END\n",
+    "dev-clean/121/121726/121-121726-0000.flac": None,
+}
+
+
+def test_rows(write: Callable[..., Path], read: Callable[[Layout], list[Row]]) -> None:
+    folder = write(FILES)
+    assert LibriSpeech.matches(folder)
+    rows = read(LibriSpeech(str(folder), LibriSpeechConfig(split="dev-clean")))
+    assert [row.name for row in rows] == [
+        "121-121726-0000.flac",
+        "121-121726-0001.flac",
+        "121-123852-0000.flac",
+    ]
+    assert rows[1] == Row(
+        "121-121726-0001.flac",
+        {
+            "text": "pain's end",
+            "language": "en",
+            "meta": {
+                "license": "CC-BY-4.0",
+                "source": "librispeech",
+                "split": "dev-clean",
+                "speaker": "121",
+                "chapter": "121726",
+            },
+        },
+        (folder / "dev-clean/121/121726/121-121726-0001.flac",),
+    )
+    as_is = read(LibriSpeech(str(folder), LibriSpeechConfig(split="dev-clean", case="as_is")))
+    assert as_is[2].record["text"] == "ALSO A POPULAR CONTRIVANCE"
+
+
+def test_refuses(write: Callable[..., Path]) -> None:
+    folder = write(FILES)
+    with pytest.raises(
+        RequestError, match=r"no test-clean \(the clips of split=test-clean\).* is: dev-clean"
+    ):
+        LibriSpeech(str(folder), LibriSpeechConfig(split="test-clean"))
+    with pytest.raises(RequestError, match=r"dev-clean: there is no SPEAKER/CHAPTER/"):
+        LibriSpeech(str(write({"dev-clean/121/a.flac": None}, "bare")), LibriSpeechConfig(split="dev-clean"))
+    with pytest.raises(ValueError, match=r"split: 'dev_clean' .* Did you mean 'dev-clean'\?"):
+        LibriSpeechConfig(split="dev_clean")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"case: 'upper' is not one of as_is, lower"):
+        LibriSpeechConfig(case="upper")  # type: ignore[arg-type]
+    transcript = folder / "dev-clean/121/121726/121-121726.trans.txt"
+    transcript.write_text("121-121726-0000 X\nno number\n")
+    with pytest.raises(DataError, match=r"trans\.txt:2: expected SPEAKER-CHAPTER-NUMBER and the words, not"):
+        LibriSpeech(str(folder), LibriSpeechConfig(split="dev-clean"))
+    transcript.write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"trans\.txt: not UTF-8"):
+        LibriSpeech(str(folder), LibriSpeechConfig(split="dev-clean"))
