@@ -1,0 +1,84 @@
+"""What datasets hold, as one HTML file that needs no network, no other file and no script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from kikimimi import __version__
+from kikimimi.data.distribution import PERCENTILES, Distribution
+from kikimimi.data.stats import Stats
+from kikimimi.data.stats_text import LEFT_OUT, hours, share, size
+from kikimimi.evaluation.axis import format_value
+from kikimimi.evaluation.chart import Chart
+from kikimimi.evaluation.histogram import histogram
+from kikimimi.terminal import visible
+
+
+def write_page(path: Path, stats: Sequence[Stats]) -> None:
+    """Write the page, making its folder where needed."""
+    html = render(stats)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A text of the data may hold half a surrogate pair, which UTF-8 cannot express: shown as \udXXX.
+    path.write_text(html, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def render(stats: Sequence[Stats]) -> str:
+    """Return the page. See `write_page`."""
+    environment = Environment(
+        loader=PackageLoader("kikimimi.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("stats.html.j2").render(
+        title=stats[0].name if len(stats) == 1 else f"{len(stats)} datasets",
+        created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        version=__version__,
+        stats=stats,
+        charts=lambda item: list(_charts(item)),
+        spreads=lambda item: list(_spreads(item)),
+        heads=["least", *(f"{p} %" for p in PERCENTILES[1:-1]), "most"],
+        bar=_bar,
+        hours=hours,
+        share=share,
+        size=size,
+        number=format_value,
+        visible=visible,
+        shown_left_out=LEFT_OUT,
+    )
+
+
+def _charts(stats: Stats) -> Iterator[Chart]:
+    if stats.record_seconds is not None:
+        yield histogram(stats.record_seconds, title="Audio of a record", of="records")
+    if stats.clip_seconds is not None and stats.clip_seconds != stats.record_seconds:
+        yield histogram(stats.clip_seconds, title="Audio of a clip", of="clips")
+    if stats.record_characters is not None:
+        yield histogram(stats.record_characters, title="Text of a record", of="records")
+    for rate in stats.rates:
+        yield histogram(rate.rates, title=f"Text beside a second of audio: {rate.language}", of="records")
+
+
+def _spreads(stats: Stats) -> Iterator[tuple[str, Distribution]]:
+    for name, spread in (
+        ("audio of a record", stats.record_seconds),
+        ("audio of a clip", stats.clip_seconds),
+        ("text of a record", stats.record_characters),
+        *((f"text beside a second of audio: {rate.language}", rate.rates) for rate in stats.rates),
+    ):
+        if spread is not None:
+            yield name, spread
+
+
+def _bar(part: float, whole: float) -> Markup:
+    """Draw a part of a whole as a bar."""
+    return Markup(
+        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="part" x="0" y="0" width="{:.2f}" height="10"/></svg>'
+    ).format(100 * part / whole if whole else 0)
