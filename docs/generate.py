@@ -27,7 +27,18 @@ from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
 from kikimimi.recipe.leaf import describe
 from kikimimi.recipe.schema import Evaluation, Generation, Recipe, Trainer
 from kikimimi.recipe.shape import Component, Leaf, Named, Section, Several, Shape, options
-from kikimimi.recipe.stage import Batch, Checkpoint, Dataset, Optimiser, Schedule, Stage, Train, Validate
+from kikimimi.recipe.stage import (
+    Batch,
+    Checkpoint,
+    Dataset,
+    Faults,
+    Mixture,
+    Optimiser,
+    Schedule,
+    Stage,
+    Train,
+    Validate,
+)
 from kikimimi.shipped import recipes_folder
 
 DOCS = Path(__file__).parent
@@ -38,6 +49,8 @@ SECTIONS: dict[type[Any], str] = {
     Stage: "`stages.STAGE`",
     Train: "`stages.STAGE.train.PART`",
     Dataset: "`stages.STAGE.data.DATASET`, `stages.STAGE.validate.data.DATASET`",
+    Mixture: "`stages.STAGE.mixture`",
+    Faults: "`stages.STAGE.faults`",
     Batch: "`stages.STAGE.batch`",
     Optimiser: "`stages.STAGE.optimiser`",
     Schedule: "`stages.STAGE.schedule`",

@@ -4,6 +4,7 @@ recipe.yaml               resolved, complete
 lock.json                 what it was made of
 assets/llm/               tokenizer built from the data, if any
 metrics.jsonl, .csv       one line per log interval
+faults/STAGE.jsonl        records that were left out, and why; of rank 1 STAGE.rank1.jsonl
 checkpoints/STAGE/        the newest checkpoints of a stage (weights and resume state)
 weights/STAGE.safetensors what a finished stage leaves
 evaluations/NAME/         predictions and scores
@@ -16,6 +17,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 LONGEST_NAME = 80
 WEIGHTS = "weights.safetensors"
 """What a checkpoint calls the trained weights."""
+HARDWARE = ("accelerator", "strategy", "devices", "nodes", "workers", "log_every", "loggers")
+"""Options of the section `trainer` that change neither the steps nor their order: a run may change them."""
 _BEGUN = ("metrics.jsonl", "checkpoints", "weights")  # any of them is there from the first step on
 
 
@@ -70,14 +74,12 @@ class RunFolder:
             held, wanted = (path / "recipe.yaml").read_text(encoding="utf-8"), recipe.to_yaml()
             if held != wanted and not any((path / name).exists() for name in _BEGUN):
                 return cls._begin(path, recipe)
-            run = cls.open(path)
-            if run.recipe.digest != recipe.digest:
-                changed = _first_difference(run.recipe.to_yaml(), wanted)
+            if changed := _change(cls.open(path).recipe, recipe):
                 raise RunError(
                     f"{path} holds a run of another recipe ({changed}). "
                     "Choose another --out, or move that folder away."
                 )
-            return run
+            return cls(path, recipe)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path} exists and is not a run folder (it has no recipe.yaml)")
         return cls._begin(path, recipe)
@@ -93,11 +95,15 @@ class RunFolder:
         return cls(path, recipe)
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: Path, overrides: Sequence[str] = ()) -> RunFolder:
         """Open a run folder.
 
+        Args:
+            path: The folder.
+            overrides: Changes of where and how it goes on: of `HARDWARE` alone.
+
         Raises:
-            RunError: It is not one.
+            RunError: It is not one, or the overrides change what is trained.
         """
         if not path.exists():
             raise RunError(f"{path}: no such run folder.{_guess(path)}")
@@ -105,7 +111,17 @@ class RunFolder:
             raise RunError(f"{path} is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes")
         if not (path / "recipe.yaml").is_file():
             raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
-        return cls(path, load_recipe(path / "recipe.yaml"))
+        recipe = load_recipe(path / "recipe.yaml")
+        if not overrides:
+            return cls(path, recipe)
+        wanted = load_recipe(path / "recipe.yaml", overrides)
+        if changed := _change(recipe, wanted):
+            raise RunError(
+                f"{path} keeps its recipe ({changed}). It can go on with another "
+                f"{', '.join(f'trainer.{name}' for name in HARDWARE)}. To change something else, train the "
+                f"recipe: kikimimi train RECIPE.yaml {' '.join(overrides)}"
+            )
+        return cls(path, wanted)
 
     @property
     def assets(self) -> Path:
@@ -129,6 +145,10 @@ class RunFolder:
     def weights(self, stage: str) -> Path:
         """What a finished stage leaves."""
         return self.path / "weights" / f"{stage}.safetensors"
+
+    def faults(self, stage: str, rank: int = 0) -> Path:
+        """Where the records are listed that a stage leaves out, as a rank met them."""
+        return self.path / "faults" / (f"{stage}.rank{rank}.jsonl" if rank else f"{stage}.jsonl")
 
     def evaluation(self, name: str) -> Path:
         """Where an evaluation's predictions are."""
@@ -198,6 +218,13 @@ def checkpoint_folders(folder: Path) -> list[Path]:
 def _guess(path: Path) -> str:
     beside = [file.parent.name for file in path.parent.glob("*/recipe.yaml")]
     return f"{nearest(path.name, beside)} Run folders in {path.parent}: {listing(beside)}" if beside else ""
+
+
+def _change(old: Recipe, new: Recipe) -> str:
+    """Return the first difference between recipes that changes the run; empty where there is none."""
+    kept = {name: getattr(old.trainer, name) for name in HARDWARE}
+    new = replace(new, trainer=replace(new.trainer, **kept))
+    return _first_difference(old.to_yaml(), new.to_yaml()) if old.digest != new.digest else ""
 
 
 def _first_difference(old: str, new: str) -> str:

@@ -173,7 +173,7 @@ def test_a_clip_longer_than_the_window_is_refused_and_named(cli: Cli, recipe: Pa
     done = cli("train", recipe, "encoder.sizes.num_positions=50")
     assert done.code == 1
     assert "tones: " in done.err
-    assert "are longer than the encoder's 1 s" in done.err
+    assert "of 8 records have clips longer than the encoder takes (1 s)" in done.err
     assert "Nothing is cut" in done.err
 
 
@@ -191,7 +191,8 @@ def test_a_run_of_another_recipe(cli: Cli, recipe: Path) -> None:
 def test_changes_to_a_run(cli: Cli, trained: Path) -> None:
     done = cli("train", trained, "adapter.downsample=8")
     assert done.code == 2
-    assert f"{trained} is a run folder, and a run keeps its recipe." in done.err
+    assert f"{trained} keeps its recipe (there 'downsample: 4', here 'downsample: 8')." in done.err
+    assert "It can go on with another trainer.accelerator, trainer.strategy, trainer.devices" in done.err
     assert "kikimimi train RECIPE.yaml adapter.downsample=8" in done.err
 
 

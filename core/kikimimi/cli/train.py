@@ -12,7 +12,9 @@ def train(
         ..., metavar="RECIPE_OR_RUN", help="A recipe (YAML), or a run folder to go on with."
     ),
     overrides: list[str] = typer.Argument(
-        None, help="Changes to the recipe: adapter.downsample=8, adapter=mlp, stages.asr.steps=1000"
+        None,
+        help="Changes to the recipe: adapter.downsample=8, adapter=mlp, stages.asr.steps=1000. A run folder "
+        "takes those of the hardware: trainer.devices=2",
     ),
     out: Path | None = typer.Option(None, "--out", show_default="runs", help="Where run folders go."),
 ) -> None:
@@ -22,14 +24,9 @@ def train(
     from kikimimi.run_folder import RunFolder, run_name
 
     if source.is_dir():
-        if overrides:
-            raise RequestError(
-                f"{source} is a run folder, and a run keeps its recipe. To change something, train the "
-                f"recipe: kikimimi train RECIPE.yaml {' '.join(overrides)}"
-            )
         if out is not None:
             raise RequestError(f"{source} is a run folder, and it goes on where it is: leave out --out {out}")
-        run = RunFolder.open(source)
+        run = RunFolder.open(source, overrides or [])
     else:
         recipe = load_recipe(source, overrides or [])
         run = RunFolder.create((out or Path("runs")) / run_name(recipe.name, overrides or []), recipe)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kikimimi.conversation import Conversation
@@ -32,20 +34,33 @@ class Corpus:
         name: As the recipe names it.
         shards: Where the records are.
         task: What turns a record into a conversation.
+        skip: Pass over records that cannot be used where all are gone through; otherwise they are errors.
+        rows: The rows of the shards that are used, or None for all.
     """
 
     name: str
     shards: Shards
     task: Task
+    skip: bool = False
+    rows: NDArray[np.int32] | None = None
 
     @classmethod
-    def open(cls, name: str, source: Dataset | Evaluation) -> Corpus:
+    def open(cls, name: str, source: Dataset | Evaluation, *, skip: bool = False) -> Corpus:
         """Open the shards that a recipe names.
 
         Raises:
             RequestError: A shard or its index is missing.
         """
-        return cls(name, Shards(name, source.shards), source.task.component(source.task.config))
+        return cls(name, Shards(name, source.shards), source.task.component(source.task.config), skip)
+
+    @property
+    def used(self) -> NDArray[np.int32] | slice:
+        """What picks the used rows out of a column of the shards."""
+        return slice(None) if self.rows is None else self.rows
+
+    def used_rows(self) -> Iterator[int]:
+        """Yield the used rows in order."""
+        yield from range(len(self.shards)) if self.rows is None else self.rows.tolist()
 
     def conversation(self, record: Record, rng: Random | None = None) -> Conversation:
         """Turn a record into a conversation.
@@ -109,8 +124,14 @@ class Corpus:
     def texts(self) -> Iterator[str]:
         """Yield every text of the data: the task's phrasings, what stands in turns, what is said in clips."""
         yield from self.task.phrasings()
-        for row in range(len(self.shards)):
-            for message in self.conversation(self.shards.read(row)).messages:
+        for row in self.used_rows():
+            try:
+                conversation = self.conversation(self.shards.read(row))
+            except DataError:
+                if not self.skip:
+                    raise
+                continue
+            for message in conversation.messages:
                 for part in message.parts:
                     if part.text is not None:
                         yield part.text
@@ -120,7 +141,7 @@ def training_corpora(recipe: Recipe) -> Iterator[Corpus]:
     """Open what the stages train on, one dataset after the other as they are asked for."""
     for stage in recipe.stages.values():
         for name, dataset in stage.data.items():
-            yield Corpus.open(name, dataset)
+            yield Corpus.open(name, dataset, skip=stage.faults.policy == "skip")
 
 
 def all_texts(corpora: Iterable[Corpus]) -> Iterator[str]:

@@ -1,22 +1,27 @@
 """The order of training: which records make up which micro-batch.
 
-A pure function of the records' costs, the sources' weights, the budget, the seed and the epoch; nothing is
-read but the index. Resuming is a matter of counting micro-batches, however many processes share them.
+A pure function of the records' costs and lengths, the shares of the sources, the budget, the seed and the
+epoch; nothing is read but the index. Resuming is a matter of counting micro-batches, however many processes
+share them.
 
-Random numbers are the raw output of PCG64, which numpy keeps the same in all its versions.
+Random numbers are the raw output of PCG64, which numpy keeps the same in all its versions, and all sums are
+of whole numbers: the order is the same on every machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-_BUCKET = 512  # records sorted by cost together: large enough for even lengths, small enough to stay random
-_UNITS = 1_000_000  # per second: sums of whole numbers are the same on every machine
+from kikimimi.data.mixture import share_begin
+
+_SMALLEST_BUCKET = 512  # records: enough to fill even micro-batches of few clips evenly
+_UNITS = 1_000_000  # per second or position
 _ORDER, _PASS, _BATCHES = 1, 2, 3  # purposes of random numbers
 
 
@@ -26,13 +31,16 @@ class Source:
 
     Attributes:
         name: The dataset's name in the recipe.
-        costs: (rows,) float32: what each record takes of a micro-batch's budget, above 0 [s].
-        weight: Share of this source among all, or None to take every record once per epoch.
+        costs: (n,) float32: what each record takes of a micro-batch's budget, above 0 [s or positions].
+        lengths: (n,) float32: what the encoder pads to the longest of a micro-batch; records of similar
+            length are put together. None: the costs.
+        rows: (n,) int: the records' rows in the dataset, where not all of them are used. None: 0, 1, 2...
     """
 
     name: str
     costs: NDArray[np.float32]
-    weight: float | None = None
+    lengths: NDArray[np.float32] | None = None
+    rows: NDArray[np.int32] | None = None
 
 
 class Planned(NamedTuple):
@@ -40,7 +48,7 @@ class Planned(NamedTuple):
 
     Attributes:
         source: Number of its source.
-        row: Number of the record in the source.
+        row: Row of the record in its dataset.
         epoch: How often the source was gone through before: what varies from pass to pass (the phrasing of a
             prompt) is a function of it.
     """
@@ -50,20 +58,21 @@ class Planned(NamedTuple):
     epoch: int
 
 
-class _Epoch(NamedTuple):
-    source: NDArray[np.int64]
-    row: NDArray[np.int64]
-    passes: NDArray[np.int64]
-    starts: NDArray[np.int64]  # of the micro-batches, and the end of the last
+class Position(NamedTuple):
+    """A place between micro-batches: that many of an epoch are behind it."""
 
-    def batch(self, number: int) -> list[Planned]:
-        part = slice(int(self.starts[number]), int(self.starts[number + 1]))
-        return [
-            Planned(*place)
-            for place in zip(
-                self.source[part].tolist(), self.row[part].tolist(), self.passes[part].tolist(), strict=True
-            )
-        ]
+    epoch: int
+    micro_batch: int
+
+
+START = Position(0, 0)
+
+
+class _Epoch(NamedTuple):
+    number: int
+    records: NDArray[np.int32] | NDArray[np.int64]  # of all sources, counted through
+    passes: NDArray[np.int32] | None  # None: the epoch's number
+    starts: NDArray[np.int64]  # of the micro-batches, and the end of the last
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -72,161 +81,204 @@ class _Epoch(NamedTuple):
 class Plan:
     """Plans micro-batches.
 
-    Without weights an epoch is every record of every source once. With weights an epoch has as many records
-    as all sources have together; each source gives its share, and goes on in the next epoch where it stopped:
-    an endless stream of passes, each a new permutation, so that inside a pass none is lost or repeated.
+    Without shares an epoch is every record of every source once. With shares an epoch has as many records as
+    all sources have together; each source gives its share, and goes on in the next epoch where it stopped: an
+    endless stream of passes, each a new permutation, so that inside a pass none is lost or repeated.
 
-    Micro-batches hold records of similar cost, so that padding inside a micro-batch stays small; their order
-    is random.
+    Micro-batches hold records of similar length, so that padding inside a micro-batch stays small; their
+    order is random.
 
     Args:
         sources: The datasets.
-        batch_seconds: Budget of a micro-batch, kept to the microsecond [s].
+        budget: Of a micro-batch, kept to a millionth [s or positions].
         seed: Of the order.
+        shares: Of each source among the records (`kikimimi.data.mixture.record_shares`), or None.
+        bucket: How many micro-batches' records are sorted by length together: the more, the less padding, and
+            the less random is who keeps whom company.
 
     Raises:
-        ValueError: A source is empty, some but not all sources have weights, a weight gives a source no
-            record per epoch, or a record costs more than a whole micro-batch may.
+        ValueError: A source is empty, a number makes no sense, or a record costs more than a whole
+            micro-batch may.
     """
 
-    def __init__(self, sources: Sequence[Source], *, batch_seconds: float, seed: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        budget: float,
+        seed: int,
+        shares: Sequence[Fraction] | None = None,
+        bucket: int = 32,
+    ) -> None:
         if not sources:
             raise ValueError("the plan has no source")
-        if not (np.isfinite(batch_seconds) and batch_seconds > 0):
-            raise ValueError(f"batch_seconds must be above 0, not {batch_seconds}")
+        if not (np.isfinite(budget) and budget > 0):
+            raise ValueError(f"budget must be above 0, not {budget}")
         if seed < 0:
             raise ValueError(f"seed must be 0 or more, not {seed}")
+        if bucket < 1:
+            raise ValueError(f"bucket must be at least 1, not {bucket}")
+        if shares is not None and (len(shares) != len(sources) or sum(shares) != 1 or min(shares) <= 0):
+            raise ValueError("shares must be above 0, one for each source, and add up to 1")
         self.sources = tuple(sources)
-        self.batch_seconds = batch_seconds
-        self.seed = seed
-        self._budget = int(_units(np.array([batch_seconds], dtype=np.float32))[0])
+        self.budget, self.seed, self.bucket = budget, seed, bucket
+        self._budget = int(_units(np.array([budget], dtype=np.float64))[0])
         for source in self.sources:
             self._check(source)
-        self._costs = np.concatenate([_units(source.costs) for source in self.sources])
+        self._costs = _joined([source.costs for source in self.sources])
+        self._lengths = _joined([_lengths(source) for source in self.sources])
         self._firsts = np.cumsum([0, *(len(source.costs) for source in self.sources)], dtype=np.int64)
-        self._shares = self._share_out()
-        self._counts: list[int] = []  # micro-batches of epoch 0, 1, ...
-        self._latest: tuple[int, _Epoch] | None = None
+        self._shares = None if shares is None else tuple(shares)
+        self._counts: dict[int, int] = {}  # micro-batches of the epochs that were built
+        self._latest: _Epoch | None = None
 
     def _check(self, source: Source) -> None:
         costs = source.costs
         if not len(costs):
             raise ValueError(f"source '{source.name}' has no records")
-        wrong = np.flatnonzero(~(np.isfinite(costs) & (_units(costs) > 0)))
+        if len(_lengths(source)) != len(costs) or (
+            source.rows is not None and len(source.rows) != len(costs)
+        ):
+            raise ValueError(f"source '{source.name}': as many lengths and rows as costs are needed")
+        units = _units(costs)
+        wrong = np.flatnonzero(~(np.isfinite(costs) & (units > 0)))
         if len(wrong):
             raise ValueError(
-                f"source '{source.name}': record {wrong[0]} costs {costs[wrong[0]]:g} s; "
-                "every record must cost at least a microsecond"
+                f"source '{source.name}': record {wrong[0]} costs {costs[wrong[0]]:g}; "
+                "every record must cost at least a millionth"
             )
-        dear = np.flatnonzero(_units(costs) > self._budget)
+        dear = np.flatnonzero(units > self._budget)
         if len(dear):
             worst = int(np.argmax(costs))
             raise ValueError(
                 f"source '{source.name}': {len(dear)} of {len(costs)} records cost more than a micro-batch "
-                f"may ({self.batch_seconds:g} s); the dearest is record {worst} with {costs[worst]:.2f} s. "
-                f"Raise batch.seconds to {np.ceil(costs[worst]):g} or take such records out"
+                f"may ({self.budget:g}); the dearest is record {worst} with {costs[worst]:.2f}"
             )
 
-    def _share_out(self) -> list[int] | None:
-        weights = [source.weight for source in self.sources if source.weight is not None]
-        if not weights:
-            return None
-        if len(weights) < len(self.sources):
-            bare = ", ".join(f"'{source.name}'" for source in self.sources if source.weight is None)
-            raise ValueError(f"either every source has a weight or none has; without weight: {bare}")
-        if not all(np.isfinite(weight) and weight > 0 for weight in weights):
-            raise ValueError(f"weights must be above 0, not {', '.join(f'{weight:g}' for weight in weights)}")
-        total = len(self._costs)
-        exact = [total * (weight / sum(weights)) for weight in weights]
-        shares = [int(value) for value in exact]
-        by_remainder = sorted(range(len(shares)), key=lambda i: (shares[i] - exact[i], i))
-        for i in by_remainder[: total - sum(shares)]:
-            shares[i] += 1
-        for source, share in zip(self.sources, shares, strict=True):
-            if share == 0:
-                raise ValueError(
-                    f"weight {source.weight:g} of source '{source.name}' gives it none of the "
-                    f"{total} records of an epoch; raise it or take the source out"
-                )
-        return shares
-
     def __len__(self) -> int:
-        """Return the number of records of an epoch."""
+        """Return the number of records of an epoch; with shares, on average."""
         return len(self._costs)
+
+    @property
+    def micro_batches_per_epoch(self) -> float:
+        """How many micro-batches an epoch has, roughly: as if all were full."""
+        if self._shares is None:
+            return float(np.sum(self._costs, dtype=np.float64)) / self.budget
+        means = [float(np.mean(source.costs, dtype=np.float64)) for source in self.sources]
+        cost = sum(float(share) * mean for share, mean in zip(self._shares, means, strict=True))
+        return len(self) * cost / self.budget
 
     def epoch(self, number: int) -> list[list[Planned]]:
         """Return the micro-batches of an epoch in order."""
         epoch = self._epoch(number)
-        return [epoch.batch(i) for i in range(len(epoch))]
+        return [self._batch(epoch, i) for i in range(len(epoch))]
 
-    def micro_batches(self, start: int = 0) -> Iterator[list[Planned]]:
-        """Yield micro-batches without end, over the epochs, from micro-batch number `start` on.
+    def micro_batches(self, start: Position = START) -> Iterator[list[Planned]]:
+        """Yield micro-batches without end, over the epochs, from a position on.
 
         Raises:
-            ValueError: `start` is negative.
+            ValueError: There is no such position.
         """
-        if start < 0:
-            raise ValueError(f"start must be 0 or more, not {start}")
-        number, first = 0, start
-        while first >= self.num_micro_batches(number):
-            first -= self.num_micro_batches(number)
-            number += 1
+        number, first = start
+        if number < 0 or not 0 <= first <= self.num_micro_batches(number):
+            raise ValueError(f"there is no micro-batch {first} in epoch {number}")
         while True:
             epoch = self._epoch(number)
             for i in range(first, len(epoch)):
-                yield epoch.batch(i)
+                yield self._batch(epoch, i)
             number, first = number + 1, 0
+
+    def advance(self, start: Position, count: int) -> Position:
+        """Return the position `count` micro-batches after another."""
+        number, first = start.epoch, start.micro_batch + count
+        while first >= self.num_micro_batches(number):
+            first -= self.num_micro_batches(number)
+            number += 1
+        return Position(number, first)
 
     def num_micro_batches(self, number: int) -> int:
         """Return the number of micro-batches of an epoch."""
-        while len(self._counts) <= number:
-            self._counts.append(len(self._epoch(len(self._counts))))
+        if number not in self._counts:
+            self._epoch(number)
         return self._counts[number]
 
+    def _batch(self, epoch: _Epoch, number: int) -> list[Planned]:
+        part = slice(int(epoch.starts[number]), int(epoch.starts[number + 1]))
+        records = epoch.records[part]
+        owners = np.searchsorted(self._firsts, records, side="right") - 1
+        places = (records - self._firsts[owners]).tolist()
+        passes = (
+            [epoch.number] * len(places) if epoch.passes is None else [int(p) for p in epoch.passes[part]]
+        )
+        planned = []
+        for owner, place, number_of_pass in zip(owners.tolist(), places, passes, strict=True):
+            rows = self.sources[owner].rows
+            planned.append(Planned(owner, place if rows is None else int(rows[place]), number_of_pass))
+        return planned
+
     def _epoch(self, number: int) -> _Epoch:
-        if self._latest is None or self._latest[0] != number:
-            self._latest = number, self._build(number)
-        return self._latest[1]
+        if self._latest is None or self._latest.number != number:
+            self._latest = None  # two of them at once would double the memory
+            self._latest = self._build(number)
+            self._counts[number] = len(self._latest)
+        return self._latest
 
     def _build(self, number: int) -> _Epoch:
+        passes: NDArray[np.int32] | None = None
         if self._shares is None:
-            records = self._permutation(len(self._costs), _ORDER, number)
-            passes = np.full(len(records), number, dtype=np.int64)
+            records = self._narrow(self._permutation(len(self), _ORDER, number))
         else:
-            parts = [self._stream(i, number * share, share) for i, share in enumerate(self._shares)]
-            mixed = self._permutation(len(self._costs), _ORDER, number)
-            records = np.concatenate([part[0] for part in parts])[mixed]
+            parts = [self._stream(i, share, number) for i, share in enumerate(self._shares)]
+            records = np.concatenate([part[0] for part in parts])
+            mixed = self._permutation(len(records), _ORDER, number)
+            records = records[mixed]
             passes = np.concatenate([part[1] for part in parts])[mixed]
-        order = _by_cost(self._costs[records])
-        records, passes = records[order], passes[order]
-        batches = self._fill(self._costs[records])
-        starts, ends = batches[:-1], batches[1:]
+        order = self._by_length(records)
+        records, passes = records[order], None if passes is None else passes[order]
+        bounds = self._fill(_units(self._costs[records]))
+        starts, ends = bounds[:-1], bounds[1:]
         shuffled = self._permutation(len(starts), _BATCHES, number)
         take = np.concatenate([np.arange(int(starts[i]), int(ends[i])) for i in shuffled])
-        records, passes = records[take], passes[take]
-        source = np.searchsorted(self._firsts, records, side="right") - 1
-        sizes = (ends - starts)[shuffled]
         return _Epoch(
-            source=source,
-            row=records - self._firsts[source],
-            passes=passes,
-            starts=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            number,
+            records[take],
+            None if passes is None else passes[take],
+            np.concatenate([[0], np.cumsum((ends - starts)[shuffled])]).astype(np.int64),
         )
 
-    def _stream(self, source: int, begin: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return `count` records from position `begin` of a source's endless stream, and their passes."""
+    def _stream(
+        self, source: int, share: Fraction, epoch: int
+    ) -> tuple[NDArray[np.int32] | NDArray[np.int64], NDArray[np.int32]]:
+        """Return an epoch's records of a source's endless stream of passes, and the pass of each."""
         rows = len(self.sources[source].costs)
-        positions = np.arange(begin, begin + count, dtype=np.int64)
-        passes = positions // rows
-        records = np.empty(count, dtype=np.int64)
-        for number in range(int(passes[0]), int(passes[-1]) + 1):
-            here = passes == number
-            records[here] = self._permutation(rows, _PASS, number, source)[positions[here] - number * rows]
-        return records + self._firsts[source], passes
+        begin, end = (share_begin(share, len(self), number) for number in (epoch, epoch + 1))
+        records: list[NDArray[np.int64]] = []
+        passes: list[NDArray[np.int32]] = []
+        for number in range(begin // rows, -(-end // rows)):
+            part = slice(max(begin - number * rows, 0), min(end - number * rows, rows))
+            records.append(self._permutation(rows, _PASS, number, source)[part])
+            passes.append(np.full(len(records[-1]), number, dtype=np.int32))
+        if not records:
+            return self._narrow(np.zeros(0, dtype=np.int64)), np.zeros(0, dtype=np.int32)
+        return self._narrow(np.concatenate(records) + self._firsts[source]), np.concatenate(passes)
+
+    def _narrow(self, records: NDArray[np.int64]) -> NDArray[np.int32] | NDArray[np.int64]:
+        return records.astype(np.int32) if self._firsts[-1] < 1 << 31 else records
 
     def _permutation(self, count: int, *purpose: int) -> NDArray[np.int64]:
         bits = np.random.PCG64(np.random.SeedSequence([self.seed, *purpose])).random_raw(count)
         return np.argsort(bits, kind="stable")
+
+    def _by_length(self, records: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sort inside buckets; every other one downwards, so that a batch across two buckets is even, too."""
+        lengths = self._lengths[records]
+        total = int(_units(self._costs[records]).sum())
+        size = max(_SMALLEST_BUCKET, self.bucket * self._budget * len(records) // total)
+        order = []
+        for number, begin in enumerate(range(0, len(records), size)):
+            bucket = lengths[begin : begin + size]
+            order.append(begin + np.argsort(-bucket if number % 2 else bucket, kind="stable"))
+        return np.concatenate(order)
 
     def _fill(self, costs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where micro-batches begin when each takes the next records up to the budget; and the end."""
@@ -239,15 +291,14 @@ class Plan:
         return np.array(starts, dtype=np.int64)
 
 
-def _units(seconds: NDArray[np.float32]) -> NDArray[np.int64]:
-    finite = np.nan_to_num(seconds.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+def _joined(columns: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+
+def _lengths(source: Source) -> NDArray[np.float32]:
+    return source.costs if source.lengths is None else source.lengths
+
+
+def _units(costs: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.int64]:
+    finite = np.nan_to_num(costs.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     return np.rint(finite * _UNITS).astype(np.int64)
-
-
-def _by_cost(costs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sort inside buckets; every other one downwards, so that a batch across two buckets has even costs."""
-    order = []
-    for number, begin in enumerate(range(0, len(costs), _BUCKET)):
-        bucket = costs[begin : begin + _BUCKET]
-        order.append(begin + np.argsort(-bucket if number % 2 else bucket, kind="stable"))
-    return np.concatenate(order)

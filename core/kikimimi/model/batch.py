@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from kikimimi.data.fault import Fault
 from kikimimi.interfaces import Padded, Rendered
 
 
@@ -49,6 +50,8 @@ class Batch:
         audio: (C, S) waveforms, or None when there are no clips or features are given.
         features: (C, F, E) encoder output, or None.
         transcripts: (C) what is said in each clip, None where that is not known.
+        outcomes: What became of each record that was planned for the batch, in order: None, or why it is left
+            out; empty where nothing is left out.
     """
 
     names: tuple[str, ...]
@@ -59,6 +62,7 @@ class Batch:
     audio: Padded | None
     features: Padded | None
     transcripts: tuple[str | None, ...]
+    outcomes: tuple[Fault | None, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """Move every tensor to a device."""
@@ -73,7 +77,7 @@ class Batch:
         )
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample], outcomes: Sequence[Fault | None] = ()) -> Batch:
     """Lay samples end to end. Their clips are all waveforms or all features."""
     lengths = [len(sample.rendered.ids) for sample in samples]
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
@@ -94,4 +98,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
         transcripts=tuple(
             text for sample in samples for text in (sample.transcripts or [None] * len(sample.clips))
         ),
+        outcomes=tuple(outcomes),
     )

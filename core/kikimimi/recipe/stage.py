@@ -35,7 +35,7 @@ class Dataset:
     task: Chosen = field(metadata={"kind": "task"})
     """What is asked of the records."""
     weight: float | None = None
-    """Share of the mixture, relative to the stage's other datasets; all of them have one, or none has: then
+    """Part of the mixture, relative to the stage's other datasets; all of them have one, or none has: then
     they are read in proportion to their size."""
 
     def __post_init__(self) -> None:
@@ -44,17 +44,73 @@ class Dataset:
 
 
 @dataclass(kw_only=True, frozen=True)
+class Mixture:
+    """How the datasets of a stage are mixed. One that is exhausted starts again in a new order."""
+
+    by: Literal["samples", "seconds"] = "samples"
+    """Whether the weights are parts of the samples or of the seconds."""
+    temperature: float = 1.0
+    """T of w^(1/T), the part of a dataset of weight w; without weights, w is its size. Above 1 the parts
+    become more even."""
+
+    def __post_init__(self) -> None:
+        need(self.temperature > 0, f"temperature must be above 0, not {self.temperature}")
+
+
+@dataclass(kw_only=True, frozen=True)
 class Batch:
     """How much goes into one step."""
 
     seconds: float = 60.0
-    """Audio per micro-batch [s]."""
+    """Audio per micro-batch [s]; a text without audio counts with 0.08 s per character."""
+    tokens: int | None = None
+    """Positions of the LLM per micro-batch, audio and text, in place of seconds. Audio tokens count as the
+    most that the adapter may give; written text is estimated from its characters."""
     global_: int = field(default=1, metadata={"key": "global"})
     """Micro-batches per optimiser step, over all ranks."""
+    bucket: int = 32
+    """How many micro-batches' samples (512 at least) are sorted by length together. More means less padding
+    in the encoder, and that samples of one length meet more often."""
 
     def __post_init__(self) -> None:
         need(self.seconds > 0, f"seconds must be above 0, not {self.seconds}")
+        need(self.tokens is None or self.tokens >= 1, f"tokens must be at least 1, not {self.tokens}")
+        need(
+            self.tokens is None or self.seconds == Batch.seconds,
+            "tokens: stands in place of seconds: leave one of them out",
+        )
         need(self.global_ >= 1, f"global must be at least 1, not {self.global_}")
+        need(self.bucket >= 1, f"bucket must be at least 1, not {self.bucket}")
+
+    @property
+    def budget(self) -> float:
+        """What a micro-batch may hold [s, or positions where `tokens` is given]."""
+        return self.seconds if self.tokens is None else self.tokens
+
+    @property
+    def unit(self) -> str:
+        """What `budget` is counted in."""
+        return "s" if self.tokens is None else "positions"
+
+
+@dataclass(kw_only=True, frozen=True)
+class Faults:
+    """What is done about a record that cannot be used: damaged, malformed, too long. None is ever cut."""
+
+    policy: Literal["fail", "skip"] = "fail"
+    """fail: stop before the next step; skip: leave it out, count it, and list it in the run folder."""
+    in_a_row: int = 100
+    """Stop when so many records one after another cannot be read, even if they may be skipped."""
+    share: float = 0.001
+    """Stop when more than this share of the records that were tried cannot be read [fraction]."""
+
+    def __post_init__(self) -> None:
+        need(self.in_a_row >= 1, f"in_a_row must be at least 1, not {self.in_a_row}")
+        need(0 < self.share <= 1, f"share must be above 0 and at most 1, not {self.share}")
+        need(
+            self.policy == "skip" or (self.in_a_row, self.share) == (Faults.in_a_row, Faults.share),
+            "in_a_row and share are read only where policy is skip",
+        )
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -137,6 +193,10 @@ class Stage:
     """The parts that are trained; the others are frozen."""
     data: dict[str, Dataset]
     """Datasets by name."""
+    mixture: Mixture = field(default_factory=Mixture)
+    """How they are mixed."""
+    faults: Faults = field(default_factory=Faults)
+    """What is done about records that cannot be used."""
     batch: Batch = field(default_factory=Batch)
     """How much goes into one step."""
     steps: int
@@ -155,5 +215,15 @@ class Stage:
     def __post_init__(self) -> None:
         need(bool(self.train), f"train must hold at least one of {listing(PARTS)}")
         need(bool(self.data), "data must hold at least one dataset")
+        need(
+            self.mixture == Mixture() or len(self.data) > 1,
+            "mixture says how datasets are mixed, and there is only one",
+        )
+        need(
+            self.mixture.by == "samples"
+            or self.mixture.temperature != 1
+            or any(source.weight is not None for source in self.data.values()),
+            "mixture.by is read only where the datasets have weights or the temperature is not 1",
+        )
         need(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
         need(self.clip >= 0, f"clip must be 0 (off) or more, not {self.clip}")

@@ -81,6 +81,14 @@ class KeepCheckpoints(Callback):
     ) -> None:
         """Keep the random state until the first step: building loaders may draw numbers."""
         self._random = checkpoint["random"]
+        saved = len(checkpoint["random"])
+        if saved != trainer.world_size:
+            # Lightning counts the micro-batches of one rank; of so many ranks each has had another number.
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            for counts in (progress["total"], progress["current"]):
+                underway = counts["ready"] - counts["completed"]  # the one at whose end it was saved
+                counts.update(dict.fromkeys(counts, counts["ready"] * saved // trainer.world_size))
+                counts["completed"] -= underway
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over Ctrl-C."""

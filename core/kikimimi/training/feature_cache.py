@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kikimimi.data.corpus import Corpus
-from kikimimi.data.shards import Shards
+from kikimimi.errors import DataError
 from kikimimi.interfaces import Encoder, Padded
 from kikimimi.progress import Progress
 
@@ -53,8 +53,9 @@ class FeatureCache:
         self._corpora = list(corpora)
         self._groups: list[tuple[Corpus, list[int], Path]] = []
         self._file_of: dict[str, Path] = {}
+        self._faults: dict[str, str] = {}
         for corpus in corpora:
-            for rows in _groups(corpus.shards):
+            for rows in _groups(corpus):
                 hashes = [corpus.shards.sha256(row) for row in rows]
                 path = self.folder / f"{hashlib.sha256(' '.join(hashes).encode()).hexdigest()}.safetensors"
                 self._groups.append((corpus, rows, path))
@@ -88,15 +89,24 @@ class FeatureCache:
         todo = sum(len(rows) for _, rows, _ in missing)
         with Progress("Encoding clips once", total, "records", done=total - todo) as bar, precision:
             for corpus, rows, path in missing:
+                before = len(self._faults)
                 entries = self._encode(encoder, device, corpus, rows, bar)
                 temporary = path.with_suffix(f".{os.getpid()}.tmp")
                 save_file(entries, temporary)
-                temporary.replace(path)
+                # What could not be read is tried again by the next run: its shard may have been mended.
+                temporary.replace(path if len(self._faults) == before else _partial(path))
         return todo
 
     def get(self, row_hash: str, clip: str) -> Tensor:
-        """Return the (F, E) features of a clip."""
-        with safe_open(self._file_of[row_hash], framework="pt") as file:
+        """Return the (F, E) features of a clip.
+
+        Raises:
+            DataError: The clip could not be encoded.
+        """
+        if row_hash in self._faults:
+            raise DataError(self._faults[row_hash])
+        path = self._file_of[row_hash]
+        with safe_open(path if path.is_file() else _partial(path), framework="pt") as file:
             features: Tensor = file.get_tensor(f"{row_hash}/{clip}")
         return features
 
@@ -117,20 +127,28 @@ class FeatureCache:
 
         # Shortest first, so that little of a batch is padding.
         for row in sorted(rows, key=lambda row: float(corpus.shards.seconds[row])):
-            record = corpus.shards.read(row)
-            names = corpus.conversation(record).clips()
-            for name, samples in zip(
-                names, corpus.waveforms(record, names, encoder.sample_rate), strict=True
-            ):
+            bar.advance()
+            try:
+                record = corpus.shards.read(row)
+                names = corpus.conversation(record).clips()
+                clips = corpus.waveforms(record, names, encoder.sample_rate)
+            except DataError as error:
+                self._faults[corpus.shards.sha256(row)] = str(error)  # judged when it is its turn
+                continue
+            for name, samples in zip(names, clips, strict=True):
                 if pending and len(samples) * (len(pending) + 1) > limit:
                     flush()
                 pending.append((f"{corpus.shards.sha256(row)}/{name}", samples))
-            bar.advance()
         flush()
         return entries
 
 
-def _groups(shards: Shards) -> list[list[int]]:
-    """Cut the rows that hold clips into groups, one file each, in order."""
-    rows = [row for row in range(len(shards)) if shards.clips[row] > 0]
+def _partial(path: Path) -> Path:
+    """Where a group is kept as long as some of its records cannot be read."""
+    return path.with_suffix(".partial.safetensors")
+
+
+def _groups(corpus: Corpus) -> list[list[int]]:
+    """Cut the used rows that hold clips into groups, one file each, in order."""
+    rows = [row for row in corpus.used_rows() if corpus.shards.clips[row] > 0]
     return [rows[i : i + RECORDS_PER_FILE] for i in range(0, len(rows), RECORDS_PER_FILE)]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kikimimi.data.corpus import Corpus
-from kikimimi.data.plan import Plan, Planned
-from kikimimi.errors import DataError
-from kikimimi.model.batch import Batch, collate
+from kikimimi.data.fault import Fault
+from kikimimi.data.plan import START, Plan, Planned, Position
+from kikimimi.errors import DataError, RunError
+from kikimimi.model.batch import Batch, Sample, collate
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.training.feature_cache import FeatureCache
 
@@ -36,22 +37,30 @@ class Reader(Dataset[Batch]):
     def __getitem__(self, planned: list[Planned]) -> Batch:
         """Read one micro-batch.
 
-        Raises:
-            DataError: A record cannot be read, or does not fit the LLM's context.
+        What cannot be read, or does not fit the LLM's context, is told in its outcomes and not raised: errors
+        of worker processes lose their type, and what is done about it is not for the reader to say.
         """
-        samples = []
+        samples: list[Sample] = []
+        outcomes: list[Fault | None] = []
         for item in planned:
             corpus = self.corpora[item.source]
-            sample = corpus.sample(
-                item.row,
-                self.model.llm,
-                self.model.encoder.sample_rate,
-                draw=f"{self.seed}/{corpus.name}/{item.epoch}/{item.row}",
-                features=self.features,
-            )
-            self._check_context(sample.name, len(sample.rendered.ids), [len(clip) for clip in sample.clips])
-            samples.append(sample)
-        return collate(samples)
+            try:
+                samples.append(self._sample(corpus, item))
+                outcomes.append(None)
+            except DataError as error:
+                outcomes.append(Fault(corpus.name, corpus.shards.where(item.row), str(error)))
+        return collate(samples, outcomes if any(outcomes) else ())
+
+    def _sample(self, corpus: Corpus, item: Planned) -> Sample:
+        sample = corpus.sample(
+            item.row,
+            self.model.llm,
+            self.model.encoder.sample_rate,
+            draw=f"{self.seed}/{corpus.name}/{item.epoch}/{item.row}",
+            features=self.features,
+        )
+        self._check_context(sample.name, len(sample.rendered.ids), [len(clip) for clip in sample.clips])
+        return sample
 
     def _check_context(self, name: str, text_length: int, clip_lengths: list[int]) -> None:
         context = self.model.llm.context_length
@@ -81,28 +90,32 @@ class PlanSampler(Sampler[list[Planned]]):
 
     def __init__(self, plan: Plan, total: int, rank: int, world_size: int) -> None:
         self.plan, self.total, self.rank, self.world_size = plan, total, rank, world_size
-        self.start = 0
+        self.start, self.position = 0, START
 
     def __len__(self) -> int:
         return self.total // self.world_size
 
     def __iter__(self) -> Iterator[list[Planned]]:
-        stream = self.plan.micro_batches(self.start)
+        stream = self.plan.micro_batches(self.position)
         for number, planned in zip(range(self.start, self.total), stream, strict=False):
             if number % self.world_size == self.rank:
                 yield planned
 
 
 class StageLoader(DataLoader[Batch]):
-    """A data loader that Lightning can resume: its state is the number of micro-batches consumed.
+    """A data loader that Lightning can resume: its state is the number of micro-batches consumed, and where
+    that is in the plan.
 
     Args:
         reader: Reads a micro-batch.
         sampler: Says which.
         workers: Reading processes; 0 reads in the training process.
+        order: What the order depends on, by name; a state that was saved for another order is refused.
     """
 
-    def __init__(self, reader: Reader, sampler: PlanSampler, workers: int) -> None:
+    def __init__(
+        self, reader: Reader, sampler: PlanSampler, workers: int, order: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(
             reader,
             sampler=sampler,
@@ -111,12 +124,27 @@ class StageLoader(DataLoader[Batch]):
             prefetch_factor=4 if workers else None,
         )
         self.plan_sampler = sampler
+        self.order = dict(order or {})
         self.consumed = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position over all ranks, which a run of another world size can take up."""
-        return {"micro_batch": self.consumed}
+        sampler = self.plan_sampler
+        epoch, micro_batch = sampler.plan.advance(sampler.position, self.consumed - sampler.start)
+        return {"consumed": self.consumed, "epoch": epoch, "micro_batch": micro_batch, "order": self.order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Start from a saved position."""
-        self.consumed = self.plan_sampler.start = int(state["micro_batch"])
+        """Start from a saved position.
+
+        Raises:
+            RunError: It is a position in another order.
+        """
+        for name, saved in state["order"].items():
+            if saved != self.order.get(name):
+                raise RunError(
+                    f"the checkpoint was saved where {name} is {saved}, and here it is "
+                    f"{self.order.get(name)}: the order of the data would not be the same. Put it back, or "
+                    "start a new run"
+                )
+        self.consumed = self.plan_sampler.start = int(state["consumed"])
+        self.plan_sampler.position = Position(int(state["epoch"]), int(state["micro_batch"]))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kikimimi.data.fault import FaultLog
 from kikimimi.errors import DataError
 from kikimimi.model.assembly import set_modes
 from kikimimi.model.batch import Batch
@@ -36,6 +37,7 @@ class StageModule(pl.LightningModule):
         trained: Parameter names by component.
         kept: Names of the tensors that a checkpoint holds; see `kept_names`.
         log_every: Distance between log lines [steps].
+        faults: Judges what could not be read.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class StageModule(pl.LightningModule):
         trained: dict[str, list[str]],
         kept: Collection[str],
         log_every: int,
+        faults: FaultLog,
     ) -> None:
         super().__init__()
         self.model = model
@@ -52,7 +55,12 @@ class StageModule(pl.LightningModule):
         self.trained = trained
         self.kept = frozenset(kept)
         self.log_every = log_every
+        self.faults = faults
         self.strict_loading = False
+        # An LLM's own weights take part in every micro-batch; these may not.
+        self._optional = [
+            name for part, names in trained.items() for name in names if part != "llm" or ".lora_" in name
+        ]
         self._window: list[Tensor] = []
         self._parts: dict[str, list[Tensor]] = {}
         self._counts: Counter[str] = Counter()
@@ -69,8 +77,12 @@ class StageModule(pl.LightningModule):
         """Return the loss of a micro-batch.
 
         Raises:
-            DataError: The loss is not finite; raised before any weight changes.
+            DataError: The loss is not finite, or too many records cannot be read; raised before any weight
+                changes.
         """
+        self._judge(batch)
+        for name in batch.names:
+            self._counts[f"records/{name.partition('/')[0]}"] += 1
         loss, parts, counts = self._loss(batch)
         if not torch.isfinite(loss):
             raise DataError(
@@ -88,15 +100,36 @@ class StageModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Add a micro-batch to the validation loss."""
-        self._validation.append(self._loss(batch)[0].detach())
+        self._judge(batch)
+        if batch.names:
+            self._validation.append(self._loss(batch)[0].detach())
+
+    def _judge(self, batch: Batch) -> None:
+        self.faults.judge(batch.outcomes or [None] * len(batch.names))
+        if skipped := len(batch.outcomes) - batch.outcomes.count(None):
+            self._counts["records_skipped"] += skipped
 
     def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, int]]:
         """Return the loss, what it is the sum of where that is more than one, and the adapter's counts."""
+        if not batch.names:  # none of its records could be read
+            return self._nothing([n for names in self.trained.values() for n in names]), {}, {}
         scored = self.model(batch)
         text = F.cross_entropy(scored.logits.float(), scored.targets)
         self._positions += scored.num_positions
         parts = {"text": text, **scored.losses} if scored.losses else {}
-        return text + sum(scored.losses.values(), text.new_zeros(())), parts, scored.counts
+        loss = text + sum(scored.losses.values(), text.new_zeros(()))
+        return loss + self._nothing(self._optional), parts, scored.counts
+
+    def _nothing(self, names: list[str]) -> Tensor:
+        """Return zero, whose gradient with respect to the named parameters is zero, too.
+
+        What a micro-batch does not use (the adapter, where all is text) would have no gradient at all, and
+        ranks that wait for one another's gradients would wait for ever.
+        """
+        zero = torch.zeros((), device=self.device)
+        for name in names:
+            zero = zero + self.model.get_parameter(name).flatten()[:0].sum()
+        return zero
 
     def _count(self, batch: Batch) -> None:
         clips = batch.audio if batch.audio is not None else batch.features

@@ -7,23 +7,25 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning.loggers import Logger
 
 from kikimimi.data.corpus import Corpus
-from kikimimi.data.plan import Plan, Source
-from kikimimi.errors import DataError, MissingExtraError
+from kikimimi.data.fault import FaultLog
+from kikimimi.data.plan import Plan
+from kikimimi.errors import MissingExtraError
 from kikimimi.lock import plugin_lock
 from kikimimi.model.assembly import freeze_all_but, trainable_names
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trained import kept_names
 from kikimimi.progress import duration
+from kikimimi.recipe.stage import Mixture
 from kikimimi.run_folder import RunFolder, checkpoint_folders
 from kikimimi.training.callbacks import KeepCheckpoints, StageProgress
 from kikimimi.training.checkpoint import FolderCheckpointIO, save_weights
@@ -31,13 +33,12 @@ from kikimimi.training.feature_cache import FeatureCache, cache_folder, forecast
 from kikimimi.training.loader import PlanSampler, Reader, StageLoader
 from kikimimi.training.metrics import MetricsFile
 from kikimimi.training.module import StageModule
+from kikimimi.training.sources import describe_left_out, make_plan, usable
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Dataset, Recipe, Stage
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-SECONDS_PER_CHARACTER = 0.08
-"""What a character of a record without audio costs of a micro-batch [s]: one audio token at 12.5 Hz."""
 
 
 def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
@@ -55,30 +56,33 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     recipe, stage = run.recipe, run.recipe.stages[name]
     trained = trainable_names(model, stage, where=f"stages.{name}")
     freeze_all_but(model, [parameter for names in trained.values() for parameter in names])
-    corpora = [Corpus.open(dataset, source) for dataset, source in stage.data.items()]
-    for corpus in corpora:
-        _check_lengths(corpus, model)
-    plan = Plan(
-        [_source(corpus, stage.data[corpus.name]) for corpus in corpora],
-        batch_seconds=stage.batch.seconds,
-        seed=recipe.seed,
+    faults = FaultLog(run.faults(name, _rank()), stage.faults)
+    corpora = _usable(stage.data, stage, model, faults)
+    plan = make_plan(
+        corpora,
+        [stage.data[corpus.name].weight for corpus in corpora],
+        model,
+        stage.batch,
+        stage.mixture,
+        recipe.seed,
     )
-    validation = stage.validate.data if stage.validate.every else {}
-    held_out = [Corpus.open(dataset, source) for dataset, source in validation.items()]
+    held_out = _usable(stage.validate.data if stage.validate.every else {}, stage, model, faults)
     trainer_options = recipe.trainer
     world_size = trainer_options.devices * trainer_options.nodes
     loggers = _loggers(recipe, run, name)  # first: a missing extra is told before any clip is encoded
-    features = _features(run, name, model, corpora, held_out)
+    features = _features(run, name, model, corpora, held_out, plan)
     loader = StageLoader(
         Reader(corpora, model, recipe.seed, features),
         PlanSampler(plan, stage.steps * stage.batch.global_, _rank(), world_size),
         trainer_options.workers,
+        _order(recipe, stage, corpora),
     )
     metrics = MetricsFile(run.path, name)
     keeper = KeepCheckpoints(
         run.checkpoints(name), stage.checkpoint.every, stage.checkpoint.keep, loader, stage.batch.global_
     )
-    module = StageModule(model, stage, trained, kept_names(model, recipe), trainer_options.log_every)
+    kept = kept_names(model, recipe)
+    module = StageModule(model, stage, trained, kept, trainer_options.log_every, faults)
     metadata = {"recipe": recipe.digest, "stage": name}
     resume = checkpoint_folders(run.checkpoints(name))
     if resume:
@@ -135,30 +139,38 @@ def _rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
-def _source(corpus: Corpus, dataset: Dataset) -> Source:
-    shards = corpus.shards
-    written = np.maximum(shards.characters, 1) * SECONDS_PER_CHARACTER
-    costs = np.where(shards.clips > 0, shards.seconds, written).astype(np.float32)
-    return Source(corpus.name, costs, dataset.weight)
+def _usable(datasets: Mapping[str, Dataset], stage: Stage, model: SpeechLM, faults: FaultLog) -> list[Corpus]:
+    """Open datasets without what does not fit, and list that."""
+    corpora = []
+    for name, source in datasets.items():
+        skip = stage.faults.policy == "skip"
+        corpus, left_out = usable(Corpus.open(name, source, skip=skip), model, stage.batch, skip=skip)
+        if left_out and _rank() == 0:
+            faults.add(left_out)
+            print(f"{describe_left_out(corpus, left_out)}; {faults.path} lists them", file=sys.stderr)
+        corpora.append(corpus)
+    return corpora
 
 
-def _check_lengths(corpus: Corpus, model: SpeechLM) -> None:
-    limit = model.encoder.max_seconds
-    if limit is None:
-        return
-    too_long = np.flatnonzero((corpus.shards.clips == 1) & (corpus.shards.seconds > limit))
-    if len(too_long):
-        row = int(too_long[0])
-        raise DataError(
-            f"{corpus.name}: {len(too_long)} of {len(corpus.shards)} clips are longer than the encoder's "
-            f"{limit:g} s, the first is {corpus.shards.where(row)} "
-            f"({float(corpus.shards.seconds[row]):.1f} s). "
-            "Nothing is cut; pack the data without them."
-        )
+def _order(recipe: Recipe, stage: Stage, corpora: list[Corpus]) -> dict[str, Any]:
+    """Return what the order of the data depends on, as it is called in the recipe."""
+    batch = stage.batch
+    return {
+        "seed": recipe.seed,
+        "batch.global": batch.global_,
+        "batch.seconds" if batch.tokens is None else "batch.tokens": batch.budget,
+        "batch.bucket": batch.bucket,
+        "mixture.by": stage.mixture.by,
+        "mixture.temperature": stage.mixture.temperature,
+        **{f"data.{corpus.name}.weight": stage.data[corpus.name].weight for corpus in corpora},
+        **{f"data.{corpus.name} (SHA-256 of its index)": corpus.shards.digest for corpus in corpora},
+        # Which records fit depends on the model, too.
+        **{f"data.{corpus.name} (records used)": sum(1 for _ in corpus.used_rows()) for corpus in corpora},
+    }
 
 
 def _features(
-    run: RunFolder, name: str, model: SpeechLM, corpora: list[Corpus], held_out: list[Corpus]
+    run: RunFolder, name: str, model: SpeechLM, corpora: list[Corpus], held_out: list[Corpus], plan: Plan
 ) -> FeatureCache | None:
     """Encode every clip once, if the encoder never changes, clips are heard again, and disk allows."""
     recipe, stage = run.recipe, run.recipe.stages[name]
@@ -167,9 +179,8 @@ def _features(
     # A later stage may freeze what this run trained, which no fingerprint of its sources would tell.
     if any("encoder" in other.train for other in recipe.stages.values()):
         return None
-    heard = stage.steps * stage.batch.global_ * stage.batch.seconds
-    seconds = sum(float(corpus.shards.seconds.sum()) for corpus in corpora)
-    if seconds == 0 or heard < 2 * seconds:
+    seconds = sum(float(corpus.shards.seconds[corpus.used].sum()) for corpus in corpora)
+    if seconds == 0 or stage.steps * stage.batch.global_ < 2 * plan.micro_batches_per_epoch:
         return None
     size = forecast_bytes(
         [*corpora, *held_out], model.encoder, 4 if recipe.trainer.precision == "fp32" else 2
@@ -242,10 +253,7 @@ def _loggers(recipe: Recipe, run: RunFolder, stage: str) -> list[Logger]:
 def _validation_loader(
     recipe: Recipe, stage: Stage, model: SpeechLM, held_out: list[Corpus], features: FeatureCache | None
 ) -> StageLoader:
-    sources = [
-        Source(corpus.name, _source(corpus, stage.validate.data[corpus.name]).costs) for corpus in held_out
-    ]
-    plan = Plan(sources, batch_seconds=stage.batch.seconds, seed=recipe.seed)
+    plan = make_plan(held_out, [None] * len(held_out), model, stage.batch, Mixture(), recipe.seed)
     reader = Reader(held_out, model, recipe.seed, features)
     # One pass, the same on every rank: the set is small, and every rank gets the same number of batches.
-    return StageLoader(reader, PlanSampler(plan, len(plan.epoch(0)), 0, 1), 0)
+    return StageLoader(reader, PlanSampler(plan, plan.num_micro_batches(0), 0, 1), 0)

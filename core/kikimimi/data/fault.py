@@ -1,0 +1,94 @@
+"""Records that cannot be used: what was wrong with each, and when there are too many of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kikimimi.errors import DataError
+
+if TYPE_CHECKING:
+    from kikimimi.recipe import Faults
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A record that is left out.
+
+    Attributes:
+        dataset: Its dataset in the recipe.
+        where: Shard, byte and key.
+        reason: What was wrong.
+    """
+
+    dataset: str
+    where: str
+    reason: str
+
+
+class FaultLog:
+    """The account of a stage's faults, one JSON line for each record, and the policy about them.
+
+    Each process keeps its own: what is read depends on its rank.
+
+    Args:
+        path: The file; records that stand there from an earlier start are not listed twice.
+        policy: Of the stage.
+    """
+
+    def __init__(self, path: Path, policy: Faults) -> None:
+        self.path, self.policy = path, policy
+        self.tried, self.skipped, self.in_a_row = 0, 0, 0
+        self._listed: set[tuple[str, str]] = set()
+        for fault in read_faults(path):
+            self._listed.add((fault.dataset, fault.where))
+
+    def add(self, faults: Sequence[Fault]) -> None:
+        """List faults, without judging them."""
+        new = [fault for fault in faults if (fault.dataset, fault.where) not in self._listed]
+        if not new:
+            return
+        self._listed.update((fault.dataset, fault.where) for fault in new)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(asdict(fault), ensure_ascii=False) + "\n" for fault in new))
+
+    def judge(self, outcomes: Sequence[Fault | None]) -> None:
+        """Take note of what became of the records of a micro-batch, in order; None is a record that was read.
+
+        Raises:
+            DataError: The policy is to fail, or too many records cannot be read.
+        """
+        faults = [outcome for outcome in outcomes if outcome is not None]
+        self.add(faults)
+        if faults and self.policy.policy == "fail":
+            raise DataError(f"{faults[0].reason}. To go on without such records: faults.policy=skip")
+        for outcome in outcomes:
+            self.in_a_row = self.in_a_row + 1 if outcome is not None else 0
+            if self.in_a_row >= self.policy.in_a_row:
+                raise DataError(
+                    f"{self.in_a_row} records one after another cannot be read, as many as faults.in_a_row "
+                    f"allows; {self.path} lists them. The last one: {faults[-1].reason}"
+                )
+        self.tried += len(outcomes)
+        self.skipped += len(faults)
+        # Judged once one more would not be a matter of chance: the first bad one of ten says nothing yet.
+        if faults and self.tried * self.policy.share >= 1 and self.skipped > self.tried * self.policy.share:
+            raise DataError(
+                f"{self.skipped} of {self.tried} records cannot be read, more than faults.share "
+                f"({self.policy.share:g}) allows; {self.path} lists them. The last one: {faults[-1].reason}"
+            )
+
+
+def read_faults(path: Path) -> list[Fault]:
+    """Return the faults of a file; a last line cut short by a kill is left out."""
+    faults = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            faults.append(Fault(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return faults
