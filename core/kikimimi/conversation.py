@@ -101,7 +101,7 @@ def parse_conversation(data: dict[str, Any]) -> Conversation:
         turns += (Message("assistant", (TextPart(chosen),)),)
     if rejected is not None and turns[-1].role != "assistant":
         raise ValueError(
-            "rejected: there is no answer to prefer to it: give chosen, or end with an assistant"
+            "rejected: there is no answer to prefer to it: end with an assistant turn, or give chosen"
         )
     meta = data.get("meta") or {}
     if not isinstance(meta, dict):

@@ -86,7 +86,7 @@ def test_the_wheel_holds_every_file_of_every_package_and_nothing_else(built: Bui
     for package in PACKAGES:
         assert f"{package.name}/py.typed" in held
     data = {PurePosixPath(name).name for name in held if not name.endswith(".py")}
-    assert data >= {"quickstart.yaml", "ja_small.yaml", "asr_prompts.yaml", "report.html.j2", "report.css"}
+    assert data >= {"quickstart.yaml", "ja_small.yaml", "asr.yaml", "report.html.j2", "report.css"}
 
 
 def test_the_wheels_metadata(built: Built) -> None:

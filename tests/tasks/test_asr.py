@@ -100,7 +100,7 @@ def test_refuses_records(record: dict[str, Any], clips: list[str], message: str)
             {"prompt": "none", "language": "ja"},
             "language and order say how the prompt is, but",
         ),
-        ({"prompt": "none", "order": "text_first"}, "leave them out"),
+        ({"prompt": "none", "order": "text_first"}, "order: .*: leave it out"),
     ],
 )
 def test_refuses_options(options: dict[str, Any], message: str) -> None:

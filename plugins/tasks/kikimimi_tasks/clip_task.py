@@ -1,0 +1,143 @@
+"""What the tasks about one clip share: who says what in which order. Each adds its request and its answer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from random import Random
+from typing import Any, ClassVar, Literal
+
+from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
+from kikimimi.errors import listing, nearest
+from kikimimi.task import Task, TaskConfig
+from kikimimi_tasks.labelled_clip import LabelledClip
+
+
+def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """Check an option against the values that it may have.
+
+    Raises:
+        ValueError: It has another.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name}: {value!r} is not one of {listing(allowed)}.{nearest(str(value), allowed)}")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ClipTaskConfig(TaskConfig):
+    """How the turns about a clip are laid out."""
+
+    order: Literal["audio_first", "text_first"] = "audio_first"
+    """Whether the user's turn begins with the audio or with the text."""
+    ask: Literal["user", "system"] = "user"
+    """Where the request stands: in the user's turn, or in a system turn before it."""
+    system: str | None = None
+    """A system turn of your own before the user's, always the same; null means none."""
+
+    brings_text: ClassVar[bool] = False
+    """Whether each record brings a text for the user's turn, so that `order` has a meaning in any case."""
+    unasked: ClassVar[str]
+    """Why there is no request where there is none, for messages."""
+
+    def __post_init__(self) -> None:
+        check_choice("order", self.order, ("audio_first", "text_first"))
+        check_choice("ask", self.ask, ("user", "system"))
+        if self.system is not None and not self.system.strip():
+            raise ValueError("system: is empty; null leaves the turn out")
+        if self.ask == "system" and self.system is not None:
+            raise ValueError("system: the request is the system turn (ask: system): leave one of the two out")
+        if self.ask == "system" and self.order != "audio_first" and not self.brings_text:
+            raise ValueError("order: the audio is alone in the user's turn (ask: system): leave order out")
+        how = {"language", "ask"} if self.brings_text else {"language", "order", "ask"}
+        for option in fields(self):
+            if not self.asks and option.name in how and getattr(self, option.name) != option.default:
+                raise ValueError(
+                    f"{option.name}: says how the request is put, but {self.unasked}: leave it out"
+                )
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is a request."""
+        return True
+
+
+class ClipTask(Task):
+    """Makes ``[system, user: audio and request, assistant: answer]`` of a labelled clip."""
+
+    name: ClassVar[str]
+    """Name of the task, for messages."""
+    config: ClipTaskConfig
+
+    @abstractmethod
+    def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:
+        """Return what is asked, or None where the audio stands alone.
+
+        Args:
+            language: ISO 639-1 code of the clip, if known.
+            clip: The clip; None for the task's fixed question.
+            rng: Chooses among phrasings; None takes the first.
+
+        Raises:
+            ValueError: Nothing can be asked in this language, or without a clip.
+        """
+
+    @abstractmethod
+    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
+        """Return what the assistant answers.
+
+        Raises:
+            ValueError: The record lacks it.
+        """
+
+    def said(self, clip: LabelledClip) -> str | None:
+        """Return what is said in the clip, where that is known."""
+        return clip.optional_text("text")
+
+    def written(self, clip: LabelledClip) -> str | None:
+        """Return the text that the record brings for the user's turn; None where it brings none."""
+        return None
+
+    def conversation(self, record: dict[str, Any], clips: list[str], rng: Random | None) -> Conversation:
+        """Build ``[user: audio and request, assistant: answer]``.
+
+        Args:
+            record: A labelled clip; ``meta`` is kept.
+            clips: The record's one clip.
+            rng: Chooses the phrasing of the request; None takes the first of the language.
+
+        Raises:
+            ValueError: The record is no labelled clip, lacks what is needed, or nothing is asked in its
+                language.
+        """
+        clip = LabelledClip.read(self.name, record, clips)
+        request = self.request(clip.language, clip, rng)
+        answer = Message("assistant", (TextPart(self.answer(clip, rng)),))
+        turns = self._turns(AudioPart(clip.audio, self.said(clip)), request, self.written(clip))
+        return Conversation((*turns, answer), None, clip.meta)
+
+    def question(self, language: str | None) -> Conversation:
+        """Return the request about the clip ``0``, in its first phrasing.
+
+        Args:
+            language: ISO 639-1 code of the clip; None leaves the choice to the task.
+
+        Raises:
+            ValueError: Nothing can be asked in this language, or what is asked depends on the record.
+        """
+        return Conversation(self._turns(AudioPart("0"), self.request(language, None, None), None))
+
+    def phrasings(self) -> list[str]:
+        """Return the fixed texts; a subclass adds its own."""
+        return [] if self.config.system is None else [self.config.system]
+
+    def _turns(self, audio: AudioPart, request: str | None, written: str | None) -> tuple[Message, ...]:
+        system, beside = self.config.system, request
+        if self.config.ask == "system":
+            system, beside = request, None
+        text = "\n".join(text for text in (beside, written) if text is not None)
+        parts: tuple[AudioPart | TextPart, ...] = (audio, TextPart(text)) if text else (audio,)
+        if self.config.order == "text_first":
+            parts = parts[::-1]
+        first = () if system is None else (Message("system", (TextPart(system),)),)
+        return (*first, Message("user", parts))

@@ -1,0 +1,91 @@
+"""A task that is all data: requests and an answer as texts, in a recipe or in a YAML file beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from kikimimi_tasks.banks import Bank, RequestConfig, RequestTask
+from kikimimi_tasks.labelled_clip import LabelledClip
+from kikimimi_tasks.template import Template
+
+
+@dataclass(kw_only=True, frozen=True)
+class PromptedConfig(RequestConfig):
+    """Options of the task `prompted`. Requests and answer may hold ``{field}`` and ``{field.sub}``, filled in
+    from the record (top level, then ``meta``); ``{{`` and ``}}`` stand for braces.
+    """
+
+    prompts: dict[str, list[str]] = field(default_factory=dict)
+    """Requests by language, such as ``ja: [...]``; the first of each is the one that evaluation uses. Without
+    any, the audio stands alone."""
+    answer: str = "{text}"
+    """What the assistant answers."""
+    transcript: str | None = "text"
+    """Field of the record that holds what is said in the clip, if it has it; null where the clip is no
+    speech."""
+    separator: str = ", "
+    """What stands between the items of a field that is a list."""
+
+    unasked = "prompts is empty"
+
+    def __post_init__(self) -> None:
+        for language, texts in self.prompts.items():
+            where = f"prompts.{language}"
+            if not texts:
+                raise ValueError(f"{where}: is empty: give at least one request, or leave the language out")
+            for text in texts:
+                if not text.strip():
+                    raise ValueError(f"{where}: holds an empty request")
+                Template.parse(text, where)
+            if len(set(texts)) < len(texts):
+                raise ValueError(f"{where}: holds the same request twice")
+        if not self.answer.strip():
+            raise ValueError("answer: is empty: there would be nothing to learn")
+        Template.parse(self.answer, "answer")
+        if self.transcript == "":
+            raise ValueError("transcript: is empty; null says that the clip is no speech")
+        super().__post_init__()
+
+    def bank(self) -> Bank:
+        """Return the requests by language, their blanks open."""
+        return self.prompts
+
+
+class Prompted(RequestTask):
+    """Asks what its options say, and answers with fields of the record: a task without code."""
+
+    name = "prompted"
+    Config = PromptedConfig
+    config: PromptedConfig
+
+    def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:
+        """Return a request with its blanks filled in."""
+        text = super().request(language, clip, rng)
+        if text is None:
+            return None
+        template = Template.parse(text, "prompts")
+        if clip is not None:
+            return template.fill(clip, self.config.separator)
+        if template.fields:
+            raise ValueError(f"task '{self.name}' has no fixed question: its request has blanks")
+        return template.texts[0]
+
+    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
+        """Return the answer with its blanks filled in."""
+        return Template.parse(self.config.answer, "answer").fill(clip, self.config.separator)
+
+    def said(self, clip: LabelledClip) -> str | None:
+        """Return the transcript, where the record has one."""
+        return None if self.config.transcript is None else clip.optional_text(self.config.transcript)
+
+    def phrasings(self) -> list[str]:
+        """Return the fixed parts of requests and answer, and the separator."""
+        system = [] if self.config.system is None else [self.config.system]
+        bank = self.config.bank()
+        languages = bank if self.config.language == "auto" else [self.config.language]
+        sources = [text for language in languages if language in bank for text in bank[language]]
+        templates = [Template.parse(text, "prompts") for text in [*sources, self.config.answer]]
+        pieces = [text for template in templates for text in template.texts if text]
+        blanks = any(template.fields for template in templates)
+        return list(dict.fromkeys([*system, *pieces, *([self.config.separator] if blanks else [])]))

@@ -1,0 +1,50 @@
+"""Speech recognition without a request, as Voxtral's transcription mode does it (arXiv 2507.13264)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
+from kikimimi_tasks.labelled_clip import LabelledClip
+
+
+@dataclass(kw_only=True, frozen=True)
+class TranscribeConfig(ClipTaskConfig):
+    """Options of the task `transcribe`."""
+
+    tag: str | None = None
+    """A fixed text in the place of a request, such as ``[TRANSCRIBE]``; null leaves the audio alone. It is
+    spelled in ordinary tokens."""
+
+    unasked = "tag is null"
+
+    def __post_init__(self) -> None:
+        if self.tag is not None and not self.tag.strip():
+            raise ValueError("tag: is empty; null leaves the audio alone")
+        super().__post_init__()
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is a tag."""
+        return self.tag is not None
+
+
+class Transcribe(ClipTask):
+    """The transcript of a clip in any language, unasked: ``text``."""
+
+    name = "transcribe"
+    Config = TranscribeConfig
+    config: TranscribeConfig
+
+    def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:
+        """Return the tag."""
+        return self.config.tag
+
+    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
+        """Return the transcript."""
+        return clip.text("text", what="the transcript")
+
+    def phrasings(self) -> list[str]:
+        """Return the tag."""
+        return super().phrasings() + ([] if self.config.tag is None else [self.config.tag])
