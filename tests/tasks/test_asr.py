@@ -98,7 +98,7 @@ def test_refuses_records(record: dict[str, Any], clips: list[str], message: str)
         ({"prompt": "off"}, "prompt: 'off' is not one of bank, none"),
         (
             {"prompt": "none", "language": "ja"},
-            "language and order say how the prompt is, but",
+            "language: says how the request is put, but prompt is 'none': leave it out",
         ),
         ({"prompt": "none", "order": "text_first"}, "order: .*: leave it out"),
     ],

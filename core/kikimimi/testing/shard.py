@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,9 @@ from webdataset.writer import TarWriter
 
 from kikimimi.data.audio import encode_flac
 from kikimimi.data.index import build_index
+from kikimimi.testing.records import CLIP, conversation, labelled_clip
 
 SAMPLE_RATE = 16000
-LABELS = ("おはよう", "こんにちは", "こんばんは", "ありがとう", "さようなら", "はい", "いいえ", "おやすみ")
-QUESTION = "何と言いましたか。"
 
 
 def write_shard(
@@ -34,9 +33,9 @@ def write_shard(
         count: Records.
         seed: Decides lengths, pitches and labels.
         prefix: Start of the shard's name.
-        form: What a record is: ``clips``, a labelled clip, as the task `asr` takes it; or ``conversations``,
-            a question about the clip, an answer, and a rejected one, as the task `chat` does; every second
-            clip with its transcript.
+        form: What a record is: ``clips``, a labelled clip with the fields of every built-in task but `chat`;
+            or ``conversations``, a question about the clip, an answer, and a rejected one, as the task `chat`
+            takes it; every second clip with its transcript.
 
     Returns:
         The shard's path, as `shards` of a recipe takes it.
@@ -51,31 +50,17 @@ def write_shard(
     path = folder / f"{prefix}-000000.tar"
     with TarWriter(str(path), mtime=0) as writer:
         for number in range(count):
-            label = rng.choice(LABELS)
-            record = _labelled(label) if form == "clips" else _conversation(label, rng, said=number % 2 == 0)
-            record["meta"] = {"source": "synthetic tones", "license": "CC0-1.0"}
+            clips = form == "clips"
+            record = labelled_clip(rng) if clips else conversation(rng, said=number % 2 == 0)
             writer.write(
                 {
                     "__key__": f"{prefix}-{number:04d}",
                     "json": json.dumps(record, ensure_ascii=False).encode(),
-                    "0.flac": encode_flac(_tone(rng), SAMPLE_RATE),
+                    CLIP: encode_flac(_tone(rng), SAMPLE_RATE),
                 }
             )
     build_index(path)
     return str(path)
-
-
-def _labelled(label: str) -> dict[str, Any]:
-    return {"text": label, "language": "ja"}
-
-
-def _conversation(label: str, rng: Random, *, said: bool) -> dict[str, Any]:
-    audio = {"type": "audio", "audio": "0.flac", **({"text": label} if said else {})}
-    asked = [audio, {"type": "text", "text": QUESTION}]
-    return {
-        "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": label}],
-        "rejected": rng.choice([other for other in LABELS if other != label]),
-    }
 
 
 def _tone(rng: Random) -> NDArray[np.float32]:

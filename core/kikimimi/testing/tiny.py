@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from random import Random
+from typing import Any, TypeVar
 
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Chosen, Dataset, Evaluation, Recipe, Stage, Trainer
+from kikimimi.testing.records import CLIP, conversation, labelled_clip
 
 STEPS = 2
 BATCH_SECONDS = 4.0
@@ -35,16 +37,23 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
 
     Args:
         recipe: Resolved.
-        shards: Shards of labelled clips.
+        shards: Shards of labelled clips, as `write_shard` makes them.
         conversations: Shards of conversations, for tasks that take no labelled clips.
 
     Raises:
-        ValueError: A task takes no labelled clips, and there are no conversations.
+        ValueError: A task takes no labelled clips, and there are no conversations; or it takes neither.
     """
 
     def source(where: str, given: Sourced) -> Sourced:
-        if _takes_clips(given.task):
+        refused = _refusal(given.task, labelled_clip(Random(0)))
+        if refused is None:
             return replace(given, shards=str(shards))
+        of_talk = _refusal(given.task, conversation(Random(0), said=True))
+        if of_talk is not None:
+            raise ValueError(
+                f"{where}: task '{given.task.name}' takes neither labelled clips ({refused}) nor "
+                f"conversations ({of_talk}) as write_shard makes them"
+            )
         if conversations is None:
             raise ValueError(
                 f"{where}: task '{given.task.name}' takes no labelled clips; give tiny_recipe conversations"
@@ -101,10 +110,10 @@ def _tiny(chosen: Chosen) -> Chosen:
     return replace(chosen, config=chosen.component.tiny_config(chosen.config))
 
 
-def _takes_clips(task: Chosen) -> bool:
-    record = {"text": "はい", "language": "ja"}
+def _refusal(task: Chosen, record: dict[str, Any]) -> str | None:
+    """Return why a task does not take a record, or None where it does."""
     try:
-        task.component(task.config).conversation(record, ["0.flac"], None)
-    except ValueError:
-        return False
-    return True
+        task.component(task.config).conversation(record, [CLIP], None)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -9,7 +9,7 @@ from kikimimi.data.corpus import Corpus
 from kikimimi.data.shards import Shards
 from kikimimi.recipe import Chosen, Dataset
 from kikimimi.testing import write_shard
-from kikimimi.testing.shard import LABELS
+from kikimimi.testing.records import LABELS
 
 
 def test_a_shard_is_a_dataset_like_any_other(tmp_path: Path) -> None:
