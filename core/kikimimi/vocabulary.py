@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,11 @@ class Vocabulary(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids."""
 
+    @property
+    def control(self) -> Mapping[int, str]:
+        """Ids that stand for no text, and how they are written where they have to be seen. Default: none."""
+        return {}
+
 
 class TokenizerVocabulary(Vocabulary):
     """The tokens of a tokenizer of transformers.
@@ -53,6 +58,13 @@ class TokenizerVocabulary(Vocabulary):
         """Return the text of ids, without control tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+    @property
+    def control(self) -> Mapping[int, str]:
+        """The tokenizer's special tokens."""
+        added = self.tokenizer.added_tokens_decoder
+        special = {*self.tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+        return {i: str(self.tokenizer.convert_ids_to_tokens(i)) for i in special}
 
 
 class BytesVocabulary(Vocabulary):

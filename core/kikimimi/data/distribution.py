@@ -13,7 +13,7 @@ from kikimimi.evaluation.axis import round_size
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 _BINS = 24  # at most, without the one for what lies beyond
-# The few values that are far above all others must not press these into one bin. They are above the percentile
+# The few values that are far above all others must not press these into one bin: those above the percentile
 # _BEYOND, or further above the median than _RANGES times the distance between the quartiles.
 _BEYOND, _RANGES = 99.5, 6
 

@@ -175,8 +175,8 @@ def _print_suspects(console: Console, stats: Stats) -> None:
         for suspect in suspects:
             figures = (
                 f"  {format_value(suspect.rate)} characters/s, usual in {suspect.language}: "
-                f"{format_value(suspect.usual)} ({suspect.seconds:.2f} s, characters: {suspect.characters:,}, "
-                f"{suspect.deviation:+.1f} deviations)"
+                f"{format_value(suspect.usual)} ({suspect.seconds:.2f} s, "
+                f"characters: {suspect.characters:,}, {suspect.deviation:+.1f} deviations)"
             )
             console.print(Text(visible(figures)), soft_wrap=True)
             console.print(Text(f"    {visible(suspect.where)}", "dim"), soft_wrap=True)
