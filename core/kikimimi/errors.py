@@ -56,6 +56,13 @@ class DataError(KikimimiError):
     """A shard, an index or a record is missing or malformed."""
 
 
+class StorageError(KikimimiError):
+    """Data cannot be reached: a shard is gone since it was opened, or its server does not answer.
+
+    Says nothing of any one record, and so is never a reason to pass over one.
+    """
+
+
 class AudioError(DataError):
     """An audio file cannot be used: not audio, empty, or holding values that are not numbers."""
 

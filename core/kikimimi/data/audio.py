@@ -7,6 +7,7 @@ cannot be used whole is an error: a file that breaks off in the middle is never 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,28 +62,61 @@ def decode(source: bytes | Path, *, sample_rate: int, name: str) -> NDArray[np.f
         AudioError: It is not audio, breaks off, is empty or shorter than `MIN_SECONDS`, or holds values that
             are not numbers.
     """
+    samples, rate = decode_whole(source, name=name)
+    return resample(samples, rate, sample_rate)
+
+
+def decode_whole(source: bytes | Path, *, name: str) -> tuple[NDArray[np.float32], int]:
+    """Decode an audio file as `decode` does, at its own rate.
+
+    Returns:
+        (S,) mono float32, and the sampling rate [Hz].
+
+    Raises:
+        RequestError: No file is at that path.
+        AudioError: As `decode`.
+    """
     with _opened(source, name) as file:
         seconds, rate, _ = _header(file, name)
-        blocks: list[NDArray[np.float32]] = []
-        invalid = 0
-        while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-            invalid += int(np.count_nonzero(~np.isfinite(block)))
-            blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32))
-        samples = np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+        samples = _read(file)
         if len(samples) < file.frames:
             raise AudioError(
                 f"{name}: breaks off: its header promises {seconds:.3f} s, "
                 f"but only {len(samples) / rate:.3f} s are there"
             )
-    if invalid:
+    top, bottom = float(samples.max()), float(samples.min())  # what is not a number comes through both
+    if not (math.isfinite(top) and math.isfinite(bottom)):
+        invalid = int(np.count_nonzero(~np.isfinite(samples)))
         raise AudioError(f"{name}: {invalid} samples are not numbers (NaN or infinite)")
-    peak = float(np.abs(samples).max())
-    if peak > MAX_PEAK:
+    if (peak := max(top, -bottom)) > MAX_PEAK:
         raise AudioError(
             f"{name}: samples reach {peak:g} where full scale is 1: integers stored as floats? "
             "Divide them by their full scale"
         )
-    return resample(samples, rate, sample_rate)
+    return samples, rate
+
+
+def _read(file: Any) -> NDArray[np.float32]:
+    """Read to the end, or to where it breaks off, into memory that grows with what is there."""
+    frames, channels = int(file.frames), int(file.channels)
+    samples: NDArray[np.float32] = np.empty(min(frames, _BLOCK), dtype=np.float32)
+    filled = 0
+    while filled < frames:
+        if filled == len(samples):
+            # In place: never two copies of a long clip. No view of it is alive here.
+            samples.resize(min(frames, 2 * filled), refcheck=False)
+        wanted = min(len(samples) - filled, _BLOCK)
+        if channels == 1:
+            got = len(file.read(out=samples[filled : filled + wanted]))
+        else:
+            block = file.read(wanted, dtype="float32", always_2d=True)
+            got = len(block)
+            block.mean(axis=1, dtype=np.float32, out=samples[filled : filled + got])
+        filled += got
+        if got < wanted:
+            break
+    samples.resize(filled, refcheck=False)
+    return samples
 
 
 def probe(source: bytes | Path, name: str) -> tuple[float, int, int]:

@@ -6,35 +6,22 @@ order of training is planned without touching the audio.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.data.audio import probe
-from kikimimi.data.index_file import OtherVersionError, digest_of, read_columns, write_columns
-from kikimimi.data.record import Record, assemble, place, read_members
-from kikimimi.errors import AudioError, DataError, RequestError
+from kikimimi.data.index_builder import make_index
+from kikimimi.data.index_file import OtherVersionError, Rejected, read_columns
+from kikimimi.data.record import place
+from kikimimi.data.remote import fetch, is_url
+from kikimimi.errors import DataError, RequestError
 
-
-@dataclass(frozen=True)
-class Rejected:
-    """A record that an index leaves out.
-
-    Attributes:
-        key: Its name, or an empty text where none can be told.
-        offset: Of its first header in the shard, or of where the shard breaks off [bytes].
-        reason: What is wrong with it.
-    """
-
-    key: str
-    offset: int
-    reason: str
+SUFFIX = ".index.safetensors"
+"""What the name of an index adds to that of its shard."""
 
 
 @dataclass(frozen=True)
@@ -110,35 +97,52 @@ class ShardIndex:
     def load(cls, shard: Path | str) -> Self:
         """Read the index beside a shard.
 
+        Args:
+            shard: A path or a URL; the index of a URL is fetched.
+
         Raises:
-            RequestError: The shard or its index does not exist.
+            RequestError: The shard or its index does not exist, or access to it is denied.
             DataError: The index is malformed, or is not of this version of the shard.
+            StorageError: The server does not answer.
         """
+        if is_url(str(shard)):
+            return cls._fetch(str(shard))
         shard = Path(shard)
         path = index_path(shard)
-        again = f"Make it again with: kikimimi data index {shard}"
         if not shard.is_file():
             raise RequestError(f"{shard}: no such shard")
         if not path.is_file():
             if (old := _old_path(shard)).is_file():
-                raise RequestError(f"{shard}: its index {old.name} is of an older version. {again}")
+                raise RequestError(f"{shard}: its index {old.name} is of an older version. {_again(shard)}")
             raise RequestError(f"{shard}: has no index. Make it with: kikimimi data index {shard}")
-        index = cls.parse(path.read_bytes(), str(shard), str(path))
+        index = cls.parse(path.read_bytes(), str(shard), str(path), _again(shard))
         if index.shard_bytes != (size := shard.stat().st_size):
             raise DataError(
                 f"{path}: is stale: made when the shard had {index.shard_bytes} bytes, now it has {size}. "
-                f"{again}"
+                f"{_again(shard)}"
             )
         return index
 
     @classmethod
-    def parse(cls, data: bytes, shard: str, name: str) -> Self:
+    def _fetch(cls, shard: str) -> Self:
+        # That the shard itself is there and still the same is found when it is read: every record has a hash.
+        url = f"{shard}{SUFFIX}"
+        make = "Make it with 'kikimimi data index' where the shard is a local file, and upload both"
+        try:
+            data = fetch(url)
+        except RequestError as error:
+            raise RequestError(f"{error}. Every shard needs its index beside it. {make}") from error
+        return cls.parse(data, shard, url, make)
+
+    @classmethod
+    def parse(cls, data: bytes, shard: str, name: str, advice: str) -> Self:
         """Read an index from the bytes of its file.
 
         Args:
             data: The file.
             shard: The path or URL of the shard.
             name: What messages call the file.
+            advice: How to get another; messages end with it.
 
         Raises:
             DataError: It is malformed.
@@ -146,11 +150,9 @@ class ShardIndex:
         try:
             header, columns = read_columns(data)
         except OtherVersionError as error:
-            raise DataError(f"{name}: {error}. Make it again with: kikimimi data index {shard}") from error
+            raise DataError(f"{name}: {error}. {advice}") from error
         except ValueError as error:
-            raise DataError(
-                f"{name}: is malformed ({error}). Make it again with: kikimimi data index {shard}"
-            ) from error
+            raise DataError(f"{name}: is malformed ({error}). {advice}") from error
         return cls(
             shard=shard,
             shard_bytes=header["bytes"],
@@ -164,7 +166,11 @@ class ShardIndex:
 
 def index_path(shard: Path) -> Path:
     """Return where the index of a shard lies."""
-    return shard.with_name(f"{shard.name}.index.safetensors")
+    return shard.with_name(f"{shard.name}{SUFFIX}")
+
+
+def _again(shard: Path) -> str:
+    return f"Make it again with: kikimimi data index {shard}"
 
 
 def _old_path(shard: Path) -> Path:
@@ -186,95 +192,10 @@ def build_index(shard: Path, *, skip: bool = False) -> Path:
     """
     if not shard.is_file():
         raise RequestError(f"{shard}: no such shard")
-    builder = _Builder(shard, skip=skip)
-    builder.read()
+    data = make_index(shard, skip=skip)
     path = index_path(shard)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_bytes(builder.file())
+    unfinished.write_bytes(data)
     unfinished.replace(path)
     _old_path(shard).unlink(missing_ok=True)
     return path
-
-
-class _Builder:
-    def __init__(self, shard: Path, *, skip: bool) -> None:
-        self.shard, self.skip = shard, skip
-        self.bytes = shard.stat().st_size
-        self.rows: list[dict[str, Any]] = []
-        self.rejected: list[Rejected] = []
-
-    def read(self) -> None:
-        seen: set[str] = set()
-        with self.shard.open("rb") as tar, self.shard.open("rb") as raw:
-            members = read_members(tar, str(self.shard), whole=True)
-            for key, group in groupby(members, key=lambda member: member.key):
-                found = list(group)
-                record = assemble(found, str(self.shard))
-                if key in seen:
-                    raise DataError(
-                        f"{record.where}: the key occurs twice, or its members do not stand together"
-                    )
-                seen.add(key)
-                offset, size = found[0].offset, found[-1].end - found[0].offset
-                raw.seek(offset)
-                digest = hashlib.sha256(raw.read(size)).digest()
-                self.rows.append(_row(record, size, digest))
-
-    def file(self) -> bytes:
-        languages = sorted({row["language"] for row in self.rows} - {None})
-        licenses = sorted({row["license"] for row in self.rows} - {None})
-        keys = [row["key"].encode("utf-8") for row in self.rows]
-        clips = [seconds for row in self.rows for seconds in row["clips"]]
-        columns: dict[str, NDArray[Any]] = {
-            "offsets": np.array([row["offset"] for row in self.rows], dtype=np.int64),
-            "sizes": np.array([row["size"] for row in self.rows], dtype=np.int64),
-            "seconds": np.array([sum(row["clips"]) for row in self.rows], dtype=np.float32),
-            "characters": np.array([row["characters"] for row in self.rows], dtype=np.int32),
-            "hashes": np.frombuffer(b"".join(row["sha256"] for row in self.rows), np.uint8).reshape(-1, 32),
-            "clip_seconds": np.array(clips, dtype=np.float32),
-            "clip_ends": np.cumsum([len(row["clips"]) for row in self.rows], dtype=np.int64),
-            "languages": self._codes("language", languages),
-            "licenses": self._codes("license", licenses),
-            "key_bytes": np.frombuffer(b"".join(keys), np.uint8),
-            "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
-        }
-        header = {
-            "shard": self.shard.name,
-            "bytes": self.bytes,
-            "digest": digest_of(columns, tuple(languages), tuple(licenses)),
-            "languages": languages,
-            "licenses": licenses,
-            "rejected": [[item.key, item.offset, item.reason] for item in self.rejected],
-        }
-        return write_columns(columns, header)
-
-    def _codes(self, field: str, names: list[str]) -> NDArray[np.int16]:
-        if len(names) > np.iinfo(np.int16).max:
-            raise DataError(f"{self.shard}: names {len(names)} different {field}s: is the field used so?")
-        code = {name: number for number, name in enumerate(names)}
-        return np.array([code.get(row[field], -1) for row in self.rows], dtype=np.int16)
-
-
-def _row(record: Record, size: int, sha256: bytes) -> dict[str, Any]:
-    try:
-        lengths = [probe(clip, name)[0] for name, clip in record.audio.items()]
-    except AudioError as error:
-        raise DataError(f"{record.where}: {error}") from error
-    return {
-        "key": record.key,
-        "offset": record.offset,
-        "size": size,
-        "clips": lengths,
-        "characters": sum(len(text) for text in record.texts()),
-        "language": _named(record, "language"),
-        "license": _named(record, "license"),
-        "sha256": sha256,
-    }
-
-
-def _named(record: Record, field: str) -> str | None:
-    meta = record.json.get("meta")
-    for place_ in (record.json, meta if isinstance(meta, dict) else {}):
-        if isinstance(value := place_.get(field), str) and value:
-            return value
-    return None

@@ -10,6 +10,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,21 @@ _NAMES = {"float32": "F32", "int16": "I16", "int32": "I32", "int64": "I64", "uin
 _BLOCK = 512
 
 Columns = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A record that an index leaves out.
+
+    Attributes:
+        key: Its name, or an empty text where none can be told.
+        offset: Of its first header in the shard, or of where the shard breaks off [bytes].
+        reason: What is wrong with it.
+    """
+
+    key: str
+    offset: int
+    reason: str
 
 
 class OtherVersionError(ValueError):

@@ -2,7 +2,8 @@
 
 Members are called ``KEY.json`` and ``KEY.0.flac``, ``KEY.1.flac``, and so on. The JSON is a conversation
 (``{"messages": [...]}``, see `kikimimi.conversation`) or a labelled clip (``{"text": ..., "language": ...}``
-beside a clip). Nothing but JSON and audio is ever read from a shard; a pickle in it is an error.
+beside a clip). The transcript of a clip may also stand in ``KEY.txt``, as in many shards that others made.
+Nothing but JSON, text and audio is ever read from a shard; a pickle in it is an error.
 """
 
 from __future__ import annotations
@@ -11,21 +12,33 @@ import io
 import json
 import posixpath
 import re
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
 from kikimimi.conversation import Conversation, TextPart, parse_conversation
 from kikimimi.data.audio import AUDIO_SUFFIXES
+from kikimimi.data.tar import BrokenTarError, Entry, read_entries
 from kikimimi.errors import DataError, listing
 
-_BLOCK = 512
-# What a hostile or damaged header makes tarfile raise, besides its own errors.
-_TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
+MAX_TRANSCRIPT = 1_000_000
+"""Longest text member [bytes]: what is longer is no transcript of a clip."""
 
 
-@dataclass(frozen=True)
+class RecordError(DataError):
+    """A record is malformed.
+
+    Args:
+        where: Its place.
+        reason: What is wrong. (Without it, `where` is the whole message, as torch passes errors on.)
+    """
+
+    def __init__(self, where: str, reason: str | None = None) -> None:
+        super().__init__(where if reason is None else f"{where}: {reason}")
+        self.reason = reason or where
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """A file in a tar.
 
@@ -35,6 +48,7 @@ class Member:
         offset: Of its first header in the shard [bytes].
         end: Where the next header begins [bytes].
         content: Its bytes.
+        problem: Why it is not read, or None.
     """
 
     key: str
@@ -42,6 +56,7 @@ class Member:
     offset: int
     end: int
     content: bytes
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,69 +97,64 @@ def place(shard: str, offset: int, key: str | None = None) -> str:
     return f"{shard}, byte {offset}" + ("" if key is None else f", record {key!r}")
 
 
-def read_members(file: IO[bytes], shard: str, *, start: int = 0, whole: bool = False) -> Iterator[Member]:
+def read_members(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Iterator[Member]:
     """Read the members of an uncompressed tar, or of a piece of one, in order. Folders are passed over.
 
     Args:
         file: Open for reading, at the start of the tar or of the piece.
-        shard: What messages call it.
         start: Where in the shard the piece begins [bytes].
         whole: It is a whole tar: check that it ends as a tar does.
 
     Raises:
-        DataError: It is not an uncompressed tar, a header is damaged, a member breaks off, or a member is
-            neither JSON nor audio of a record.
+        BrokenTarError: A header is damaged or a member breaks off.
     """
-    here = 0
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for info in tar:
-                where = place(shard, start + info.offset)
-                if info.size < 0 or info.offset < here:
-                    raise DataError(f"{where}: the header of member {info.name!r} is damaged")
-                if info.isdir():
-                    here = info.offset_data
-                    continue
-                key, suffix = _name(info, where)
-                stream = tar.extractfile(info)
-                content = stream.read() if stream is not None else b""
-                if len(content) != info.size:
-                    raise DataError(f"{where}: member {info.name!r} breaks off; the shard is truncated")
-                here = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
-                yield Member(key, suffix, start + info.offset, start + here, content)
-    except _TAR_ERRORS as error:
-        raise DataError(f"{place(shard, start + here)}: not an intact, uncompressed tar: {error}") from error
-    if whole:
-        _check_end(file, here, shard)
-
-
-def _check_end(file: IO[bytes], end: int, shard: str) -> None:
-    # tarfile takes a damaged header, and a missing end, for the end of the tar.
-    file.seek(end)
-    zeros = 0
-    while chunk := file.read(1 << 20):
-        if chunk.strip(b"\0"):
-            raise DataError(f"{place(shard, end)}: a damaged header; what follows it cannot be read")
-        zeros += len(chunk)
-    if zeros < 2 * _BLOCK:
-        raise DataError(f"{place(shard, end)}: the shard stops without the mark that ends a tar: truncated?")
-
-
-def _name(info: tarfile.TarInfo, where: str) -> tuple[str, str]:
-    if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.issparse():
-        raise DataError(f"{where}: member {info.name!r} is a link, a device or sparse; only files are read")
-    name = info.name.removeprefix("./")
-    if name.startswith("/") or ".." in name.split("/"):
-        raise DataError(f"{where}: member name {info.name!r} leaves the shard ('..' or a leading '/')")
-    folder, base = posixpath.split(name)
-    stem, _, suffix = base.partition(".")
-    kind = suffix.rpartition(".")[2]
-    if not stem or (suffix != "json" and kind not in AUDIO_SUFFIXES):
-        raise DataError(
-            f"{where}: member {info.name!r} is neither KEY.json nor a clip such as KEY.0.flac; "
-            f"kinds of clip: {listing(AUDIO_SUFFIXES)}"
+    for entry in read_entries(file, start=start, whole=whole):
+        name = entry.name.removeprefix("./")
+        folder, base = posixpath.split(name)
+        stem, _, suffix = base.partition(".")
+        problem = _problem(entry, name, stem, suffix)
+        yield Member(
+            posixpath.join(folder, stem),
+            suffix,
+            entry.offset,
+            entry.end,
+            entry.content if problem is None else b"",
+            problem,
         )
-    return posixpath.join(folder, stem), suffix
+
+
+def grouped(members: Iterator[Member]) -> Iterator[list[Member]]:
+    """Put members of one key that stand together together.
+
+    Raises:
+        BrokenTarError: As the members do, after what stands before the break was given.
+    """
+    group: list[Member] = []
+    try:
+        for member in members:
+            if group and member.key != group[0].key:
+                yield group
+                group = []
+            group.append(member)
+    except BrokenTarError:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
+def _problem(entry: Entry, name: str, stem: str, suffix: str) -> str | None:
+    if not entry.regular:
+        return f"member {entry.name!r} is a link, a device or sparse; only files are read"
+    if name.startswith("/") or ".." in name.split("/"):
+        return f"member name {entry.name!r} leaves the shard ('..' or a leading '/')"
+    if not stem or (suffix not in ("json", "txt") and suffix.rpartition(".")[2] not in AUDIO_SUFFIXES):
+        return (
+            f"member {entry.name!r} is neither KEY.json, KEY.txt nor a clip such as KEY.0.flac, and is never "
+            f"decoded; kinds of clip: {listing(AUDIO_SUFFIXES)}"
+        )
+    return None
 
 
 def read_record(span: bytes, shard: str, offset: int) -> Record:
@@ -158,9 +168,12 @@ def read_record(span: bytes, shard: str, offset: int) -> Record:
     Raises:
         DataError: The piece is damaged or not one record.
     """
-    members = list(read_members(io.BytesIO(span), shard, start=offset))
+    try:
+        members = list(read_members(io.BytesIO(span), start=offset))
+    except BrokenTarError as error:
+        raise RecordError(place(shard, error.offset), error.reason) from error
     if not members or members[-1].end != offset + len(span) or len({member.key for member in members}) > 1:
-        raise DataError(f"{place(shard, offset)}: {len(span)} bytes are not exactly one record")
+        raise RecordError(place(shard, offset), f"{len(span)} bytes are not exactly one record")
     return assemble(members, shard)
 
 
@@ -168,24 +181,57 @@ def assemble(members: Sequence[Member], shard: str) -> Record:
     """Make a record of its members.
 
     Raises:
-        DataError: The JSON is missing or malformed, or its clips and the members do not fit together.
+        DataError: A member is not of a kind that is read, the JSON is missing or malformed, or its clips and
+            the members do not fit together.
     """
     key, offset = members[0].key, members[0].offset
     where = place(shard, offset, key)
+    for member in members:
+        if member.problem is not None:
+            raise RecordError(place(shard, member.offset, key), member.problem)
     contents = {member.suffix: member.content for member in members}
     if len(contents) < len(members):
-        raise DataError(f"{where}: a member occurs twice")
-    if "json" not in contents:
-        raise DataError(f"{where}: {key}.json is missing; the record has {listing(contents)}")
+        raise RecordError(where, "a member occurs twice")
     try:
-        data = json.loads(contents.pop("json").decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: {key}.json is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise DataError(f"{where}: {key}.json holds no mapping but {type(data).__name__}")
-    record = Record(key, data, {name: contents[name] for name in sorted(contents, key=_order)}, shard, offset)
-    _check(record)
+        data = _data(key, contents)
+        audio = {name: contents[name] for name in sorted(contents, key=_order)}
+        record = Record(key, data, audio, shard, offset)
+        _check(record)
+    except ValueError as error:
+        raise RecordError(where, str(error)) from error
     return record
+
+
+def _data(key: str, contents: dict[str, bytes]) -> dict[str, Any]:
+    """Take the JSON and the transcript out of a record's members."""
+    written, transcript = contents.pop("json", None), contents.pop("txt", None)
+    if written is None and transcript is None:
+        raise ValueError(f"{key}.json is missing; the record has {listing(contents)}")
+    data: dict[str, Any] = {}
+    if written is not None:
+        try:
+            data = json.loads(written.decode("utf-8"))
+            if b"\\u" in written:  # an escaped half of a surrogate pair is JSON, but not text
+                json.dumps(data, ensure_ascii=False).encode("utf-8")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{key}.json is not JSON: {error}") from error
+        if type(data) is not dict:
+            raise ValueError(f"{key}.json holds no mapping but {type(data).__name__}")
+    if transcript is not None:
+        text = _transcript(f"{key}.txt", transcript)
+        if "messages" in data or data.get("text", text) not in (None, text):
+            raise ValueError(f"{key}.json and {key}.txt both say what the record is; leave one of them out")
+        data["text"] = text
+    return data
+
+
+def _transcript(name: str, content: bytes) -> str:
+    if len(content) > MAX_TRANSCRIPT:
+        raise ValueError(f"{name} has {len(content)} bytes; a transcript has at most {MAX_TRANSCRIPT}")
+    try:
+        return content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8: {error}") from error
 
 
 def _order(suffix: str) -> tuple[int, str]:
@@ -195,28 +241,25 @@ def _order(suffix: str) -> tuple[int, str]:
 
 def _check(record: Record) -> None:
     if "messages" in record.json:
-        try:
-            conversation = parse_conversation(record.json)
-        except ValueError as error:
-            raise DataError(f"{record.where}: {error}") from error
-        _check_clips(record, conversation)
+        _check_clips(record, parse_conversation(record.json))
         return
-    text = record.json.get("text")
+    if "text" not in record.json:
+        raise ValueError("neither a conversation (messages) nor a labelled clip (text)")
+    text = record.json["text"]
     if not isinstance(text, str) or not text.strip():
-        raise DataError(f"{record.where}: neither a conversation (messages) nor a labelled clip (text)")
+        raise ValueError("text: empty, or not a text")
     language = record.json.get("language")
     if language is not None and not isinstance(language, str):
-        raise DataError(f"{record.where}: language: expected a text such as 'ja', or null")
+        raise ValueError("language: expected a text such as 'ja', or null")
     if not record.audio:
-        raise DataError(f"{record.where}: the labelled clip has no audio")
+        raise ValueError("the labelled clip has no audio")
 
 
 def _check_clips(record: Record, conversation: Conversation) -> None:
     named = set(conversation.clips())
     if missing := named - set(record.audio):
-        raise DataError(
-            f"{record.where}: the conversation names the clip {listing(missing)}, but the record has "
-            f"{listing(record.audio)}"
+        raise ValueError(
+            f"the conversation names the clip {listing(missing)}, but the record has {listing(record.audio)}"
         )
     if spare := set(record.audio) - named:
-        raise DataError(f"{record.where}: no turn of the conversation holds the clip {listing(spare)}")
+        raise ValueError(f"no turn of the conversation holds the clip {listing(spare)}")

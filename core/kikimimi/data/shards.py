@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,51 +14,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi.data.index import ShardIndex
-from kikimimi.data.record import Record, place
-from kikimimi.data.record import read_record as parse_record
+from kikimimi.data.record import Record, RecordError, place, read_record
+from kikimimi.data.remote import check_url, is_url, list_urls
+from kikimimi.data.store import Store
 from kikimimi.errors import DataError, RequestError
 
-_OPEN_FILES = 64  # per dataset and process
+_FETCHERS = 16  # indexes that are fetched at a time
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _GLOB = re.compile(r"[*?\[]")
 _MADE = "'kikimimi data pack' makes shards; 'kikimimi quickstart' makes those of its own recipe"
 
 
-def expand(pattern: str) -> list[Path]:
+def expand(pattern: str) -> list[str]:
     """Return the shards that a pattern names, in order.
 
     Args:
-        pattern: A path with braces (``train-{000..255}.tar``, ``{train,extra}.tar``) and wildcards
-            (``data/*.tar``).
+        pattern: A path or a URL (see `kikimimi.data.remote.DRIVERS`) with braces (``train-{000..255}.tar``,
+            ``{train,extra}.tar``) and wildcards (``data/*.tar``), where the place can list its files.
 
     Raises:
-        RequestError: A shard is missing or named twice, nothing matches, or it is a pipe or a URL.
+        RequestError: A shard is missing or named twice, nothing matches, it is a pipe, or a URL that is not
+            read.
+        StorageError: An object store does not answer.
     """
-    if pattern.startswith("pipe:") or "://" in pattern:
-        raise RequestError(f"{pattern}: shards are read from local paths; pipes and URLs are refused")
-    paths: list[Path] = []
+    if pattern.startswith("pipe:"):
+        raise RequestError(f"{pattern}: pipes are refused; shards are files or URLs")
+    shards: list[str] = []
     for name in _expand_braces(pattern):
-        path = Path(name).expanduser()
-        if _GLOB.search(name):
-            found = [Path(match) for match in sorted(glob.glob(str(path)))]
-            if not found:
-                raise RequestError(f"{pattern}: nothing matches {name}. {_MADE}")
-            paths.extend(found)
-        elif path.is_dir():
-            raise RequestError(f"{pattern}: {name} is a folder. Its shards are: {path / '*.tar'}")
-        elif not path.is_file():
-            raise RequestError(f"{pattern}: shard {name} does not exist. {_MADE}")
+        if is_url(name):
+            check_url(name)
+            found = list_urls(name) if _GLOB.search(name) else [name]
         else:
-            paths.append(path)
-    seen: set[Path] = set()
-    for path in paths:
-        if path.suffix != ".tar":
-            raise RequestError(f"{pattern}: {path} is not a shard (.tar)")
-        if path in seen:
-            raise RequestError(f"{pattern}: names {path} twice")
-        seen.add(path)
-    return paths
+            name = str(Path(name).expanduser())
+            found = sorted(glob.glob(name)) if _GLOB.search(name) else [_existing(name, pattern)]
+        if not found:
+            raise RequestError(f"{pattern}: nothing matches {name}. {_MADE}")
+        shards.extend(found)
+    seen: set[str] = set()
+    for shard in shards:
+        if not shard.endswith(".tar"):
+            raise RequestError(f"{pattern}: {shard} is not a shard (.tar)")
+        if shard in seen:
+            raise RequestError(f"{pattern}: names {shard} twice")
+        seen.add(shard)
+    return shards
+
+
+def _existing(name: str, pattern: str) -> str:
+    path = Path(name)
+    if path.is_dir():
+        raise RequestError(f"{pattern}: {name} is a folder. Its shards are: {path / '*.tar'}")
+    if not path.is_file():
+        raise RequestError(f"{pattern}: shard {name} does not exist. {_MADE}")
+    return name
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -81,58 +90,22 @@ def _expand_braces(pattern: str) -> list[str]:
     return [name for item in inner for name in _expand_braces(f"{before}{item}{after}")]
 
 
-def read_record(index: ShardIndex, row: int) -> Record:
-    """Read one record of a shard and verify its hash.
+class LeftOut(NamedTuple):
+    """A record that was left out when its shard was indexed.
 
-    Raises:
-        DataError: The shard has changed since it was indexed, or the record is malformed.
+    Attributes:
+        where: Its place.
+        reason: What is wrong with it.
     """
-    descriptor = _open(index.shard)
-    try:
-        span = _Span(index.shard, int(index.offsets[row]), int(index.sizes[row]), index.key(row))
-        return span.read(descriptor, index.hashes[row].tobytes())
-    finally:
-        os.close(descriptor)
 
-
-def _open(shard: str) -> int:
-    try:
-        return os.open(shard, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise DataError(f"{shard}: cannot be opened: {error.strerror}") from error
-
-
-class _Span(NamedTuple):
-    shard: str
-    offset: int
-    size: int
-    key: str
-
-    def read(self, descriptor: int, sha256: bytes) -> Record:
-        pieces: list[bytes] = []
-        while (missing := self.size - sum(map(len, pieces))) > 0:
-            # pread moves no file position: descriptors may be shared with forked processes.
-            piece = os.pread(descriptor, missing, self.offset + self.size - missing)
-            if not piece:
-                raise DataError(f"{self.where}: the shard ends {missing} bytes too early: truncated?")
-            pieces.append(piece)
-        span = b"".join(pieces)
-        if hashlib.sha256(span).digest() != sha256:
-            raise DataError(
-                f"{self.where}: the bytes are not those that were indexed (SHA-256 differs): the shard is "
-                f"damaged or was replaced. If it is right as it is: kikimimi data index {self.shard}"
-            )
-        return parse_record(span, self.shard, self.offset)
-
-    @property
-    def where(self) -> str:
-        return place(self.shard, self.offset, self.key)
+    where: str
+    reason: str
 
 
 class Shards:
     """The records of several shards under one name, laid end to end.
 
-    May be sent to other processes: files are opened where and when they are read.
+    May be sent to other processes: files are opened, and servers asked, where and when they are read.
 
     Args:
         name: The dataset's name in the recipe.
@@ -141,6 +114,7 @@ class Shards:
     Raises:
         RequestError: A shard or an index is missing, or there is no record at all.
         DataError: An index is stale or malformed.
+        StorageError: A server does not answer.
 
     Attributes:
         shards: Paths or URLs of the shards, in order.
@@ -161,16 +135,17 @@ class Shards:
 
     def __init__(self, name: str, pattern: str) -> None:
         self.name = name
-        indexes = [ShardIndex.load(path) for path in expand(pattern)]
+        indexes = _load(expand(pattern))
         self.shards = tuple(index.shard for index in indexes)
         self.digest = hashlib.sha256("\n".join(index.digest for index in indexes).encode()).hexdigest()
         self.rejected = tuple(
-            (place(index.shard, item.offset, item.key or None), item.reason)
+            LeftOut(place(index.shard, item.offset, item.key or None), item.reason)
             for index in indexes
             for item in index.rejected
         )
         self._ends = np.cumsum([len(index) for index in indexes], dtype=np.int64)
-        self._descriptors: dict[int, int] = {}
+        self._totals = tuple(index.shard_bytes for index in indexes)
+        self._store = Store()
         if not len(self):
             raise RequestError(f"{name}: the shards {pattern} hold no record")
         self.offsets: NDArray[np.int64] = _joined(indexes, "offsets")
@@ -189,13 +164,6 @@ class Shards:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_descriptors": {}}
-
-    def __del__(self) -> None:
-        for descriptor in self.__dict__.get("_descriptors", {}).values():
-            os.close(descriptor)
 
     def _checked(self, row: int) -> int:
         if not 0 <= row < len(self):
@@ -223,14 +191,29 @@ class Shards:
 
         Raises:
             DataError: A shard has changed since it was indexed, or the record is malformed.
+            StorageError: The shard cannot be reached.
         """
         shard = self._shard(row)
-        if shard not in self._descriptors:
-            if len(self._descriptors) >= _OPEN_FILES:
-                os.close(self._descriptors.pop(next(iter(self._descriptors))))
-            self._descriptors[shard] = _open(self.shards[shard])
-        span = _Span(self.shards[shard], int(self.offsets[row]), int(self.sizes[row]), self.key(row))
-        return span.read(self._descriptors[shard], self._hashes[row].tobytes())
+        name, offset, size = self.shards[shard], int(self.offsets[row]), int(self.sizes[row])
+        span = self._store.read(name, offset, size, self._totals[shard])
+        if len(span) < size:
+            missing = size - len(span)
+            raise RecordError(self.where(row), f"the shard ends {missing} bytes too early: truncated?")
+        if hashlib.sha256(span).digest() != self._hashes[row].tobytes():
+            raise RecordError(
+                self.where(row),
+                "the bytes are not those that were indexed (SHA-256 differs): the shard is damaged or was "
+                f"replaced. If it is right as it is: kikimimi data index {name}",
+            )
+        return read_record(span, name, offset)
+
+
+def _load(shards: Sequence[str]) -> list[ShardIndex]:
+    if not any(map(is_url, shards)):
+        return [ShardIndex.load(shard) for shard in shards]
+    # Waiting for a server is most of the work; what comes first in order is still reported first.
+    with ThreadPoolExecutor(_FETCHERS) as pool:
+        return list(pool.map(ShardIndex.load, shards))
 
 
 def _joined(indexes: Sequence[ShardIndex], column: str) -> NDArray[Any]:

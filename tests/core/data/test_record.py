@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kikimimi.data.index import ShardIndex, build_index
-from kikimimi.data.shards import read_record
+from kikimimi.data.shards import Shards
 from kikimimi.errors import DataError
 
 WriteTar = Callable[..., Path]
@@ -34,7 +34,7 @@ def test_reads_a_conversation_with_its_clips_in_order(write_tar: WriteTar, tone:
     path = write_tar(data)
     build_index(path)
     index = ShardIndex.load(path)
-    record = read_record(index, 0)
+    record = Shards("d", str(path)).read(0)
     assert record.key == "a/b"
     assert list(record.audio) == clips
     assert record.texts() == ["何と言いましたか。", "はい。", "いいえ。"]
@@ -50,7 +50,7 @@ def test_long_names_folders_and_dot_slash(write_tar: WriteTar, tone: Tone) -> No
     key = "長い名前" * 40
     path = write_tar([(folder, b""), (f"./{key}.json", _json({"text": "あ"})), (f"./{key}.0.wav", tone(0.1))])
     build_index(path)
-    assert read_record(ShardIndex.load(path), 0).key == key
+    assert Shards("d", str(path)).read(0).key == key
 
 
 def _link(kind: bytes, name: str = "a.json") -> tarfile.TarInfo:
@@ -71,14 +71,14 @@ _TEXT = ("a.json", _json({"text": "あ"}))
         ([("a.json", b"\xff"), _CLIP], r"a\.json is not JSON: "),
         ([("a.json", b"[" * 100_000), _CLIP], r"a\.json is not JSON: "),
         ([("a.json", b"[1]"), _CLIP], "holds no mapping but list"),
-        ([("../a.json", b"{}")], r"byte 0: member name '\.\./a\.json' leaves the shard"),
+        ([("../a.json", b"{}")], r"byte 0, record '\.\./a': member name '\.\./a\.json' leaves the shard"),
         ([("/a.json", b"{}")], "leaves the shard"),
         ([(_link(tarfile.SYMTYPE), b"")], r"member 'a\.json' is a link, a device or sparse"),
         ([(_link(tarfile.LNKTYPE), b"")], "is a link, a device"),
         ([(_link(tarfile.CHRTYPE), b"")], "is a link, a device"),
         (
             [_TEXT, ("a.pkl", b"\x80\x04")],
-            r"byte 1024: member 'a\.pkl' is neither KEY\.json nor a clip such as KEY",
+            r"byte 1024, record 'a': member 'a\.pkl' is neither KEY\.json, KEY\.txt nor a clip",
         ),
         ([_TEXT, ("a.pth", b"x")], "kinds of clip: flac, mp3, ogg, opus, wav"),
         ([_TEXT, ("a.pyd", b"x")], "is neither"),

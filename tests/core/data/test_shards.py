@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kikimimi.data import shards as module
+from kikimimi.data import store
 from kikimimi.data.index import build_index, index_path
 from kikimimi.data.shards import Shards, expand
-from kikimimi.errors import DataError, RequestError
+from kikimimi.errors import DataError, RequestError, StorageError
 
 Shard = Callable[..., Path]
 
@@ -55,14 +55,14 @@ def test_digest_depends_on_the_order(dataset: Shards, tmp_path: Path) -> None:
 def test_may_be_sent_to_other_processes(dataset: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset.read(0)
     copy = pickle.loads(pickle.dumps(dataset))
-    assert not copy._descriptors
+    assert not copy._store._descriptors
     assert copy.read(4) == dataset.read(4)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(dataset.read, [2, 5]) == [dataset.read(2), dataset.read(5)]
-    monkeypatch.setattr(module, "_OPEN_FILES", 1)
+    monkeypatch.setattr(store, "OPEN_FILES", 1)
     for row in (0, 2, 5, 0):
         dataset.read(row)
-    assert len(copy._descriptors) == 1
+    assert len(copy._store._descriptors) == 1
 
 
 def test_changed_bytes_are_found_when_read(dataset: Shards, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_shard_that_shrinks_or_goes(dataset: Shards, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"record 'train-000001-2': the shard ends \d+ bytes too early"):
         dataset.read(4)
     (tmp_path / "train-000002.tar").unlink()
-    with pytest.raises(DataError, match=r"train-000002\.tar: cannot be opened: No such file"):
+    with pytest.raises(StorageError, match=r"train-000002\.tar: cannot be read: No such file"):
         dataset.read(5)
 
 
@@ -106,7 +106,7 @@ def test_expands_braces_and_wildcards(tmp_path: Path) -> None:
     (tmp_path / "train-008.tar.index.safetensors").touch()
 
     def found(pattern: str) -> list[str]:
-        return [path.name for path in expand(f"{tmp_path}/{pattern}")]
+        return [Path(path).name for path in expand(f"{tmp_path}/{pattern}")]
 
     assert found("train-{008..011}.tar") == names[:4]
     assert found("train-0{10..11}.tar") == names[2:4]
@@ -119,8 +119,15 @@ def test_expands_braces_and_wildcards(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("pipe:cat x.tar", "pipe:cat x.tar: shards are read from local paths; pipes and URLs are refused"),
-        ("https://example.org/x.tar", "pipes and URLs are refused"),
+        ("pipe:cat x.tar", "pipe:cat x.tar: pipes are refused; shards are files or URLs"),
+        ("ftp://example.org/x.tar", "not read through 'ftp'. Protocols: abfs, az, gcs, gs, hf, http, https"),
+        ("htps://example.org/x.tar", r"not read through 'htps'. Did you mean 'https'\?"),
+        ("file:///data/x.tar", "give the path itself: /data/x.tar"),
+        ("zip://x.tar::https://example.org/x.zip", "chained URLs .* are refused"),
+        ("https://a:secret@example.org/x.tar", "https://...@example.org: a name or password in a URL"),
+        ("https://example.org/train-*.tar", "a web server does not list its files.* with braces"),
+        ("https://example.org/x.tar?token=1", "a web server does not list its files"),
+        ("s3://bucket/x.zip", "s3://bucket/x.zip is not a shard"),
         (
             "{tmp}/train-{{000..002}}.tar",
             r"train-\{{000\.\.002\}}\.tar: shard {tmp}/train-001\.tar does not exist",

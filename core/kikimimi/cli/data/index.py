@@ -9,18 +9,17 @@ import typer
 
 def index(
     shards: Annotated[list[str], typer.Argument(metavar="SHARD...", help="Shards, or patterns in quotes.")],
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Leave out records that cannot be used, and list them.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, a shard at a time each.")] = 1,
 ) -> None:
     """Index shards that were made elsewhere, or that have changed."""
-    from kikimimi.data.index import ShardIndex, build_index
+    from kikimimi.data.indexing import index_shards
     from kikimimi.data.shards import expand
-    from kikimimi.progress import Progress, duration
+    from kikimimi.progress import Progress
 
     paths = [path for pattern in shards for path in expand(pattern)]
-    records, seconds = 0, 0.0
     with Progress("Indexing", len(paths), "shards") as progress:
-        for path in paths:
-            build_index(path)
-            loaded = ShardIndex.load(path)
-            records, seconds = records + len(loaded), seconds + float(loaded.seconds.sum(dtype="float64"))
-            progress.advance()
-    typer.echo(f"{records} records, {duration(seconds)} of audio in {len(paths)} shards")
+        report = index_shards(paths, skip=skip, workers=workers, progress=progress)
+    typer.echo(report.summary())

@@ -1,0 +1,182 @@
+"""The entries of an uncompressed tar, in order: the part of POSIX ustar, pax and GNU that shards are made of.
+
+Written out rather than left to `tarfile`, which takes a damaged header for the end of the archive and costs
+more than reading the record it belongs to. Formats: POSIX.1-2001 (ustar and pax), and GNU's long names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+BLOCK = 512
+"""Headers and contents begin at multiples of this [bytes]."""
+
+_LONGEST_NAME = 1 << 20  # bytes of a long name or of pax records
+_ZEROS = bytes(BLOCK)
+_FOLDER, _PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK = b"5", b"x", b"g", b"L", b"K"
+_REGULAR = (b"0", b"\0")
+_WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders: their size says nothing
+
+
+class Entry(NamedTuple):
+    """An entry of a tar.
+
+    Attributes:
+        name: As it stands there; what is not UTF-8 is written with backslashes.
+        offset: Of its first header [bytes].
+        end: Where the next header begins [bytes].
+        content: Its bytes.
+        regular: It is a plain file: no link, no device, not sparse.
+    """
+
+    name: str
+    offset: int
+    end: int
+    content: bytes
+    regular: bool
+
+
+class BrokenTarError(ValueError):
+    """The tar cannot be read any further.
+
+    Args:
+        offset: From where on [bytes].
+        reason: Why.
+    """
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(reason)
+        self.offset, self.reason = offset, reason
+
+
+def read_entries(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Iterator[Entry]:
+    """Read the entries of a tar, or of a piece of one, in order. Folders are passed over.
+
+    Args:
+        file: Open for reading, at the start of the tar or of the piece.
+        start: Where in the tar the piece begins [bytes].
+        whole: It is a whole tar: check that it ends as a tar does.
+
+    Raises:
+        BrokenTarError: A header is damaged, an entry breaks off, or the end is missing.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    here = 0
+    while here < size:
+        offset, name = here, None
+        content_size: int | None = None
+        while True:
+            block = file.read(BLOCK)
+            if block == _ZEROS and here == offset:
+                if whole:
+                    _check_end(file, start, here)
+                return
+            header = _header(block, start + here)
+            here += BLOCK
+            kind = header.kind
+            length = header.size if content_size is None else content_size
+            if kind in _WITHOUT_CONTENT:
+                length = 0
+            end = here + -(-length // BLOCK) * BLOCK
+            if end > size:
+                shown = name or header.name
+                raise BrokenTarError(start + offset, f"member {shown!r} breaks off; the shard is truncated")
+            if kind not in (_PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK):
+                break
+            if length > _LONGEST_NAME:
+                raise BrokenTarError(start + offset, f"a header of {length} bytes: damaged")
+            content = file.read(end - here)[:length]
+            here = end
+            if kind == _LONG_NAME:
+                name = _text(content)
+            elif kind in (_PAX, _PAX_GLOBAL):
+                records = _pax(content, start + offset)
+                if any(key.startswith("GNU.sparse") for key in records) or (
+                    kind == _PAX_GLOBAL and {"path", "size"} & set(records)
+                ):
+                    raise BrokenTarError(
+                        start + offset, "a sparse member, or a name or size for all that follow"
+                    )
+                name = records.get("path", name)
+                if "size" in records:
+                    content_size = _decimal(records["size"], start + offset)
+        name = header.name if name is None else name
+        content = file.read(end - here)[:length] if length else b""
+        here = end
+        if kind == _FOLDER or (kind == b"\0" and name.endswith("/")):
+            continue
+        yield Entry(name, start + offset, start + end, content, kind in _REGULAR)
+    if whole:
+        raise BrokenTarError(start + here, "the shard stops without the mark that ends a tar: truncated?")
+
+
+class _Header(NamedTuple):
+    name: str
+    size: int
+    kind: bytes
+
+
+def _header(block: bytes, offset: int) -> _Header:
+    if len(block) < BLOCK:
+        raise BrokenTarError(offset, "a header breaks off; the shard is truncated")
+    total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    if _number(block[148:156], offset) != total:
+        raise _damaged(offset)
+    name = _text(block[:100])
+    # Only POSIX has a prefix there; GNU keeps times in its place.
+    if block[257:263] == b"ustar\0" and block[345]:
+        name = f"{_text(block[345:500])}/{name}"
+    return _Header(name, _number(block[124:136], offset), block[156:157])
+
+
+def _damaged(offset: int) -> BrokenTarError:
+    if offset == 0:
+        return BrokenTarError(0, "not an uncompressed tar, or its first header is damaged")
+    return BrokenTarError(offset, "a damaged header; what follows it cannot be read")
+
+
+def _number(field: bytes, offset: int) -> int:
+    if field[0] == 0x80:  # GNU: too large for octal digits
+        return int.from_bytes(field[1:], "big")
+    digits = field.partition(b"\0")[0].strip()
+    # int() would also take signs and underscores.
+    if digits.strip(b"01234567"):
+        raise _damaged(offset)
+    return int(digits, 8) if digits else 0
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+
+
+def _pax(content: bytes, offset: int) -> dict[str, str]:
+    """Take pax records (``LENGTH KEY=VALUE`` and a newline) apart."""
+    records: dict[str, str] = {}
+    while content:
+        digits, space, _ = content.partition(b" ")
+        length = _decimal(digits.decode("ascii", "replace"), offset) if space and len(digits) < 8 else 0
+        record, content = content[len(digits) + 1 : length], content[length:]
+        key, equals, value = record.partition(b"=")
+        if not equals or not value.endswith(b"\n"):
+            raise BrokenTarError(offset, "a damaged pax header; what follows it cannot be read")
+        records[key.decode("utf-8", "backslashreplace")] = value[:-1].decode("utf-8", "backslashreplace")
+    return records
+
+
+def _decimal(digits: str, offset: int) -> int:
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+        raise BrokenTarError(offset, "a damaged pax header; what follows it cannot be read")
+    return int(digits)
+
+
+def _check_end(file: IO[bytes], start: int, end: int) -> None:
+    file.seek(end)
+    zeros = 0
+    while chunk := file.read(1 << 20):
+        if chunk.strip(b"\0"):
+            raise BrokenTarError(start + end, "a damaged header; what follows it cannot be read")
+        zeros += len(chunk)
+    if zeros < 2 * BLOCK:
+        raise BrokenTarError(start + end, "the shard stops without the mark that ends a tar: truncated?")
