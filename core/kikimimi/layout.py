@@ -72,7 +72,8 @@ class Layout(ABC):
         digest = hashlib.sha256()
         for row in self.rows(begin, end):
             states = [_state(clip) for clip in row.clips]
-            line = json.dumps([row.name, row.record, states], ensure_ascii=False, sort_keys=True)
+            # Escaped, and with what JSON lacks: a name or a record may hold what cannot be packed.
+            line = json.dumps([row.name, row.record, states], sort_keys=True, default=repr)
             digest.update(line.encode() + b"\n")
         return digest.hexdigest()
 

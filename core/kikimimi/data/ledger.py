@@ -1,58 +1,24 @@
-"""The account of a packing: what became a record, what was left out, and why."""
+"""The account of a packing: what became a record, what was left out, and why.
+
+``ledger.json`` holds the counts, ``dropped.jsonl`` every row that was left out, a line each. The lines are
+copied from the notes of the shards without being held: they take no memory, however many they are.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from dataclasses import asdict, dataclass, field
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi.progress import duration
+from kikimimi.data.pack_shard import PackedShard, Tally, note_path, temporary
+from kikimimi.errors import nearest
 
-MISSING, UNDECODABLE, NO_TEXT = "missing file", "undecodable audio", "empty text"
-"""Why a row is left out."""
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A row of the manifest that is in no shard.
-
-    Attributes:
-        row: Its number, from 0.
-        path: Of the audio file, as the manifest has it.
-        reason: Missing file, undecodable audio or empty text.
-        detail: The whole message.
-        seconds: Length of its audio, or None where that is not known [s].
-    """
-
-    row: int
-    path: str
-    reason: str
-    detail: str
-    seconds: float | None
-
-
-@dataclass(frozen=True)
-class PackedShard:
-    """What one shard holds.
-
-    Attributes:
-        name: File name.
-        made_from: SHA-256 (hex) of the rows, of size and time of the audio files, and of the settings.
-        records: How many.
-        seconds: Length of their audio [s].
-        silent: How many of them are silent (`kikimimi.data.audio.is_silent`), kept nevertheless.
-        dropped: Rows in its range that are left out.
-    """
-
-    name: str
-    made_from: str
-    records: int
-    seconds: float
-    silent: int
-    dropped: list[Dropped] = field(default_factory=list)
+LEDGER, DROPPED = "ledger.json", "dropped.jsonl"
+"""Names of the files."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +28,18 @@ class PackReport:
     Attributes:
         out: Folder of the shards.
         pattern: Names all the shards, as a recipe does.
-        rows: Rows of the manifest.
+        rows: Rows of the corpus.
         shards: In order.
         kept_shards: How many of them were there before.
+        wanted_licenses: The licences to keep; empty keeps all.
     """
 
     out: Path
     pattern: str
     rows: int
-    shards: list[PackedShard]
+    shards: Sequence[PackedShard]
     kept_shards: int
+    wanted_licenses: tuple[str, ...] = ()
 
     @property
     def records(self) -> int:
@@ -85,63 +53,103 @@ class PackReport:
 
     @property
     def silent(self) -> int:
-        """How many records are silent."""
+        """How many records have a silent clip."""
         return sum(shard.silent for shard in self.shards)
 
     def dropped(self) -> dict[str, dict[str, float]]:
-        """Return, for each reason, ``rows``, ``seconds`` and ``rows_of_unknown_length``."""
-        reasons: dict[str, dict[str, float]] = {}
-        for drop in (drop for shard in self.shards for drop in shard.dropped):
-            counts = reasons.setdefault(drop.reason, {"rows": 0, "seconds": 0.0, "rows_of_unknown_length": 0})
-            counts["rows"] += 1
-            counts["seconds"] = round(counts["seconds"] + (drop.seconds or 0.0), 3)
-            counts["rows_of_unknown_length"] += drop.seconds is None
-        return reasons
+        """Return, for each reason, ``rows``, ``seconds``, ``hours`` and ``rows_of_unknown_length``."""
+        return {
+            reason: {
+                "rows": tally.rows,
+                "seconds": tally.seconds,
+                "hours": _in_hours(tally.seconds),
+                "rows_of_unknown_length": tally.rows_of_unknown_length,
+            }
+            for reason, tally in self._tallies().items()
+        }
+
+    def _tallies(self) -> dict[str, Tally]:
+        tallies: dict[str, Tally] = {}
+        for shard in self.shards:
+            for reason, tally in shard.dropped.items():
+                tallies.setdefault(reason, Tally()).add(tally)
+        return dict(sorted(tallies.items(), key=lambda item: (-item[1].rows, item[0])))
+
+    def licenses(self) -> dict[str, int]:
+        """Return how many rows name each licence, the most frequent first."""
+        found: Counter[str] = Counter()
+        for shard in self.shards:
+            found.update(shard.licenses)
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+    def missing_licenses(self) -> list[str]:
+        """Return the wanted licences that no row names."""
+        found = self.licenses()
+        return [name for name in self.wanted_licenses if name not in found]
 
     def summary(self) -> str:
-        """Return one line: what was packed and what was left out."""
-        dropped = ", ".join(
-            f"{counts['rows']:g} {reason} ({_length(counts)})" for reason, counts in self.dropped().items()
-        )
-        line = (
-            f"{self.records} of {self.rows} rows, {duration(self.seconds)} of audio, "
-            f"{len(self.shards)} shards ({self.kept_shards} were there before): {self.pattern}; "
-            f"dropped: {dropped or 'none'}"
-        )
-        return f"{line}; silent but kept: {self.silent}" if self.silent else line
+        """Return what was packed and what was left out, for people: a line, and one for each reason."""
+        lines = [
+            f"{self.records:,} of {self.rows:,} rows, {amount(self.seconds)} of audio, {len(self.shards):,} "
+            f"{'shard' if len(self.shards) == 1 else 'shards'} ({self.kept_shards:,} were there before): "
+            f"{self.pattern}"
+        ]
+        tallies = self._tallies()
+        for reason, tally in tallies.items():
+            unknown = tally.rows_of_unknown_length
+            said = f"{unknown:,} of unknown length" if unknown else ""
+            known = amount(tally.seconds) if unknown < tally.rows else ""
+            lines.append(f"  dropped: {tally.rows:,} {reason} ({', '.join(filter(None, [known, said]))})")
+        if tallies:
+            lines.append(f"  each of them, with the reason: {self.out / DROPPED}")
+        if self.silent:
+            lines.append(f"  silent but kept: {self.silent:,}")
+        found = self.licenses()
+        for name in self.missing_licenses():
+            lines.append(f"  no row has the licence {name}.{nearest(name, found)}")
+        return "\n".join(lines)
 
-    def write(self, manifest: Path, sample_rate: int) -> None:
-        """Write ``ledger.json``: the counts, every row that was left out, and the shards.
+    def write(self, about: dict[str, Any]) -> None:
+        """Write ``ledger.json`` and ``dropped.jsonl``, each of them whole or not at all.
 
         Args:
-            manifest: That was packed.
-            sample_rate: Of the packed audio [Hz].
+            about: What was packed, and how: goes first.
         """
+        dropped = self.out / DROPPED
+        unfinished = temporary(dropped)
+        with unfinished.open("wb") as file:
+            for shard in self.shards:
+                with note_path(self.out / shard.name).open("rb") as note:
+                    next(note)  # the shard itself
+                    shutil.copyfileobj(note, file)
+        unfinished.replace(dropped)
         ledger = {
-            "manifest": manifest.name,
-            "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
-            "sample_rate": sample_rate,
+            **about,
             "rows": self.rows,
             "records": self.records,
             "seconds": round(self.seconds, 3),
+            "hours": _in_hours(self.seconds),
             "silent": self.silent,
             "dropped": self.dropped(),
-            "dropped_rows": [asdict(drop) for shard in self.shards for drop in shard.dropped],
+            "dropped_rows": DROPPED,
+            "licenses": self.licenses(),
             "shards": [
                 {"name": shard.name, "records": shard.records, "seconds": shard.seconds}
                 for shard in self.shards
             ],
         }
-        write_json(self.out / "ledger.json", ledger)
+        unfinished = temporary(self.out / LEDGER)
+        unfinished.write_text(json.dumps(ledger, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(self.out / LEDGER)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON to a file, all of it or nothing."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+def amount(seconds: float) -> str:
+    """Return a length of audio for people: ``1,234.5 hours``, ``2.5 minutes`` or ``6.0 seconds``."""
+    for size, unit in ((3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} seconds"
 
 
-def _length(counts: dict[str, float]) -> str:
-    known, unknown = duration(counts["seconds"]), counts["rows_of_unknown_length"]
-    return f"{known}, {unknown:g} of unknown length" if unknown else known
+def _in_hours(seconds: float) -> float:
+    return round(seconds / 3600, 4)

@@ -1,177 +1,197 @@
-"""Packing: a manifest of audio files becomes shards of resampled FLAC with their indexes.
+"""Packing: a corpus of audio files becomes shards of resampled FLAC or Opus with their indexes.
 
-The same manifest and files always give the same bytes. Each shard holds a fixed range of the manifest's rows,
-is written under another name until it is whole, and then gets a note of what it was made from: an interrupted
-run goes on where it stopped. What is left out is counted in ``ledger.json``, with the reason.
+The same corpus and settings always give the same bytes, with any number of processes and after any
+interruption. Each shard holds a fixed range of the corpus's rows, is written under another name until it is
+whole, and then gets a note of what it was made from: an interrupted run goes on where it stopped. What is
+left out is counted in ``ledger.json``, with the reason.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kikimimi.data.audio import decode, encode_flac, is_silent, probe
-from kikimimi.data.index import ShardIndex, build_index
-from kikimimi.data.ledger import MISSING, NO_TEXT, UNDECODABLE, Dropped, PackedShard, PackReport, write_json
-from kikimimi.data.manifest import ManifestRow, read_manifest
-from kikimimi.errors import AudioError, DataError, RequestError
+from kikimimi.data.ledger import DROPPED, LEDGER, PackReport
+from kikimimi.data.pack_settings import Codec, PackSettings
+from kikimimi.data.pack_shard import ShardJob, clear_leftovers
+from kikimimi.data.pack_source import PackSource
+from kikimimi.data.pack_workers import pack_shards
+from kikimimi.errors import DataError, RequestError, nearest
 from kikimimi.progress import Progress
 
-_VERSION = 1  # of how shards are made: part of the note, so that a newer version makes them again
+_MAX_SHARDS = 1_000_000  # what six digits number
+_SHOWN = 20  # licences, at most, in a message
 
 
 def pack(
-    manifest: Path,
+    source: PackSource | Path | str,
     out: Path,
     *,
+    layout: str | None = None,
+    options: Sequence[str] = (),
     sample_rate: int = 16_000,
     records_per_shard: int = 1000,
     prefix: str = "shard",
+    codec: Codec = "flac",
+    min_seconds: float | None = None,
+    max_seconds: float | None = None,
+    licenses: Sequence[str] = (),
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> PackReport:
-    """Pack the clips of a manifest into shards.
+    """Pack the rows of a corpus into shards.
 
     Args:
-        manifest: See `kikimimi.data.manifest.read_manifest`; columns beside path, text and language become
-            the records' meta.
-        out: Folder of the shards ``PREFIX-000000.tar`` and so on, and of ``ledger.json``.
+        source: The corpus, opened (`PackSource`), or where it is.
+        out: Folder of the shards ``PREFIX-000000.tar`` and so on, of ``ledger.json`` and ``dropped.jsonl``.
+        layout: Registered name of the corpus's layout; None finds the one that matches.
+        options: Of the layout, ``KEY=VALUE`` each.
         sample_rate: Of the packed audio [Hz].
-        records_per_shard: Rows of the manifest for each shard.
+        records_per_shard: Rows of the corpus for each shard.
         prefix: What the shards' names begin with.
+        codec: FLAC of 16 bits, or Opus.
+        min_seconds: Rows with a shorter clip are left out [s].
+        max_seconds: Rows with a longer clip are left out [s].
+        licenses: Rows with another licence, or with none, are left out; empty keeps all.
+        workers: Processes that pack; 1 means this one.
         progress: Counts the rows, where given.
 
     Raises:
-        RequestError: The manifest, the prefix or a number is wrong, or `out` has other shards of the prefix.
-        DataError: The manifest is malformed, or none of its rows can be used.
+        RequestError: The corpus, an option, the prefix or a number is wrong, `out` has other shards or is
+            being packed into, or no row has a licence that is to be kept.
+        DataError: The corpus is malformed, none of its rows can be used, or a process died.
     """
-    if records_per_shard < 1 or sample_rate < 1:
-        raise RequestError("records_per_shard and sample_rate must be at least 1")
-    if not prefix or set(prefix) & set("/\\{}*?[] "):
-        raise RequestError(f"prefix {prefix!r} must be a plain file name without wildcards, braces or spaces")
-    rows = read_manifest(manifest)
-    out.mkdir(parents=True, exist_ok=True)
-    parts = [rows[begin : begin + records_per_shard] for begin in range(0, len(rows), records_per_shard)]
-    names = [f"{prefix}-{number:06d}.tar" for number in range(len(parts))]
-    if foreign := sorted({path.name for path in out.glob(f"{prefix}-*.tar")} - set(names)):
+    settings = PackSettings(
+        sample_rate=sample_rate,
+        codec=codec,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        licenses=tuple(licenses),
+    )
+    for name, value in (("records_per_shard", records_per_shard), ("workers", workers)):
+        if value < 1:
+            raise RequestError(f"{name} must be at least 1, not {value}")
+    if not prefix or prefix.startswith(".") or set(prefix) & set("/\\{}*?[] "):
         raise RequestError(
-            f"{out}: holds {foreign[0]}, which this manifest does not make (it makes {len(names)} shards). "
-            "Remove it, or choose another folder or prefix"
+            f"prefix {prefix!r} must be a plain file name without wildcards, braces or spaces, and not hidden"
         )
-    shards = []
-    kept = 0
-    for name, part in zip(names, parts, strict=True):
-        made_from = _fingerprint(part, manifest.parent, sample_rate)
-        shard = _finished(out / name, made_from)
-        if shard is None:
-            shard = _Writer(out / name, manifest.parent, sample_rate, progress).write(part, made_from)
-        else:
-            kept += 1
-            if progress is not None:
-                progress.advance(len(part))
-        shards.append(shard)
-    first, last = names[0][len(prefix) + 1 : -4], names[-1][len(prefix) + 1 : -4]
-    pattern = str(out / (names[0] if len(names) == 1 else f"{prefix}-{{{first}..{last}}}.tar"))
-    report = PackReport(out, pattern, len(rows), shards, kept)
-    report.write(manifest, sample_rate)
-    if not report.records:
-        raise DataError(
-            f"{manifest}: none of its {len(rows)} rows can be used; {out / 'ledger.json'} says why"
+    if not isinstance(source, PackSource):
+        source = PackSource.open(source, layout, options)
+    elif layout is not None or options:
+        raise RequestError("a corpus that is opened has its layout and options: leave out layout and options")
+    rows = len(source)
+    if (count := -(-rows // records_per_shard)) > _MAX_SHARDS:
+        raise RequestError(
+            f"{source.path}: {rows:,} rows make {count:,} shards of {records_per_shard:,}, but at most "
+            f"{_MAX_SHARDS:,} are made: raise records_per_shard"
         )
+    jobs = [
+        ShardJob(
+            out / f"{prefix}-{number:06d}.tar",
+            number * records_per_shard,
+            min((number + 1) * records_per_shard, rows),
+        )
+        for number in range(count)
+    ]
+    with _alone(out):
+        _check_out(out, prefix, jobs)
+        clear_leftovers(out, prefix)
+        try:
+            made = pack_shards(
+                jobs, source, settings, workers=workers, advance=progress.advance if progress else _nothing
+            )
+        finally:
+            clear_leftovers(out, prefix)
+        report = PackReport(
+            out,
+            str(out / (jobs[0].shard.name if count == 1 else f"{prefix}-{{000000..{count - 1:06d}}}.tar")),
+            rows,
+            [shard for shard, _ in made],
+            sum(kept for _, kept in made),
+            settings.licenses,
+        )
+        report.write(
+            {
+                "source": Path(source.path).name,
+                "layout": source.name,
+                "options": _plain(source.config),
+                "settings": asdict(settings),
+                "prefix": prefix,
+                "records_per_shard": records_per_shard,
+                "made_from": hashlib.sha256("".join(s.made_from for s in report.shards).encode()).hexdigest(),
+            }
+        )
+    _check_report(report, source)
     return report
 
 
-def _fingerprint(part: Sequence[ManifestRow], folder: Path, sample_rate: int) -> str:
-    digest = hashlib.sha256(f"{_VERSION} {sample_rate}\n".encode())
-    for row in part:
-        path = folder / row.path
-        stat = path.stat() if path.is_file() else None
-        state = [stat.st_size, stat.st_mtime_ns] if stat else None
-        digest.update(json.dumps([asdict(row), state], ensure_ascii=False, sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()
+def _nothing(rows: int) -> None:
+    pass
 
 
-def _note(shard: Path) -> Path:
-    return shard.with_name(f"{shard.name}.pack.json")
+def _plain(config: Any) -> Any:
+    return json.loads(json.dumps(asdict(config), default=str))
 
 
-def _finished(shard: Path, made_from: str) -> PackedShard | None:
-    """Return the note of a shard that is whole and was made from the same, or None."""
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Make the folder, and keep a second packing out of it."""
     try:
-        data = json.loads(_note(shard).read_text(encoding="utf-8"))
-        packed = PackedShard(**{**data, "dropped": [Dropped(**drop) for drop in data["dropped"]]})
-        whole = packed.made_from == made_from and len(ShardIndex.load(shard)) == packed.records
-    except (OSError, ValueError, TypeError, KeyError, DataError):  # not there, or of another version
-        return None
-    return packed if whole else None
-
-
-class _Writer:
-    def __init__(self, shard: Path, folder: Path, sample_rate: int, progress: Progress | None) -> None:
-        self.shard, self.folder, self.sample_rate, self.progress = shard, folder, sample_rate, progress
-        self.dropped: list[Dropped] = []
-        self.records, self.samples, self.silent = 0, 0, 0
-
-    def write(self, part: Sequence[ManifestRow], made_from: str) -> PackedShard:
-        from webdataset.writer import TarWriter
-
-        unfinished = self.shard.with_name(f"{self.shard.name}.{os.getpid()}.tmp")
-        try:
-            # Fixed time and owner: the same input gives the same bytes.
-            with (
-                unfinished.open("wb") as file,
-                TarWriter(file, user="kikimimi", group="kikimimi", mtime=0, encoder=False) as tar,
-            ):
-                for row in part:
-                    members = self._members(row)
-                    if members is not None:
-                        tar.write({"__key__": f"{row.number:09d}", **members})
-                    if self.progress is not None:
-                        self.progress.advance()
-            # The old note goes first: an interruption from here on leaves a shard without one, made again.
-            _note(self.shard).unlink(missing_ok=True)
-            unfinished.replace(self.shard)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        build_index(self.shard)
-        seconds = round(self.samples / self.sample_rate, 3)
-        packed = PackedShard(self.shard.name, made_from, self.records, seconds, self.silent, self.dropped)
-        write_json(_note(self.shard), asdict(packed))
-        return packed
-
-    def _members(self, row: ManifestRow) -> dict[str, bytes] | None:
-        path = self.folder / row.path
-        if not path.is_file():
-            self._drop(row, MISSING, f"{row.path}: no such file")
-            return None
-        if not row.text.strip():
-            self._drop(row, NO_TEXT, f"{row.path}: has no transcript", path)
-            return None
-        try:
-            samples = decode(path, sample_rate=self.sample_rate, name=row.path)
-        except AudioError as error:
-            self._drop(row, UNDECODABLE, str(error), path)
-            return None
-        self.records += 1
-        self.samples += len(samples)
-        self.silent += is_silent(samples)
-        data: dict[str, Any] = {"text": row.text, "language": row.language, "meta": row.meta}
-        return {
-            "json": json.dumps(data, ensure_ascii=False).encode("utf-8"),
-            "0.flac": encode_flac(samples, self.sample_rate),
-        }
-
-    def _drop(self, row: ManifestRow, reason: str, detail: str, path: Path | None = None) -> None:
-        seconds = None if path is None else _length(path)
-        self.dropped.append(Dropped(row.number, row.path, reason, detail, seconds))
-
-
-def _length(path: Path) -> float | None:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{out}: cannot be made a folder for shards: {error.strerror}") from error
+    folder = os.open(out, os.O_RDONLY)
     try:
-        return round(probe(path, path.name)[0], 3)
-    except AudioError:
-        return None
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RequestError(
+                f"{out}: another packing is at work there; wait for it, or choose another folder"
+            ) from error
+        except OSError:
+            pass  # a file system without locks; the check is a courtesy
+        yield
+    finally:
+        os.close(folder)
+
+
+def _check_out(out: Path, prefix: str, jobs: Sequence[ShardJob]) -> None:
+    names = {job.shard.name for job in jobs}
+    if foreign := sorted({path.name for path in out.glob(f"{prefix}-*.tar")} - names):
+        raise RequestError(
+            f"{out}: holds {foreign[0]}, which this corpus does not make (it makes {len(jobs)} shards). "
+            "Remove it, or choose another folder"
+        )
+    try:
+        other = json.loads((out / LEDGER).read_text(encoding="utf-8"))["prefix"]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or none of ours
+        return
+    if other != prefix:
+        raise RequestError(
+            f"{out}: holds the shards {other}-*.tar and their {LEDGER}, which this packing would overwrite. "
+            "Choose another folder for each packing"
+        )
+
+
+def _check_report(report: PackReport, source: PackSource) -> None:
+    if report.records:
+        return
+    missing, found = report.missing_licenses(), report.licenses()
+    if missing and len(missing) == len(report.wanted_licenses):
+        guess = next(filter(None, (nearest(name, found) for name in missing)), "")
+        counts = [f"{name} ({rows:,} rows)" for name, rows in found.items()]
+        more = f" and {len(counts) - _SHOWN:,} others" if len(counts) > _SHOWN else ""
+        raise RequestError(
+            f"{source.path}: no row has the licence {' or '.join(missing)}.{guess} "
+            f"Licences there: {', '.join(counts[:_SHOWN])}{more}"
+        )
+    raise DataError(
+        f"{source.path}: none of its {report.rows:,} rows can be used; {report.out / DROPPED} says why"
+    )

@@ -2,38 +2,131 @@
 
 from __future__ import annotations
 
+import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+_OF_PACKING = ("layout", "records_per_shard", "prefix", "sample_rate", "codec", "min_seconds", "max_seconds")
+
+
+class Codec(StrEnum):
+    """How clips are encoded."""
+
+    flac = "flac"
+    opus = "opus"
+
 
 def pack(
-    manifest: Annotated[
-        Path,
+    context: typer.Context,
+    source: Annotated[
+        str,
         typer.Argument(
-            help="CSV, TSV or JSON Lines with path and text; language and other columns are kept."
+            help="The corpus: a CSV, TSV or JSON Lines file with path and text, or a folder as it was "
+            "downloaded. WebDataset tars (a .tar, a pattern in quotes, a folder of them) are only indexed."
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="Folder for the shards, their indexes and ledger.json.")],
-    records_per_shard: Annotated[
-        int, typer.Option(min=1, help="Rows of the manifest for each shard.")
-    ] = 1000,
-    prefix: Annotated[str, typer.Option(help="What the names of the shards begin with.")] = "shard",
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder for the shards, their indexes, ledger.json and dropped.jsonl. None for tars."
+        ),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Options of the layout, such as text=sentence."),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="How the corpus is laid out ('kikimimi plugins' lists the layouts).",
+            show_default="the one that matches",
+        ),
+    ] = None,
     sample_rate: Annotated[int, typer.Option(min=1, help="Of the packed audio [Hz].")] = 16_000,
+    codec: Annotated[
+        Codec,
+        typer.Option(help="flac: 16 bits, lossless. opus: for speech a sixth of the size, and not lossless."),
+    ] = Codec.flac,
+    min_seconds: Annotated[
+        float | None, typer.Option(help="Leave rows out that have a shorter clip [s].", show_default="any")
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Leave rows out that have a longer clip [s].", show_default="any")
+    ] = None,
+    licenses: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--license",
+            metavar="NAME",
+            help="Keep only rows with this licence (meta.license); may be given several times.",
+            show_default="all",
+        ),
+    ] = None,
+    records_per_shard: Annotated[int, typer.Option(min=1, help="Rows of the corpus for each shard.")] = 1000,
+    prefix: Annotated[str, typer.Option(help="What the names of the shards begin with.")] = "shard",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that pack.", show_default="one for each core, at most 8"),
+    ] = None,
 ) -> None:
-    """Pack audio files into shards (WebDataset tar, FLAC) that training reads. Whole shards are kept."""
-    from kikimimi.data.manifest import read_manifest
-    from kikimimi.data.pack import pack as pack_manifest
+    """Pack a corpus into shards (WebDataset tar) that training reads. Run it again to go on where it stopped.
+
+    The shards are the same, byte for byte, with any number of workers and after any interruption. What is
+    left out is counted, with the reason, in ledger.json.
+    """
+    from kikimimi.data.pack import pack as pack_corpus
+    from kikimimi.data.pack_source import PackSource
+    from kikimimi.data.pack_tars import find_tars, index_tars
+    from kikimimi.errors import RequestError
     from kikimimi.progress import Progress
 
-    with Progress("Packing", len(read_manifest(manifest)), "clips") as progress:
-        report = pack_manifest(
-            manifest,
+    workers = workers or min(8, _cores())
+    if out is not None and out.suffix == ".tar":
+        raise RequestError(f"{out} stands where OUT is expected. A pattern of tars must be in quotes")
+    if layout is None and (tars := find_tars(source)):
+        sources = {name: context.get_parameter_source(name) for name in _OF_PACKING}
+        given = [name for name, source_ in sources.items() if source_ and source_.name == "COMMANDLINE"]
+        given += ["license"] if licenses else []
+        if given or options:
+            said = ", ".join([*(f"--{name.replace('_', '-')}" for name in given), *(options or [])])
+            raise RequestError(
+                f"{source}: these tars are shards already and are only indexed: leave out {said}"
+            )
+        if out is not None and any(out.resolve() != tar.resolve().parent for tar in tars):
+            raise RequestError(
+                f"{source}: these tars are shards already, and their indexes go beside them: leave out {out}"
+            )
+        with Progress("Indexing", len(tars), "shards") as progress:
+            indexed = index_tars(tars, _pattern(source), workers=workers, progress=progress)
+        typer.echo(indexed.summary())
+        return
+    if out is None or "=" in out.name:
+        given_out = "" if out is None else f", not '{out}'"
+        raise RequestError(f"OUT must be given after {source}: the folder for the shards{given_out}")
+    opened = PackSource.open(source, layout, options or [])
+    with Progress("Packing", len(opened), "rows") as progress:
+        report = pack_corpus(
+            opened,
             out,
             sample_rate=sample_rate,
             records_per_shard=records_per_shard,
             prefix=prefix,
+            codec=codec.value,
+            min_seconds=min_seconds,
+            max_seconds=max_seconds,
+            licenses=licenses or [],
+            workers=workers,
             progress=progress,
         )
     typer.echo(report.summary())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _pattern(source: str) -> str:
+    return str(Path(source) / "*.tar") if Path(source).is_dir() else source

@@ -1,0 +1,186 @@
+"""One row of a corpus becomes one record, or is left out with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, is_silent, probe
+from kikimimi.data.opus import encode_opus
+from kikimimi.data.pack_settings import PackSettings
+from kikimimi.data.record import Member, assemble, place
+from kikimimi.errors import AudioError, DataError, RequestError, listing
+from kikimimi.layout import Row
+
+MISSING, UNDECODABLE, NO_TEXT = "missing file", "undecodable audio", "empty text"
+TOO_LONG, TOO_SHORT, LICENCE, MALFORMED = "too long", "too short", "licence", "malformed"
+"""Why a row is left out."""
+
+_ENCODERS: dict[str, Callable[[NDArray[np.float32], int], bytes]] = {
+    "flac": encode_flac,
+    "opus": encode_opus,
+}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A record.
+
+    Attributes:
+        members: Suffix (``json``, ``0.flac``) to content.
+        seconds: Length of its clips [s].
+        silent: A clip of it is silent (`kikimimi.data.audio.is_silent`).
+    """
+
+    members: dict[str, bytes]
+    seconds: float
+    silent: bool
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that is in no shard.
+
+    Attributes:
+        row: Its number, from 0.
+        name: What the corpus calls it.
+        reason: One of the reasons of this module.
+        detail: The whole message.
+        seconds: Length of its clips, or None where that is not known [s].
+    """
+
+    row: int
+    name: str
+    reason: str
+    detail: str
+    seconds: float | None
+
+
+class _LeftOutError(Exception):
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+
+
+def pack_row(row: Row, number: int, settings: PackSettings) -> Packed | Dropped:
+    """Make a record of a row. One clip that cannot be used leaves the whole row out.
+
+    Args:
+        row: As the layout has it.
+        number: Its place in the corpus, from 0.
+        settings: Of the packing.
+    """
+    try:
+        _check(row, settings)
+        clips = [_samples(row, place_, settings) for place_ in range(len(row.clips))]
+        encode = _ENCODERS[settings.codec]
+        names = [f"{place_}.{settings.codec}" for place_ in range(len(clips))]
+        members = {"json": _json(row, names)}
+        for name, clip in zip(names, clips, strict=True):
+            members[name] = encode(clip, settings.sample_rate)
+        _read_back(row, key_of(number), members)
+    except _LeftOutError as left:
+        return Dropped(number, row.name, left.reason, left.detail, _length(row))
+    return Packed(members, sum(map(len, clips)) / settings.sample_rate, any(map(is_silent, clips)))
+
+
+def key_of(number: int) -> str:
+    """Return the key of the record of a row."""
+    return f"{number:09d}"
+
+
+def license_of(row: Row) -> str | None:
+    """Return the licence of a row, or None where it names none."""
+    meta = row.record.get("meta")
+    for fields in (row.record, meta if isinstance(meta, dict) else {}):
+        if isinstance(found := fields.get("license"), str) and found:
+            return found
+    return None
+
+
+def _check(row: Row, settings: PackSettings) -> None:
+    """Check all that can be told without decoding."""
+    license_name = license_of(row)
+    if settings.licenses and license_name not in settings.licenses:
+        said = "names no licence" if license_name is None else f"has the licence {license_name}"
+        raise _LeftOutError(LICENCE, f"{row.name}: {said}")
+    for clip in row.clips:
+        if isinstance(clip, Path) and not clip.is_file():
+            raise _LeftOutError(MISSING, f"{row.name}: no such file: {clip}")
+    text = row.record.get("text", "")
+    if "messages" not in row.record and (text is None or (isinstance(text, str) and not text.strip())):
+        raise _LeftOutError(NO_TEXT, f"{row.name}: has no transcript")
+
+
+def _samples(row: Row, place_: int, settings: PackSettings) -> NDArray[np.float32]:
+    clip = row.clips[place_]
+    name = row.name if len(row.clips) == 1 else f"{row.name}, clip {place_}"
+    try:
+        seconds = probe(clip, name)[0]
+        # Before decoding: a file of many hours may not fit into memory.
+        if settings.max_seconds is not None and seconds > settings.max_seconds:
+            raise _LeftOutError(
+                TOO_LONG, f"{name}: {seconds:.3f} s long; the longest is {settings.max_seconds:g} s"
+            )
+        if settings.min_seconds is not None and seconds < settings.min_seconds:
+            raise _LeftOutError(
+                TOO_SHORT, f"{name}: {seconds:.3f} s long; the shortest is {settings.min_seconds:g} s"
+            )
+        samples = decode(clip, sample_rate=settings.sample_rate, name=name)
+    except AudioError as error:
+        raise _LeftOutError(UNDECODABLE, str(error)) from error
+    except RequestError as error:  # it was there a moment ago
+        raise _LeftOutError(MISSING, str(error)) from error
+    if len(samples) < MIN_SECONDS * settings.sample_rate:  # where resampling takes a nearby ratio
+        raise _LeftOutError(TOO_SHORT, f"{name}: {len(samples)} samples are left after resampling")
+    return samples
+
+
+def _json(row: Row, names: list[str]) -> bytes:
+    data = row.record
+    if isinstance(data.get("messages"), list):
+        data = {**data, "messages": [_renamed(message, names, row) for message in data["messages"]]}
+    try:
+        return json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _LeftOutError(MALFORMED, f"{row.name}: cannot be written as JSON: {error}") from error
+
+
+def _renamed(message: Any, names: list[str], row: Row) -> Any:
+    """Name the clips of a turn as the record's members are called."""
+    if not (isinstance(message, dict) and isinstance(message.get("content"), list)):
+        return message  # what is wrong with it, reading it back says
+    members = {str(place_): name for place_, name in enumerate(names)}
+    parts: list[Any] = []
+    for part in message["content"]:
+        if isinstance(part, dict) and part.get("type") == "audio" and isinstance(part.get("audio"), str):
+            if part["audio"] not in members:
+                raise _LeftOutError(
+                    MALFORMED,
+                    f"{row.name}: the conversation names the clip '{part['audio']}', but the row has "
+                    f"{listing(members)}",
+                )
+            part = {**part, "audio": members[part["audio"]]}
+        parts.append(part)
+    return {**message, "content": parts}
+
+
+def _read_back(row: Row, key: str, members: dict[str, bytes]) -> None:
+    """Check the record as readers do, so that nothing is packed that cannot be read."""
+    try:
+        assemble([Member(key, suffix, 0, 0, content) for suffix, content in members.items()], row.name)
+    except DataError as error:
+        detail = str(error).removeprefix(f"{place(row.name, 0, key)}: ")
+        raise _LeftOutError(MALFORMED, f"{row.name}: {detail}") from error
+
+
+def _length(row: Row) -> float | None:
+    try:
+        return round(sum(probe(clip, row.name)[0] for clip in row.clips), 3)
+    except (AudioError, RequestError):
+        return None
