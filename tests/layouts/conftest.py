@@ -50,3 +50,9 @@ def read() -> Callable[[Layout], list[Row]]:
         return found
 
     return read
+
+
+@pytest.fixture(name="tone")
+def _tone() -> bytes:
+    """Make an audio file."""
+    return tone()

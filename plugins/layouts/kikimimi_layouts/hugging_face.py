@@ -1,0 +1,191 @@
+"""Data sets of the Hugging Face Hub, and parquet and Arrow files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kikimimi.errors import DataError, MissingExtraError, RequestError, listing, nearest
+from kikimimi.layout import Layout, LayoutConfig, Row
+from kikimimi_layouts.fields_file import load_fields, shipped_fields
+from kikimimi_layouts.fields_row import FieldsRow
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FILES = {".parquet": "parquet", ".arrow": "arrow"}
+_AT_ONCE = 16  # rows that are read together: long clips are megabytes each
+
+
+@dataclass(kw_only=True, frozen=True)
+class HuggingFaceConfig(LayoutConfig):
+    """Options of the layout `hugging_face`."""
+
+    fields: str | None = None
+    """YAML file that says which columns are what, or the name of a shipped one; it must be given."""
+    split: str | None = None
+    """Split of the set; null takes ``train``, or the only one that there is."""
+    subset: str | None = None
+    """Subset (configuration) of the set; null takes its default."""
+    revision: str | None = None
+    """Commit, tag or branch on the Hub; null takes the newest."""
+
+
+class HuggingFace(Layout):
+    """A data set by its name on the Hub (``org/name``), or parquet or Arrow files: one, or a folder of them.
+
+    A folder may also be what `save_to_disk` wrote. Read by the library `datasets`, which keeps a copy in its
+    cache; a set's own code is never run. Clips are taken as they are stored, not decoded. The file of fields
+    (`Fields`) says which columns are what::
+
+        audio: audio                              # a labelled clip: names of columns
+        text: transcription
+        language: ja                              # the same in every row ...
+        license: {column: license}                # ... or from a column
+        meta: {source: example, speaker: {column: speaker_id}}
+
+    or, for a conversation, names columns for every turn::
+
+        turns:
+          - {role: system, fixed: Answer briefly.}
+          - {role: user, audio: q1_audio, transcript: q1}
+          - {role: assistant, text: a1}
+          - {role: user, audio: q2_audio, if_null: end}
+          - {role: assistant, text: a2}
+
+    or the column that holds them::
+
+        messages: {column: prompt, role: from, text: value, audio: audio, roles: {human: user}}
+        chosen: chosen
+        rejected: rejected
+    """
+
+    Config = HuggingFaceConfig
+    config: HuggingFaceConfig
+
+    def __init__(self, path: str, config: Any) -> None:
+        super().__init__(path, config)
+        if config.fields is None:
+            raise RequestError(
+                f"{path}: which columns are what? Say so with fields=FILE.yaml, or with the name of one that "
+                f"is shipped: {listing(shipped_fields())}"
+            )
+        self.fields = load_fields(config.fields)
+        data = _loaded(path, config)
+        columns, wanted = data.column_names, self.fields.columns()
+        if unknown := [name for name in wanted if name not in columns]:
+            said = " ".join(f"no column '{name}'.{nearest(name, columns)}" for name in unknown)
+            raise RequestError(f"{path}: fields={config.fields}: {said} The columns: {listing(columns)}")
+        self.made_of = str(data._fingerprint)
+        # As Arrow: clips stay the bytes that they are.
+        self.data = data.select_columns(wanted).with_format("arrow")
+        self.name = str(data.split or "row")
+        local = Path(path)
+        self.maker = FieldsRow(
+            self.fields, None if not local.exists() else local if local.is_dir() else local.parent
+        )
+
+    @classmethod
+    def matches(cls, path: Path) -> bool:
+        """Tell whether it is a parquet or an Arrow file, or a folder of such."""
+        if path.is_file():
+            return path.suffix in _FILES
+        return _is_saved(path) or any(
+            next(path.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet")
+        )
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def rows(self, begin: int, end: int) -> Iterator[Row]:
+        """Yield the rows from `begin` to before `end`, in the order of the set."""
+        end = min(end, len(self))
+        for first in range(begin, end, _AT_ONCE):
+            table = self.data[first : min(first + _AT_ONCE, end)]
+            for number, values in enumerate(table.to_pylist(), first):
+                yield self.maker.row(f"{self.name}[{number}]", values)
+
+    def fingerprint(self, begin: int, end: int) -> str:
+        """Return a hash of what `datasets` calls the fingerprint of the set, the fields and the range.
+
+        Clips are not read for it.
+        """
+        made_of = [self.made_of, dataclasses.asdict(self.fields), begin, end]
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def _is_saved(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def _loaded(path: str, config: HuggingFaceConfig) -> Any:
+    """Open the set at one split."""
+    local = Path(path)
+    if not local.exists() and not _HUB_ID.fullmatch(path):
+        raise RequestError(f"{path}: no such file or folder, and not the name of a set on the Hub (org/name)")
+    if local.exists() and config.revision is not None:
+        raise RequestError(f"revision: is of a set on the Hub, but {path} is on this machine; leave it out")
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtraError("The layout 'hugging_face'", "datasets", "datasets") from None
+    try:
+        if local.is_file():
+            if local.suffix not in _FILES:
+                raise RequestError(f"{path}: a file is one of {listing(_FILES)}, not '{local.suffix}'")
+            found = datasets.load_dataset(_FILES[local.suffix], data_files=path)
+        elif _is_saved(local):
+            found = datasets.load_from_disk(path)
+        else:
+            return _split_of_hub(datasets, path, config)
+    except RequestError:
+        raise
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise _failed(path, error) from error
+    if config.subset is not None:
+        raise RequestError(
+            f"subset: {path} has none: only sets on the Hub, or cloned from it, do; leave it out"
+        )
+    return _split(path, found, config.split)
+
+
+def _split_of_hub(datasets: Any, path: str, config: HuggingFaceConfig) -> Any:
+    """Open one split of a set without preparing the others."""
+    options = {"name": config.subset, "revision": config.revision}
+    split = config.split
+    if split is None:
+        names = datasets.get_dataset_split_names(path, config_name=config.subset, revision=config.revision)
+        split = _chosen(path, names, None)
+    return datasets.load_dataset(path, split=split, **options)
+
+
+def _split(path: str, found: Any, wanted: str | None) -> Any:
+    if isinstance(found, dict):
+        return found[_chosen(path, list(found), wanted)]
+    if wanted is not None and wanted != str(found.split):
+        raise RequestError(
+            f"split: {path} holds one split only ({found.split}), not '{wanted}'; leave it out"
+        )
+    return found
+
+
+def _chosen(path: str, names: list[str], wanted: str | None) -> str:
+    if wanted is None and (len(names) == 1 or "train" in names):
+        return "train" if "train" in names else names[0]
+    if wanted in names:
+        return wanted
+    said = "choose one with split=NAME" if wanted is None else f"there is no split '{wanted}'"
+    raise RequestError(f"{path}: {said}.{nearest(wanted or '', names)} Splits: {listing(names)}")
+
+
+def _failed(path: str, error: Exception) -> RequestError | DataError:
+    """Return what `datasets` said, as an error of ours: a request where nothing was found, else the data."""
+    cause = error.__cause__ or error
+    message = f"{path}: {' '.join(str(cause).split())}"
+    if isinstance(error, FileNotFoundError | ConnectionError | ValueError | RuntimeError):
+        return RequestError(message)
+    return DataError(message)
