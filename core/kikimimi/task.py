@@ -37,6 +37,14 @@ class Task(ABC):
             ValueError: The record lacks what this task needs; the message names the field.
         """
 
+    def example(self) -> tuple[dict[str, Any], list[str]] | None:
+        """Return a record that this task takes, and the names of its clips, for the checks of plugins.
+
+        None, the default, leaves it to the checks: they try a labelled clip that has what built-in tasks
+        read (``text``, ``language``, ``answer`` and so on), and a conversation.
+        """
+        return None
+
     def phrasings(self) -> list[str]:
         """Return every fixed text that `conversation` may add to a record's own: the prompt bank."""
         return []

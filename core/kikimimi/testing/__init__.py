@@ -1,4 +1,4 @@
-"""The compliance kit: the contracts of encoders, adapters and LLMs as tests that a plugin's author runs.
+"""The compliance kit: the contracts of encoders, adapters, LLMs and tasks as tests for plugin authors.
 
     from kikimimi.testing import parametrize_checks
     from my_package import MyAdapter

@@ -11,6 +11,7 @@ import torch
 
 from kikimimi.errors import listing, nearest
 from kikimimi.interfaces import LLM, Adapter, Component, Encoder
+from kikimimi.task import Task
 from kikimimi.testing import (
     adapter_checks,
     batch_checks,
@@ -21,10 +22,12 @@ from kikimimi.testing import (
     llm_checks,
     rendering_checks,
     saving_checks,
+    task_checks,
     training_checks,
 )
 from kikimimi.testing.contract import ContractError
-from kikimimi.testing.subject import Subject
+from kikimimi.testing.subject import Tested
+from kikimimi.testing.task_subject import TaskSubject
 
 Function = Callable[[Any], None]
 
@@ -89,10 +92,28 @@ FOR_LLMS: tuple[Function, ...] = (
     llm_checks.assets_restore,
 )
 
-_KINDS: dict[str, tuple[type[Component], type[Subject], tuple[Function, ...]]] = {
+FOR_TASKS: tuple[Function, ...] = (
+    config_checks.config_is_a_frozen_dataclass,
+    config_checks.config_has_defaults,
+    config_checks.config_is_documented,
+    config_checks.config_survives_yaml,
+    import_check.import_is_light,
+    task_checks.conversation_ends_in_an_answer,
+    task_checks.audio_parts_are_the_clips,
+    task_checks.the_same_draw_is_the_same,
+    task_checks.without_draw_the_first_is_asked,
+    task_checks.question_is_of_one_clip,
+    task_checks.phrasings_are_all_it_adds,
+    task_checks.a_missing_field_is_named,
+    task_checks.odd_fields_are_refused,
+    task_checks.pickling_keeps_it,
+)
+
+_KINDS: dict[str, tuple[type[Component] | type[Task], type[Tested], tuple[Function, ...]]] = {
     "encoder": (Encoder, encoder_checks.EncoderSubject, (*FOR_ALL, *FOR_PADDED, *FOR_ENCODERS)),
     "adapter": (Adapter, adapter_checks.AdapterSubject, (*FOR_ALL, *FOR_PADDED, *FOR_ADAPTERS)),
     "llm": (LLM, llm_checks.LLMSubject, (*FOR_ALL, *FOR_LLMS)),
+    "task": (Task, TaskSubject, FOR_TASKS),
 }
 
 
@@ -121,7 +142,7 @@ class Check:
 
     name: str
     function: Function
-    subject: Subject
+    subject: Tested
 
     def __call__(self) -> None:
         """Run the check; the same numbers are drawn each time, and the caller's generator is left alone.
@@ -150,9 +171,9 @@ def list_checks(kind: str, component: type[Any], config: Any = None) -> list[Che
     """Return the checks of a component.
 
     Args:
-        kind: ``encoder``, ``adapter`` or ``llm``.
+        kind: ``encoder``, ``adapter``, ``llm`` or ``task``.
         component: Its class.
-        config: The config whose tiny variant is checked; None for the component's defaults.
+        config: The config whose tiny variant is checked (a task's as it is); None for the defaults.
 
     Raises:
         ValueError: There are no checks for that kind.
@@ -170,9 +191,9 @@ def run_checks(kind: str, component: type[Any], config: Any = None) -> list[Chec
     """Check a component against the contract of its kind.
 
     Args:
-        kind: ``encoder``, ``adapter`` or ``llm``.
+        kind: ``encoder``, ``adapter``, ``llm`` or ``task``.
         component: Its class.
-        config: The config whose tiny variant is checked; None for the component's defaults.
+        config: The config whose tiny variant is checked (a task's as it is); None for the defaults.
 
     Raises:
         ValueError: There are no checks for that kind.
@@ -189,4 +210,5 @@ def kind_of_component(component: type[Any]) -> str:
     for kind, (base, _, _) in _KINDS.items():
         if isinstance(component, type) and issubclass(component, base):
             return kind
-    raise TypeError(f"{component!r} is no subclass of kikimimi.Encoder, kikimimi.Adapter or kikimimi.LLM")
+    bases = "kikimimi.Encoder, kikimimi.Adapter, kikimimi.LLM or kikimimi.Task"
+    raise TypeError(f"{component!r} is no subclass of {bases}")

@@ -15,27 +15,26 @@ from kikimimi.errors import RecipeError, listing
 from kikimimi.interfaces import ComponentConfig
 from kikimimi.plugins import KINDS
 from kikimimi.recipe.build import Builder
-from kikimimi.recipe.chosen import OF_PARTS, Chosen
+from kikimimi.recipe.chosen import Chosen
 from kikimimi.recipe.interpolate import interpolate
 from kikimimi.recipe.leaf import is_supported
 from kikimimi.recipe.problems import Problems
 from kikimimi.recipe.shape import Leaf, Section, options
 from kikimimi.recipe.show import plain
 from kikimimi.recipe.source import read
+from kikimimi.task import TaskConfig
 from kikimimi.testing.contract import ContractError, expect
-from kikimimi.testing.subject import Subject
-
-RESERVED = ("name", *OF_PARTS)
-"""Keys that recipes use themselves, beside a component's options."""
+from kikimimi.testing.subject import Subject, Tested
 
 
-def config_is_a_frozen_dataclass(subject: Subject) -> None:
-    """`Config` is a frozen, keyword-only dataclass of its own, based on `ComponentConfig`."""
+def config_is_a_frozen_dataclass(subject: Tested) -> None:
+    """`Config` is a frozen, keyword-only dataclass of its own, based on that of its kind."""
     config = getattr(subject.component, "Config", None)
     name = f"{subject.component.__name__}.Config"
     expect(isinstance(config, type), f"{name}: expected a nested class, found {config!r}")
     assert isinstance(config, type)
-    expect(issubclass(config, ComponentConfig), f"{name}: expected a subclass of kikimimi.ComponentConfig")
+    base = subject.config_base
+    expect(issubclass(config, base), f"{name}: expected a subclass of kikimimi.{base.__name__}")
     for cls in _dataclasses(config):
         parameters = vars(cls).get("__dataclass_params__")
         expect(
@@ -47,7 +46,7 @@ def config_is_a_frozen_dataclass(subject: Subject) -> None:
         )
 
 
-def config_has_defaults(subject: Subject) -> None:
+def config_has_defaults(subject: Tested) -> None:
     """Every field has a default, so that a recipe names only what it changes, and they go together."""
     for cls in _dataclasses(subject.component.Config):
         for field in dataclasses.fields(cls):
@@ -62,7 +61,7 @@ def config_has_defaults(subject: Subject) -> None:
         raise ContractError(f"{name}(): expected the defaults to be a config, found: {error}") from error
 
 
-def config_is_documented(subject: Subject) -> None:
+def config_is_documented(subject: Tested) -> None:
     """A docstring stands under every field."""
     missing = [
         f"{cls.__qualname__}.{name}"
@@ -76,12 +75,15 @@ def config_is_documented(subject: Subject) -> None:
     )
 
 
-def config_survives_yaml(subject: Subject) -> None:
+def config_survives_yaml(subject: Tested) -> None:
     """What a resolved recipe shows of the config, a recipe reads back as the same config."""
     name = f"{subject.component.__name__}.Config"
     _expect_kinds(subject.component.Config)
     for option, declared in options(subject.component.Config).items():
-        expect(option not in RESERVED, f"{name}.{option}: recipes use that key themselves; rename the field")
+        expect(
+            option not in subject.reserved,
+            f"{name}.{option}: recipes use that key themselves; rename the field",
+        )
         if isinstance(declared.shape, Leaf):
             expect(
                 is_supported(declared.shape.annotation),
@@ -135,7 +137,9 @@ def tiny_config_is_a_config(subject: Subject) -> None:
 def _dataclasses(cls: type[Any]) -> Iterator[type[Any]]:
     """Yield a config class and those of its nested sections, with the classes that they inherit from."""
     for base in reversed(cls.__mro__):
-        if base not in (object, ComponentConfig) and (base is cls or dataclasses.is_dataclass(base)):
+        if base not in (object, ComponentConfig, TaskConfig) and (
+            base is cls or dataclasses.is_dataclass(base)
+        ):
             yield base
     if dataclasses.is_dataclass(cls):
         hints = get_type_hints(cls)

@@ -3,7 +3,7 @@
 A fresh interpreter per module would take seconds each, most of them for torch and transformers. So there is
 one server: a fresh interpreter that imports the contracts and forks for every module that is asked about.
 What a fork loaded of the large libraries, the server loads before the next one, so that later forks find it;
-never a plugin's own modules.
+never a plugin's own modules. Another server, without torch, is for the plugins that have to do without.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import cache
 from typing import IO
 
 from kikimimi.testing.contract import ContractError, expect
-from kikimimi.testing.subject import Subject
+from kikimimi.testing.subject import Tested
 
 _SERVER = """
 import importlib, importlib.util, json, os, sys, traceback
@@ -33,7 +33,8 @@ from kikimimi import plugins
 
 list(plugins.plugins())
 EARLY = sorted({"torch", "transformers"} & set(sys.modules))
-if not EARLY:
+LIGHT = sys.argv[1] == "light"
+if not EARLY and not LIGHT:
     import kikimimi.interfaces
 
 
@@ -69,6 +70,8 @@ def complaint(name, path):
     heavy = sorted(set(HEAVY) & set(sys.modules))
     if heavy:
         return f"expected that importing {name} leaves the trainer alone, found {', '.join(heavy)}"
+    if LIGHT and "torch" in sys.modules:
+        return f"expected that importing {name} leaves torch alone, found it imported"
     return None
 
 
@@ -79,7 +82,7 @@ def in_a_fork(request):
         os.close(read)
         sys.path[:] = request["sys_path"]
         answer = {"complaint": complaint(request["name"], request["path"]), "libraries": []}
-        if answer["complaint"] is None:
+        if answer["complaint"] is None and not LIGHT:
             answer["libraries"] = [n for n in sys.modules if n.partition(".")[0] in LIBRARIES]
         with os.fdopen(write, "w") as pipe:
             pipe.write(json.dumps(answer))
@@ -108,16 +111,25 @@ for line in sys.stdin:
 """
 
 
-def import_is_quiet(subject: Subject) -> None:
+def import_is_quiet(subject: Tested) -> None:
     """Importing the module opens no connection; listing plugins does not import it."""
+    _check(subject, light=False)
+
+
+def import_is_light(subject: Tested) -> None:
+    """Importing the module opens no connection and imports no torch; listing plugins does not import it."""
+    _check(subject, light=True)
+
+
+def _check(subject: Tested, *, light: bool) -> None:
     module = sys.modules[subject.component.__module__]
-    complaint = _import_alone(module.__name__, getattr(module, "__file__", None) or "")
+    complaint = _import_alone(module.__name__, getattr(module, "__file__", None) or "", light)
     expect(complaint is None, complaint or "")
 
 
 @cache
-def _import_alone(name: str, path: str) -> str | None:
-    process, said = _server()
+def _import_alone(name: str, path: str, light: bool) -> str | None:
+    process, said = _server(light)
     assert process.stdin is not None
     assert process.stdout is not None
     request = {"name": name, "path": path, "sys_path": [entry for entry in sys.path if entry]}
@@ -134,11 +146,11 @@ def _import_alone(name: str, path: str) -> str | None:
 
 
 @cache
-def _server() -> tuple[subprocess.Popen[str], IO[bytes]]:
+def _server(light: bool) -> tuple[subprocess.Popen[str], IO[bytes]]:
     """Return the server and the file with what it says; it lives as long as this process."""
     said = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would block it
     process = subprocess.Popen(
-        [sys.executable, "-c", _SERVER],
+        [sys.executable, "-c", _SERVER, "light" if light else "full"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=said,

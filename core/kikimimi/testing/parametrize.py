@@ -22,15 +22,15 @@ def parametrize_checks(
             check()
 
     Args:
-        component: An encoder, an adapter or an LLM.
+        component: An encoder, an adapter, an LLM or a task.
         expected_failures: Why a check fails, by its name (in all configs) or by its test id (in one:
             ``{"mean-bf16_runs": "an operator lacks bfloat16 on the CPU"}``). Such a test is a strict
             expected failure: once it passes, it has to be taken off the list.
-        configs: Configs whose tiny variants are checked, by a name for the test ids:
+        configs: Configs whose tiny variants are checked (a task's as they are), by a name for the test ids:
             ``parametrize_checks(MyAdapter, mean=MyAdapter.Config(pool="mean"))``. Without, the defaults are.
 
     Raises:
-        TypeError: It is no encoder, adapter or LLM.
+        TypeError: It is none of these.
         ValueError: An expected failure names no check, or gives no reason.
     """
     import pytest

@@ -36,7 +36,7 @@ def labelled_clip(rng: Random) -> dict[str, Any]:
         "answer": f"「{label}」と言いました。",
         "segments": [
             {"audio": CLIP, "text": label, "start": 0.0, "end": 0.25},
-            {"text": follows, "start": 0.25, "end": 0.5},
+            {"audio": CLIP, "text": follows, "start": 0.25, "end": 0.5},
         ],
         "emotion": rng.choice(_EMOTIONS),
         "speakers": [rng.choice(_SPEAKERS)],

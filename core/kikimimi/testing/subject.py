@@ -6,26 +6,40 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, wraps
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from kikimimi.interfaces import Component, Padded
+from kikimimi.interfaces import Component, ComponentConfig, Padded
+from kikimimi.recipe.chosen import OF_PARTS
 from kikimimi.testing.contract import ContractError
 
 
-class Subject(ABC):
-    """A component under test.
+class Tested:
+    """A plugin under test.
 
     Args:
         component: Its class.
-        config: The config whose tiny variant is tested; None for the component's defaults.
+        config: The config that is tested, or whose tiny variant is; None for the component's defaults.
     """
+
+    config_base: ClassVar[type[Any]]
+    """What its `Config` is based on."""
+    reserved: ClassVar[tuple[str, ...]]
+    """Keys that recipes use themselves, beside its options."""
+    config: Any
 
     def __init__(self, component: type[Any], config: Any = None) -> None:
         self.component = component
         self.given = config
+
+
+class Subject(Tested, ABC):
+    """An encoder, an adapter or an LLM under test: its tiny variant is."""
+
+    config_base = ComponentConfig
+    reserved = ("name", *OF_PARTS)
 
     @cached_property
     def config(self) -> Any:

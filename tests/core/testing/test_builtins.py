@@ -16,7 +16,7 @@ from kikimimi_llms.llama import Llama, Scratch
 def _all_checks() -> list[Any]:
     return [
         pytest.param(check, id=f"{kind}-{name}-{check.name}")
-        for kind in ("encoder", "adapter", "llm")
+        for kind in ("encoder", "adapter", "llm", "task")
         for name in plugins.names(kind)
         for check in list_checks(kind, plugins.load(kind, name))
     ]
