@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kikimimi.evaluation.axis import round_size
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
-_BINS = 24  # at most, without the one for what lies beyond
+_BINS, _MOST_BINS = 24, 36  # for what is usual, and where all values find room in them
 # The few values that are far above all others must not press these into one bin: those above the percentile
 # _BEYOND, or further above the median than _RANGES times the distance between the quartiles.
 _BEYOND, _RANGES = 99.5, 6
@@ -86,7 +86,9 @@ def distribution(values: NDArray[Any], unit: str, *, whole: bool = False) -> Dis
     rough = (usual - low) / (_BINS - 1) or abs(low) / 10 or 1.0
     size = max(round_size(rough), 1.0 if whole else 0.0)
     # Bins are numbered from zero on: edges are multiples of their width.
-    first, last = math.floor(low / size), math.floor(usual / size) + 1
+    first, last = _number(low, size), _number(high, size) + 1
+    if last - first > _MOST_BINS:
+        last = _number(usual, size) + 1
     edges = [float(f"{number * size:.12g}") for number in range(first, last + 1)]
     beyond = high >= edges[-1]
     counts = np.bincount(np.maximum(np.searchsorted(edges, exact, side="right") - 1, 0), minlength=len(edges))
@@ -99,3 +101,8 @@ def distribution(values: NDArray[Any], unit: str, *, whole: bool = False) -> Dis
         counts=tuple(counts[: len(edges) - 1 + beyond].tolist()),
         beyond=beyond,
     )
+
+
+def _number(value: float, size: float) -> int:
+    """Return the bin of a value; 2.3 is at the beginning of bin 23 of width 0.1, however it is rounded."""
+    return math.floor(value / size + 1e-9)

@@ -6,6 +6,7 @@ what the chat template adds is dim. Without colour, what is learnt stands betwee
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import groupby
 
@@ -38,7 +39,7 @@ def print_stage(console: Console, stage: ShownStage, *, tokens: bool = False) ->
     say(f"stage {stage.name}", "bold")
     say(", ".join(f"{name}: {count:,} records" for name, count in stage.records.items()))
     say(
-        f"an epoch has about {stage.micro_batches:,.0f} micro-batches of up to {options.batch.budget:g} "
+        f"an epoch has about {math.ceil(stage.micro_batches):,} micro-batches of up to {options.batch.budget:g} "
         f"{options.batch.unit}; {options.steps:,} steps take {options.steps * options.batch.global_:,}"
     )
     if stage.left_out:
@@ -76,11 +77,12 @@ def _figures(shown: Shown, stage: ShownStage) -> Iterable[str]:
     )
     if shown.problem is not None:
         return
+    audio = f"{shown.seconds:.2f} s of audio" if shown.audio_tokens else "no audio"
     share = f"{100 * shown.cost / batch.budget:.1f} % of the micro-batch's {batch.budget:g} {batch.unit}"
     if stage.context is not None:
         share = f"{100 * shown.positions / stage.context:.1f} % of the context of {stage.context:,}, {share}"
     yield (
-        f"{shown.seconds:.2f} s of audio; {shown.text_tokens:,} text tokens + {shown.audio_tokens:,} audio "
+        f"{audio}; {shown.text_tokens:,} text tokens + {shown.audio_tokens:,} audio "
         f"tokens = {shown.positions:,} positions ({share}); {shown.targets:,} targets"
     )
 
