@@ -73,15 +73,13 @@ class _Processes:
         )
 
     def run(self, advance: Callable[[int], None]) -> list[Made]:
-        with self.pool:
-            try:
-                self._run(advance)
-            except BrokenProcessPool as error:
-                raise DataError(self._died()) from error
-            except BaseException:
-                self.stop.value = 1  # after their current rows
-                self.pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        try:
+            self._run(advance)
+        except BrokenProcessPool as error:
+            raise DataError(self._died()) from error
+        finally:
+            self.stop.value = 1  # after their current rows, where some are left
+            self.pool.shutdown(cancel_futures=True)
         return [self.made[number] for number in range(len(self.jobs))]
 
     def _run(self, advance: Callable[[int], None]) -> None:
