@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kikimimi.conversation import Conversation
 from kikimimi.data.audio import decode
+from kikimimi.data.fault import HOW_TO_SKIP
 from kikimimi.data.record import Record
 from kikimimi.data.shards import Shards
 from kikimimi.errors import DataError
@@ -127,9 +128,9 @@ class Corpus:
         for row in self.used_rows():
             try:
                 conversation = self.conversation(self.shards.read(row))
-            except DataError:
+            except DataError as error:
                 if not self.skip:
-                    raise
+                    raise DataError(f"{error}. {HOW_TO_SKIP}") from error
                 continue
             for message in conversation.messages:
                 for part in message.parts:

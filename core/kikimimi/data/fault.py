@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from kikimimi.recipe import Faults
 
 
+HOW_TO_SKIP = "To go on without such records, give the stage: faults: {policy: skip}"
+
+
 @dataclass(frozen=True)
 class Fault:
     """A record that is left out.
@@ -65,7 +68,7 @@ class FaultLog:
         faults = [outcome for outcome in outcomes if outcome is not None]
         self.add(faults)
         if faults and self.policy.policy == "fail":
-            raise DataError(f"{faults[0].reason}. To go on without such records: faults.policy=skip")
+            raise DataError(f"{faults[0].reason}. {HOW_TO_SKIP}")
         for outcome in outcomes:
             self.in_a_row = self.in_a_row + 1 if outcome is not None else 0
             if self.in_a_row >= self.policy.in_a_row:

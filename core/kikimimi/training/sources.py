@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi.data.corpus import Corpus
-from kikimimi.data.fault import Fault
+from kikimimi.data.fault import HOW_TO_SKIP, Fault
 from kikimimi.data.mixture import record_shares
 from kikimimi.data.plan import Plan, Source
 from kikimimi.errors import DataError, RequestError
@@ -80,8 +80,7 @@ def usable(corpus: Corpus, model: SpeechLM, batch: Batch, *, skip: bool) -> tupl
         if len(rows) and not skip:
             raise DataError(
                 f"{corpus.name}: {len(rows)} of {len(shards)} records have {reason}, the first is "
-                f"{shards.where(int(rows[0]))}: {measure(int(rows[0]))}. Nothing is cut: leave such records "
-                "out with faults.policy=skip, or pack the data without them"
+                f"{shards.where(int(rows[0]))}: {measure(int(rows[0]))}. Nothing is cut. {HOW_TO_SKIP}"
             )
         faults.extend(
             Fault(corpus.name, shards.where(row), f"{measure(row)}: {reason}") for row in rows.tolist()

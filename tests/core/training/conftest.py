@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from webdataset.writer import TarWriter
 
+from kikimimi.data.audio import encode_flac
+from kikimimi.data.index import build_index
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.run_folder import RunFolder
 from kikimimi.testing import write_shard
@@ -53,3 +58,27 @@ def make_run(recipe_file: Path, tmp_path: Path) -> Make:
         return load_recipe(recipe_file, overrides)
 
     return make
+
+
+@pytest.fixture
+def conversations(tmp_path: Path) -> str:
+    """Write turns of no, one or two clips and of texts of any length; a record of text alone is a third."""
+    path, count = tmp_path / "chat" / "a.tar", 20
+    rng = np.random.default_rng(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TarWriter(str(path), mtime=0) as tar:
+        for number in range(count):
+            clips = {}
+            messages = []
+            for turn in range(max(number % 3, 1)):
+                content: list[dict[str, str]] = [{"type": "text", "text": "はい" * int(rng.integers(1, 20))}]
+                if number % 3:
+                    noise = rng.normal(0, 0.1, int(rng.integers(8_000, 32_000))).astype(np.float32)
+                    clips[f"{turn}.flac"] = encode_flac(noise, 16_000)
+                    content.insert(0, {"type": "audio", "audio": f"{turn}.flac"})
+                messages.append({"role": "user", "content": content})
+                messages.append({"role": "assistant", "content": "いいえ" * int(rng.integers(1, 9))})
+            record = json.dumps({"messages": messages}).encode()
+            tar.write({"__key__": f"{number:03d}", "json": record, **clips})
+    build_index(path)
+    return str(path)
