@@ -90,7 +90,7 @@ def list_urls(pattern: str) -> list[str]:
         )
     system = _system(pattern)
     found = _attempt(pattern, lambda: system.glob(system._strip_protocol(pattern)))
-    return [f"{protocol}://{path}" for path in sorted(found)]
+    return [f"{protocol}://{path.lstrip('/')}" for path in sorted(found)]
 
 
 def fetch(url: str) -> bytes:

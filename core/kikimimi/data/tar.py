@@ -159,7 +159,7 @@ def _pax(content: bytes, offset: int) -> dict[str, str]:
         length = _decimal(digits.decode("ascii", "replace"), offset) if space and len(digits) < 8 else 0
         record, content = content[len(digits) + 1 : length], content[length:]
         key, equals, value = record.partition(b"=")
-        if not equals or not value.endswith(b"\n"):
+        if not equals or not value.endswith(b"\n") or len(digits) + 1 + len(record) != length:
             raise BrokenTarError(offset, "a damaged pax header; what follows it cannot be read")
         records[key.decode("utf-8", "backslashreplace")] = value[:-1].decode("utf-8", "backslashreplace")
     return records

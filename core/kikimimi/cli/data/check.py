@@ -11,9 +11,7 @@ import typer
 def check(
     shards: Annotated[list[str], typer.Argument(metavar="SHARD...", help="Shards, or patterns in quotes.")],
     workers: Annotated[int, typer.Option(min=1, help="Processes that read and decode.")] = 1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the report there as JSON, too.")
-    ] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
 ) -> None:
     """Verify every record: its hash, its form, and every clip decoded to its end. A bad one: exit code 1."""
     import json
@@ -25,9 +23,10 @@ def check(
     to_do = ShardCheck([name for pattern in shards for name in expand(pattern)])
     with Progress("Checking", to_do.records, "records") as progress:
         report = to_do.run(workers=workers, progress=progress)
-    if json_file is not None:
+    if as_json is not None:
         text = json.dumps(report.json(), ensure_ascii=False, indent=2)
-        json_file.write_text(f"{text}\n", encoding="utf-8")
+        as_json.parent.mkdir(parents=True, exist_ok=True)
+        as_json.write_text(f"{text}\n", encoding="utf-8")
     if report.problems:
         typer.echo(report.table())
     typer.echo(f"{report.records} records in {report.shards} shards, {len(report.problems)} problems")
