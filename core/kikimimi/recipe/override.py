@@ -46,7 +46,7 @@ class _Override:
         if key == "extends":
             problems.add(key, "can only stand in a file", where)
             return None
-        value = read(written, where, problems, key=key)
+        value = read(written, where, problems, key=key, lines=False)
         return cls(text, key.split("."), value) if value else None
 
     def is_option(self, tree: Entry | None, shape: Shape | None) -> bool:

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from kikimimi.errors import RequestError, nearest
+from kikimimi.errors import RequestError
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.cross import check_across
+from kikimimi.recipe.file import guess, read_section
 from kikimimi.recipe.interpolate import interpolate
 from kikimimi.recipe.merge import merge
 from kikimimi.recipe.override import apply_overrides
 from kikimimi.recipe.problems import Problems
 from kikimimi.recipe.schema import Recipe
 from kikimimi.recipe.shape import Section
-from kikimimi.recipe.source import Entry, read
+from kikimimi.recipe.source import Entry
+from kikimimi.recipe.task_files import insert_tasks, locate_tasks
 
 _RECIPE = Section(Recipe)
 
@@ -34,22 +36,18 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path, problems = Path(path), Problems()
     if not path.is_file():
-        raise RequestError(f"there is no recipe {path}.{_guess(path)}")
+        raise RequestError(f"there is no recipe {path}.{guess(path)}")
     tree: Entry | None = None
     for file in reversed(_chain(path, problems)):
         tree = merge(tree, file, _RECIPE, "", problems)
     assert tree is not None
-    tree = interpolate(apply_overrides(tree, overrides, _RECIPE, problems), problems)
+    tree = apply_overrides(tree, overrides, _RECIPE, problems)
+    tree = interpolate(insert_tasks(tree, _RECIPE, problems), problems)
     builder = Builder(problems)
     recipe = builder.build(_RECIPE, tree, "", "a recipe")
     check_across(tree, builder)
     problems.raise_any()
     return cast(Recipe, recipe)
-
-
-def _guess(path: Path) -> str:
-    beside = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
-    return nearest(path.name, [file.name for file in beside])
 
 
 def _chain(path: Path, problems: Problems) -> list[Entry]:
@@ -62,9 +60,12 @@ def _chain(path: Path, problems: Problems) -> list[Entry]:
     seen: list[Path] = []
     while True:
         seen.append(path.resolve())
-        entry = _read_file(path, problems)
+        entry = read_section(path, problems)
+        if entry is None:
+            problems.raise_any()
+        assert entry is not None
         parent = entry.value.pop("extends", None)
-        found.append(entry)
+        found.append(locate_tasks(entry, _RECIPE, path.parent))
         if parent is None:
             return found
         if not isinstance(parent.value, str):
@@ -76,21 +77,5 @@ def _chain(path: Path, problems: Problems) -> list[Entry]:
             problems.add("extends", f"leads back to itself: {chain}", parent.where)
             problems.raise_any()
         if not path.is_file():
-            problems.add("extends", f"there is no recipe {path}.{_guess(path)}", parent.where)
+            problems.add("extends", f"there is no recipe {path}.{guess(path)}", parent.where)
             problems.raise_any()
-
-
-def _read_file(path: Path, problems: Problems) -> Entry:
-    try:
-        entry = read(path.read_text("utf-8-sig"), str(path), problems)
-    except UnicodeDecodeError as error:
-        problems.add("", f"not UTF-8 text (byte {error.start})", str(path))
-        entry = None
-    if entry and not isinstance(entry.value, dict):
-        said = "is empty" if entry.value is None else f"expected a section, not {entry.shown()}"
-        problems.add("", said, entry.where)
-        entry = None
-    if entry is None:
-        problems.raise_any()
-    assert entry is not None
-    return entry

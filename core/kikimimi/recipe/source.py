@@ -108,21 +108,22 @@ class _UnreadableError(Exception):
     pass
 
 
-def read(text: str, file: str, problems: Problems, *, key: str = "") -> Entry | None:
+def read(text: str, file: str, problems: Problems, *, key: str = "", lines: bool = True) -> Entry | None:
     """Read a YAML document.
 
     Args:
         text: The document.
         file: What to call it in messages.
         problems: Where problems go.
-        key: Dotted key of what an override sets; empty where the document is a file, which has lines.
+        key: Dotted key of the document in the recipe; empty for the recipe itself.
+        lines: It is a file, so that messages give the line; a change on the command line has none.
 
     Returns:
         The document, or None where nothing could be made of it; then a problem was added.
     """
 
     def where(mark: yaml.Mark | None) -> str:
-        return f"{file}:{mark.line + 1}" if mark and not key else file
+        return f"{file}:{mark.line + 1}" if mark and lines else file
 
     try:
         node = yaml.compose(text, _Loader)
