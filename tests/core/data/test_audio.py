@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from kikimimi.data.audio import decode, encode_flac, is_silent, probe, resample
+from kikimimi.data import audio
+from kikimimi.data.audio import decode, decode_whole, encode_flac, is_silent, probe, resample
 from kikimimi.errors import AudioError, RequestError
 
 Tone = Callable[..., bytes]
@@ -167,3 +169,41 @@ def test_silence_is_below_minus_sixty_decibels() -> None:
     assert is_silent(np.full(100, 0.0009, dtype=np.float32))
     assert not is_silent(np.full(100, -0.0011, dtype=np.float32))
     assert is_silent(np.zeros(0, dtype=np.float32))
+
+
+def test_two_hours_take_the_memory_of_their_samples_once() -> None:
+    buffer = io.BytesIO()
+    seconds, rate = 7200, 1000  # silence at the lowest rate: small, and quick to make
+    with soundfile.SoundFile(buffer, "w", rate, 1, format="FLAC", subtype="PCM_16") as file:
+        for _ in range(seconds // 600):
+            file.write(np.zeros(600 * rate, dtype=np.float32))
+    data = buffer.getvalue()
+    tracemalloc.start()
+    samples, found = decode_whole(data, name="clip")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == rate
+    assert len(samples) == seconds * rate
+    assert samples.base is None
+    assert peak < 1.1 * samples.nbytes
+    # What is not there is not allocated, whatever the header says.
+    tracemalloc.start()
+    with pytest.raises(AudioError, match="clip: "):
+        decode_whole(data[: len(data) // 100], name="clip")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.1 * samples.nbytes
+
+
+def test_channels_of_a_long_clip_are_averaged_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "_BLOCK", 1000)
+    rng = np.random.default_rng(0)
+    stereo = rng.uniform(-0.5, 0.5, (7321, 2)).astype(np.float32)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, stereo, 16_000, format="WAV", subtype="FLOAT")
+    samples, rate = decode_whole(buffer.getvalue(), name="clip")
+    assert rate == 16_000
+    np.testing.assert_array_equal(samples, stereo.mean(axis=1, dtype=np.float32))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, stereo[:, 0], 16_000, format="WAV", subtype="FLOAT")
+    np.testing.assert_array_equal(decode_whole(buffer.getvalue(), name="clip")[0], stereo[:, 0])

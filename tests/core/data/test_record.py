@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from kikimimi.data.index import ShardIndex, build_index
+from kikimimi.data.record import RecordError
 from kikimimi.data.shards import Shards
 from kikimimi.errors import DataError
 
@@ -113,3 +115,57 @@ def test_records_whose_members_do_not_stand_together(write_tar: WriteTar, tone: 
         DataError, match="record 'a': the key occurs twice, or its members do not stand together"
     ):
         build_index(path)
+
+
+def test_transcript_in_a_text_member(write_tar: WriteTar, tone: Tone) -> None:
+    flac = tone(0.5, kind="FLAC")
+    path = write_tar(
+        [
+            ("a.flac", flac),
+            ("a.txt", "\ufeff今日は。\n".encode()),
+            ("b.flac", flac),
+            ("b.json", _json({"language": "ja", "meta": {"license": "CC0-1.0"}})),
+            ("b.txt", "はい".encode()),
+            ("c.flac", flac),
+            ("c.json", _json({"text": "同じ", "speaker": 3})),
+            ("c.txt", "同じ".encode()),
+        ]
+    )
+    build_index(path)
+    shards = Shards("speech", str(path))
+    assert [shards.read(row).json for row in range(3)] == [
+        {"text": "今日は。"},
+        {"language": "ja", "meta": {"license": "CC0-1.0"}, "text": "はい"},
+        {"text": "同じ", "speaker": 3},
+    ]
+    assert all(shards.read(row).audio == {"flac": flac} for row in range(3))
+    assert shards.characters.tolist() == [4, 2, 2]
+    assert shards.languages.tolist() == [-1, 0, -1]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("a.txt", b" \n"), _CLIP], "text: empty, or not a text"),
+        ([("a.txt", b"\xff"), _CLIP], r"a\.txt is not UTF-8: "),
+        ([("a.txt", b"x" * 1_000_001), _CLIP], r"a\.txt has 1000001 bytes; a transcript has at most 1000000"),
+        ([("a.txt", b"yes"), ("a.json", b'{"text": "no"}'), _CLIP], r"a\.json and a\.txt both say what"),
+        ([("a.txt", b"yes"), ("a.json", _conversation("0.wav")), _CLIP], r"a\.json and a\.txt both say what"),
+        ([("a.txt", b"yes")], "the labelled clip has no audio"),
+        ([("a.0.txt", b"yes"), _CLIP], r"member 'a\.0\.txt' is neither"),
+    ],
+)
+def test_refuses_malformed_transcripts(
+    write_tar: WriteTar, tone: Tone, members: list[tuple[Any, bytes]], message: str
+) -> None:
+    path = write_tar([(name, tone(0.1) if name == "a.0.wav" else content) for name, content in members])
+    with pytest.raises(DataError, match=message):
+        build_index(path)
+
+
+def test_errors_of_records_survive_other_processes() -> None:
+    error = RecordError("a.tar, byte 0, record 'a'", "text: empty")
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) == "a.tar, byte 0, record 'a': text: empty"
+    assert again.reason == error.reason == "text: empty"
+    assert str(RecordError("what torch makes of a traceback")) == "what torch makes of a traceback"
