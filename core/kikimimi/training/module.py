@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trained import load_kept, named_tensors
 from kikimimi.training.checkpoint import random_state
 from kikimimi.training.schedule import factor
+from kikimimi.training.window import LogWindow
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Stage
@@ -61,14 +60,8 @@ class StageModule(pl.LightningModule):
         self._optional = [
             name for part, names in trained.items() for name in names if part != "llm" or ".lora_" in name
         ]
-        self._window: list[Tensor] = []
-        self._parts: dict[str, list[Tensor]] = {}
-        self._counts: Counter[str] = Counter()
         self.latest_loss = torch.zeros(())
-        self._audio_seconds = 0.0
-        self._positions = 0
-        self._padding = [0, 0]
-        self._clock = time.monotonic()
+        self._window = LogWindow()
         self._gradient_norm = torch.zeros(())
         self._rates: dict[str, float] = {}
         self._validation: list[Tensor] = []
@@ -81,8 +74,6 @@ class StageModule(pl.LightningModule):
                 changes.
         """
         self._judge(batch)
-        for name in batch.names:
-            self._counts[f"records/{name.partition('/')[0]}"] += 1
         loss, parts, counts = self._loss(batch)
         if not torch.isfinite(loss):
             raise DataError(
@@ -90,11 +81,11 @@ class StageModule(pl.LightningModule):
                 "weights are untouched. "
                 f"Records of this micro-batch: {', '.join(batch.names)}"
             )
-        self._window.append(loss.detach())
-        self.latest_loss = self._window[-1]
-        for name, part in parts.items():
-            self._parts.setdefault(name, []).append(part.detach())
-        self._counts.update(counts)
+        if batch.names:
+            self.latest_loss = loss.detach()
+            self._window.add(loss, parts)
+        self._window.counts.update(counts)
+        self._window.counts.update(f"records/{name.partition('/')[0]}" for name in batch.names)
         self._count(batch)
         return loss
 
@@ -107,7 +98,7 @@ class StageModule(pl.LightningModule):
     def _judge(self, batch: Batch) -> None:
         self.faults.judge(batch.outcomes or [None] * len(batch.names))
         if skipped := len(batch.outcomes) - batch.outcomes.count(None):
-            self._counts["records_skipped"] += skipped
+            self._window.counts["records_skipped"] += skipped
 
     def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, int]]:
         """Return the loss, what it is the sum of where that is more than one, and the adapter's counts."""
@@ -115,7 +106,7 @@ class StageModule(pl.LightningModule):
             return self._nothing([n for names in self.trained.values() for n in names]), {}, {}
         scored = self.model(batch)
         text = F.cross_entropy(scored.logits.float(), scored.targets)
-        self._positions += scored.num_positions
+        self._window.positions += scored.num_positions
         parts = {"text": text, **scored.losses} if scored.losses else {}
         loss = text + sum(scored.losses.values(), text.new_zeros(()))
         return loss + self._nothing(self._optional), parts, scored.counts
@@ -137,9 +128,9 @@ class StageModule(pl.LightningModule):
             return
         rate = self.model.encoder.sample_rate if batch.audio is not None else self.model.encoder.frame_rate
         real, computed = int(clips.lengths.sum()), clips.values.shape[0] * clips.values.shape[1]
-        self._audio_seconds += real / rate
-        self._padding[0] += computed - real
-        self._padding[1] += computed
+        self._window.audio_seconds += real / rate
+        self._window.padding[0] += computed - real
+        self._window.padding[1] += computed
 
     def configure_optimizers(self) -> Any:
         """AdamW with one group per component, and the stage's schedule."""
@@ -174,7 +165,7 @@ class StageModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Start the clock; Lightning has put every module into train mode by now."""
         set_modes(self.model)
-        self._clock = time.monotonic()
+        self._window.restart_clock()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log every so many optimiser steps."""
@@ -182,46 +173,14 @@ class StageModule(pl.LightningModule):
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         if not stepped or (step % self.log_every and step != self.stage.steps):
             return
-        seconds = max(time.monotonic() - self._clock, 1e-9)
-        loss = torch.stack(self._window).mean()
-        counts = torch.tensor([self._audio_seconds, self._positions, *self._padding], dtype=torch.float64)
-        loss = self.trainer.strategy.reduce(loss, reduce_op="mean")
-        counts = self.trainer.strategy.reduce(counts.to(self.device), reduce_op="sum").cpu()
-        audio, positions, padded, computed = counts.tolist()
         self.write(
             {
-                "loss": float(loss),
-                **self._gather_parts(),
+                **self._window.metrics(self._from_every_rank),
                 "gradient_norm": float(self._gradient_norm),
                 **{f"lr/{part}": rate for part, rate in self._rates.items()},
-                "audio_seconds_per_second": audio / seconds,
-                "positions_per_second": positions / seconds,
-                "padding": padded / computed if computed else 0.0,
             }
         )
-        self._window, self._parts, self._counts = [], {}, Counter()
-        self._audio_seconds, self._positions, self._padding = 0.0, 0, [0, 0]
-        self._clock = time.monotonic()
-
-    def _gather_parts(self) -> dict[str, float]:
-        """Return the means of the loss's parts and the sums of the counts, over all ranks."""
-        mine = ({name: (float(sum(p)), len(p)) for name, p in self._parts.items()}, dict(self._counts))
-        gathered: list[Any] = [mine]
-        if self.trainer.world_size > 1:
-            # By objects, not tensors: a rank whose micro-batches held no audio has no parts.
-            gathered = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(gathered, mine)
-        sums: dict[str, tuple[float, int]] = {}
-        counts: Counter[str] = Counter()
-        for parts, counted in gathered:
-            counts.update(counted)
-            for name, (total, number) in parts.items():
-                before = sums.get(name, (0.0, 0))
-                sums[name] = before[0] + total, before[1] + number
-        return {
-            **{f"loss/{name}": total / number for name, (total, number) in sums.items()},
-            **{f"count/{name}": float(number) for name, number in counts.items()},
-        }
+        self._window.clear()
 
     def on_validation_start(self) -> None:
         """Begin a new mean."""
@@ -233,7 +192,7 @@ class StageModule(pl.LightningModule):
             return
         loss = self.trainer.strategy.reduce(torch.stack(self._validation).mean(), reduce_op="mean")
         self.write({"validation_loss": float(loss)})
-        self._clock = time.monotonic()
+        self._window.restart_clock()
 
     def write(self, values: dict[str, float]) -> None:
         """Send values to every logger of the trainer."""
@@ -253,9 +212,21 @@ class StageModule(pl.LightningModule):
         load_kept(self.model, dict(state_dict), self.kept, source="the checkpoint")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the random generators of every rank."""
-        states: list[Any] = [random_state()]
-        if self.trainer.world_size > 1:
-            states = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(states, random_state())
-        checkpoint["random"] = states
+        """Add the random generators of every rank, and what the next log line is to be the mean of."""
+        checkpoint["random"] = self._from_every_rank(random_state())
+        # A line that is due at this step is written after this, and stays.
+        due = self.trainer.global_step % self.log_every == 0
+        unlogged = LogWindow() if due else self._window
+        checkpoint["unlogged"] = self._from_every_rank(unlogged.state())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up what was not logged yet."""
+        trainer = self.trainer
+        self._window.restore(checkpoint["unlogged"], trainer.global_rank, trainer.world_size)
+
+    def _from_every_rank(self, mine: Any) -> list[Any]:
+        if self.trainer.world_size == 1:
+            return [mine]
+        gathered: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(gathered, mine)
+        return gathered

@@ -34,7 +34,10 @@ def rewind(run: RunFolder, step: int) -> None:
             shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("extra", [(), ("trainer.cache_features=false", "trainer.workers=1")])
+@pytest.mark.parametrize(
+    "extra",
+    [(), ("trainer.cache_features=false", "trainer.workers=1"), ("trainer.log_every=4",)],
+)
 def test_resuming_is_bit_identical(make_run: Make, extra: tuple[str, ...]) -> None:
     run = make_run("run", *extra)
     train(run)
