@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, is_silent, probe
 from kikimimi.data.opus import encode_opus
 from kikimimi.data.pack_settings import PackSettings
-from kikimimi.data.record import Member, assemble, place
-from kikimimi.errors import AudioError, DataError, RequestError, listing
+from kikimimi.data.record import Member, RecordError, assemble
+from kikimimi.errors import AudioError, RequestError, listing
 from kikimimi.layout import Row
 
 MISSING, UNDECODABLE, NO_TEXT = "missing file", "undecodable audio", "empty text"
@@ -174,9 +174,8 @@ def _read_back(row: Row, key: str, members: dict[str, bytes]) -> None:
     """Check the record as readers do, so that nothing is packed that cannot be read."""
     try:
         assemble([Member(key, suffix, 0, 0, content) for suffix, content in members.items()], row.name)
-    except DataError as error:
-        detail = str(error).removeprefix(f"{place(row.name, 0, key)}: ")
-        raise _LeftOutError(MALFORMED, f"{row.name}: {detail}") from error
+    except RecordError as error:
+        raise _LeftOutError(MALFORMED, f"{row.name}: {error.reason}") from error
 
 
 def _length(row: Row) -> float | None:

@@ -31,7 +31,7 @@ def pack(
     out: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder for the shards, their indexes, ledger.json and dropped.jsonl. None for tars."
+            help="Folder for the shards, their indexes, ledger.json and dropped.jsonl. Left out for tars."
         ),
     ] = None,
     options: Annotated[
@@ -77,9 +77,10 @@ def pack(
     The shards are the same, byte for byte, with any number of workers and after any interruption. What is
     left out is counted, with the reason, in ledger.json.
     """
+    from kikimimi.data.indexing import index_shards
     from kikimimi.data.pack import pack as pack_corpus
     from kikimimi.data.pack_source import PackSource
-    from kikimimi.data.pack_tars import find_tars, index_tars
+    from kikimimi.data.pack_tars import find_tars
     from kikimimi.errors import RequestError
     from kikimimi.progress import Progress
 
@@ -95,13 +96,13 @@ def pack(
             raise RequestError(
                 f"{source}: these tars are shards already and are only indexed: leave out {said}"
             )
-        if out is not None and any(out.resolve() != tar.resolve().parent for tar in tars):
+        if out is not None and any(out.resolve() != Path(tar).resolve().parent for tar in tars):
             raise RequestError(
                 f"{source}: these tars are shards already, and their indexes go beside them: leave out {out}"
             )
         with Progress("Indexing", len(tars), "shards") as progress:
-            indexed = index_tars(tars, _pattern(source), workers=workers, progress=progress)
-        typer.echo(indexed.summary())
+            indexed = index_shards(tars, workers=workers, progress=progress)
+        typer.echo(f"{indexed.summary()}; they stay where they are and now have their indexes")
         return
     if out is None or "=" in out.name:
         given_out = "" if out is None else f", not '{out}'"
@@ -126,7 +127,3 @@ def pack(
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _pattern(source: str) -> str:
-    return str(Path(source) / "*.tar") if Path(source).is_dir() else source
