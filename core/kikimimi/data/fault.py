@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kikimimi.errors import DataError
+from kikimimi.errors import DataError, StorageError
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Faults
@@ -25,11 +25,13 @@ class Fault:
         dataset: Its dataset in the recipe.
         where: Shard, byte and key.
         reason: What was wrong.
+        transient: It is not the record's fault (a server is away): never skipped.
     """
 
     dataset: str
     where: str
     reason: str
+    transient: bool = False
 
 
 class FaultLog:
@@ -63,9 +65,13 @@ class FaultLog:
         """Take note of what became of the records of a micro-batch, in order; None is a record that was read.
 
         Raises:
+            StorageError: A record could not be had at all.
             DataError: The policy is to fail, or too many records cannot be read.
         """
         faults = [outcome for outcome in outcomes if outcome is not None]
+        for fault in faults:
+            if fault.transient:
+                raise StorageError(fault.reason)
         self.add(faults)
         if faults and self.policy.policy == "fail":
             raise DataError(f"{faults[0].reason}. {HOW_TO_SKIP}")

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import Fault
 from kikimimi.data.plan import START, Plan, Planned, Position
-from kikimimi.errors import DataError, RunError
+from kikimimi.errors import DataError, KikimimiError, RunError
 from kikimimi.model.batch import Batch, Sample, collate
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.training.feature_cache import FeatureCache
@@ -47,8 +47,9 @@ class Reader(Dataset[Batch]):
             try:
                 samples.append(self._sample(corpus, item))
                 outcomes.append(None)
-            except DataError as error:
-                outcomes.append(Fault(corpus.name, corpus.shards.where(item.row), str(error)))
+            except KikimimiError as error:
+                transient = not isinstance(error, DataError)
+                outcomes.append(Fault(corpus.name, corpus.shards.where(item.row), str(error), transient))
         return collate(samples, outcomes if any(outcomes) else ())
 
     def _sample(self, corpus: Corpus, item: Planned) -> Sample:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kikimimi.data.fault import Fault, FaultLog, read_faults
-from kikimimi.errors import DataError
+from kikimimi.errors import DataError, StorageError
 from kikimimi.recipe import Faults
 
 
@@ -55,3 +55,11 @@ def test_too_large_a_share(tmp_path: Path) -> None:
     log.judge([bad(3)])  # 3 of 3001
     with pytest.raises(DataError, match=r"4 of 3002 records cannot be read, more than .* \(0\.001\)"):
         log.judge([bad(4)])
+
+
+def test_a_server_that_is_away_is_no_fault_of_the_record(tmp_path: Path) -> None:
+    path = tmp_path / "asr.jsonl"
+    log = FaultLog(path, Faults(policy="skip", share=1.0))
+    with pytest.raises(StorageError, match="does not answer"):
+        log.judge([None, Fault("tones", "https://x/a.tar, byte 0, record 'a'", "does not answer", True)])
+    assert read_faults(path) == []
