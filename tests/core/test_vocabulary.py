@@ -46,3 +46,13 @@ def test_tokens_of_an_llm() -> None:
     ids = vocabulary.encode("聞き耳 ok")
     assert len(ids) == len("聞き耳 ok".encode())
     assert vocabulary.decode([*ids, tokenizer.eos_token_id]) == "聞き耳 ok"
+
+
+def test_control_tokens_are_named() -> None:
+    assert BytesVocabulary().control == {}
+    tokenizer = build_tokenizer("bytes", [], ["<|audio|>"])
+    vocabulary = TokenizerVocabulary(tokenizer, 300)
+    assert vocabulary.control[2] == "<|end|>"
+    assert "<|audio|>" in vocabulary.control.values()
+    assert vocabulary.decode(list(vocabulary.control)) == ""
+    assert not set(vocabulary.encode("<|end")) & set(vocabulary.control)
