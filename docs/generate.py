@@ -40,6 +40,8 @@ from kikimimi.recipe.stage import (
     Validate,
 )
 from kikimimi.shipped import recipes_folder
+from kikimimi_layouts.fields_file import FIELDS_FOLDER, shipped_fields
+from kikimimi_layouts.fields_schema import Fields, Messages, Part, Turn
 
 DOCS = Path(__file__).parent
 GENERATED = re.compile(r"(<!-- generated.*?-->\n)(.*)(<!-- end -->)", re.DOTALL)
@@ -64,6 +66,14 @@ SECTIONS: dict[type[Any], str] = {
 KINDS = ("encoder", "adapter", "llm", "task", "recogniser")
 """The kinds of plugins that have options in a recipe."""
 
+FIELDS: dict[type[Any], str] = {
+    Fields: "The file",
+    Turn: "`turns`: a list of these",
+    Part: "`turns[].parts`: a list of these",
+    Messages: "`messages`",
+}
+"""Every dataclass of a file of fields, and where in it it stands."""
+
 
 def recipe_reference() -> str:
     """Return the options of a recipe and of the built-in plugins as Markdown."""
@@ -79,6 +89,22 @@ def recipe_reference() -> str:
     for plugin in plugins.plugins("normaliser"):
         if plugin.distribution == "kikimimi":
             lines.append(f"- `{plugin.name}`: {summary(plugins.load('normaliser', plugin.name))}")
+    return "\n".join(["", *lines, "", ""])
+
+
+def layout_reference() -> str:
+    """Return the built-in layouts with their options, and the file of fields, as Markdown."""
+    lines: list[str] = []
+    for plugin in plugins.plugins("layout"):
+        if plugin.distribution == "kikimimi":
+            lines += [f"#### Layout `{plugin.name}`", "", *component(plugins.load("layout", plugin.name))]
+    lines += ["### The file of fields", ""]
+    for cls, title in FIELDS.items():
+        lines += [f"#### {title}", "", summary(cls), "", *table(cls)]
+    lines += ["Shipped:", ""]
+    for name in shipped_fields():
+        first = next(header(FIELDS_FOLDER / f"{name}.yaml")).partition(". ")[0]
+        lines.append(f"- `{name}`: {first.rstrip('.')}.")
     return "\n".join(["", *lines, "", ""])
 
 
@@ -277,6 +303,7 @@ PAGES = {
     "recipes.md": recipe_reference,
     "commands.md": command_reference,
     "systems.md": systems_reference,
+    "data.md": layout_reference,
 }
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def generate() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["recipes.md", "commands.md", "systems.md"])
+@pytest.mark.parametrize("name", ["recipes.md", "commands.md", "systems.md", "data.md"])
 def test_generated_parts_are_up_to_date(generate: Any, name: str) -> None:
     page = DOCS / name
     expected = generate.updated(page, generate.PAGES[name]())
@@ -53,7 +53,7 @@ def test_every_section_of_the_schema_is_described(generate: Any) -> None:
 
 
 def test_every_option_has_a_description(generate: Any) -> None:
-    for text in (generate.recipe_reference(), generate.command_reference()):
+    for text in (generate.recipe_reference(), generate.command_reference(), generate.layout_reference()):
         rows = [line for line in text.splitlines() if line.startswith("| `")]
         assert len(rows) > 20
         assert not [row for row in rows if row.split(" | ")[-1].strip("| ") == ""]

@@ -23,10 +23,10 @@ Read = Callable[[Layout], list[Row]]
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
+    from datasets import config
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -340,7 +340,12 @@ def test_every_set_of_the_japanese_system_has_fields() -> None:
         ),
         (
             "audio: a\ntext: t\nlanguage: [ja]\n",
-            [r"language: expected a text or \{column: NAME\}, not \['ja'\]"],
+            [r"language: expected a text or a section .*, not a list"],
+        ),
+        ("audio: a\ntext: t\nlanguage: ''\n", [r"language: expected a text or \{column: NAME\}, not ''"]),
+        (
+            "audio: a\ntext: t\nlicense: {colum: x}\n",
+            [r"license: expected a text or \{column: NAME\}, not \{'c"],
         ),
         ("audio: a\ntext: t\nmeta: {x: {colum: y}}\n", [r"meta: x: expected a value or \{column: NAME\}"]),
         ("audio: a\ntext: t\nmeta: {license: y}\n", [r"meta: license: stands beside meta, not in it"]),

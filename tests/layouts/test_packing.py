@@ -144,9 +144,9 @@ def test_a_manifest_with_conversations(write: Write, tmp_path: Path) -> None:
 
 
 def test_a_hub_set_in_several_processes(tmp_path: Path, tone: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
+    from datasets import config
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))  # of the processes
     audio = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     clips = [{"bytes": tone, "path": None}, None, {"bytes": b"no audio", "path": None}]

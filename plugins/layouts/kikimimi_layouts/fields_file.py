@@ -8,12 +8,13 @@ from typing import cast
 from kikimimi.errors import RecipeError, RequestError, listing, nearest
 from kikimimi_layouts.fields_schema import Fields
 
-_SHIPPED = Path(__file__).parent / "fields"
+FIELDS_FOLDER = Path(__file__).parent / "fields"
+"""Holds the shipped files."""
 
 
 def shipped_fields() -> list[str]:
     """Return the names of the shipped files."""
-    return sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
+    return sorted(path.stem for path in FIELDS_FOLDER.glob("*.yaml"))
 
 
 def load_fields(source: str) -> Fields:
@@ -32,7 +33,7 @@ def load_fields(source: str) -> Fields:
     from kikimimi.recipe.source import read
 
     shipped = shipped_fields()
-    path = _SHIPPED / f"{source}.yaml" if source in shipped else Path(source)
+    path = FIELDS_FOLDER / f"{source}.yaml" if source in shipped else Path(source)
     if not path.is_file():
         raise RequestError(
             f"fields: there is no file {source}, and none of this name is shipped.{nearest(source, shipped)} "

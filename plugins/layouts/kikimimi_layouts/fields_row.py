@@ -43,8 +43,8 @@ class FieldsRow:
         if fields.audio is not None and fields.text is not None:
             clip = self._clip(values[fields.audio])
             text = values[fields.text]
-            record = {"text": "" if text is None else text, "language": language, "meta": meta}
-            return Row(name, record, () if clip is None else (clip,))
+            labelled = {"text": "" if text is None else text, "language": language, "meta": meta}
+            return Row(name, labelled, () if clip is None else (clip,))
         if language is not None:
             meta["language"] = language
         turns = (
@@ -52,7 +52,7 @@ class FieldsRow:
             if fields.messages is None
             else self._messages(fields.messages, values, clips)
         )
-        record = {"messages": turns}
+        record: dict[str, Any] = {"messages": turns}
         for key in ("chosen", "rejected"):
             if (column := getattr(fields, key)) is not None:
                 record[key] = "" if values[column] is None else values[column]

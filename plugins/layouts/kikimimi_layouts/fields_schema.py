@@ -114,11 +114,11 @@ class Fields:
     """Column with the preferred answer to a conversation that ends with the user."""
     rejected: str | None = None
     """Column with the answer that preference objectives push down."""
-    language: Any = None
+    language: str | dict[str, str] | None = None
     """Language (ISO 639-1 code) of every row, or ``{column: NAME}``."""
-    license: Any = None
+    license: str | dict[str, str] | None = None
     """Licence (SPDX name) of every row, or ``{column: NAME}``."""
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, str | int | float | bool | dict[str, str]] = field(default_factory=dict)
     """What else to keep: names, each with a value for every row or with ``{column: NAME}``."""
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ class Fields:
         for name in ("language", "license"):
             value = getattr(self, name)
             need(
-                value is None or (isinstance(value, str) and bool(value)) or column_of(value) is not None,
+                value is None or (bool(value) and isinstance(value, str)) or column_of(value) is not None,
                 f"{name}: expected a text or {{column: NAME}}, not {value!r}",
             )
         for name, value in self.meta.items():

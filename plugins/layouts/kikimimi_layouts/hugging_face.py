@@ -131,6 +131,7 @@ def _loaded(path: str, config: HuggingFaceConfig) -> Any:
         raise RequestError(f"revision: is of a set on the Hub, but {path} is on this machine; leave it out")
     try:
         import datasets
+        from datasets.exceptions import DatasetsError
     except ImportError:
         raise MissingExtraError("The layout 'hugging_face'", "datasets", "datasets") from None
     try:
@@ -144,7 +145,7 @@ def _loaded(path: str, config: HuggingFaceConfig) -> Any:
             return _split_of_hub(datasets, path, config)
     except RequestError:
         raise
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise _failed(path, error) from error
     if config.subset is not None:
         raise RequestError(

@@ -51,7 +51,8 @@ class Manifest(Layout):
     Columns path (relative to the manifest, or absolute), text, language (may be missing), and any others:
     they are kept as ``meta``, the licence as ``meta.license``. A line of a JSON Lines file may hold a
     conversation instead (``messages`` and, where wanted, ``chosen``, ``rejected`` and ``meta``), whose audio
-    parts name files: ``{"type": "audio", "audio": "clips/1.wav"}``. A million rows take 16 MB of memory.
+    parts name files: ``{"type": "audio", "audio": "clips/1.wav"}``. A million rows take 16 MB of memory, and
+    some seconds to check.
     """
 
     Config = ManifestConfig
@@ -59,8 +60,9 @@ class Manifest(Layout):
 
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
-        self.file = _manifest(Path(path))
-        self.table = Table(self.file, check=self._row)
+        file = _manifest(Path(path))
+        self.folder, self.may_converse = file.parent, file.suffix == ".jsonl"
+        self.table = Table(file, check=self._read)
 
     @classmethod
     def matches(cls, path: Path) -> bool:
@@ -78,14 +80,16 @@ class Manifest(Layout):
     def rows(self, begin: int, end: int) -> Iterator[Row]:
         """Yield the rows from `begin` to before `end`, in the order of the manifest."""
         for where, fields in self.table.rows(begin, end):
-            yield self._row(where, fields)
+            record, files = self._read(where, fields)
+            yield Row(files[0] if files else where, record, tuple(self.folder / file for file in files))
 
-    def _row(self, where: str, fields: Fields) -> Row:
-        if self.file.suffix == ".jsonl" and "messages" in fields:
+    def _read(self, where: str, fields: Fields) -> tuple[dict[str, Any], list[str]]:
+        """Return the record of a row, and the names of its audio files."""
+        if self.may_converse and "messages" in fields:
             return self._conversation(where, fields)
         return self._labelled_clip(where, fields)
 
-    def _labelled_clip(self, where: str, fields: Fields) -> Row:
+    def _labelled_clip(self, where: str, fields: Fields) -> tuple[dict[str, Any], list[str]]:
         for option in ("path", "text"):
             if (column := getattr(self.config, option)) not in fields:
                 raise RequestError(
@@ -98,13 +102,9 @@ class Manifest(Layout):
         if not (text is None or isinstance(text, str)):
             raise DataError(f"{where}: {self.config.text}: expected a text, not {text!r}")
         language, meta = self._about(where, fields)
-        return Row(
-            path,
-            {"text": text or "", "language": language, "meta": meta},
-            (self.file.parent / path,),
-        )
+        return {"text": text or "", "language": language, "meta": meta}, [path]
 
-    def _conversation(self, where: str, fields: Fields) -> Row:
+    def _conversation(self, where: str, fields: Fields) -> tuple[dict[str, Any], list[str]]:
         record = {name: fields.pop(name) for name in _OF_CONVERSATIONS if name in fields}
         language, meta = self._about(where, fields)
         record["meta"] = meta if language is None else {**meta, "language": language}
@@ -117,13 +117,13 @@ class Manifest(Layout):
             for part in message["content"] if isinstance(message["content"], list) else []:
                 if part["type"] == "audio":
                     part["audio"] = str(files.index(part["audio"]))
-        return Row(files[0] if files else where, record, tuple(self.file.parent / file for file in files))
+        return record, files
 
     def _about(self, where: str, fields: Fields) -> tuple[str | None, dict[str, Any]]:
         """Return the language of a row, and the meta of what is left of it."""
-        meta = dict(fields)
-        if isinstance(inner := fields.get("meta"), dict | None):
-            meta.pop("meta", None)
+        meta = fields
+        if "meta" in fields and isinstance(inner := fields["meta"], dict | None):
+            meta = {name: value for name, value in fields.items() if name != "meta"}
             for name, value in (inner or {}).items():
                 if meta.setdefault(name, value) != value:
                     raise DataError(f"{where}: {name}: stands both beside meta and in it, and differs")
