@@ -118,6 +118,8 @@ class Encoder(Component):
         dim: Output width E, of all taps together.
         max_seconds: Longest clip it can take [s]; None means unbounded.
         num_taps: Layers that stand side by side in the output, each `dim` / `num_taps` wide.
+        padded_seconds: What every clip is padded to inside [s], for the account of what padding costs; None
+            means that a clip costs its own length.
         augmentation: Changes the input at random while training (SpecAugment); None means nothing does. It
             works also where the encoder itself is frozen, so it has to be a module that looks at its own
             `training`.
@@ -131,6 +133,7 @@ class Encoder(Component):
     def __init__(self) -> None:
         super().__init__()
         self.num_taps = 1
+        self.padded_seconds: float | None = None
         self.augmentation: nn.Module | None = None
 
     @abstractmethod

@@ -127,7 +127,10 @@ class StageModule(pl.LightningModule):
         if clips is None:
             return
         rate = self.model.encoder.sample_rate if batch.audio is not None else self.model.encoder.frame_rate
-        real, computed = int(clips.lengths.sum()), clips.values.shape[0] * clips.values.shape[1]
+        real, longest = int(clips.lengths.sum()), clips.values.shape[1]
+        if batch.audio is not None and self.model.encoder.padded_seconds is not None:
+            longest = max(longest, round(self.model.encoder.padded_seconds * rate))
+        computed = len(clips.lengths) * longest
         self._window.audio_seconds += real / rate
         self._window.padding[0] += computed - real
         self._window.padding[1] += computed

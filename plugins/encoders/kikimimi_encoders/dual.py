@@ -73,6 +73,8 @@ class DualEncoder(Encoder):
         self.dim = first.dim + second.dim
         bounds = [part.max_seconds for part in (first, second) if part.max_seconds is not None]
         self.max_seconds = min(bounds, default=None)
+        inside = [part.padded_seconds for part in (first, second) if part.padded_seconds is not None]
+        self.padded_seconds = max(inside, default=None)
         self.norm_first = nn.LayerNorm(first.dim)
         self.norm_second = nn.LayerNorm(second.dim)
         masks = [part.augmentation for part in (first, second) if part.augmentation is not None]

@@ -129,6 +129,8 @@ class WhisperFamilyEncoder(TappedEncoder):
         files = find_weights(config.weights, patterns=self.patterns)
         self.sizes = (config.sizes or self.sizes_class()) if files is None else self.read_sizes(files)
         self.max_seconds = self.sizes.num_positions * 2 * HOP / SAMPLE_RATE
+        if config.pad == "window" and not self.pairs:
+            self.padded_seconds = self.max_seconds
         self.tap(config, num_layers=self.sizes.num_layers, dim=self.sizes.dim)
         if config.spec_augment is not None:
             self.augmentation = SpectrogramMasking(config.spec_augment, self.sizes.num_mels)

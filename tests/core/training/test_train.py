@@ -256,3 +256,16 @@ def test_tensorboard(make_run: Make) -> None:
     run = make_run("run", "trainer.loggers=[tensorboard]", "stages.asr.steps=3")
     train(run)
     assert list((run.path / "tensorboard" / "asr").glob("events*"))
+
+
+def test_padding_is_counted_inside_the_encoder_too(make_run: Make) -> None:
+    small = ("stages.asr.steps=2", "trainer.cache_features=false", "encoder.sizes.num_positions=100")
+    shares = []
+    for pad in ("none", "window"):
+        run = make_run(pad, f"encoder.pad={pad}", *small)
+        train(run)
+        shares += [line["padding"] for line in curve(run) if "padding" in line]
+    assert all(float(str(share)) < 0.3 for share in shares[:2])
+    # Clips of 0.3 to 1.5 s, each padded to 2 s.
+    assert all(float(str(share)) > 0.25 for share in shares[2:])
+    assert sum(map(float, map(str, shares[2:]))) > sum(map(float, map(str, shares[:2])))
