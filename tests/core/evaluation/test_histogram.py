@@ -14,7 +14,7 @@ def bars(svg: str) -> list[tuple[str, float, float, float, float]]:
     found = re.findall(
         r'<rect class="(count[^"]*)" x="([^"]+)" y="([^"]+)" width="([^"]+)" height="([^"]+)"/>', svg
     )
-    return [(name, *map(float, numbers)) for name, *numbers in found]
+    return [(name, float(x), float(y), float(width), float(height)) for name, x, y, width, height in found]
 
 
 def test_heights_are_counts() -> None:

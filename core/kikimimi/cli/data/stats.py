@@ -13,7 +13,7 @@ def stats(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SHARD...|RECIPE",
+            metavar="SOURCE",
             help="Shards, or patterns in quotes; or a recipe (YAML), for its datasets.",
         ),
     ],
