@@ -150,6 +150,12 @@ class RunFolder:
         """Where the records are listed that a stage leaves out, as a rank met them."""
         return self.path / "faults" / (f"{stage}.rank{rank}.jsonl" if rank else f"{stage}.jsonl")
 
+    def all_faults(self, stage: str) -> list[Path]:
+        """Return the lists of every rank that met any."""
+        return sorted(
+            self.faults(stage).parent.glob(f"{stage}.*jsonl")
+        )  # no other stage's name begins with "STAGE."
+
     def evaluation(self, name: str) -> Path:
         """Where an evaluation's predictions are."""
         return self.path / "evaluations" / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kikimimi.data.audio import decode, encode_flac
 from kikimimi.data.corpus import Corpus
+from kikimimi.data.fault import read_faults
 from kikimimi.describe import describe
 from kikimimi.evaluation.chart import Curve
 from kikimimi.evaluation.edits import edits, error_rate
@@ -53,7 +55,7 @@ def write_run_report(run: RunFolder) -> Path:
             scores=scores,
             charts=[*_losses(lines), *_rates(lines)],
             examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
-            counts=[*_padding(lines), *_adapter_counts(lines), *_drops(run)],
+            counts=[*_padding(lines), *_counts(lines), *_drops(run)],
             components=[
                 ComponentRow(
                     kind=item.kind,
@@ -136,14 +138,19 @@ def _curves(lines: list[dict[str, Any]], key: str, name: str) -> list[Curve]:
     return [Curve(name=name, points=points)] if points else []
 
 
-def _adapter_counts(lines: list[dict[str, Any]]) -> Iterator[Count]:
+def _counts(lines: list[dict[str, Any]]) -> Iterator[Count]:
     for stage, own in _by_stage(lines).items():
         for key in _keys(own, "count/"):
-            yield Count(
-                label=f"stage {stage}: {key.removeprefix('count/')}",
-                value=int(sum(line.get(key, 0) for line in own)),
-                note="counted by the adapter while training",
-            )
+            name = key.removeprefix("count/")
+            dataset = name.removeprefix("records/")
+            if dataset != name:
+                label, note = f"records of {dataset}", "that were trained on, every repetition counted"
+            elif name == "records_skipped":
+                label, note = "records skipped", "that could not be read, every repetition counted"
+            else:
+                label, note = name, "counted by the adapter while training"
+            value = int(sum(line.get(key, 0) for line in own))
+            yield Count(label=f"stage {stage}: {label}", value=value, note=note)
 
 
 def _padding(lines: list[dict[str, Any]]) -> Iterator[Count]:
@@ -158,7 +165,7 @@ def _padding(lines: list[dict[str, Any]]) -> Iterator[Count]:
 
 
 def _drops(run: RunFolder) -> Iterator[Count]:
-    """What packing left out, by the ledgers beside the shards; training itself leaves out nothing."""
+    """What packing left out, by the ledgers beside the shards, and what training left out."""
     sources: dict[str, str] = {}
     for stage in run.recipe.stages.values():
         sources.update({name: dataset.shards for name, dataset in stage.data.items()})
@@ -174,9 +181,21 @@ def _drops(run: RunFolder) -> Iterator[Count]:
             value=sum(counts["rows"] for counts in dropped.values()),
             note=reasons or "every row of the manifest was packed",
         )
-    yield Count(
-        label="clips cut or left out while training", value=0, note="a record that does not fit is an error"
-    )
+    for stage_name in run.recipe.stages:
+        faults = [fault for path in run.all_faults(stage_name) for fault in read_faults(path)]
+        datasets = Counter(fault.dataset for fault in faults)
+        yield Count(
+            label=f"stage {stage_name}: records left out",
+            value=len({(fault.dataset, fault.where) for fault in faults}),
+            note="; ".join(
+                [
+                    *(f"{name}: {number}" for name, number in sorted(datasets.items())),
+                    f"{run.faults(stage_name).relative_to(run.path)} says why"
+                    if faults
+                    else "none is ever cut",
+                ]
+            ),
+        )
 
 
 def _examples(run: RunFolder, name: str) -> Iterator[ExampleGroup]:

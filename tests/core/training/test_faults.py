@@ -50,6 +50,7 @@ def test_a_flipped_bit_is_skipped_counted_and_listed(make_run: Make, extra: tupl
     where = damage(run, 2)
     train(run)
     (fault,) = read_faults(run.faults("asr"))
+    assert run.all_faults("asr") == [run.faults("asr")]
     assert (fault.dataset, fault.where) == ("tones", where)
     assert "SHA-256 differs" in fault.reason
     counts = [line.get("count/records_skipped", 0) for line in lines(run)]
