@@ -39,8 +39,9 @@ def print_stage(console: Console, stage: ShownStage, *, tokens: bool = False) ->
     say(f"stage {stage.name}", "bold")
     say(", ".join(f"{name}: {count:,} records" for name, count in stage.records.items()))
     say(
-        f"an epoch has about {math.ceil(stage.micro_batches):,} micro-batches of up to {options.batch.budget:g} "
-        f"{options.batch.unit}; {options.steps:,} steps take {options.steps * options.batch.global_:,}"
+        f"an epoch has about {math.ceil(stage.micro_batches):,} micro-batches of up to "
+        f"{options.batch.budget:g} {options.batch.unit}; "
+        f"{options.steps:,} steps take {options.steps * options.batch.global_:,}"
     )
     if stage.left_out:
         say(f"left out: {len(stage.left_out):,} records", "yellow")
