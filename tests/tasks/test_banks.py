@@ -14,9 +14,9 @@ from kikimimi import plugins
 from kikimimi.conversation import AudioPart, Message, TextPart
 from kikimimi.testing import parametrize_checks
 from kikimimi_tasks.banks import BankTask, read_bank
-from kikimimi_tasks.emotion import Emotion
-from kikimimi_tasks.question_answering import QuestionAnswering
-from kikimimi_tasks.translate import Translate
+from kikimimi_tasks.emotion import Emotion, EmotionConfig
+from kikimimi_tasks.question_answering import QuestionAnswering, QuestionAnsweringConfig
+from kikimimi_tasks.translate import Translate, TranslateConfig
 from kikimimi_tasks.translations import language_names
 
 FOLDER = Path(kikimimi_tasks.__file__).parent / "prompts"
@@ -105,7 +105,7 @@ def test_every_phrasing_is_drawn_and_none_without_a_draw(name: str) -> None:
 
 
 def _turns(options: dict[str, Any], record: dict[str, Any] | None = None) -> list[Message]:
-    return list(Emotion(Emotion.Config(**options)).conversation(record or RECORD, ["0.flac"], None).messages)
+    return list(Emotion(EmotionConfig(**options)).conversation(record or RECORD, ["0.flac"], None).messages)
 
 
 def test_where_the_request_stands() -> None:
@@ -123,12 +123,12 @@ def test_where_the_request_stands() -> None:
 
 
 def test_the_question_stands_as_in_training() -> None:
-    task = Emotion(Emotion.Config(ask="system", language="en"))
+    task = Emotion(EmotionConfig(ask="system", language="en"))
     system, user = task.question(None).messages
     assert system.parts == (TextPart("Describe the emotion of the speaker."),)
     assert user.parts == (AudioPart("0"),)
     assert task.phrasings() == read_bank("emotion")["en"]
-    assert Emotion(Emotion.Config(system="一語で。", request="感情は。")).phrasings() == [
+    assert Emotion(EmotionConfig(system="一語で。", request="感情は。")).phrasings() == [
         "一語で。",
         "感情は。",
     ]
@@ -152,7 +152,7 @@ def test_the_question_stands_as_in_training() -> None:
 )
 def test_settings_that_would_not_be_read(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Emotion.Config(**options)
+        EmotionConfig(**options)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_settings_that_would_not_be_read(options: dict[str, Any], message: str) 
 )
 def test_records_that_lack_something(record: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Emotion(Emotion.Config()).conversation(record, ["0.flac"], None)
+        Emotion(EmotionConfig()).conversation(record, ["0.flac"], None)
 
 
 def test_a_clip_whose_words_are_not_known() -> None:
@@ -189,9 +189,9 @@ def test_a_clip_whose_words_are_not_known() -> None:
 
 @parametrize_checks(
     Translate,
-    system=Translate.Config(ask="system", target="ja", language="en"),
-    none=Translate.Config(prompt="none", system="x"),
-    own=Translate.Config(request="英語で。", order="text_first"),
+    system=TranslateConfig(ask="system", target="ja", language="en"),
+    none=TranslateConfig(prompt="none", system="x"),
+    own=TranslateConfig(request="英語で。", order="text_first"),
 )
 def test_contract_of_translate(check: Any) -> None:
     check()
@@ -199,9 +199,9 @@ def test_contract_of_translate(check: Any) -> None:
 
 @parametrize_checks(
     QuestionAnswering,
-    none=QuestionAnswering.Config(prompt="none", order="text_first"),
-    system=QuestionAnswering.Config(ask="system", order="text_first"),
-    own=QuestionAnswering.Config(request="答えて。", system="x"),
+    none=QuestionAnsweringConfig(prompt="none", order="text_first"),
+    system=QuestionAnsweringConfig(ask="system", order="text_first"),
+    own=QuestionAnsweringConfig(request="答えて。", system="x"),
 )
 def test_contract_of_question_answering(check: Any) -> None:
     check()

@@ -7,7 +7,7 @@ import pytest
 
 from kikimimi.conversation import AudioPart, Message, TextPart
 from kikimimi.testing import parametrize_checks
-from kikimimi_tasks.prompted import Prompted
+from kikimimi_tasks.prompted import Prompted, PromptedConfig
 
 PROMPTS = {"ja": ["{place}の方言ですか。", "どこの方言ですか。"], "en": ["Which dialect of {place}?"]}
 RECORD: dict[str, Any] = {
@@ -19,7 +19,7 @@ RECORD: dict[str, Any] = {
 
 
 def _make(record: dict[str, Any] | None = None, rng: Random | None = None, **options: Any) -> Any:
-    return Prompted(Prompted.Config(**options)).conversation(record or RECORD, ["0.flac"], rng)
+    return Prompted(PromptedConfig(**options)).conversation(record or RECORD, ["0.flac"], rng)
 
 
 def test_requests_and_answer_are_filled_in() -> None:
@@ -51,17 +51,17 @@ def test_a_system_turn() -> None:
 
 
 def test_the_fixed_question_has_no_blanks() -> None:
-    fixed = Prompted(Prompted.Config(prompts={"ja": ["方言は{{何}}ですか。"]}))
+    fixed = Prompted(PromptedConfig(prompts={"ja": ["方言は{{何}}ですか。"]}))
     assert fixed.question(None).messages[0].parts[1] == TextPart("方言は{何}ですか。")
     with pytest.raises(ValueError, match="language: task 'prompted' has no prompts in 'en', only in ja"):
         fixed.question("en")
     with pytest.raises(ValueError, match="task 'prompted' has no fixed question: its request has blanks"):
-        Prompted(Prompted.Config(prompts=PROMPTS)).question("ja")
-    assert Prompted(Prompted.Config()).question("xx").messages[0].parts == (AudioPart("0"),)
+        Prompted(PromptedConfig(prompts=PROMPTS)).question("ja")
+    assert Prompted(PromptedConfig()).question("xx").messages[0].parts == (AudioPart("0"),)
 
 
 def test_phrasings_are_the_fixed_parts() -> None:
-    task = Prompted(Prompted.Config(prompts=PROMPTS, answer="方言: {dialect}", language="ja", system="s"))
+    task = Prompted(PromptedConfig(prompts=PROMPTS, answer="方言: {dialect}", language="ja", system="s"))
     assert task.phrasings() == ["s", "の方言ですか。", "どこの方言ですか。", "方言: ", ", "]
 
 
@@ -100,7 +100,7 @@ def test_fields_that_are_not_there(answer: str, message: str) -> None:
 )
 def test_a_template_reads_fields_and_nothing_else(blank: str) -> None:
     with pytest.raises(ValueError, match=r"^answer: .* is no blank: write \{field\} or \{field\.sub\}"):
-        Prompted.Config(answer=blank)
+        PromptedConfig(answer=blank)
 
 
 def test_attributes_are_out_of_reach() -> None:
@@ -124,15 +124,15 @@ def test_attributes_are_out_of_reach() -> None:
 )
 def test_refuses_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Prompted.Config(**options)
+        PromptedConfig(**options)
 
 
 @parametrize_checks(
     Prompted,
-    filled=Prompted.Config(
+    filled=PromptedConfig(
         prompts={"ja": ["{title}の{keywords}は。", "感情は。"]}, answer="{emotion}: {translation.en}"
     ),
-    system=Prompted.Config(prompts={"ja": ["感情は。"]}, answer="{emotion}", ask="system", transcript=None),
+    system=PromptedConfig(prompts={"ja": ["感情は。"]}, answer="{emotion}", ask="system", transcript=None),
 )
 def test_contract(check: Any) -> None:
     check()

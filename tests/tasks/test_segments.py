@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
-from kikimimi_tasks.continuation import Continuation
-from kikimimi_tasks.repetition import Repetition
+from kikimimi_tasks.continuation import Continuation, ContinuationConfig
+from kikimimi_tasks.repetition import Repetition, RepetitionConfig
 
 CLIPS = ["0.flac", "1.flac", "2.flac"]
 
@@ -19,11 +19,11 @@ def _document(count: int, **more: Any) -> dict[str, Any]:
 
 
 def _continue(record: dict[str, Any], clips: list[str] | None = None) -> Conversation:
-    return Continuation(Continuation.Config()).conversation(record, CLIPS if clips is None else clips, None)
+    return Continuation(ContinuationConfig()).conversation(record, CLIPS if clips is None else clips, None)
 
 
 def _repeat(record: dict[str, Any], clips: list[str] | None = None) -> Conversation:
-    return Repetition(Repetition.Config()).conversation(record, CLIPS if clips is None else clips, None)
+    return Repetition(RepetitionConfig()).conversation(record, CLIPS if clips is None else clips, None)
 
 
 def _user(number: int, mark: str) -> Message:
@@ -68,10 +68,10 @@ def test_audio_and_its_own_text() -> None:
 
 
 def test_marks_of_ones_own() -> None:
-    task = Continuation(Continuation.Config(mark="続き:"))
+    task = Continuation(ContinuationConfig(mark="続き:"))
     assert task.question(None).messages == (Message("user", (AudioPart("0"), TextPart("続き:"))),)
     assert task.phrasings() == ["続き:", "\n"]
-    assert Repetition(Repetition.Config(mark="同じ:")).phrasings() == ["同じ:"]
+    assert Repetition(RepetitionConfig(mark="同じ:")).phrasings() == ["同じ:"]
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,11 @@ class ASRConfig(BankConfig):
     bank_name: ClassVar[str] = "asr"
 
 
-class ASR(BankTask):
+class ASR(BankTask[ASRConfig]):
     """Asks for the transcript of a clip: ``{"text": ..., "language": ...}`` and one audio member."""
 
     name = "asr"
     Config = ASRConfig
-    config: ASRConfig
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return the transcript."""

@@ -16,14 +16,13 @@ class AudioEventsConfig(ListConfig):
     bank_name: ClassVar[str] = "audio_events"
 
 
-class AudioEvents(ListTask):
+class AudioEvents(ListTask[AudioEventsConfig]):
     """Asks which sounds follow each other: ``events``, a list in order, or one text."""
 
     name = "audio_events"
     field = "events"
     what = "the sound events"
     Config = AudioEventsConfig
-    config: AudioEventsConfig
 
     def said(self, clip: LabelledClip) -> str | None:
         """Return None: what sounds here need not be speech."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import yaml
 
@@ -70,10 +70,11 @@ class RequestConfig(ClipTaskConfig):
         return bank[language]
 
 
-class RequestTask(ClipTask):
-    """A task that asks in one of several phrasings, by language."""
+Asking = TypeVar("Asking", bound=RequestConfig)
 
-    config: RequestConfig
+
+class RequestTask(ClipTask[Asking]):
+    """A task that asks in one of several phrasings, by language."""
 
     def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:
         """Return a request in the language that the option or else the clip says.
@@ -143,10 +144,11 @@ class BankConfig(RequestConfig):
         return [self.request] if self.request is not None else super().requests(task, language)
 
 
-class BankTask(RequestTask):
-    """A task with a bank in this package."""
+Banked = TypeVar("Banked", bound=BankConfig)
 
-    config: BankConfig
+
+class BankTask(RequestTask[Banked]):
+    """A task with a bank in this package."""
 
     def phrasings(self) -> list[str]:
         """Return the requests that may be asked, with a system turn of your own."""

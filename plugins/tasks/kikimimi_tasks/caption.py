@@ -27,12 +27,11 @@ class CaptionConfig(BankConfig):
     bank_name: ClassVar[str] = "caption"
 
 
-class Caption(BankTask):
+class Caption(BankTask[CaptionConfig]):
     """Asks what there is to hear: ``captions``, a list of which one is drawn, or ``caption``, or ``text``."""
 
     name = "caption"
     Config = CaptionConfig
-    config: CaptionConfig
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return a caption."""

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from random import Random
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.errors import listing, nearest
@@ -62,12 +62,15 @@ class ClipTaskConfig(TaskConfig):
         return True
 
 
-class ClipTask(Task):
+Options = TypeVar("Options", bound=ClipTaskConfig)
+
+
+class ClipTask(Task, Generic[Options]):
     """Makes ``[system, user: audio and request, assistant: answer]`` of a labelled clip."""
 
     name: ClassVar[str]
     """Name of the task, for messages."""
-    config: ClipTaskConfig
+    config: Options
 
     @abstractmethod
     def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:

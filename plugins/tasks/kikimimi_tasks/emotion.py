@@ -17,12 +17,11 @@ class EmotionConfig(BankConfig):
     bank_name: ClassVar[str] = "emotion"
 
 
-class Emotion(BankTask):
+class Emotion(BankTask[EmotionConfig]):
     """Asks how the speaker feels: ``emotion``, a label or a description."""
 
     name = "emotion"
     Config = EmotionConfig
-    config: EmotionConfig
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return the emotion."""

@@ -15,11 +15,10 @@ class KeywordsConfig(ListConfig):
     bank_name: ClassVar[str] = "keywords"
 
 
-class Keywords(ListTask):
+class Keywords(ListTask[KeywordsConfig]):
     """Asks for the keywords of what is said: ``keywords``, a list or one text."""
 
     name = "keywords"
     field = "keywords"
     what = "the keywords"
     Config = KeywordsConfig
-    config: KeywordsConfig

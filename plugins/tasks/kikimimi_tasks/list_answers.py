@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from kikimimi_tasks.banks import BankConfig, BankTask
 from kikimimi_tasks.labelled_clip import LabelledClip
@@ -25,14 +25,16 @@ class ListConfig(BankConfig):
         super().__post_init__()
 
 
-class ListTask(BankTask):
+Listed = TypeVar("Listed", bound=ListConfig)
+
+
+class ListTask(BankTask[Listed]):
     """Answers with the items of a field, which is a list, or one text or number alone."""
 
     field: ClassVar[str]
     """Where in the record the items are."""
     what: ClassVar[str]
     """What they are, for messages."""
-    config: ListConfig
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return the items."""

@@ -17,12 +17,11 @@ class MusicTitleConfig(BankConfig):
     bank_name: ClassVar[str] = "music_title"
 
 
-class MusicTitle(BankTask):
+class MusicTitle(BankTask[MusicTitleConfig]):
     """Asks for a title of a piece of music: ``title``."""
 
     name = "music_title"
     Config = MusicTitleConfig
-    config: MusicTitleConfig
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return the title."""

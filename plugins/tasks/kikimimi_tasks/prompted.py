@@ -52,12 +52,11 @@ class PromptedConfig(RequestConfig):
         return self.prompts
 
 
-class Prompted(RequestTask):
+class Prompted(RequestTask[PromptedConfig]):
     """Asks what its options say, and answers with fields of the record: a task without code."""
 
     name = "prompted"
     Config = PromptedConfig
-    config: PromptedConfig
 
     def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:
         """Return a request with its blanks filled in."""

@@ -19,12 +19,11 @@ class QuestionAnsweringConfig(BankConfig):
     brings_text: ClassVar[bool] = True
 
 
-class QuestionAnswering(BankTask):
+class QuestionAnswering(BankTask[QuestionAnsweringConfig]):
     """Asks a written question about a clip: ``question`` and ``answer``."""
 
     name = "question_answering"
     Config = QuestionAnsweringConfig
-    config: QuestionAnsweringConfig
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return the answer."""

@@ -15,11 +15,10 @@ class SpeakersConfig(ListConfig):
     bank_name: ClassVar[str] = "speakers"
 
 
-class Speakers(ListTask):
+class Speakers(ListTask[SpeakersConfig]):
     """Asks who speaks: ``speakers``, a list of names or descriptions, one text, or their number."""
 
     name = "speakers"
     field = "speakers"
     what = "the speakers"
     Config = SpeakersConfig
-    config: SpeakersConfig

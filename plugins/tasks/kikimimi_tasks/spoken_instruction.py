@@ -17,12 +17,11 @@ class SpokenInstructionConfig(BankConfig):
     bank_name: ClassVar[str] = "spoken_instruction"
 
 
-class SpokenInstruction(BankTask):
+class SpokenInstruction(BankTask[SpokenInstructionConfig]):
     """Answers what is said in the clip: ``answer`` or ``response``; ``text`` is the instruction, if known."""
 
     name = "spoken_instruction"
     Config = SpokenInstructionConfig
-    config: SpokenInstructionConfig
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return the answer."""

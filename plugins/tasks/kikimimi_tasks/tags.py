@@ -73,12 +73,11 @@ class TagsConfig(ClipTaskConfig):
         super().__post_init__()
 
 
-class Tags(ClipTask):
+class Tags(ClipTask[TagsConfig]):
     """Asks by a sequence of tags: start, spoken language, kind, language of the answer, timestamps, form."""
 
     name = "tags"
     Config = TagsConfig
-    config: TagsConfig
 
     def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:
         """Return the tags."""

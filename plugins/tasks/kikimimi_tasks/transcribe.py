@@ -30,12 +30,11 @@ class TranscribeConfig(ClipTaskConfig):
         return self.tag is not None
 
 
-class Transcribe(ClipTask):
+class Transcribe(ClipTask[TranscribeConfig]):
     """The transcript of a clip in any language, unasked: ``text``."""
 
     name = "transcribe"
     Config = TranscribeConfig
-    config: TranscribeConfig
 
     def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:
         """Return the tag."""

@@ -30,12 +30,11 @@ class TranscribeThenAnswerConfig(BankConfig):
         super().__post_init__()
 
 
-class TranscribeThenAnswer(BankTask):
+class TranscribeThenAnswer(BankTask[TranscribeThenAnswerConfig]):
     """Writes down what is said in the clip and answers it: ``text``, and ``answer`` or ``response``."""
 
     name = "transcribe_then_answer"
     Config = TranscribeThenAnswerConfig
-    config: TranscribeThenAnswerConfig
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return transcript and answer, each under its heading."""

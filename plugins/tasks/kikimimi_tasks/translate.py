@@ -18,12 +18,11 @@ class TranslateConfig(TranslationConfig):
     bank_name: ClassVar[str] = "translate"
 
 
-class Translate(BankTask):
+class Translate(BankTask[TranslateConfig]):
     """Asks for a translation of what is said: ``translation``, a text or ``{"en": ..., "de": ...}``."""
 
     name = "translate"
     Config = TranslateConfig
-    config: TranslateConfig
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return the translation."""

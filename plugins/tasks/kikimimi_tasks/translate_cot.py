@@ -33,12 +33,11 @@ class TranslateCoTConfig(TranslationConfig):
         }
 
 
-class TranslateCoT(BankTask):
+class TranslateCoT(BankTask[TranslateCoTConfig]):
     """Asks for the transcript, a separator, and the translation: ``text`` and ``translation``."""
 
     name = "translate_cot"
     Config = TranslateCoTConfig
-    config: TranslateCoTConfig
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return transcript, separator, translation."""
