@@ -10,57 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Literal
 
 import numpy as np
 import torch
 
-from kikimimi.conversation import Conversation, Role, TextPart
 from kikimimi.data.corpus import Corpus, all_texts, training_corpora
 from kikimimi.data.fault import Fault
 from kikimimi.data.plan import START, Plan, Planned
+from kikimimi.data.show_tokens import Piece, Token, pieces_of, tokens_of
 from kikimimi.errors import RequestError, listing, nearest
 from kikimimi.model.assembly import assemble
-from kikimimi.model.batch import Batch
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Recipe, Stage
 from kikimimi.training.loader import Reader
 from kikimimi.training.sources import make_plan, usable
-from kikimimi.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token that the LLM reads, or the slot of a clip.
-
-    Attributes:
-        kind: ``text``, ``control`` (it stands for no text), or ``audio``.
-        id: In the vocabulary; None for a slot.
-        target: Whether the LLM learns to write it.
-        text: How it is written; of a slot, the clip, its length and its audio tokens.
-    """
-
-    kind: Literal["text", "control", "audio"]
-    id: int | None
-    target: bool
-    text: str
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of what the LLM reads.
-
-    Attributes:
-        kind: As of a `Token`.
-        role: Who says it, as far as that can be told; None for what the chat template adds.
-        target: Whether the LLM learns to write it.
-        text: How it is written.
-    """
-
-    kind: Literal["text", "control", "audio"]
-    role: Role | None
-    target: bool
-    text: str
 
 
 @dataclass(frozen=True)
@@ -266,11 +229,11 @@ class _Stage:
             for name, samples, tokens in zip(conversation.clips(), lengths, audio_tokens, strict=True)
         ]
         vocabulary = self.model.llm.vocabulary
-        tokens = _tokens(batch, clips, vocabulary)
+        tokens = tokens_of(batch, clips, vocabulary)
         return replace(
             shown,
             tokens=tokens,
-            pieces=tuple(_by_role(list(_pieces(tokens, vocabulary)), conversation)),
+            pieces=tuple(pieces_of(tokens, conversation, vocabulary)),
             audio_tokens=sum(audio_tokens),
             rejected=conversation.rejected,
         )
@@ -279,74 +242,3 @@ class _Stage:
         source = self.plan.sources[item.source]
         place = item.row if source.rows is None else int(np.searchsorted(source.rows, item.row))
         return float(source.costs[place])
-
-
-def _tokens(batch: Batch, clips: list[str], vocabulary: Vocabulary) -> tuple[Token, ...]:
-    control, slots = vocabulary.control, dict(zip(batch.slots.tolist(), clips, strict=True))
-    tokens = []
-    for place, (number, loss) in enumerate(zip(batch.ids.tolist(), batch.loss.tolist(), strict=True)):
-        # Nothing predicts the first token, and a slot is not a token.
-        target = loss and place > 0
-        if place in slots:
-            tokens.append(Token("audio", None, False, slots[place]))
-        elif number in control:
-            tokens.append(Token("control", number, target, control[number]))
-        else:
-            text = spell(vocabulary, [number])
-            tokens.append(Token("text" if text else "control", number, target, text or f"<{number}>"))
-    return tuple(tokens)
-
-
-def spell(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
-    """Return the text of ids in the middle of a text: many tokenizers drop the blank before a first word."""
-    once, twice = vocabulary.decode(ids[:1]), vocabulary.decode([ids[0], *ids])
-    return twice[len(once) :] if twice.startswith(once) else vocabulary.decode(ids)
-
-
-def _pieces(tokens: Sequence[Token], vocabulary: Vocabulary) -> Iterator[Piece]:
-    """Put neighbouring tokens of one kind together: a character may take several."""
-    run: list[int] = []
-    target = False
-    for token in tokens:
-        if run and (token.kind != "text" or token.target != target):
-            yield Piece("text", None, target, spell(vocabulary, run))
-            run = []
-        if token.kind == "text":
-            assert token.id is not None
-            run.append(token.id)
-            target = token.target
-        else:
-            yield Piece(token.kind, None, token.target, token.text)
-    if run:
-        yield Piece("text", None, target, spell(vocabulary, run))
-
-
-def _by_role(pieces: Sequence[Piece], conversation: Conversation) -> Iterator[Piece]:
-    """Find the turns' texts in the pieces, one after the other, and cut the pieces at their ends."""
-    wanted = [
-        (message.role, text)
-        for message in conversation.messages
-        for part in message.parts
-        if isinstance(part, TextPart) and (text := part.text.strip())
-    ]
-    for number, piece in enumerate(pieces):
-        rest = piece.text if piece.kind == "text" else ""
-        if not rest:
-            yield piece
-        while rest:
-            # A text that the tokenizer cannot spell is nowhere to be found.
-            while wanted and not any(wanted[0][1] in text for text in (rest, *_texts(pieces[number + 1 :]))):
-                wanted.pop(0)
-            start = rest.find(wanted[0][1]) if wanted else -1
-            if start < 0:
-                yield replace(piece, text=rest)
-                break
-            role, text = wanted.pop(0)
-            if start:
-                yield replace(piece, text=rest[:start])
-            yield replace(piece, role=role, text=text)
-            rest = rest[start + len(text) :]
-
-
-def _texts(pieces: Sequence[Piece]) -> Iterator[str]:
-    return (piece.text for piece in pieces if piece.kind == "text")

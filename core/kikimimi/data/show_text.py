@@ -13,7 +13,8 @@ from itertools import groupby
 from rich.console import Console
 from rich.text import Text
 
-from kikimimi.data.show import Piece, Shown, ShownStage, Token
+from kikimimi.data.show import Shown, ShownStage
+from kikimimi.data.show_tokens import Piece, Token
 from kikimimi.terminal import visible
 
 LEFT_OUT = 5  # records that are named one by one

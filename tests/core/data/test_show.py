@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from kikimimi.data.corpus import all_texts, training_corpora
-from kikimimi.data.show import Piece, Shown, ShownStage, Token, show, spell
+from kikimimi.data.show import Shown, ShownStage, show
 from kikimimi.data.show_text import print_stage, rendered, token_lines
+from kikimimi.data.show_tokens import Piece, Token, spell
 from kikimimi.errors import RequestError
 from kikimimi.model.assembly import assemble
 from kikimimi.recipe import Recipe, load_recipe
