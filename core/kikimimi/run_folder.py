@@ -152,9 +152,8 @@ class RunFolder:
 
     def all_faults(self, stage: str) -> list[Path]:
         """Return the lists of every rank that met any."""
-        return sorted(
-            self.faults(stage).parent.glob(f"{stage}.*jsonl")
-        )  # no other stage's name begins with "STAGE."
+        # No other stage's name begins with this one's and a dot: recipes refuse it.
+        return sorted(self.faults(stage).parent.glob(f"{stage}.*jsonl"))
 
     def evaluation(self, name: str) -> Path:
         """Where an evaluation's predictions are."""

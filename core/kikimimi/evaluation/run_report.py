@@ -184,17 +184,11 @@ def _drops(run: RunFolder) -> Iterator[Count]:
     for stage_name in run.recipe.stages:
         faults = [fault for path in run.all_faults(stage_name) for fault in read_faults(path)]
         datasets = Counter(fault.dataset for fault in faults)
+        listed = f"{run.faults(stage_name).relative_to(run.path)} says why" if faults else "none is ever cut"
         yield Count(
             label=f"stage {stage_name}: records left out",
             value=len({(fault.dataset, fault.where) for fault in faults}),
-            note="; ".join(
-                [
-                    *(f"{name}: {number}" for name, number in sorted(datasets.items())),
-                    f"{run.faults(stage_name).relative_to(run.path)} says why"
-                    if faults
-                    else "none is ever cut",
-                ]
-            ),
+            note="; ".join([*(f"{name}: {number}" for name, number in sorted(datasets.items())), listed]),
         )
 
 
