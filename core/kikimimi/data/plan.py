@@ -57,6 +57,10 @@ class Planned(NamedTuple):
     row: int
     epoch: int
 
+    def draw(self, seed: int, dataset: str) -> str:
+        """Return what seeds the choices about this record in this pass: the phrasing of a prompt."""
+        return f"{seed}/{dataset}/{self.epoch}/{self.row}"
+
 
 class Position(NamedTuple):
     """A place between micro-batches: that many of an epoch are behind it."""

@@ -218,8 +218,7 @@ class _Stage:
         batch = self.reader[[item]]
         if batch.outcomes and batch.outcomes[0] is not None:
             return replace(shown, problem=batch.outcomes[0].reason)
-        # The same draw as the reader's.
-        draw = Random(f"{self.seed}/{corpus.name}/{item.epoch}/{row}")
+        draw = Random(item.draw(self.seed, corpus.name))
         conversation = corpus.conversation(corpus.shards.read(row), draw)
         lengths = [] if batch.audio is None else batch.audio.lengths.tolist()
         audio_tokens = [self.model.adapter.max_tokens(self.model.encoder.num_frames(n)) for n in lengths]

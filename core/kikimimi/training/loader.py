@@ -57,7 +57,7 @@ class Reader(Dataset[Batch]):
             item.row,
             self.model.llm,
             self.model.encoder.sample_rate,
-            draw=f"{self.seed}/{corpus.name}/{item.epoch}/{item.row}",
+            draw=item.draw(self.seed, corpus.name),
             features=self.features,
         )
         self._check_context(sample.name, len(sample.rendered.ids), [len(clip) for clip in sample.clips])
