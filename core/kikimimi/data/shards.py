@@ -5,20 +5,33 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.data.columns import Column, NameColumn
 from kikimimi.data.index import ShardIndex
 from kikimimi.data.record import Record, RecordError, place, read_record
 from kikimimi.data.remote import check_url, is_url, list_urls
 from kikimimi.data.store import Store
 from kikimimi.errors import DataError, RequestError
 
+_COLUMNS: dict[str, type[np.generic]] = {
+    "offsets": np.int64,
+    "sizes": np.int64,
+    "seconds": np.float32,
+    "characters": np.int32,
+    "clips": np.int32,
+    "longest": np.float32,
+    "clip_seconds": np.float32,
+    "hashes": np.uint8,
+    "key_bytes": np.uint8,
+    "key_ends": np.int64,
+}
 _FETCHERS = 16  # indexes that are fetched at a time
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -135,32 +148,58 @@ class Shards:
 
     def __init__(self, name: str, pattern: str) -> None:
         self.name = name
-        indexes = _load(expand(pattern))
-        self.shards = tuple(index.shard for index in indexes)
-        self.digest = hashlib.sha256("\n".join(index.digest for index in indexes).encode()).hexdigest()
-        self.rejected = tuple(
-            LeftOut(place(index.shard, item.offset, item.key or None), item.reason)
-            for index in indexes
-            for item in index.rejected
-        )
-        self._ends = np.cumsum([len(index) for index in indexes], dtype=np.int64)
-        self._totals = tuple(index.shard_bytes for index in indexes)
-        self._store = Store()
-        if not len(self):
+        shards: list[str] = []
+        totals: list[int] = []
+        digests: list[str] = []
+        ends = [0]
+        left_out: list[LeftOut] = []
+        columns = {
+            column: Column(dtype, width=32 if column == "hashes" else None)
+            for column, dtype in _COLUMNS.items()
+        }
+        languages, licenses = NameColumn(), NameColumn()
+        keys = 0
+        for index in _load(expand(pattern)):
+            shards.append(index.shard)
+            totals.append(index.shard_bytes)
+            digests.append(index.digest)
+            ends.append(ends[-1] + len(index))
+            left_out.extend(
+                LeftOut(place(index.shard, item.offset, item.key or None), item.reason)
+                for item in index.rejected
+            )
+            for column, values in columns.items():
+                values.append(
+                    getattr(index, column) + keys if column == "key_ends" else getattr(index, column)
+                )
+            keys += len(index.key_bytes)
+            try:
+                languages.append(index.languages, index.language_names)
+                licenses.append(index.licenses, index.license_names)
+            except ValueError as error:
+                raise DataError(
+                    f"{index.shard}: languages or licences: {error}: are the fields used so?"
+                ) from error
+        if not ends[-1]:
             raise RequestError(f"{name}: the shards {pattern} hold no record")
-        self.offsets: NDArray[np.int64] = _joined(indexes, "offsets")
-        self.sizes: NDArray[np.int64] = _joined(indexes, "sizes")
-        self.seconds: NDArray[np.float32] = _joined(indexes, "seconds")
-        self.characters: NDArray[np.int32] = _joined(indexes, "characters")
-        self.clips: NDArray[np.int32] = _joined(indexes, "clips")
-        self.longest: NDArray[np.float32] = _joined(indexes, "longest")
-        self.clip_seconds: NDArray[np.float32] = _joined(indexes, "clip_seconds")
-        self.language_names, self.languages = _coded(indexes, "language")
-        self.license_names, self.licenses = _coded(indexes, "license")
-        self._hashes: NDArray[np.uint8] = _joined(indexes, "hashes")
-        self._keys: NDArray[np.uint8] = _joined(indexes, "key_bytes")
-        lengths = [np.diff(index.key_ends, prepend=np.int64(0)) for index in indexes]
-        self._key_ends: NDArray[np.int64] = np.cumsum(np.concatenate(lengths))
+        self.shards = tuple(shards)
+        self.digest = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        self.rejected = tuple(left_out)
+        self.offsets: NDArray[np.int64] = columns["offsets"].finish()
+        self.sizes: NDArray[np.int64] = columns["sizes"].finish()
+        self.seconds: NDArray[np.float32] = columns["seconds"].finish()
+        self.characters: NDArray[np.int32] = columns["characters"].finish()
+        self.clips: NDArray[np.int32] = columns["clips"].finish()
+        self.longest: NDArray[np.float32] = columns["longest"].finish()
+        self.clip_seconds: NDArray[np.float32] = columns["clip_seconds"].finish()
+        self.language_names, self.languages = languages.finish()
+        self.license_names, self.licenses = licenses.finish()
+        self._hashes: NDArray[np.uint8] = columns["hashes"].finish()
+        self._keys: NDArray[np.uint8] = columns["key_bytes"].finish()
+        self._key_ends: NDArray[np.int64] = columns["key_ends"].finish()
+        self._ends = np.array(ends[1:], dtype=np.int64)
+        self._totals = tuple(totals)
+        self._store = Store()
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -208,27 +247,10 @@ class Shards:
         return read_record(span, name, offset)
 
 
-def _load(shards: Sequence[str]) -> list[ShardIndex]:
+def _load(shards: Sequence[str]) -> Iterator[ShardIndex]:
     if not any(map(is_url, shards)):
-        return [ShardIndex.load(shard) for shard in shards]
+        yield from map(ShardIndex.load, shards)
+        return
     # Waiting for a server is most of the work; what comes first in order is still reported first.
     with ThreadPoolExecutor(_FETCHERS) as pool:
-        return list(pool.map(ShardIndex.load, shards))
-
-
-def _joined(indexes: Sequence[ShardIndex], column: str) -> NDArray[Any]:
-    return np.concatenate([getattr(index, column) for index in indexes])
-
-
-def _coded(indexes: Sequence[ShardIndex], field: str) -> tuple[tuple[str, ...], NDArray[np.int16]]:
-    """Give the shards' codes of a field one meaning."""
-    names = tuple(sorted({name for index in indexes for name in getattr(index, f"{field}_names")}))
-    if len(names) > np.iinfo(np.int16).max:
-        raise DataError(f"the shards name {len(names)} different {field}s: is the field used so?")
-    code = {name: number for number, name in enumerate(names)}
-    pieces = []
-    for index in indexes:
-        # The last entry is what -1 points to.
-        own = np.array([*(code[name] for name in getattr(index, f"{field}_names")), -1], dtype=np.int16)
-        pieces.append(own[getattr(index, f"{field}s")])
-    return names, np.concatenate(pieces)
+        yield from pool.map(ShardIndex.load, shards)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from kikimimi.data import store
+from kikimimi.data.columns import NameColumn
 from kikimimi.data.index import build_index, index_path
 from kikimimi.data.shards import Shards, expand
 from kikimimi.errors import DataError, RequestError, StorageError
@@ -146,3 +149,51 @@ def test_refuses_patterns(tmp_path: Path, pattern: str, message: str) -> None:
     (tmp_path / "train-notes").touch()
     with pytest.raises(RequestError, match=message.format(tmp=tmp_path)):
         expand(pattern.format(tmp=tmp_path))
+
+
+def test_codes_of_several_shards_become_one(
+    write_tar: Callable[..., Path], tone: Callable[..., bytes]
+) -> None:
+    said: dict[str, list[tuple[str | None, str | None]]] = {
+        "x": [("ja", "CC0-1.0"), (None, None)],
+        "y": [("en", "MIT"), ("ja", "CC0-1.0"), ("de", None)],
+    }
+    for name, records in said.items():
+        members = []
+        for number, (language, license_) in enumerate(records):
+            data = {"text": "a", "language": language, "meta": {"license": license_} if license_ else {}}
+            key = f"{name}あ{number}"
+            members += [(f"{key}.json", json.dumps(data).encode()), (f"{key}.0.wav", tone(0.1))]
+        path = write_tar(members, f"{name}.tar")
+        build_index(path)
+    shards = Shards("speech", str(path.with_name("{x,y}.tar")))
+    assert shards.language_names == ("de", "en", "ja")
+    assert shards.license_names == ("CC0-1.0", "MIT")
+
+    def names(codes: Any, known: tuple[str, ...]) -> list[str | None]:
+        return [None if code < 0 else known[code] for code in codes.tolist()]
+
+    wanted = [pair for records in said.values() for pair in records]
+    assert names(shards.languages, shards.language_names) == [language for language, _ in wanted]
+    assert names(shards.licenses, shards.license_names) == [license_ for _, license_ in wanted]
+    assert shards.languages.dtype == shards.licenses.dtype == np.int16
+    assert [shards.key(row) for row in range(5)] == ["xあ0", "xあ1", "yあ0", "yあ1", "yあ2"]
+    for column in ("offsets", "sizes", "seconds", "characters", "clips", "longest", "clip_seconds"):
+        assert len(getattr(shards, column)) == 5
+        assert getattr(shards, column).base is None  # not a view that keeps another copy alive
+
+
+def test_more_names_than_codes_is_an_error(dataset: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    column = NameColumn()
+    column.append(np.zeros(1, np.int16), tuple(map(str, range(32_000))))
+    with pytest.raises(ValueError, match="more than 32767 different names"):
+        column.append(np.zeros(1, np.int16), tuple(map(str, range(32_000, 33_000))))
+
+    def too_many(*_: Any) -> None:
+        raise ValueError("more than 32767 different names")
+
+    monkeypatch.setattr(NameColumn, "append", too_many)
+    with pytest.raises(
+        DataError, match=r"train-000000\.tar: languages or licences: more than 32767 .* used so?"
+    ):
+        Shards("speech", str(Path(dataset.shards[0])))
