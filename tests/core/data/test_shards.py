@@ -152,7 +152,7 @@ def test_refuses_patterns(tmp_path: Path, pattern: str, message: str) -> None:
 
 
 def test_codes_of_several_shards_become_one(
-    write_tar: Callable[..., Path], tone: Callable[..., bytes]
+    write_tar: Callable[..., Path], tone: Callable[..., bytes], tmp_path: Path
 ) -> None:
     said: dict[str, list[tuple[str | None, str | None]]] = {
         "x": [("ja", "CC0-1.0"), (None, None)],
@@ -164,9 +164,8 @@ def test_codes_of_several_shards_become_one(
             data = {"text": "a", "language": language, "meta": {"license": license_} if license_ else {}}
             key = f"{name}あ{number}"
             members += [(f"{key}.json", json.dumps(data).encode()), (f"{key}.0.wav", tone(0.1))]
-        path = write_tar(members, f"{name}.tar")
-        build_index(path)
-    shards = Shards("speech", str(path.with_name("{x,y}.tar")))
+        build_index(write_tar(members, f"{name}.tar"))
+    shards = Shards("speech", str(tmp_path / "{x,y}.tar"))
     assert shards.language_names == ("de", "en", "ja")
     assert shards.license_names == ("CC0-1.0", "MIT")
 
