@@ -91,7 +91,8 @@ class Looker:
         ):
             getattr(shards, column).sum()
         for row in range(0, len(shards), max(1, len(shards) // 20_000)):
-            assert shards.where(row) and shards.sha256(row)
+            assert shards.where(row)
+            assert shards.sha256(row)
         return resident()
 
 
