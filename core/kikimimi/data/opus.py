@@ -1,7 +1,8 @@
 """Opus in Ogg, for speech a sixth of the size of FLAC: the same samples always give the same bytes.
 
 libsndfile encodes. It gives each stream a random serial number, so that no two files are equal, and pads its
-comments; both are replaced here. Ogg: RFC 3533. Opus in Ogg: RFC 7845.
+comments; both are replaced here. Encoding takes a hundred times as long as FLAC's: about a minute of one core
+for 20 minutes of speech. Ogg: RFC 3533. Opus in Ogg: RFC 7845.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from kikimimi.data import pack_row
 from kikimimi.data.audio import decode
@@ -168,6 +169,27 @@ def test_a_file_that_is_too_long_is_not_decoded(
     monkeypatch.setattr(pack_row, "decode", watched)
     pack(manifest, tmp_path / "out", max_seconds=1.1, licenses=["CC0-1.0"])
     assert decoded == ["0.wav", "1.wav"]
+
+
+def test_clips_are_resampled_on_one_thread(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        used.append(torch.get_num_threads())
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(pack_row, "decode", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        pack(manifest, tmp_path / "a")
+        pack(manifest, tmp_path / "b", sample_rate=44_100)  # as they are: torch has nothing to do
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert used == [1] * 5 + [2] * 5
 
 
 def test_filter_of_licences(manifest: Path, tmp_path: Path) -> None:
