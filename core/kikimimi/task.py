@@ -19,6 +19,8 @@ class Task(ABC):
     """Turns a record's JSON into a conversation. Built as `Task(config)`; cheap, without torch."""
 
     Config: ClassVar[type[TaskConfig]]
+    transcribes: ClassVar[bool] = False
+    """Whether the answer is what is said in the clip, so that `kikimimi transcribe` may ask it."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -126,8 +126,8 @@ def _task(run: RunFolder) -> Task:
         *run.recipe.evaluate.values(),
         *list(run.recipe.stages.values())[-1].data.values(),
     ]
-    for source in sources:
-        task: Task = source.task.component(source.task.config)
+    tasks: list[Task] = [source.task.component(source.task.config) for source in sources]
+    for task in sorted(tasks, key=lambda task: not task.transcribes):  # of equals, the first
         try:
             task.question(None)
         except ValueError:

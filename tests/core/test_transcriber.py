@@ -113,6 +113,18 @@ def test_a_task_that_asks_no_fixed_question(run: RunFolder) -> None:
         Transcriber(RunFolder(run.path, recipe))
 
 
+def test_a_task_that_transcribes_goes_before_others(run: RunFolder) -> None:
+    (evaluation,) = run.recipe.evaluate.values()
+    others = {
+        name: replace(evaluation, task=Chosen.of("task", name))
+        for name in ("emotion", "caption", "transcribe")
+    }
+    recipe = replace(run.recipe, evaluate=others)
+    assert type(Transcriber(RunFolder(run.path, recipe)).task).__name__ == "Transcribe"
+    without = replace(recipe, evaluate={"emotion": others["emotion"]})
+    assert type(Transcriber(RunFolder(run.path, without)).task).__name__ == "ASR"  # of the training data
+
+
 def test_a_prompt_that_does_not_fit(run: RunFolder) -> None:
     transcriber = Transcriber(run)
     transcriber.model.llm.context_length = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -127,7 +127,8 @@ class Corpus:
         yield from self.task.phrasings()
         for row in self.used_rows():
             try:
-                conversation = self.conversation(self.shards.read(row))
+                record = self.shards.read(row)
+                conversation = self.conversation(record)
             except DataError as error:
                 if not self.skip:
                     raise DataError(f"{error}. {HOW_TO_SKIP}") from error
@@ -136,6 +137,16 @@ class Corpus:
                 for part in message.parts:
                     if part.text is not None:
                         yield part.text
+            if conversation.rejected is not None:
+                yield conversation.rejected
+            yield from _choices(record.json)
+
+
+def _choices(record: dict[str, Any]) -> Iterator[str]:
+    """Yield the texts of a record among which a task may draw, such as several captions."""
+    for value in [*record.values(), *(record.get("meta") or {}).values()]:
+        if isinstance(value, list):
+            yield from (item for item in value if isinstance(item, str))
 
 
 def training_corpora(recipe: Recipe) -> Iterator[Corpus]:

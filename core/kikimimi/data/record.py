@@ -85,7 +85,7 @@ class Record:
     def texts(self) -> list[str]:
         """Return every text of the record: turns and rejected answer, or the transcript."""
         if "messages" not in self.json:
-            return [str(self.json["text"])]
+            return [str(self.json["text"])] if "text" in self.json else []
         conversation = parse_conversation(self.json)
         parts = [part for message in conversation.messages for part in message.parts]
         texts = [part.text for part in parts if isinstance(part, TextPart)]
@@ -243,9 +243,9 @@ def _check(record: Record) -> None:
     if "messages" in record.json:
         _check_clips(record, parse_conversation(record.json))
         return
-    if "text" not in record.json:
-        raise ValueError("neither a conversation (messages) nor a labelled clip (text)")
-    text = record.json["text"]
+    if not {*record.json, *(record.json.get("meta") or {})} - {"language", "meta"}:
+        raise ValueError("neither a conversation (messages) nor a labelled clip (text, or another label)")
+    text = record.json.get("text", "no transcript, but other labels")
     if not isinstance(text, str) or not text.strip():
         raise ValueError("text: empty, or not a text")
     language = record.json.get("language")

@@ -22,6 +22,7 @@ class ASR(BankTask[ASRConfig]):
 
     name = "asr"
     Config = ASRConfig
+    transcribes = True
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return the transcript."""

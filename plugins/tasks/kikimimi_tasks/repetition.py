@@ -28,6 +28,7 @@ class Repetition(Task):
     """Each segment's audio, answered by its text: ``segments``, or a clip and its ``text``."""
 
     Config = RepetitionConfig
+    transcribes = True
     config: RepetitionConfig
 
     def conversation(self, record: dict[str, Any], clips: list[str], rng: Random | None) -> Conversation:

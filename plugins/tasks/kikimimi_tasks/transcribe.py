@@ -35,6 +35,7 @@ class Transcribe(ClipTask[TranscribeConfig]):
 
     name = "transcribe"
     Config = TranscribeConfig
+    transcribes = True
 
     def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:
         """Return the tag."""

@@ -87,7 +87,7 @@ _TEXT = ("a.json", _json({"text": "あ"}))
         ([(".json", b"{}")], "is neither"),
         ([_TEXT, _TEXT], "a member occurs twice"),
         ([_TEXT], "the labelled clip has no audio"),
-        ([("a.json", b"{}"), _CLIP], r"neither a conversation \(messages\) nor a labelled clip \(text\)"),
+        ([("a.json", b"{}"), _CLIP], r"neither a conversation \(messages\) nor a labelled clip \(text, or another"),
         ([("a.json", _json({"text": "あ", "language": 3})), _CLIP], "language: expected a text"),
         (
             [("a.json", _json({"messages": [{"role": "robot"}]}))],
@@ -169,3 +169,17 @@ def test_errors_of_records_survive_other_processes() -> None:
     assert str(again) == str(error) == "a.tar, byte 0, record 'a': text: empty"
     assert again.reason == error.reason == "text: empty"
     assert str(RecordError("what torch makes of a traceback")) == "what torch makes of a traceback"
+
+
+def test_a_labelled_clip_may_lack_a_transcript(write_tar: WriteTar, tone: Tone) -> None:
+    """Emotions, captions and music need no words; a clip of which nothing is known is of no use."""
+    for data in ({"emotion": "happy"}, {"language": "ja", "meta": {"caption": "雨の音"}}):
+        shard = write_tar([("a.json", _json(data)), ("a.0.wav", tone())])
+        build_index(shard)
+        shards = Shards("tones", str(shard))
+        assert shards.read(0).json == data
+        assert shards.characters.tolist() == [0]
+    for useless in ({}, {"language": "ja", "meta": {}}):
+        shard = write_tar([("a.json", _json(useless)), ("a.0.wav", tone())])
+        with pytest.raises(DataError, match=r"neither a conversation \(messages\) nor a labelled clip"):
+            build_index(shard)

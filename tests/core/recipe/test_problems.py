@@ -36,7 +36,8 @@ ADAPTER_OPTIONS = (
             "    steps: 100",
             "    stesp: 1\n    steps: 100",
             "stages.align.stesp: stage 'align' has no option 'stesp'. Did you mean 'steps'? Options: batch, "
-            "checkpoint, clip, data, optimiser, schedule, steps, train, validate (x.yaml:13)",
+            "checkpoint, clip, data, faults, mixture, optimiser, schedule, steps, train, validate "
+            "(x.yaml:13)",
             id="unknown option of a stage",
         ),
         pytest.param(
@@ -51,7 +52,7 @@ ADAPTER_OPTIONS = (
             "seconds: 30, global: 4",
             "global_: 4",
             "stages.align.batch.global_: 'batch' has no option 'global_'. Did you mean 'global'? "
-            "Options: global, seconds (x.yaml:12)",
+            "Options: bucket, global, seconds, tokens (x.yaml:12)",
             id="the Python name is not the key",
         ),
         pytest.param(

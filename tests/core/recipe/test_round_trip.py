@@ -89,7 +89,12 @@ def test_what_is_shown_is_complete(load: Any, base: str) -> None:
         "lora": None,
         "dtype": "fp32",
     }
-    assert shown["stages"]["align"]["batch"] == {"seconds": 30.0, "global": 4}
+    assert shown["stages"]["align"]["batch"] == {
+        "seconds": 30.0,
+        "tokens": None,
+        "global": 4,
+        "bucket": 32,
+    }
     assert shown["stages"]["tune"]["data"]["talk"] == {
         "shards": "talk.tar",
         "task": {"name": "talk", "turns": 1},
