@@ -87,7 +87,7 @@ _TEXT = ("a.json", _json({"text": "あ"}))
         ([(".json", b"{}")], "is neither"),
         ([_TEXT, _TEXT], "a member occurs twice"),
         ([_TEXT], "the labelled clip has no audio"),
-        ([("a.json", b"{}"), _CLIP], r"neither a conversation \(messages\) nor a labelled clip \(text, or another"),
+        ([("a.json", b"{}"), _CLIP], r"neither a conversation \(messages\) nor a labelled clip \(text, or"),
         ([("a.json", _json({"text": "あ", "language": 3})), _CLIP], "language: expected a text"),
         (
             [("a.json", _json({"messages": [{"role": "robot"}]}))],
