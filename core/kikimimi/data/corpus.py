@@ -59,6 +59,10 @@ class Corpus:
         """What picks the used rows out of a column of the shards."""
         return slice(None) if self.rows is None else self.rows
 
+    def __len__(self) -> int:
+        """Return the number of used records."""
+        return len(self.shards) if self.rows is None else len(self.rows)
+
     def used_rows(self) -> Iterator[int]:
         """Yield the used rows in order."""
         yield from range(len(self.shards)) if self.rows is None else self.rows.tolist()

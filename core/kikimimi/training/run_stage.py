@@ -165,7 +165,7 @@ def _order(recipe: Recipe, stage: Stage, corpora: list[Corpus]) -> dict[str, Any
         **{f"data.{corpus.name}.weight": stage.data[corpus.name].weight for corpus in corpora},
         **{f"data.{corpus.name} (SHA-256 of its index)": corpus.shards.digest for corpus in corpora},
         # Which records fit depends on the model, too.
-        **{f"data.{corpus.name} (records used)": sum(1 for _ in corpus.used_rows()) for corpus in corpora},
+        **{f"data.{corpus.name} (records used)": len(corpus) for corpus in corpora},
     }
 
 
