@@ -274,7 +274,7 @@ def header(path: Path) -> Iterator[str]:
     said: list[str] = []
     for line in itertools.takewhile(lambda line: line.startswith("#"), path.read_text("utf-8").splitlines()):
         text = line.removeprefix("#").strip()
-        if said and not re.match(r"(Exact|Assumed|Missing|Its variants|LLM-jp-4)\b", text):
+        if said and not re.match(r"(Exact|Assumed|Missing|Its data|Its variants|LLM-jp-4)\b", text):
             said[-1] += f" {text}"
         else:
             said.append(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from kikimimi.conversation import AudioPart, Message, TextPart
 from kikimimi.guarded_tokenizer import AUDIO
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.shipped import shipped_recipe
-from kikimimi.training.run_stage import SECONDS_PER_CHARACTER
+from kikimimi.testing.records import CLIP as NAME
+from kikimimi.testing.records import labelled_clip
+from kikimimi.training.sources import SECONDS_PER_CHARACTER
 from kikimimi_llms.scratch_tokenizer import END, build_tokenizer
 
 
@@ -238,6 +241,125 @@ def test_devices(name: str, devices: int) -> None:
     recipe = recipe_of(name)
     assert recipe.trainer.devices * recipe.trainer.nodes == devices
     assert all(stage.batch.global_ % devices == 0 for stage in recipe.stages.values())
+
+
+# What is asked, and which parts of a mixture datasets have.
+
+
+def test_the_japanese_speech_llm_is_finetuned_on_seven_datasets() -> None:
+    recipe = recipe_of("llm-jp-4-8b-ja")
+    data = recipe.stages["sft"].data
+    assert [(name, source.task.name, source.weight) for name, source in data.items()] == [
+        ("spoken_magpie", "chat", 6),
+        ("spoken_multiturn", "chat", 2),
+        ("reazonspeech", "asr", 9),
+        ("fsd50k_cc0", "caption", 1),
+        ("fsd50k_ccby", "caption", 1),
+        ("librispeech", "asr", 1),
+        ("text_only", "chat", 1),
+    ]
+    recipes = [recipe, recipe_of("llm-jp-4-8b-ja-lora"), recipe_of("llm-jp-4-8b-ja-asr")]
+    stages = [stage for given in recipes for stage in given.stages.values()]
+    assert {stage.faults.policy for stage in stages} == {"skip"}
+
+
+def test_voxtral_repeats_and_continues_the_same_documents() -> None:
+    recipe = recipe_of("voxtral-mini")
+    for stage in ("warm_up", "pretrain"):
+        repetition, continuation, text = recipe.stages[stage].data.values()
+        assert (repetition.task.name, continuation.task.name, text.task.name) == (
+            "repetition",
+            "continuation",
+            "chat",
+        )
+        assert repetition.shards == continuation.shards
+        assert repetition.weight == continuation.weight
+
+
+@pytest.mark.parametrize(("name", "stage"), [("llama-3-speech", "sft"), ("qwen2-audio", "pretrain")])
+def test_published_hours_are_parts_of_the_time(name: str, stage: str) -> None:
+    assert recipe_of(name).stages[stage].mixture.by == "seconds"
+
+
+TAGS = "<|startoftranscript|><|ja|><|transcribe|><|ja|>"
+SOUND = "<|startofanalysis|><|unknown|><|caption|><|en|><|notimestamps|><|wo_itn|>"
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "turns"),
+    [
+        ("audiochatllama", "align.mls_responses", ["<audio>", "{answer}"]),
+        (
+            "blsp",
+            "align.librispeech",
+            [
+                "Continue the following text in a coherent and engaging style with less than 40 words."
+                "<audio>",
+                "{answer}",
+            ],
+        ),
+        ("desta2", "captions.speech_captions", ["<audio>{text}\n{question}", "{answer}"]),
+        ("llama-3-speech", "sft.asr", ["Repeat after me in Japanese:", "<audio>", "{text}"]),
+        (
+            "llama-3-speech",
+            "sft.into_english",
+            ["Translate the following sentence into English:", "<audio>", "{english}"],
+        ),
+        (
+            "llama-omni",
+            "s2t.instruct_s2s",
+            [
+                "You are a helpful language and speech assistant. You are able to understand the speech "
+                "content that the user provides, and assist the user with a variety of tasks using natural language.",
+                "<audio>Please directly answer the questions in the user's speech.",
+                "{answer}",
+            ],
+        ),
+        ("llm-jp-4-8b-ja", "sft.fsd50k_cc0", ["<audio>音声を説明してください。", "{caption}"]),
+        ("llm-jp-4-8b-ja", "sft.librispeech", ["<audio>Transcribe the audio.", "{text}"]),
+        ("ltu-as", "understanding.speech", ["<audio>{question}\n\n### Input:\n{text}", "{answer}"]),
+        ("ltu-as", "understanding.sound", ["<audio>{question}", "{answer}"]),
+        (
+            "phi-4-multimodal",
+            "sft.into_english",
+            [
+                "<audio>Transcribe the audio to text, and then translate the audio to English. Use <sep> as "
+                "a separator between the original transcript and the translation.",
+                "{text} <sep> {english}",
+            ],
+        ),
+        ("qwen-audio", "multitask.transcripts", [f"<audio>{TAGS}<|notimestamps|><|wo_itn|>", "{text}"]),
+        ("qwen-audio", "multitask.captions", [f"<audio>{SOUND}", "{caption}"]),
+        (
+            "qwen2-audio",
+            "pretrain.asr",
+            ["<audio>Detect the language and recognize the speech:", "<|ja|>{text}"],
+        ),
+        ("qwen2-audio", "pretrain.sound", ["<audio>Generate the caption in English:", "{caption}"]),
+        ("qwen2-audio", "sft.voice_chat", ["<audio>", "{answer}"]),
+        (
+            "salmonn-13b",
+            "instruct.emotions",
+            ["<audio>Describe the emotion of the speaker in one word.", "{emotion}"],
+        ),
+        ("voxtral-mini", "pretrain.repetition", ["<audio><repeat>", "{text}", "<audio><repeat>", "{next}"]),
+        ("voxtral-mini", "pretrain.continuation", ["<audio><next>", "{next}"]),
+        ("voxtral-mini", "sft.transcription", ["<audio>[TRANSCRIBE]", "{text}"]),
+        ("wavprompt", "asr.librispeech", ["<audio>what did the speaker say?", "{text}"]),
+    ],
+)
+def test_what_is_said_by_whom(name: str, place: str, turns: list[str]) -> None:
+    stage, dataset = place.split(".")
+    task = recipe_of(name).stages[stage].data[dataset].task
+    record = labelled_clip(Random(0))
+    made = task.component(task.config).conversation(record, [NAME], None)
+    fields = {**record, "caption": record["captions"][0], "next": record["segments"][1]["text"]}
+    fields["english"] = record["translation"]["en"]
+    written = [
+        "".join(part.text if isinstance(part, TextPart) else "<audio>" for part in message.parts)
+        for message in made.messages
+    ]
+    assert written == [turn.format_map(fields) if "{" in turn else turn for turn in turns]
 
 
 # How the templates that stand in recipes write a conversation down.

@@ -20,6 +20,8 @@ from kikimimi.training.train import train
 from kikimimi.transcriber import Transcriber
 
 RECIPES = sorted(recipes_folder().glob("*.yaml"))
+# What is asked in their last stage stands in each record.
+EACH_RECORD_ASKS = ("desta2", "ltu-as", "qwen-audio")
 
 
 def test_there_are_recipes() -> None:
@@ -53,9 +55,7 @@ def test_from_two_steps_to_a_report(path: Path, tmp_path: Path, monkeypatch: pyt
         name: [recipe.name] for name in recipe.evaluate
     }
     assert write_run_report(run).stat().st_size > 10_000
-    tasks = [evaluation.task.name for evaluation in recipe.evaluate.values()]
-    tasks += [dataset.task.name for dataset in list(recipe.stages.values())[-1].data.values()]
-    if set(tasks) == {"chat"}:
+    if path.stem in EACH_RECORD_ASKS:
         with pytest.raises(RequestError, match="none of its tasks asks a fixed question of a clip"):
             Transcriber(run)
         return

@@ -8,16 +8,16 @@ from typing import Any
 CLIP = "0.flac"
 """The one clip of each record."""
 LABELS = {
-    "おはよう": "Good morning",
-    "こんにちは": "Hello",
-    "こんばんは": "Good evening",
-    "ありがとう": "Thank you",
-    "さようなら": "Goodbye",
-    "はい": "Yes",
-    "いいえ": "No",
-    "おやすみ": "Good night",
+    "おはよう": {"en": "Good morning", "de": "Guten Morgen", "zh": "早上好"},
+    "こんにちは": {"en": "Hello", "de": "Guten Tag", "zh": "你好"},
+    "こんばんは": {"en": "Good evening", "de": "Guten Abend", "zh": "晚上好"},
+    "ありがとう": {"en": "Thank you", "de": "Danke", "zh": "谢谢"},
+    "さようなら": {"en": "Goodbye", "de": "Auf Wiedersehen", "zh": "再见"},
+    "はい": {"en": "Yes", "de": "Ja", "zh": "是"},
+    "いいえ": {"en": "No", "de": "Nein", "zh": "不"},
+    "おやすみ": {"en": "Good night", "de": "Gute Nacht", "zh": "晚安"},
 }
-"""What is said, and its translation into English."""
+"""What is said, and its translations."""
 QUESTION = "何と言いましたか。"
 _EMOTIONS = ("喜び", "悲しみ", "怒り", "平静")
 _SPEAKERS = ("佐藤", "鈴木", "高橋")
@@ -30,7 +30,8 @@ def labelled_clip(rng: Random) -> dict[str, Any]:
     return {
         "text": label,
         "language": "ja",
-        "translation": {"ja": label, "en": LABELS[label]},
+        "language_name": "Japanese",
+        "translation": {"ja": label, **LABELS[label]},
         "captions": [f"声が「{label}」と言う。", "短い音がする。"],
         "question": QUESTION,
         "answer": f"「{label}」と言いました。",
