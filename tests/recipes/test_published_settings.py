@@ -310,7 +310,8 @@ SOUND = "<|startofanalysis|><|unknown|><|caption|><|en|><|notimestamps|><|wo_itn
             "s2t.instruct_s2s",
             [
                 "You are a helpful language and speech assistant. You are able to understand the speech "
-                "content that the user provides, and assist the user with a variety of tasks using natural language.",
+                "content that the user provides, and assist the user with a variety of tasks using natural "
+                "language.",
                 "<audio>Please directly answer the questions in the user's speech.",
                 "{answer}",
             ],
