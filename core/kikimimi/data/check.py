@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from kikimimi.data.remote import is_url
 from kikimimi.data.store import Store
 from kikimimi.data.tar import BrokenTarError
 from kikimimi.data.workers import in_order
-from kikimimi.errors import DataError, KikimimiError
+from kikimimi.errors import DataError, RequestError
 from kikimimi.progress import Progress
 
 _ROWS = 200  # records of a task: enough to be worth a process, few enough to show progress
@@ -69,6 +70,7 @@ class CheckReport:
 
 class _Task(NamedTuple):
     shard: str
+    digest: str  # of the index; a process keeps the one that it reads
     begin: int
     end: int | None  # None: there is no index to go by
 
@@ -76,15 +78,13 @@ class _Task(NamedTuple):
 class ShardCheck:
     """A check of every record of shards: its hash, its form, and that each clip decodes to its end.
 
-    Records go by the index. Where a local shard has none that fits, that is a problem, and the records go by
-    the tar itself. What an index leaves out is a problem, too.
+    Records go by the index. Where a shard has none that fits, that is a problem, and the records of a local
+    one go by the tar itself. What an index leaves out is a problem, too, as is a URL that is not there.
 
     Args:
         shards: Paths or URLs.
 
     Raises:
-        RequestError: The index of a URL is not there, or access is denied.
-        DataError: The index of a URL is malformed.
         StorageError: A server does not answer.
 
     Attributes:
@@ -102,11 +102,10 @@ class ShardCheck:
     def _plan(self, shard: str) -> None:
         try:
             index = ShardIndex.load(shard)
-        except KikimimiError as error:
-            if is_url(shard):
-                raise
+        except (RequestError, DataError) as error:
             self._problems[shard].append(Problem(shard, 0, "", str(error)))
-            self._tasks.append(_Task(shard, 0, None))
+            if not is_url(shard):
+                self._tasks.append(_Task(shard, "", 0, None))
             return
         self.records += len(index)
         self._problems[shard].extend(
@@ -114,7 +113,7 @@ class ShardCheck:
             for item in index.rejected
         )
         for begin in range(0, len(index), _ROWS):
-            self._tasks.append(_Task(shard, begin, min(begin + _ROWS, len(index))))
+            self._tasks.append(_Task(shard, index.digest, begin, min(begin + _ROWS, len(index))))
 
     def run(self, *, workers: int = 1, progress: Progress | None = None) -> CheckReport:
         """Check.
@@ -124,15 +123,16 @@ class ShardCheck:
             progress: Counts the records that the indexes list, where given.
 
         Raises:
-            RequestError: A URL is not there, access is denied, or its server has no byte ranges.
+            DataError: A process died.
             StorageError: A server does not answer, or a file cannot be opened.
         """
         records = 0
         for task, (count, found) in zip(self._tasks, in_order(_check, self._tasks, workers), strict=True):
             records += count
-            self._problems[task.shard].extend(found)
+            known = self._problems[task.shard]
+            known.extend(item for item in found if item not in known[-1:])  # a URL is gone for every task
             if progress is not None and task.end is not None:
-                progress.advance(count)
+                progress.advance(task.end - task.begin)
         problems = [
             item
             for shard in self._shards
@@ -144,7 +144,7 @@ class ShardCheck:
 def _check(task: _Task) -> tuple[int, list[Problem]]:
     if task.end is None:
         return _check_tar(task.shard)
-    index = ShardIndex.load(task.shard)
+    index = _index(task.shard, task.digest)
     store = Store()
     problems: list[Problem] = []
     for row in range(task.begin, task.end):
@@ -154,10 +154,17 @@ def _check(task: _Task) -> tuple[int, list[Problem]]:
             if hashlib.sha256(span).digest() != index.hashes[row].tobytes():
                 raise RecordError("", "the bytes are not those that were indexed (SHA-256 differs)")
             _check_clips(read_record(span, task.shard, offset))
+        except RequestError as error:
+            problems.append(Problem(task.shard, 0, "", str(error)))
+            return row - task.begin, problems
         except DataError as error:
             problems.append(Problem(task.shard, offset, index.key(row), _reason(error)))
-    store.close()
     return task.end - task.begin, problems
+
+
+@lru_cache(maxsize=1)  # tasks come in the order of the shards
+def _index(shard: str, digest: str) -> ShardIndex:
+    return ShardIndex.load(shard)
 
 
 def _check_tar(shard: str) -> tuple[int, list[Problem]]:

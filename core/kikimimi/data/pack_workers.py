@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
-from multiprocessing import connection
-from multiprocessing.context import SpawnContext
 from typing import Any
 
 from kikimimi.data.pack_settings import PackSettings
 from kikimimi.data.pack_shard import PackedShard, ShardJob, pack_shard
 from kikimimi.data.pack_source import PackSource
+from kikimimi.data.workers import CONTEXT, start_pool
 from kikimimi.errors import DataError, KikimimiError, RequestError
 
 _SECONDS_BETWEEN_LOOKS = 0.2  # at how far the processes are
@@ -59,18 +54,14 @@ class _Processes:
     def __init__(
         self, jobs: Sequence[ShardJob], source: PackSource, settings: PackSettings, workers: int
     ) -> None:
-        # Spawned, not forked: a fork copies the locks of threads that torch may have started.
-        context: SpawnContext = multiprocessing.get_context("spawn")
         self.jobs, self.workers = jobs, workers
         # Memory that is shared without a lock: a process that is killed with a lock in hand would stop all
         # others. Only the process that makes a shard writes its number.
-        self.rows = context.RawArray("q", [_WAITING] * len(jobs))
-        self.stop = context.RawValue("b", 0)
+        self.rows = CONTEXT.RawArray("q", [_WAITING] * len(jobs))
+        self.stop = CONTEXT.RawValue("b", 0)
         self.made: dict[int, Made] = {}
         corpus = (source.path, source.name, source.config)
-        self.pool = ProcessPoolExecutor(
-            workers, context, _start_process, (corpus, settings, self.rows, self.stop)
-        )
+        self.pool = start_pool(workers, _open, corpus, settings, self.rows, self.stop)
 
     def run(self, advance: Callable[[int], None]) -> list[Made]:
         try:
@@ -139,25 +130,8 @@ class _Worker:
 _worker: list[_Worker] = []  # the one of this process, or none in the first process
 
 
-def _start_process(corpus: tuple[str, str, Any], settings: PackSettings, rows: Any, stop: Any) -> None:
-    start_process()
+def _open(corpus: tuple[str, str, Any], settings: PackSettings, rows: Any, stop: Any) -> None:
     _worker.append(_Worker(corpus, settings, rows, stop))
-
-
-def start_process() -> None:
-    """Prepare a process that the first one has started to work for it: it ends when the first one ends."""
-    # Ctrl-C reaches every process of the terminal: the first one stops the others after their current rows.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["OMP_NUM_THREADS"] = "1"  # the processes are the parallelism
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # A parent that is killed cannot stop its children, and they would wait for work for ever.
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _work(number: int, job: ShardJob) -> Made:

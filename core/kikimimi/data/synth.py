@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import multiprocessing
 import os
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +13,7 @@ from pathlib import Path
 from kikimimi import plugins
 from kikimimi.data.audio import MIN_SECONDS, encode_flac, is_silent, probe, resample
 from kikimimi.data.grammar import Grammar
+from kikimimi.data.workers import in_order
 from kikimimi.errors import AudioError, DataError, RequestError
 from kikimimi.progress import Progress, duration
 from kikimimi.voice import Voice
@@ -179,34 +175,9 @@ def speak(utterances: Sequence[Utterance], out: Path, *, workers: int = 2) -> in
     (out / "clips").mkdir(parents=True, exist_ok=True)
     tasks = [(utterance, out) for utterance in missing]
     with Progress("Speaking", len(utterances), "clips", done=kept) as progress:
-        if workers == 1:
-            for task in tasks:
-                _speak_one(task)
-                progress.advance()
-        else:
-            with _pool(min(workers, len(tasks))) as pool:
-                for _ in pool.map(_speak_one, tasks, chunksize=4):
-                    progress.advance()
+        for _ in in_order(_speak_one, tasks, workers):
+            progress.advance()
     return kept
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # Spawned, not forked: a fork copies the locks of threads that torch and the voice may have started.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_process) as pool:
-        try:
-            yield pool
-        except BrokenProcessPool as error:
-            raise DataError(
-                "a process that speaks has died (out of memory?). The same command goes on from here"
-            ) from error
-
-
-def _start_process() -> None:
-    # Ctrl-C reaches every process of the terminal: the first one stops the others after their current clips.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["OMP_NUM_THREADS"] = "1"  # the processes are the parallelism
 
 
 @cache

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,29 @@ def shard(write_tar: WriteTar) -> Callable[..., Path]:
         return write_tar(members, name)
 
     return write
+
+
+@pytest.fixture
+def wait_for() -> Callable[[Callable[[], bool]], None]:
+    """Wait until something is so."""
+
+    def wait(what: Callable[[], bool]) -> None:
+        end = time.monotonic() + 20
+        while not what():
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture
+def ended() -> Callable[[set[int]], bool]:
+    """Tell whether processes have ended, be it that nobody has asked yet how."""
+
+    def look(process: int) -> bool:
+        try:
+            return ") Z " in Path(f"/proc/{process}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    return lambda processes: all(map(look, processes))

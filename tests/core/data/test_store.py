@@ -13,7 +13,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from torch.utils.data import DataLoader
 
-from kikimimi.data import remote
+from kikimimi.data import check, remote
+from kikimimi.data.check import ShardCheck
 from kikimimi.data.index import SUFFIX, ShardIndex, build_index
 from kikimimi.data.indexing import index_shards
 from kikimimi.data.record import Record
@@ -204,6 +205,31 @@ def test_missing_and_malformed_indexes(server: Server, remote_shards: Shards, tm
         Shards("speech", f"{server.url}/train-{{0..1}}.tar")
     with pytest.raises(RequestError, match="Index the shard where it is a local file, before uploading"):
         index_shards([f"{server.url}/train-0.tar"])
+
+
+def test_check(
+    server: Server, remote_shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "_ROWS", 1)
+    names = [f"{server.url}/{name}.tar" for name in ("train-0", "gone", "train-1")]
+    to_do = ShardCheck(names)
+    assert to_do.records == 6
+    server.asked.clear()
+    report = to_do.run()
+    assert (report.shards, report.records) == (3, 6)
+    assert [(item.shard, item.offset, item.key) for item in report.problems] == [(names[1], 0, "")]
+    assert report.problems[0].reason.startswith(f"{names[1]}{SUFFIX}: not found. Every shard needs its index")
+    assert len([path for path, span in server.asked if path.endswith(SUFFIX)]) == 2  # one for each shard
+    (tmp_path / "train-0.tar").unlink()
+    report = ShardCheck(names).run()
+    assert report.records == 3
+    assert [(item.shard, item.offset, item.key) for item in report.problems] == [
+        (name, 0, "") for name in names[:2]
+    ]
+    assert report.problems[0].reason == f"{names[0]}: not found"
+    server.faults = [503] * 5
+    with pytest.raises(StorageError, match=r"train-1\.tar: cannot be read \(5 attempts\)"):
+        ShardCheck(names[2:]).run()
 
 
 def test_proxies_of_the_environment_are_used(
