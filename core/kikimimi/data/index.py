@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,18 @@ from kikimimi.errors import DataError, RequestError
 
 SUFFIX = ".index.safetensors"
 """What the name of an index adds to that of its shard."""
+
+
+class LeftOut(NamedTuple):
+    """A record that was left out when its shard was indexed.
+
+    Attributes:
+        where: Its place.
+        reason: What is wrong with it.
+    """
+
+    where: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,12 @@ class ShardIndex:
     def where(self, row: int) -> str:
         """Return the place of a record, as messages name it."""
         return place(self.shard, int(self.offsets[row]), self.key(row))
+
+    def left_out(self) -> list[LeftOut]:
+        """Return what was left out, as messages name it."""
+        return [
+            LeftOut(place(self.shard, item.offset, item.key or None), item.reason) for item in self.rejected
+        ]
 
     @classmethod
     def load(cls, shard: Path | str) -> Self:

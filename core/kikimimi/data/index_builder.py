@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kikimimi.data.audio import probe
 from kikimimi.data.index_file import Rejected, digest_of, write_columns
-from kikimimi.data.record import Member, Record, RecordError, assemble, grouped, place, read_members
+from kikimimi.data.record import Member, Record, RecordError, assemble, grouped, named, place, read_members
 from kikimimi.data.store import read_descriptor
 from kikimimi.data.tar import BrokenTarError
 from kikimimi.errors import AudioError, DataError
@@ -69,8 +69,8 @@ class _Builder:
             "size": size,
             "clips": lengths,
             "characters": sum(len(text) for text in record.texts()),
-            "language": _named(record, "language"),
-            "license": _named(record, "license"),
+            "language": named(record.json, "language"),
+            "license": named(record.json, "license"),
             "sha256": sha256,
         }
 
@@ -107,11 +107,3 @@ class _Builder:
             raise DataError(f"{self.shard}: names {len(names)} different {field}s: is the field used so?")
         code = {name: number for number, name in enumerate(names)}
         return np.array([code.get(row[field], -1) for row in self.rows], dtype=np.int16)
-
-
-def _named(record: Record, field: str) -> str | None:
-    meta = record.json.get("meta")
-    for place_ in (record.json, meta if isinstance(meta, dict) else {}):
-        if isinstance(value := place_.get(field), str) and value:
-            return value
-    return None

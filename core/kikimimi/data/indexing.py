@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from kikimimi.data.index import ShardIndex, build_index
-from kikimimi.data.record import place
+from kikimimi.data.index import LeftOut, ShardIndex, build_index
 from kikimimi.data.remote import is_url
-from kikimimi.data.shards import LeftOut
 from kikimimi.data.workers import in_order
 from kikimimi.errors import DataError, RequestError
 from kikimimi.progress import Progress, duration
@@ -76,10 +74,7 @@ def index_shards(
             assert index is not None
             records += len(index)
             seconds += float(index.seconds.sum(dtype="float64"))
-            left_out.extend(
-                LeftOut(place(index.shard, item.offset, item.key or None), item.reason)
-                for item in index.rejected
-            )
+            left_out.extend(index.left_out())
         if progress is not None:
             progress.advance()
     if errors:

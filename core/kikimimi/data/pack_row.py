@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, is_silent, probe
 from kikimimi.data.opus import encode_opus
 from kikimimi.data.pack_settings import PackSettings
-from kikimimi.data.record import Member, RecordError, assemble
+from kikimimi.data.record import Member, RecordError, assemble, named
 from kikimimi.errors import AudioError, RequestError, listing
 from kikimimi.layout import Row
 
@@ -95,18 +95,9 @@ def key_of(number: int) -> str:
     return f"{number:09d}"
 
 
-def license_of(row: Row) -> str | None:
-    """Return the licence of a row, or None where it names none."""
-    meta = row.record.get("meta")
-    for fields in (row.record, meta if isinstance(meta, dict) else {}):
-        if isinstance(found := fields.get("license"), str) and found:
-            return found
-    return None
-
-
 def _check(row: Row, settings: PackSettings) -> None:
     """Check all that can be told without decoding."""
-    license_name = license_of(row)
+    license_name = named(row.record, "license")
     if settings.licenses and license_name not in settings.licenses:
         said = "names no licence" if license_name is None else f"has the licence {license_name}"
         raise _LeftOutError(LICENCE, f"{row.name}: {said}")

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi.data.index import ShardIndex, build_index, index_path
-from kikimimi.data.pack_row import Dropped, key_of, license_of, pack_row
+from kikimimi.data.pack_row import Dropped, key_of, pack_row
 from kikimimi.data.pack_settings import PackSettings
 from kikimimi.data.pack_source import PackSource
+from kikimimi.data.record import named
 from kikimimi.errors import DataError, RequestError
 from kikimimi.layout import Row
 
@@ -173,7 +174,7 @@ class _Writer:
         return self._note(made_from)
 
     def _members(self, row: Row, number: int) -> dict[str, bytes] | None:
-        license_name = license_of(row) or NO_LICENSE
+        license_name = named(row.record, "license") or NO_LICENSE
         self.licenses[license_name] = self.licenses.get(license_name, 0) + 1
         made = pack_row(row, number, self.settings)
         if isinstance(made, Dropped):

@@ -157,6 +157,15 @@ def _problem(entry: Entry, name: str, stem: str, suffix: str) -> str | None:
     return None
 
 
+def named(data: dict[str, Any], field: str) -> str | None:
+    """Return the text of a field such as ``license`` at the top level of a record's JSON or in ``meta``."""
+    meta = data.get("meta")
+    for fields in (data, meta if isinstance(meta, dict) else {}):
+        if isinstance(found := fields.get(field), str) and found:
+            return found
+    return None
+
+
 def read_record(span: bytes, shard: str, offset: int) -> Record:
     """Read a record from the piece of a shard that holds it.
 

@@ -8,13 +8,12 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi.data.columns import Column, NameColumn
-from kikimimi.data.index import ShardIndex
+from kikimimi.data.index import LeftOut, ShardIndex
 from kikimimi.data.record import Record, RecordError, place, read_record
 from kikimimi.data.remote import check_url, is_url, list_urls
 from kikimimi.data.store import Store
@@ -103,18 +102,6 @@ def _expand_braces(pattern: str) -> list[str]:
     return [name for item in inner for name in _expand_braces(f"{before}{item}{after}")]
 
 
-class LeftOut(NamedTuple):
-    """A record that was left out when its shard was indexed.
-
-    Attributes:
-        where: Its place.
-        reason: What is wrong with it.
-    """
-
-    where: str
-    reason: str
-
-
 class Shards:
     """The records of several shards under one name, laid end to end.
 
@@ -164,10 +151,7 @@ class Shards:
             totals.append(index.shard_bytes)
             digests.append(index.digest)
             ends.append(ends[-1] + len(index))
-            left_out.extend(
-                LeftOut(place(index.shard, item.offset, item.key or None), item.reason)
-                for item in index.rejected
-            )
+            left_out.extend(index.left_out())
             for column, values in columns.items():
                 values.append(
                     getattr(index, column) + keys if column == "key_ends" else getattr(index, column)

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.data.columns import NameColumn
 from kikimimi.data.distribution import Distribution, distribution
+from kikimimi.data.index import LeftOut
 from kikimimi.data.rates import Far, Rate, measure_rates
 from kikimimi.data.shards import Shards
 from kikimimi.errors import RequestError
@@ -69,19 +71,6 @@ class Suspect:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A record that the index leaves out.
-
-    Attributes:
-        where: Shard, byte and key.
-        reason: Why.
-    """
-
-    where: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Stats:
     """What a dataset holds.
 
@@ -123,7 +112,7 @@ class Stats:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
-        return asdict(self)
+        return asdict(self) | {"left_out": [item._asdict() for item in self.left_out]}
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -171,7 +160,7 @@ def measure(shards: Shards | Sequence[Shards], *, name: str | None = None, worst
         licenses=_groups(licenses, license_names, seconds, characters),
         rates=tuple(rates),
         suspects=tuple(_suspect(parts, item) for item in far),
-        left_out=tuple(LeftOut(where, reason) for part in parts for where, reason in part.rejected),
+        left_out=tuple(item for part in parts for item in part.rejected),
     )
 
 
@@ -186,16 +175,13 @@ def _joined(parts: list[Shards], column: str) -> NDArray[Any]:
 
 
 def _codes(parts: list[Shards], column: str) -> tuple[NDArray[np.int64], list[str]]:
-    """Return codes that mean the same in all parts, and their names; code 0 is `UNKNOWN`."""
-    names = [UNKNOWN]
-    joined = []
+    """Return codes that mean the same in all parts, and their names, `UNKNOWN` among them."""
+    joined = NameColumn()
     for part in parts:
-        own: tuple[str, ...] = getattr(part, f"{column[:-1]}_names")
-        names += [name for name in own if name not in names]
-        # In the index -1 is no name: the last of the table.
-        table = np.array([*(names.index(name) for name in own), 0], dtype=np.int64)
-        joined.append(table[getattr(part, column)])
-    return np.concatenate(joined), names
+        joined.append(getattr(part, column), getattr(part, f"{column[:-1]}_names"))
+    found, codes = joined.finish()
+    names = [*found, *({UNKNOWN} - {*found})]
+    return np.where(codes < 0, names.index(UNKNOWN), codes).astype(np.int64), names
 
 
 def _groups(

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from kikimimi.data.distribution import distribution
+from kikimimi.data.index import LeftOut
 from kikimimi.data.rates import Rate
-from kikimimi.data.stats import TOO_LITTLE, TOO_MUCH, Group, LeftOut, Stats, Suspect
+from kikimimi.data.stats import TOO_LITTLE, TOO_MUCH, Group, Stats, Suspect
 from kikimimi.data.stats_text import hours, print_stats, size
 from kikimimi.evaluation.stats_page import render, write_page
 
