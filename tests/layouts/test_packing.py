@@ -16,6 +16,7 @@ import pytest
 from kikimimi import plugins
 from kikimimi.data.pack import pack
 from kikimimi.data.pack_source import PackSource
+from kikimimi.data.pack_tars import find_tars
 from kikimimi.data.record import Record
 from kikimimi.data.shards import Shards
 from kikimimi.errors import RequestError
@@ -104,6 +105,17 @@ def test_corpora(
         assert set(record.json) == {"text", "language", "meta"}
         assert {"license", "source"} <= set(record.json["meta"])
         assert record.json["language"] in ("ja", "en")
+
+
+def test_archives_of_a_corpus_are_no_shards(write: Write) -> None:
+    table = neighbour("test_reazonspeech").TABLE
+    folder = write({"tiny.tsv": table, "000/0a1b.flac": None, "000.tar": "", "001.tar": ""})
+    assert find_tars(str(folder)) == []
+    assert PackSource.open(folder).name == "reazonspeech"
+    assert find_tars(str(folder / "000.tar")) == [str(folder / "000.tar")]
+    assert find_tars(str(folder / "*.tar")) == [str(folder / name) for name in ("000.tar", "001.tar")]
+    (folder / "tiny.tsv").unlink()
+    assert len(find_tars(str(folder))) == 2
 
 
 def test_a_manifest_with_conversations(write: Write, tmp_path: Path) -> None:

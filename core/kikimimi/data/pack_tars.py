@@ -17,9 +17,9 @@ def find_tars(source: str) -> list[str]:
     Raises:
         RequestError: A pattern matches nothing, or names what is missing.
     """
-    path = Path(source).expanduser()
-    if path.exists() and matching(path)[0]:
-        return []
-    if path.is_dir():
-        return [str(tar) for tar in sorted(path.glob("*.tar"))]
-    return list(expand(source)) if source.endswith(".tar") else []
+    if source.endswith(".tar"):
+        return expand(source)
+    # Archives of a corpus may lie beside what a layout reads: they are no shards.
+    folder = Path(source).expanduser()
+    tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
+    return [str(tar) for tar in tars] if tars and not matching(folder)[0] else []
