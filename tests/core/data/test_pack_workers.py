@@ -118,7 +118,7 @@ def test_any_number_of_workers_makes_the_same_bytes(
     assert contents(one) == contents(two)
     assert (report.records, report.rows, len(report.shards)) == (9, 12, 6)
     assert report.shards == alone.shards
-    assert run(clips, two, workers=3).kept_shards == 6
+    assert run(clips, two).kept_shards == 6
     assert contents(one) == contents(two)
 
 
@@ -169,7 +169,7 @@ def test_ctrl_c_stops_after_the_current_rows(
     assert b"Traceback" not in said
     assert list(out.iterdir()) == []
     (clips / "slow").unlink()
-    run(clips, out, workers=2)
+    run(clips, out)
     assert contents(out) == contents(whole)
 
 
@@ -185,7 +185,7 @@ def test_a_process_that_dies_is_named_with_its_row(clips: Path, tmp_path: Path) 
         run(clips, out, workers=2)
     assert not list(out.glob("*.tmp"))
     (clips / "kill").unlink()
-    assert run(clips, out, workers=2).kept_shards >= 2
+    assert run(clips, out).kept_shards >= 2
     assert contents(out) == contents(whole)
 
 

@@ -109,13 +109,10 @@ def test_refuses(tmp_path: Path) -> None:
 def test_speaks_in_two_processes(tmp_path: Path) -> None:
     sentences = ["明日は晴れです。", "駅はどこですか。", "こんにちは。"]
     spoken = utterances(sentences, voice="open_jtalk", language="ja", seed=0)
-    assert speak(spoken, tmp_path, workers=2) == 0
-    lengths = [len(decode(tmp_path / u.path, sample_rate=16_000, name=u.text)) / 16_000 for u in spoken]
-    assert all(0.5 < length < 3 for length in lengths)
     broken = utterances(["。"], voice="open_jtalk", language="ja", seed=0)
     with pytest.raises(
         DataError, match="voice 'open_jtalk', sentence '。': open_jtalk finds nothing to speak"
     ):
-        speak(
-            [*broken, *utterances(["はい。"], voice="open_jtalk", language="ja", seed=0)], tmp_path, workers=2
-        )
+        speak([*spoken, *broken], tmp_path, workers=2)
+    lengths = [len(decode(tmp_path / u.path, sample_rate=16_000, name=u.text)) / 16_000 for u in spoken]
+    assert all(0.5 < length < 3 for length in lengths)
