@@ -32,6 +32,37 @@ def test_the_record_is_the_conversation() -> None:
     assert Chat(ChatConfig()).phrasings() == []
 
 
+def test_a_request_stands_beside_turns_of_audio_alone() -> None:
+    request = "音声の指示に従ってください。"
+    spoken = {"role": "user", "content": [{"type": "audio", "audio": "0.flac"}]}
+    both = [{"type": "audio", "audio": "1.flac"}, {"type": "text", "text": "要約して。"}]
+    answer = {"role": "assistant", "content": "はい。"}
+    record = {"messages": [spoken, answer, {"role": "user", "content": both}, answer]}
+    task = Chat(ChatConfig(request=request))
+    turns = [message.parts for message in task.conversation(record, ["0.flac", "1.flac"], None).messages]
+    assert turns[0] == (AudioPart("0.flac"), TextPart(request))
+    assert turns[2] == (AudioPart("1.flac"), TextPart("要約して。"))
+    assert turns[1] == turns[3] == (TextPart("はい。"),)
+    assert task.phrasings() == [request]
+    first = Chat(ChatConfig(request=request, order="text_first")).conversation(
+        record, ["0.flac", "1.flac"], None
+    )
+    assert first.messages[0].parts == (TextPart(request), AudioPart("0.flac"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"request": " "}, "request: is empty"),
+        ({"order": "text_first"}, "order: says where the request stands, and there is none"),
+        ({"order": "text_frist", "request": "x"}, "Did you mean 'text_first'"),
+    ],
+)
+def test_refuses_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ChatConfig(**options)
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [

@@ -11,8 +11,8 @@ from typing import ClassVar, Literal, TypeVar
 
 import yaml
 
-from kikimimi.errors import listing
-from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig, check_choice
+from kikimimi.errors import check_choice, listing
+from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
 from kikimimi_tasks.labelled_clip import LabelledClip
 
 _FOLDER = Path(__file__).with_name("prompts")

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
-from kikimimi.conversation import Conversation, parse_conversation
+from kikimimi.conversation import AudioPart, Conversation, Message, TextPart, parse_conversation
 from kikimimi.errors import listing, nearest
 from kikimimi.task import Task, TaskConfig
 
 
 @dataclass(kw_only=True, frozen=True)
 class ChatConfig(TaskConfig):
-    """The task `chat` has no options."""
+    """Options of the task `chat`."""
+
+    request: str | None = None
+    """Text beside the audio in every turn of the user that holds audio alone; null leaves such turns alone."""
+    order: Literal["audio_first", "text_first"] = "audio_first"
+    """Whether such a turn begins with the audio or with the request."""
+
+    def __post_init__(self) -> None:
+        if self.order not in (orders := ("audio_first", "text_first")):
+            raise ValueError(
+                f"order: {self.order!r} is not one of {listing(orders)}.{nearest(str(self.order), orders)}"
+            )
+        if self.request is not None and not self.request.strip():
+            raise ValueError("request: is empty; to leave turns alone, leave it out")
+        if self.request is None and self.order != "audio_first":
+            raise ValueError("order: says where the request stands, and there is none")
 
 
 class Chat(Task):
     """Takes the conversation that stands in the record: ``{"messages": [...]}``."""
 
     Config = ChatConfig
+    config: ChatConfig
 
     def conversation(self, record: dict[str, Any], clips: list[str], rng: Random | None) -> Conversation:
         """Read the record's conversation.
@@ -43,7 +59,23 @@ class Chat(Task):
                     f"a turn names the clip {clip!r}, which the record lacks.{nearest(clip, clips)} "
                     f"Clips: {listing(clips)}"
                 )
-        return conversation
+        if self.config.request is None:
+            return conversation
+        return replace(
+            conversation, messages=tuple(self._asked(message) for message in conversation.messages)
+        )
+
+    def _asked(self, message: Message) -> Message:
+        """Put the request into a turn of the user that is spoken and nothing else."""
+        if message.role != "user" or not all(isinstance(part, AudioPart) for part in message.parts):
+            return message
+        request = (TextPart(self.config.request or ""),)
+        first = self.config.order == "audio_first"
+        return replace(message, parts=message.parts + request if first else request + message.parts)
+
+    def phrasings(self) -> list[str]:
+        """Return the request, where there is one."""
+        return [] if self.config.request is None else [self.config.request]
 
     def question(self, language: str | None) -> Conversation:
         """Raise: what is asked stands in each record.

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection
 from dataclasses import dataclass, fields
 from random import Random
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
-from kikimimi.errors import listing, nearest
+from kikimimi.errors import check_choice
 from kikimimi.task import Task, TaskConfig
 from kikimimi_tasks.labelled_clip import LabelledClip
-
-
-def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
-    """Check an option against the values that it may have.
-
-    Raises:
-        ValueError: It has another.
-    """
-    if value not in allowed:
-        raise ValueError(f"{name}: {value!r} is not one of {listing(allowed)}.{nearest(str(value), allowed)}")
 
 
 @dataclass(kw_only=True, frozen=True)

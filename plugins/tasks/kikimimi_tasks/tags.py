@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from kikimimi.errors import check_choice
 from kikimimi_tasks.caption import caption
-from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig, check_choice
+from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
 from kikimimi_tasks.labelled_clip import LabelledClip
 from kikimimi_tasks.segments import Segment, read_segments
 from kikimimi_tasks.translations import language_names, translation

@@ -9,9 +9,8 @@ from typing import ClassVar
 
 import yaml
 
-from kikimimi.errors import listing
+from kikimimi.errors import check_choice, listing
 from kikimimi_tasks.banks import Bank, BankConfig
-from kikimimi_tasks.clip_task import check_choice
 from kikimimi_tasks.labelled_clip import LabelledClip, check_text
 
 _NAMES = Path(__file__).with_name("language_names.yaml")
