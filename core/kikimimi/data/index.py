@@ -6,7 +6,6 @@ order of training is planned without touching the audio.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -18,6 +17,7 @@ from kikimimi.data.index_builder import make_index
 from kikimimi.data.index_file import OtherVersionError, Rejected, read_columns
 from kikimimi.data.record import place
 from kikimimi.data.remote import fetch, is_url
+from kikimimi.data.whole_file import whole_file
 from kikimimi.errors import DataError, RequestError
 
 SUFFIX = ".index.safetensors"
@@ -212,8 +212,7 @@ def build_index(shard: Path, *, skip: bool = False) -> Path:
         raise RequestError(f"{shard}: no such shard")
     data = make_index(shard, skip=skip)
     path = index_path(shard)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(data)
     _old_path(shard).unlink(missing_ok=True)
     return path

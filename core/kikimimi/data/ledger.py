@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi.data.pack_shard import PackedShard, Tally, note_path, temporary
+from kikimimi.data.pack_shard import PackedShard, Tally, note_path
+from kikimimi.data.whole_file import whole_file
 from kikimimi.errors import nearest
 
 LEDGER, DROPPED = "ledger.json", "dropped.jsonl"
@@ -116,13 +117,11 @@ class PackReport:
             about: What was packed, and how: goes first.
         """
         dropped = self.out / DROPPED
-        unfinished = temporary(dropped)
-        with unfinished.open("wb") as file:
+        with whole_file(dropped) as unfinished, unfinished.open("wb") as file:
             for shard in self.shards:
                 with note_path(self.out / shard.name).open("rb") as note:
                     next(note)  # the shard itself
                     shutil.copyfileobj(note, file)
-        unfinished.replace(dropped)
         ledger = {
             **about,
             "rows": self.rows,
@@ -138,9 +137,8 @@ class PackReport:
                 for shard in self.shards
             ],
         }
-        unfinished = temporary(self.out / LEDGER)
-        unfinished.write_text(json.dumps(ledger, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(self.out / LEDGER)
+        with whole_file(self.out / LEDGER) as unfinished:
+            unfinished.write_text(json.dumps(ledger, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def amount(seconds: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from kikimimi.data.pack_row import Dropped, key_of, pack_row
 from kikimimi.data.pack_settings import PackSettings
 from kikimimi.data.pack_source import PackSource
 from kikimimi.data.record import named
+from kikimimi.data.whole_file import whole_file
 from kikimimi.errors import DataError, RequestError
 from kikimimi.layout import Row
 
@@ -155,8 +155,7 @@ class _Writer:
     def write(
         self, rows: Iterator[tuple[int, Row]], begin: int, made_from: str, advance: Callable[[int], None]
     ) -> PackedShard:
-        unfinished = temporary(self.shard)
-        try:
+        with whole_file(self.shard) as unfinished:
             # With tarfile: webdataset's own writer imports torch, which each process would hold in memory.
             with unfinished.open("wb") as file, tarfile.open(fileobj=file, mode="w|") as tar:
                 for number, row in rows:
@@ -167,9 +166,6 @@ class _Writer:
             # Note and index go first: an interruption from here on leaves a shard without them, made again.
             note_path(self.shard).unlink(missing_ok=True)
             index_path(self.shard).unlink(missing_ok=True)
-            unfinished.replace(self.shard)
-        finally:
-            unfinished.unlink(missing_ok=True)
         build_index(self.shard)
         return self._note(made_from)
 
@@ -194,11 +190,10 @@ class _Writer:
         packed = PackedShard(
             self.shard.name, made_from, self.records, seconds, self.silent, tallies, self.licenses
         )
-        unfinished = temporary(note_path(self.shard))
-        with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+        note = note_path(self.shard)
+        with whole_file(note) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
             file.write(_json_line(asdict(packed)))
             file.writelines(_json_line(asdict(drop)) for drop in self.dropped)
-        unfinished.replace(note_path(self.shard))
         return packed
 
 
@@ -208,11 +203,6 @@ def _json_line(data: Any) -> str:
     if not line.isascii() and any("\ud800" <= letter <= "\udfff" for letter in line):
         line = json.dumps(data)
     return line + "\n"
-
-
-def temporary(path: Path) -> Path:
-    """Return the name under which a file is written until it is whole."""
-    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
 
 
 def clear_leftovers(out: Path, prefix: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 from kikimimi import plugins
 from kikimimi.data.audio import MIN_SECONDS, encode_flac, is_silent, probe, resample
 from kikimimi.data.grammar import Grammar
+from kikimimi.data.whole_file import whole_file
 from kikimimi.data.workers import in_order
 from kikimimi.errors import AudioError, DataError, RequestError
 from kikimimi.progress import Progress, duration
@@ -198,9 +198,8 @@ def _speak_one(task: tuple[Utterance, Path]) -> None:
     if len(samples) < MIN_SECONDS * voice.sample_rate or is_silent(samples):
         raise DataError(f"{where}: {len(samples) / voice.sample_rate:.2f} s of silence came out")
     path = out / utterance.path
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_bytes(encode_flac(resample(samples, voice.sample_rate, SAMPLE_RATE), SAMPLE_RATE))
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(encode_flac(resample(samples, voice.sample_rate, SAMPLE_RATE), SAMPLE_RATE))
 
 
 def _is_whole(path: Path) -> bool:
@@ -212,9 +211,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _write_manifest(path: Path, utterances: Sequence[Utterance]) -> None:
-    unfinished = path.with_name(f"{path.name}.tmp")
-    with unfinished.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
         writer.writerows([getattr(utterance, column) for column in _COLUMNS] for utterance in utterances)
-    unfinished.replace(path)
