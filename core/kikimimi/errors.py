@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class KikimimiError(Exception):
@@ -80,3 +80,13 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 def listing(names: Iterable[str]) -> str:
     """Return the names sorted and comma-separated, or ``(none)``."""
     return ", ".join(sorted(names)) or "(none)"
+
+
+def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """Check an option against the values that it may have.
+
+    Raises:
+        ValueError: It has another.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name}: {value!r} is not one of {listing(allowed)}.{nearest(str(value), allowed)}")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi.errors import DataError, RequestError
+from kikimimi.errors import DataError, RequestError, check_choice
 from kikimimi.layout import Layout, LayoutConfig, Row
-from kikimimi_layouts.corpus_folder import is_missing, one_of
+from kikimimi_layouts.corpus_folder import is_missing
 from kikimimi_layouts.licence import licence_name
 from kikimimi_layouts.table import Fields, Table
 
@@ -28,7 +28,7 @@ class ClothoConfig(LayoutConfig):
     """The set whose clips are taken."""
 
     def __post_init__(self) -> None:
-        one_of("split", self.split, get_args(Split))
+        check_choice("split", self.split, get_args(Split))
 
 
 class Clotho(Layout):

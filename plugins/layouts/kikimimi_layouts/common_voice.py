@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi.errors import DataError, RequestError
+from kikimimi.errors import DataError, RequestError, check_choice
 from kikimimi.layout import Layout, LayoutConfig, Row
-from kikimimi_layouts.corpus_folder import is_missing, one_of
+from kikimimi_layouts.corpus_folder import is_missing
 from kikimimi_layouts.table import Fields, Table
 
 Split = Literal["train", "dev", "test", "validated", "invalidated", "other"]
@@ -25,7 +25,7 @@ class CommonVoiceConfig(LayoutConfig):
     """Language of every clip (ISO 639-1 code); null takes it from the column ``locale``."""
 
     def __post_init__(self) -> None:
-        one_of("split", self.split, get_args(Split))
+        check_choice("split", self.split, get_args(Split))
         if self.language == "":
             raise ValueError("language: is empty; leave it out to take it from the column locale")
 

@@ -26,13 +26,3 @@ def is_missing(folder: Path, wanted: str, what: str, hint: str = "") -> RequestE
     return RequestError(
         f"{folder}: there is no {wanted} ({what}).{guess} There is: {there}.{' ' if hint else ''}{hint}"
     )
-
-
-def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Check an option that names one of several parts.
-
-    Raises:
-        ValueError: It names none of them.
-    """
-    if value not in allowed:
-        raise ValueError(f"{name}: {value!r} is not one of {listing(allowed)}.{nearest(value, allowed)}")

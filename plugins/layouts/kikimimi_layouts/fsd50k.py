@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi.errors import DataError, RequestError
+from kikimimi.errors import DataError, RequestError, check_choice
 from kikimimi.layout import Layout, LayoutConfig, Row
-from kikimimi_layouts.corpus_folder import is_missing, one_of
+from kikimimi_layouts.corpus_folder import is_missing
 from kikimimi_layouts.licence import licence_name
 from kikimimi_layouts.table import Fields, Table
 
@@ -28,8 +28,8 @@ class FSD50KConfig(LayoutConfig):
     """Part of the development set: its own training or validation clips, or all."""
 
     def __post_init__(self) -> None:
-        one_of("split", self.split, get_args(Split))
-        one_of("part", self.part, get_args(Part))
+        check_choice("split", self.split, get_args(Split))
+        check_choice("part", self.part, get_args(Part))
         if self.split == "eval" and self.part != "all":
             raise ValueError("part: only the development set has parts; leave it out with split=eval")
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi.errors import DataError
+from kikimimi.errors import DataError, check_choice
 from kikimimi.layout import Layout, LayoutConfig, Row
-from kikimimi_layouts.corpus_folder import is_missing, one_of
+from kikimimi_layouts.corpus_folder import is_missing
 
 Subset = Literal[
     "all",
@@ -34,7 +34,7 @@ class JSUTConfig(LayoutConfig):
     """Folder whose sentences are taken; ``all`` takes every one that is there."""
 
     def __post_init__(self) -> None:
-        one_of("subset", self.subset, get_args(Subset))
+        check_choice("subset", self.subset, get_args(Subset))
 
 
 class JSUT(Layout):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi.errors import DataError
+from kikimimi.errors import DataError, check_choice
 from kikimimi.layout import Layout, LayoutConfig, Row
-from kikimimi_layouts.corpus_folder import is_missing, one_of
+from kikimimi_layouts.corpus_folder import is_missing
 
 Split = Literal[
     "train-clean-100",
@@ -35,8 +35,8 @@ class LibriSpeechConfig(LayoutConfig):
     """The transcripts are in capitals, as no LLM writes: lower makes them small, as_is keeps them."""
 
     def __post_init__(self) -> None:
-        one_of("split", self.split, get_args(Split))
-        one_of("case", self.case, get_args(Case))
+        check_choice("split", self.split, get_args(Split))
+        check_choice("case", self.case, get_args(Case))
 
 
 class LibriSpeech(Layout):

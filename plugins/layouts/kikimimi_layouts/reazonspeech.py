@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from kikimimi.errors import RequestError, listing
+from kikimimi.errors import RequestError, check_choice, listing
 from kikimimi.layout import Layout, LayoutConfig, Row
-from kikimimi_layouts.corpus_folder import is_missing, one_of
+from kikimimi_layouts.corpus_folder import is_missing
 from kikimimi_layouts.table import Fields, Table
 
 Size = Literal["tiny", "small", "medium", "large", "all"]
@@ -26,7 +26,7 @@ class ReazonSpeechConfig(LayoutConfig):
 
     def __post_init__(self) -> None:
         if self.size is not None:
-            one_of("size", self.size, get_args(Size))
+            check_choice("size", self.size, get_args(Size))
 
 
 class ReazonSpeech(Layout):
