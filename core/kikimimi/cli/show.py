@@ -7,6 +7,8 @@ from pathlib import Path
 
 import typer
 
+from kikimimi.cli.recipe_or_run import open_recipe
+
 
 def show(
     source: Path = typer.Argument(..., metavar="RECIPE_OR_RUN", help="A recipe (YAML), or a run folder."),
@@ -15,20 +17,8 @@ def show(
 ) -> None:
     """Print the resolved recipe, and what its components are: provenance and parameters."""
     from kikimimi.describe import as_comments, describe
-    from kikimimi.errors import RequestError
-    from kikimimi.recipe import load_recipe
-    from kikimimi.run_folder import RunFolder
 
-    if source.is_dir():
-        if overrides:
-            raise RequestError(
-                f"{source} is a run folder, and a run keeps its recipe. To look at a change: "
-                f"kikimimi show {source / 'recipe.yaml'} {' '.join(overrides)}"
-            )
-        run = RunFolder.open(source)
-        recipe, assets = run.recipe, run.assets if run.assets.is_dir() else None
-    else:
-        recipe, assets = load_recipe(source, overrides or []), None
+    recipe, assets = open_recipe(source, overrides or [], "kikimimi show")
     components = describe(recipe, assets)
     if as_json:
         typer.echo(json.dumps([component.to_json() for component in components]))

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kikimimi import __version__
 from kikimimi.evaluation.chart import Curve, error_bar, line_chart
 from kikimimi.evaluation.edits import Edit, edits, error_rate
+from kikimimi.evaluation.page import fill_page, save_page
 from kikimimi.evaluation.score import UNITS, Score
 from kikimimi.normaliser import Normaliser
 from kikimimi.plugins import load
@@ -181,30 +180,20 @@ def write_report(path: Path, report: Report) -> None:
         PluginError: An example names a normaliser that is not registered.
         ValueError: There are more curves than a chart can tell apart.
     """
-    html = render(report)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A prediction may hold half a surrogate pair, which UTF-8 cannot express: shown as \udXXX.
-    path.write_text(html, encoding="utf-8", errors="backslashreplace", newline="\n")
+    save_page(path, render(report))
 
 
 def render(report: Report) -> str:
     """Return the report as an HTML page. See `write_report`."""
-    environment = Environment(
-        loader=PackageLoader("kikimimi.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     charts = [
         line_chart(group.curves, title=group.title, exact=group.exact)
         for group in report.charts
         if any(curve.points for curve in group.curves)
     ]
-    return environment.get_template("report.html.j2").render(
+    return fill_page(
+        "report.html.j2",
+        report.created,
         report=report,
-        created=report.created.strftime("%Y-%m-%d %H:%M %Z").rstrip(),
-        version=__version__,
         score_groups=_score_groups(report.scores),
         with_compute=any(row.seconds is not None for row in report.scores),
         charts=charts,

@@ -6,40 +6,29 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kikimimi import __version__
 from kikimimi.data.distribution import PERCENTILES, Distribution
 from kikimimi.data.stats import Stats
 from kikimimi.data.stats_text import LEFT_OUT, hours, share, size
 from kikimimi.evaluation.axis import format_value
 from kikimimi.evaluation.chart import Chart
 from kikimimi.evaluation.histogram import histogram
+from kikimimi.evaluation.page import fill_page, save_page
 from kikimimi.terminal import visible
 
 
 def write_page(path: Path, stats: Sequence[Stats]) -> None:
     """Write the page, making its folder where needed."""
-    html = render(stats)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A text of the data may hold half a surrogate pair, which UTF-8 cannot express: shown as \udXXX.
-    path.write_text(html, encoding="utf-8", errors="backslashreplace", newline="\n")
+    save_page(path, render(stats))
 
 
 def render(stats: Sequence[Stats]) -> str:
     """Return the page. See `write_page`."""
-    environment = Environment(
-        loader=PackageLoader("kikimimi.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("stats.html.j2").render(
+    return fill_page(
+        "stats.html.j2",
+        datetime.now().astimezone(),
         title=stats[0].name if len(stats) == 1 else f"{len(stats)} datasets",
-        created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        version=__version__,
         stats=stats,
         charts=lambda item: list(_charts(item)),
         spreads=lambda item: list(_spreads(item)),

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kikimimi.cli.recipe_or_run import open_recipe
+
 
 def show(
     source: Annotated[
@@ -29,20 +31,8 @@ def show(
 
     from kikimimi.data.show import show as show_stages
     from kikimimi.data.show_text import print_stage
-    from kikimimi.errors import RequestError
-    from kikimimi.recipe import load_recipe
-    from kikimimi.run_folder import RunFolder
 
-    if source.is_dir():
-        if overrides:
-            raise RequestError(
-                f"{source} is a run folder, and a run keeps its recipe. To look at a change: "
-                f"kikimimi data show {source / 'recipe.yaml'} {' '.join(overrides)}"
-            )
-        run = RunFolder.open(source)
-        recipe, assets = run.recipe, run.assets if run.assets.is_dir() else None
-    else:
-        recipe, assets = load_recipe(source, overrides or []), None
+    recipe, assets = open_recipe(source, overrides or [], "kikimimi data show")
     if seed is not None:
         recipe = replace(recipe, seed=seed)
     console = Console()
