@@ -1,10 +1,11 @@
-"""What the folder of a corpus holds, for messages."""
+"""What the folder of a corpus holds: its transcripts, and what is missing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from kikimimi.errors import RequestError, listing, nearest
+from kikimimi.errors import DataError, RequestError, listing, nearest
 
 _SHOWN = 12
 
@@ -26,3 +27,16 @@ def is_missing(folder: Path, wanted: str, what: str, hint: str = "") -> RequestE
     return RequestError(
         f"{folder}: there is no {wanted} ({what}).{guess} There is: {there}.{' ' if hint else ''}{hint}"
     )
+
+
+def lines_of(transcript: Path) -> Iterator[tuple[str, str]]:
+    """Yield the place (``trans.txt:7``) and the text of each line that is not blank.
+
+    Raises:
+        DataError: The file is not UTF-8.
+    """
+    try:
+        lines = transcript.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{transcript}: not UTF-8: {error}") from error
+    yield from ((f"{transcript}:{number}", line) for number, line in enumerate(lines, 1) if line.strip())

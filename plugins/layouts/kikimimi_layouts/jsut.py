@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from kikimimi.errors import DataError, check_choice
 from kikimimi.layout import Layout, LayoutConfig, Row
-from kikimimi_layouts.corpus_folder import is_missing
+from kikimimi_layouts.corpus_folder import is_missing, lines_of
 
 Subset = Literal[
     "all",
@@ -77,18 +77,10 @@ class JSUT(Layout):
             raise is_missing(self.folder, subset, f"the sentences of subset={subset}")
         if not transcript.is_file():
             raise is_missing(self.folder / subset, _TRANSCRIPT, "names of clips and sentences")
-        try:
-            lines = transcript.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{transcript}: not UTF-8: {error}") from error
-        for number, line in enumerate(lines, start=1):
+        for where, line in lines_of(transcript):
             name, colon, text = line.partition(":")
-            if not line.strip():
-                continue
             if not colon or not name.strip():
-                raise DataError(
-                    f"{transcript}:{number}: expected the name of a clip, ':' and its sentence, not {line!r}"
-                )
+                raise DataError(f"{where}: expected the name of a clip, ':' and its sentence, not {line!r}")
             yield subset, name.strip(), text.strip()
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from kikimimi.errors import DataError, check_choice
 from kikimimi.layout import Layout, LayoutConfig, Row
-from kikimimi_layouts.corpus_folder import is_missing
+from kikimimi_layouts.corpus_folder import is_missing, lines_of
 
 Split = Literal[
     "train-clean-100",
@@ -87,16 +87,8 @@ class LibriSpeech(Layout):
 
 
 def _read(transcript: Path) -> Iterator[tuple[str, str]]:
-    try:
-        lines = transcript.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{transcript}: not UTF-8: {error}") from error
-    for number, line in enumerate(lines, start=1):
+    for where, line in lines_of(transcript):
         name, _, words = line.partition(" ")
-        if not line.strip():
-            continue
         if name.count("-") != 2:
-            raise DataError(
-                f"{transcript}:{number}: expected SPEAKER-CHAPTER-NUMBER and the words, not {line!r}"
-            )
+            raise DataError(f"{where}: expected SPEAKER-CHAPTER-NUMBER and the words, not {line!r}")
         yield name, words.strip()
