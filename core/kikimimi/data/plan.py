@@ -23,6 +23,7 @@ from kikimimi.data.mixture import share_begin
 _SMALLEST_BUCKET = 512  # records: enough to fill even micro-batches of few clips evenly
 _UNITS = 1_000_000  # per second or position
 _ORDER, _PASS, _BATCHES = 1, 2, 3  # purposes of random numbers
+_Numbers = NDArray[np.int32 | np.int64]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ START = Position(0, 0)
 
 class _Epoch(NamedTuple):
     number: int
-    records: NDArray[np.int32] | NDArray[np.int64]  # of all sources, counted through
+    records: _Numbers  # of all sources, counted through
     passes: NDArray[np.int32] | None  # None: the epoch's number
     starts: NDArray[np.int64]  # of the micro-batches, and the end of the last
 
@@ -140,19 +141,15 @@ class Plan:
         costs = source.costs
         if not len(costs):
             raise ValueError(f"source '{source.name}' has no records")
-        if len(_lengths(source)) != len(costs) or (
-            source.rows is not None and len(source.rows) != len(costs)
-        ):
+        if any(len(column) != len(costs) for column in (_lengths(source), source.rows) if column is not None):
             raise ValueError(f"source '{source.name}': as many lengths and rows as costs are needed")
         units = _units(costs)
-        wrong = np.flatnonzero(~(np.isfinite(costs) & (units > 0)))
-        if len(wrong):
+        if len(wrong := np.flatnonzero(~(np.isfinite(costs) & (units > 0)))):
             raise ValueError(
                 f"source '{source.name}': record {wrong[0]} costs {costs[wrong[0]]:g}; "
                 "every record must cost at least a millionth"
             )
-        dear = np.flatnonzero(units > self._budget)
-        if len(dear):
+        if len(dear := np.flatnonzero(units > self._budget)):
             worst = int(np.argmax(costs))
             raise ValueError(
                 f"source '{source.name}': {len(dear)} of {len(costs)} records cost more than a micro-batch "
@@ -211,9 +208,7 @@ class Plan:
         records = epoch.records[part]
         owners = np.searchsorted(self._firsts, records, side="right") - 1
         places = (records - self._firsts[owners]).tolist()
-        passes = (
-            [epoch.number] * len(places) if epoch.passes is None else [int(p) for p in epoch.passes[part]]
-        )
+        passes = [epoch.number] * len(places) if epoch.passes is None else epoch.passes[part].tolist()
         planned = []
         for owner, place, number_of_pass in zip(owners.tolist(), places, passes, strict=True):
             rows = self.sources[owner].rows
@@ -250,30 +245,25 @@ class Plan:
             np.concatenate([[0], np.cumsum((ends - starts)[shuffled])]).astype(np.int64),
         )
 
-    def _stream(
-        self, source: int, share: Fraction, epoch: int
-    ) -> tuple[NDArray[np.int32] | NDArray[np.int64], NDArray[np.int32]]:
+    def _stream(self, source: int, share: Fraction, epoch: int) -> tuple[_Numbers, NDArray[np.int32]]:
         """Return an epoch's records of a source's endless stream of passes, and the pass of each."""
         rows = len(self.sources[source].costs)
         begin, end = (share_begin(share, len(self), number) for number in (epoch, epoch + 1))
-        records: list[NDArray[np.int64]] = []
-        passes: list[NDArray[np.int32]] = []
+        records, passes = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int32)]
         for number in range(begin // rows, -(-end // rows)):
             part = slice(max(begin - number * rows, 0), min(end - number * rows, rows))
             records.append(self._permutation(rows, _PASS, number, source)[part])
             passes.append(np.full(len(records[-1]), number, dtype=np.int32))
-        if not records:
-            return self._narrow(np.zeros(0, dtype=np.int64)), np.zeros(0, dtype=np.int32)
         return self._narrow(np.concatenate(records) + self._firsts[source]), np.concatenate(passes)
 
-    def _narrow(self, records: NDArray[np.int64]) -> NDArray[np.int32] | NDArray[np.int64]:
+    def _narrow(self, records: NDArray[np.int64]) -> _Numbers:
         return records.astype(np.int32) if self._firsts[-1] < 1 << 31 else records
 
     def _permutation(self, count: int, *purpose: int) -> NDArray[np.int64]:
         bits = np.random.PCG64(np.random.SeedSequence([self.seed, *purpose])).random_raw(count)
         return np.argsort(bits, kind="stable")
 
-    def _by_length(self, records: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.int64]:
+    def _by_length(self, records: _Numbers) -> NDArray[np.int64]:
         """Sort inside buckets; every other one downwards, so that a batch across two buckets is even, too."""
         lengths = self._lengths[records]
         total = int(_units(self._costs[records]).sum())

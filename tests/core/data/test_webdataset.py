@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-import webdataset
+from webdataset.compat import WebDataset
 
 from kikimimi.data.pack import pack
 from kikimimi.data.shards import Shards
@@ -33,7 +33,7 @@ def test_its_reader_reads_packed_shards(
     manifest.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     shards = Shards("packed", pack(manifest, tmp_path / "out", records_per_shard=2, codec=codec).pattern)
     records = [shards.read(row) for row in range(len(shards))]
-    samples = list(webdataset.WebDataset(list(shards.shards), shardshuffle=False))
+    samples = list(WebDataset(list(shards.shards), shardshuffle=False))
     gc.collect()  # here, where the warnings are ignored
     for record, sample in zip(records, samples, strict=True):
         assert sample.pop("__key__") == record.key
