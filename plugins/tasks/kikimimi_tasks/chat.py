@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, Literal
 
 from kikimimi.conversation import AudioPart, Conversation, Message, TextPart, parse_conversation
-from kikimimi.errors import listing, nearest
+from kikimimi.errors import check_choice, listing, nearest
 from kikimimi.task import Task, TaskConfig
 
 
@@ -16,15 +16,12 @@ class ChatConfig(TaskConfig):
     """Options of the task `chat`."""
 
     request: str | None = None
-    """Text beside the audio in every turn of the user that holds audio alone; null leaves such turns alone."""
+    """Text beside the audio in every turn of the user that holds audio alone; null leaves them alone."""
     order: Literal["audio_first", "text_first"] = "audio_first"
     """Whether such a turn begins with the audio or with the request."""
 
     def __post_init__(self) -> None:
-        if self.order not in (orders := ("audio_first", "text_first")):
-            raise ValueError(
-                f"order: {self.order!r} is not one of {listing(orders)}.{nearest(str(self.order), orders)}"
-            )
+        check_choice("order", self.order, ("audio_first", "text_first"))
         if self.request is not None and not self.request.strip():
             raise ValueError("request: is empty; to leave turns alone, leave it out")
         if self.request is None and self.order != "audio_first":
