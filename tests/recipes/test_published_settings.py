@@ -258,6 +258,9 @@ def test_the_japanese_speech_llm_is_finetuned_on_seven_datasets() -> None:
         ("librispeech", "asr", 1),
         ("text_only", "chat", 1),
     ]
+    spoken = "これはタスクを説明する音声の指示です。要求を適切に満たす応答を書きなさい。"
+    requests = [data[name].task.config.request for name in ("spoken_magpie", "spoken_multiturn", "text_only")]
+    assert requests == [spoken, spoken, None]
     recipes = [recipe, recipe_of("llm-jp-4-8b-ja-lora"), recipe_of("llm-jp-4-8b-ja-asr")]
     stages = [stage for given in recipes for stage in given.stages.values()]
     assert {stage.faults.policy for stage in stages} == {"skip"}

@@ -44,9 +44,8 @@ def test_a_request_stands_beside_turns_of_audio_alone() -> None:
     assert turns[2] == (AudioPart("1.flac"), TextPart("要約して。"))
     assert turns[1] == turns[3] == (TextPart("はい。"),)
     assert task.phrasings() == [request]
-    first = Chat(ChatConfig(request=request, order="text_first")).conversation(
-        record, ["0.flac", "1.flac"], None
-    )
+    text_first = Chat(ChatConfig(request=request, order="text_first"))
+    first = text_first.conversation(record, ["0.flac", "1.flac"], None)
     assert first.messages[0].parts == (TextPart(request), AudioPart("0.flac"))
 
 
