@@ -206,7 +206,7 @@ def build_index(shard: Path, *, skip: bool = False) -> Path:
     Raises:
         RequestError: The shard does not exist.
         DataError: The shard is damaged or a record is malformed (`kikimimi.data.record`), and `skip` is off;
-            or not even the first record can be told from what is there.
+            or not one record of it can be used.
     """
     if not shard.is_file():
         raise RequestError(f"{shard}: no such shard")

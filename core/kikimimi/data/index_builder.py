@@ -35,26 +35,51 @@ class _Builder:
     def read(self) -> None:
         """Go through the shard."""
         seen: set[str] = set()
+        broken: BrokenTarError | None = None
+        last: list[Member] = []  # held until it is known that the tar goes on after it
         with self.shard.open("rb") as tar:
             try:
                 for members in grouped(read_members(tar, whole=True)):
-                    self._add(members, tar.fileno(), twice=members[0].key in seen)
-                    seen.add(members[0].key)
+                    if last:
+                        self._add(last, tar.fileno(), seen)
+                    last = members
             except BrokenTarError as error:
-                if not self.skip:
-                    raise DataError(f"{place(str(self.shard), error.offset)}: {error.reason}") from error
-                self.rejected.append(Rejected("", error.offset, error.reason))
+                broken = error
+            if last:
+                self._add(last, tar.fileno(), seen, broken)
+        if broken is not None and not (self.rejected and self.rejected[-1].offset == broken.offset):
+            self._break("", broken)
+        if self.rejected and not self.rows:
+            raise DataError(self._nothing())
 
-    def _add(self, members: list[Member], descriptor: int, *, twice: bool) -> None:
+    def _add(
+        self, members: list[Member], descriptor: int, seen: set[str], broken: BrokenTarError | None = None
+    ) -> None:
+        key = members[0].key
         try:
             record = assemble(members, str(self.shard))
-            if twice:
+            if key in seen:
                 raise RecordError(record.where, "the key occurs twice, or its members do not stand together")
             self.rows.append(self._row(record, members, descriptor))
         except RecordError as error:
+            if broken is not None:  # what the record lacks is what was cut off
+                self._break(key, broken)
+                return
             if not self.skip:
                 raise
-            self.rejected.append(Rejected(members[0].key, members[0].offset, error.reason))
+            self.rejected.append(Rejected(key, members[0].offset, error.reason))
+        seen.add(key)
+
+    def _break(self, key: str, error: BrokenTarError) -> None:
+        if not self.skip:
+            raise DataError(f"{place(str(self.shard), error.offset, key or None)}: {error.reason}") from error
+        self.rejected.append(Rejected(key, error.offset, error.reason))
+
+    def _nothing(self) -> str:
+        first = self.rejected[0]
+        more = f" (and {len(self.rejected) - 1:,} more)" if len(self.rejected) > 1 else ""
+        where = place(str(self.shard), first.offset, first.key or None)
+        return f"{where}: {first.reason}{more}; nothing in the shard can be used, and it gets no index"
 
     def _row(self, record: Record, members: list[Member], descriptor: int) -> dict[str, Any]:
         try:

@@ -151,6 +151,18 @@ def test_index_names_every_shard_that_fails(shard: Shard, tmp_path: Path) -> Non
     assert len(report.left_out) == 2
 
 
+def test_a_shard_of_nothing_is_an_error_and_the_others_are_indexed(shard: Shard) -> None:
+    whole, nothing = shard(2, "train-0.tar"), shard(2, "train-1.tar")
+    nothing.write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"1 of 2 shards cannot be indexed:\n.*train-1\.tar, byte 0: the shard"
+    ) as said:
+        CliRunner().invoke(app, ["index", str(whole), str(nothing), "--skip"], catch_exceptions=False)
+    assert "To leave out" not in str(said.value)
+    assert len(ShardIndex.load(whole)) == 2
+    assert not index_path(nothing).exists()
+
+
 def test_index_command_lists_what_is_left_out(write_tar: WriteTar, tone: Tone) -> None:
     members = [("a.json", _TEXT), ("a.0.wav", tone())]
     path = write_tar([*members, *((f"b{number}.json", _TEXT) for number in range(25))])
