@@ -134,7 +134,7 @@ class PackReport:
             "licenses": self.licenses(),
             "shards": [
                 {"name": shard.name, "records": shard.records, "seconds": shard.seconds}
-                for shard in self.shards
+                for shard in (self.shards if self.records else ())
             ],
         }
         with whole_file(self.out / LEDGER) as unfinished:

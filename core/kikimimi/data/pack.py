@@ -18,9 +18,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kikimimi.data.index import index_path
 from kikimimi.data.ledger import DROPPED, LEDGER, PackReport
 from kikimimi.data.pack_settings import Codec, PackSettings
-from kikimimi.data.pack_shard import ShardJob, clear_leftovers
+from kikimimi.data.pack_shard import ShardJob, clear_leftovers, note_path
 from kikimimi.data.pack_source import PackSource
 from kikimimi.data.pack_workers import pack_shards
 from kikimimi.errors import DataError, RequestError, nearest
@@ -66,7 +67,8 @@ def pack(
     Raises:
         RequestError: The corpus, an option, the prefix or a number is wrong, `out` has other shards or is
             being packed into, or no row has a licence that is to be kept.
-        DataError: The corpus is malformed, none of its rows can be used, or a process died.
+        DataError: The corpus is malformed, a process died, or none of its rows can be used: then the account
+            is all that is left in `out`.
     """
     settings = PackSettings(
         sample_rate=sample_rate,
@@ -128,6 +130,8 @@ def pack(
                 "made_from": hashlib.sha256("".join(s.made_from for s in report.shards).encode()).hexdigest(),
             }
         )
+        if not report.records:
+            _remove(jobs)
     _check_report(report, source)
     return report
 
@@ -178,6 +182,13 @@ def _check_out(out: Path, prefix: str, jobs: Sequence[ShardJob]) -> None:
             f"{out}: holds the shards {other}-*.tar and their {LEDGER}, which this packing would overwrite. "
             "Choose another folder for each packing"
         )
+
+
+def _remove(jobs: Sequence[ShardJob]) -> None:
+    """Remove shards of no record: nothing but the account stays."""
+    for job in jobs:
+        for path in (note_path(job.shard), index_path(job.shard), job.shard):
+            path.unlink(missing_ok=True)
 
 
 def _check_report(report: PackReport, source: PackSource) -> None:

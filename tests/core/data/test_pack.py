@@ -283,7 +283,11 @@ def test_refuses_when_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "none.csv").write_text("path,text\ngone.wav,x\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"none of its 1 rows can be used; .*dropped\.jsonl says why"):
         pack(tmp_path / "none.csv", tmp_path / "none")
-    assert ledger(tmp_path / "none")["dropped"]["missing file"]["rows"] == 1
+    account = ledger(tmp_path / "none")
+    assert account["dropped"]["missing file"]["rows"] == 1
+    assert account["shards"] == []
+    assert [drop["name"] for drop in dropped(tmp_path / "none")] == ["gone.wav"]
+    assert sorted(contents(tmp_path / "none")) == ["dropped.jsonl", "ledger.json"]
 
 
 def test_what_was_left_half_written_is_removed(manifest: Path, tmp_path: Path) -> None:
