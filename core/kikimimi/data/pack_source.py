@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from kikimimi.errors import DataError, PluginError, RecipeError, RequestError, l
 from kikimimi.layout import Layout
 
 _KIND = "layout"
+_HUB_NAME = re.compile(r"[\w.-]*\w/[\w.-]+")  # ORGANISATION/NAME
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ def _find(path: Path) -> str:
     if not path.exists():
         beside = path.parent.iterdir() if path.parent.is_dir() else ()
         guess = nearest(path.name, [other.name for other in beside])
+        if _HUB_NAME.fullmatch(str(path)) and not path.parent.is_dir():
+            guess = " For a set on the Hub, add --layout hugging_face"
         raise RequestError(f"{path}: no such file or folder.{guess}")
     found, broken = matching(path)
     if len(found) == 1:

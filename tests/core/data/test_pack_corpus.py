@@ -219,6 +219,13 @@ def test_finds_the_layout(corpus: Corpus, tmp_path: Path, install: Install) -> N
     assert PackSource.open(source).name == "rows"
     with pytest.raises(RequestError, match=r"al\.rows: no such file or folder\. Did you mean 'all\.rows'\?"):
         PackSource.open(tmp_path / "al.rows")
+    with pytest.raises(
+        RequestError,
+        match=r"^someorg/someset: no such file or folder\. For a set on the Hub, add --layout hug",
+    ):
+        PackSource.open("someorg/someset")
+    with pytest.raises(RequestError, match=r"no such file or folder\.$"):
+        PackSource.open("../someset")
     (tmp_path / "x.bin").write_bytes(b"")
     with pytest.raises(
         RequestError, match=r"x\.bin: is laid out like none of .*manifest.*rows.*--layout NAME"
