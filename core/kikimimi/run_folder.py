@@ -13,16 +13,21 @@ report.html               all of it to look at
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shutil
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kikimimi.errors import RunError, listing, nearest
+from kikimimi.rank import global_rank
 from kikimimi.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -122,6 +127,30 @@ class RunFolder:
                 f"recipe: kikimimi train RECIPE.yaml {' '.join(overrides)}"
             )
         return cls(path, wanted)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training this run; the other ranks of the same training are let in.
+
+        Raises:
+            RunError: Another process holds it.
+        """
+        if global_rank():
+            yield
+            return
+        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise RunError(
+                    f"{self.path} is being trained by another process ({file.read() or 'not known'}). "
+                    "Wait for it, or stop it"
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield  # the lock goes with the file, whatever ends the process
 
     @property
     def assets(self) -> Path:

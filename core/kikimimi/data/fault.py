@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kikimimi.errors import DataError, StorageError
+from kikimimi.errors import DataError, KikimimiError, StorageError
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Faults
@@ -33,6 +33,17 @@ class Fault:
     reason: str
     transient: bool = False
 
+    @property
+    def message(self) -> str:
+        """The place and the reason, as errors tell them."""
+        return f"{self.where}: {self.reason}"
+
+    @classmethod
+    def of(cls, dataset: str, where: str, error: KikimimiError) -> Fault:
+        """Make one of an error, whose message may name the place, too."""
+        reason = str(error).removeprefix(where).lstrip(": ").rstrip(".")
+        return cls(dataset, where, reason, transient=not isinstance(error, DataError))
+
 
 class FaultLog:
     """The account of a stage's faults, one JSON line for each record, and the policy about them.
@@ -53,10 +64,13 @@ class FaultLog:
 
     def add(self, faults: Sequence[Fault]) -> None:
         """List faults, without judging them."""
-        new = [fault for fault in faults if (fault.dataset, fault.where) not in self._listed]
+        new = []
+        for fault in faults:
+            if (place := (fault.dataset, fault.where)) not in self._listed:
+                self._listed.add(place)
+                new.append(fault)
         if not new:
             return
-        self._listed.update((fault.dataset, fault.where) for fault in new)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(asdict(fault), ensure_ascii=False) + "\n" for fault in new))
@@ -71,16 +85,16 @@ class FaultLog:
         faults = [outcome for outcome in outcomes if outcome is not None]
         for fault in faults:
             if fault.transient:
-                raise StorageError(fault.reason)
+                raise StorageError(fault.message)
         self.add(faults)
         if faults and self.policy.policy == "fail":
-            raise DataError(f"{faults[0].reason}. {HOW_TO_SKIP}")
+            raise DataError(f"{faults[0].message}. {HOW_TO_SKIP}")
         for outcome in outcomes:
             self.in_a_row = self.in_a_row + 1 if outcome is not None else 0
             if self.in_a_row >= self.policy.in_a_row:
                 raise DataError(
                     f"{self.in_a_row} records one after another cannot be read, as many as faults.in_a_row "
-                    f"allows; {self.path} lists them. The last one: {faults[-1].reason}"
+                    f"allows; {self.path} lists them. The last one: {faults[-1].message}"
                 )
         self.tried += len(outcomes)
         self.skipped += len(faults)
@@ -88,8 +102,19 @@ class FaultLog:
         if faults and self.tried * self.policy.share >= 1 and self.skipped > self.tried * self.policy.share:
             raise DataError(
                 f"{self.skipped} of {self.tried} records cannot be read, more than faults.share "
-                f"({self.policy.share:g}) allows; {self.path} lists them. The last one: {faults[-1].reason}"
+                f"({self.policy.share:g}) allows; {self.path} lists them. The last one: {faults[-1].message}"
             )
+
+    def state(self) -> list[int]:
+        """Return the counts, for a run that goes on from here."""
+        return [self.tried, self.skipped, self.in_a_row]
+
+    def restore(self, states: Sequence[Sequence[int]], rank: int, world_size: int) -> None:
+        """Take up saved counts: this rank's own, or where there were other ranks, a share of all."""
+        if len(states) == world_size:
+            self.tried, self.skipped, self.in_a_row = states[rank]
+        else:
+            self.tried, self.skipped = (sum(state[i] for state in states) // world_size for i in (0, 1))
 
 
 def read_faults(path: Path) -> list[Fault]:

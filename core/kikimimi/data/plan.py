@@ -227,11 +227,14 @@ class Plan:
         if self._shares is None:
             records = self._narrow(self._permutation(len(self), _ORDER, number))
         else:
-            parts = [self._stream(i, share, number) for i, share in enumerate(self._shares)]
-            records = np.concatenate([part[0] for part in parts])
-            mixed = self._permutation(len(records), _ORDER, number)
-            records = records[mixed]
-            passes = np.concatenate([part[1] for part in parts])[mixed]
+            # Which source comes next is random, but a pass of a source ends before its next one begins.
+            streams = [self._stream(i, share, number) for i, share in enumerate(self._shares)]
+            owners = np.repeat(np.arange(len(streams)), [len(stream[0]) for stream in streams])
+            owners = owners[self._permutation(len(owners), _ORDER, number)]
+            records = np.empty(len(owners), dtype=streams[0][0].dtype)
+            passes = np.empty(len(owners), dtype=np.int32)
+            for owner, stream in enumerate(streams):
+                records[owners == owner], passes[owners == owner] = stream
         order = self._by_length(records)
         records, passes = records[order], None if passes is None else passes[order]
         bounds = self._fill(_units(self._costs[records]))

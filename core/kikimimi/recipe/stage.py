@@ -61,8 +61,9 @@ class Mixture:
 class Batch:
     """How much goes into one step."""
 
-    seconds: float = 60.0
-    """Audio per micro-batch [s]; a text without audio counts with 0.08 s per character."""
+    seconds: float | None = 60.0
+    """Audio per micro-batch [s]; a text without audio counts with 0.08 s per character. Not read where tokens
+    are given."""
     tokens: int | None = None
     """Positions of the LLM per micro-batch, audio and text, in place of seconds. Audio tokens count as the
     most that the adapter may give; written text is estimated from its characters."""
@@ -73,19 +74,25 @@ class Batch:
     in the encoder, and that samples of one length meet more often."""
 
     def __post_init__(self) -> None:
-        need(self.seconds > 0, f"seconds must be above 0, not {self.seconds}")
         need(self.tokens is None or self.tokens >= 1, f"tokens must be at least 1, not {self.tokens}")
-        need(
-            self.tokens is None or self.seconds == Batch.seconds,
-            "tokens: stands in place of seconds: leave one of them out",
-        )
+        if self.tokens is not None:
+            # One of the two is the budget: a recipe that is resolved shows one.
+            need(
+                self.seconds is None or self.seconds == Batch.seconds,
+                "tokens: stands in place of seconds: leave those out, or where another recipe gives them, "
+                "set them to null",
+            )
+            object.__setattr__(self, "seconds", None)
+        else:
+            need(self.seconds is not None, "seconds: null has a meaning only where tokens are given")
+            need((self.seconds or 0) > 0, f"seconds must be above 0, not {self.seconds}")
         need(self.global_ >= 1, f"global must be at least 1, not {self.global_}")
         need(self.bucket >= 1, f"bucket must be at least 1, not {self.bucket}")
 
     @property
     def budget(self) -> float:
         """What a micro-batch may hold [s, or positions where `tokens` is given]."""
-        return self.seconds if self.tokens is None else self.tokens
+        return self.tokens if self.seconds is None else self.seconds  # type: ignore[return-value]
 
     @property
     def unit(self) -> str:
@@ -95,14 +102,15 @@ class Batch:
 
 @dataclass(kw_only=True, frozen=True)
 class Faults:
-    """What is done about a record that cannot be used: damaged, malformed, too long. None is ever cut."""
+    """What is done about a record that cannot be used: damaged, malformed, too long. Nothing is ever cut."""
 
     policy: Literal["fail", "skip"] = "fail"
     """fail: stop before the next step; skip: leave it out, count it, and list it in the run folder."""
     in_a_row: int = 100
-    """Stop when so many records one after another cannot be read, even if they may be skipped."""
+    """Stop when so many records one after another cannot be read by a rank, even if they may be skipped."""
     share: float = 0.001
-    """Stop when more than this share of the records that were tried cannot be read [fraction]."""
+    """Stop when more than this share of the records that a rank has tried cannot be read [fraction]; judged
+    once it has tried as many as make one record (1 / share)."""
 
     def __post_init__(self) -> None:
         need(self.in_a_row >= 1, f"in_a_row must be at least 1, not {self.in_a_row}")

@@ -72,7 +72,8 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
             data={n: evenly(source(f"{key}.data.{n}", data)) for n, data in given.data.items()},
             batch=replace(
                 given.batch,
-                seconds=min(given.batch.seconds, BATCH_SECONDS),
+                seconds=min(given.batch.seconds or BATCH_SECONDS, BATCH_SECONDS),
+                tokens=None,
                 global_=min(given.batch.global_, 2),
             ),
             schedule=replace(given.schedule, warmup=min(given.schedule.warmup, STEPS - 1)),

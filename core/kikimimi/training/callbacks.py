@@ -18,6 +18,9 @@ from kikimimi.training.checkpoint import restore_random_state
 from kikimimi.training.loader import StageLoader
 from kikimimi.training.module import StageModule
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What stops a stage without loss."""
+
 
 class StageProgress(Callback):
     """A progress bar over the optimiser steps, with the loss."""
@@ -59,7 +62,8 @@ class StageProgress(Callback):
 class KeepCheckpoints(Callback):
     """Saves every so many steps, at the end, and when asked to stop; keeps the newest few.
 
-    The first Ctrl-C lets the step finish, saves and stops; the second stops at once.
+    The first Ctrl-C (or SIGTERM, as schedulers send it) lets the step finish, saves and stops on every rank;
+    the second stops at once.
 
     Args:
         folder: Where checkpoints go.
@@ -73,8 +77,9 @@ class KeepCheckpoints(Callback):
         self.folder, self.every, self.keep = folder, every, keep
         self.loader, self.micro_batches = loader, micro_batches
         self.interrupted = False
+        self.signal: int | None = None
         self._random: list[dict[str, Any]] | None = None
-        self._handler: Any = None
+        self._handlers: dict[int, Any] = {}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -91,8 +96,8 @@ class KeepCheckpoints(Callback):
                 counts["completed"] -= underway
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over Ctrl-C."""
-        self._handler = signal.signal(signal.SIGINT, self._stop)
+        """Take over Ctrl-C and SIGTERM."""
+        self._handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
@@ -111,6 +116,9 @@ class KeepCheckpoints(Callback):
             return
         step = trainer.global_step
         assert isinstance(pl_module, StageModule)
+        # All ranks or none: one that stopped alone would leave the others waiting for it.
+        asked = trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
+        self.interrupted = self.interrupted or asked
         last = step >= pl_module.stage.steps
         if self.interrupted or last or step % self.every == 0:
             self.loader.consumed = step * self.micro_batches
@@ -124,22 +132,22 @@ class KeepCheckpoints(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give Ctrl-C back."""
+        """Give the signals back."""
         self._give_back()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Give Ctrl-C back."""
+        """Give the signals back."""
         self._give_back()
 
     def _give_back(self) -> None:
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-            self._handler = None
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
+        if self.signal is not None:
             raise KeyboardInterrupt
-        self.interrupted = True
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+        self.signal = number
+        print("\nstopping after this step; once more stops at once", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -48,8 +49,7 @@ class Reader(Dataset[Batch]):
                 samples.append(self._sample(corpus, item))
                 outcomes.append(None)
             except KikimimiError as error:
-                transient = not isinstance(error, DataError)
-                outcomes.append(Fault(corpus.name, corpus.shards.where(item.row), str(error), transient))
+                outcomes.append(Fault.of(corpus.name, corpus.shards.where(item.row), error))
         return collate(samples, outcomes if any(outcomes) else ())
 
     def _sample(self, corpus: Corpus, item: Planned) -> Sample:
@@ -60,10 +60,10 @@ class Reader(Dataset[Batch]):
             draw=item.draw(self.seed, corpus.name),
             features=self.features,
         )
-        self._check_context(sample.name, len(sample.rendered.ids), [len(clip) for clip in sample.clips])
+        self._check_context(len(sample.rendered.ids), [len(clip) for clip in sample.clips])
         return sample
 
-    def _check_context(self, name: str, text_length: int, clip_lengths: list[int]) -> None:
+    def _check_context(self, text_length: int, clip_lengths: list[int]) -> None:
         context = self.model.llm.context_length
         if context is None:
             return
@@ -74,8 +74,8 @@ class Reader(Dataset[Batch]):
             positions = text_length - len(clip_lengths) + tokens
         if positions > context:
             raise DataError(
-                f"{name}: up to {positions} positions (text and audio tokens), but the LLM's context is "
-                f"{context}. Nothing is cut; drop the record or raise the adapter's downsampling."
+                f"up to {positions} positions (text and audio tokens), but the LLM's context is {context}. "
+                "Nothing is cut; more downsampling in the adapter would make it fit"
             )
 
 
@@ -103,6 +103,12 @@ class PlanSampler(Sampler[list[Planned]]):
                 yield planned
 
 
+def _ignore_signals(worker: int) -> None:
+    """Leave it to the training process to stop: schedulers send SIGTERM to all processes at once."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StageLoader(DataLoader[Batch]):
     """A data loader that Lightning can resume: its state is the number of micro-batches consumed, and where
     that is in the plan.
@@ -123,6 +129,7 @@ class StageLoader(DataLoader[Batch]):
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_ignore_signals,
         )
         self.plan_sampler = sampler
         self.order = dict(order or {})

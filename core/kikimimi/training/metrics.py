@@ -56,6 +56,11 @@ class MetricsFile(Logger):
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         temporary.replace(self.path)
 
+    def has(self, step: int, name: str) -> bool:
+        """Tell whether a value of this stage stands there for a step."""
+        lines = read_metrics(self.path)
+        return any(line["stage"] == self.stage and line["step"] == step and name in line for line in lines)
+
     @rank_zero_only
     def write_csv(self) -> None:
         """Write every line as a row of ``metrics.csv``."""

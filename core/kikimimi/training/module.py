@@ -17,6 +17,7 @@ from kikimimi.model.batch import Batch
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trained import load_kept, named_tensors
 from kikimimi.training.checkpoint import random_state
+from kikimimi.training.loader import StageLoader
 from kikimimi.training.schedule import factor
 from kikimimi.training.window import LogWindow
 
@@ -56,6 +57,8 @@ class StageModule(pl.LightningModule):
         self.log_every = log_every
         self.faults = faults
         self.strict_loading = False
+        self.missed_validation: StageLoader | None = None
+        """What is validated before the first step: a kill came between a checkpoint and its validation."""
         # An LLM's own weights take part in every micro-batch; these may not.
         self._optional = [
             name for part, names in trained.items() for name in names if part != "llm" or ".lora_" in name
@@ -170,6 +173,19 @@ class StageModule(pl.LightningModule):
         set_modes(self.model)
         self._window.restart_clock()
 
+    def on_train_start(self) -> None:
+        """Make up for a validation that was missed; what it draws at random is put back before the first step."""
+        if self.missed_validation is None:
+            return
+        self.on_validation_start()
+        self.model.eval()
+        with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
+            for number, batch in enumerate(self.missed_validation):
+                self.validation_step(batch.to(self.device), number)
+        set_modes(self.model)
+        self.on_validation_end()
+        self.missed_validation = None
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log every so many optimiser steps."""
         step = self.trainer.global_step
@@ -221,11 +237,13 @@ class StageModule(pl.LightningModule):
         due = self.trainer.global_step % self.log_every == 0
         unlogged = LogWindow() if due else self._window
         checkpoint["unlogged"] = self._from_every_rank(unlogged.state())
+        checkpoint["faults"] = self._from_every_rank(self.faults.state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up what was not logged yet."""
         trainer = self.trainer
         self._window.restore(checkpoint["unlogged"], trainer.global_rank, trainer.world_size)
+        self.faults.restore(checkpoint["faults"], trainer.global_rank, trainer.world_size)
 
     def _from_every_rank(self, mine: Any) -> list[Any]:
         if self.trainer.world_size == 1:

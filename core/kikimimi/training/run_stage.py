@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from kikimimi.model.assembly import freeze_all_but, trainable_names
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trained import kept_names
 from kikimimi.progress import duration
+from kikimimi.rank import global_rank
 from kikimimi.recipe.stage import Mixture
 from kikimimi.run_folder import RunFolder, checkpoint_folders
 from kikimimi.training.callbacks import KeepCheckpoints, StageProgress
@@ -52,11 +54,12 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     Raises:
         DataError: A record cannot be used, or the loss is not finite.
         KeyboardInterrupt: The user stopped it; a checkpoint was saved.
+        SystemExit: SIGTERM stopped it (143); a checkpoint was saved.
     """
     recipe, stage = run.recipe, run.recipe.stages[name]
     trained = trainable_names(model, stage, where=f"stages.{name}")
     freeze_all_but(model, [parameter for names in trained.values() for parameter in names])
-    faults = FaultLog(run.faults(name, _rank()), stage.faults)
+    faults = FaultLog(run.faults(name, global_rank()), stage.faults)
     corpora = _usable(stage.data, stage, model, faults)
     plan = make_plan(
         corpora,
@@ -73,7 +76,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     features = _features(run, name, model, corpora, held_out, plan)
     loader = StageLoader(
         Reader(corpora, model, recipe.seed, features),
-        PlanSampler(plan, stage.steps * stage.batch.global_, _rank(), world_size),
+        PlanSampler(plan, stage.steps * stage.batch.global_, global_rank(), world_size),
         trainer_options.workers,
         _order(recipe, stage, corpora),
     )
@@ -83,12 +86,15 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     )
     kept = kept_names(model, recipe)
     module = StageModule(model, stage, trained, kept, trainer_options.log_every, faults)
+    validation = _validation_loader(recipe, stage, model, held_out, features) if held_out else None
     metadata = {"recipe": recipe.digest, "stage": name}
     resume = checkpoint_folders(run.checkpoints(name))
     if resume:
         step = int(resume[-1].name.removeprefix("step-"))
         print(f"stage {name}: going on after step {step}", file=sys.stderr)
         metrics.forget_after(step)
+        if held_out and step % stage.validate.every == 0 and not metrics.has(step, "validation_loss"):
+            module.missed_validation = validation
     else:
         metrics.forget_after(-1)
     with warnings.catch_warnings():
@@ -118,12 +124,21 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         trainer.fit(
             module,
             loader,
-            _validation_loader(recipe, stage, model, held_out, features) if held_out else None,
+            validation,
             ckpt_path=str(resume[-1]) if resume else None,
         )
     metrics.write_csv()
     if keeper.interrupted and trainer.global_step < stage.steps:
+        if keeper.signal == signal.SIGTERM:
+            print("stopped by SIGTERM. Run the same command again: it goes on from here.", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt
+    if faults.skipped:
+        print(
+            f"stage {name}: {faults.skipped} of {faults.tried} records that were tried could not be read; "
+            f"{faults.path} lists them",
+            file=sys.stderr,
+        )
     if trainer.is_global_zero:
         path = run.weights(name)
         path.parent.mkdir(exist_ok=True)
@@ -133,19 +148,13 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     trainer.strategy.barrier()
 
 
-def _rank() -> int:
-    import os
-
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
-
-
 def _usable(datasets: Mapping[str, Dataset], stage: Stage, model: SpeechLM, faults: FaultLog) -> list[Corpus]:
     """Open datasets without what does not fit, and list that."""
     corpora = []
     for name, source in datasets.items():
         skip = stage.faults.policy == "skip"
         corpus, left_out = usable(Corpus.open(name, source, skip=skip), model, stage.batch, skip=skip)
-        if left_out and _rank() == 0:
+        if left_out and global_rank() == 0:
             faults.add(left_out)
             print(f"{describe_left_out(corpus, left_out)}; {faults.path} lists them", file=sys.stderr)
         corpora.append(corpus)

@@ -22,10 +22,16 @@ def train(run: RunFolder) -> None:
         run: The run folder; the same call goes on after an interruption.
 
     Raises:
-        RequestError: Data, plugins or weights that the recipe names are missing or do not fit.
+        RequestError: Data, plugins or weights that the recipe names are missing or do not fit, or another
+            process is training this run.
         DataError: A record cannot be used.
         KeyboardInterrupt: The user stopped it; a checkpoint was saved.
     """
+    with run.locked():
+        _train(run)
+
+
+def _train(run: RunFolder) -> None:
     recipe = run.recipe
     corpora = list(training_corpora(recipe))
     if all(run.finished(stage) for stage in recipe.stages):

@@ -28,9 +28,9 @@ def test_skipping_counts_and_lists_each_record_once(tmp_path: Path) -> None:
     log.judge([None, bad(7), None])
     assert (log.tried, log.skipped) == (1503, 1)
     again = FaultLog(path, Faults(policy="skip"))
-    for _ in range(4):
+    for _ in range(7):
         again.judge([None] * 500)
-    again.judge([bad(7), bad(8)])
+    again.judge([bad(7), bad(8), bad(8)])
     assert read_faults(path) == [bad(7), bad(8)]
     path.write_text(path.read_text() + '{"dataset": "cut off by a ki')
     assert read_faults(path) == [bad(7), bad(8)]
@@ -63,3 +63,21 @@ def test_a_server_that_is_away_is_no_fault_of_the_record(tmp_path: Path) -> None
     with pytest.raises(StorageError, match="does not answer"):
         log.judge([None, Fault("tones", "https://x/a.tar, byte 0, record 'a'", "does not answer", True)])
     assert read_faults(path) == []
+
+
+def test_a_place_is_said_once() -> None:
+    where = "a.tar, byte 0, record 'a'"
+    for place in (f"{where}: ", f"{where} 0.flac: ", ""):
+        message = f"{place}the clip is empty."
+        fault = Fault.of("tones", where, DataError(message))
+        assert fault.message.count("a.tar") == 1
+        assert fault.message.endswith("the clip is empty")
+
+
+def test_counts_go_on_in_another_number_of_processes(tmp_path: Path) -> None:
+    log = FaultLog(tmp_path / "a.jsonl", Faults(policy="skip"))
+    log.restore([[100, 3, 1], [300, 5, 0]], 1, 2)
+    assert log.state() == [300, 5, 0]
+    log = FaultLog(tmp_path / "a.jsonl", Faults(policy="skip"))
+    log.restore([[100, 3, 1], [300, 5, 0]], 0, 1)
+    assert log.state() == [400, 8, 0]

@@ -127,12 +127,12 @@ def test_order_is_what_it_was() -> None:
     assert order == [[(0, 4)], [(1, 0)], [(1, 1)], [(0, 0), (0, 1), (0, 2), (0, 3)]]
     weighted = _plan([[1.0, 2.0, 3.0, 4.0, 5.0], [6.0, 7.0]], [1, 3], budget=10, seed=3)
     assert [[tuple(p) for p in batch] for batch in weighted.epoch(1)] == [
-        [(1, 1, 3)],
-        [(1, 0, 3)],
-        [(1, 1, 2)],
         [(1, 1, 5)],
-        [(1, 0, 4)],
+        [(1, 0, 3)],
+        [(1, 1, 3)],
         [(1, 1, 4)],
+        [(1, 0, 4)],
+        [(1, 1, 2)],
         [(0, 1, 0), (0, 3, 0)],
     ]
 
@@ -199,6 +199,23 @@ def test_a_source_with_a_share_restarts_when_it_is_exhausted() -> None:
     assert sorted({p.epoch for p in later}) == [5, 6, 7, 8, 9]
     large = Counter(p.row for n in (0, 1) for p in _flat(plan.epoch(n)) if p.source == 0)
     assert len(large) == 90
+
+
+def test_a_pass_ends_before_the_next_begins() -> None:
+    """However many passes an epoch holds: a small dataset is not drawn with replacement."""
+    plan = _plan([[1.0] * 5000, [1.0] * 20], [1, 1], budget=1)
+    # Records of one length, one per micro-batch, whose order is undone: what was dealt out, bucket by bucket.
+    small = [p for batch in plan.epoch(0) for p in batch if p.source == 1]
+    assert len({p.epoch for p in small}) > 100
+    dealt = [p for p in _by_bucket(plan) if p.source == 1]
+    assert [p.epoch for p in dealt] == sorted(p.epoch for p in dealt)
+
+
+def _by_bucket(plan: Plan) -> list[Planned]:
+    """Return an epoch's records as they were before micro-batches were shuffled: all are of one length."""
+    order = plan._permutation(plan.num_micro_batches(0), 3, 0)
+    batches = plan.epoch(0)
+    return [batches[position][0] for position in np.argsort(order)]
 
 
 def test_a_tiny_share_gives_a_record_now_and_then() -> None:

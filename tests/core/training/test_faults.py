@@ -169,6 +169,30 @@ def test_another_order_is_refused_naming_both(make_run: Make) -> None:
     assert {type(state[name]) for name in ("consumed", "epoch", "micro_batch")} == {int}
 
 
+def test_tokens_take_the_place_of_inherited_seconds(make_run: Make) -> None:
+    run = make_run("run", "stages.asr.batch.seconds=null", "stages.asr.batch.tokens=100")
+    batch = run.recipe.stages["asr"].batch
+    assert (batch.seconds, batch.tokens, batch.budget, batch.unit) == (None, 100, 100, "positions")
+    assert RunFolder.open(run.path).recipe == run.recipe
+
+
+def test_what_was_skipped_is_said_and_counted_over_resumes(
+    make_run: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("run", SKIP, "stages.asr.validate.every=0")
+    damage(run, 5)
+    train(run)
+    said = [line for line in capsys.readouterr().err.splitlines() if "that were tried could" in line]
+    shutil.rmtree(run.path / "weights")
+    for folder in run.checkpoints("asr").glob("step-*"):
+        if folder.name != "step-00000003":
+            shutil.rmtree(folder)
+    train(run)
+    again = [line for line in capsys.readouterr().err.splitlines() if "that were tried could" in line]
+    assert said == again
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -181,6 +205,7 @@ def test_another_order_is_refused_naming_both(make_run: Make) -> None:
         ),
         ("stages.asr.mixture.temperature=2", "mixture: says how datasets are mixed, and there is only one"),
         ("stages.asr.batch={seconds: 5, tokens: 100}", "batch.tokens: stands in place of seconds"),
+        ("stages.asr.batch.seconds=null", "batch.seconds: null has a meaning only where tokens are given"),
         ("stages.asr.batch.tokens=0", "stages.asr.batch.tokens: must be at least 1, not 0"),
         ("stages.asr.batch.bucket=0", "stages.asr.batch.bucket: must be at least 1, not 0"),
     ],

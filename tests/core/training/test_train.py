@@ -234,7 +234,10 @@ def test_clips_longer_than_the_encoder_are_named(make_run: Make, tmp_path: Path)
 
 
 def test_a_record_that_exceeds_the_context_is_named(make_run: Make) -> None:
-    with pytest.raises(DataError, match=r"tones/train-\d+: up to \d+ positions .* the LLM's context is 12"):
+    with pytest.raises(
+        DataError,
+        match=r"byte \d+, record 'train-\d+': up to \d+ positions .* the LLM's context is 12\. .*fit\. To",
+    ):
         train(make_run("run", "llm.scratch.context_length=12"))
 
 
@@ -269,3 +272,54 @@ def test_padding_is_counted_inside_the_encoder_too(make_run: Make) -> None:
     # Clips of 0.3 to 1.5 s, each padded to 2 s.
     assert all(float(str(share)) > 0.25 for share in shares[2:])
     assert sum(map(float, map(str, shares[2:]))) > sum(map(float, map(str, shares[:2])))
+
+
+def test_sigterm_saves_and_says_so(make_run: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """As schedulers send it: the step ends, a checkpoint is written; the run goes on exactly."""
+    import os
+    import signal
+
+    from kikimimi.training.module import StageModule
+
+    reference, run = make_run("reference"), make_run("run")
+    train(reference)
+    real = StageModule.training_step
+
+    def killed(self: StageModule, batch: object, index: int) -> torch.Tensor:
+        if index == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, batch, index)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StageModule, "training_step", killed)
+        with pytest.raises(SystemExit) as stopped:
+            train(run)
+    assert stopped.value.code == 143
+    assert "stopped by SIGTERM. Run the same command again" in capsys.readouterr().err
+    assert sorted(run.checkpoints("asr").iterdir())[-1].name == "step-00000005"
+    train(run)
+    assert run.weights("asr").read_bytes() == reference.weights("asr").read_bytes()
+
+
+def test_one_process_trains_a_run(make_run: Make) -> None:
+    run = make_run("run")
+    with (
+        run.locked(),
+        pytest.raises(RunError, match=r"is being trained by another process \(process \d+ on "),
+    ):
+        train(run)
+    train(run)
+
+
+def test_a_validation_that_a_kill_prevented_is_made_up_for(make_run: Make) -> None:
+    run = make_run("run", "stages.asr.checkpoint.every=4")
+    train(run)
+    whole, weights = curve(run), run.weights("asr").read_bytes()
+    rewind(run, 4)
+    lines = run.metrics.read_text().splitlines()
+    kept = [line for line in lines if not (json.loads(line)["step"] == 4 and "validation_loss" in line)]
+    assert len(kept) == len(lines) - 1
+    run.metrics.write_text("\n".join(kept) + "\n")
+    train(run)
+    assert curve(run) == whole
+    assert run.weights("asr").read_bytes() == weights
