@@ -174,7 +174,7 @@ class StageModule(pl.LightningModule):
         self._window.restart_clock()
 
     def on_train_start(self) -> None:
-        """Make up for a validation that was missed; what it draws at random is put back before the first step."""
+        """Make up for a missed validation; what it draws at random is put back before the first step."""
         if self.missed_validation is None:
             return
         self.on_validation_start()
@@ -182,6 +182,7 @@ class StageModule(pl.LightningModule):
         with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
             for number, batch in enumerate(self.missed_validation):
                 self.validation_step(batch.to(self.device), number)
+        self.model.train()
         set_modes(self.model)
         self.on_validation_end()
         self.missed_validation = None
