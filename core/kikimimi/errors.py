@@ -82,6 +82,16 @@ def listing(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "(none)"
 
 
+def counted(number: int, unit: str) -> str:
+    """Return how many there are: ``1 record``, ``1,234 records``.
+
+    Args:
+        number: How many.
+        unit: Name of one of them.
+    """
+    return f"{number:,} {unit}" if number == 1 else f"{number:,} {unit}s"
+
+
 def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
     """Check an option against the values that it may have.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from kikimimi.data.index import LeftOut, ShardIndex, build_index
 from kikimimi.data.remote import is_url
 from kikimimi.data.workers import in_order
-from kikimimi.errors import DataError, RequestError
+from kikimimi.errors import DataError, RequestError, counted
 from kikimimi.progress import Progress, duration
 
 LISTED = 20
@@ -35,7 +35,10 @@ class IndexReport:
 
     def summary(self) -> str:
         """Return what was done, for people."""
-        lines = [f"{self.records} records, {duration(self.seconds)} of audio in {self.shards} shards"]
+        lines = [
+            f"{counted(self.records, 'record')}, {duration(self.seconds)} of audio in "
+            f"{counted(self.shards, 'shard')}"
+        ]
         if self.left_out:
             lines.append(f"left out: {len(self.left_out)}")
             lines.extend(f"  {item.where}: {item.reason}" for item in self.left_out[:LISTED])

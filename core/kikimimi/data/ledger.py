@@ -16,7 +16,7 @@ from typing import Any
 
 from kikimimi.data.pack_shard import PackedShard, Tally, note_path
 from kikimimi.data.whole_file import whole_file
-from kikimimi.errors import nearest
+from kikimimi.errors import counted, nearest
 
 LEDGER, DROPPED = "ledger.json", "dropped.jsonl"
 """Names of the files."""
@@ -91,9 +91,9 @@ class PackReport:
     def summary(self) -> str:
         """Return what was packed and what was left out, for people: a line, and one for each reason."""
         lines = [
-            f"{self.records:,} of {self.rows:,} rows, {amount(self.seconds)} of audio, {len(self.shards):,} "
-            f"{'shard' if len(self.shards) == 1 else 'shards'} ({self.kept_shards:,} were there before): "
-            f"{self.pattern}"
+            f"{self.records:,} of {counted(self.rows, 'row')}, {amount(self.seconds)} of audio, "
+            f"{counted(len(self.shards), 'shard')} ({self.kept_shards:,} "
+            f"{'was' if self.kept_shards == 1 else 'were'} there before): {self.pattern}"
         ]
         tallies = self._tallies()
         for reason, tally in tallies.items():

@@ -24,7 +24,7 @@ from kikimimi.data.pack_settings import Codec, PackSettings
 from kikimimi.data.pack_shard import ShardJob, clear_leftovers, note_path
 from kikimimi.data.pack_source import PackSource
 from kikimimi.data.pack_workers import pack_shards
-from kikimimi.errors import DataError, RequestError, nearest
+from kikimimi.errors import DataError, RequestError, counted, nearest
 from kikimimi.progress import Progress
 
 _MAX_SHARDS = 1_000_000  # what six digits number
@@ -91,8 +91,8 @@ def pack(
     rows = len(source)
     if (count := -(-rows // records_per_shard)) > _MAX_SHARDS:
         raise RequestError(
-            f"{source.path}: {rows:,} rows make {count:,} shards of {records_per_shard:,}, but at most "
-            f"{_MAX_SHARDS:,} are made: raise records_per_shard"
+            f"{source.path}: {rows:,} rows make {counted(count, 'shard')} of {records_per_shard:,}, "
+            f"but at most {_MAX_SHARDS:,} are made: raise records_per_shard"
         )
     jobs = [
         ShardJob(
@@ -170,8 +170,8 @@ def _check_out(out: Path, prefix: str, jobs: Sequence[ShardJob]) -> None:
     names = {job.shard.name for job in jobs}
     if foreign := sorted({path.name for path in out.glob(f"{prefix}-*.tar")} - names):
         raise RequestError(
-            f"{out}: holds {foreign[0]}, which this corpus does not make (it makes {len(jobs)} shards). "
-            "Remove it, or choose another folder"
+            f"{out}: holds {foreign[0]}, which this corpus does not make (it makes "
+            f"{counted(len(jobs), 'shard')}). Remove it, or choose another folder"
         )
     try:
         other = json.loads((out / LEDGER).read_text(encoding="utf-8"))["prefix"]
@@ -197,12 +197,13 @@ def _check_report(report: PackReport, source: PackSource) -> None:
     missing, found = report.missing_licenses(), report.licenses()
     if missing and len(missing) == len(report.wanted_licenses):
         guess = next(filter(None, (nearest(name, found) for name in missing)), "")
-        counts = [f"{name} ({rows:,} rows)" for name, rows in found.items()]
+        counts = [f"{name} ({counted(rows, 'row')})" for name, rows in found.items()]
         more = f" and {len(counts) - _SHOWN:,} others" if len(counts) > _SHOWN else ""
         raise RequestError(
             f"{source.path}: no row has the licence {' or '.join(missing)}.{guess} "
             f"Licences there: {', '.join(counts[:_SHOWN])}{more}"
         )
     raise DataError(
-        f"{source.path}: none of its {report.rows:,} rows can be used; {report.out / DROPPED} says why"
+        f"{source.path}: none of its {counted(report.rows, 'row')} can be used; "
+        f"{report.out / DROPPED} says why"
     )

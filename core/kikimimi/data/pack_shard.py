@@ -15,16 +15,13 @@ from kikimimi.data.index import ShardIndex, build_index, index_path
 from kikimimi.data.pack_row import Dropped, key_of, pack_row
 from kikimimi.data.pack_settings import PackSettings
 from kikimimi.data.pack_source import PackSource
-from kikimimi.data.record import named
+from kikimimi.data.record import UNKNOWN, named
 from kikimimi.data.whole_file import whole_file
 from kikimimi.errors import DataError, RequestError
 from kikimimi.layout import Row
 
-VERSION = 2
+VERSION = 3
 """Of how shards are made: a newer one makes them again."""
-
-NO_LICENSE = "(none)"
-"""Stands for a licence where a row names none."""
 
 
 @dataclass
@@ -59,7 +56,7 @@ class PackedShard:
         seconds: Length of their clips [s].
         silent: How many of them have a silent clip, kept nevertheless.
         dropped: By reason.
-        licenses: How many rows of its range, left out or not, name each licence, or `NO_LICENSE`.
+        licenses: How many rows of its range, left out or not, name each licence, or `UNKNOWN`.
     """
 
     name: str
@@ -170,7 +167,7 @@ class _Writer:
         return self._note(made_from)
 
     def _members(self, row: Row, number: int) -> dict[str, bytes] | None:
-        license_name = named(row.record, "license") or NO_LICENSE
+        license_name = named(row.record, "license") or UNKNOWN
         self.licenses[license_name] = self.licenses.get(license_name, 0) + 1
         made = pack_row(row, number, self.settings)
         if isinstance(made, Dropped):

@@ -25,6 +25,10 @@ MAX_TRANSCRIPT = 1_000_000
 """Longest text member [bytes]: what is longer is no transcript of a clip."""
 
 
+UNKNOWN = "unknown"
+"""Stands for the language or licence of a record that names none."""
+
+
 class RecordError(DataError):
     """A record is malformed.
 

@@ -178,6 +178,11 @@ def _show_stage(
     )
 
 
+def seconds_of(samples: int, rate: float) -> float:
+    """Return the length of a clip as the index has it, in single precision: both are the same in print."""
+    return float(np.float32(samples / rate))
+
+
 class _Stage:
     def __init__(self, stage: Stage, seed: int, model: SpeechLM, corpora: list[Corpus], plan: Plan) -> None:
         self.stage, self.seed, self.model, self.corpora, self.plan = stage, seed, model, corpora, plan
@@ -224,7 +229,7 @@ class _Stage:
         audio_tokens = [self.model.adapter.max_tokens(self.model.encoder.num_frames(n)) for n in lengths]
         rate = self.model.encoder.sample_rate
         clips = [
-            f"{name} {samples / rate:.2f} s -> {tokens} tokens"
+            f"{name} {seconds_of(samples, rate):.2f} s -> {tokens} tokens"
             for name, samples, tokens in zip(conversation.clips(), lengths, audio_tokens, strict=True)
         ]
         vocabulary = self.model.llm.vocabulary

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from kikimimi.data.show import Shown, ShownStage
 from kikimimi.data.show_tokens import Piece, Token
+from kikimimi.errors import counted
 from kikimimi.terminal import visible
 
 LEFT_OUT = 5  # records that are named one by one
@@ -38,14 +39,14 @@ def print_stage(console: Console, stage: ShownStage, *, tokens: bool = False) ->
 
     options = stage.stage
     say(f"stage {stage.name}", "bold")
-    say(", ".join(f"{name}: {count:,} records" for name, count in stage.records.items()))
+    say(", ".join(f"{name}: {counted(count, 'record')}" for name, count in stage.records.items()))
     say(
         f"an epoch has about {math.ceil(stage.micro_batches):,} micro-batches of up to "
         f"{options.batch.budget:g} {options.batch.unit}; "
         f"{options.steps:,} steps take {options.steps * options.batch.global_:,}"
     )
     if stage.left_out:
-        say(f"left out: {len(stage.left_out):,} records", "yellow")
+        say(f"left out: {counted(len(stage.left_out), 'record')}", "yellow")
         for fault in stage.left_out[:LEFT_OUT]:
             say(f"  {fault.dataset}: {visible(fault.where)}: {visible(fault.reason)}")
         if len(stage.left_out) > LEFT_OUT:

@@ -17,11 +17,10 @@ from kikimimi.data.columns import NameColumn
 from kikimimi.data.distribution import Distribution, distribution
 from kikimimi.data.index import LeftOut
 from kikimimi.data.rates import Far, Rate, measure_rates
+from kikimimi.data.record import UNKNOWN
 from kikimimi.data.shards import Shards
 from kikimimi.errors import RequestError
 
-UNKNOWN = "unknown"
-"""Language or licence of a record that names none."""
 TOO_MUCH = "too much text for the audio: a wrong transcript, or audio that was cut"
 TOO_LITTLE = "too little text for the audio: an incomplete transcript, or long silence"
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from kikimimi.data.distribution import PERCENTILES, Distribution
 from kikimimi.data.stats import Group, Stats
+from kikimimi.errors import counted
 from kikimimi.evaluation.axis import format_value
 from kikimimi.progress import duration
 from kikimimi.terminal import shortened, visible
@@ -19,6 +21,8 @@ BAR = 40  # columns
 BINS = 12
 TEXT = 200  # characters of a suspect's text; the JSON has all of it
 LEFT_OUT = 20  # records that are named one by one
+LABEL = 20  # columns, at least, where a label is that long
+_WIDEST = 10_000  # columns, which no table reaches
 _EIGHTHS = " \u258f\u258e\u258d\u258c\u258b\u258a\u2589\u2588"
 
 
@@ -61,7 +65,7 @@ def _print_overview(console: Console, stats: Sequence[Stats]) -> None:
         size(sum(item.bytes for item in stats)),
         style="bold",
     )
-    console.print(table)
+    _print_table(console, table)
 
 
 def _counts(item: Stats) -> list[str]:
@@ -73,14 +77,14 @@ def _print_one(console: Console, stats: Stats) -> None:
         console.print(Text(text, style=style), soft_wrap=True)
 
     say(stats.name, "bold")
-    records, clips, characters = _counts(stats)
+    records, clips = counted(stats.records, "record"), counted(stats.clips, "clip")
     say(
-        f"{hours(stats.seconds)} of audio, {records} records, {clips} clips, {characters} characters, "
-        f"{size(stats.bytes)} in {stats.shards:,} shards"
+        f"{hours(stats.seconds)} of audio, {records}, {clips}, {counted(stats.characters, 'character')}, "
+        f"{size(stats.bytes)} in {counted(stats.shards, 'shard')}"
     )
     if list(stats.clips_per_record) != [1]:
         parts = (
-            f"{n:,} {'text only' if clips == 0 else '1 clip' if clips == 1 else f'{clips} clips'}"
+            f"{n:,} {counted(clips, 'clip') if clips else 'text only'}"
             for clips, n in sorted(stats.clips_per_record.items())
         )
         say(f"clips per record: {', '.join(parts)}")
@@ -95,12 +99,12 @@ def _print_one(console: Console, stats: Stats) -> None:
                 console.print(line, soft_wrap=True)
     say("\nPercentiles", "bold")
     say("of the audio of records and clips [s], their text [characters], and by language [characters/s]")
-    console.print(_spreads(stats))
+    _print_table(console, _spreads(stats))
     for title, groups in (("language", stats.languages), ("licence", stats.licenses)):
-        console.print(_groups(title, groups, stats))
+        _print_table(console, _groups(title, groups, stats))
     _print_suspects(console, stats)
     if stats.left_out:
-        say(f"Left out of the index: {len(stats.left_out):,} records", "bold")
+        say(f"Left out of the index: {counted(len(stats.left_out), 'record')}", "bold")
         for reason, count in stats.reasons.items():
             say(f"  {count:,}  {visible(reason)}")
         for item in stats.left_out[:LEFT_OUT]:
@@ -155,13 +159,25 @@ def _groups(title: str, groups: Sequence[Group], stats: Stats) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for number, column in enumerate(columns):
         if number:
             table.add_column(column, no_wrap=True, justify="right")
         else:
             table.add_column(column, overflow="fold")
     return table
+
+
+def _print_table(console: Console, table: Table) -> None:
+    """Print a table whole: a label is broken only where it is long, and a figure never."""
+    wide = console.options.update(width=_WIDEST)
+    if Measurement.get(console, wide, table).maximum > console.width:
+        label = table.columns[0]
+        label.max_width = 1
+        rest = Measurement.get(console, wide, table).maximum - 1
+        label.max_width = max(LABEL, console.width - rest)
+        table.width = Measurement.get(console, wide, table).maximum
+    console.print(table, soft_wrap=True)
 
 
 def _print_suspects(console: Console, stats: Stats) -> None:
@@ -171,7 +187,7 @@ def _print_suspects(console: Console, stats: Stats) -> None:
         suspects = [suspect for suspect in stats.suspects if suspect.reason == reason]
         of = counts[0 if suspects[0].deviation > 0 else 1]
         console.print(Text(f"{reason[0].upper()}{reason[1:]}", "bold"), soft_wrap=True)
-        console.print(Text(f"{of:,} records; the farthest {len(suspects)}:"), soft_wrap=True)
+        console.print(Text(f"{counted(of, 'record')}; the farthest {len(suspects)}:"), soft_wrap=True)
         for suspect in suspects:
             figures = (
                 f"  {format_value(suspect.rate)} characters/s, usual in {suspect.language}: "

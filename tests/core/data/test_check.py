@@ -109,7 +109,7 @@ def test_command(tmp_path: Path, shard: Shard) -> None:
     shard(2, "other.tar")
     done = CliRunner().invoke(app, ["check", str(path)], catch_exceptions=False)
     assert done.exit_code == 0
-    assert "2 records in 1 shards, 0 problems" in done.stdout
+    assert "2 records in 1 shard, 0 problems" in done.stdout
     data = bytearray(path.read_bytes())
     data[2000] ^= 1
     path.write_bytes(data)
@@ -170,7 +170,7 @@ def test_index_command_lists_what_is_left_out(write_tar: WriteTar, tone: Tone) -
         CliRunner().invoke(app, ["index", str(path)], catch_exceptions=False)
     done = CliRunner().invoke(app, ["index", str(path), "--skip"], catch_exceptions=False)
     assert done.exit_code == 0
-    assert "1 records, 0:01 of audio in 1 shards\nleft out: 25\n" in done.stdout
+    assert "1 record, 0:01 of audio in 1 shard\nleft out: 25\n" in done.stdout
     assert f"  {path}, byte " in done.stdout
     assert "record 'b0': the labelled clip has no audio" in done.stdout
     assert "  and 5 more; 'kikimimi data check' lists all" in done.stdout

@@ -71,7 +71,7 @@ def test_packs_and_counts_what_is_dropped(manifest: Path, tmp_path: Path) -> Non
     account = ledger(out)
     assert account["dropped"] == report.dropped()
     assert (account["rows"], account["records"], account["seconds"], account["hours"]) == (8, 5, 6.0, 0.0017)
-    assert account["licenses"] == {"CC0-1.0": 5, "CC-BY-4.0": 2, "(none)": 1}
+    assert account["licenses"] == {"CC0-1.0": 5, "CC-BY-4.0": 2, "unknown": 1}
     assert (account["source"], account["layout"], account["prefix"]) == ("train.csv", "manifest", "shard")
     assert account["settings"]["codec"] == "flac"
     assert [shard["records"] for shard in account["shards"]] == [1, 2, 2]
@@ -212,7 +212,7 @@ def test_filter_of_licences(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(
         RequestError,
         match=r"no row has the licence CC0-1\.O\. Did you mean 'CC0-1\.0'\? "
-        r"Licences there: CC0-1\.0 \(5 rows\), CC-BY-4\.0 \(2 rows\), \(none\) \(1 rows\)",
+        r"Licences there: CC0-1\.0 \(5 rows\), CC-BY-4\.0 \(2 rows\), unknown \(1 row\)",
     ):
         pack(manifest, out, licenses=["CC0-1.O"])
 
@@ -281,7 +281,7 @@ def test_refuses_a_folder_with_other_shards(manifest: Path, tmp_path: Path) -> N
 
 def test_refuses_when_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "none.csv").write_text("path,text\ngone.wav,x\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"none of its 1 rows can be used; .*dropped\.jsonl says why"):
+    with pytest.raises(DataError, match=r"none of its 1 row can be used; .*dropped\.jsonl says why"):
         pack(tmp_path / "none.csv", tmp_path / "none")
     account = ledger(tmp_path / "none")
     assert account["dropped"]["missing file"]["rows"] == 1

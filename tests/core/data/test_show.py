@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from kikimimi.data.corpus import all_texts, training_corpora
-from kikimimi.data.show import Shown, ShownStage, show
+from kikimimi.data.show import Shown, ShownStage, seconds_of, show
 from kikimimi.data.show_text import print_stage, rendered, token_lines
 from kikimimi.data.show_tokens import Piece, Token, spell
 from kikimimi.errors import RequestError
@@ -207,6 +208,16 @@ def test_printed_without_colour(recipe: Recipe) -> None:
     answer = next(piece.text for piece in first.pieces if piece.role == "assistant")
     assert lines[7].startswith("   <|user|>\u25d60.flac ")
     assert lines[7].endswith(f"<|end|><|assistant|>[[{answer}<|end|>]]")
+
+
+def test_a_record_and_its_clip_are_of_one_length(recipe: Recipe) -> None:
+    # Single precision has no 3.895: what is nearest is above it or below, and is rounded so.
+    in_index = float(np.float32(62_320 / 16_000))
+    assert f"{in_index:.2f}" != f"{62_320 / 16_000:.2f}"
+    assert seconds_of(62_320, 16_000) == in_index
+    _, records = stage(recipe, count=8, dataset="tones")
+    for record in records:
+        assert f"0.flac {record.seconds:.2f} s -> " in rendered(record.pieces, marks=False).plain
 
 
 def test_printed_in_colour(recipe: Recipe) -> None:

@@ -14,6 +14,7 @@ from kikimimi.data.index import LeftOut
 from kikimimi.data.rates import Rate
 from kikimimi.data.stats import TOO_LITTLE, TOO_MUCH, Group, Stats, Suspect
 from kikimimi.data.stats_text import hours, print_stats, size
+from kikimimi.evaluation.axis import format_value
 from kikimimi.evaluation.stats_page import render, write_page
 
 
@@ -118,6 +119,36 @@ def test_on_the_terminal(stats: Stats) -> None:
     # A name that looks like markup is a name.
     assert ["[b]", "30:00", "25.0", "%", "52", "4.9", "%", "4,321"] in rows
     assert "\x1b" not in text
+
+
+def test_at_80_columns_a_label_and_its_figures_stand_on_one_line(stats: Stats) -> None:
+    many = distribution(np.arange(1052) * 97, "characters", whole=True)
+    assert many is not None
+    rate = replace(stats.rates[0], language="japanese")
+    long = replace(
+        stats,
+        name="corpora/of/speech/" + "japanese_" * 8,
+        record_characters=many,
+        rates=(rate,),
+        licenses=(Group("CC-BY-NC-SA-4.0", 1052, 7200.0, 54_321),),
+    )
+    console = Console(file=io.StringIO(), width=80)
+    print_stats(console, [long, replace(long, name="b")])
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    figures = [*rate.rates.percentiles, rate.rates.mean]
+    assert ["japanese", *map(format_value, figures)] in lines
+    assert ["text", *map(format_value, [*many.percentiles, many.mean])] in lines
+    assert ["CC-BY-NC-SA-4.0", "2.0", "h", "100.0", "%", "1,052", "100.0", "%", "54,321"] in lines
+    assert ["b", "2.0", "h", "1,052", "1,062", "54,321", "1.23", "GB"] in lines
+    assert "\u2026" not in console.file.getvalue()
+
+
+def test_one_of_each_is_said_in_the_singular(stats: Stats) -> None:
+    one = replace(stats, shards=1, records=1, clips=1, characters=1, left_out=stats.left_out[:1])
+    text = printed(one)
+    assert "2.0 h of audio, 1 record, 1 clip, 1 character, 1.23 GB in 1 shard\n" in text
+    assert "Left out of the index: 1 record\n" in text
 
 
 def test_bars_are_as_long_as_counts(stats: Stats) -> None:

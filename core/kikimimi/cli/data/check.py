@@ -18,6 +18,7 @@ def check(
 
     from kikimimi.data.check import ShardCheck
     from kikimimi.data.shards import expand
+    from kikimimi.errors import counted
     from kikimimi.progress import Progress
 
     to_do = ShardCheck([name for pattern in shards for name in expand(pattern)])
@@ -29,6 +30,7 @@ def check(
         as_json.write_text(f"{text}\n", encoding="utf-8")
     if report.problems:
         typer.echo(report.table())
-    typer.echo(f"{report.records} records in {report.shards} shards, {len(report.problems)} problems")
+    found = f"{counted(report.records, 'record')} in {counted(report.shards, 'shard')}"
+    typer.echo(f"{found}, {counted(len(report.problems), 'problem')}")
     if report.problems:
         raise typer.Exit(1)
