@@ -15,6 +15,7 @@ import torch
 
 from kikimimi.data.audio import decode
 from kikimimi.data.corpus import Corpus
+from kikimimi.data.record import named
 from kikimimi.errors import DataError, KikimimiError, RequestError, listing, nearest
 from kikimimi.evaluation.score import Score, score
 from kikimimi.model.batch import Sample, collate
@@ -265,7 +266,7 @@ def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list
             clips[row] = decode(
                 record.audio[names[0]], sample_rate=recogniser.sample_rate, name=f"{record.where} {names[0]}"
             )
-            by_language.setdefault(_language(record.json), []).append(row)
+            by_language.setdefault(named(record.json, "language"), []).append(row)
         for language, group in by_language.items():
             with _blamed_on(where):
                 heard = recogniser.transcribe([clips[row] for row in group], language)
@@ -284,8 +285,3 @@ def _blamed_on(where: str) -> Iterator[None]:
         if isinstance(error, KikimimiError):
             raise
         raise RequestError(f"{where}: {error}") from error
-
-
-def _language(record: dict[str, Any]) -> str | None:
-    language = record.get("language") or (record.get("meta") or {}).get("language")
-    return language if isinstance(language, str) else None
