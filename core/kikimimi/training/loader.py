@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kikimimi.data.corpus import Corpus
@@ -130,6 +131,9 @@ class StageLoader(DataLoader[Batch]):
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             worker_init_fn=_ignore_signals,
+            # Of its own: torch draws a number whenever a loader is gone through, and a run that goes on after a
+            # validation would otherwise draw one less than a run that was never interrupted.
+            generator=torch.Generator(),
         )
         self.plan_sampler = sampler
         self.order = dict(order or {})
