@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ MISSING, UNDECODABLE, NO_TEXT = "missing file", "undecodable audio", "empty text
 TOO_LONG, TOO_SHORT, LICENCE, MALFORMED = "too long", "too short", "licence", "malformed"
 """Why a row is left out."""
 
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # BCP 47: ja, yue, zh-TW, zh-Hant-TW
 _ENCODERS: dict[str, Callable[[NDArray[np.float32], int], bytes]] = {
     "flac": encode_flac,
     "opus": encode_opus,
@@ -107,6 +109,9 @@ def _check(row: Row, settings: PackSettings) -> None:
     text = row.record.get("text", "")
     if "messages" not in row.record and (text is None or (isinstance(text, str) and not text.strip())):
         raise _LeftOutError(NO_TEXT, f"{row.name}: has no transcript")
+    language = named(row.record, "language")
+    if language is not None and not _LANGUAGE.fullmatch(language):
+        raise _LeftOutError(MALFORMED, f"{row.name}: language {language!r} is no ISO 639 code such as 'ja'")
 
 
 def _samples(row: Row, place_: int, settings: PackSettings) -> NDArray[np.float32]:

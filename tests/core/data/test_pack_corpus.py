@@ -178,6 +178,31 @@ def test_what_could_not_be_read_is_not_packed(corpus: Corpus, tmp_path: Path) ->
     assert report.records == 1
 
 
+@pytest.mark.parametrize("language", ["japanese", "Japanese", "j", "ja_JP", "ja-", "日本", "ja jp", "1a"])
+def test_a_language_that_is_no_code_is_not_packed(corpus: Corpus, tmp_path: Path, language: str) -> None:
+    source = corpus(
+        ({"text": "x", "language": language}, ["1.wav"]),
+        ({"text": "x", "meta": {"language": language}}, ["1.wav"]),
+        (turns("0", language=language), ["1.wav"]),
+        (turns("0", meta={"language": language}), ["1.wav"]),
+        ({"text": "x", "language": "ja"}, ["1.wav"]),
+    )
+    assert pack(source, tmp_path / "out").records == 1
+    said = f"language {language!r} is no ISO 639 code such as 'ja'"
+    assert reasons(tmp_path / "out") == [("malformed", f"row{row}: {said}") for row in range(4)]
+
+
+def test_languages_are_codes_with_or_without_a_region(corpus: Corpus, tmp_path: Path) -> None:
+    codes = ["ja", "EN", "yue", "zh-TW", "zh-Hant-TW", "es-419", None, ""]
+    source = corpus(
+        *(({"text": "x", "language": code}, ["1.wav"]) for code in codes),
+        *((turns("0", meta={"language": code}), ["1.wav"]) for code in codes),
+    )
+    report = pack(source, tmp_path / "out")
+    assert report.records == 2 * len(codes)
+    assert set(Shards("d", report.pattern).language_names) == {code for code in codes if code}
+
+
 def test_options_of_the_layout(corpus: Corpus, tmp_path: Path) -> None:
     source = corpus(({"text": "x"}, ["1.wav"]))
     opened = PackSource.open(source, options=["kind=2024", "count=1"])
