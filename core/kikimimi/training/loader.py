@@ -131,7 +131,7 @@ class StageLoader(DataLoader[Batch]):
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             worker_init_fn=_ignore_signals,
-            # Of its own: torch draws a number whenever a loader is gone through, and a run that goes on after a
+            # Of its own: torch draws a number whenever a loader is gone through. A run that goes on after a
             # validation would otherwise draw one less than a run that was never interrupted.
             generator=torch.Generator(),
         )
