@@ -230,7 +230,7 @@ def test_what_is_frozen_stays_frozen(name: str) -> None:
 )
 def test_clips_per_step(name: str, stage: str, clips: int, seconds: float) -> None:
     batch = recipe_of(name).stages[stage].batch
-    assert batch.seconds * batch.global_ / seconds == pytest.approx(clips, rel=0.01)
+    assert batch.budget * batch.global_ / seconds == pytest.approx(clips, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from kikimimi.data.index import build_index
+from kikimimi.data.record import UNKNOWN
 from kikimimi.data.shards import Shards
-from kikimimi.data.stats import TOO_LITTLE, TOO_MUCH, UNKNOWN, Group, measure
+from kikimimi.data.stats import TOO_LITTLE, TOO_MUCH, Group, measure
 from kikimimi.data.stats_sources import find_shards
 from kikimimi.errors import DataError, RequestError
 
