@@ -99,6 +99,7 @@ def test_the_second_run_does_nothing_again(
         "train.csv",
         "held_out.csv",
         "ledger.json",
+        ".lock",
         "dropped.jsonl",
         "scores.json",
         "report.html",
