@@ -92,7 +92,10 @@ class Batch:
     @property
     def budget(self) -> float:
         """What a micro-batch may hold [s, or positions where `tokens` is given]."""
-        return self.tokens if self.seconds is None else self.seconds  # type: ignore[return-value]
+        if self.tokens is not None:
+            return self.tokens
+        assert self.seconds is not None
+        return self.seconds
 
     @property
     def unit(self) -> str:

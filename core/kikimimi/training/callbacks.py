@@ -15,11 +15,8 @@ from kikimimi.model.batch import Batch
 from kikimimi.progress import Progress
 from kikimimi.run_folder import checkpoint_folders
 from kikimimi.training.checkpoint import restore_random_state
-from kikimimi.training.loader import StageLoader
+from kikimimi.training.loader import STOP_SIGNALS, StageLoader
 from kikimimi.training.module import StageModule
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""What stops a stage without loss."""
 
 
 class StageProgress(Callback):
@@ -97,7 +94,7 @@ class KeepCheckpoints(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over Ctrl-C and SIGTERM."""
-        self._handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
+        self._handlers = {number: signal.signal(number, self._stop) for number in STOP_SIGNALS}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int

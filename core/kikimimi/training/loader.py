@@ -104,9 +104,13 @@ class PlanSampler(Sampler[list[Planned]]):
                 yield planned
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What asks a training to stop; the training process sees to it, its readers do not."""
+
+
 def _ignore_signals(worker: int) -> None:
     """Leave it to the training process to stop: schedulers send SIGTERM to all processes at once."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
