@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -41,11 +42,13 @@ def assemble(
         RecipeError: The parts do not fit each other or the data.
         WeightsError: Weights are missing or do not fit.
     """
-    # Random initialisation is part of the recipe: the same seed gives the same start, whatever ran before.
+    # Random initialisation is part of the recipe: the same seed gives the same start, whatever ran before. Each
+    # part has numbers of its own, so that it starts alike whatever the other parts are.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        _seed(recipe.seed, "encoder")
         encoder = _build(recipe.encoder, "encoder")
         folders = {part: assets / part if assets is not None else None for part in PARTS}
+        _seed(recipe.seed, "llm")
         llm = _build(recipe.llm, "llm", LLMContext(texts=texts, assets=folders["llm"]))
         context = AdapterContext(
             in_dim=encoder.dim,
@@ -56,6 +59,7 @@ def assemble(
             texts=texts,
             assets=folders["adapter"],
         )
+        _seed(recipe.seed, "adapter")
         adapter = _build(recipe.adapter, "adapter", context)
         # Read by now; what data loaders' processes are sent must not hold the way to the data.
         llm.context, adapter.context = replace(llm.context, texts=None), replace(context, texts=None)
@@ -76,11 +80,17 @@ def assemble(
             sourced = part.pretrained_names()
             loaded = {id(p) for name, p in part.named_parameters() if name in sourced}
             if chosen.lora is not None:
+                _seed(recipe.seed, f"{where}.lora")
                 gates[where] = add_lora(part, chosen.lora, where=where)
             named = [(f"{where}.{name}", id(p)) for name, p in part.named_parameters()]
             fixed.update(name for name, identity in named if identity in constants)
             pretrained.update(name for name, identity in named if identity in loaded)
     return SpeechLM(encoder, adapter, llm, frozenset(fixed), frozenset(pretrained), gates.get("llm"))
+
+
+def _seed(seed: int, what: str) -> None:
+    digest = hashlib.sha256(f"{seed} {what}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def _build(chosen: Chosen, where: str, *context: object) -> Any:
