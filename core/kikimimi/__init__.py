@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from kikimimi.layout import Layout, LayoutConfig, Row
     from kikimimi.normaliser import Normaliser
+    from kikimimi.objective import Loss, Objective, ObjectiveConfig, Step
     from kikimimi.recipe.chosen import Chosen
     from kikimimi.recogniser import Recogniser, RecogniserConfig
     from kikimimi.taps import Combine, Taps, check_taps, tiny_layers
@@ -61,6 +62,7 @@ _HOMES = {
     ),
     "kikimimi.layout": ("Layout", "LayoutConfig", "Row"),
     "kikimimi.normaliser": ("Normaliser",),
+    "kikimimi.objective": ("Loss", "Objective", "ObjectiveConfig", "Step"),
     "kikimimi.recipe.chosen": ("Chosen",),
     "kikimimi.recogniser": ("Recogniser", "RecogniserConfig"),
     "kikimimi.taps": ("Combine", "Taps", "check_taps", "tiny_layers"),
@@ -91,8 +93,11 @@ __all__ = [
     "LLMContext",
     "Layout",
     "LayoutConfig",
+    "Loss",
     "Message",
     "Normaliser",
+    "Objective",
+    "ObjectiveConfig",
     "Padded",
     "PluginError",
     "RecipeError",
@@ -100,6 +105,7 @@ __all__ = [
     "RecogniserConfig",
     "Rendered",
     "Row",
+    "Step",
     "Taps",
     "Task",
     "TaskConfig",

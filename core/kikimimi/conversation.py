@@ -71,12 +71,43 @@ class Conversation:
         messages = self.messages[:-1] if self.messages[-1].role == "assistant" else self.messages
         return Conversation(messages, None, self.meta)
 
+    def answered(self, text: str) -> Conversation:
+        """Return the conversation with another last answer."""
+        return Conversation(
+            (*self.prompt().messages, Message("assistant", (TextPart(text),))), None, self.meta
+        )
+
+    def written(self) -> Conversation:
+        """Return the conversation with what is said in its clips in their place; no audio is left.
+
+        A line break keeps the words of a clip apart from words that stand beside it in the same turn.
+
+        Raises:
+            ValueError: Of a clip it is not known what is said.
+        """
+        return Conversation(
+            tuple(Message(message.role, _written(message.parts)) for message in self.messages),
+            self.rejected,
+            self.meta,
+        )
+
     def reference(self) -> str:
         """Return the text of the last assistant turn, or an empty string where there is none."""
         last = self.messages[-1]
         if last.role != "assistant":
             return ""
         return "".join(part.text for part in last.parts if isinstance(part, TextPart))
+
+
+def _written(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    if not any(isinstance(part, AudioPart) for part in parts):
+        return parts
+    texts: list[str] = []
+    for part in parts:
+        if part.text is None:
+            raise ValueError(f"it is not known what is said in clip {part.audio!r}")
+        texts.append(part.text.strip())
+    return (TextPart("\n".join(text for text in texts if text)),)
 
 
 def parse_conversation(data: dict[str, Any]) -> Conversation:

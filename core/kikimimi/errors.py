@@ -32,6 +32,10 @@ class PluginError(RequestError):
     """A plugin is unknown, broken, claimed twice, or does not keep its contract."""
 
 
+class GateError(KikimimiError):
+    """A stage did not reach what its recipe asks of it before later stages begin."""
+
+
 class MissingExtraError(RequestError):
     """A feature needs an optional dependency.
 

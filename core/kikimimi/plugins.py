@@ -39,6 +39,7 @@ KINDS: dict[str, Kind] = {
         Kind("encoder", "kikimimi.encoders", "kikimimi.interfaces:Encoder"),
         Kind("adapter", "kikimimi.adapters", "kikimimi.interfaces:Adapter"),
         Kind("llm", "kikimimi.llms", "kikimimi.interfaces:LLM"),
+        Kind("objective", "kikimimi.objectives", "kikimimi.objective:Objective"),
         Kind("task", "kikimimi.tasks", "kikimimi.task:Task"),
         Kind("layout", "kikimimi.layouts", "kikimimi.layout:Layout"),
         Kind("voice", "kikimimi.voices", "kikimimi.voice:Voice"),

@@ -6,6 +6,7 @@ assets/llm/               tokenizer built from the data, if any
 metrics.jsonl, .csv       one line per log interval
 faults/STAGE.jsonl        records that were left out, and why; of rank 1 STAGE.rank1.jsonl
 checkpoints/STAGE/        the newest checkpoints of a stage (weights and resume state)
+checkpoints/STAGE/best/   weights of its lowest validation losses, where the recipe keeps them
 weights/STAGE.safetensors what a finished stage leaves
 evaluations/NAME/         predictions and scores
 report.html               all of it to look at
@@ -152,6 +153,15 @@ class RunFolder:
             file.flush()
             yield  # the lock goes with the file, whatever ends the process
 
+    def is_locked(self) -> bool:
+        """Whether some process is training this run."""
+        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
     @property
     def assets(self) -> Path:
         """Where components keep what is not weights."""
@@ -205,32 +215,39 @@ class RunFolder:
         path = self.path / name
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
-    def newest_weights(self) -> Path:
-        """Return the newest trained weights: of the last finished stage, or of a later stage's checkpoint.
+    def newest_weights(self, stage: str | None = None) -> tuple[str, Path]:
+        """Return the newest trained weights, and their stage.
+
+        Args:
+            stage: What this stage left, or has reached; None is the last stage that left or reached any.
 
         Raises:
-            RunError: Nothing was trained yet.
+            RunError: Nothing was trained yet, or there is no such stage.
         """
-        newest: Path | None = None
-        for stage in self.recipe.stages:
-            if self.finished(stage):
-                newest = self.weights(stage)
-                continue
-            saved = checkpoint_folders(self.checkpoints(stage))
-            if saved:
-                newest = saved[-1] / WEIGHTS
-            break
-        if newest is None:
-            raise RunError(f"{self.path}: nothing was trained yet. Go on with: kikimimi train {self.path}")
-        return newest
+        stages = self.recipe.stages
+        if stage is not None and stage not in stages:
+            raise RunError(
+                f"{self.path}: no stage is called '{stage}'.{nearest(stage, stages)} "
+                f"Stages: {listing(stages)}"
+            )
+        for name in [stage] if stage is not None else reversed(stages):
+            if self.finished(name):
+                return name, self.weights(name)
+            if saved := checkpoint_folders(self.checkpoints(name)):
+                return name, saved[-1] / WEIGHTS
+        what = "nothing was" if stage is None else f"stage '{stage}' was not"
+        raise RunError(f"{self.path}: {what} trained yet. Go on with: kikimimi train {self.path}")
 
-    def weights_identity(self) -> str:
+    def weights_identity(self, stage: str | None = None) -> str:
         """Return what tells the newest weights from earlier ones: their file and its time."""
-        weights = self.newest_weights()
+        _, weights = self.newest_weights(stage)
         return f"{weights.relative_to(self.path)} {weights.stat().st_mtime_ns}"
 
-    def load_model(self) -> SpeechLM:
+    def load_model(self, stage: str | None = None) -> SpeechLM:
         """Assemble the recipe's model with the newest trained weights, in eval mode.
+
+        Args:
+            stage: With what this stage left or has reached; None is the last stage that left or reached any.
 
         Raises:
             RunError: Nothing was trained yet, or the weights do not fit.
@@ -238,9 +255,9 @@ class RunFolder:
         from kikimimi.model.assembly import assemble
         from kikimimi.model.trained import load_trained
 
-        weights = self.newest_weights()
-        model = assemble(self.recipe, assets=self.assets)
-        load_trained(model, self.recipe, weights)
+        name, weights = self.newest_weights(stage)
+        model = assemble(self.recipe.at(name), assets=self.assets)
+        load_trained(model, self.recipe, name, weights)
         return model.eval().requires_grad_(False)
 
 

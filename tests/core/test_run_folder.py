@@ -129,15 +129,18 @@ def test_newest_weights(tmp_path: Path, recipe: Recipe) -> None:
         run.newest_weights()
     put(run.checkpoints("one") / "step-00000900" / "weights.safetensors")
     latest = put(run.checkpoints("one") / "step-00001000" / "weights.safetensors")
-    assert run.newest_weights() == latest
-    assert run.newest_weights() != put(run.checkpoints("two") / "step-00000001" / "weights.safetensors")
+    assert run.newest_weights() == ("one", latest)
     finished = put(run.weights("one"))
-    assert run.newest_weights() == run.checkpoints("two") / "step-00000001" / "weights.safetensors"
-    (run.checkpoints("two") / "step-00000001" / "weights.safetensors").unlink()
-    (run.checkpoints("two") / "step-00000001").rmdir()
-    assert run.newest_weights() == finished
-    assert run.newest_weights() != put(run.weights("two"))
-    assert run.newest_weights() == run.weights("two")
+    assert run.newest_weights() == ("one", finished)
+    with pytest.raises(RunError, match=r"stage 'two' was not trained yet"):
+        run.newest_weights("two")
+    second = put(run.checkpoints("two") / "step-00000001" / "weights.safetensors")
+    assert run.newest_weights() == run.newest_weights("two") == ("two", second)
+    assert run.newest_weights() != ("two", put(run.weights("two")))
+    assert run.newest_weights() == ("two", run.weights("two"))
+    assert run.newest_weights("one") == ("one", finished)
+    with pytest.raises(RunError, match=r"no stage is called 'tow'\. Did you mean 'two'\? Stages: one, two"):
+        run.newest_weights("tow")
 
 
 def test_json(tmp_path: Path, recipe: Recipe) -> None:

@@ -73,7 +73,7 @@ def test_a_second_stage_begins_where_the_first_ended(tmp_path: Path, monkeypatch
     )
     run = RunFolder.create(tmp_path / "run", both)
     train(run)
-    assert run.newest_weights() == run.weights("more")
+    assert run.newest_weights() == ("more", run.weights("more"))
     first, second = (RunFolder(run.path, replace(both, stages=s)) for s in ({"asr": stage}, both.stages))
     before, after = first.load_model(), second.load_model()
     same: dict[str, bool] = dict.fromkeys(("encoder", "adapter", "llm"), True)

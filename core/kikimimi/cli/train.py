@@ -16,9 +16,12 @@ def train(
         help="Changes to the recipe: adapter.downsample=8, adapter=mlp, stages.asr.steps=1000. A run folder "
         "takes those of the hardware: trainer.devices=2",
     ),
+    stage: str | None = typer.Option(
+        None, "--stage", help="Train this stage alone; the stage that it starts from has to be finished."
+    ),
     out: Path | None = typer.Option(None, "--out", show_default="runs", help="Where run folders go."),
 ) -> None:
-    """Train every stage of a recipe. The same command goes on after an interruption."""
+    """Train the stages of a recipe one after the other. The same command goes on after an interruption."""
     from kikimimi.errors import RequestError
     from kikimimi.recipe import load_recipe
     from kikimimi.run_folder import RunFolder, run_name
@@ -33,6 +36,6 @@ def train(
     from kikimimi.training.train import train as train_run
 
     typer.echo(f"run folder: {run.path}", err=True)
-    train_run(run)
+    train_run(run, stage)
     typer.echo(str(run.path))
     typer.echo(f"next: kikimimi evaluate {run.path}", err=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from kikimimi.model.batch import Sample
 from kikimimi.task import Task
 
 if TYPE_CHECKING:
+    from kikimimi.objective import View
     from kikimimi.recipe import Dataset, Evaluation, Recipe
     from kikimimi.training.feature_cache import FeatureCache
 
@@ -102,6 +103,7 @@ class Corpus:
         *,
         draw: str | None,
         features: FeatureCache | None = None,
+        views: Collection[View] = (),
     ) -> Sample:
         """Read, render and decode one record for training.
 
@@ -111,11 +113,16 @@ class Corpus:
             sample_rate: Of the waveforms [Hz].
             draw: Seeds the choice among phrasings; None takes the first.
             features: Where the encoder's output is kept; with it no audio is decoded.
+            views: What else is rendered: with its rejected answer, or in writing.
+
+        Raises:
+            DataError: The record cannot be used, or lacks what a view needs.
         """
         record = self.shards.read(row)
         conversation = self.conversation(record, Random(draw) if draw is not None else None)
         try:
             rendered = llm.render(conversation)
+            others = {view: llm.render(self._view(conversation, view)) for view in views}
         except ValueError as error:
             raise DataError(f"{record.where}: {error}") from error
         names = conversation.clips()
@@ -124,7 +131,19 @@ class Corpus:
             clips = [features.get(self.shards.sha256(row), clip) for clip in names]
         else:
             clips = self.waveforms(record, names, sample_rate)
-        return Sample(f"{self.name}/{record.key}", rendered, clips, conversation.transcripts())
+        name = f"{self.name}/{record.key}"
+        return Sample(name, rendered, clips, conversation.transcripts(), **others)
+
+    @staticmethod
+    def _view(conversation: Conversation, view: View) -> Conversation:
+        if view == "written":
+            return conversation.written()
+        if conversation.rejected is None:
+            raise ValueError(
+                "a preference objective needs a rejected answer, and this record has none. Give it "
+                "'rejected', or leave the dataset out of the stage"
+            )
+        return conversation.answered(conversation.rejected)
 
     def texts(self) -> Iterator[str]:
         """Yield every text of the data: the task's phrasings, what stands in turns, what is said in clips."""

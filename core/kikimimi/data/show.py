@@ -23,7 +23,7 @@ from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Recipe, Stage
 from kikimimi.training.loader import Reader
-from kikimimi.training.sources import make_plan, usable
+from kikimimi.training.sources import make_plan, usable, with_steps
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,9 @@ def _choose(recipe: Recipe, stage: str | None, dataset: str | None, step: int) -
             )
         names = [name for name in names if dataset in stages[name].data]
     for name in names:
-        if step > stages[name].steps:
-            raise RequestError(f"stage '{name}' has {stages[name].steps} steps; there is no step {step}")
+        steps = stages[name].steps
+        if steps is not None and step > steps:
+            raise RequestError(f"stage '{name}' has {steps} steps; there is no step {step}")
     return names
 
 
@@ -166,6 +167,7 @@ def _show_stage(
         left_out += faults
     weights = [options.weight for options in stage.data.values()]
     plan = make_plan(corpora, weights, model, stage.batch, stage.mixture, recipe.seed)
+    stage = with_steps(stage, plan)
     shown = _Stage(stage, recipe.seed, model, corpora, plan)
     return ShownStage(
         name=name,
@@ -190,7 +192,7 @@ class _Stage:
 
     def records(self, dataset: str | None, count: int, step: int) -> Iterator[Shown]:
         per_step = self.stage.batch.global_
-        first, last = (step - 1) * per_step, self.stage.steps * per_step
+        first, last = (step - 1) * per_step, self.stage.num_steps * per_step
         left = count
         start = self.plan.advance(START, first)
         for number, planned in zip(range(first, last), self.plan.micro_batches(start), strict=False):

@@ -43,7 +43,7 @@ def print_stage(console: Console, stage: ShownStage, *, tokens: bool = False) ->
     say(
         f"an epoch has about {math.ceil(stage.micro_batches):,} micro-batches of up to "
         f"{options.batch.budget:g} {options.batch.unit}; "
-        f"{options.steps:,} steps take {options.steps * options.batch.global_:,}"
+        f"{options.num_steps:,} steps take {options.num_steps * options.batch.global_:,}"
     )
     if stage.left_out:
         say(f"left out: {counted(len(stage.left_out), 'record')}", "yellow")

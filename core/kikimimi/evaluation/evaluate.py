@@ -36,12 +36,73 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
         names: Which evaluations of its recipe; none means all.
 
     Returns:
-        For each evaluation the score of each system: the run under its recipe's name, then the baselines.
+        For each evaluation the score of each system: of the stages that were scored when they ended, of the
+        run under its recipe's name, then of the baselines.
 
     Raises:
         RequestError: No such evaluation, or its data or weights are missing.
         DataError: A record cannot be used.
     """
+    names = _wanted(run, names)
+    last, _ = run.newest_weights()
+    model = _Model(run, None)
+    scores: dict[str, dict[str, Score]] = {}
+    for name in names:
+        evaluation, folder = run.recipe.evaluate[name], run.evaluation(name)
+        corpus = Corpus.open(name, evaluation)
+        identity = f"{run.weights_identity()} {corpus.shards.digest}"
+        own = Predictions(folder / f"{run.recipe.name}.jsonl", identity)
+        own.copy(Predictions(folder / f"{stage_system(run, last)}.jsonl", identity, begin=False))
+        _own(corpus, evaluation, own, f"{name}: {run.recipe.name}", model)
+        systems = {run.recipe.name: own}
+        for baseline, chosen in evaluation.baselines.items():
+            identity = f"{chosen.name} {chosen.component.identity(chosen.config)} {corpus.shards.digest}"
+            systems[baseline] = Predictions(folder / f"{baseline}.jsonl", identity)
+            if len(systems[baseline].texts) < len(corpus.shards):
+                _predict(
+                    corpus,
+                    evaluation,
+                    systems[baseline],
+                    f"{name}: {baseline}",
+                    _with_baseline(f"evaluate.{name}.baselines.{baseline}", chosen, corpus),
+                )
+        scores[name] = _write_scores(run, name, corpus, systems)
+    return scores
+
+
+def evaluate_stage(run: RunFolder, stage: str, names: Sequence[str]) -> dict[str, Score]:
+    """Run evaluations with what a stage left; what an interrupted call finished is not done again.
+
+    Args:
+        run: Whose stage is finished.
+        stage: Its name.
+        names: Which evaluations of the recipe.
+
+    Returns:
+        The stage's score in each evaluation; it stands beside the others as ``RECIPE@STAGE``.
+
+    Raises:
+        RequestError: No such evaluation, or its data or weights are missing.
+        DataError: A record cannot be used.
+    """
+    system, model = stage_system(run, stage), _Model(run, stage)
+    scores = {}
+    for name in _wanted(run, names):
+        evaluation = run.recipe.evaluate[name]
+        corpus = Corpus.open(name, evaluation)
+        identity = f"{run.weights_identity(stage)} {corpus.shards.digest}"
+        own = Predictions(run.evaluation(name) / f"{system}.jsonl", identity)
+        _own(corpus, evaluation, own, f"{name}: {system}", model)
+        scores[name] = _write_scores(run, name, corpus, {system: own})[system]
+    return scores
+
+
+def stage_system(run: RunFolder, stage: str) -> str:
+    """Return what scores call the run as a stage left it."""
+    return f"{run.recipe.name}@{stage}"
+
+
+def _wanted(run: RunFolder, names: Sequence[str]) -> list[str]:
     wanted = run.recipe.evaluate
     if not wanted:
         raise RequestError(f"{run.path}: its recipe has no evaluation (section 'evaluate')")
@@ -57,57 +118,56 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
                 f"evaluate.{name}.baselines.{run.recipe.name}: has the name of the recipe itself, under "
                 "which the run's own score stands. Call it something else"
             )
-    run_identity = run.weights_identity()
-    scores: dict[str, dict[str, Score]] = {}
-    model: SpeechLM | None = None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for name in names:
-        evaluation = wanted[name]
-        corpus = Corpus.open(name, evaluation)
-        keys = row_keys(corpus)
-        folder = run.evaluation(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        identity = f"{run_identity} {corpus.shards.digest}"
-        own = Predictions(folder / f"{run.recipe.name}.jsonl", identity)
-        if len(own.texts) < len(corpus.shards):
-            model = model if model is not None else run.load_model().to(device)
-            _predict(
-                corpus,
-                evaluation,
-                own,
-                f"{name}: {run.recipe.name}",
-                _with_model(model, corpus, evaluation, device),
-            )
-        systems = {run.recipe.name: own}
-        for baseline, chosen in evaluation.baselines.items():
-            identity = f"{chosen.name} {chosen.component.identity(chosen.config)} {corpus.shards.digest}"
-            systems[baseline] = Predictions(folder / f"{baseline}.jsonl", identity)
-            if len(systems[baseline].texts) < len(corpus.shards):
-                _predict(
-                    corpus,
-                    evaluation,
-                    systems[baseline],
-                    f"{name}: {baseline}",
-                    _with_baseline(f"evaluate.{name}.baselines.{baseline}", chosen, corpus),
-                )
-        references = [_reference(corpus, row) for row in range(len(corpus.shards))]
-        scores[name] = {
-            system: score(
-                references,
-                [predictions.texts[key] for key in keys],
-                metric=evaluation.metric,
-                normaliser=evaluation.normaliser,
-            )
-            for system, predictions in systems.items()
-        }
-        run.write_json(
-            f"evaluations/{name}/scores.json",
-            {
-                system: {**scores[name][system].to_json(), "seconds": round(predictions.seconds, 3)}
-                for system, predictions in systems.items()
-            },
+    return names
+
+
+class _Model:
+    """A run's model, loaded when a prediction is missing."""
+
+    def __init__(self, run: RunFolder, stage: str | None) -> None:
+        self._run, self._stage = run, stage
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model: SpeechLM | None = None
+
+    def load(self) -> SpeechLM:
+        if self._model is None:
+            given = () if self._stage is None else (self._stage,)
+            self._model = self._run.load_model(*given).to(self.device)
+        return self._model
+
+
+def _own(corpus: Corpus, evaluation: Evaluation, own: Predictions, title: str, model: _Model) -> None:
+    if len(own.texts) < len(corpus.shards):
+        answer = _with_model(model.load(), corpus, evaluation, model.device)
+        _predict(corpus, evaluation, own, title, answer)
+
+
+def _write_scores(
+    run: RunFolder, name: str, corpus: Corpus, systems: dict[str, Predictions]
+) -> dict[str, Score]:
+    """Score systems, and write them beside those that were scored before; return all that still stand."""
+    evaluation, keys = run.recipe.evaluate[name], row_keys(corpus)
+    references = [_reference(corpus, row) for row in range(len(corpus.shards))]
+    found = {
+        system: score(
+            references,
+            [predictions.texts[key] for key in keys],
+            metric=evaluation.metric,
+            normaliser=evaluation.normaliser,
         )
-    return scores
+        for system, predictions in systems.items()
+    }
+    file = f"evaluations/{name}/scores.json"
+    written = run.read_json(file) or {}
+    written |= {
+        system: {**found[system].to_json(), "seconds": round(predictions.seconds, 3)}
+        for system, predictions in systems.items()
+    }
+    stages = [stage_system(run, stage) for stage in run.recipe.stages]
+    order = [*stages, run.recipe.name, *evaluation.baselines]
+    written = {system: written[system] for system in order if system in written}
+    run.write_json(file, written)
+    return {system: found.get(system) or Score.from_json(values) for system, values in written.items()}
 
 
 class Predictions:
@@ -116,9 +176,10 @@ class Predictions:
     Args:
         path: The file.
         identity: What the predictions depend on; a file of another identity is begun anew.
+        begin: Whether to write the file; otherwise what is there is only read.
     """
 
-    def __init__(self, path: Path, identity: str) -> None:
+    def __init__(self, path: Path, identity: str, *, begin: bool = True) -> None:
         self.path = path
         self.texts: dict[str, str] = {}
         self.seconds = 0.0
@@ -127,11 +188,22 @@ class Predictions:
             for line in lines[1:]:
                 self.texts[line["key"]] = line["prediction"]
                 self.seconds += line["seconds"]
-        # Also drops a last line that a kill cut short.
-        kept = lines if self.texts else [{"identity": identity}]
+        self._lines = lines if self.texts else [{"identity": identity}]
+        if begin:
+            self._write()  # also drops a last line that a kill cut short
+
+    def copy(self, other: Predictions) -> None:
+        """Take over the predictions of another file, where this one has none yet."""
+        if other.texts and not self.texts:
+            self.texts, self.seconds, self._lines = dict(other.texts), other.seconds, other._lines
+            self._write()
+
+    def _write(self) -> None:
+        path = self.path
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text(
-            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8"
+            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines), encoding="utf-8"
         )
         temporary.replace(path)
 

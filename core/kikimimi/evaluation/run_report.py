@@ -80,8 +80,7 @@ def write_run_report(run: RunFolder) -> Path:
 def _scores(run: RunFolder) -> Iterator[ScoreRow]:
     for name in run.recipe.evaluate:
         for system, values in (run.read_json(f"evaluations/{name}/scores.json") or {}).items():
-            fields = ("metric", "normaliser", "count", "skipped", "substitutions", "deletions", "insertions")
-            score = Score(**{f: values[f] for f in fields}, reference_length=values["reference_length"])
+            score = Score.from_json(values)
             yield ScoreRow(evaluation=name, system=system, score=score, seconds=values["seconds"])
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args
 
 import jiwer
@@ -66,6 +66,11 @@ class Score:
             "insertions": self.insertions,
             "reference_length": self.reference_length,
         }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Score:
+        """Read what `to_json` returned; more may stand there."""
+        return cls(**{item.name: values[item.name] for item in fields(cls)})
 
 
 def score(references: Sequence[str], predictions: Sequence[str], *, metric: Metric, normaliser: str) -> Score:

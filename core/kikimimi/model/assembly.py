@@ -42,8 +42,8 @@ def assemble(
         RecipeError: The parts do not fit each other or the data.
         WeightsError: Weights are missing or do not fit.
     """
-    # Random initialisation is part of the recipe: the same seed gives the same start, whatever ran before. Each
-    # part has numbers of its own, so that it starts alike whatever the other parts are.
+    # Random initialisation is part of the recipe: the same seed gives the same start, whatever ran before.
+    # Each part has numbers of its own, so that it starts alike whatever the other parts are.
     with torch.random.fork_rng(devices=[]):
         _seed(recipe.seed, "encoder")
         encoder = _build(recipe.encoder, "encoder")
@@ -132,8 +132,16 @@ def _set_dtype(part: Component, dtype: torch.dtype) -> None:
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def trainable_names(model: SpeechLM, stage: Stage, *, where: str) -> dict[str, list[str]]:
-    """Return the names of the parameters that a stage trains, by component.
+def trainable_names(
+    model: SpeechLM, stage: Stage, *, where: str, check_dtype: bool = True
+) -> dict[str, list[str]]:
+    """Return the names of the parameters that a stage trains, by component, or by ``component.group``.
+
+    Args:
+        model: Of the recipe.
+        stage: Of the recipe.
+        where: The stage's key, for messages.
+        check_dtype: Refuse parameters of half precision; not where the model is as another stage has it.
 
     Raises:
         RecipeError: A `part` matches no parameter, or parameters of half precision.
@@ -143,27 +151,39 @@ def trainable_names(model: SpeechLM, stage: Stage, *, where: str) -> dict[str, l
     for part, train in stage.train.items():
         parameters = dict(getattr(model, part).named_parameters())
         names = [name for name in parameters if f"{part}.{name}" not in model.fixed]
-        if train.part == "all":
-            chosen = names
-        elif train.part == "lora":
-            chosen = [name for name in names if ".lora_" in name]
-        else:
-            chosen = [name for name in names if fnmatchcase(name, train.part)]
-        if not chosen:
-            problems.append(
-                f"{where}.train.{part}.part: {train.part!r} matches no parameter of the {part}."
-                f"{nearest(train.part, names)} Allowed: all, lora, or a pattern over names such as "
-                f"{listing(names[:3])}"
-            )
-        if half := [name for name in chosen if parameters[name].dtype != torch.float32]:
-            problems.append(
-                f"{where}.train.{part}: trains {half[0]}, which is {parameters[half[0]].dtype}, and "
-                f"optimisers need fp32. Take {part}.dtype away: trainer.precision does the rest"
-            )
-        found[part] = [f"{part}.{name}" for name in chosen]
+        taken: set[str] = set()
+        for key, pattern in [*((f"{part}.{n}", g.part) for n, g in train.groups.items()), (part, train.part)]:
+            matched = _matching(names, pattern)
+            chosen = [name for name in matched if name not in taken]
+            taken.update(chosen)
+            place = f"{where}.train.{part}" + (f".groups.{key.partition('.')[2]}" if key != part else "")
+            if not matched:
+                problems.append(
+                    f"{place}.part: {pattern!r} matches no parameter of the {part}."
+                    f"{nearest(pattern, names)} Allowed: all, lora, or a pattern over names such as "
+                    f"{listing(names[:3])}"
+                )
+            elif not chosen:
+                problems.append(f"{place}.part: other groups have every parameter that {pattern!r} matches")
+            half = [name for name in chosen if parameters[name].dtype != torch.float32]
+            if half and check_dtype:
+                problems.append(
+                    f"{place}: trains {half[0]}, which is {parameters[half[0]].dtype}, and "
+                    f"optimisers need fp32. Take {part}.dtype away, or set {where}.dtype.{part}=fp32: "
+                    "trainer.precision does the rest"
+                )
+            found[key] = [f"{part}.{name}" for name in chosen]
     if problems:
         raise RecipeError(problems)
     return found
+
+
+def _matching(names: list[str], pattern: str) -> list[str]:
+    if pattern == "all":
+        return names
+    if pattern == "lora":
+        return [name for name in names if ".lora_" in name]
+    return [name for name in names if fnmatchcase(name, pattern)]
 
 
 def freeze_all_but(model: SpeechLM, names: Iterable[str]) -> None:
@@ -210,7 +230,7 @@ def count_parameters(model: SpeechLM, recipe: Recipe) -> dict[str, Count]:
     """Count the parameters of each part, and how many some stage trains."""
     trained: set[str] = set()
     for name, stage in recipe.stages.items():
-        for names in trainable_names(model, stage, where=f"stages.{name}").values():
+        for names in trainable_names(model, stage, where=f"stages.{name}", check_dtype=False).values():
             trained.update(names)
     counts = {}
     for part in PARTS:

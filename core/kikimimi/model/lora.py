@@ -35,6 +35,10 @@ class AudioGate:
         """
         self._open, self._lengths = is_open, lengths
 
+    def state(self) -> tuple[Tensor | bool, Tensor | None]:
+        """Return what `set` was last told."""
+        return self._open, self._lengths
+
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         """Zero an update where the gate is shut; a forward hook.
 

@@ -41,6 +41,7 @@ class Scored:
         losses: Named auxiliary losses of the adapter.
         counts: What the adapter counted.
         num_positions: N, audio and text.
+        tokens: (C, T, D) what the adapter made of the clips, or None where there are none.
     """
 
     logits: Tensor
@@ -49,6 +50,22 @@ class Scored:
     losses: dict[str, Tensor]
     counts: dict[str, int]
     num_positions: int
+    tokens: Padded | None
+
+    def log_probabilities(self, num_sequences: int) -> tuple[Tensor, Tensor]:
+        """Return the summed log-probability of each conversation's targets, and how many they are.
+
+        Args:
+            num_sequences: B.
+
+        Returns:
+            (B,) float32 sums and (B,) float32 numbers of targets.
+        """
+        logits = self.logits.float()
+        of_targets = logits.gather(1, self.targets[:, None])[:, 0] - logits.logsumexp(dim=1)  # (M,)
+        sums = of_targets.new_zeros(num_sequences).index_add(0, self.sequence, of_targets)
+        counts = torch.bincount(self.sequence, minlength=num_sequences)
+        return sums, counts.to(sums.dtype)
 
 
 class SpeechLM(nn.Module):
@@ -104,7 +121,25 @@ class SpeechLM(nn.Module):
         logits = self.llm(packed.embeddings, packed.lengths, target_positions - 1)
         sequence = torch.searchsorted(ends, target_positions, right=True)
         losses, counts = (output.losses, output.counts) if output else ({}, {})
-        return Scored(logits, packed.ids[target_positions], sequence, losses, counts, len(packed.ids))
+        return Scored(
+            logits,
+            packed.ids[target_positions],
+            sequence,
+            losses,
+            counts,
+            len(packed.ids),
+            output.tokens if output else None,
+        )
+
+    def encode(self, batch: Batch) -> Batch:
+        """Return a micro-batch with the encoder's output in place of waveforms, for several passes."""
+        if batch.audio is None:
+            return batch
+        return replace(batch, audio=None, features=self.encoder(batch.audio))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embed (L,) token ids of the LLM to (L, D)."""
+        return self.llm.embed(ids)
 
     def _hear(self, batch: Batch) -> Tensor:
         """Return (B,) bool, true for conversations that hold audio."""
@@ -137,7 +172,7 @@ class SpeechLM(nn.Module):
             features = replace(features, values=features.values.to(weight.dtype))
         given = (transcripts,) if self.adapter.uses_transcripts else ()
         output: AdapterOutput = self.adapter(features, *given)
-        return self._splice(batch, is_text, text, output.tokens), output
+        return self._splice(batch, is_text, text, _filling(output.tokens, batch.clips)), output
 
     def _splice(self, batch: Batch, is_text: Tensor, text: Tensor, tokens: Padded) -> Packed:
         device = text.device
@@ -176,3 +211,10 @@ class SpeechLM(nn.Module):
             ):
                 texts[row] = self.llm.decode(ids)
         return texts
+
+
+def _filling(tokens: Padded, clips: Tensor) -> Padded:
+    """Return the audio tokens of each slot: those of its clip."""
+    if len(clips) == len(tokens) and bool((clips == torch.arange(len(clips), device=clips.device)).all()):
+        return tokens
+    return Padded(tokens.values[clips], tokens.lengths[clips.to(tokens.lengths.device)])

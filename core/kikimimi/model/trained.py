@@ -20,15 +20,22 @@ if TYPE_CHECKING:
     from kikimimi.recipe import Recipe
 
 
-def kept_names(model: SpeechLM, recipe: Recipe) -> set[str]:
-    """Return the names of the tensors that checkpoints hold.
+def kept_names(model: SpeechLM, recipe: Recipe, stage: str | None = None) -> set[str]:
+    """Return the names of the tensors that checkpoints of a stage hold.
 
-    They are the parameters that any stage trains, those that have no pretrained source, and the buffers of
-    the components that either belong to (running statistics); the rest is there by reference.
+    They are the parameters that the stage or one that it builds on trains, those that have no pretrained
+    source, and the buffers of the components that either belong to (running statistics); the rest is there by
+    reference.
+
+    Args:
+        model: Of the recipe.
+        recipe: Whose stages count.
+        stage: None counts every stage.
     """
     names: set[str] = set()
-    for stage_name, stage in recipe.stages.items():
-        for found in trainable_names(model, stage, where=f"stages.{stage_name}").values():
+    for stage_name in recipe.stages if stage is None else lineage(recipe, stage):
+        chosen = recipe.stages[stage_name]
+        for found in trainable_names(model, chosen, where=f"stages.{stage_name}", check_dtype=False).values():
             names.update(found)
     parameters = {name for name, _ in model.named_parameters()}
     names.update(parameters - model.pretrained)
@@ -37,6 +44,14 @@ def kept_names(model: SpeechLM, recipe: Recipe) -> set[str]:
         if any(name.startswith(f"{part}.") for name in names):
             names.update(name for name in buffers if name.startswith(f"{part}."))
     return names
+
+
+def lineage(recipe: Recipe, stage: str) -> list[str]:
+    """Return the stages that a stage builds on, the first one first, and the stage itself."""
+    found = [stage]
+    while (before := recipe.start_of(found[0])) is not None:
+        found.insert(0, before)
+    return found
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -67,8 +82,14 @@ def load_kept(model: nn.Module, state: dict[str, Tensor], kept: Collection[str],
             parameters[name].copy_(tensor)
 
 
-def load_trained(model: SpeechLM, recipe: Recipe, path: Path) -> None:
-    """Load a run's safetensors file into its model.
+def load_trained(model: SpeechLM, recipe: Recipe, stage: str, path: Path) -> None:
+    """Load what a stage of a run left, or had reached, into its model.
+
+    Args:
+        model: Of the recipe.
+        recipe: Of the run.
+        stage: Whose weights they are.
+        path: The safetensors file.
 
     Raises:
         RunError: The file is damaged or does not fit.
@@ -77,4 +98,4 @@ def load_trained(model: SpeechLM, recipe: Recipe, path: Path) -> None:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from error
-    load_kept(model, state, kept_names(model, recipe), source=str(path))
+    load_kept(model, state, kept_names(model, recipe, stage), source=str(path))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kikimimi.errors import listing, nearest
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.chosen import PARTS, LoRA
 from kikimimi.recipe.schema import Trainer
@@ -23,8 +24,13 @@ def check_across(tree: Entry, builder: Builder) -> None:
     trainer = builder.built.get("trainer", Trainer())
     for part in PARTS:
         _check_modality(part, builder)
+    earlier: list[str] = []
     for stage, section in _inside(tree, "stages").items():
         key = f"stages.{stage}"
+        _check_length(key, section, builder)
+        _check_start(key, section, earlier, builder)
+        _check_evaluations(key, section, tree, builder)
+        earlier.append(stage)
         _check_lora(key, tree, builder)
         if "trainer" in builder.built or not _inside(tree, "trainer"):
             _check_batch(key, section, trainer, builder)
@@ -42,6 +48,33 @@ def _add(builder: Builder, key: str, message: str) -> None:
     while place not in builder.where:  # an option left at its default stands nowhere: its section does
         place = place.rpartition(".")[0]
     builder.problems.add(key, message, builder.where[place])
+
+
+def _check_length(stage: str, section: Entry, builder: Builder) -> None:
+    given = [_inside(section).get(name) for name in ("steps", "epochs")]
+    if isinstance(section.value, dict) and not any(entry and entry.value is not None for entry in given):
+        _add(builder, f"{stage}.steps", "must be given: a whole number, or epochs in its place")
+
+
+def _check_start(stage: str, section: Entry, earlier: list[str], builder: Builder) -> None:
+    start = _inside(section).get("start_from")
+    if start and isinstance(start.value, str) and start.value not in earlier:
+        there = f"{nearest(start.value, earlier)} Earlier stages: {listing(earlier)}"
+        _add(builder, f"{stage}.start_from", f"there is no stage '{start.value}' before this one.{there}")
+
+
+def _check_evaluations(stage: str, section: Entry, tree: Entry, builder: Builder) -> None:
+    known = list(_inside(tree, "evaluate"))
+    listed = _inside(section).get("evaluate")
+    named = [(f"{stage}.gate.{name}", name) for name in _inside(section, "gate")]
+    for entry in listed.value if listed and isinstance(listed.value, list) else []:
+        named.append((f"{stage}.evaluate", entry.text))
+    for key, name in named:
+        if name not in known:
+            said = (
+                f"the recipe has no evaluation '{name}'.{nearest(name, known)} Evaluations: {listing(known)}"
+            )
+            _add(builder, key, said)
 
 
 def _check_modality(part: str, builder: Builder) -> None:

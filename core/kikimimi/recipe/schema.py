@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kikimimi.errors import listing, nearest
@@ -18,7 +18,11 @@ from kikimimi.recipe.stage import (
     Batch,
     Checkpoint,
     Dataset,
+    Dtypes,
+    EarlyStop,
     Faults,
+    Gate,
+    Group,
     Mixture,
     Optimiser,
     Schedule,
@@ -33,9 +37,13 @@ __all__ = [
     "Checkpoint",
     "Chosen",
     "Dataset",
+    "Dtypes",
+    "EarlyStop",
     "Evaluation",
     "Faults",
+    "Gate",
     "Generation",
+    "Group",
     "LoRA",
     "Mixture",
     "Optimiser",
@@ -156,6 +164,23 @@ class Recipe:
         from kikimimi.recipe.show import to_yaml
 
         return to_yaml(self)
+
+    def start_of(self, stage: str) -> str | None:
+        """Return the stage whose result a stage starts from, or None for one that starts from the sources."""
+        names = list(self.stages)
+        place = names.index(stage)
+        return self.stages[stage].start_from or (names[place - 1] if place else None)
+
+    def at(self, stage: str) -> Recipe:
+        """Return the recipe with its parts as a stage has them: in the number formats that it sets."""
+        dtypes = self.stages[stage].dtype
+        chosen = {part: getattr(self, part) for part in PARTS}
+        changed = {
+            part: replace(chosen[part], dtype=getattr(dtypes, part))
+            for part in PARTS
+            if getattr(dtypes, part) is not None
+        }
+        return replace(self, **changed)
 
     @property
     def digest(self) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -17,6 +17,9 @@ from kikimimi.model.batch import Batch, Sample, collate
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.training.feature_cache import FeatureCache
 
+if TYPE_CHECKING:
+    from kikimimi.objective import View
+
 
 class Reader(Dataset[Batch]):
     """Turns planned records into a micro-batch; runs in the loader's worker processes.
@@ -26,15 +29,22 @@ class Reader(Dataset[Batch]):
         model: Renders conversations and bounds their length.
         seed: Of the recipe; with pass and row it draws the phrasing.
         features: Encoder output kept on disk, or None to deliver waveforms.
+        views: What the objective asks for besides the conversations.
     """
 
     def __init__(
-        self, corpora: Sequence[Corpus], model: SpeechLM, seed: int, features: FeatureCache | None
+        self,
+        corpora: Sequence[Corpus],
+        model: SpeechLM,
+        seed: int,
+        features: FeatureCache | None,
+        views: Collection[View] = (),
     ) -> None:
         self.corpora = list(corpora)
         self.model = model
         self.seed = seed
         self.features = features
+        self.views = tuple(views)
 
     def __getitem__(self, planned: list[Planned]) -> Batch:
         """Read one micro-batch.
@@ -60,8 +70,14 @@ class Reader(Dataset[Batch]):
             self.model.encoder.sample_rate,
             draw=item.draw(self.seed, corpus.name),
             features=self.features,
+            views=self.views,
         )
-        self._check_context(len(sample.rendered.ids), [len(clip) for clip in sample.clips])
+        clips = [len(clip) for clip in sample.clips]
+        self._check_context(len(sample.rendered.ids), clips)
+        if sample.rejected is not None:
+            self._check_context(len(sample.rejected.ids), clips)
+        if sample.written is not None:
+            self._check_context(len(sample.written.ids), [])
         return sample
 
     def _check_context(self, text_length: int, clip_lengths: list[int]) -> None:

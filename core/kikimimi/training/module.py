@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kikimimi.data.fault import FaultLog
 from kikimimi.errors import DataError
@@ -16,8 +15,11 @@ from kikimimi.model.assembly import set_modes
 from kikimimi.model.batch import Batch
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trained import load_kept, named_tensors
+from kikimimi.objective import Loss, Objective, Step
+from kikimimi.training.best import Best
 from kikimimi.training.checkpoint import random_state
 from kikimimi.training.loader import StageLoader
+from kikimimi.training.reference import Reference
 from kikimimi.training.schedule import factor
 from kikimimi.training.window import LogWindow
 
@@ -26,15 +28,15 @@ if TYPE_CHECKING:
 
 
 class StageModule(pl.LightningModule):
-    """Trains the named parameters of a model with cross-entropy on the assistant's tokens.
+    """Trains the named parameters of a model to bring an objective down.
 
-    The loss of a step is the mean over its micro-batches of the mean over their target tokens, plus the
-    adapter's auxiliary losses; it does not depend on how micro-batches are spread over ranks.
+    The loss of a step is the mean over its micro-batches of the objective's loss, plus the adapter's
+    auxiliary losses; it does not depend on how micro-batches are spread over ranks.
 
     Args:
         model: Assembled, with exactly `trained` requiring gradients.
-        stage: Of the recipe.
-        trained: Parameter names by component.
+        stage: Of the recipe; `steps` is given.
+        trained: Parameter names by component, or by ``component.group``.
         kept: Names of the tensors that a checkpoint holds; see `kept_names`.
         log_every: Distance between log lines [steps].
         faults: Judges what could not be read.
@@ -52,16 +54,23 @@ class StageModule(pl.LightningModule):
         super().__init__()
         self.model = model
         self.stage = stage
+        self.objective: Objective = stage.objective.component(stage.objective.config)
         self.trained = trained
+        self._reference: Reference | None = None
         self.kept = frozenset(kept)
         self.log_every = log_every
         self.faults = faults
         self.strict_loading = False
+        self.best: Best | None = None
+        """Told of every validation, where the stage keeps its best weights or may end early."""
         self.missed_validation: StageLoader | None = None
         """What is validated before the first step: a kill came between a checkpoint and its validation."""
         # An LLM's own weights take part in every micro-batch; these may not.
         self._optional = [
-            name for part, names in trained.items() for name in names if part != "llm" or ".lora_" in name
+            name
+            for names in trained.values()
+            for name in names
+            if not name.startswith("llm.") or ".lora_" in name
         ]
         self.latest_loss = torch.zeros(())
         self._window = LogWindow()
@@ -77,7 +86,7 @@ class StageModule(pl.LightningModule):
                 changes.
         """
         self._judge(batch)
-        loss, parts, counts = self._loss(batch)
+        loss, made = self._loss(batch)
         if not torch.isfinite(loss):
             raise DataError(
                 f"step {self.trainer.global_step + 1}: the loss is {float(loss.detach())}; "
@@ -86,8 +95,8 @@ class StageModule(pl.LightningModule):
             )
         if batch.names:
             self.latest_loss = loss.detach()
-            self._window.add(loss, parts)
-        self._window.counts.update(counts)
+            self._window.add(loss, made.parts if len(made.parts) > 1 else {}, made.measures)
+        self._window.counts.update(made.counts)
         self._window.counts.update(f"records/{name.partition('/')[0]}" for name in batch.names)
         self._count(batch)
         return loss
@@ -103,16 +112,17 @@ class StageModule(pl.LightningModule):
         if skipped := len(batch.outcomes) - batch.outcomes.count(None):
             self._window.counts["records_skipped"] += skipped
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, int]]:
-        """Return the loss, what it is the sum of where that is more than one, and the adapter's counts."""
+    def _loss(self, batch: Batch) -> tuple[Tensor, Loss]:
+        """Return the loss, and what the objective and the adapter say of it."""
         if not batch.names:  # none of its records could be read
-            return self._nothing([n for names in self.trained.values() for n in names]), {}, {}
-        scored = self.model(batch)
-        text = F.cross_entropy(scored.logits.float(), scored.targets)
-        self._window.positions += scored.num_positions
-        parts = {"text": text, **scored.losses} if scored.losses else {}
-        loss = text + sum(scored.losses.values(), text.new_zeros(()))
-        return loss + self._nothing(self._optional), parts, scored.counts
+            nothing = self._nothing([n for names in self.trained.values() for n in names])
+            return nothing, Loss(nothing)
+        step = Step(self.model, batch, self._reference)
+        made = self.objective.loss(step)
+        loss = made.value + sum(step.losses.values(), made.value.new_zeros(()))
+        self._window.positions += step.num_positions
+        said = Loss(loss, {**made.parts, **step.losses}, made.measures, {**made.counts, **step.counts})
+        return loss + self._nothing(self._optional), said
 
     def _nothing(self, names: list[str]) -> Tensor:
         """Return zero, whose gradient with respect to the named parameters is zero, too.
@@ -139,21 +149,24 @@ class StageModule(pl.LightningModule):
         self._window.padding[1] += computed
 
     def configure_optimizers(self) -> Any:
-        """AdamW with one group per component, and the stage's schedule."""
+        """AdamW with one group per component, or group of a component, and the stage's schedule."""
         parameters = dict(self.model.named_parameters())
-        groups = [
-            {
-                "name": part,
-                "params": [parameters[name] for name in names],
-                "lr": self.stage.train[part].lr,
-                "weight_decay": self.stage.train[part].weight_decay,
-            }
-            for part, names in self.trained.items()
-        ]
+        groups = []
+        for key, names in self.trained.items():
+            part, _, group = key.partition(".")
+            train = self.stage.train[part].groups[group] if group else self.stage.train[part]
+            groups.append(
+                {
+                    "name": key,
+                    "params": [parameters[name] for name in names],
+                    "lr": train.lr,
+                    "weight_decay": train.weight_decay,
+                }
+            )
         settings = self.stage.optimiser
         optimiser = torch.optim.AdamW(groups, betas=(settings.beta1, settings.beta2), eps=settings.epsilon)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: factor(self.stage.schedule, step, self.stage.steps)
+            optimiser, lambda step: factor(self.stage.schedule, step, self.stage.num_steps)
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -168,9 +181,18 @@ class StageModule(pl.LightningModule):
                 "weights are untouched"
             )
 
+    def configure_model(self) -> None:
+        """Remember the model as it is, before a checkpoint is taken up, where the objective asks for it."""
+        parts = self.objective.reference
+        if parts and self._reference is None:
+            names = [n for found in self.trained.values() for n in found if n.partition(".")[0] in parts]
+            self._reference = Reference(self.model, names)
+
     def on_fit_start(self) -> None:
         """Start the clock; Lightning has put every module into train mode by now."""
         set_modes(self.model)
+        if self._reference is not None:
+            self._reference.to(self.device)
         self._window.restart_clock()
 
     def on_train_start(self) -> None:
@@ -211,7 +233,12 @@ class StageModule(pl.LightningModule):
         if not self._validation:
             return
         loss = self.trainer.strategy.reduce(torch.stack(self._validation).mean(), reduce_op="mean")
+        if self.best is not None:
+            # Before the metrics: where they have a loss, its weights are there.
+            self.best.add(self.trainer.global_step, float(loss), delete=self.trainer.is_global_zero)
         self.write({"validation_loss": float(loss)})
+        if self.best is not None and self.best.stalled():
+            self.trainer.should_stop = True
         self._window.restart_clock()
 
     def write(self, values: dict[str, float]) -> None:

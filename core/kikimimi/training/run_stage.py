@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -20,7 +22,7 @@ from pytorch_lightning.loggers import Logger
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import FaultLog
 from kikimimi.data.plan import Plan
-from kikimimi.errors import MissingExtraError
+from kikimimi.errors import MissingExtraError, counted
 from kikimimi.lock import plugin_lock
 from kikimimi.model.assembly import freeze_all_but, trainable_names
 from kikimimi.model.speech_lm import SpeechLM
@@ -29,15 +31,17 @@ from kikimimi.progress import duration
 from kikimimi.rank import global_rank
 from kikimimi.recipe.stage import Mixture
 from kikimimi.run_folder import RunFolder, checkpoint_folders
+from kikimimi.training.best import Best
 from kikimimi.training.callbacks import KeepCheckpoints, StageProgress
 from kikimimi.training.checkpoint import FolderCheckpointIO, save_weights
 from kikimimi.training.feature_cache import FeatureCache, cache_folder, forecast_bytes
 from kikimimi.training.loader import PlanSampler, Reader, StageLoader
 from kikimimi.training.metrics import MetricsFile
 from kikimimi.training.module import StageModule
-from kikimimi.training.sources import describe_left_out, make_plan, usable
+from kikimimi.training.sources import describe_left_out, make_plan, usable, with_steps
 
 if TYPE_CHECKING:
+    from kikimimi.objective import View
     from kikimimi.recipe import Dataset, Recipe, Stage
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -49,14 +53,14 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     Args:
         run: The run.
         name: Of the stage.
-        model: Assembled, holding what the stages before left.
+        model: Assembled for this stage alone, holding what the stage that it starts from left; it is changed.
 
     Raises:
         DataError: A record cannot be used, or the loss is not finite.
         KeyboardInterrupt: The user stopped it; a checkpoint was saved.
         SystemExit: SIGTERM stopped it (143); a checkpoint was saved.
     """
-    recipe, stage = run.recipe, run.recipe.stages[name]
+    recipe, stage = run.recipe.at(name), run.recipe.stages[name]
     trained = trainable_names(model, stage, where=f"stages.{name}")
     freeze_all_but(model, [parameter for names in trained.values() for parameter in names])
     faults = FaultLog(run.faults(name, global_rank()), stage.faults)
@@ -69,14 +73,19 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         stage.mixture,
         recipe.seed,
     )
+    if stage.epochs is not None:
+        epochs, stage = counted(stage.epochs, "epoch"), with_steps(stage, plan)
+        if global_rank() == 0:
+            print(f"stage {name}: {epochs} are {counted(stage.num_steps, 'step')}", file=sys.stderr)
+    views = stage.objective.component(stage.objective.config).views
     held_out = _usable(stage.validate.data if stage.validate.every else {}, stage, model, faults)
     trainer_options = recipe.trainer
     world_size = trainer_options.devices * trainer_options.nodes
     loggers = _loggers(recipe, run, name)  # first: a missing extra is told before any clip is encoded
-    features = _features(run, name, model, corpora, held_out, plan)
+    features = _features(recipe, stage, name, model, corpora, held_out, plan)
     loader = StageLoader(
-        Reader(corpora, model, recipe.seed, features),
-        PlanSampler(plan, stage.steps * stage.batch.global_, global_rank(), world_size),
+        Reader(corpora, model, recipe.seed, features, views),
+        PlanSampler(plan, stage.num_steps * stage.batch.global_, global_rank(), world_size),
         trainer_options.workers,
         _order(recipe, stage, corpora),
     )
@@ -84,10 +93,10 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     keeper = KeepCheckpoints(
         run.checkpoints(name), stage.checkpoint.every, stage.checkpoint.keep, loader, stage.batch.global_
     )
-    kept = kept_names(model, recipe)
+    kept = kept_names(model, recipe, name)
     module = StageModule(model, stage, trained, kept, trainer_options.log_every, faults)
-    validation = _validation_loader(recipe, stage, model, held_out, features) if held_out else None
-    metadata = {"recipe": recipe.digest, "stage": name}
+    validation = _validation_loader(recipe, stage, model, held_out, features, views) if held_out else None
+    metadata = {"recipe": run.recipe.digest, "stage": name}
     resume = checkpoint_folders(run.checkpoints(name))
     if resume:
         step = int(resume[-1].name.removeprefix("step-"))
@@ -96,7 +105,14 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         if held_out and step % stage.validate.every == 0 and not metrics.has(step, "validation_loss"):
             module.missed_validation = validation
     else:
+        step = 0
         metrics.forget_after(-1)
+    best = Best(
+        run.checkpoints(name) / "best", stage, lambda path: _save_weights(module, trainer, path, metadata)
+    )
+    best.remember(metrics.path, name)
+    if stage.early_stop is not None or stage.checkpoint.keep_best:
+        module.best = best
     with warnings.catch_warnings():
         # Advice of Lightning's that does not hold here: workers, frozen parts in eval mode, short stages.
         warnings.simplefilter("ignore", PossibleUserWarning)
@@ -105,12 +121,13 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         trainer = pl.Trainer(
             **_hardware(recipe),
-            max_steps=stage.steps,
+            # A stage that had ended early when it was killed takes up its checkpoint, and no step more.
+            max_steps=step if best.stalled() else stage.num_steps,
             max_epochs=-1,
             accumulate_grad_batches=stage.batch.global_ // world_size,
             gradient_clip_val=stage.clip or None,
             logger=[metrics, *loggers],
-            callbacks=[keeper, StageProgress(f"Training {name}", stage.steps)],
+            callbacks=[keeper, StageProgress(f"Training {name}", stage.num_steps)],
             plugins=[FolderCheckpointIO(metadata)],
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
@@ -128,7 +145,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
             ckpt_path=str(resume[-1]) if resume else None,
         )
     metrics.write_csv()
-    if keeper.interrupted and trainer.global_step < stage.steps:
+    if keeper.interrupted and trainer.global_step < stage.num_steps and not best.stalled():
         if keeper.signal == signal.SIGTERM:
             print("stopped by SIGTERM. Run the same command again: it goes on from here.", file=sys.stderr)
             raise SystemExit(128 + signal.SIGTERM)
@@ -139,13 +156,35 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
             f"{faults.path} lists them",
             file=sys.stderr,
         )
-    if trainer.is_global_zero:
-        path = run.weights(name)
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        save_weights(module.state_dict(), temporary, metadata)
-        temporary.replace(path)
+    if stage.early_stop is not None and best.stalled():
+        waited = counted(stage.early_stop.patience, "validation")
+        print(
+            f"stage {name}: ends early, after step {trainer.global_step}: {waited} without a lower loss",
+            file=sys.stderr,
+        )
+    if stage.checkpoint.leave == "best" and (lowest := best.path()) is not None:
+        if trainer.is_global_zero:
+            _put(lowest, run.weights(name))
+    else:
+        _save_weights(module, trainer, run.weights(name), metadata)
     trainer.strategy.barrier()
+
+
+def _save_weights(module: StageModule, trainer: pl.Trainer, path: Path, metadata: dict[str, str]) -> None:
+    """Write the weights as they are now, whole or not at all. Every rank calls it."""
+    state = module.state_dict()
+    if trainer.is_global_zero:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        save_weights(state, temporary, metadata)
+        temporary.replace(path)
+
+
+def _put(source: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.copyfile(source, temporary)
+    temporary.replace(path)
 
 
 def _usable(datasets: Mapping[str, Dataset], stage: Stage, model: SpeechLM, faults: FaultLog) -> list[Corpus]:
@@ -179,17 +218,22 @@ def _order(recipe: Recipe, stage: Stage, corpora: list[Corpus]) -> dict[str, Any
 
 
 def _features(
-    run: RunFolder, name: str, model: SpeechLM, corpora: list[Corpus], held_out: list[Corpus], plan: Plan
+    recipe: Recipe,
+    stage: Stage,
+    name: str,
+    model: SpeechLM,
+    corpora: list[Corpus],
+    held_out: list[Corpus],
+    plan: Plan,
 ) -> FeatureCache | None:
     """Encode every clip once, if the encoder never changes, clips are heard again, and disk allows."""
-    recipe, stage = run.recipe, run.recipe.stages[name]
     if not recipe.trainer.cache_features or model.encoder.augmentation is not None:
         return None
     # A later stage may freeze what this run trained, which no fingerprint of its sources would tell.
     if any("encoder" in other.train for other in recipe.stages.values()):
         return None
     seconds = sum(float(corpus.shards.seconds[corpus.used].sum()) for corpus in corpora)
-    if seconds == 0 or stage.steps * stage.batch.global_ < 2 * plan.micro_batches_per_epoch:
+    if seconds == 0 or stage.num_steps * stage.batch.global_ < 2 * plan.micro_batches_per_epoch:
         return None
     size = forecast_bytes(
         [*corpora, *held_out], model.encoder, 4 if recipe.trainer.precision == "fp32" else 2
@@ -260,9 +304,14 @@ def _loggers(recipe: Recipe, run: RunFolder, stage: str) -> list[Logger]:
 
 
 def _validation_loader(
-    recipe: Recipe, stage: Stage, model: SpeechLM, held_out: list[Corpus], features: FeatureCache | None
+    recipe: Recipe,
+    stage: Stage,
+    model: SpeechLM,
+    held_out: list[Corpus],
+    features: FeatureCache | None,
+    views: Collection[View],
 ) -> StageLoader:
     plan = make_plan(held_out, [None] * len(held_out), model, stage.batch, Mixture(), recipe.seed)
-    reader = Reader(held_out, model, recipe.seed, features)
+    reader = Reader(held_out, model, recipe.seed, features, views)
     # One pass, the same on every rank: the set is small, and every rank gets the same number of batches.
     return StageLoader(reader, PlanSampler(plan, plan.num_micro_batches(0), 0, 1), 0)

@@ -19,7 +19,7 @@ from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.progress import duration
 
 if TYPE_CHECKING:
-    from kikimimi.recipe import Batch, Mixture
+    from kikimimi.recipe import Batch, Mixture, Stage
 
 SECONDS_PER_CHARACTER = 0.08
 """What a character of a record without audio costs of a micro-batch [s]: one audio token at 12.5 Hz."""
@@ -138,6 +138,14 @@ def make_plan(
         temperature=mixture.temperature,
     )
     return Plan(sources, budget=batch.budget, seed=seed, shares=shares, bucket=batch.bucket)
+
+
+def with_steps(stage: Stage, plan: Plan) -> Stage:
+    """Return a stage with its length in steps; epochs become the steps that take all their micro-batches."""
+    if stage.epochs is None:
+        return stage
+    micro_batches = sum(plan.num_micro_batches(epoch) for epoch in range(stage.epochs))
+    return replace(stage, steps=-(-micro_batches // stage.batch.global_), epochs=None)
 
 
 def record_costs(corpus: Corpus, model: SpeechLM, batch: Batch) -> NDArray[np.float32]:

@@ -6,51 +6,87 @@ import sys
 
 import pytorch_lightning as pl
 
-from kikimimi.data.corpus import all_texts, training_corpora
+from kikimimi.data.corpus import Corpus, all_texts, training_corpora
+from kikimimi.errors import RunError, listing, nearest
 from kikimimi.lock import lock
 from kikimimi.model.assembly import assemble
+from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trained import load_trained
+from kikimimi.rank import global_rank
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.run_folder import RunFolder
 from kikimimi.training.run_stage import run_stage
+from kikimimi.training.stage_scores import score_stage
 
 
-def train(run: RunFolder) -> None:
+def train(run: RunFolder, stage: str | None = None) -> None:
     """Train what is missing of a run; a finished stage is not run again.
 
     Args:
         run: The run folder; the same call goes on after an interruption.
+        stage: Only this stage, whatever gates before it say.
 
     Raises:
-        RequestError: Data, plugins or weights that the recipe names are missing or do not fit, or another
-            process is training this run.
+        RequestError: Data, plugins or weights that the recipe names are missing or do not fit, there is no
+            such stage or the one that it starts from is not finished, or another process is training this
+            run.
         DataError: A record cannot be used.
+        GateError: A stage did not reach what its gate asks for.
         KeyboardInterrupt: The user stopped it; a checkpoint was saved.
     """
+    names = list(run.recipe.stages) if stage is None else [stage]
+    if stage is not None:
+        _check_stage(run, stage)
     with run.locked():
-        _train(run)
+        _train(run, names)
 
 
-def _train(run: RunFolder) -> None:
+def _check_stage(run: RunFolder, stage: str) -> None:
+    stages = run.recipe.stages
+    if stage not in stages:
+        raise RunError(f"no stage is called '{stage}'.{nearest(stage, stages)} Stages: {listing(stages)}")
+    before = run.recipe.start_of(stage)
+    if before is not None and not run.finished(before):
+        raise RunError(
+            f"stage '{stage}' starts from what stage '{before}' leaves, and that is not finished. "
+            f"Train it first: kikimimi train {run.path} --stage {before}"
+        )
+
+
+def _train(run: RunFolder, names: list[str]) -> None:
     recipe = run.recipe
     corpora = list(training_corpora(recipe))
-    if all(run.finished(stage) for stage in recipe.stages):
+    if all(run.finished(name) for name in names):
         print(f"{run.path}: already trained", file=sys.stderr)
-        return
-    run.write_json("lock.json", lock(recipe, corpora))
+    else:
+        run.write_json("lock.json", lock(recipe, corpora))
+    for name in names:
+        if run.finished(name):
+            print(f"stage {name}: already done", file=sys.stderr)
+        else:
+            # Seeded per stage: it draws the same numbers whether or not the ones before it ran just now.
+            number = list(recipe.stages).index(name)
+            pl.seed_everything(recipe.seed + number, workers=True, verbose=False)
+            run_stage(run, name, _model(run, name, corpora))
+        score_stage(run, name)
+
+
+def _model(run: RunFolder, name: str, corpora: list[Corpus]) -> SpeechLM:
+    """Assemble the model of a stage with what the stage left that it starts from.
+
+    Anew for each: a stage may have number formats of its own, and may leave its model in pieces.
+    """
+    recipe = run.recipe
     started = run.assets.is_dir()
-    model = assemble(recipe, texts=lambda: all_texts(corpora), assets=run.assets if started else None)
-    if not started:
+    model = assemble(
+        recipe.at(name), texts=lambda: all_texts(corpora), assets=run.assets if started else None
+    )
+    if not started and global_rank() == 0:
         temporary = run.assets.with_name(".assets.tmp")
         for part in PARTS:
             (temporary / part).mkdir(parents=True, exist_ok=True)
             getattr(model, part).save_assets(temporary / part)
         temporary.rename(run.assets)
-    for number, name in enumerate(recipe.stages):
-        # Seeded per stage: a stage draws the same numbers whether or not the ones before it ran just now.
-        pl.seed_everything(recipe.seed + number, workers=True, verbose=False)
-        if run.finished(name):
-            load_trained(model, recipe, run.weights(name))
-            print(f"stage {name}: already done", file=sys.stderr)
-        else:
-            run_stage(run, name, model)
+    if (before := recipe.start_of(name)) is not None:
+        load_trained(model, recipe, before, run.weights(before))
+    return model

@@ -31,6 +31,7 @@ class LogWindow:
         """Begin anew."""
         self._losses: list[Tensor] = []
         self._parts: dict[str, list[Tensor]] = {}
+        self._measures: dict[str, list[Tensor]] = {}
         self.counts: Counter[str] = Counter()
         self.audio_seconds, self.positions = 0.0, 0
         self.padding = [0, 0]
@@ -40,9 +41,13 @@ class LogWindow:
         """Leave the time until now out of all rates."""
         self._clock = time.monotonic()
 
-    def add(self, loss: Tensor, parts: Mapping[str, Tensor]) -> None:
-        """Add the loss of a micro-batch, and what it is the sum of where that is more than one."""
+    def add(
+        self, loss: Tensor, parts: Mapping[str, Tensor], measures: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Add the loss of a micro-batch, what it is the sum of where that is more than one, and measures."""
         self._losses.append(loss.detach())
+        for name, measure in (measures or {}).items():
+            self._measures.setdefault(name, []).append(measure.detach())
         for name, part in parts.items():
             self._parts.setdefault(name, []).append(part.detach())
 
@@ -53,15 +58,18 @@ class LogWindow:
         states = gather({**self.state(), "audio_seconds": self.audio_seconds, "positions": self.positions})
         losses = [loss for state in states for loss in state["losses"]]
         parts: dict[str, list[float]] = {}
+        measures: dict[str, list[float]] = {}
         counts: Counter[str] = Counter()
         for state in states:
             counts.update(state["counts"])
-            for name, values in state["parts"].items():
-                parts.setdefault(name, []).extend(values)
+            for into, held in ((parts, state["parts"]), (measures, state["measures"])):
+                for name, values in held.items():
+                    into.setdefault(name, []).extend(values)
         padded, computed = (sum(state["padding"][i] for state in states) for i in (0, 1))
         return {
             "loss": _mean(losses),
             **{f"loss/{name}": _mean(values) for name, values in parts.items()},
+            **{name: _mean(values) for name, values in measures.items()},
             **{f"count/{name}": float(number) for name, number in counts.items()},
             "audio_seconds_per_second": sum(state["audio_seconds"] for state in states) / seconds,
             "positions_per_second": sum(state["positions"] for state in states) / seconds,
@@ -73,6 +81,7 @@ class LogWindow:
         return {
             "losses": _floats(self._losses),
             "parts": {name: _floats(values) for name, values in self._parts.items()},
+            "measures": {name: _floats(values) for name, values in self._measures.items()},
             "counts": dict(self.counts),
             "padding": list(self.padding),
         }
@@ -83,8 +92,9 @@ class LogWindow:
         mine = [states[rank]] if len(states) == world_size else states if rank == 0 else []
         for state in mine:
             self._losses.extend(map(torch.tensor, state["losses"]))
-            for name, values in state["parts"].items():
-                self._parts.setdefault(name, []).extend(map(torch.tensor, values))
+            for into, held in ((self._parts, state["parts"]), (self._measures, state["measures"])):
+                for name, values in held.items():
+                    into.setdefault(name, []).extend(map(torch.tensor, values))
             self.counts.update(state["counts"])
             self.padding = [a + b for a, b in zip(self.padding, state["padding"], strict=True)]
 

@@ -36,8 +36,8 @@ ADAPTER_OPTIONS = (
             "    steps: 100",
             "    stesp: 1\n    steps: 100",
             "stages.align.stesp: stage 'align' has no option 'stesp'. Did you mean 'steps'? Options: batch, "
-            "checkpoint, clip, data, faults, mixture, optimiser, schedule, steps, train, validate "
-            "(x.yaml:13)",
+            "checkpoint, clip, data, dtype, early_stop, epochs, evaluate, faults, gate, mixture, objective, "
+            "optimiser, schedule, start_from, steps, train, validate (x.yaml:13)",
             id="unknown option of a stage",
         ),
         pytest.param(
@@ -124,7 +124,7 @@ def test_all_problems_at_once(problems: Any, base: str) -> None:
         "stages.tune.batch.global",
         "stages.tune.data",
     ]
-    assert "stages.tune.steps: must be given: a whole number (x.yaml:15)" in found
+    assert "stages.tune.steps: must be given: a whole number, or epochs in its place (x.yaml:15)" in found
 
 
 def test_the_error_counts_and_lists(load: Any, base: str) -> None:
@@ -145,9 +145,9 @@ def test_an_empty_section_tells_all_that_must_be_given(problems: Any) -> None:
         f"stages.a.data.d.task: must be given: the name of a registered task ({tasks}), or a section "
         f"with it (x.yaml:3)",
         "stages.a.train: must be given: a section of parts by name (x.yaml:3)",
-        "stages.a.steps: must be given: a whole number (x.yaml:3)",
         "name: must be given: a text (x.yaml:1)",
         f"llm: must be given: the name of a registered llm ({llms}), or a section with it (x.yaml:1)",
+        "stages.a.steps: must be given: a whole number, or epochs in its place (x.yaml:3)",
     ]
 
 

@@ -148,7 +148,7 @@ evaluate:"""
     changed = {name for name in align if not torch.equal(align[name], sft[name])}
     assert changed
     assert all(".lora_" in name for name in changed)
-    assert run.newest_weights() == run.weights("sft")
+    assert run.newest_weights() == ("sft", run.weights("sft"))
     run.weights("sft").unlink()
     shutil.rmtree(run.checkpoints("sft"))
     train(run)

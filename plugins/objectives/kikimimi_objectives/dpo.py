@@ -1,0 +1,90 @@
+"""Direct preference optimisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch.nn import functional as F
+
+from kikimimi import Loss, Objective, ObjectiveConfig, Step
+from kikimimi.objective import View
+
+
+class DPO(Objective):
+    """Direct preference optimisation of spoken or written prompts (Rafailov et al., 2023, arXiv 2305.18290).
+
+    With log-probabilities of the answers' tokens, summed, and h the preferred answer's log-ratio of the model
+    to the model as it was at the start of the stage, less that of the rejected answer:
+
+    - ``sigmoid``: -log sigmoid(beta h), equation 7; with label smoothing e, conservative DPO (Mitchell 2023):
+      -(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h).
+    - ``ipo``: (h - 1 / (2 beta))^2 over mean log-probabilities per token (Azar et al., 2023, arXiv
+      2310.12036, equation 17; the mean as in trl, after the authors' advice).
+
+    Both answers of a pair follow the same prompt, whose clips are encoded once. A frozen encoder hears them
+    once for the model and its reference.
+    """
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ObjectiveConfig):
+        """Options of the `dpo` objective."""
+
+        beta: float = 0.1
+        """How strongly the model is held to the reference."""
+        form: Literal["sigmoid", "ipo"] = "sigmoid"
+        """Which loss is made of the log-ratios."""
+        label_smoothing: float = 0.0
+        """Probability that a preference is the wrong way round [fraction], of the sigmoid form."""
+
+        def __post_init__(self) -> None:
+            if self.beta <= 0:
+                raise ValueError(f"beta must be above 0, not {self.beta}")
+            if not 0 <= self.label_smoothing < 0.5:
+                raise ValueError(
+                    f"label_smoothing must be at least 0 and below 0.5, not {self.label_smoothing}"
+                )
+            if self.form != "sigmoid" and self.label_smoothing:
+                raise ValueError("label_smoothing is read only where form is sigmoid")
+
+    @property
+    def views(self) -> frozenset[View]:
+        """The rejected answers."""
+        return frozenset({"rejected"})
+
+    @property
+    def reference(self) -> tuple[str, ...]:
+        """All parts."""
+        return ("encoder", "adapter", "llm")
+
+    def loss(self, step: Step) -> Loss:
+        """Return the mean over the micro-batch's pairs, with rewards, margins and log-probabilities."""
+        options, number = self.config, len(step.batch.names)
+        pairs = step.batch.with_rejected()
+        if not any(parameter.requires_grad for parameter in step.model.encoder.parameters()):
+            pairs = step.model.encode(pairs)
+        with step.frozen():
+            before, _ = step.model(pairs).log_probabilities(2 * number)
+        now, lengths = step.score(pairs).log_probabilities(2 * number)
+        if options.form == "ipo":
+            now, before = now / lengths, before / lengths
+        chosen, rejected = (now - before).split(number)  # (B,) each
+        difference = chosen - rejected
+        if options.form == "ipo":
+            value = (difference - 1 / (2 * options.beta)).square().mean()
+        else:
+            right, wrong = F.logsigmoid(options.beta * difference), F.logsigmoid(-options.beta * difference)
+            value = -((1 - options.label_smoothing) * right + options.label_smoothing * wrong).mean()
+        return Loss(
+            value,
+            {"preference": value},
+            {
+                "reward/chosen": options.beta * chosen.detach().mean(),
+                "reward/rejected": options.beta * rejected.detach().mean(),
+                "reward/margin": options.beta * difference.detach().mean(),
+                "reward/accuracy": (difference.detach() > 0).float().mean(),
+                "logps/chosen": now[:number].detach().mean(),
+                "logps/rejected": now[number:].detach().mean(),
+            },
+            {"pairs": number},
+        )
