@@ -116,7 +116,7 @@ class KeepCheckpoints(Callback):
         # All ranks or none: one that stopped alone would leave the others waiting for it.
         asked = trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
         self.interrupted = self.interrupted or asked
-        last = step >= pl_module.stage.steps
+        last = step >= pl_module.stage.num_steps
         if self.interrupted or last or step % self.every == 0:
             self.loader.consumed = step * self.micro_batches
             trainer.save_checkpoint(self.folder / f"step-{step:08d}", weights_only=False)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from kikimimi.model.assembly import set_modes
 from kikimimi.model.speech_lm import SpeechLM
@@ -77,14 +79,14 @@ class Reference:
                 local.copy_(copy)
                 copy.copy_(held)
         for module in self._model.modules():
-            if hasattr(module, "reshard") and hasattr(module, "unshard"):
+            if isinstance(module, FSDPModule):
                 module.reshard()  # what FSDP had gathered is of before the exchange
 
 
 def _local(parameter: nn.Parameter) -> Tensor:
     """Return this rank's values; a write to them does not count as a change of the parameter."""
-    data: Any = parameter.data
-    return data.to_local() if hasattr(data, "to_local") else data
+    data = parameter.data
+    return data.to_local() if isinstance(data, DTensor) else data
 
 
 def _is_zero(layer: Any) -> bool:
