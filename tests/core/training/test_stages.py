@@ -1,0 +1,343 @@
+"""Stages: how long they are, what they start from, when they end, and what opens the way to the next."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kikimimi.errors import GateError, RecipeError, RunError
+from kikimimi.evaluation.evaluate import evaluate
+from kikimimi.model.assembly import assemble, trainable_names
+from kikimimi.recipe import load_recipe
+from kikimimi.run_folder import RunFolder
+from kikimimi.testing import write_shard
+from kikimimi.training.run_stage import run_stage
+from kikimimi.training.train import train
+
+CHAIN = """
+name: chain
+encoder: {{name: whisper, weights: random, sizes: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64}}}}
+adapter: {{name: mlp, hidden_dim: 32}}
+llm:
+  name: llama
+  weights: random
+  scratch: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64, tokenizer: bytes, dropout: 0.1}}
+  lora: {{rank: 2, alpha: 4}}
+stages:
+  align:
+    train: {{adapter: {{lr: 1.0e-3}}}}
+    data: &clips {{tones: {{shards: "{clips}", task: asr}}}}
+    batch: &batch {{seconds: 6}}
+    steps: 3
+    checkpoint: &every {{every: 2}}
+  asr:
+    train:
+      adapter: {{lr: 1.0e-3}}
+      llm: {{lr: 1.0e-3, groups: {{head: {{part: "*embed_tokens*", lr: 1.0e-4, weight_decay: 0.1}}}}}}
+    data: *clips
+    batch: *batch
+    steps: 2
+    checkpoint: *every
+  sft:
+    start_from: align
+    train: {{adapter: {{lr: 1.0e-3}}, llm: {{lr: 1.0e-3, part: lora}}}}
+    data: {{talk: {{shards: "{talks}", task: chat}}}}
+    batch: *batch
+    epochs: 2
+    checkpoint: *every
+  dpo:
+    objective: {{name: dpo, beta: 0.5}}
+    train: {{adapter: {{lr: 3.0e-3}}, llm: {{lr: 3.0e-3, part: lora}}}}
+    data: {{talk: {{shards: "{talks}", task: chat}}}}
+    batch: *batch
+    steps: 8
+    schedule: {{name: constant}}
+    checkpoint: *every
+    validate: {{every: 4, data: {{held: {{shards: "{talks}", task: chat}}}}}}
+evaluate:
+  held_out: {{shards: "{held_out}", task: asr, generate: {{max_new_tokens: 4}}}}
+trainer: {{log_every: 1, accelerator: cpu}}
+"""
+
+
+@pytest.fixture(scope="module")
+def chain_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("data")
+    return CHAIN.format(
+        clips=write_shard(folder, 12, prefix="clips"),
+        talks=write_shard(folder, 10, prefix="talks", form="conversations"),
+        held_out=write_shard(folder, 3, seed=1, prefix="held"),
+    )
+
+
+@pytest.fixture
+def chain(chain_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KIKIMIMI_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "chain.yaml"
+    path.write_text(chain_text, encoding="utf-8")
+    return path
+
+
+def make(chain: Path, name: str, *overrides: str) -> RunFolder:
+    return RunFolder.create(chain.parent / name, load_recipe(chain, overrides))
+
+
+def lines(run: RunFolder, stage: str) -> list[dict[str, float]]:
+    found = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [line for line in found if line["stage"] == stage]
+
+
+def tensors(run: RunFolder, stage: str) -> dict[str, torch.Tensor]:
+    return load_file(run.weights(stage))
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in before.keys() & after.keys() if not torch.equal(before[name], after[name])}
+
+
+@pytest.fixture(scope="module")
+def trained(chain_text: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The chain, trained once for all tests that only look."""
+    folder = tmp_path_factory.mktemp("chain")
+    path = folder / "chain.yaml"
+    path.write_text(chain_text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KIKIMIMI_CACHE", str(folder / "cache"))
+        run = make(path, "run")
+        train(run)
+    return run
+
+
+def test_each_stage_starts_where_it_says(trained: RunFolder) -> None:
+    align, asr, sft, dpo = (tensors(trained, stage) for stage in ("align", "asr", "sft", "dpo"))
+    parts = {name.partition(".")[0] for name in changed(align, asr)}
+    assert parts == {"adapter", "llm"}
+    # sft goes on from align, not from asr: of the LLM, which asr trained, it changes the updates alone.
+    moved = changed(align, sft)
+    assert {name for name in moved if name.startswith("llm.")} == {n for n in sft if ".lora_B" in n} | {
+        n for n in moved if ".lora_A" in n
+    }
+    assert changed(sft, dpo) <= {n for n in sft if n.startswith("adapter.") or ".lora_" in n}
+    assert {name for name in changed(sft, dpo) if name.startswith("adapter.")}
+
+
+@pytest.mark.parametrize("stage", ["align", "asr", "sft", "dpo"])
+def test_nothing_frozen_changes(chain: Path, stage: str) -> None:
+    """Bit for bit, buffers as well, and also where a later stage trains what this one does not."""
+    run = make(chain, "run", "stages.sft.epochs=1", "stages.dpo.steps=2")
+    run.assets.mkdir()
+    for part in ("encoder", "adapter", "llm"):
+        (run.assets / part).mkdir()
+    model = assemble(run.recipe.at(stage), assets=None)
+    model.llm.save_assets(run.assets / "llm")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    names = trainable_names(model, run.recipe.stages[stage], where=stage)
+    trained = {name for found in names.values() for name in found}
+    run_stage(run, stage, model)
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
+    tied = {"llm.model.lm_head.weight"}  # the embedding table by another name
+    assert moved - tied <= trained
+    assert moved
+    assert all(p.grad is None for name, p in model.named_parameters() if name not in trained)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == trained
+
+
+def test_groups_have_rates_of_their_own(trained: RunFolder) -> None:
+    first = lines(trained, "asr")[0]
+    assert first["lr/llm"] == pytest.approx(1e-3)
+    assert first["lr/llm.head"] == pytest.approx(1e-4)
+    assert first["lr/adapter"] == pytest.approx(1e-3)
+
+
+def test_epochs_are_whole(trained: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [line for line in lines(trained, "sft") if "loss" in line]
+    records = sum(line["count/records/talk"] for line in steps)
+    assert 20 <= records < 30  # two passes over ten records; the last micro-batch may hold some of a third
+    assert records - steps[-1]["count/records/talk"] <= 20
+
+
+def test_dpo_learns_to_prefer(trained: RunFolder) -> None:
+    steps = [line for line in lines(trained, "dpo") if "loss" in line]
+    assert steps[0]["loss"] == pytest.approx(0.6931, abs=1e-2)  # but for the dropout of the LLM
+    assert steps[0]["reward/margin"] == pytest.approx(0, abs=1e-2)
+    assert steps[-1]["loss"] < 0.65
+    assert steps[-1]["reward/margin"] > 0.05
+    assert steps[-1]["reward/accuracy"] > 0.6
+    validated = [line["validation_loss"] for line in lines(trained, "dpo") if "validation_loss" in line]
+    assert validated[1] < validated[0] < 0.6931
+
+
+def test_dpo_goes_on_exactly(trained: RunFolder, chain: Path) -> None:
+    """The reference is the model at the start of the stage, also where the run goes on in its middle."""
+    run = RunFolder.open(shutil.copytree(trained.path, chain.parent / "copy"))
+    whole = [line for line in lines(run, "dpo") if "loss" in line]
+    run.weights("dpo").unlink()
+    for folder in sorted(run.checkpoints("dpo").iterdir())[1:]:
+        shutil.rmtree(folder)
+    train(run)
+    assert [line["loss"] for line in lines(run, "dpo") if "loss" in line] == [line["loss"] for line in whole]
+    for name, tensor in tensors(trained, "dpo").items():
+        assert torch.equal(tensors(run, "dpo")[name], tensor)
+
+
+def test_a_checkpoint_holds_what_was_trained_until_then(trained: RunFolder) -> None:
+    assert not {name for name in tensors(trained, "align") if ".lora_A" in name} - set(
+        tensors(trained, "sft")
+    )
+    model = trained.load_model("align")
+    for name, tensor in tensors(trained, "align").items():
+        assert torch.equal(model.get_parameter(name), tensor)
+
+
+def test_one_stage_alone(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(chain, "run")
+    with pytest.raises(RunError, match=r"stage 'dpo' starts from what stage 'sft' leaves, .* --stage sft$"):
+        train(run, "dpo")
+    with pytest.raises(RunError, match=r"no stage is called 'algin'\. Did you mean 'align'\?"):
+        train(run, "algin")
+    train(run, "align")
+    train(run, "sft")
+    assert run.finished("align")
+    assert run.finished("sft")
+    assert not run.finished("asr")
+    written = run.weights("align").stat().st_mtime_ns
+    train(run, "align")
+    assert "stage align: already done" in capsys.readouterr().err
+    assert run.weights("align").stat().st_mtime_ns == written
+
+
+def test_scores_after_stages_and_a_gate(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shut = ("stages.align.evaluate=[held_out]", "stages.align.gate.held_out={max: 5}")
+    run = make(chain, "run", *shut)
+    for _ in range(2):  # the second call finds the stage done, and the gate as shut as before
+        with pytest.raises(
+            GateError,
+            match=r"stage align: held_out has a CER of \d+\.\d\d %, above "
+            r"stages\.align\.gate\.held_out\.max of 5 %: no later stage begins\. "
+            r"To go on all the same: kikimimi train .* --stage asr$",
+        ):
+            train(run)
+    assert not run.finished("asr")
+    (line,) = [line for line in lines(run, "align") if "cer/held_out" in line]
+    assert line["step"] == 3
+    scores = run.read_json("evaluations/held_out/scores.json")
+    assert scores["chain@align"]["cer"] == pytest.approx(line["cer/held_out"], abs=1e-3)
+    train(run, "asr")
+    open_ = make(chain, "open", "stages.align.gate.held_out={max: 10000}", "stages.sft.evaluate=[held_out]")
+    for stage in ("align", "sft"):
+        train(open_, stage)
+    found = evaluate(open_)["held_out"]
+    assert list(found) == ["chain@align", "chain@sft", "chain"]
+    assert found["chain@sft"] == found["chain"]  # the same weights, predicted once
+    assert "held_out: chain@sft" in (captured := capsys.readouterr().err)
+    assert "held_out: chain:" not in captured
+
+
+def test_a_stage_that_no_longer_gets_better_ends(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = (
+        "stages.align.steps=40",
+        "stages.align.early_stop={patience: 2, min_delta: 0.5}",  # further than it falls in so few steps
+        "stages.align.checkpoint={every: 2, keep: 99, keep_best: 1, leave: best}",
+        "stages.align.validate={every: 2, data: {held: {shards: SHARDS, task: asr}}}",
+    )
+    shards = load_recipe(chain).evaluate["held_out"].shards
+    run = make(chain, "run", *(option.replace("SHARDS", shards) for option in options))
+    train(run, "align")
+    losses = {
+        line["step"]: line["validation_loss"] for line in lines(run, "align") if "validation_loss" in line
+    }
+    lowest = min(losses, key=lambda step: (losses[step], step))
+    assert sorted(losses) == [2, 4, 6]
+    assert "stage align: ends early, after step 6: 2 validations" in capsys.readouterr().err
+    (kept,) = (run.checkpoints("align") / "best").iterdir()
+    assert kept.name == f"step-{lowest:08d}.safetensors"
+    assert run.weights("align").read_bytes() == kept.read_bytes()
+    # Killed before the weights were there: it neither trains on nor forgets which were the best.
+    written = run.weights("align").read_bytes()
+    run.weights("align").unlink()
+    train(run, "align")
+    assert run.weights("align").read_bytes() == written
+    assert max(line["step"] for line in lines(run, "align")) == max(losses)
+    # Killed in its middle.
+    run.weights("align").unlink()
+    for folder in run.checkpoints("align").glob("step-*"):
+        if int(folder.name.removeprefix("step-")) > 2:
+            shutil.rmtree(folder)
+    train(run, "align")
+    assert run.weights("align").read_bytes() == written
+
+
+def test_number_formats_of_a_stage(chain: Path) -> None:
+    run = make(chain, "run", "stages.align.dtype.llm=bf16")
+    train(run, "align")
+    train(run, "asr")
+    align, asr = run.load_model("align"), run.load_model("asr")
+    assert align.llm.model.dtype == torch.bfloat16  # type: ignore[union-attr]
+    assert asr.llm.model.dtype == torch.float32  # type: ignore[union-attr]
+    with pytest.raises(
+        RecipeError,
+        match=r"stages\.asr\.train\.llm.*: trains .*, which is torch\.bfloat16.*stages\.asr\.dtype",
+    ):
+        train(make(chain, "wrong", "stages.asr.dtype.llm=bf16", "stages.align.steps=1"))
+
+
+def test_a_record_without_a_rejected_answer(chain: Path) -> None:
+    clips = load_recipe(chain).stages["align"].data["tones"].shards
+    run = make(chain, "run", f"stages.align.data.tones.shards={clips}", "stages.align.objective=dpo")
+    with pytest.raises(
+        Exception, match="a preference objective needs a rejected answer, and this record has none"
+    ):
+        train(run, "align")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["stages.sft.start_from=algin"],
+            r"stages\.sft\.start_from: there is no stage 'algin' before this one\. Did you mean 'align'\? "
+            r"Earlier stages: align, asr",
+        ),
+        (["stages.align.start_from=sft"], r"Earlier stages: \(none\)"),
+        (
+            ["stages.align.evaluate=[heldout]"],
+            r"stages\.align\.evaluate: the recipe has no evaluation 'heldout'\. Did you mean 'held_out'\?",
+        ),
+        (["stages.align.gate.cv8={max: 3}"], r"stages\.align\.gate\.cv8: the recipe has no evaluation 'cv8'"),
+        (["stages.align.evaluate=[held_out, held_out]"], r"evaluate: names the same evaluation twice"),
+        (["stages.align.epochs=1"], r"stages\.align\.epochs: stands in place of steps"),
+        (["stages.align.steps=null"], r"stages\.align\.steps: must be given: a whole number, or epochs"),
+        (["stages.align.early_stop={}"], r"stages\.align\.early_stop: looks at the validation loss"),
+        (["stages.align.checkpoint.keep_best=1"], r"checkpoint\.keep_best: looks at the validation loss"),
+        (["stages.align.checkpoint.leave=best"], r"checkpoint\.leave: best needs keep_best of at least 1"),
+        (["stages.align.gate.held_out={max: -1}"], r"gate\.held_out\.max: must be 0 or more, not -1"),
+        (["stages.align.objective=dop"], r"stages\.align\.objective.*'dop'.*Did you mean 'dpo'\?"),
+        (["stages.dpo.objective.beta=0"], r"stages\.dpo\.objective\.beta: must be above 0, not 0"),
+    ],
+)
+def test_problems(chain: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(chain, overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "stages.asr.train.llm.groups.head.part=nothing*",
+            r"train\.llm\.groups\.head\.part: 'nothing\*' matches no",
+        ),
+        (
+            "stages.asr.train.llm.groups.head.part='*'",
+            r"train\.llm\.part: other groups have every parameter that",
+        ),
+    ],
+)
+def test_groups_that_match_nothing(chain: Path, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        train(make(chain, "run", override, "stages.align.steps=1"))
