@@ -31,7 +31,11 @@ from kikimimi.recipe.stage import (
     Batch,
     Checkpoint,
     Dataset,
+    Dtypes,
+    EarlyStop,
     Faults,
+    Gate,
+    Group,
     Mixture,
     Optimiser,
     Schedule,
@@ -50,6 +54,8 @@ SECTIONS: dict[type[Any], str] = {
     LoRA: "`encoder.lora`, `adapter.lora`, `llm.lora`",
     Stage: "`stages.STAGE`",
     Train: "`stages.STAGE.train.PART`",
+    Group: "`stages.STAGE.train.PART.groups.GROUP`",
+    Dtypes: "`stages.STAGE.dtype`",
     Dataset: "`stages.STAGE.data.DATASET`, `stages.STAGE.validate.data.DATASET`",
     Mixture: "`stages.STAGE.mixture`",
     Faults: "`stages.STAGE.faults`",
@@ -58,12 +64,14 @@ SECTIONS: dict[type[Any], str] = {
     Schedule: "`stages.STAGE.schedule`",
     Checkpoint: "`stages.STAGE.checkpoint`",
     Validate: "`stages.STAGE.validate`",
+    EarlyStop: "`stages.STAGE.early_stop`",
+    Gate: "`stages.STAGE.gate.EVALUATION`",
     Evaluation: "`evaluate.EVALUATION`",
     Generation: "`evaluate.EVALUATION.generate`",
     Trainer: "`trainer`",
 }
 """Every dataclass of the schema, and where in a recipe it stands."""
-KINDS = ("encoder", "adapter", "llm", "task", "recogniser")
+KINDS = ("encoder", "adapter", "llm", "objective", "task", "recogniser")
 """The kinds of plugins that have options in a recipe."""
 
 FIELDS: dict[type[Any], str] = {
@@ -274,7 +282,10 @@ def header(path: Path) -> Iterator[str]:
     said: list[str] = []
     for line in itertools.takewhile(lambda line: line.startswith("#"), path.read_text("utf-8").splitlines()):
         text = line.removeprefix("#").strip()
-        if said and not re.match(r"(Exact|Assumed|Missing|Its data|Its variants|LLM-jp-4)\b", text):
+        if said and not re.match(
+            r"(Exact|Assumed|Missing|Its data|Its variants|LLM-jp-4|One stage|Other than|Defects|In small)\b",
+            text,
+        ):
             said[-1] += f" {text}"
         else:
             said.append(text)
@@ -293,10 +304,11 @@ def name_of(chosen: Chosen) -> str:
 
 def trained(stage: Stage) -> str:
     """Return the parts that a stage trains, each with its learning rate."""
-    return ", ".join(
+    parts = ", ".join(
         f"{part}{'' if train.part == 'all' else f' (`{train.part}`)'} at {train.lr:g}"
         for part, train in stage.train.items()
     )
+    return parts if stage.objective.name == "ce" else f"{parts}, objective `{stage.objective.name}`"
 
 
 PAGES = {

@@ -57,7 +57,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "encoder": {"weights": "openai/whisper-small", "layers": [2, 5, 8, 11], "combine": "concat"},
         "adapter": {"num_queries": 64, "window_seconds": None, "num_layers": 2, "num_heads": 12},
         "llm": {"weights": "meta-llama/Meta-Llama-3-8B-Instruct"},
-        "stages.captions.train": {"adapter": {"lr": 1e-4, "weight_decay": 0.01, "part": "all"}},
+        "stages.captions.train": {"adapter": {"lr": 1e-4, "weight_decay": 0.01, "part": "all", "groups": {}}},
         "stages.captions.optimiser": {"beta1": 0.9, "beta2": 0.98},
         "stages.captions.schedule": {"name": "cosine", "warmup": 2000},
     },
@@ -71,8 +71,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         },
         "adapter": {"kernel_sizes": [8], "strides": [8]},
         "stages.asr.train": {
-            "encoder": {"lr": 2e-4, "weight_decay": 0.0, "part": "all"},
-            "adapter": {"lr": 2e-4, "weight_decay": 0.0, "part": "all"},
+            "encoder": {"lr": 2e-4, "weight_decay": 0.0, "part": "all", "groups": {}},
+            "adapter": {"lr": 2e-4, "weight_decay": 0.0, "part": "all", "groups": {}},
         },
         "stages.asr.batch": {"seconds": 80.0, "global": 10},
         "stages.asr": {"steps": 100_000, "clip": 0.0},
@@ -87,9 +87,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "activation": "glu",
             "bottleneck_dim": 512,
         },
-        "stages.instruct.train": {"llm": {"lr": 2e-5, "weight_decay": 0.05, "part": "all"}},
+        "stages.instruct.train": {"llm": {"lr": 2e-5, "weight_decay": 0.05, "part": "all", "groups": {}}},
         "stages.instruct": {"steps": 52_002 * 3 // 128 + 1},
-        "stages.align.train": {"adapter": {"lr": 5e-5, "weight_decay": 0.05, "part": "all"}},
+        "stages.align.train": {"adapter": {"lr": 5e-5, "weight_decay": 0.05, "part": "all", "groups": {}}},
         "stages.align.schedule": {"name": "linear", "warmup": 1000, "start": 0.0, "floor": 0.0},
     },
     "speechverse": {
@@ -97,7 +97,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "adapter": {"kernel_sizes": [3, 3], "strides": [2, 2], "norm": "each", "linear": False},
         "llm": {"weights": "google/flan-t5-xl"},
         "llm.lora": {"rank": 16, "targets": ["q", "v"]},
-        "stages.align.train": {"adapter": {"lr": 1e-3, "weight_decay": 0.0, "part": "all"}},
+        "stages.align.train": {"adapter": {"lr": 1e-3, "weight_decay": 0.0, "part": "all", "groups": {}}},
         "stages.adapt.train.llm": {"lr": 1e-3, "part": "lora"},
         "stages.multitask.train.llm": {"lr": 1e-3, "part": "lora"},
         "stages.align.schedule": {"warmup": 100},
@@ -115,23 +115,27 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "llm": {"weights": "microsoft/Phi-3-mini-4k-instruct"},
         "stages.asr.data.librispeech.task": {"order": "audio_first"},
     },
-    "llm-jp-4-8b-ja": {
+    "llm_jp_4_8b_ja": {
         "encoder": {"weights": "openai/whisper-large-v3", "pad": "window"},
         "adapter": {"downsample": 4, "pool": "mean", "hidden_dim": 8192, "bias": False, "activation": "gelu"},
         "llm": {"audio_start": "<|reserved_343|>", "audio_end": "<|reserved_342|>"},
-        "stages.align.train": {"adapter": {"lr": 1e-4, "weight_decay": 0.01, "part": "all"}},
+        "stages.align.train": {"adapter": {"lr": 1e-4, "weight_decay": 0.01, "part": "all", "groups": {}}},
         "stages.sft.train.llm": {"lr": 1e-4, "part": "all"},
         "stages.sft.schedule": {"name": "constant", "warmup": 100, "start": 0.1},
+        "stages.align": {"steps": 45_000},
+        "stages.asr": {"steps": 200_000 - 110_000, "start_from": None},
+        "stages.asr.train.llm": {"lr": 1e-4, "part": "all"},
+        "stages.sft": {"start_from": "align"},
+        "stages.dpo": {"steps": 8_000, "start_from": None},
+        "stages.dpo.objective": {"name": "dpo", "beta": 0.1, "form": "sigmoid", "label_smoothing": 0.0},
+        "stages.dpo.train.llm": {"lr": 5e-6, "part": "all"},
+        "stages.dpo.schedule": {"name": "constant", "warmup": 100, "start": 0.1},
         "evaluate.cv8": {"metric": "cer", "normaliser": "whisper-basic-nospace"},
     },
-    "llm-jp-4-8b-ja-lora": {
+    "llm_jp_4_8b_ja_lora": {
         "llm.lora": {"rank": 16, "alpha": 32.0, "dropout": 0.05, "targets": ["q_proj", "v_proj"]},
         "stages.sft.train.llm": {"lr": 1e-4, "part": "lora"},
-    },
-    "llm-jp-4-8b-ja-asr": {
-        "stages.align": {"steps": 110_000},
-        "stages.asr": {"steps": 200_000 - 110_000},
-        "stages.asr.train.llm": {"lr": 1e-4, "part": "all"},
+        "stages.dpo.train.adapter": {"lr": 1e-5},
     },
     "llama-omni": {
         "adapter": {"downsample": 5, "pool": "stack", "hidden_dim": 2048, "activation": "relu", "bias": True},
@@ -140,7 +144,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "voxtral-mini": {
         "encoder": {"weights": "openai/whisper-large-v3", "pad": "window"},
         "adapter": {"downsample": 4, "pool": "stack", "activation": "gelu", "bias": False},
-        "stages.warm_up": {"train": {"adapter": {"lr": 1e-3, "weight_decay": 0.0, "part": "all"}}},
+        "stages.warm_up": {
+            "train": {"adapter": {"lr": 1e-3, "weight_decay": 0.0, "part": "all", "groups": {}}}
+        },
     },
     "qwen-audio": {
         "encoder": {"weights": "openai/whisper-large-v2"},
@@ -171,8 +177,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 FROZEN_LLM = ("desta2", "wavprompt", "slm", "alignformer", "audiochatllama", "llama-3-speech")
 WHOLE_LLM = (
     "blsp",
-    "llm-jp-4-8b-ja",
-    "llm-jp-4-8b-ja-asr",
+    "llm_jp_4_8b_ja",
     "llama-omni",
     "voxtral-mini",
     "qwen-audio",
@@ -221,10 +226,10 @@ def test_what_is_frozen_stays_frozen(name: str) -> None:
         ("blsp", "instruct", 128, 375 * SECONDS_PER_CHARACTER),
         ("blsp", "align", 768, 5),
         ("speechverse", "multitask", 768, 10),
-        ("llm-jp-4-8b-ja", "align", 128, 6),
-        ("llm-jp-4-8b-ja", "sft", 128, 12),
-        ("llm-jp-4-8b-ja-asr", "align", 64, 6),
-        ("llm-jp-4-8b-ja-asr", "asr", 128, 6),
+        ("llm_jp_4_8b_ja", "align", 128, 6),
+        ("llm_jp_4_8b_ja", "sft", 128, 12),
+        ("llm_jp_4_8b_ja", "asr", 128, 6),
+        ("llm_jp_4_8b_ja", "dpo", 128, 12),
         ("llama-omni", "s2t", 32, 7),
     ],
 )
@@ -235,7 +240,7 @@ def test_clips_per_step(name: str, stage: str, clips: int, seconds: float) -> No
 
 @pytest.mark.parametrize(
     ("name", "devices"),
-    [("salmonn-13b", 32), ("ltu-as", 4), ("blsp", 8), ("speechverse", 8), ("llm-jp-4-8b-ja", 8)],
+    [("salmonn-13b", 32), ("ltu-as", 4), ("blsp", 8), ("speechverse", 8), ("llm_jp_4_8b_ja", 8)],
 )
 def test_devices(name: str, devices: int) -> None:
     recipe = recipe_of(name)
@@ -247,7 +252,7 @@ def test_devices(name: str, devices: int) -> None:
 
 
 def test_the_japanese_speech_llm_is_finetuned_on_seven_datasets() -> None:
-    recipe = recipe_of("llm-jp-4-8b-ja")
+    recipe = recipe_of("llm_jp_4_8b_ja")
     data = recipe.stages["sft"].data
     assert [(name, source.task.name, source.weight) for name, source in data.items()] == [
         ("spoken_magpie", "chat", 6),
@@ -261,7 +266,7 @@ def test_the_japanese_speech_llm_is_finetuned_on_seven_datasets() -> None:
     spoken = "これはタスクを説明する音声の指示です。要求を適切に満たす応答を書きなさい。"
     requests = [data[name].task.config.request for name in ("spoken_magpie", "spoken_multiturn", "text_only")]
     assert requests == [spoken, spoken, None]
-    recipes = [recipe, recipe_of("llm-jp-4-8b-ja-lora"), recipe_of("llm-jp-4-8b-ja-asr")]
+    recipes = [recipe, recipe_of("llm_jp_4_8b_ja_lora")]
     stages = [stage for given in recipes for stage in given.stages.values()]
     assert {stage.faults.policy for stage in stages} == {"skip"}
 
@@ -319,8 +324,8 @@ SOUND = "<|startofanalysis|><|unknown|><|caption|><|en|><|notimestamps|><|wo_itn
                 "{answer}",
             ],
         ),
-        ("llm-jp-4-8b-ja", "sft.fsd50k_cc0", ["<audio>音声を説明してください。", "{caption}"]),
-        ("llm-jp-4-8b-ja", "sft.librispeech", ["<audio>Transcribe the audio.", "{text}"]),
+        ("llm_jp_4_8b_ja", "sft.fsd50k_cc0", ["<audio>音声を説明してください。", "{caption}"]),
+        ("llm_jp_4_8b_ja", "sft.librispeech", ["<audio>Transcribe the audio.", "{text}"]),
         ("ltu-as", "understanding.speech", ["<audio>{question}\n\n### Input:\n{text}", "{answer}"]),
         ("ltu-as", "understanding.sound", ["<audio>{question}", "{answer}"]),
         (

@@ -38,6 +38,7 @@ class Corpus:
         task: What turns a record into a conversation.
         skip: Pass over records that cannot be used where all are gone through; otherwise they are errors.
         rows: The rows of the shards that are used, or None for all.
+        max_characters: Records with a longer text are not to be used, if any limit is given.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Corpus:
     task: Task
     skip: bool = False
     rows: NDArray[np.int32] | None = None
+    max_characters: int | None = None
 
     @classmethod
     def open(cls, name: str, source: Dataset | Evaluation, *, skip: bool = False) -> Corpus:
@@ -53,7 +55,13 @@ class Corpus:
         Raises:
             RequestError: A shard or its index is missing.
         """
-        return cls(name, Shards(name, source.shards), source.task.component(source.task.config), skip)
+        return cls(
+            name,
+            Shards(name, source.shards),
+            source.task.component(source.task.config),
+            skip,
+            max_characters=getattr(source, "max_characters", None),
+        )
 
     @property
     def used(self) -> NDArray[np.int32] | slice:

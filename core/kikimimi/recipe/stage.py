@@ -59,9 +59,16 @@ class Dataset:
     weight: float | None = None
     """Part of the mixture, relative to the stage's other datasets; all of them have one, or none has: then
     they are read in proportion to their size."""
+    max_characters: int | None = None
+    """Longest text of a record, all its turns together [characters]; longer ones are left out, counted and
+    listed. None is no limit."""
 
     def __post_init__(self) -> None:
         need(bool(self.shards), "shards must name at least one file, not nothing")
+        need(
+            self.max_characters is None or self.max_characters >= 1,
+            f"max_characters must be at least 1, not {self.max_characters}",
+        )
         need(self.weight is None or self.weight > 0, f"weight must be above 0, not {self.weight}")
 
 

@@ -14,7 +14,7 @@ from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import HOW_TO_SKIP, Fault
 from kikimimi.data.mixture import record_shares
 from kikimimi.data.plan import Plan, Source
-from kikimimi.errors import DataError, RequestError
+from kikimimi.errors import DataError, RequestError, counted
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.progress import duration
 
@@ -48,6 +48,15 @@ def usable(corpus: Corpus, model: SpeechLM, batch: Batch, *, skip: bool) -> tupl
     limit, context = model.encoder.max_seconds, model.llm.context_length
     budget, unit = batch.budget, batch.unit
     reasons: list[tuple[NDArray[np.bool_], str, Callable[[int], str]]] = []
+    if corpus.max_characters is not None:
+        reasons.append(
+            (
+                shards.characters > corpus.max_characters,
+                f"more text than data.{corpus.name}.max_characters ({corpus.max_characters})",
+                lambda row: counted(int(shards.characters[row]), "character"),
+            )
+        )
+    asked = len(reasons)  # what the recipe asks to leave out is no fault
     if limit is not None:
         reasons.append(
             (
@@ -74,10 +83,10 @@ def usable(corpus: Corpus, model: SpeechLM, batch: Batch, *, skip: bool) -> tupl
     )
     fits = np.ones(len(shards), dtype=bool)
     faults = [Fault(corpus.name, where, reason) for where, reason in shards.rejected]
-    for unfit, reason, measure in reasons:
+    for number, (unfit, reason, measure) in enumerate(reasons):
         rows = np.flatnonzero(unfit & fits)
         fits &= ~unfit
-        if len(rows) and not skip:
+        if len(rows) and not skip and number >= asked:
             raise DataError(
                 f"{corpus.name}: {len(rows)} of {len(shards)} records have {reason}, the first is "
                 f"{shards.where(int(rows[0]))}: {measure(int(rows[0]))}. Nothing is cut. {HOW_TO_SKIP}"
