@@ -2,7 +2,7 @@
 
 instructions.jsonl           spoken requests and their answers
 held_out_instructions.jsonl  the same, of requests that are nowhere else; with the rejected answers
-preferences.jsonl            spoken requests that are not among the instructions, with chosen and rejected answers
+preferences.jsonl            other spoken requests, with the answer that is chosen and one that is rejected
 texts.jsonl                  without audio: requests and answers, and sentences to write down
 """
 
@@ -32,7 +32,7 @@ class DialogueSizes:
     Attributes:
         instructions: Spoken instructions for training.
         preferences: Preference pairs; their requests are spoken, and others than the instructions.
-        texts: Conversations without audio; where the grammar has `copy`, every other one writes down a sentence.
+        texts: Conversations without audio; where the grammar has `copy`, half of them write down a sentence.
     """
 
     instructions: int

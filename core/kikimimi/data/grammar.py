@@ -6,8 +6,8 @@ A grammar is a YAML file::
     sentences: ["{city}は{weather}です。"]
     words: {city: [東京, 大阪], weather: [晴れ, 雨]}
 
-With ``instructions`` it also makes requests, each with an answer and one that is rejected; then words may have
-facts, which answers tell. ``copy`` is a request to write down a sentence::
+With ``instructions`` it also makes requests, each with an answer and one that is rejected. Words may then
+have facts, which answers tell. ``copy`` asks to write down a sentence::
 
     copy: 書いてください。
     instructions:
@@ -114,7 +114,7 @@ class Grammar:
             slot for given in instructions for request in given.requests for slot in slots_of(request)
         )
         if spare := set(lists) - used:
-            raise RequestError(f"{name}: no sentence uses words.{listing(spare)}")
+            raise RequestError(f"{name}: no sentence or request uses words.{listing(spare)}")
         told = {fact for instruction in instructions for fact in instruction.facts_used()}
         known = {(key, fact) for key, of in facts.items() for fact in next(iter(of.values()))}
         if untold := [f"{key}.{fact}" for key, fact in known - told]:
@@ -160,7 +160,7 @@ class Grammar:
         Args:
             count: Training requests.
             held_out: Held-out requests.
-            seed: Of the choice; the same seed gives the same requests, and more of them begin differently.
+            seed: Of the choice; the same seed gives the same requests.
 
         Raises:
             RequestError: The grammar has no instructions, or cannot make so many different requests.

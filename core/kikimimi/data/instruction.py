@@ -1,4 +1,4 @@
-"""Instructions of a grammar: requests, the answer to them, and answers that a preference is taught against."""
+"""Instructions of a grammar: requests, the answer to them, and answers that are rejected."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Instruction:
             _check_answer(place, template, common, facts)
         if answer in rejected:
             raise RequestError(
-                f"{where}.rejected[{rejected.index(answer)}]: is the same as the answer that is preferred to it"
+                f"{where}.rejected[{rejected.index(answer)}]: is the answer that is preferred to it"
             )
         return cls(requests, answer, rejected)
 

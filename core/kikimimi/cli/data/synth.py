@@ -19,14 +19,14 @@ def synth(
         int,
         typer.Option(
             min=0,
-            help="Spoken instructions for training, in instructions.jsonl, and as many held out as sentences.",
+            help="Spoken instructions for training (instructions.jsonl); as many are held out as sentences.",
         ),
     ] = 0,
     preferences: Annotated[
-        int, typer.Option(min=0, help="Preference pairs beside the instructions, in preferences.jsonl.")
+        int, typer.Option(min=0, help="Preference pairs beside them (preferences.jsonl).")
     ] = 0,
     texts: Annotated[
-        int, typer.Option(min=0, help="Conversations without audio beside the instructions, in texts.jsonl.")
+        int, typer.Option(min=0, help="Conversations without audio beside them (texts.jsonl).")
     ] = 0,
     voice: Annotated[
         str, typer.Option(help="A registered voice ('kikimimi plugins' lists them).")
