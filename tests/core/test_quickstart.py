@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kikimimi import quickstart as module
 from kikimimi.cli import main
+from kikimimi.data.dialogue import DialogueSizes
 from kikimimi.quickstart import quickstart
 from kikimimi.shipped import shipped_recipe
 
@@ -29,6 +31,13 @@ OVERRIDES = (
 )
 
 
+def shrink(patch: pytest.MonkeyPatch) -> None:
+    sizes = {"sentences": SENTENCES, "held_out": HELD_OUT}
+    patch.setattr(module, "QUICKSTART", replace(module.QUICKSTART, **sizes))
+    dialogue = DialogueSizes(instructions=6, preferences=4, texts=10)
+    patch.setattr(module, "CHAIN", replace(module.CHAIN, **sizes, dialogue=dialogue))
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("quickstart")
@@ -39,8 +48,7 @@ def small(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     monkeypatch.setenv("KIKIMIMI_CACHE", str(home / "cache"))
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(module, "SENTENCES", SENTENCES)
-    monkeypatch.setattr(module, "HELD_OUT", HELD_OUT)
+    shrink(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +57,7 @@ def first(home: Path) -> str:
     with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as sizes:
         patch.chdir(home)
         patch.setenv("KIKIMIMI_CACHE", str(home / "cache"))
-        sizes.setattr(module, "SENTENCES", SENTENCES)
-        sizes.setattr(module, "HELD_OUT", HELD_OUT)
+        shrink(sizes)
         said: list[str] = []
         patch.setattr(sys.stderr, "write", said.append)
         outcome = quickstart(OVERRIDES)

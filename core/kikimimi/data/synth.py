@@ -1,4 +1,7 @@
-"""Synthetic speech: sentences spoken by a voice, as clips and a manifest that `kikimimi.data.pack` reads."""
+"""Synthetic speech: sentences spoken by a voice, as clips and manifests that `kikimimi.data.pack` reads.
+
+What a grammar's instructions make of it beside sentences stands in `kikimimi.data.dialogue`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from kikimimi import plugins
 from kikimimi.data.audio import MIN_SECONDS, encode_flac, is_silent, probe, resample
+from kikimimi.data.dialogue import DialogueSizes, make_dialogue, write_dialogue
 from kikimimi.data.grammar import Grammar
 from kikimimi.data.whole_file import whole_file
 from kikimimi.data.workers import in_order
@@ -62,10 +66,11 @@ class SynthReport:
     Attributes:
         train: Manifest of the training clips.
         held_out: Manifest of the held-out clips.
-        clips: How many clips the two name.
+        clips: How many clips the manifests name.
         seconds: Length of all of them [s].
         kept: How many of them were there before.
-        unseen: Characters of the held-out sentences that the training sentences lack.
+        unseen: Characters of what is held out that training lacks.
+        dialogue: Manifests of conversations, where they were asked for.
     """
 
     train: Path
@@ -74,12 +79,13 @@ class SynthReport:
     seconds: float
     kept: int
     unseen: str
+    dialogue: tuple[Path, ...] = ()
 
     def summary(self) -> str:
         """Return one line: what was made."""
         line = (
             f"{self.clips} clips, {duration(self.seconds)} of speech ({self.kept} were there before): "
-            f"{self.train}, {self.held_out}"
+            f"{', '.join(map(str, (self.train, self.held_out, *self.dialogue)))}"
         )
         return f"{line}; held-out characters that training lacks: {self.unseen}" if self.unseen else line
 
@@ -90,17 +96,21 @@ def synth(
     *,
     count: int,
     held_out: int,
+    dialogue: DialogueSizes | None = None,
     voice: str = "open_jtalk",
     seed: int = 0,
     workers: int = 2,
 ) -> SynthReport:
     """Make sentences from a grammar and speak them: ``train.csv``, ``held_out.csv`` and ``clips/``.
 
+    With `dialogue`, also spoken instructions, conversations in text and preference pairs.
+
     Args:
         grammar: Path of a grammar, or the name of a shipped one.
         out: Folder to write; what is already there is kept, so an interrupted run goes on.
         count: Training sentences.
         held_out: Held-out sentences.
+        dialogue: How many conversations of the grammar's instructions to make beside; None makes none.
         voice: Registered name of a voice.
         seed: Of the sentences and of how each is spoken.
         workers: Processes that speak; 1 means this one.
@@ -110,17 +120,28 @@ def synth(
         DataError: The voice failed on a sentence.
     """
     loaded = Grammar.load(grammar)
-    split = loaded.split(count, held_out, seed)
+    speaking = partial(utterances, voice=voice, language=loaded.language, seed=seed)
+    copies = 0 if dialogue is None else dialogue.copies(loaded)
+    split = loaded.split(max(count, copies), held_out, seed)
     parts = [
-        (out / "train.csv", utterances(split.train, voice=voice, language=loaded.language, seed=seed)),
-        (out / "held_out.csv", utterances(split.held_out, voice=voice, language=loaded.language, seed=seed)),
+        (out / "train.csv", speaking(split.train[:count])),
+        (out / "held_out.csv", speaking(split.held_out)),
     ]
     everything = [utterance for _, part in parts for utterance in part]
+    manifests: tuple[Path, ...] = ()
+    unseen = split.unseen
+    if dialogue is not None:
+        made = make_dialogue(loaded, dialogue, split.train, held_out, seed)
+        unseen = "".join(sorted({*unseen, *made.unseen}))
+        spoken = {utterance.text: utterance for utterance in speaking(made.requests())}
+        everything += spoken.values()
     kept = speak(everything, out, workers=workers)
     for manifest, part in parts:
         _write_manifest(manifest, part)
+    if dialogue is not None:
+        manifests = write_dialogue(made, out, spoken, loaded)
     seconds = sum(probe(out / utterance.path, utterance.path)[0] for utterance in everything)
-    return SynthReport(parts[0][0], parts[1][0], len(everything), seconds, kept, split.unseen)
+    return SynthReport(parts[0][0], parts[1][0], len(everything), seconds, kept, unseen, manifests)
 
 
 def utterances(sentences: Sequence[str], *, voice: str, language: str, seed: int) -> list[Utterance]:

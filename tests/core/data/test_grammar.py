@@ -95,7 +95,7 @@ def test_characters_that_training_lacks_are_told(small: Grammar) -> None:
         ),
         ("{language: ja, sentences: ['{a}{a}'], words: {a: [犬]}}", r"2 slots 'a', but words\.a has only 1"),
         ("{language: ja, sentences: ['{a'], words: {a: [犬]}}", r"sentences\[0\]: a brace is not closed"),
-        ("{language: ja, sentences: [はい], words: {a: [犬]}}", r"no sentence uses words\.a"),
+        ("{language: ja, sentences: [はい], words: {a: [犬]}}", r"no sentence or request uses words\.a"),
     ],
 )
 def test_refuses_malformed_grammars(tmp_path: Path, content: str, message: str) -> None:
@@ -107,6 +107,6 @@ def test_refuses_malformed_grammars(tmp_path: Path, content: str, message: str) 
 
 def test_unknown_grammar() -> None:
     with pytest.raises(
-        RequestError, match=r"ja_smal: no such grammar file.* Did you mean 'ja_small'\? Shipped: ja_small"
+        RequestError, match=r"ja_smal: no such .* Did you mean 'ja_small'\? Shipped: ja_dialogue, ja_small"
     ):
         Grammar.load("ja_smal")
