@@ -52,7 +52,11 @@ def test_from_two_steps_to_a_report(path: Path, tmp_path: Path, monkeypatch: pyt
     assert {item.kind for item in described if item.trainable} == trained
     scores = evaluate(run) if recipe.evaluate else {}
     assert {name: list(systems) for name, systems in scores.items()} == {
-        name: [recipe.name] for name in recipe.evaluate
+        name: [
+            *(f"{recipe.name}@{at}" for at, stage in recipe.stages.items() if name in stage.scored),
+            recipe.name,
+        ]
+        for name in recipe.evaluate
     }
     assert write_run_report(run).stat().st_size > 10_000
     if path.stem in EACH_RECORD_ASKS:
