@@ -15,6 +15,7 @@ from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trained import load_trained
 from kikimimi.rank import check_launcher, global_rank
 from kikimimi.run_folder import RunFolder
+from kikimimi.training.loggers import check_loggers
 from kikimimi.training.lost_rank import lost_ranks_told
 from kikimimi.training.run_stage import run_stage
 from kikimimi.training.stage_scores import score_stage
@@ -47,6 +48,7 @@ def train(
     if stage is not None:
         _check_stage(run, stage)
     check_launcher(run.recipe.trainer)
+    check_loggers(run.recipe)
     with stopping(), run.locked(), lost_ranks_told():
         done = all(run.finished(name) for name in names)
         if global_rank() == 0 and (locked or not done):

@@ -54,7 +54,8 @@ class Training:
     Args:
         arguments: Of the command.
         log: Where its output goes.
-        program: What runs: the words after `python`.
+        program: What runs, after `python`; it is given the word `train` and the arguments.
+        command: The whole command, in place of program and arguments.
         environment: Variables beside those of this process.
     """
 
@@ -63,12 +64,13 @@ class Training:
         *arguments: object,
         log: Path,
         program: Sequence[str] = ("-m", "kikimimi.cli"),
+        command: Sequence[str] = (),
         environment: dict[str, str] | None = None,
     ) -> None:
         self.log = log
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, *program, "train", *map(str, arguments)],
+                command or [sys.executable, *program, "train", *map(str, arguments)],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},

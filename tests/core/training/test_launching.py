@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -186,3 +188,95 @@ def test_ranks_that_start_together_share_a_folder(make_run: Callable[..., RunFol
     begun.mkdir()
     (begun / ".recipe.yaml.1.tmp").write_text("name: ")  # what another rank is just writing
     assert RunFolder.create(begun, run.recipe).recipe == run.recipe
+
+
+# What srun does, for one node: starts the tasks, passes signals on, ends with the highest exit code.
+SRUN = """#!{python}
+import os, signal, subprocess, sys
+command = [word for word in sys.argv[1:] if not word.startswith("--kill-on-bad-exit")]
+tasks = []
+for rank in range(int(os.environ["SLURM_NTASKS"])):
+    own = dict(SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank), SLURM_NODEID="0", SLURM_STEP_ID="0")
+    tasks.append(subprocess.Popen(command, env=os.environ | own))
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: [task.send_signal(number) for task in tasks])
+sys.exit(max(code if code >= 0 else 128 - code for code in [task.wait() for task in tasks]))
+"""
+SBATCH = Path(__file__).parents[3] / "docs" / "slurm.sbatch"
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> dict[str, str]:
+    """Write pretended commands of Slurm; return the environment of a job of two tasks on one node."""
+    programs = {
+        "srun": SRUN.format(python=sys.executable),
+        "scontrol": f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.txt\n',
+    }
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in programs.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    for name in CLEAN:
+        assert name not in os.environ
+    return {
+        "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NAME": "kikimimi",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_NODELIST": "127.0.0.1",
+    }
+
+
+def requeued(tmp_path: Path) -> list[str]:
+    file = tmp_path / "scontrol.txt"
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+@pytest.mark.slow
+def test_a_slurm_job_is_put_back_in_line_and_goes_on(
+    launch: Launch, recipe_file: Path, tmp_path: Path, slurm: dict[str, str]
+) -> None:
+    options = ["trainer.strategy=ddp", *LONG, "--out", str(tmp_path / "runs")]
+    command = ["bash", str(SBATCH), str(recipe_file), *options]
+    run = tmp_path / "runs" / run_name("small", [*LONG, *DDP, "trainer.nodes=1"])
+    job = launch(command=command, environment=slurm)
+    job.wait_until(lambda: job.steps(run) > 5)
+    (srun,) = job.children()
+    os.kill(srun, signal.SIGUSR1)
+    assert job.end() == 143, job.output
+    assert "stopped by SIGUSR1" in job.output
+    assert "Traceback" not in job.output
+    assert requeued(tmp_path) == ["requeue 4711"]
+    (saved,) = checkpoints(run)
+    assert saved == f"step-{job.steps(run):08d}"
+    assert not list(tmp_path.rglob("hpc_ckpt*"))  # Lightning's own answer
+    again = launch(command=command, environment=slurm)
+    assert again.end() == 0, again.output
+    assert f"going on after step {int(saved[5:])}" in again.output
+    assert len(requeued(tmp_path)) == 1
+    whole = tmp_path / "whole" / "run"
+    reference = launch(recipe_file, *LONG, *DDP, "--out", whole.parent)
+    assert reference.end() == 0, reference.output
+    assert again.curve(run) == again.curve(whole.parent / run_name("small", [*LONG, *DDP]))
+
+
+@pytest.mark.parametrize(("code", "again"), [(0, False), (1, False), (2, False), (143, True)])
+def test_which_slurm_jobs_are_put_back_in_line(
+    tmp_path: Path, slurm: dict[str, str], code: int, again: bool
+) -> None:
+    (tmp_path / "bin" / "srun").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/srun.txt\nexit {code}\n')
+    done = subprocess.run(["bash", SBATCH, "a.yaml", "seed=1"], env={**os.environ, **slurm}, check=False)
+    assert done.returncode == code
+    assert requeued(tmp_path) == (["requeue 4711"] if again else [])
+    words = "--kill-on-bad-exit=1 kikimimi train a.yaml seed=1 trainer.devices=2 trainer.nodes=1"
+    assert (tmp_path / "srun.txt").read_text().strip() == words
+
+
+def test_a_cancelled_slurm_job_is_not_put_back(tmp_path: Path, slurm: dict[str, str]) -> None:
+    (tmp_path / "bin" / "srun").write_text("#!/bin/sh\nkill -TERM $PPID\nexit 143\n")
+    done = subprocess.run(["bash", SBATCH, "a.yaml"], env={**os.environ, **slurm}, check=False)
+    assert done.returncode == 143
+    assert requeued(tmp_path) == []

@@ -330,3 +330,73 @@ def test_resuming_where_a_validation_is_due(make_run: Make, validated: bool, ste
     train(run)
     assert curve(run) == whole
     assert run.weights("asr").read_bytes() == weights
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_a_signal_in_a_validation(
+    make_run: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """The step before it is saved, the validation is left, and made up for by the run that goes on."""
+    from kikimimi.training.module import StageModule
+
+    reference, run = make_run("reference"), make_run("run")
+    train(reference)
+    real = StageModule.validation_step
+
+    def killed(self: StageModule, batch: object, index: int) -> None:
+        if self.trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(self, batch, index)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageModule, "validation_step", killed)
+        with pytest.raises(SystemExit) as stopped:
+            train(run)
+    assert stopped.value.code == 143
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert sorted(run.checkpoints("asr").iterdir())[-1].name == f"step-{step:08d}"
+    assert curve(run) == curve(reference)[: len(curve(run))]
+    assert [line["step"] for line in curve(run) if "validation_loss" in line] == list(range(4, step, 4))
+    train(run)
+    assert curve(run) == curve(reference)
+    assert run.weights("asr").read_bytes() == reference.weights("asr").read_bytes()
+
+
+def test_schedulers_repeat_themselves(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm sends SIGTERM after SIGUSR1, torchrun passes on what came already: the step is saved all the same."""
+    from kikimimi.training.module import StageModule
+
+    run = make_run("run")
+    real = StageModule.training_step
+
+    def killed(self: StageModule, batch: object, index: int) -> torch.Tensor:
+        if index == 4:
+            for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+        return real(self, batch, index)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StageModule, "training_step", killed)
+    with pytest.raises(SystemExit) as stopped:
+        train(run)
+    assert stopped.value.code == 143
+    assert sorted(run.checkpoints("asr").iterdir())[-1].name == "step-00000003"
+
+
+def test_a_second_ctrl_c_stops_at_once(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kikimimi.training import stop
+    from kikimimi.training.module import StageModule
+
+    run = make_run("run")
+    monkeypatch.setattr(stop, "ONCE_MORE", -1.0)  # however soon it comes
+    handlers = [signal.getsignal(number) for number in stop.STOP_SIGNALS]
+
+    def killed(self: StageModule, batch: object, index: int) -> torch.Tensor:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the step goes on")
+
+    monkeypatch.setattr(StageModule, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(run)
+    assert not run.checkpoints("asr").is_dir()
+    assert [signal.getsignal(number) for number in stop.STOP_SIGNALS] == handlers
