@@ -1,7 +1,7 @@
 """What a run was made of: recipe, plugins, weights, data and code, by version and hash.
 
-``lock.json`` of a run folder is written when its training begins, and stays. Each session (the first, and each
-that goes on) is appended with what has changed since.
+``lock.json`` of a run folder is written when its training begins, and stays. Each session (the first, and
+each that goes on) is appended with what has changed since.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = F
 def drift(locked: Mapping[str, Any], present: Mapping[str, Any]) -> list[Change]:
     """Return what differs between two locks.
 
-    The command line, the host and the options of the hardware may differ, and so may the paths of shards whose
-    index is the same.
+    The command line, the host and the options of the hardware may differ, and so may the paths of
+    shards whose index is the same.
     """
     old, new = _items(locked), _items(present)
     changes = []

@@ -55,8 +55,8 @@ def check_launcher(trainer: Trainer) -> None:
             )
         if started > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
             raise RequestError(
-                f"the Slurm job has --ntasks={started}: write --ntasks-per-node={per_node} in its place, so that "
-                "every node has as many ranks"
+                f"the Slurm job has --ntasks={started}: write --ntasks-per-node={per_node} in its place, so "
+                "that every node has as many ranks"
             )
         if started > 1 and "SLURM_STEP_ID" not in environment:
             raise RequestError(

@@ -77,7 +77,8 @@ def test_what_a_lock_holds(run: RunFolder, folder: Path) -> None:
         "evaluate.later.task",
         "evaluate.later.normaliser",
     }
-    assert set(found["data"]) == {"stages.asr.data.tones", "stages.asr.validate.data.held_out", "evaluate.later"}
+    stages = {"stages.asr.data.tones", "stages.asr.validate.data.held_out"}
+    assert set(found["data"]) == {*stages, "evaluate.later"}
     assert len(set(found["data"].values())) == 3
     assert found["git"]["recipe"] is None  # a temporary folder
     (session,) = found["sessions"]
@@ -152,7 +153,8 @@ def test_drift_is_refused_item_by_item(
     before = held(run)
     with monkeypatch.context() as patch:
         change(run, patch)
-        with pytest.raises(DriftError, match=rf"lock\.json: \d things? (is|are) not what was locked:\n(.*\n)*.*{message}") as info:
+        heading = r"lock\.json: \d things? (is|are) not what was locked:\n(.*\n)*.*"
+        with pytest.raises(DriftError, match=heading + message) as info:
             keep_lock(RunFolder.open(run.path), hold=True)
     assert len(info.value.changes) == (2 if change is change_plugin else 1)
     assert held(run) == before
@@ -262,8 +264,9 @@ def test_the_commit_of_a_folder(tmp_path: Path) -> None:
     assert git_state(tmp_path / "new.yaml") == {"commit": commit, "dirty": True}
 
 
-def test_the_source_of_an_editable_install(install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    site = install("floating", {"kikimimi.normalisers": {"floating": "floating_module:A"}}, {"floating_module": "A = 1"})
+def test_the_source_of_an_editable_install(install: Callable[..., Path]) -> None:
+    entry = {"kikimimi.normalisers": {"floating": "floating_module:A"}}
+    site = install("floating", entry, {"floating_module": "A = 1"})
     assert source_digest("floating") is None  # its version says what runs
     assert source_digest("no-such-distribution") is None
     (info,) = site.glob("*.dist-info")

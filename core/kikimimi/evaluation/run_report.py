@@ -28,10 +28,10 @@ from kikimimi.evaluation.report import (
     ScoreRow,
     write_report,
 )
+from kikimimi.evaluation.run_figures import AUDIO_SPEED, measured
 from kikimimi.evaluation.score import Score
 from kikimimi.plugins import load
 from kikimimi.run_folder import RunFolder
-from kikimimi.evaluation.run_figures import AUDIO_SPEED, measured
 from kikimimi.training.metrics import read_metrics
 
 if TYPE_CHECKING:

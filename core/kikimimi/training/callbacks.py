@@ -60,9 +60,9 @@ class StageProgress(Callback):
 class KeepCheckpoints(Callback):
     """Saves every so many steps, at the end, and when asked to stop; keeps the newest few.
 
-    The first Ctrl-C, or a scheduler's SIGTERM or SIGUSR1, lets the step finish, saves and stops on every rank; in
-    a validation, it saves the step before it. The second Ctrl-C stops at once. Before the first step all of them
-    do: nothing is lost there.
+    The first Ctrl-C, or a scheduler's SIGTERM or SIGUSR1, lets the step finish, saves and stops on every rank;
+    in a validation, it saves the step before it. The second Ctrl-C stops at once. Before the first step all of
+    them do: nothing is lost there.
 
     Args:
         folder: Where checkpoints go.
@@ -97,7 +97,7 @@ class KeepCheckpoints(Callback):
                 counts["completed"] -= underway
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals over from Lightning, whose handlers talk to other ranks in the middle of a step."""
+        """Take the signals over from Lightning, whose handlers talk to other ranks inside of a step."""
         handle(at_once)  # Lightning puts back in the end what was there before it
 
     def on_train_batch_start(
@@ -178,7 +178,7 @@ class KeepCheckpoints(Callback):
                 trainer.strategy.remove_checkpoint(old)
 
     def _signal_of_any(self, trainer: pl.Trainer) -> int:
-        """Return the signal that any rank got, or 0. All ranks stop, or none: one alone would be waited for."""
+        """Return the signal that any rank got, or 0. All ranks stop or none: one would be waited for."""
         mine = self._asked.signal or 0
         if trainer.world_size == 1:
             return mine

@@ -37,8 +37,8 @@ def lost_ranks_told() -> Iterator[None]:
         if not together or not _is_lost(error):
             raise
         raise LostRankError(
-            f"rank {global_rank()}: another rank ended ({str(error).strip().splitlines()[0][:120]}). What that "
-            "one said is the reason. Once it is mended, the same command goes on from the last checkpoint"
+            f"rank {global_rank()}: another rank ended ({str(error).strip().splitlines()[0][:120]}). What "
+            "that one said is the reason. Once it is mended, the same command goes on from the last checkpoint"
         ) from error
 
 

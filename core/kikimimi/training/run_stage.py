@@ -299,7 +299,7 @@ def _hardware(recipe: Recipe) -> dict[str, Any]:
 
 
 def _cluster() -> list[SLURMEnvironment]:
-    # By itself, Lightning would answer Slurm's signal with a checkpoint of its own, and put the job back in line.
+    # By itself, Lightning would answer Slurm's signal with a checkpoint of its own, and requeue the job.
     return [SLURMEnvironment(auto_requeue=False)] if slurm_starts_ranks() else []
 
 

@@ -131,7 +131,7 @@ class LogWindow:
 
 
 def peak_memory() -> int:
-    """Return the most memory that this process has held: of its GPU where it uses one, else its own [bytes]."""
+    """Return the most memory that this process has held: of its GPU if it uses one, else its own [bytes]."""
     if torch.cuda.is_available() and (held := torch.cuda.max_memory_allocated()):
         return held
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

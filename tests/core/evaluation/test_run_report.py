@@ -83,7 +83,7 @@ def test_a_report_before_any_evaluation(run: RunFolder) -> None:
     html = run.report.read_text(encoding="utf-8")
     assert "<audio" not in html
     shown = text(html)
-    for figure in ("seconds of audio per second", "positions per second", "waiting for data [%]", "most memory [GB]"):
+    for figure in ("seconds of audio per second", "waiting for data [%]", "most memory [GB]"):
         assert f"stage asr: {figure}" in shown
     assert "Norm of the gradient" in shown
     assert "Seconds of audio per second" in shown

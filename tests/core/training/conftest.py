@@ -135,7 +135,6 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
             training.process.wait()
 
 
-
 @pytest.fixture
 def recipe_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KIKIMIMI_CACHE", str(tmp_path / "cache"))

@@ -1,7 +1,7 @@
 """kill -9, twenty times in a training: run with `pytest -m chaos -n 0 -s`.
 
-A run is killed in steps, inside of saves, in validations and while it starts, and goes on after each. In the end
-every loss, every validation and the weights are bit for bit those of a run that was never touched, and every
+A run is killed in steps, inside of saves, in validations and while it starts, and goes on after each. In the
+end every loss, every validation and the weights are bit for bit those of a run that was never touched, and every
 record was read once per epoch, in the same order.
 """
 
@@ -106,13 +106,13 @@ class Victim:
                 time.sleep(random.uniform(0, 0.02))
         os.kill(training.process.pid, signal.SIGKILL)
         assert training.end() == -signal.SIGKILL, training.output
-        # A kill in a save leaves a checkpoint that is not whole, one in a validation the loss of its step alone.
+        # A kill in a save leaves one that is not whole, one in a validation its step's loss alone.
         hit = {"save": bool(self.saving()), "validation": self.validating()}.get(aim, True)
         return f"{aim:10} at step {self.step():3}{'' if hit else ' (came a moment too late)'}"
 
 
 def read_records(path: Path) -> Iterator[list[str]]:
-    """Yield the names of each micro-batch in order, however often it was read; that has to be the same ones."""
+    """Yield the names of each micro-batch in order; one that was read again has to hold the same."""
     batches: dict[int, list[str]] = {}
     for line in path.read_text().splitlines():
         index, names = json.loads(line)
@@ -148,8 +148,7 @@ def test_kill_9_leaves_no_trace(launch: Launch, recipe_file: Path, tmp_path: Pat
     weights = "weights/asr.safetensors"
     assert (victim.run / weights).read_bytes() == (whole.run / weights).read_bytes()
     read, meant = (
-        [name for names in read_records(path) for name in names]
-        for path in (victim.records, whole.records)
+        [name for names in read_records(path) for name in names] for path in (victim.records, whole.records)
     )
     assert read == meant
     epochs = [read[i : i + RECORDS] for i in range(0, len(read), RECORDS)]

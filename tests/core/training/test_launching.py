@@ -70,7 +70,7 @@ def test_a_signal_before_the_first_step(
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["torchrun", "one rank", "lightning"])
 def test_a_signal_to_two_ranks(launch: Launch, recipe_file: Path, tmp_path: Path, case: str) -> None:
-    """Sent to the launcher, which passes it on, or to one rank alone: all ranks save, and none is waited for."""
+    """Sent to the launcher, which passes it on, or to one rank alone: all save, none is waited for."""
     options = [*LONG, *DDP]
     whole, run = (tmp_path / out / run_name("small", options) for out in ("whole", "runs"))
     program = ALONE if case == "lightning" else TORCHRUN
@@ -103,8 +103,8 @@ def test_a_rank_that_dies_ends_the_others(
     start = time.monotonic()
     assert training.end() != 0
     assert time.monotonic() - start < 30
-    assert re.search(r"error: rank 0: another rank ended \(.*What that one said is the reason", training.output)
-    assert "Traceback" not in training.output.split("torch.distributed.elastic")[0].split("W1")[0]
+    assert re.search(r"error: rank 0: another rank ended \(.*What that one said is", training.output)
+    assert "Traceback" not in training.output.partition("error: rank 0")[0]
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_torchrun_and_recipe_disagree(launch: Launch, recipe_file: Path, tmp_pat
     assert "trainer.devices=1, trainer.nodes=1: but torchrun started 2 processes" in training.output
 
 
-CLEAN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_NAME")
+CLEAN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_JOB_NAME")
 SLURM = {"SLURM_NTASKS": "16", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "8", "SLURM_STEP_ID": "0"}
 ONE, EIGHT, SIXTEEN = Trainer(), Trainer(devices=8), Trainer(devices=8, nodes=2)
 
@@ -217,8 +217,6 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     for name, text in programs.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    for name in CLEAN:
-        assert name not in os.environ
     return {
         "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "SLURM_JOB_ID": "4711",

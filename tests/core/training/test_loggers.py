@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,8 +37,8 @@ class FakeRun:
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeRun]]:
-    """Put a pretended wandb in place; yields the runs that it was asked for."""
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
+    """Put a pretended wandb in place; returns the runs that it was asked for."""
     found: list[FakeRun] = []
     fake = ModuleType("wandb")
 
@@ -50,7 +50,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeRun]]:
     monkeypatch.setitem(sys.modules, "wandb", fake)
     for name in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_ERROR_REPORTING"):
         monkeypatch.delenv(name, raising=False)
-    yield found
+    return found
 
 
 def logged(runs: list[FakeRun]) -> dict[tuple[int, str], float]:
@@ -141,7 +141,7 @@ def test_scores_go_to_every_logger_once(make_run: Make, runs: list[FakeRun]) -> 
     run = make_run("run", "trainer.loggers=[wandb]")
     for _ in range(2):
         log_scores(run, "asr", 8, {"cer/held_out": 12.5})
-    assert [line for line in read_metrics(run.metrics)] == [{"stage": "asr", "step": 8, "cer/held_out": 12.5}]
+    assert read_metrics(run.metrics) == [{"stage": "asr", "step": 8, "cer/held_out": 12.5}]
     assert logged(runs) == {(8, "cer/held_out"): 12.5}
     assert json.loads((run.path / "wandb" / "asr.json").read_text())["step"] == 8
 

@@ -363,7 +363,7 @@ def test_a_signal_in_a_validation(
 
 
 def test_schedulers_repeat_themselves(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slurm sends SIGTERM after SIGUSR1, torchrun passes on what came already: the step is saved all the same."""
+    """Slurm sends SIGTERM after SIGUSR1, torchrun what has come already: the step is saved all the same."""
     from kikimimi.training.module import StageModule
 
     run = make_run("run")
