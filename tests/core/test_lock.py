@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,7 @@ def change_python(run: RunFolder, patch: pytest.MonkeyPatch) -> None:
 
 
 def change_library(run: RunFolder, patch: pytest.MonkeyPatch) -> None:
-    real = module.version
-    patch.setattr(module, "version", lambda name: "9.9" if name == "torch" else real(name))
+    patch.setattr(module, "version", lambda name: "9.9" if name == "torch" else version(name))
 
 
 def change_plugin(run: RunFolder, patch: pytest.MonkeyPatch) -> None:

@@ -60,9 +60,9 @@ class StageProgress(Callback):
 class KeepCheckpoints(Callback):
     """Saves every so many steps, at the end, and when asked to stop; keeps the newest few.
 
-    The first Ctrl-C, or a scheduler's SIGTERM or SIGUSR1, lets the step finish, saves and stops on every rank;
-    in a validation, it saves the step before it. The second Ctrl-C stops at once. Before the first step all of
-    them do: nothing is lost there.
+    The first Ctrl-C, or a scheduler's SIGTERM or SIGUSR1, lets the step finish, saves and stops on every
+    rank; in a validation, it saves the step before it. The second Ctrl-C stops at once. Before the first step
+    all of them do: nothing is lost there.
 
     Args:
         folder: Where checkpoints go.

@@ -38,7 +38,7 @@ def lost_ranks_told() -> Iterator[None]:
             raise
         raise LostRankError(
             f"rank {global_rank()}: another rank ended ({str(error).strip().splitlines()[0][:120]}). What "
-            "that one said is the reason. Once it is mended, the same command goes on from the last checkpoint"
+            "that one said is the reason. Then the same command goes on from the last checkpoint"
         ) from error
 
 

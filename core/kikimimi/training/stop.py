@@ -1,7 +1,7 @@
 """Stopping when a signal asks for it: at once where nothing is lost by it, else after the step.
 
 Schedulers send SIGTERM or SIGUSR1 some time before they kill, people press Ctrl-C. Each of them ends a
-training with what it needs to go on. This module imports no torch: the command line is covered from its start.
+training with what it needs to go on. This module imports no torch: commands are covered from their start.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ class WandbFile(Logger):
     """One run of W&B per stage, below ``wandb/`` of the run folder; `wandb sync` sends it later.
 
     Offline, unless the environment says ``WANDB_MODE=online``. A stage that goes on adds to the run that it
-    began, from the first step on that was not logged yet: W&B takes no step twice, and what comes again is the
-    same.
+    began, from the first step on that was not logged yet: W&B takes no step twice, and what comes again
+    is the same.
 
     Args:
         run: The run.

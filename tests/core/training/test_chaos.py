@@ -1,8 +1,8 @@
 """kill -9, twenty times in a training: run with `pytest -m chaos -n 0 -s`.
 
 A run is killed in steps, inside of saves, in validations and while it starts, and goes on after each. In the
-end every loss, every validation and the weights are bit for bit those of a run that was never touched, and every
-record was read once per epoch, in the same order.
+end every loss, every validation and the weights are bit for bit those of a run that was never touched, and
+every record was read once per epoch, in the same order.
 """
 
 from __future__ import annotations
