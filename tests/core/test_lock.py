@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from kikimimi import lock as module
 from kikimimi import plugins
 from kikimimi.data.index import build_index
+from kikimimi.drift import Change, DriftError, drift
 from kikimimi.errors import RunError
-from kikimimi.lock import Change, DriftError, drift, hold_to, keep_lock, lock, read_lock
+from kikimimi.lock import hold_to, keep_lock, lock, read_lock
 from kikimimi.provenance import git_state, source_digest
 from kikimimi.recipe import load_recipe
 from kikimimi.run_folder import RunFolder

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
-from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import FaultLog
