@@ -170,7 +170,7 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain
     where = [] if out == Path("runs") else ["--out", str(out)]
     announce(3, "Train", shlex.join(["kikimimi", "train", str(path), *overrides, *where]))
     run = RunFolder.create(run_path, recipe)
-    train(run)
+    train(run, recipe_file=path)
 
     announce(
         4,

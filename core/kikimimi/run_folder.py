@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from kikimimi.errors import RunError, listing, nearest
 from kikimimi.rank import global_rank
 from kikimimi.recipe import Recipe, load_recipe
+from kikimimi.recipe.chosen import PARTS
 
 if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
@@ -78,7 +79,7 @@ class RunFolder:
         """
         if (path / "recipe.yaml").is_file():
             held, wanted = (path / "recipe.yaml").read_text(encoding="utf-8"), recipe.to_yaml()
-            if held != wanted and not any((path / name).exists() for name in _BEGUN):
+            if held != wanted and not cls(path, recipe).begun:
                 return cls._begin(path, recipe)
             if changed := _change(cls.open(path).recipe, recipe):
                 raise RunError(
@@ -86,7 +87,8 @@ class RunFolder:
                     "Choose another --out, or move that folder away."
                 )
             return cls(path, recipe)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        # Hidden files: another rank of the same training may have begun already.
+        if path.exists() and (not path.is_dir() or any(f.name[0] != "." for f in path.iterdir())):
             raise RunError(f"{path} exists and is not a run folder (it has no recipe.yaml)")
         return cls._begin(path, recipe)
 
@@ -95,7 +97,7 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         if (path / "assets").is_dir():
             shutil.rmtree(path / "assets")  # a tokenizer of data that the recipe may no longer name
-        temporary = path / ".recipe.yaml.tmp"
+        temporary = path / f".recipe.yaml.{os.getpid()}.tmp"
         temporary.write_text(recipe.to_yaml(), encoding="utf-8")
         temporary.replace(path / "recipe.yaml")
         return cls(path, recipe)
@@ -163,9 +165,27 @@ class RunFolder:
         return False
 
     @property
+    def begun(self) -> bool:
+        """Whether a stage has begun: before, nothing of it is lost by beginning anew."""
+        return any((self.path / name).exists() for name in _BEGUN)
+
+    @property
     def assets(self) -> Path:
         """Where components keep what is not weights."""
         return self.path / "assets"
+
+    def save_assets(self, model: SpeechLM) -> None:
+        """Let each part of a model write its assets; every rank may call it, and the first one's are kept."""
+        temporary = self.path / f".assets.{os.getpid()}.tmp"
+        for part in PARTS:
+            (temporary / part).mkdir(parents=True, exist_ok=True)
+            getattr(model, part).save_assets(temporary / part)
+        try:
+            temporary.rename(self.assets)
+        except OSError:
+            if not self.assets.is_dir():
+                raise
+            shutil.rmtree(temporary)  # another rank was first, with the same
 
     @property
     def metrics(self) -> Path:

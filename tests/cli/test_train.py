@@ -207,6 +207,42 @@ def test_a_folder_of_something_else(cli: Cli, recipe: Path) -> None:
 
 def test_the_lock_names_what_the_run_was_made_of(trained: Path) -> None:
     lock = json.loads((trained / "lock.json").read_text())
-    assert lock["recipe"] == RunFolder.open(trained).recipe.digest
+    assert lock["recipe"]["sha256"] == RunFolder.open(trained).recipe.digest
     assert lock["plugins"]["encoder"]["weights"] == {"source": "random"}
     assert set(lock["libraries"]) >= {"kikimimi", "torch", "pytorch-lightning", "transformers"}
+
+
+def test_locked(cli: Cli, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = cli("train", recipe, "--locked")
+    assert done.code == 2
+    assert "runs/small has no lock.json to hold it to. The first 'kikimimi train' writes it" in done.err
+    assert cli("train", recipe).code == 0
+    for source in (recipe, Path("runs/small")):
+        assert cli("train", source, "--locked").code == 0
+    monkeypatch.setattr("platform.python_version", lambda: "3.99.0")
+    for source in (recipe, Path("runs/small")):
+        done = cli("train", source, "--locked")
+        assert done.code == 2
+        assert "runs/small/lock.json: 1 thing is not what was locked:\n  python: locked 3." in done.err
+
+
+def test_a_lock_is_trained_again(cli: Cli, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = Path("runs/small/lock.json")
+    assert cli("train", recipe).code == 0
+    done = cli("train", lock)
+    assert done.code == 2
+    assert "runs/small/lock.json is the lock of a run: say with --out where its repetition goes" in done.err
+    done = cli("train", lock, "--out", "runs")
+    assert done.code == 2
+    assert "runs/small is the run that runs/small/lock.json locks. Choose another --out" in done.err
+    recipe.unlink()
+    done = cli("train", lock, "--out", "again")
+    assert (done.code, done.out) == (0, "again/small\n")
+    again = Path("again/small")
+    for name in ("recipe.yaml", "weights/asr.safetensors"):
+        assert (again / name).read_bytes() == (lock.parent / name).read_bytes()
+    monkeypatch.setattr("platform.python_version", lambda: "3.99.0")
+    done = cli("train", lock, "--out", "third")
+    assert done.code == 2
+    assert "runs/small/lock.json: 1 thing is not what was locked:\n  python: locked 3." in done.err
+    assert not Path("third").exists()

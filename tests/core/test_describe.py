@@ -103,8 +103,8 @@ def test_lock_pins_weights_files(recipe: Recipe, tmp_path: Path) -> None:
         "source": str(tmp_path),
         "sha256": {"model.safetensors": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
     }
-    record = lock(recipe, [])
-    assert record["recipe"] == recipe.digest
+    record = lock(recipe)
+    assert record["recipe"] == {"sha256": recipe.digest, "yaml": recipe.to_yaml()}
     assert [record["plugins"][part]["name"] for part in ("encoder", "adapter", "llm")] == [
         "whisper",
         "mlp",
@@ -138,7 +138,7 @@ def test_plugins_nested_in_a_plugin_are_told_too(recipe: Recipe, tmp_path: Path)
     }
     both = replace(recipe, encoder=Chosen.of("encoder", "dual", **nested))
     assert describe(both)[0].weights == f"{first} + {second}"
-    locked = lock(both, [])["plugins"]["encoder"]
+    locked = lock(both)["plugins"]["encoder"]
     assert locked["name"] == "dual"
     hashes = [locked[name]["weights"]["sha256"]["model.safetensors"] for name in ("first", "second")]
     assert len(set(hashes)) == 2

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from kikimimi.run_folder import RunFolder
 
 
 def train(
     source: Path = typer.Argument(
-        ..., metavar="RECIPE_OR_RUN", help="A recipe (YAML), or a run folder to go on with."
+        ...,
+        metavar="RECIPE_OR_RUN",
+        help="A recipe (YAML), a run folder to go on with, or the lock.json of a run to repeat.",
     ),
     overrides: list[str] = typer.Argument(
         None,
@@ -20,22 +26,54 @@ def train(
         None, "--stage", help="Train this stage alone; the stage that it starts from has to be finished."
     ),
     out: Path | None = typer.Option(None, "--out", show_default="runs", help="Where run folders go."),
+    locked: bool = typer.Option(
+        False, "--locked", help="Refuse to go on where anything has changed since the run began."
+    ),
 ) -> None:
     """Train the stages of a recipe one after the other. The same command goes on after an interruption."""
+    from kikimimi.training.stop import stopping
+
+    with stopping():  # from here on: importing what trains takes a while
+        _train(source, overrides or [], stage, out, locked)
+
+
+def _train(source: Path, overrides: list[str], stage: str | None, out: Path | None, locked: bool) -> None:
     from kikimimi.errors import RequestError
+    from kikimimi.rank import global_rank
     from kikimimi.recipe import load_recipe
     from kikimimi.run_folder import RunFolder, run_name
 
+    recipe_file = None
     if source.is_dir():
         if out is not None:
             raise RequestError(f"{source} is a run folder, and it goes on where it is: leave out --out {out}")
-        run = RunFolder.open(source, overrides or [])
+        run = RunFolder.open(source, overrides)
+    elif source.suffix == ".json" and source.is_file():
+        run = _repeat(source, overrides, out)
     else:
-        recipe = load_recipe(source, overrides or [])
-        run = RunFolder.create((out or Path("runs")) / run_name(recipe.name, overrides or []), recipe)
+        recipe, recipe_file = load_recipe(source, overrides), source
+        run = RunFolder.create((out or Path("runs")) / run_name(recipe.name, overrides), recipe)
     from kikimimi.training.train import train as train_run
 
-    typer.echo(f"run folder: {run.path}", err=True)
-    train_run(run, stage)
-    typer.echo(str(run.path))
-    typer.echo(f"next: kikimimi evaluate {run.path}", err=True)
+    if global_rank() == 0:
+        typer.echo(f"run folder: {run.path}", err=True)
+    train_run(run, stage, recipe_file=recipe_file, locked=locked)
+    if global_rank() == 0:
+        typer.echo(str(run.path))
+        typer.echo(f"next: kikimimi evaluate {run.path}", err=True)
+
+
+def _repeat(source: Path, overrides: list[str], out: Path | None) -> RunFolder:
+    """Make a run of the recipe that a lock holds, if all that it names is as it was."""
+    from kikimimi.errors import RequestError
+    from kikimimi.lock import hold_to, read_lock
+    from kikimimi.run_folder import RunFolder, run_name
+
+    if out is None:
+        raise RequestError(f"{source} is the lock of a run: say with --out where its repetition goes")
+    held, recipe = read_lock(source, overrides)
+    path = out / run_name(recipe.name, overrides)
+    if path.resolve() == source.resolve().parent:
+        raise RequestError(f"{path} is the run that {source} locks. Choose another --out for its repetition")
+    hold_to(source, held, recipe)
+    return RunFolder.create(path, recipe)

@@ -93,12 +93,12 @@ class CurveGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """How much was padded, cut, left out or failed."""
+    """How fast it went, and how much was padded, cut, left out or failed."""
 
     label: str
-    """What was counted, with its unit."""
+    """What was counted or measured, with its unit."""
     value: float
-    """The count or the share."""
+    """The count, the share or the figure."""
     note: str = ""
     """What it means, or of how many it is."""
 

@@ -28,6 +28,7 @@ from kikimimi.evaluation.report import (
     ScoreRow,
     write_report,
 )
+from kikimimi.evaluation.run_figures import AUDIO_SPEED, measured
 from kikimimi.evaluation.score import Score
 from kikimimi.plugins import load
 from kikimimi.run_folder import RunFolder
@@ -53,9 +54,9 @@ def write_run_report(run: RunFolder) -> Path:
             created=datetime.now().astimezone(),
             facts=_facts(run, lines, scores),
             scores=scores,
-            charts=[*_losses(lines), *_rates(lines)],
+            charts=[*_losses(lines), *_norms(lines), *_rates(lines), *_speeds(lines)],
             examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
-            counts=[*_padding(lines), *_counts(lines), *_drops(run)],
+            counts=[*measured(lines), *_padding(lines), *_counts(lines), *_drops(run)],
             components=[
                 ComponentRow(
                     kind=item.kind,
@@ -126,6 +127,25 @@ def _rates(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
         where = f" of stage {stage}" if len(stages) > 1 else ""
         curves = [curve for key in _keys(own, "lr/") for curve in _curves(own, key, key.removeprefix("lr/"))]
         yield CurveGroup(title=f"Learning rate{where}", curves=curves, exact=True)
+
+
+def _norms(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
+    stages = _by_stage(lines)
+    for stage, own in stages.items():
+        where = f" of stage {stage}" if len(stages) > 1 else ""
+        if curves := _curves(own, "gradient_norm", "before clipping"):
+            yield CurveGroup(title=f"Norm of the gradient{where}", curves=curves)
+
+
+def _speeds(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
+    stages = _by_stage(lines)
+    for stage, own in stages.items():
+        where = f" of stage {stage}" if len(stages) > 1 else ""
+        if any(line.get(AUDIO_SPEED) for line in own):
+            curves = _curves(own, AUDIO_SPEED, "all ranks")
+            yield CurveGroup(title=f"Seconds of audio per second{where}", curves=curves)
+        elif curves := _curves(own, "positions_per_second", "all ranks"):
+            yield CurveGroup(title=f"Positions per second{where}", curves=curves)
 
 
 def _keys(lines: list[dict[str, Any]], prefix: str) -> list[str]:

@@ -55,7 +55,7 @@ __all__ = [
     "Validate",
 ]
 
-LOGGERS = ("tensorboard",)
+LOGGERS = ("tensorboard", "wandb")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -102,7 +102,8 @@ class Trainer:
     log_every: int = 10
     """Distance between log lines [steps]."""
     loggers: list[str] = field(default_factory=list)
-    """Loggers beside ``metrics.jsonl``: tensorboard."""
+    """Loggers beside ``metrics.jsonl``: tensorboard, wandb. That one keeps its files in the run folder, and
+    sends nothing unless the environment says WANDB_MODE=online."""
     cache_features: bool = True
     """Keep a frozen encoder's features on disk instead of computing them again."""
     cache_limit_gb: float = 20.0

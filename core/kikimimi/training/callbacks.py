@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import signal
-import sys
+from copy import deepcopy
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 
 from kikimimi.model.batch import Batch
 from kikimimi.progress import Progress
 from kikimimi.run_folder import checkpoint_folders
 from kikimimi.training.checkpoint import restore_random_state
-from kikimimi.training.loader import STOP_SIGNALS, StageLoader
+from kikimimi.training.loader import StageLoader
 from kikimimi.training.module import StageModule
+from kikimimi.training.stop import AfterStep, Stopped, at_once, handle
 
 
 class StageProgress(Callback):
@@ -59,8 +60,9 @@ class StageProgress(Callback):
 class KeepCheckpoints(Callback):
     """Saves every so many steps, at the end, and when asked to stop; keeps the newest few.
 
-    The first Ctrl-C (or SIGTERM, as schedulers send it) lets the step finish, saves and stops on every rank;
-    the second stops at once.
+    The first Ctrl-C, or a scheduler's SIGTERM or SIGUSR1, lets the step finish, saves and stops on every
+    rank; in a validation, it saves the step before it. The second Ctrl-C stops at once. Before the first step
+    all of them do: nothing is lost there.
 
     Args:
         folder: Where checkpoints go.
@@ -73,10 +75,12 @@ class KeepCheckpoints(Callback):
     def __init__(self, folder: Path, every: int, keep: int, loader: StageLoader, micro_batches: int) -> None:
         self.folder, self.every, self.keep = folder, every, keep
         self.loader, self.micro_batches = loader, micro_batches
-        self.interrupted = False
-        self.signal: int | None = None
+        self.interrupted: int | None = None
+        """The signal that stopped the stage."""
         self._random: list[dict[str, Any]] | None = None
-        self._handlers: dict[int, Any] = {}
+        self._asked = AfterStep()
+        self._stepping = False
+        self._before_validation: dict[str, Any] | None = None
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -93,13 +97,16 @@ class KeepCheckpoints(Callback):
                 counts["completed"] -= underway
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over Ctrl-C and SIGTERM."""
-        self._handlers = {number: signal.signal(number, self._stop) for number in STOP_SIGNALS}
+        """Take the signals over from Lightning, whose handlers talk to other ranks inside of a step."""
+        handle(at_once)  # Lightning puts back in the end what was there before it
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Put the random generators back where the checkpoint had them."""
+        if not self._stepping:
+            handle(self._asked)
+            self._stepping = True
         if self._random is not None:
             if len(self._random) == trainer.world_size:
                 restore_random_state(self._random[trainer.global_rank])
@@ -113,38 +120,67 @@ class KeepCheckpoints(Callback):
             return
         step = trainer.global_step
         assert isinstance(pl_module, StageModule)
-        # All ranks or none: one that stopped alone would leave the others waiting for it.
-        asked = trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
-        self.interrupted = self.interrupted or asked
+        self.loader.consumed = step * self.micro_batches
+        asked = self._signal_of_any(trainer)
         last = step >= pl_module.stage.num_steps
-        if self.interrupted or last or step % self.every == 0:
-            self.loader.consumed = step * self.micro_batches
-            trainer.save_checkpoint(self.folder / f"step-{step:08d}", weights_only=False)
-            if trainer.is_global_zero:
-                for old in checkpoint_folders(self.folder)[: -self.keep]:
-                    trainer.strategy.remove_checkpoint(old)
-        if self.interrupted:
+        if asked or last or step % self.every == 0:
+            self._save(trainer)
+        if asked:
+            self.interrupted = asked
             # Lightning validates before it stops; a stop from outside must leave no trace.
             trainer.limit_val_batches = 0
             trainer.should_stop = True
+        elif (every := pl_module.stage.validate.every) and step % every == 0:
+            self._before_validation = deepcopy(trainer.fit_loop.state_dict())
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Leave a validation when asked to stop; the run that goes on makes up for it.
+
+        Raises:
+            Stopped: It was asked; the step before the validation is saved.
+        """
+        if asked := self._signal_of_any(trainer):
+            if not (self.folder / f"step-{trainer.global_step:08d}").exists():
+                self._save(trainer)
+            raise Stopped(asked)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """In a validation, save the loops as they stood at the end of the step."""
+        if trainer.validating and self._before_validation is not None:
+            checkpoint["loops"]["fit_loop"] = self._before_validation
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the signals back."""
-        self._give_back()
+        """Nothing is lost by stopping from here on."""
+        if self._asked.signal is None:  # else it is stopping already
+            handle(at_once)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back."""
-        self._give_back()
+        """End the ranks that Lightning started: what they would wait for does not come."""
+        if (launcher := trainer.strategy.launcher) is not None:
+            launcher.kill(signal.SIGTERM if isinstance(exception, Stopped) else signal.SIGKILL)
 
-    def _give_back(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}", weights_only=False)
+        if trainer.is_global_zero:
+            for old in checkpoint_folders(self.folder)[: -self.keep]:
+                trainer.strategy.remove_checkpoint(old)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-        print("\nstopping after this step; once more stops at once", file=sys.stderr, flush=True)
+    def _signal_of_any(self, trainer: pl.Trainer) -> int:
+        """Return the signal that any rank got, or 0. All ranks stop or none: one would be waited for."""
+        mine = self._asked.signal or 0
+        if trainer.world_size == 1:
+            return mine
+        signals = torch.tensor(mine, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(signals, reduce_op="max"))

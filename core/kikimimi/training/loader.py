@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from kikimimi.errors import DataError, KikimimiError, RunError
 from kikimimi.model.batch import Batch, Sample, collate
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.training.feature_cache import FeatureCache
+from kikimimi.training.stop import ignore_signals
 
 if TYPE_CHECKING:
     from kikimimi.objective import View
@@ -120,16 +120,6 @@ class PlanSampler(Sampler[list[Planned]]):
                 yield planned
 
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""What asks a training to stop; the training process sees to it, its readers do not."""
-
-
-def _ignore_signals(worker: int) -> None:
-    """Leave it to the training process to stop: schedulers send SIGTERM to all processes at once."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
 class StageLoader(DataLoader[Batch]):
     """A data loader that Lightning can resume: its state is the number of micro-batches consumed, and where
     that is in the plan.
@@ -150,7 +140,7 @@ class StageLoader(DataLoader[Batch]):
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=ignore_signals,
             # Of its own: torch draws a number whenever a loader is gone through. A run that goes on after a
             # validation would otherwise draw one less than a run that was never interrupted.
             generator=torch.Generator(),

@@ -189,14 +189,18 @@ class StageModule(pl.LightningModule):
             self._reference = Reference(self.model, names)
 
     def on_fit_start(self) -> None:
-        """Start the clock; Lightning has put every module into train mode by now."""
+        """Set the modes: Lightning has put every module into train mode by now."""
         set_modes(self.model)
         if self._reference is not None:
             self._reference.to(self.device)
-        self._window.restart_clock()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Measure how long the micro-batch was waited for."""
+        self._window.arrived()
 
     def on_train_start(self) -> None:
         """Make up for a missed validation; what it draws at random is put back before the first step."""
+        self._window.start_clock()
         if self.missed_validation is None:
             return
         self.on_validation_start()
@@ -208,9 +212,15 @@ class StageModule(pl.LightningModule):
         set_modes(self.model)
         self.on_validation_end()
         self.missed_validation = None
+        if self.trainer.global_step >= self.stage.num_steps:
+            self.trainer.should_stop = True
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log every so many optimiser steps."""
+        self._log_step(batch_idx)
+        self._window.done()
+
+    def _log_step(self, batch_idx: int) -> None:
         step = self.trainer.global_step
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         if not stepped or (step % self.log_every and step != self.stage.steps):
@@ -227,9 +237,11 @@ class StageModule(pl.LightningModule):
     def on_validation_start(self) -> None:
         """Begin a new mean."""
         self._validation = []
+        self._window.stop_clock()
 
     def on_validation_end(self) -> None:
         """Log the mean of the validation losses; the time it took is not training time."""
+        self._window.resume_clock()
         if not self._validation:
             return
         loss = self.trainer.strategy.reduce(torch.stack(self._validation).mean(), reduce_op="mean")
@@ -239,7 +251,6 @@ class StageModule(pl.LightningModule):
         self.write({"validation_loss": float(loss)})
         if self.best is not None and self.best.stalled():
             self.trainer.should_stop = True
-        self._window.restart_clock()
 
     def write(self, values: dict[str, float]) -> None:
         """Send values to every logger of the trainer."""

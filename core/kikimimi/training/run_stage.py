@@ -7,7 +7,6 @@ import json
 import logging
 import operator
 import shutil
-import signal
 import sys
 import warnings
 from collections.abc import Collection, Mapping
@@ -17,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
-from pytorch_lightning.loggers import Logger
 
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import FaultLog
 from kikimimi.data.plan import Plan
-from kikimimi.errors import MissingExtraError, counted
+from kikimimi.errors import counted
 from kikimimi.lock import plugin_lock
 from kikimimi.model.assembly import freeze_all_but, trainable_names
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trained import kept_names
 from kikimimi.progress import duration
-from kikimimi.rank import global_rank
+from kikimimi.rank import global_rank, slurm_starts_ranks
 from kikimimi.recipe.stage import Mixture
 from kikimimi.run_folder import RunFolder, checkpoint_folders
 from kikimimi.training.best import Best
@@ -37,9 +36,11 @@ from kikimimi.training.callbacks import KeepCheckpoints, StageProgress
 from kikimimi.training.checkpoint import FolderCheckpointIO, save_weights
 from kikimimi.training.feature_cache import FeatureCache, cache_folder, forecast_bytes
 from kikimimi.training.loader import PlanSampler, Reader, StageLoader
+from kikimimi.training.loggers import open_loggers
 from kikimimi.training.metrics import MetricsFile
 from kikimimi.training.module import StageModule
 from kikimimi.training.sources import describe_left_out, make_plan, usable, with_steps
+from kikimimi.training.stop import Stopped, leave
 
 if TYPE_CHECKING:
     from kikimimi.objective import View
@@ -59,7 +60,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     Raises:
         DataError: A record cannot be used, or the loss is not finite.
         KeyboardInterrupt: The user stopped it; a checkpoint was saved.
-        SystemExit: SIGTERM stopped it (143); a checkpoint was saved.
+        SystemExit: SIGTERM or SIGUSR1 stopped it (143); a checkpoint was saved.
     """
     recipe, stage = run.recipe.at(name), run.recipe.stages[name]
     trained = trainable_names(model, stage, where=f"stages.{name}")
@@ -82,7 +83,9 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     held_out = _usable(stage.validate.data if stage.validate.every else {}, stage, model, faults)
     trainer_options = recipe.trainer
     world_size = trainer_options.devices * trainer_options.nodes
-    loggers = _loggers(recipe, run, name)  # first: a missing extra is told before any clip is encoded
+    resume = checkpoint_folders(run.checkpoints(name))
+    step = int(resume[-1].name.removeprefix("step-")) if resume else None
+    loggers = open_loggers(run, name, step)  # first: a missing extra is told before any clip is encoded
     features = _features(recipe, stage, name, model, corpora, held_out, plan)
     loader = StageLoader(
         Reader(corpora, model, recipe.seed, features, views),
@@ -98,9 +101,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     module = StageModule(model, stage, trained, kept, trainer_options.log_every, faults)
     validation = _validation_loader(recipe, stage, model, held_out, features, views) if held_out else None
     metadata = {"recipe": run.recipe.digest, "stage": name}
-    resume = checkpoint_folders(run.checkpoints(name))
-    if resume:
-        step = int(resume[-1].name.removeprefix("step-"))
+    if step is not None:
         print(f"stage {name}: going on after step {step}", file=sys.stderr)
         metrics.forget_after(step)
         if held_out and step % stage.validate.every == 0 and not metrics.has(step, "validation_loss"):
@@ -122,14 +123,14 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         trainer = pl.Trainer(
             **_hardware(recipe),
-            # A stage that had ended early when it was killed takes up its checkpoint, and no step more.
-            max_steps=step if best.stalled() else stage.num_steps,
+            max_steps=_last_step(module, step, stage.num_steps),
             max_epochs=-1,
             accumulate_grad_batches=stage.batch.global_ // world_size,
             gradient_clip_val=stage.clip or None,
             logger=[metrics, *loggers],
             callbacks=[keeper, StageProgress(f"Training {name}", stage.num_steps)],
-            plugins=[FolderCheckpointIO(metadata)],
+            plugins=[FolderCheckpointIO(metadata), *_cluster()],
+            default_root_dir=str(run.path),
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             val_check_interval=(stage.validate.every or 1) * (stage.batch.global_ // world_size),
@@ -139,18 +140,14 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(
-            module,
-            loader,
-            validation,
-            ckpt_path=str(resume[-1]) if resume else None,
-        )
+        try:
+            trainer.fit(module, loader, validation, ckpt_path=str(resume[-1]) if resume else None)
+        except Stopped:
+            metrics.write_csv()
+            raise
     metrics.write_csv()
     if keeper.interrupted and trainer.global_step < stage.num_steps and not best.stalled():
-        if keeper.signal == signal.SIGTERM:
-            print("stopped by SIGTERM. Run the same command again: it goes on from here.", file=sys.stderr)
-            raise SystemExit(128 + signal.SIGTERM)
-        raise KeyboardInterrupt
+        leave(keeper.interrupted)
     if faults.skipped:
         print(
             f"stage {name}: {faults.skipped} of {faults.tried} records that were tried could not be read; "
@@ -169,6 +166,16 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     else:
         _save_weights(module, trainer, run.weights(name), metadata)
     trainer.strategy.barrier()
+    if keeper.interrupted:
+        leave(keeper.interrupted)
+
+
+def _last_step(module: StageModule, step: int, planned: int) -> int:
+    """Return where Lightning is to stop, for a stage that starts or goes on after a step."""
+    if module.best is not None and module.best.stalled():
+        return step  # it had ended early when it was killed: it takes up its checkpoint, and no step more
+    # Lightning does not begin what has no step left, and a validation that was missed would stay missing.
+    return planned + 1 if module.missed_validation is not None and step >= planned else planned
 
 
 def _save_weights(module: StageModule, trainer: pl.Trainer, path: Path, metadata: dict[str, str]) -> None:
@@ -294,16 +301,9 @@ def _hardware(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _loggers(recipe: Recipe, run: RunFolder, stage: str) -> list[Logger]:
-    if "tensorboard" not in recipe.trainer.loggers:
-        return []
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("trainer.loggers: tensorboard", "tensorboard", "tensorboard") from None
-    from pytorch_lightning.loggers import TensorBoardLogger
-
-    return [TensorBoardLogger(run.path / "tensorboard", name=stage, version="")]
+def _cluster() -> list[SLURMEnvironment]:
+    # By itself, Lightning would answer Slurm's signal with a checkpoint of its own, and requeue the job.
+    return [SLURMEnvironment(auto_requeue=False)] if slurm_starts_ranks() else []
 
 
 def _validation_loader(

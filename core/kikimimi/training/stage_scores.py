@@ -10,7 +10,8 @@ from kikimimi.errors import GateError, RunError
 from kikimimi.evaluation.evaluate import evaluate_stage
 from kikimimi.rank import global_rank
 from kikimimi.run_folder import RunFolder
-from kikimimi.training.metrics import MetricsFile, read_metrics
+from kikimimi.training.loggers import log_scores
+from kikimimi.training.metrics import read_metrics
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Stage
@@ -60,10 +61,8 @@ def _score(run: RunFolder, name: str, stage: Stage) -> None:
     print(f"stage {name}: scoring what it leaves on {', '.join(stage.scored)}", file=sys.stderr)
     scores = evaluate_stage(run, name, stage.scored)
     steps = [line["step"] for line in read_metrics(run.metrics) if line["stage"] == name]
-    metrics = MetricsFile(run.path, name)
     values = {_key(run, evaluation): scores[evaluation].value for evaluation in stage.scored}
-    metrics.log_metrics(values, step=max(steps, default=0))
-    metrics.write_csv()
+    log_scores(run, name, max(steps, default=0), values)
     for evaluation in stage.scored:
         score = scores[evaluation]
         print(

@@ -3,41 +3,56 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytorch_lightning as pl
 
 from kikimimi.data.corpus import Corpus, all_texts, training_corpora
 from kikimimi.errors import RunError, listing, nearest
-from kikimimi.lock import lock
+from kikimimi.lock import keep_lock
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trained import load_trained
-from kikimimi.rank import global_rank
-from kikimimi.recipe.chosen import PARTS
+from kikimimi.rank import check_launcher, global_rank
 from kikimimi.run_folder import RunFolder
+from kikimimi.training.loggers import check_loggers
+from kikimimi.training.lost_rank import lost_ranks_told
 from kikimimi.training.run_stage import run_stage
 from kikimimi.training.stage_scores import score_stage
+from kikimimi.training.stop import stopping
 
 
-def train(run: RunFolder, stage: str | None = None) -> None:
+def train(
+    run: RunFolder, stage: str | None = None, *, recipe_file: Path | None = None, locked: bool = False
+) -> None:
     """Train what is missing of a run; a finished stage is not run again.
 
     Args:
         run: The run folder; the same call goes on after an interruption.
         stage: Only this stage, whatever gates before it say.
+        recipe_file: Where its recipe was read from; the lock tells that file's commit.
+        locked: Refuse to go on where anything has changed since it began.
 
     Raises:
-        RequestError: Data, plugins or weights that the recipe names are missing or do not fit, there is no
-            such stage or the one that it starts from is not finished, or another process is training this
-            run.
+        RequestError: Data, plugins or weights that the recipe names are missing or do not fit, the launcher
+            started other ranks than it asks for, there is no such stage or the one that it starts from is not
+            finished, or another process is training this run.
+        DriftError: It is locked, and something has changed.
         DataError: A record cannot be used.
         GateError: A stage did not reach what its gate asks for.
-        KeyboardInterrupt: The user stopped it; a checkpoint was saved.
+        LostRankError: Another rank ended.
+        KeyboardInterrupt: The user stopped it; what was done is saved.
+        SystemExit: SIGTERM or SIGUSR1 stopped it (143); what was done is saved.
     """
     names = list(run.recipe.stages) if stage is None else [stage]
     if stage is not None:
         _check_stage(run, stage)
-    with run.locked():
+    check_launcher(run.recipe.trainer)
+    check_loggers(run.recipe)
+    with stopping(), run.locked(), lost_ranks_told():
+        done = all(run.finished(name) for name in names)
+        if global_rank() == 0 and (locked or not done):
+            keep_lock(run, recipe_file, hold=locked)
         _train(run, names)
 
 
@@ -58,8 +73,6 @@ def _train(run: RunFolder, names: list[str]) -> None:
     corpora = list(training_corpora(recipe))
     if all(run.finished(name) for name in names):
         print(f"{run.path}: already trained", file=sys.stderr)
-    else:
-        run.write_json("lock.json", lock(recipe, corpora))
     for name in names:
         if run.finished(name):
             print(f"stage {name}: already done", file=sys.stderr)
@@ -81,12 +94,8 @@ def _model(run: RunFolder, name: str, corpora: list[Corpus]) -> SpeechLM:
     model = assemble(
         recipe.at(name), texts=lambda: all_texts(corpora), assets=run.assets if started else None
     )
-    if not started and global_rank() == 0:
-        temporary = run.assets.with_name(".assets.tmp")
-        for part in PARTS:
-            (temporary / part).mkdir(parents=True, exist_ok=True)
-            getattr(model, part).save_assets(temporary / part)
-        temporary.rename(run.assets)
+    if not started:
+        run.save_assets(model)
     if (before := recipe.start_of(name)) is not None:
         load_trained(model, recipe, before, run.weights(before))
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ from torch import Tensor
 
 Gather = Callable[[Any], list[Any]]
 """Returns what every rank gave, in order of ranks."""
+MEASURED = ("audio_seconds_per_second", "positions_per_second", "data_wait", "memory_gb")
+"""Values that depend on the machine and on the time; all others are the same whenever a run is repeated."""
 
 
 class LogWindow:
@@ -35,11 +38,31 @@ class LogWindow:
         self.counts: Counter[str] = Counter()
         self.audio_seconds, self.positions = 0.0, 0
         self.padding = [0, 0]
-        self.restart_clock()
+        self._counted = self.audio_seconds, self.positions
+        self._seconds = self._waited = 0.0
+        self.start_clock()
 
-    def restart_clock(self) -> None:
-        """Leave the time until now out of all rates."""
-        self._clock = time.monotonic()
+    def start_clock(self) -> None:
+        """Count the time from now on, and wait for data."""
+        self._clock = self._idle_since = time.monotonic()
+
+    def stop_clock(self) -> None:
+        """Leave out what comes until the clock is started again: a validation."""
+        self._seconds += time.monotonic() - self._clock
+        self._counted = self.audio_seconds, self.positions
+
+    def resume_clock(self) -> None:
+        """Go on after `stop_clock`."""
+        self.audio_seconds, self.positions = self._counted
+        self.start_clock()
+
+    def arrived(self) -> None:
+        """Take note that a micro-batch has arrived: what went by since the last one's end was waiting."""
+        self._waited += time.monotonic() - self._idle_since
+
+    def done(self) -> None:
+        """Take note that all is done with a micro-batch."""
+        self._idle_since = time.monotonic()
 
     def add(
         self, loss: Tensor, parts: Mapping[str, Tensor], measures: Mapping[str, Tensor] | None = None
@@ -53,9 +76,15 @@ class LogWindow:
 
     def metrics(self, gather: Gather) -> dict[str, float]:
         """Return means of losses and parts, sums of counts, and rates, over all ranks."""
-        seconds = max(time.monotonic() - self._clock, 1e-9)
+        seconds = max(self._seconds + time.monotonic() - self._clock, 1e-9)
+        measured = {
+            "audio_seconds": self.audio_seconds,
+            "positions": self.positions,
+            "waited": self._waited / seconds,
+            "memory_gb": peak_memory() / 1e9,
+        }
         # By objects, not tensors: a rank whose micro-batches held no audio has no parts.
-        states = gather({**self.state(), "audio_seconds": self.audio_seconds, "positions": self.positions})
+        states = gather({**self.state(), **measured})
         losses = [loss for state in states for loss in state["losses"]]
         parts: dict[str, list[float]] = {}
         measures: dict[str, list[float]] = {}
@@ -74,6 +103,8 @@ class LogWindow:
             "audio_seconds_per_second": sum(state["audio_seconds"] for state in states) / seconds,
             "positions_per_second": sum(state["positions"] for state in states) / seconds,
             "padding": padded / computed if computed else 0.0,
+            "data_wait": _mean([state["waited"] for state in states]),
+            "memory_gb": max(state["memory_gb"] for state in states),
         }
 
     def state(self) -> dict[str, Any]:
@@ -97,6 +128,13 @@ class LogWindow:
                     into.setdefault(name, []).extend(map(torch.tensor, values))
             self.counts.update(state["counts"])
             self.padding = [a + b for a, b in zip(self.padding, state["padding"], strict=True)]
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has held: of its GPU if it uses one, else its own [bytes]."""
+    if torch.cuda.is_available() and (held := torch.cuda.max_memory_allocated()):
+        return held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 def _floats(values: list[Tensor]) -> list[float]:

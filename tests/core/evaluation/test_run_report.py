@@ -11,6 +11,7 @@ import pytest
 
 from kikimimi.data.shards import Shards
 from kikimimi.evaluation.evaluate import evaluate, read_predictions
+from kikimimi.evaluation.run_figures import measured
 from kikimimi.evaluation.run_report import write_run_report
 from kikimimi.recipe import load_recipe
 from kikimimi.run_folder import RunFolder
@@ -81,7 +82,27 @@ def test_a_report_before_any_evaluation(run: RunFolder) -> None:
     write_run_report(run)
     html = run.report.read_text(encoding="utf-8")
     assert "<audio" not in html
-    assert "stage asr" in text(html)
+    shown = text(html)
+    for figure in ("seconds of audio per second", "waiting for data [%]", "most memory [GB]"):
+        assert f"stage asr: {figure}" in shown
+    assert "Norm of the gradient" in shown
+    assert "Seconds of audio per second" in shown
+
+
+def test_figures_are_of_each_stage() -> None:
+    lines = [
+        {"stage": "a", "audio_seconds_per_second": 10.0, "data_wait": 0.1, "memory_gb": 1.0},
+        {"stage": "a", "audio_seconds_per_second": 30.0, "data_wait": 0.3, "memory_gb": 2.5},
+        {"stage": "a", "audio_seconds_per_second": 11.0, "data_wait": 0.2, "memory_gb": 2.0},
+        {"stage": "b", "data_wait": 0.5},
+        {"stage": "b", "validation_loss": 1.0},
+    ]
+    assert [(figure.label, figure.value) for figure in measured(lines)] == [
+        ("stage a: seconds of audio per second", 11.0),
+        ("stage a: waiting for data [%]", 20.0),
+        ("stage a: most memory [GB]", 2.5),
+        ("stage b: waiting for data [%]", 50.0),
+    ]
 
 
 def test_records_of_equal_key_are_shown_with_their_own_reference(run: RunFolder, tmp_path: Path) -> None:

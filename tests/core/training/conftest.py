@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +19,8 @@ from kikimimi.data.index import build_index
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.run_folder import RunFolder
 from kikimimi.testing import write_shard
+from kikimimi.training.metrics import read_metrics
+from kikimimi.training.window import MEASURED
 
 RECIPE = """
 name: small
@@ -37,6 +45,94 @@ trainer: {{log_every: 1, accelerator: cpu}}
 """
 
 Make = Callable[..., RunFolder]
+TIMEOUT = 240.0
+
+
+class Training:
+    """A running `kikimimi train`.
+
+    Args:
+        arguments: Of the command.
+        log: Where its output goes.
+        program: What runs, after `python`; it is given the word `train` and the arguments.
+        command: The whole command, in place of program and arguments.
+        environment: Variables beside those of this process.
+    """
+
+    def __init__(
+        self,
+        *arguments: object,
+        log: Path,
+        program: Sequence[str] = ("-m", "kikimimi.cli"),
+        command: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.log = log
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                command or [sys.executable, *program, "train", *map(str, arguments)],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+            )
+
+    @property
+    def output(self) -> str:
+        """What it said until now."""
+        return self.log.read_text(errors="replace")
+
+    def wait_until(self, condition: Callable[[], object], *, pause: float = 0.005) -> None:
+        """Wait for a condition while it runs."""
+        end = time.monotonic() + TIMEOUT
+        while not condition():
+            assert self.process.poll() is None, f"it ended:\n{self.output}"
+            assert time.monotonic() < end, f"it takes too long:\n{self.output}"
+            time.sleep(pause)
+
+    def says(self, words: str) -> None:
+        """Wait until it has said something."""
+        self.wait_until(lambda: words in self.output)
+
+    def end(self) -> int:
+        """Wait until it ends; return the exit code."""
+        return self.process.wait(TIMEOUT)
+
+    def children(self) -> list[int]:
+        """Return the processes that it started."""
+        number = self.process.pid
+        return list(map(int, Path(f"/proc/{number}/task/{number}/children").read_text().split()))
+
+    @staticmethod
+    def curve(run: Path) -> list[dict[str, Any]]:
+        """Return what a run has logged, without what depends on the machine."""
+        lines = read_metrics(run / "metrics.jsonl")
+        return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
+
+    @classmethod
+    def steps(cls, run: Path) -> int:
+        """Return how many steps a run has logged."""
+        return sum("loss" in line for line in cls.curve(run))
+
+
+Launch = Callable[..., Training]
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """Start a training; what still runs when the test ends is killed."""
+    started: list[Training] = []
+
+    def start(*arguments: object, **options: Any) -> Training:
+        started.append(Training(*arguments, log=tmp_path / f"log-{len(started)}.txt", **options))
+        return started[-1]
+
+    yield start
+    for training in started:
+        if training.process.poll() is None:
+            for child in training.children():
+                os.kill(child, signal.SIGKILL)
+            training.process.kill()
+            training.process.wait()
 
 
 @pytest.fixture

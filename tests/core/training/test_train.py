@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +19,9 @@ from kikimimi.run_folder import RunFolder
 from kikimimi.testing import write_shard
 from kikimimi.training.metrics import read_metrics
 from kikimimi.training.train import train
+from kikimimi.training.window import MEASURED
 
 Make = Callable[..., RunFolder]
-MEASURED = ("audio_seconds_per_second", "positions_per_second")
 
 
 def curve(run: RunFolder) -> list[dict[str, object]]:
@@ -70,7 +72,8 @@ def test_training_lowers_the_loss_and_leaves_everything(
     assert [float(row["loss"]) for row in rows] == losses
     lock = json.loads((run.path / "lock.json").read_text())
     assert lock["plugins"]["adapter"]["distribution"] == "kikimimi"
-    assert set(lock["data"]) == {"tones"}
+    stages = {"stages.asr.data.tones", "stages.asr.validate.data.held_out"}
+    assert set(lock["data"]) == {*stages, "evaluate.held_out"}
     kept = load_file(run.weights("asr"))
     assert {name.split(".")[0] for name in kept} == {"encoder", "adapter", "llm"}  # all three are random here
     assert not list(run.path.rglob("*.tmp")) + list(run.path.rglob("*.ckpt")) + list(run.path.rglob("*.pt"))
@@ -194,7 +197,7 @@ def test_ctrl_c_saves_and_goes_on(make_run: Make, monkeypatch: pytest.MonkeyPatc
     def press(self: KeepCheckpoints, trainer: object, module: object, batch: object, index: int) -> None:
         real(self, trainer, module, batch, index)  # type: ignore[arg-type]
         if index == 8:  # first micro-batch of the fifth step
-            self._stop(2, None)
+            os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(KeepCheckpoints, "on_train_batch_start", press)
@@ -274,11 +277,11 @@ def test_padding_is_counted_inside_the_encoder_too(make_run: Make) -> None:
     assert sum(map(float, map(str, shares[2:]))) > sum(map(float, map(str, shares[:2])))
 
 
-def test_sigterm_saves_and_says_so(make_run: Make, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_s_signal_saves_and_says_so(
+    make_run: Make, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
     """As schedulers send it: the step ends, a checkpoint is written; the run goes on exactly."""
-    import os
-    import signal
-
     from kikimimi.training.module import StageModule
 
     reference, run = make_run("reference"), make_run("run")
@@ -287,7 +290,7 @@ def test_sigterm_saves_and_says_so(make_run: Make, capsys: pytest.CaptureFixture
 
     def killed(self: StageModule, batch: object, index: int) -> torch.Tensor:
         if index == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return real(self, batch, index)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -295,7 +298,7 @@ def test_sigterm_saves_and_says_so(make_run: Make, capsys: pytest.CaptureFixture
         with pytest.raises(SystemExit) as stopped:
             train(run)
     assert stopped.value.code == 143
-    assert "stopped by SIGTERM. Run the same command again" in capsys.readouterr().err
+    assert f"stopped by {number.name}. Run the same command again" in capsys.readouterr().err
     assert sorted(run.checkpoints("asr").iterdir())[-1].name == "step-00000005"
     train(run)
     assert run.weights("asr").read_bytes() == reference.weights("asr").read_bytes()
@@ -312,17 +315,88 @@ def test_one_process_trains_a_run(make_run: Make) -> None:
 
 
 @pytest.mark.parametrize("validated", [True, False])
-def test_resuming_where_a_validation_is_due(make_run: Make, validated: bool) -> None:
+@pytest.mark.parametrize("step", [4, 8])
+def test_resuming_where_a_validation_is_due(make_run: Make, validated: bool, step: int) -> None:
     """Whether a kill came after the validation, or between the checkpoint and it: then it is made up for."""
     run = make_run("run", "stages.asr.checkpoint.every=4")
     train(run)
     whole, weights = curve(run), run.weights("asr").read_bytes()
-    rewind(run, 4)
+    rewind(run, step)
     lines = run.metrics.read_text().splitlines()
-    kept = [line for line in lines if not (json.loads(line)["step"] == 4 and "validation_loss" in line)]
+    kept = [line for line in lines if not (json.loads(line)["step"] == step and "validation_loss" in line)]
     assert len(kept) == len(lines) - 1
     if not validated:
         run.metrics.write_text("\n".join(kept) + "\n")
     train(run)
     assert curve(run) == whole
     assert run.weights("asr").read_bytes() == weights
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_a_signal_in_a_validation(
+    make_run: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """The step before it is saved, the validation is left, and made up for by the run that goes on."""
+    from kikimimi.training.module import StageModule
+
+    reference, run = make_run("reference"), make_run("run")
+    train(reference)
+    real = StageModule.validation_step
+
+    def killed(self: StageModule, batch: object, index: int) -> None:
+        if self.trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(self, batch, index)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageModule, "validation_step", killed)
+        with pytest.raises(SystemExit) as stopped:
+            train(run)
+    assert stopped.value.code == 143
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert sorted(run.checkpoints("asr").iterdir())[-1].name == f"step-{step:08d}"
+    assert curve(run) == curve(reference)[: len(curve(run))]
+    assert [line["step"] for line in curve(run) if "validation_loss" in line] == list(range(4, step, 4))
+    train(run)
+    assert curve(run) == curve(reference)
+    assert run.weights("asr").read_bytes() == reference.weights("asr").read_bytes()
+
+
+def test_schedulers_repeat_themselves(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm sends SIGTERM after SIGUSR1, torchrun what has come already: the step is saved all the same."""
+    from kikimimi.training.module import StageModule
+
+    run = make_run("run")
+    real = StageModule.training_step
+
+    def killed(self: StageModule, batch: object, index: int) -> torch.Tensor:
+        if index == 4:
+            for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+        return real(self, batch, index)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StageModule, "training_step", killed)
+    with pytest.raises(SystemExit) as stopped:
+        train(run)
+    assert stopped.value.code == 143
+    assert sorted(run.checkpoints("asr").iterdir())[-1].name == "step-00000003"
+
+
+def test_a_second_ctrl_c_stops_at_once(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kikimimi.training import stop
+    from kikimimi.training.module import StageModule
+
+    run = make_run("run")
+    monkeypatch.setattr(stop, "ONCE_MORE", -1.0)  # however soon it comes
+    handlers = [signal.getsignal(number) for number in stop.STOP_SIGNALS]
+
+    def killed(self: StageModule, batch: object, index: int) -> torch.Tensor:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the step goes on")
+
+    monkeypatch.setattr(StageModule, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(run)
+    assert not run.checkpoints("asr").is_dir()
+    assert [signal.getsignal(number) for number in stop.STOP_SIGNALS] == handlers

@@ -1,0 +1,27 @@
+"""Figures of a run's machine for the report: how fast each stage went, and what it waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from statistics import fmean, median
+from typing import Any
+
+from kikimimi.evaluation.report import Count
+
+AUDIO_SPEED = "audio_seconds_per_second"
+_FIGURES: tuple[tuple[str, str, Callable[[list[float]], float], float, int, str], ...] = (
+    (AUDIO_SPEED, "seconds of audio per second", median, 1, 2, "all ranks together; median of the log lines"),
+    ("positions_per_second", "positions per second", median, 1, 1, "of the LLM, audio and text; likewise"),
+    ("data_wait", "waiting for data [%]", fmean, 100, 2, "of the training's time; mean of the ranks"),
+    ("memory_gb", "most memory [GB]", max, 1, 3, "of the fullest rank: its GPU's, or without one its own"),
+)
+
+
+def measured(lines: list[dict[str, Any]]) -> Iterator[Count]:
+    """Yield speed, waiting and memory of each stage, from the lines of its metrics."""
+    for stage in dict.fromkeys(line["stage"] for line in lines):
+        own = [line for line in lines if line["stage"] == stage]
+        for key, label, of_all, scale, digits, note in _FIGURES:
+            if values := [line[key] for line in own if key in line]:
+                value = round(scale * of_all(values), digits)
+                yield Count(label=f"stage {stage}: {label}", value=value, note=note)

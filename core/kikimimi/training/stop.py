@@ -1,0 +1,123 @@
+"""Stopping when a signal asks for it: at once where nothing is lost by it, else after the step.
+
+Schedulers send SIGTERM or SIGUSR1 some time before they kill, people press Ctrl-C. Each of them ends a
+training with what it needs to go on. This module imports no torch: commands are covered from their start.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from kikimimi.rank import child_of_lightning, global_rank
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""What asks a training to stop; the training process sees to it, its readers do not."""
+STOPPED = 128 + signal.SIGTERM
+"""Exit code of a training that a scheduler's signal stopped, whichever it was."""
+ONCE_MORE = 1.0
+"""How long after the first Ctrl-C another one counts as a second [s]: torchrun passes on what the terminal
+has sent to its processes already."""
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+class Stopped(BaseException):
+    """A signal asks to stop, and nothing is lost by stopping here.
+
+    Not an Exception, which libraries catch, and not a KeyboardInterrupt, which Lightning turns into a bare
+    exit with 1.
+
+    Args:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def at_once(number: int, frame: FrameType | None) -> None:
+    """Stop here; the handler of signals outside of the steps."""
+    raise Stopped(number)
+
+
+class AfterStep:
+    """The handler of signals during the steps: takes note, and the step ends.
+
+    Attributes:
+        signal: The first signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._when = 0.0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Take note; a second Ctrl-C stops at once. Schedulers repeat themselves: that changes nothing."""
+        if self.signal is None:
+            self.signal, self._when = number, time.monotonic()
+            if global_rank() == 0:
+                print("\nstopping after this step; Ctrl-C stops at once", file=sys.stderr, flush=True)
+        elif number == signal.SIGINT and time.monotonic() - self._when > ONCE_MORE:
+            raise Stopped(number)
+
+
+def handle(handler: Handler) -> dict[int, Any]:
+    """Let a handler see to the signals; return what did before, for `give_back`."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}  # signals are the main thread's, whoever that belongs to
+    return {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+
+
+def give_back(handlers: Mapping[int, Any]) -> None:
+    """Put back what `handle` returned."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Stop at once when a signal asks for it, with a line instead of a traceback.
+
+    Raises:
+        KeyboardInterrupt: It was Ctrl-C.
+        SystemExit: It was SIGTERM or SIGUSR1 (143).
+    """
+    handlers = handle(at_once)
+    try:
+        yield
+    except Stopped as stopped:
+        leave(stopped.number)
+    finally:
+        give_back(handlers)
+
+
+def leave(number: int) -> None:
+    """End as a stop by a signal ends.
+
+    Raises:
+        KeyboardInterrupt: It was Ctrl-C.
+        SystemExit: It was SIGTERM or SIGUSR1 (143).
+    """
+    if child_of_lightning():
+        # One of them that ends with an error makes Lightning kill the process that the user started.
+        raise SystemExit(0)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    if global_rank() == 0:
+        name = signal.Signals(number).name
+        print(f"stopped by {name}. Run the same command again: it goes on from here.", file=sys.stderr)
+    raise SystemExit(STOPPED)
+
+
+def ignore_signals(worker: int) -> None:
+    """Leave it to the training process to stop: schedulers send signals to all processes at once."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
