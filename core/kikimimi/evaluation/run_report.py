@@ -14,7 +14,7 @@ from kikimimi.data.audio import decode, encode_flac
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import read_faults
 from kikimimi.describe import describe
-from kikimimi.evaluation.chart import Curve
+from kikimimi.evaluation.chart import STYLES, Curve
 from kikimimi.evaluation.edits import edits, error_rate
 from kikimimi.evaluation.evaluate import read_predictions, row_keys
 from kikimimi.evaluation.report import (
@@ -54,7 +54,7 @@ def write_run_report(run: RunFolder) -> Path:
             created=datetime.now().astimezone(),
             facts=_facts(run, lines, scores),
             scores=scores,
-            charts=[*_losses(lines), *_norms(lines), *_rates(lines), *_speeds(lines)],
+            charts=[*_losses(lines), *_measures(lines), *_norms(lines), *_rates(lines), *_speeds(lines)],
             examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
             counts=[*measured(lines), *_padding(lines), *_counts(lines), *_drops(run)],
             components=[
@@ -126,7 +126,30 @@ def _rates(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
     for stage, own in stages.items():
         where = f" of stage {stage}" if len(stages) > 1 else ""
         curves = [curve for key in _keys(own, "lr/") for curve in _curves(own, key, key.removeprefix("lr/"))]
-        yield CurveGroup(title=f"Learning rate{where}", curves=curves, exact=True)
+        yield from _charts(f"Learning rate{where}", curves, exact=True)
+
+
+def _measures(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
+    """Yield a chart for each family of measures that an objective adds, such as ``reward/margin``."""
+    stages = _by_stage(lines)
+    for stage, own in stages.items():
+        where = f" of stage {stage}" if len(stages) > 1 else ""
+        keys = [key for key in _keys([line for line in own if "loss" in line], "") if "/" in key]
+        families = {key.partition("/")[0] for key in keys} - {"loss", "lr", "count"}
+        for family in sorted(families):
+            curves = [
+                curve
+                for key in _keys(own, f"{family}/")
+                for curve in _curves(own, key, key.removeprefix(f"{family}/"))
+            ]
+            yield from _charts(f"{family.capitalize()}{where}", curves)
+
+
+def _charts(title: str, curves: list[Curve], *, exact: bool = False) -> Iterator[CurveGroup]:
+    """Yield as many charts as the curves need: one can tell so many line styles apart."""
+    for begin in range(0, len(curves), STYLES):
+        part = f" ({begin // STYLES + 1})" if len(curves) > STYLES else ""
+        yield CurveGroup(title=f"{title}{part}", curves=curves[begin : begin + STYLES], exact=exact)
 
 
 def _norms(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:

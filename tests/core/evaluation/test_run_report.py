@@ -119,3 +119,20 @@ def test_records_of_equal_key_are_shown_with_their_own_reference(run: RunFolder,
     keys = ["clips-0000", "clips-0001", "clips-0000 (2)", "clips-0001 (2)"]
     assert [lines[key]["reference"] for key in keys] == references
     assert all(key in shown for key in keys)
+
+
+def test_what_an_objective_measures_is_drawn(run: RunFolder) -> None:
+    """Rewards of DPO in one chart, and more curves than line styles in several."""
+    names = [f"reward/{name}" for name in ("accuracy", "chosen", "margin", "rejected")]
+    names += [f"lr/llm.group{number}" for number in range(5)]
+    with run.metrics.open("a", encoding="utf-8") as file:
+        for step in (1, 2):
+            line = {"stage": "asr", "step": step, "loss": 0.5, **dict.fromkeys(names, 0.1 * step)}
+            file.write(json.dumps(line) + "\n")
+    shown = text(write_run_report(run).read_text(encoding="utf-8"))
+    assert "Reward" in shown
+    for name in ("accuracy", "chosen", "margin", "rejected"):
+        assert name in shown
+    assert "Learning rate (1)" in shown
+    assert "Learning rate (2)" in shown
+    assert "llm.group4" in shown
