@@ -169,6 +169,16 @@ class Plan:
         cost = sum(float(share) * mean for share, mean in zip(self._shares, means, strict=True))
         return len(self) * cost / self.budget
 
+    def passes(self, micro_batches: int) -> list[float]:
+        """Return how often each source is gone through in so many micro-batches, roughly."""
+        epochs = micro_batches / self.micro_batches_per_epoch
+        if self._shares is None:
+            return [epochs] * len(self.sources)
+        return [
+            epochs * float(share) * len(self) / len(source.costs)
+            for share, source in zip(self._shares, self.sources, strict=True)
+        ]
+
     def epoch(self, number: int) -> list[list[Planned]]:
         """Return the micro-batches of an epoch in order."""
         epoch = self._epoch(number)

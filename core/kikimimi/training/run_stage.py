@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import operator
 import shutil
 import signal
 import sys
@@ -232,8 +233,10 @@ def _features(
     # A later stage may freeze what this run trained, which no fingerprint of its sources would tell.
     if any("encoder" in other.train for other in recipe.stages.values()):
         return None
-    seconds = sum(float(corpus.shards.seconds[corpus.used].sum()) for corpus in corpora)
-    if seconds == 0 or stage.num_steps * stage.batch.global_ < 2 * plan.micro_batches_per_epoch:
+    lengths = [float(corpus.shards.seconds[corpus.used].sum()) for corpus in corpora]
+    passes = plan.passes(stage.num_steps * stage.batch.global_)
+    seconds = sum(lengths)
+    if seconds == 0 or sum(map(operator.mul, lengths, passes)) < 2 * seconds:
         return None
     size = forecast_bytes(
         [*corpora, *held_out], model.encoder, 4 if recipe.trainer.precision == "fp32" else 2

@@ -230,6 +230,9 @@ def test_micro_batches_per_epoch_are_roughly_told() -> None:
     for weights in (None, [1.0, 3.0]):
         plan = _plan(costs, weights, budget=60)
         assert plan.micro_batches_per_epoch == pytest.approx(plan.num_micro_batches(0), rel=0.08)
+        taken = Counter(p.source for batch in itertools.islice(plan.micro_batches(), 60) for p in batch)
+        passes = [taken[i] / len(given) for i, given in enumerate(costs)]
+        assert plan.passes(60) == pytest.approx(passes, rel=0.1)
 
 
 @pytest.mark.parametrize(
