@@ -1,7 +1,7 @@
 """The quickstart: from nothing to a trained speech LLM, a measured CER and a report, on two CPU cores.
 
-`QUICKSTART` trains one stage on one task, `CHAIN` the stages of the Japanese chain in small. It does only what
-single commands do, and prints each of them before it does it.
+`QUICKSTART` trains one stage on one task, `CHAIN` the stages of the Japanese chain in small. It only does
+what single commands do, and prints each of them before it does it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import pytest
 
 from kikimimi import quickstart as module
 from kikimimi.cli import main
-from kikimimi.data.dialogue import DialogueSizes
 from kikimimi.quickstart import quickstart
 from kikimimi.shipped import shipped_recipe
 
@@ -32,10 +31,8 @@ OVERRIDES = (
 
 
 def shrink(patch: pytest.MonkeyPatch) -> None:
-    sizes = {"sentences": SENTENCES, "held_out": HELD_OUT}
-    patch.setattr(module, "QUICKSTART", replace(module.QUICKSTART, **sizes))
-    dialogue = DialogueSizes(instructions=6, preferences=4, texts=10)
-    patch.setattr(module, "CHAIN", replace(module.CHAIN, **sizes, dialogue=dialogue))
+    small = replace(module.QUICKSTART, sentences=SENTENCES, held_out=HELD_OUT)
+    patch.setattr(module, "QUICKSTART", small)
 
 
 @pytest.fixture(scope="module")
