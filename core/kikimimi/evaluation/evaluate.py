@@ -22,6 +22,7 @@ from kikimimi.model.batch import Sample, collate
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.progress import Progress
 from kikimimi.run_folder import RunFolder
+from kikimimi.training.loggers import log_evaluation
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Chosen, Evaluation
@@ -67,6 +68,8 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
                     _with_baseline(f"evaluate.{name}.baselines.{baseline}", chosen, corpus),
                 )
         scores[name] = _write_scores(run, name, corpus, systems)
+    own_scores = {name: systems[run.recipe.name] for name, systems in scores.items()}
+    log_evaluation(run, {f"{score.metric}/{name}": score.value for name, score in own_scores.items()})
     return scores
 
 

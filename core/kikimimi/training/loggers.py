@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from kikimimi.errors import MissingExtraError
-from kikimimi.training.metrics import MetricsFile
+from kikimimi.training.metrics import MetricsFile, read_metrics
 from kikimimi.training.wandb_logger import WandbFile, import_wandb
 
 if TYPE_CHECKING:
@@ -55,6 +56,25 @@ def open_loggers(run: RunFolder, stage: str, step: int | None) -> list[Logger]:
     return loggers
 
 
+def log_evaluation(run: RunFolder, rates: dict[str, float]) -> None:
+    """Write the error rates of a run to its loggers, where they are those of a finished stage.
+
+    A machine that evaluates may lack a logger's package: that is told, and the metrics file has the rates.
+
+    Args:
+        run: The run.
+        rates: By name, such as ``cer/cv8`` [%].
+    """
+    stage, _ = run.newest_weights()
+    steps = [line["step"] for line in read_metrics(run.metrics) if line["stage"] == stage]
+    if not (run.finished(stage) and steps):
+        return
+    try:
+        log_scores(run, stage, max(steps), rates)
+    except MissingExtraError as error:
+        print(f"the error rates stand in {run.metrics} alone: {error}", file=sys.stderr)
+
+
 def log_scores(run: RunFolder, stage: str, step: int, scores: dict[str, float]) -> None:
     """Write values that are measured outside of the steps (evaluations) to every logger of a run.
 
@@ -68,7 +88,8 @@ def log_scores(run: RunFolder, stage: str, step: int, scores: dict[str, float]) 
     new = {name: value for name, value in scores.items() if not metrics.has(step, name)}
     if not new:
         return
-    for logger in (metrics, *open_loggers(run, stage, step)):
+    metrics.log_metrics(new, step=step)
+    metrics.write_csv()
+    for logger in open_loggers(run, stage, step):
         logger.log_metrics(new, step=step)
         logger.finalize("success")
-    metrics.write_csv()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kikimimi.errors import MissingExtraError, RecipeError
+from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.run_folder import RunFolder
 from kikimimi.training.loggers import check_loggers, log_scores
 from kikimimi.training.metrics import read_metrics
@@ -144,6 +145,24 @@ def test_scores_go_to_every_logger_once(make_run: Make, runs: list[FakeRun]) -> 
     assert read_metrics(run.metrics) == [{"stage": "asr", "step": 8, "cer/held_out": 12.5}]
     assert logged(runs) == {(8, "cer/held_out"): 12.5}
     assert json.loads((run.path / "wandb" / "asr.json").read_text())["step"] == 8
+
+
+def test_evaluations_go_to_the_loggers(
+    make_run: Make, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("run", *SHORT, "trainer.loggers=[wandb]")
+    train(run)
+    for _ in range(2):
+        scores = evaluate(run)
+    value = scores["held_out"]["small"].value
+    assert logged(runs)[6, "cer/held_out"] == value
+    assert set(logged(runs)) == in_metrics(run)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    other = make_run("other", *SHORT)
+    train(other)
+    evaluate(RunFolder.open(other.path, ["trainer.loggers=[wandb]"]))
+    assert "metrics.jsonl alone: trainer.loggers: wandb needs the package 'wandb'" in capsys.readouterr().err
+    assert (6, "cer/held_out") in in_metrics(other)
 
 
 def test_tensorboard_shows_no_step_twice(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
