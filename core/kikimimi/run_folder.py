@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kikimimi.errors import RunError, listing, nearest
+from kikimimi.pieces import find_set
 from kikimimi.rank import global_rank
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.recipe.chosen import PARTS
@@ -36,9 +37,16 @@ if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
 
 LONGEST_NAME = 80
-WEIGHTS = "weights.safetensors"
-"""What a checkpoint calls the trained weights."""
-HARDWARE = ("accelerator", "strategy", "devices", "nodes", "workers", "log_every", "loggers")
+HARDWARE = (
+    "accelerator",
+    "strategy",
+    "activation_checkpointing",
+    "devices",
+    "nodes",
+    "workers",
+    "log_every",
+    "loggers",
+)
 """Options of the section `trainer` that change neither the steps nor their order: a run may change them."""
 _BEGUN = ("metrics.jsonl", "checkpoints", "weights")  # any of them is there from the first step on
 
@@ -254,7 +262,7 @@ class RunFolder:
             if self.finished(name):
                 return name, self.weights(name)
             if saved := checkpoint_folders(self.checkpoints(name)):
-                return name, saved[-1] / WEIGHTS
+                return name, find_set(saved[-1], "weights")
         what = "nothing was" if stage is None else f"stage '{stage}' was not"
         raise RunError(f"{self.path}: {what} trained yet. Go on with: kikimimi train {self.path}")
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kikimimi.interfaces import LLM, Adapter, AdapterOutput, Encoder, Generation, Padded
 from kikimimi.model.batch import Batch
 from kikimimi.model.lora import AudioGate
+from kikimimi.model.stand_in import StandIn, evaluating
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class SpeechLM(nn.Module):
         fixed: Names of parameters that are constants by design (sinusoidal positions); no stage trains them.
         pretrained: Names of parameters that are filled from a source that checkpoints refer to.
         gate: Of low-rank updates of the LLM that act only in conversations with audio, or None.
+
+    Attributes:
+        stand_in: What encoder and adapter run in a batch without clips, where all ranks have to run all parts
+            because each holds a piece of them; None where that does not matter.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class SpeechLM(nn.Module):
         self.fixed = fixed
         self.pretrained = pretrained
         self.gate = gate
+        self.stand_in: StandIn | None = None
         self.encoder = encoder
         self.adapter = adapter
         self.llm = llm
@@ -108,7 +114,7 @@ class SpeechLM(nn.Module):
         Raises:
             ValueError: No token of the batch is a target.
         """
-        packed, output = self.pack(batch, batch.transcripts)
+        packed, output = self._pack(batch, batch.transcripts)
         ends = packed.lengths.cumsum(0)
         is_start = torch.zeros_like(packed.loss)
         is_start[ends - packed.lengths] = True
@@ -133,6 +139,8 @@ class SpeechLM(nn.Module):
 
     def encode(self, batch: Batch) -> Batch:
         """Return a micro-batch with the encoder's output in place of waveforms, for several passes."""
+        if batch.audio is None and batch.features is None and self.stand_in is not None:
+            return replace(batch, features=self._encode_stand_in(self.stand_in))
         if batch.audio is None:
             return batch
         return replace(batch, audio=None, features=self.encoder(batch.audio))
@@ -158,21 +166,48 @@ class SpeechLM(nn.Module):
         Returns:
             The pack, and what the adapter made of the clips, where there are any.
         """
+        return self._pack(batch, transcripts)
+
+    def _pack(
+        self, batch: Batch, transcripts: Sequence[str | None] | None
+    ) -> tuple[Packed, AdapterOutput | None]:
         is_text = torch.ones_like(batch.loss)
         is_text[batch.slots] = False
         text = self.llm.embed(batch.ids[is_text])
-        features = batch.features
-        if features is None and batch.audio is not None:
-            features = self.encoder(batch.audio)
-        if features is None:
+        if not len(batch.slots):
+            if self.stand_in is not None:
+                heard = self._encode_stand_in(self.stand_in) if batch.features is None else batch.features
+                text = text + self._zero(heard).to(text)
             return Packed(text, batch.lengths, batch.ids, batch.loss), None
+        features = batch.features
+        if features is None:
+            assert batch.audio is not None
+            features = self.encoder(batch.audio)
+        output = self._adapt(features, transcripts)
+        return self._splice(batch, is_text, text, _filling(output.tokens, batch.clips)), output
+
+    def _adapt(self, features: Padded, transcripts: Sequence[str | None] | None) -> AdapterOutput:
         # An encoder of half precision feeds an adapter of full precision, unless autocast sees to it.
         weight = next(self.adapter.parameters(), None)
         if weight is not None and not torch.is_autocast_enabled(weight.device.type):
             features = replace(features, values=features.values.to(weight.dtype))
         given = (transcripts,) if self.adapter.uses_transcripts else ()
         output: AdapterOutput = self.adapter(features, *given)
-        return self._splice(batch, is_text, text, _filling(output.tokens, batch.clips)), output
+        return output
+
+    def _encode_stand_in(self, stand_in: StandIn) -> Padded:
+        device = next(self.llm.parameters()).device
+        if stand_in.features is not None:
+            return stand_in.features.to(device)
+        with evaluating(self.encoder):
+            features: Padded = self.encoder(stand_in.audio.to(device))
+        return features
+
+    def _zero(self, features: Padded) -> Tensor:
+        """Return zero, whose gradient passes through every layer that the features of a clip pass."""
+        with evaluating(self.adapter):
+            output = self._adapt(features, (None,))
+        return (output.tokens.values.sum() + sum(output.losses.values())) * 0
 
     def _splice(self, batch: Batch, is_text: Tensor, text: Tensor, tokens: Padded) -> Packed:
         device = text.device

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kikimimi.errors import RunError, listing
 from kikimimi.model.assembly import trainable_names
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe.chosen import PARTS
+from kikimimi.tensor_files import StoredTensor, copy_into, stored_tensors
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Recipe
@@ -62,8 +60,10 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return parameters | {name: tensor for name, tensor in state.items() if name not in tied}
 
 
-def load_kept(model: nn.Module, state: dict[str, Tensor], kept: Collection[str], *, source: str) -> None:
-    """Copy named parameters into a model: all of `kept` and nothing else.
+def load_kept(
+    model: nn.Module, state: Mapping[str, Tensor | StoredTensor], kept: Collection[str], *, source: str
+) -> None:
+    """Copy named parameters into a model, sharded or not: all of `kept` and nothing else.
 
     Raises:
         RunError: The names or shapes differ.
@@ -72,30 +72,29 @@ def load_kept(model: nn.Module, state: dict[str, Tensor], kept: Collection[str],
     wrong = sorted(set(kept) ^ set(state))
     if wrong:
         raise RunError(f"{source} does not fit the recipe: it differs in {listing(wrong[:5])}")
-    with torch.no_grad():
-        for name, tensor in state.items():
-            if parameters[name].shape != tensor.shape:
-                raise RunError(
-                    f"{source} does not fit the recipe: {name} is {tuple(tensor.shape)} there and "
-                    f"{tuple(parameters[name].shape)} in the model"
-                )
-            parameters[name].copy_(tensor)
+    for name, tensor in state.items():
+        if parameters[name].shape != tensor.shape:
+            raise RunError(
+                f"{source} does not fit the recipe: {name} is {tuple(tensor.shape)} there and "
+                f"{tuple(parameters[name].shape)} in the model"
+            )
+        copy_into(parameters[name], tensor)
 
 
 def load_trained(model: SpeechLM, recipe: Recipe, stage: str, path: Path) -> None:
-    """Load what a stage of a run left, or had reached, into its model.
+    """Load what a stage of a run left, or had reached, into its model, sharded or not.
 
     Args:
         model: Of the recipe.
         recipe: Of the run.
         stage: Whose weights they are.
-        path: The safetensors file.
+        path: The safetensors file, or one of the pieces of a set.
 
     Raises:
         RunError: The file is damaged or does not fit.
     """
     try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
+        state = stored_tensors(path)
+    except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from error
     load_kept(model, state, kept_names(model, recipe, stage), source=str(path))

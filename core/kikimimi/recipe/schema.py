@@ -91,8 +91,12 @@ class Trainer:
     """Number format of the forward and backward pass."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """What it runs on."""
-    strategy: Literal["auto", "ddp"] = "auto"
-    """How ranks share the work."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How ranks share the work: with ddp (auto, where there are several) each holds the whole model, with
+    fsdp a piece of every parameter."""
+    activation_checkpointing: bool = False
+    """Compute what happens inside the blocks once more in the backward pass, instead of keeping it: less
+    memory, more time, the same numbers."""
     devices: int = 1
     """Ranks per node."""
     nodes: int = 1
@@ -122,6 +126,10 @@ class Trainer:
         need(
             not (self.precision == "fp16" and self.accelerator == "cpu"),
             "precision fp16 needs a GPU: use bf16 or fp32",
+        )
+        need(
+            not (self.precision == "fp16" and self.strategy == "fsdp"),
+            "precision fp16 does not go with strategy fsdp: use bf16 or fp32",
         )
         need(self.cache_limit_gb > 0, f"cache_limit_gb must be above 0, not {self.cache_limit_gb}")
         need(

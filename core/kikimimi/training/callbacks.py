@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from kikimimi.model.batch import Batch
 from kikimimi.progress import Progress
 from kikimimi.run_folder import checkpoint_folders
-from kikimimi.training.checkpoint import restore_random_state
+from kikimimi.training.checkpoint import restore_random_state, save_together
 from kikimimi.training.loader import StageLoader
 from kikimimi.training.module import StageModule
 from kikimimi.training.stop import AfterStep, Stopped, at_once, handle
@@ -172,7 +172,7 @@ class KeepCheckpoints(Callback):
             launcher.kill(signal.SIGTERM if isinstance(exception, Stopped) else signal.SIGKILL)
 
     def _save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}", weights_only=False)
+        save_together(trainer, self.folder / f"step-{trainer.global_step:08d}")
         if trainer.is_global_zero:
             for old in checkpoint_folders(self.folder)[: -self.keep]:
                 trainer.strategy.remove_checkpoint(old)

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from kikimimi.data.fault import FaultLog
-from kikimimi.errors import DataError
+from kikimimi.errors import KikimimiError
 from kikimimi.model.assembly import set_modes
 from kikimimi.model.batch import Batch
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.stand_in import StandIn, evaluating
 from kikimimi.model.trained import load_kept, named_tensors
 from kikimimi.objective import Loss, Objective, Step
 from kikimimi.training.best import Best
 from kikimimi.training.checkpoint import random_state
+from kikimimi.training.fsdp import complete_gradients, is_sharded, share_buffers
 from kikimimi.training.loader import StageLoader
 from kikimimi.training.reference import Reference
 from kikimimi.training.schedule import factor
+from kikimimi.training.troubles import Troubles, gradient_norm
 from kikimimi.training.window import LogWindow
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from kikimimi.recipe import Stage
 
 
@@ -40,6 +46,7 @@ class StageModule(pl.LightningModule):
         kept: Names of the tensors that a checkpoint holds; see `kept_names`.
         log_every: Distance between log lines [steps].
         faults: Judges what could not be read.
+        spread: Shards the model over the ranks and fills it; None where every rank holds all of it.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class StageModule(pl.LightningModule):
         kept: Collection[str],
         log_every: int,
         faults: FaultLog,
+        spread: Callable[[DeviceMesh], None] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -60,6 +68,8 @@ class StageModule(pl.LightningModule):
         self.kept = frozenset(kept)
         self.log_every = log_every
         self.faults = faults
+        self._spread = spread
+        self._troubles = Troubles()
         self.strict_loading = False
         self.best: Best | None = None
         """Told of every validation, where the stage keeps its best weights or may end early."""
@@ -78,21 +88,31 @@ class StageModule(pl.LightningModule):
         self._rates: dict[str, float] = {}
         self._validation: list[Tensor] = []
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        """Return the loss of a micro-batch.
-
-        Raises:
-            DataError: The loss is not finite, or too many records cannot be read; raised before any weight
-                changes.
+    def configure_model(self) -> None:
+        """Shard the model, where it is to be sharded; before a checkpoint is taken up, remember it as it is,
+        where the objective asks for that.
         """
-        self._judge(batch)
+        if self._spread is not None and not is_sharded(self.model):
+            assert self.device_mesh is not None
+            self._spread(self.device_mesh["data_parallel"])
+        parts = self.objective.reference
+        if parts and self._reference is None:
+            names = [n for found in self.trained.values() for n in found if n.partition(".")[0] in parts]
+            self._reference = Reference(self.model, names)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Return the loss of a micro-batch. What is wrong with it is raised at the end of the step."""
+        try:
+            self._judge(batch)
+        except KikimimiError as error:
+            self._troubles.add(error)
+        self._troubles.see(batch.names)
+        if is_sharded(self.model):
+            share_buffers(self.model)
         loss, made = self._loss(batch)
-        if not torch.isfinite(loss):
-            raise DataError(
-                f"step {self.trainer.global_step + 1}: the loss is {float(loss.detach())}; "
-                "weights are untouched. "
-                f"Records of this micro-batch: {', '.join(batch.names)}"
-            )
+        if is_sharded(self.model):
+            complete_gradients(self.model, loss)
+        self._troubles.check_loss(self.trainer.global_step + 1, loss, batch.names)
         if batch.names:
             self.latest_loss = loss.detach()
             self._window.add(loss, made.parts if len(made.parts) > 1 else {}, made.measures)
@@ -106,6 +126,8 @@ class StageModule(pl.LightningModule):
         self._judge(batch)
         if batch.names:
             self._validation.append(self._loss(batch)[0].detach())
+            if isinstance(self.model, FSDPModule):
+                self.model.reshard()  # no backward pass comes to do it
 
     def _judge(self, batch: Batch) -> None:
         self.faults.judge(batch.outcomes or [None] * len(batch.names))
@@ -114,6 +136,8 @@ class StageModule(pl.LightningModule):
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Loss]:
         """Return the loss, and what the objective and the adapter say of it."""
+        if not batch.names and self.model.stand_in is not None:
+            return self._stand_in(self.model.stand_in)
         if not batch.names:  # none of its records could be read
             nothing = self._nothing([n for names in self.trained.values() for n in names])
             return nothing, Loss(nothing)
@@ -124,6 +148,14 @@ class StageModule(pl.LightningModule):
         said = Loss(loss, {**made.parts, **step.losses}, made.measures, {**made.counts, **step.counts})
         return loss + self._nothing(self._optional), said
 
+    def _stand_in(self, clip: StandIn) -> tuple[Tensor, Loss]:
+        """Return zero, whose gradient passes through every layer that the objective runs."""
+        batch = clip.batch(self.model.llm, self.objective.views).to(self.device)
+        with evaluating(self.model):
+            step = Step(self.model, batch, self._reference)
+            value = self.objective.loss(step).value + sum(step.losses.values(), 0)
+        return value * 0, Loss(value * 0)
+
     def _nothing(self, names: list[str]) -> Tensor:
         """Return zero, whose gradient with respect to the named parameters is zero, too.
 
@@ -131,6 +163,8 @@ class StageModule(pl.LightningModule):
         ranks that wait for one another's gradients would wait for ever.
         """
         zero = torch.zeros((), device=self.device)
+        if is_sharded(self.model):
+            return zero  # `complete_gradients` sees to it
         for name in names:
             zero = zero + self.model.get_parameter(name).flatten()[:0].sum()
         return zero
@@ -171,22 +205,22 @@ class StageModule(pl.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Note the learning rates of this step; measure the gradient and refuse one that is not finite."""
-        self._rates = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(self._gradient_norm):
-            raise DataError(
-                f"step {self.trainer.global_step + 1}: the gradient's norm is {float(self._gradient_norm)}; "
-                "weights are untouched"
-            )
+        """Note the learning rates of this step, measure the gradient, and stop where anything is wrong.
 
-    def configure_model(self) -> None:
-        """Remember the model as it is, before a checkpoint is taken up, where the objective asks for it."""
-        parts = self.objective.reference
-        if parts and self._reference is None:
-            names = [n for found in self.trained.values() for n in found if n.partition(".")[0] in parts]
-            self._reference = Reference(self.model, names)
+        Raises:
+            KikimimiError: On any rank, the loss or the gradient is not finite, or too many records cannot be
+                read; raised on all ranks, before any weight changes.
+        """
+        self._rates = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
+        self._gradient_norm = gradient_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        # With fp16, gradients overflow at times: the scaler leaves such a step out and goes on.
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            self._troubles.check_gradient(self.trainer.global_step + 1, self._gradient_norm)
+        strategy = self.trainer.strategy
+        self._troubles.stop_together(
+            decide=lambda bad: strategy.reduce_boolean_decision(bad, all=False),
+            gather=self._from_every_rank,
+        )
 
     def on_fit_start(self) -> None:
         """Set the modes: Lightning has put every module into train mode by now."""

@@ -9,7 +9,7 @@ import operator
 import shutil
 import sys
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,9 @@ from kikimimi.data.plan import Plan
 from kikimimi.errors import counted
 from kikimimi.lock import plugin_lock
 from kikimimi.model.assembly import freeze_all_but, trainable_names
+from kikimimi.model.blocks import find_blocks
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.stand_in import StandIn
 from kikimimi.model.trained import kept_names
 from kikimimi.progress import duration
 from kikimimi.rank import global_rank, slurm_starts_ranks
@@ -33,16 +35,20 @@ from kikimimi.recipe.stage import Mixture
 from kikimimi.run_folder import RunFolder, checkpoint_folders
 from kikimimi.training.best import Best
 from kikimimi.training.callbacks import KeepCheckpoints, StageProgress
-from kikimimi.training.checkpoint import FolderCheckpointIO, save_weights
+from kikimimi.training.checkpoint import FolderCheckpointIO, write_weights
 from kikimimi.training.feature_cache import FeatureCache, cache_folder, forecast_bytes
+from kikimimi.training.fsdp import ShardedStrategy, shard
 from kikimimi.training.loader import PlanSampler, Reader, StageLoader
 from kikimimi.training.loggers import open_loggers
 from kikimimi.training.metrics import MetricsFile
 from kikimimi.training.module import StageModule
+from kikimimi.training.recompute import recompute
 from kikimimi.training.sources import describe_left_out, make_plan, usable, with_steps
 from kikimimi.training.stop import Stopped, leave
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from kikimimi.objective import View
     from kikimimi.recipe import Dataset, Recipe, Stage
 
@@ -65,6 +71,8 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     recipe, stage = run.recipe.at(name), run.recipe.stages[name]
     trained = trainable_names(model, stage, where=f"stages.{name}")
     freeze_all_but(model, [parameter for names in trained.values() for parameter in names])
+    if recipe.trainer.activation_checkpointing:
+        recompute(find_blocks(model), model.gate)
     faults = FaultLog(run.faults(name, global_rank()), stage.faults)
     corpora = _usable(stage.data, stage, model, faults)
     plan = make_plan(
@@ -98,7 +106,8 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         run.checkpoints(name), stage.checkpoint.every, stage.checkpoint.keep, loader, stage.batch.global_
     )
     kept = kept_names(model, recipe, name)
-    module = StageModule(model, stage, trained, kept, trainer_options.log_every, faults)
+    spread = _spread(recipe, model, cached=features is not None)
+    module = StageModule(model, stage, trained, kept, trainer_options.log_every, faults, spread)
     validation = _validation_loader(recipe, stage, model, held_out, features, views) if held_out else None
     metadata = {"recipe": run.recipe.digest, "stage": name}
     if step is not None:
@@ -110,7 +119,9 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         step = 0
         metrics.forget_after(-1)
     best = Best(
-        run.checkpoints(name) / "best", stage, lambda path: _save_weights(module, trainer, path, metadata)
+        run.checkpoints(name) / "best",
+        stage,
+        lambda path: write_weights(trainer, path, module.state_dict(), metadata),
     )
     best.remember(metrics.path, name)
     if stage.early_stop is not None or stage.checkpoint.keep_best:
@@ -120,6 +131,8 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         warnings.simplefilter("ignore", PossibleUserWarning)
         # Lightning's own use of a name that torch has deprecated.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        # FSDP's advice against changing a block's output in place, where that is a view: no part does.
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view")
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         trainer = pl.Trainer(
             **_hardware(recipe),
@@ -164,7 +177,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         if trainer.is_global_zero:
             _put(lowest, run.weights(name))
     else:
-        _save_weights(module, trainer, run.weights(name), metadata)
+        write_weights(trainer, run.weights(name), module.state_dict(), metadata)
     trainer.strategy.barrier()
     if keeper.interrupted:
         leave(keeper.interrupted)
@@ -176,16 +189,6 @@ def _last_step(module: StageModule, step: int, planned: int) -> int:
         return step  # it had ended early when it was killed: it takes up its checkpoint, and no step more
     # Lightning does not begin what has no step left, and a validation that was missed would stay missing.
     return planned + 1 if module.missed_validation is not None and step >= planned else planned
-
-
-def _save_weights(module: StageModule, trainer: pl.Trainer, path: Path, metadata: dict[str, str]) -> None:
-    """Write the weights as they are now, whole or not at all. Every rank calls it."""
-    state = module.state_dict()
-    if trainer.is_global_zero:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        save_weights(state, temporary, metadata)
-        temporary.replace(path)
 
 
 def _put(source: Path, path: Path) -> None:
@@ -290,13 +293,33 @@ def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[An
     return torch.autocast(device.type, types[recipe.trainer.precision])
 
 
+def _spread(recipe: Recipe, model: SpeechLM, *, cached: bool) -> Callable[[DeviceMesh], None] | None:
+    """Return what shards the model; None where the strategy does not."""
+    if recipe.trainer.strategy != "fsdp":
+        return None
+
+    def spread(mesh: DeviceMesh) -> None:
+        shard(model, mesh, recipe.trainer.precision)
+        model.stand_in = StandIn.of(model.encoder, cached=cached)
+
+    return spread
+
+
+def _strategy(recipe: Recipe) -> str | ShardedStrategy:
+    options = recipe.trainer
+    if options.strategy != "fsdp":
+        return options.strategy
+    cpu = options.accelerator == "cpu" or not torch.cuda.is_available()
+    return ShardedStrategy(options.devices * options.nodes, "gloo" if cpu else None)
+
+
 def _hardware(recipe: Recipe) -> dict[str, Any]:
     options = recipe.trainer
     return {
         "accelerator": options.accelerator,
         "devices": options.devices,
         "num_nodes": options.nodes,
-        "strategy": options.strategy,
+        "strategy": _strategy(recipe),
         "precision": PRECISIONS[options.precision],
     }
 

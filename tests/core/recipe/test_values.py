@@ -134,7 +134,11 @@ from kikimimi.errors import listing
             "trainer={cache_features: false, cache_limit_gb: 1}",
             "trainer.cache_limit_gb: is read only where cache_features is true",
         ),
-        ("trainer.strategy=fsdp", "trainer.strategy: expected one of auto, ddp, not 'fsdp'"),
+        (
+            "trainer={precision: fp16, strategy: fsdp}",
+            "trainer.precision: fp16 does not go with strategy fsdp: use bf16 or fp32",
+        ),
+        ("trainer.strategy=zero", "trainer.strategy: expected one of auto, ddp, fsdp, not 'zero'"),
     ],
 )
 def test_a_wrong_value(problems: Any, base: str, override: str, problem: str) -> None:

@@ -1,0 +1,188 @@
+"""Sharded training on two processes equals one process, and its checkpoints go from one to the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from webdataset.writer import TarWriter
+
+from kikimimi.data.audio import encode_flac
+from kikimimi.data.index import ShardIndex, build_index
+from kikimimi.model.trained import named_tensors
+from kikimimi.run_folder import RunFolder
+from kikimimi.training.metrics import read_metrics
+from kikimimi.training.train import train
+
+ALL = "stages.asr.train={encoder: {lr: 1.0e-3}, adapter: {lr: 1.0e-3}, llm: {lr: 1.0e-3}}"
+LORA = [
+    "llm.lora={rank: 2, alpha: 4, modality: audio}",
+    "stages.asr.train={adapter: {lr: 1.0e-3}, llm: {lr: 2.0e-3, part: lora}}",
+]
+TRAIN = {
+    "adapter": ["stages.asr.train={adapter: {lr: 1.0e-3}}"],
+    "cached": ["stages.asr.train={adapter: {lr: 1.0e-3}}", "trainer.cache_features=true"],
+    "lora": LORA,
+    "half": [*LORA, "llm.dtype=bf16", "encoder.dtype=bf16"],
+    "full": [ALL],
+    "ctc": [ALL, "adapter={name: ctc, vocabulary: characters}"],
+    "dpo": [*LORA, "stages.asr.objective=dpo"],
+    "recomputed": [*LORA, "stages.asr.objective=dpo", "trainer.activation_checkpointing=true"],
+    "dpo-full": [ALL, "stages.asr.objective=dpo"],
+}
+Make = Callable[..., RunFolder]
+
+
+def column(run: RunFolder, key: str) -> list[float]:
+    return [float(str(line[key])) for line in read_metrics(run.metrics) if key in line]
+
+
+def train_on_two(runs: list[Path], strategy: str, *, fails: str | None = None) -> None:
+    """Train runs one after the other in one pair of processes, which takes long to start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("train_runs.py")), strategy, *map(str, runs)],
+            env={**environment, "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        # A rank that waits for another one for ever is what this is about.
+        errors = [rank.communicate(timeout=240)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    for rank, error in zip(ranks, errors, strict=True):
+        if fails is None:
+            assert rank.returncode == 0, error
+        else:
+            assert rank.returncode == 1, error
+            assert re.search(fails, error), error
+
+
+def rewind(run: RunFolder, step: int) -> None:
+    """Put a finished run back to how a kill after that step's checkpoint leaves it."""
+    shutil.rmtree(run.path / "weights")
+    for folder in run.checkpoints("asr").iterdir():
+        if int(folder.name.removeprefix("step-")) > step:
+            shutil.rmtree(folder)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    """Twenty steps over records with two clips, one, or none: some micro-batches hold text alone."""
+    shard = tmp_path / "spoken" / "a.tar"
+    rng = np.random.default_rng(0)
+    shard.parent.mkdir()
+    with TarWriter(str(shard), mtime=0) as tar:
+        for number in range(20):
+            clips, messages = {}, []
+            for turn in range(max(number % 3, 1)):
+                content = [{"type": "text", "text": "はい" * int(rng.integers(1, 9))}]
+                if number % 3:
+                    noise = rng.normal(0, 0.1, int(rng.integers(8_000, 32_000))).astype(np.float32)
+                    clips[f"{turn}.flac"] = encode_flac(noise, 16_000)
+                    content.insert(0, {"type": "audio", "audio": f"{turn}.flac", "text": "はい"})
+                messages.append({"role": "user", "content": content})
+                messages.append({"role": "assistant", "content": "いいえ" * int(rng.integers(1, 5))})
+            record = json.dumps({"messages": messages, "rejected": "い" * int(rng.integers(1, 5))}).encode()
+            tar.write({"__key__": f"{number:03d}", "json": record, **clips})
+    build_index(shard)
+    return [
+        f"stages.asr.data={{tones: null, chat: {{shards: {shard}, task: chat}}}}",
+        "stages.asr.batch={seconds: 4, global: 2}",
+        "stages.asr.steps=20",
+        "stages.asr.checkpoint={every: 6, keep: 9}",
+        "stages.asr.validate.every=0",
+        "llm.scratch.dropout=0",
+        "trainer.cache_features=false",
+    ]
+
+
+@pytest.fixture
+def damaged(options: list[str], tmp_path: Path) -> list[str]:
+    """The same, with a third of the records damaged and left out: some micro-batches hold nothing at all."""
+    shard = shutil.copytree(tmp_path / "spoken", tmp_path / "damaged") / "a.tar"
+    index = ShardIndex.load(shard)
+    content = bytearray(shard.read_bytes())
+    for row in range(1, len(index.offsets), 3):
+        content[int(index.offsets[row]) + int(index.sizes[row]) - 700] ^= 1
+    shard.write_bytes(bytes(content))
+    return [
+        *options,
+        ALL,
+        f"stages.asr.data.chat.shards={shard}",
+        "stages.asr.faults={policy: skip, share: 0.9}",
+        "stages.asr.batch.seconds=2.5",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_like_one(
+    make_run: Make, options: list[str], damaged: list[str], strategy: str
+) -> None:
+    recipes = {name: [*options, *own] for name, own in TRAIN.items()} | {"damaged": damaged}
+    for name, own in recipes.items():
+        train(make_run(f"one-{name}", *own))
+    runs = {name: make_run(f"two-{name}", *own) for name, own in recipes.items()}
+    train_on_two([run.path for run in runs.values()], strategy)
+    for name, run in runs.items():
+        one = RunFolder.open(run.path.with_name(f"one-{name}"))
+        for key in ("loss", "gradient_norm"):
+            assert len(column(one, key)) == 20
+            assert column(run, key) == pytest.approx(column(one, key), rel=1e-5, abs=1e-5), name
+        expected, found = (load_file(run.weights("asr")) for run in (one, run))
+        assert expected.keys() == found.keys()
+        for tensor, value in expected.items():
+            torch.testing.assert_close(found[tensor], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on(make_run: Make, options: list[str]) -> None:
+    """On as many ranks, bit for bit; on another number, with the same global batches."""
+    ctc = [*options, *TRAIN["ctc"]]
+    exact, moved = make_run("exact", *ctc, "llm.scratch.dropout=0.1"), make_run("moved", *ctc)
+    train_on_two([exact.path, moved.path], "fsdp")
+    saved = {path.name for path in (moved.checkpoints("asr") / "step-00000006").iterdir()}
+    pieces = {f"{stem}.rank{rank}-of-2.safetensors" for stem in ("weights", "resume") for rank in (0, 1)}
+    assert saved == {"resume.json", *pieces}
+    whole = {run.path.name: column(run, "loss") for run in (exact, moved)}
+    weights = exact.weights("asr").read_bytes()
+    assert load_file(moved.weights("asr")).keys() == set(named_tensors(moved.load_model()))
+
+    rewind(exact, 12)
+    rewind(moved, 6)
+    newest = moved.load_model()  # pieces are read by one process as well
+    train(RunFolder.open(moved.path))
+    assert column(moved, "loss") == pytest.approx(whole["moved"], rel=1e-5, abs=1e-5)
+    saved = {path.name for path in (moved.checkpoints("asr") / "step-00000012").iterdir()}
+    assert saved == {"resume.json", "weights.safetensors", "resume.safetensors"}
+    assert not all(
+        torch.equal(tensor, named_tensors(newest)[name])
+        for name, tensor in load_file(moved.weights("asr")).items()
+    )
+
+    rewind(moved, 12)
+    train_on_two([exact.path, moved.path], "fsdp")
+    assert column(exact, "loss") == whole["exact"]
+    assert exact.weights("asr").read_bytes() == weights
+    assert column(moved, "loss") == pytest.approx(whole["moved"], rel=1e-5, abs=1e-5)
