@@ -80,7 +80,7 @@ def test_leftovers_are_told_with_the_file_that_has_them(write: Any, base: str) -
         "adapter.hidden_dim: adapter 'query' has no option 'hidden_dim'. Options: downsample, num_queries "
         "(command line: adapter.hidden_dim=3)",
         "stages.tune.data.talk.wieght: dataset 'talk' has no option 'wieght'. Did you mean 'weight'? "
-        "Options: shards, task, weight (x.yaml:6)",
+        "Options: max_characters, shards, task, weight (x.yaml:6)",
     ]
 
 

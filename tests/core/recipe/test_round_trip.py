@@ -99,6 +99,7 @@ def test_what_is_shown_is_complete(load: Any, base: str) -> None:
         "shards": "talk.tar",
         "task": {"name": "talk", "turns": 1},
         "weight": 1.0,
+        "max_characters": None,
     }
     assert shown["llm"]["lora"] == {
         "rank": 4,

@@ -16,6 +16,7 @@ from kikimimi.run_folder import RunFolder
 from kikimimi.testing import write_shard
 from kikimimi.training.metrics import read_metrics
 from kikimimi.training.train import train
+from kikimimi.training.window import MEASURED
 from kikimimi.transcriber import Transcriber
 
 Make = Callable[..., RunFolder]
@@ -53,9 +54,8 @@ def test_an_interrupted_run_ends_the_same(make_run: Make) -> None:
     shutil.rmtree(run.path / "weights")
     shutil.rmtree(run.checkpoints("asr") / "step-00000004")
     train(run)
-    measured = {"audio_seconds_per_second", "positions_per_second"}
-    assert [{k: v for k, v in line.items() if k not in measured} for line in lines(run)] == [
-        {k: v for k, v in line.items() if k not in measured} for line in whole
+    assert [{k: v for k, v in line.items() if k not in MEASURED} for line in lines(run)] == [
+        {k: v for k, v in line.items() if k not in MEASURED} for line in whole
     ]
     assert run.weights("asr").read_bytes() == weights
 
