@@ -101,7 +101,9 @@ class Step:
     def zero(self) -> Tensor:
         """Return zero that hangs on what was computed, for a micro-batch that holds nothing to compare."""
         computed = self.scored.logits if "scored" in self.__dict__ else self._packed[0].embeddings
-        return computed.flatten()[:0].float().sum()
+        zero = computed.flatten()[:0].float().sum()
+        # Of text before a frozen LLM nothing hangs on what trains.
+        return zero if zero.requires_grad else zero.requires_grad_()
 
     @cached_property
     def _packed(self) -> tuple[Packed, AdapterOutput | None]:

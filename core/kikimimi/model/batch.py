@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self, get_args
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,13 @@ from kikimimi.data.fault import Fault
 from kikimimi.interfaces import Padded, Rendered
 from kikimimi.objective import View
 
-_VIEWS: tuple[View, ...] = get_args(View)
+_VIEWS: dict[View, str] = {
+    "rejected": "a rejected answer",
+    "written": "what is said in their clips",
+    "prompt": "a prompt",
+    "written_prompt": "a prompt in writing",
+}
+"""What a batch can hold besides its conversations, and how messages say it."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class Batch(Rows):
             lengths=torch.cat([self.lengths, other.lengths]),
             slots=torch.cat([self.slots, other.slots + len(self.ids)]),
             clips=torch.cat([self.clips, other.clips]),
-            **dict.fromkeys(_VIEWS),
+            **_without_views(),
         )
 
     def in_writing(self) -> Batch:
@@ -187,8 +193,8 @@ class Batch(Rows):
         if self.prompt is None or self.written_prompt is None:
             raise ValueError("the batch does not hold its prompts, spoken and in writing")
         rows = self.prompt.continued(answers)
-        spoken = {item.name: getattr(rows, item.name) for item in fields(Rows)}
-        views = dict.fromkeys(_VIEWS) | {"written": self.written_prompt.continued(answers)}
+        spoken: Any = {item.name: getattr(rows, item.name) for item in fields(Rows)}
+        views = _without_views() | {"written": self.written_prompt.continued(answers)}
         return replace(self, **spoken, **views)
 
     def _in_text(self, rows: Rows) -> Batch:
@@ -201,6 +207,10 @@ class Batch(Rows):
         )
 
 
+def _without_views() -> Any:
+    return dict.fromkeys(_VIEWS)
+
+
 def collate(samples: Sequence[Sample], outcomes: Sequence[Fault | None] = ()) -> Batch:
     """Lay samples end to end. Their clips are all waveforms or all features."""
     clips = [clip for sample in samples for clip in sample.clips]
@@ -208,10 +218,10 @@ def collate(samples: Sequence[Sample], outcomes: Sequence[Fault | None] = ()) ->
     waveforms = bool(clips) and clips[0].dim() == 1
     rows = _lay([sample.rendered for sample in samples])
     views: dict[str, Rows | None] = {}
-    for view in _VIEWS:
+    for view, said in _VIEWS.items():
         found = [rendered for sample in samples if (rendered := getattr(sample, view)) is not None]
         if found and len(found) < len(samples):
-            raise ValueError(f"{len(found)} of {len(samples)} samples have the view '{view}': all or none")
+            raise ValueError(f"{len(found)} of {len(samples)} samples have {said}: all or none")
         views[view] = _lay(found) if found else None
     return Batch(
         **{item.name: getattr(rows, item.name) for item in fields(Rows)},

@@ -76,7 +76,9 @@ class Evaluation:
     """How text is generated."""
     batch_seconds: float = 60.0
     """Audio per batch [s]."""
-    baselines: dict[str, Chosen] = field(default_factory=dict, metadata={"kind": "recogniser", "noun": "baseline"})
+    baselines: dict[str, Chosen] = field(
+        default_factory=dict, metadata={"kind": "recogniser", "noun": "baseline"}
+    )
     """Finished systems that transcribe the same clips."""
 
     def __post_init__(self) -> None:

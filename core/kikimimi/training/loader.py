@@ -73,7 +73,13 @@ class Reader(Dataset[Batch]):
             views=self.views,
         )
         clips = [len(clip) for clip in sample.clips]
-        for rendered in (sample.rendered, sample.rejected, sample.written, sample.prompt, sample.written_prompt):
+        for rendered in (
+            sample.rendered,
+            sample.rejected,
+            sample.written,
+            sample.prompt,
+            sample.written_prompt,
+        ):
             if rendered is not None:
                 self._check_context(len(rendered.ids), clips if rendered.slots else [])
         return sample

@@ -82,7 +82,9 @@ class Alignment(Objective):
             return None
         edges = torch.arange(number + 1, device=clip.device) * length // number
         sizes = edges.diff()
-        sums = clip.float().new_zeros(number, clip.shape[1]).index_add(
-            0, torch.arange(number, device=clip.device).repeat_interleave(sizes), clip.float()
+        sums = (
+            clip.float()
+            .new_zeros(number, clip.shape[1])
+            .index_add(0, torch.arange(number, device=clip.device).repeat_interleave(sizes), clip.float())
         )
         return sums / sizes[:, None]  # (T, D) -> (L, D)

@@ -171,6 +171,6 @@ def _check_same(teacher: Scored, model: Scored, names: tuple[str, ...]) -> None:
         spoken = model.targets[model.sequence == number].tolist()
         if written != spoken:
             raise DataError(
-                f"{name}: the answers are {len(spoken)} tokens after the audio, {len(written)} in writing, and "
-                "not the same ones: they cannot be compared token by token"
+                f"{name}: the answers are {len(spoken)} tokens after the audio and {len(written)} in writing, "
+                "and not the same ones: they cannot be compared token by token"
             )
