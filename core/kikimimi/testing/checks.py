@@ -199,7 +199,8 @@ def list_checks(kind: str, component: type[Any], config: Any = None) -> list[Che
     Args:
         kind: ``encoder``, ``adapter``, ``llm``, ``objective`` or ``task``.
         component: Its class.
-        config: The config whose tiny variant is checked (an objective's and a task's as they are); None for the defaults.
+        config: The config whose tiny variant is checked (an objective's and a task's as it is); None for the
+            defaults.
 
     Raises:
         ValueError: There are no checks for that kind.
@@ -219,7 +220,8 @@ def run_checks(kind: str, component: type[Any], config: Any = None) -> list[Chec
     Args:
         kind: ``encoder``, ``adapter``, ``llm``, ``objective`` or ``task``.
         component: Its class.
-        config: The config whose tiny variant is checked (an objective's and a task's as they are); None for the defaults.
+        config: The config whose tiny variant is checked (an objective's and a task's as it is); None for the
+            defaults.
 
     Raises:
         ValueError: There are no checks for that kind.

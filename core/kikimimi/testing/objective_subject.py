@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NUDGE = 0.05
 """Noise added to what trains, so that the model is not what it was at the start of the stage."""
 _TALKS = (
-    # what is said in the clip (None: there is no clip), the question, the answer, the rejected answer, samples
+    # what is said in the clip, the question, the answer, the rejected answer, samples; None: there is no clip
     ("はい", "何と言いましたか。", "はいと言いました。", "いいえ", 9_000),
     (None, "空は何色ですか。", "青", "赤い色です。", 0),
     ("こんにちは", "返事をしてください。", "こんにちは。", "さようなら", 14_000),

@@ -13,19 +13,18 @@ from kikimimi import Loss, Objective, ObjectiveConfig, Step
 
 
 class Alignment(Objective):
-    """Explicit alignment: the distance between the audio tokens of a clip and the LLM's embeddings of its words.
+    """Explicit alignment: how far a clip's audio tokens are from the LLM's embeddings of its words.
 
     The words are spelled in the LLM's own tokens, nothing before or after them, and embedded as the LLM does
-    it; the embeddings are targets, no gradient reaches them. The mean is over the pairs of all clips. Clips of
-    which it is not known what is said, and those whose lengths do not match, are left out and counted
+    it; the embeddings are targets, no gradient reaches them. The mean is over the pairs of all clips. Clips
+    of which it is not known what is said, and those whose lengths do not match, are left out and counted
     (``align_unknown``, ``align_length``); where none is left the loss is zero.
 
-    Wav2Prompt (Deng et al. 2024, arXiv 2406.00522) takes token embeddings as targets of what integrate-and-fire
-    gives, one vector per token, beside the cross-entropy: here a `sum` of `ce` and `align` with `match: exact`
-    over a `cif` adapter with `vocabulary: llm`. In training that adapter gives as many vectors as there are
+    Wav2Prompt (Deng et al. 2024, arXiv 2406.00522) takes token embeddings as targets of what
+    integrate-and-fire gives, one vector per token: here `align` with `match: exact` beside `ce` in a `sum`,
+    and a `cif` adapter with `vocabulary: llm`. In training that adapter gives as many vectors as there are
     tokens; left to itself, in a validation, it may give others, and such clips are left out there.
-    `match: pool` is no published method. Not here: the L2 distance of DiVA (Held et al. 2024, arXiv 2410.02678),
-    which compares as many of the last positions as there are words, whatever the clip's own.
+    `match: pool` follows no publication.
     """
 
     @dataclass(kw_only=True, frozen=True)
@@ -33,8 +32,8 @@ class Alignment(Objective):
         """Options of the `align` objective."""
 
         distance: Literal["l2", "cosine"] = "l2"
-        """What is brought down: the squared difference, mean over the D values of a pair; or 1 - the cosine of
-        the angle between the two."""
+        """What is brought down: the squared difference, mean over the D values of a pair; or 1 - the cosine
+        of the angle between the two."""
         match: Literal["exact", "pool"] = "exact"
         """What is compared: audio token with token, where a clip has as many of one as of the other; or the
         mean of a span of audio tokens with a token. The spans are as even as they can be, and a clip needs at

@@ -21,16 +21,16 @@ class Distillation(Objective):
     The text LLM, the teacher, is the LLM as it was when the stage began; it reads the same conversation with
     what is said in each clip in its place. Where the LLM does not train there is no second copy.
 
-    - ``kl``: KL(teacher || model) over the answers' tokens, both distributions at `temperature`, mean per token
-      and not scaled by the temperature's square, as Ultravox's training code computes it (fixie-ai/ultravox,
+    - ``kl``: KL(teacher || model) over the answers' tokens, both distributions at `temperature`, mean per
+      token and not scaled by the temperature's square, as in Ultravox's training code (fixie-ai/ultravox,
       `_compute_kl_loss`).
     - ``ce`` with ``continuation: own``: cross-entropy to what the teacher itself writes: AudioChatLlama
       (Fathullah et al. 2023, arXiv 2311.06753) and BLSP (Wang et al. 2023, arXiv 2309.00916), who write it
       beforehand. Here it is written as the training goes, in place of the data's answer.
 
     Not here: the distance between hidden states (DiVA, Held et al. 2024, arXiv 2410.02678); a KL over the
-    positions of the audio, which needs as many as the words have; a teacher that reads more than the words, such
-    as who says them and how (DeSTA2).
+    positions of the audio, which needs as many as the words have; a teacher that reads more than the words,
+    such as who says them and how (DeSTA2, Lu et al. 2024, arXiv 2409.20007).
     """
 
     @dataclass(kw_only=True, frozen=True)
@@ -42,11 +42,11 @@ class Distillation(Objective):
         temperature: float | None = None
         """What both sides' logits are divided by, in the KL; null is 2, as in Ultravox."""
         continuation: Literal["data", "own"] = "data"
-        """The answer that both go along: every answer of the record; or the teacher's own last one, written in
-        each step, which takes the time of generating it."""
+        """The answer that both go along: every answer of the record; or the teacher's own last one, written
+        in each step, which takes the time of generating it."""
         generate: Generation | None = None
-        """How the teacher writes; null is greedily, up to 256 tokens. A conversation that has less room in the
-        LLM's context ends sooner; what does not end by itself is counted (``continuation_cut``)."""
+        """How the teacher writes; null is greedily, up to 256 tokens, or sooner where the LLM's context ends.
+        What does not end by itself is counted (``continuation_cut``)."""
 
         def __post_init__(self) -> None:
             if self.temperature is not None and self.temperature <= 0:
@@ -171,6 +171,6 @@ def _check_same(teacher: Scored, model: Scored, names: tuple[str, ...]) -> None:
         spoken = model.targets[model.sequence == number].tolist()
         if written != spoken:
             raise DataError(
-                f"{name}: the answers are {len(spoken)} tokens after the audio and {len(written)} in writing, "
+                f"{name}: the answers are {len(spoken)} tokens after audio and {len(written)} in writing, "
                 "and not the same ones: they cannot be compared token by token"
             )
