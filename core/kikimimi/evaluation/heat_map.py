@@ -95,9 +95,7 @@ def _colour(share: float) -> tuple[int, int, int]:
     """Return the colour of a value from -1 to 1."""
     end = _COLOURS[0] if share < 0 else _COLOURS[2]
     zero = _COLOURS[1]
-    red, green, blue = (
-        round(a + (b - a) * min(abs(share), 1)) for a, b in zip(zero, end, strict=True)
-    )
+    red, green, blue = (round(a + (b - a) * min(abs(share), 1)) for a, b in zip(zero, end, strict=True))
     return red, green, blue
 
 
