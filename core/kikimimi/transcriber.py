@@ -27,7 +27,7 @@ BATCH_CLIPS = 16
 
 
 class Transcriber:
-    """A run's model, asking the question that its evaluation or the last training stage with a fixed one asks.
+    """A run's model, asking what its evaluation or the last training stage with a fixed question asks.
 
     Args:
         run: A trained run.
