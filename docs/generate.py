@@ -27,6 +27,7 @@ from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
 from kikimimi.recipe.leaf import describe
 from kikimimi.recipe.schema import Evaluation, Generation, Recipe, Trainer
 from kikimimi.recipe.shape import Component, Leaf, Named, Section, Several, Shape, options
+from kikimimi.recipe.show import plain
 from kikimimi.recipe.stage import (
     Batch,
     Checkpoint,
@@ -169,11 +170,13 @@ def default(field: dataclasses.Field[Any]) -> str:
         found = field.default_factory()
     else:
         return "must be given"
+    if isinstance(found, Chosen):
+        return f"`{found.name}`"
     if dataclasses.is_dataclass(found):
         return "its defaults"
     if isinstance(found, str):
         return f"`{found}`" if found else '`""`'
-    return f"`{json.dumps(found)}`".replace('"', "")
+    return f"`{json.dumps(plain(found))}`".replace('"', "")
 
 
 def summary(cls: type[Any]) -> str:

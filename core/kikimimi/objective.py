@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kikimimi.interfaces import AdapterOutput, Padded
     from kikimimi.model.batch import Batch
-    from kikimimi.model.speech_lm import Scored, SpeechLM
+    from kikimimi.model.speech_lm import Packed, Scored, SpeechLM
 
-View = Literal["rejected", "written"]
-"""What a micro-batch can hold besides its conversations: the same with their rejected answers, or with what
-is said in their clips in their place."""
+View = Literal["rejected", "written", "prompt", "written_prompt"]
+"""What a micro-batch can hold besides its conversations: the same with their rejected answers; with what is
+said in their clips in their place; without their last answers, for the LLM to give; both of the latter."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -76,7 +77,8 @@ class Step:
     @cached_property
     def scored(self) -> Scored:
         """The model's opinion of every target of the conversations as they are."""
-        return self.score(self.batch)
+        # What was packed for an objective that looks at audio tokens alone is not packed again.
+        return self._score(self.batch, self.__dict__.get("_packed"))
 
     def score(self, batch: Batch) -> Scored:
         """Run the model as it trains.
@@ -84,11 +86,41 @@ class Step:
         Raises:
             ValueError: No token of the batch is a target.
         """
-        scored: Scored = self.model(batch)
+        return self._score(batch, None)
+
+    @property
+    def tokens(self) -> Padded | None:
+        """(C, T, D) what the adapter makes of the clips, or None where there are none. The LLM does not run
+        for them.
+        """
+        if "scored" in self.__dict__:
+            return self.scored.tokens
+        output = self._packed[1]
+        return output.tokens if output else None
+
+    def zero(self) -> Tensor:
+        """Return zero that hangs on what was computed, for a micro-batch that holds nothing to compare."""
+        computed = self.scored.logits if "scored" in self.__dict__ else self._packed[0].embeddings
+        zero = computed.flatten()[:0].float().sum()
+        # Of text before a frozen LLM nothing hangs on what trains.
+        return zero if zero.requires_grad else zero.requires_grad_()
+
+    @cached_property
+    def _packed(self) -> tuple[Packed, AdapterOutput | None]:
+        packed, output = self.model.pack(self.batch, self.batch.transcripts)
+        if output is not None:
+            self._take(output.losses, output.counts)
+        return packed, output
+
+    def _score(self, batch: Batch, packed: tuple[Packed, AdapterOutput | None] | None) -> Scored:
+        scored: Scored = self.model(batch, packed)
         self.num_positions += scored.num_positions
-        if not self.losses:
-            self.losses, self.counts = dict(scored.losses), dict(scored.counts)
+        self._take(scored.losses, scored.counts)
         return scored
+
+    def _take(self, losses: Mapping[str, Tensor], counts: Mapping[str, int]) -> None:
+        if not self.losses:
+            self.losses, self.counts = dict(losses), dict(counts)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -120,6 +152,18 @@ class Objective(ABC):
         none.
         """
         return ()
+
+    @property
+    def reaches(self) -> tuple[str, ...]:
+        """The parts that its gradient reaches; a recipe that trains another is refused. Default: all."""
+        return ("encoder", "adapter", "llm")
+
+    @property
+    def generates(self) -> bool:
+        """Whether it lets the model generate. Ranks that share one model would wait for one another then, as
+        answers differ in length: a recipe that asks for both is refused. Default: it does not.
+        """
+        return False
 
     @abstractmethod
     def loss(self, step: Step) -> Loss:

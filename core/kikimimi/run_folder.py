@@ -8,7 +8,7 @@ faults/STAGE.jsonl        records that were left out, and why; of rank 1 STAGE.r
 checkpoints/STAGE/        the newest checkpoints of a stage (weights and resume state)
 checkpoints/STAGE/best/   weights of its lowest validation losses, where the recipe keeps them
 weights/STAGE.safetensors what a finished stage leaves
-evaluations/NAME/         predictions and scores
+evaluations/NAME/         predictions and scores, and how similar audio tokens are to words
 report.html               all of it to look at
 """
 

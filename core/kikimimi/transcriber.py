@@ -27,7 +27,7 @@ BATCH_CLIPS = 16
 
 
 class Transcriber:
-    """A run's model, asking the question that its evaluation or its last training stage asks.
+    """A run's model, asking what its evaluation or the last training stage with a fixed question asks.
 
     Args:
         run: A trained run.
@@ -122,17 +122,17 @@ def cut_at_quiet(clip: NDArray[np.float32], longest: int, frame: int) -> list[ND
 
 
 def _task(run: RunFolder) -> Task:
-    sources: list[Evaluation | Dataset] = [
-        *run.recipe.evaluate.values(),
-        *list(run.recipe.stages.values())[-1].data.values(),
-    ]
-    tasks: list[Task] = [source.task.component(source.task.config) for source in sources]
-    for task in sorted(tasks, key=lambda task: not task.transcribes):  # of equals, the first
-        try:
-            task.question(None)
-        except ValueError:
-            continue
-        return task
+    evaluations = list(run.recipe.evaluate.values())
+    # A stage of preferences may hold conversations alone: the stage before it asks what the model was taught.
+    for number, stage in enumerate(reversed(run.recipe.stages.values())):
+        sources: list[Evaluation | Dataset] = [*(evaluations if number == 0 else ()), *stage.data.values()]
+        tasks: list[Task] = [source.task.component(source.task.config) for source in sources]
+        for task in sorted(tasks, key=lambda task: not task.transcribes):  # of equals, the first
+            try:
+                task.question(None)
+            except ValueError:
+                continue
+            return task
     raise RequestError(
         f"{run.path}: none of its tasks asks a fixed question of a clip, as transcription does"
     )

@@ -104,6 +104,14 @@ def test_pieces_follow_the_encoders_window(run: RunFolder) -> None:
     assert len(transcriber.pieces(noise(16000 * 100))) == 1
 
 
+def test_a_last_stage_of_conversations_leaves_it_to_the_one_before(run: RunFolder) -> None:
+    stage = run.recipe.stages["asr"]
+    chat = {"talk": replace(next(iter(stage.data.values())), task=Chosen.of("task", "chat"))}
+    stages = {"asr": stage, "dpo": replace(stage, data=chat)}
+    recipe = replace(run.recipe, stages=stages, evaluate={})
+    assert Transcriber(RunFolder(run.path, recipe)).task.transcribes
+
+
 def test_a_task_that_asks_no_fixed_question(run: RunFolder) -> None:
     chat = Chosen(kind="task", name="chat", config=plugins.load("task", "chat").Config())
     stage = run.recipe.stages["asr"]

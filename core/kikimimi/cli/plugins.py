@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from kikimimi.plugins import Plugin
 
-_CHECKED_KINDS = ("encoder", "adapter", "llm", "task")
+_CHECKED_KINDS = ("encoder", "adapter", "llm", "objective", "task")
 _LIST = "list"
 
 
@@ -42,8 +42,8 @@ def list_plugins(
     check: bool = typer.Option(
         False,
         "--check",
-        help="Import each plugin, run the contract's checks on encoders, adapters, LLMs and tasks, "
-        "and show the traceback of what fails.",
+        help="Import each plugin, run the contract's checks on encoders, adapters, LLMs, objectives and "
+        "tasks, and show the traceback of what fails.",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> None:

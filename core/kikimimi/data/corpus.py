@@ -18,7 +18,7 @@ from kikimimi.data.fault import HOW_TO_SKIP
 from kikimimi.data.record import Record
 from kikimimi.data.shards import Shards
 from kikimimi.errors import DataError
-from kikimimi.interfaces import LLM
+from kikimimi.interfaces import LLM, Rendered
 from kikimimi.model.batch import Sample
 from kikimimi.task import Task
 
@@ -121,7 +121,7 @@ class Corpus:
             sample_rate: Of the waveforms [Hz].
             draw: Seeds the choice among phrasings; None takes the first.
             features: Where the encoder's output is kept; with it no audio is decoded.
-            views: What else is rendered: with its rejected answer, or in writing.
+            views: What else is rendered.
 
         Raises:
             DataError: The record cannot be used, or lacks what a view needs.
@@ -130,7 +130,7 @@ class Corpus:
         conversation = self.conversation(record, Random(draw) if draw is not None else None)
         try:
             rendered = llm.render(conversation)
-            others = {view: llm.render(self._view(conversation, view)) for view in views}
+            others = {view: render_view(llm, conversation, view) for view in views}
         except ValueError as error:
             raise DataError(f"{record.where}: {error}") from error
         names = conversation.clips()
@@ -141,17 +141,6 @@ class Corpus:
             clips = self.waveforms(record, names, sample_rate)
         name = f"{self.name}/{record.key}"
         return Sample(name, rendered, clips, conversation.transcripts(), **others)
-
-    @staticmethod
-    def _view(conversation: Conversation, view: View) -> Conversation:
-        if view == "written":
-            return conversation.written()
-        if conversation.rejected is None:
-            raise ValueError(
-                "a preference objective needs a rejected answer, and this record has none. Give it "
-                "'rejected', or leave the dataset out of the stage"
-            )
-        return conversation.answered(conversation.rejected)
 
     def texts(self) -> Iterator[str]:
         """Yield every text of the data: the task's phrasings, what stands in turns, what is said in clips."""
@@ -171,6 +160,23 @@ class Corpus:
             if conversation.rejected is not None:
                 yield conversation.rejected
             yield from _choices(record.json)
+
+
+def render_view(llm: LLM, conversation: Conversation, view: View) -> Rendered:
+    """Render a conversation as an objective asks for it.
+
+    Raises:
+        ValueError: It lacks a rejected answer, or what is said in a clip is not known.
+    """
+    if view == "rejected":
+        if conversation.rejected is None:
+            raise ValueError(
+                "a preference objective needs a rejected answer, and this record has none. Give it "
+                "'rejected', or leave the dataset out of the stage"
+            )
+        return llm.render(conversation.answered(conversation.rejected))
+    shown = conversation if view == "prompt" else conversation.written()
+    return llm.render(shown) if view == "written" else llm.render(shown.prompt(), generate=True)
 
 
 def _choices(record: dict[str, Any]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from kikimimi.data.corpus import Corpus
 from kikimimi.data.record import named
 from kikimimi.errors import DataError, KikimimiError, RequestError, listing, nearest
 from kikimimi.evaluation.score import Score, score
+from kikimimi.evaluation.similarity import measure, read_similarities, write_similarities
 from kikimimi.model.batch import Sample, collate
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.progress import Progress
@@ -68,6 +69,7 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
                     _with_baseline(f"evaluate.{name}.baselines.{baseline}", chosen, corpus),
                 )
         scores[name] = _write_scores(run, name, corpus, systems)
+        _look(run, name, corpus, model, run.recipe.name)
     own_scores = {name: systems[run.recipe.name] for name, systems in scores.items()}
     log_evaluation(run, {f"{score.metric}/{name}": score.value for name, score in own_scores.items()})
     return scores
@@ -97,6 +99,7 @@ def evaluate_stage(run: RunFolder, stage: str, names: Sequence[str]) -> dict[str
         own = Predictions(run.evaluation(name) / f"{system}.jsonl", identity)
         _own(corpus, evaluation, own, f"{name}: {system}", model)
         scores[name] = _write_scores(run, name, corpus, {system: own})[system]
+        _look(run, name, corpus, model, system)
     return scores
 
 
@@ -129,8 +132,13 @@ class _Model:
 
     def __init__(self, run: RunFolder, stage: str | None) -> None:
         self._run, self._stage = run, stage
+        self.weights = run.weights_identity(*(() if stage is None else (stage,)))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model: SpeechLM | None = None
+
+    @property
+    def loaded(self) -> SpeechLM | None:
+        return self._model
 
     def load(self) -> SpeechLM:
         if self._model is None:
@@ -143,6 +151,14 @@ def _own(corpus: Corpus, evaluation: Evaluation, own: Predictions, title: str, m
     if len(own.texts) < len(corpus.shards):
         answer = _with_model(model.load(), corpus, evaluation, model.device)
         _predict(corpus, evaluation, own, title, answer)
+
+
+def _look(run: RunFolder, name: str, corpus: Corpus, model: _Model, system: str) -> None:
+    """Keep how similar audio tokens and words are, where the model is at hand and that is not known yet."""
+    folder, identity = run.evaluation(name), f"{model.weights} {corpus.shards.digest}"
+    if model.loaded is not None and read_similarities(folder)[0] != identity:
+        found = measure(model.loaded, corpus, model.device, run.recipe.seed)
+        write_similarities(folder, identity, system, found)
 
 
 def _write_scores(

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from kikimimi.evaluation.chart import Curve, error_bar, line_chart
 from kikimimi.evaluation.edits import Edit, edits, error_rate
+from kikimimi.evaluation.heat_map import heat_map
 from kikimimi.evaluation.page import fill_page, save_page
 from kikimimi.evaluation.score import UNITS, Score
 from kikimimi.normaliser import Normaliser
@@ -80,6 +81,18 @@ class ExampleGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """A matrix with a name for each row."""
+
+    title: str
+    """What it is of."""
+    rows: Sequence[str]
+    """The names."""
+    values: Sequence[Sequence[float]]
+    """(rows, columns), at least one of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CurveGroup:
     """Curves that share a chart."""
 
@@ -137,6 +150,8 @@ class Report:
     """Losses and learning rates, stage by stage."""
     examples: Sequence[ExampleGroup] = ()
     """Examples, group by group."""
+    similarities: Sequence[HeatMap] = ()
+    """How similar audio tokens are to the tokens of what is said [cosine]."""
     counts: Sequence[Count] = ()
     """Padding, drops and failures; zeros are worth showing."""
     components: Sequence[ComponentRow] = ()
@@ -199,6 +214,9 @@ def render(report: Report) -> str:
         charts=charts,
         example_groups=[group for group in report.examples if group.examples],
         compared=_compared,
+        similarities=[
+            heat_map(of.values, of.rows, title=of.title, across="audio token") for of in report.similarities
+        ],
         data_uri=_data_uri,
     )
 

@@ -24,12 +24,14 @@ from kikimimi.evaluation.report import (
     Example,
     ExampleGroup,
     Fact,
+    HeatMap,
     Report,
     ScoreRow,
     write_report,
 )
 from kikimimi.evaluation.run_figures import AUDIO_SPEED, measured
 from kikimimi.evaluation.score import Score
+from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.plugins import load
 from kikimimi.run_folder import RunFolder
 from kikimimi.training.metrics import read_metrics
@@ -56,6 +58,7 @@ def write_run_report(run: RunFolder) -> Path:
             scores=scores,
             charts=[*_losses(lines), *_measures(lines), *_norms(lines), *_rates(lines), *_speeds(lines)],
             examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
+            similarities=[picture for name in run.recipe.evaluate for picture in _similarities(run, name)],
             counts=[*measured(lines), *_padding(lines), *_counts(lines), *_drops(run)],
             components=[
                 ComponentRow(
@@ -190,7 +193,7 @@ def _counts(lines: list[dict[str, Any]]) -> Iterator[Count]:
             elif name == "records_skipped":
                 label, note = "records skipped", "that could not be read, every repetition counted"
             else:
-                label, note = name, "counted by the adapter while training"
+                label, note = name, "counted by the adapter or the objective while training"
             value = int(sum(line.get(key, 0) for line in own))
             yield Count(label=f"stage {stage}: {label}", value=value, note=note)
 
@@ -267,6 +270,12 @@ def _examples(run: RunFolder, name: str) -> Iterator[ExampleGroup]:
                 note=note,
                 examples=[_example(corpus, evaluation, name, rows[key], key, systems) for key in keys],
             )
+
+
+def _similarities(run: RunFolder, name: str) -> Iterator[HeatMap]:
+    _, system, clips = read_similarities(run.evaluation(name))
+    for clip in clips:
+        yield HeatMap(title=f"{name}, {clip.key}: {system}", rows=clip.tokens, values=clip.values)
 
 
 def _example(

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from kikimimi.data.fault import Fault
 from kikimimi.interfaces import Padded, Rendered
+from kikimimi.objective import View
+
+_VIEWS: dict[View, str] = {
+    "rejected": "a rejected answer",
+    "written": "what is said in their clips",
+    "prompt": "a prompt",
+    "written_prompt": "a prompt in writing",
+}
+"""What a batch can hold besides its conversations, and how messages say it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,9 @@ class Sample:
             it; it has the same clips.
         written: The conversation with what is said in its clips in their place, where an objective asks for
             it.
+        prompt: The conversation without its last answer, ending where the LLM begins to answer, where an
+            objective asks for it.
+        written_prompt: The same with what is said in its clips in their place.
     """
 
     name: str
@@ -34,9 +46,11 @@ class Sample:
     transcripts: Sequence[str | None] = ()
     rejected: Rendered | None = None
     written: Rendered | None = None
+    prompt: Rendered | None = None
+    written_prompt: Rendered | None = None
 
     def __post_init__(self) -> None:
-        for rendered in (self.rendered, self.rejected):
+        for rendered in (self.rendered, self.rejected, self.prompt):
             if rendered is not None and len(self.clips) != len(rendered.slots):
                 raise ValueError(
                     f"{self.name}: {len(self.clips)} clips for {len(rendered.slots)} audio parts"
@@ -68,6 +82,29 @@ class Rows:
         moved = {item.name: getattr(self, item.name).to(device) for item in fields(Rows)}
         return replace(self, **moved)
 
+    def continued(self, answers: Sequence[Sequence[int]]) -> Rows:
+        """Return prompts with answers, which are the only targets then.
+
+        Args:
+            answers: (B) ids, those that end the turn among them.
+        """
+        device = self.ids.device
+        pieces: list[Tensor] = []
+        for prompt, answer in zip(torch.split(self.ids, self.lengths.tolist()), answers, strict=True):
+            pieces += [prompt, torch.tensor(answer, dtype=self.ids.dtype, device=device)]
+        added = torch.tensor([len(answer) for answer in answers], dtype=torch.int64, device=device)  # (B,)
+        # Each slot moves by what was added to the conversations before its own.
+        owner = torch.searchsorted(self.lengths.cumsum(0), self.slots, right=True)
+        is_answer = torch.tensor([number % 2 == 1 for number in range(len(pieces))], device=device)
+        sizes = torch.tensor([len(piece) for piece in pieces], device=device)
+        return Rows(
+            ids=torch.cat(pieces),
+            loss=is_answer.repeat_interleave(sizes),
+            lengths=self.lengths + added,
+            slots=self.slots + (added.cumsum(0) - added)[owner],
+            clips=self.clips,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(Rows):
@@ -80,6 +117,8 @@ class Batch(Rows):
         transcripts: (C) what is said in each clip, None where that is not known.
         rejected: The conversations with their rejected answers, or None where no objective asks for them.
         written: The conversations in text alone, or None where no objective asks for them.
+        prompt: The conversations without their last answers, or None where no objective asks for them.
+        written_prompt: The same in text alone, or None where no objective asks for them.
         outcomes: What became of each record that was planned for the batch, in order: None, or why it is left
             out; empty where nothing is left out.
     """
@@ -90,11 +129,13 @@ class Batch(Rows):
     transcripts: tuple[str | None, ...]
     rejected: Rows | None = None
     written: Rows | None = None
+    prompt: Rows | None = None
+    written_prompt: Rows | None = None
     outcomes: tuple[Fault | None, ...] = ()
 
     def to(self, device: torch.device) -> Self:
         """Move every tensor to a device."""
-        held = {name: getattr(self, name) for name in ("audio", "features", "rejected", "written")}
+        held = {name: getattr(self, name) for name in ("audio", "features", *_VIEWS)}
         moved = {name: value.to(device) for name, value in held.items() if value is not None}
         return replace(super().to(device), **moved)
 
@@ -117,8 +158,7 @@ class Batch(Rows):
             lengths=torch.cat([self.lengths, other.lengths]),
             slots=torch.cat([self.slots, other.slots + len(self.ids)]),
             clips=torch.cat([self.clips, other.clips]),
-            rejected=None,
-            written=None,
+            **_without_views(),
         )
 
     def in_writing(self) -> Batch:
@@ -127,9 +167,37 @@ class Batch(Rows):
         Raises:
             ValueError: The batch does not hold them.
         """
-        rows = self.written
-        if rows is None:
+        if self.written is None:
             raise ValueError("the batch does not hold its conversations in writing")
+        return self._in_text(self.written)
+
+    def prompts_in_writing(self) -> Batch:
+        """Return the conversations in text alone, without their last answers.
+
+        Raises:
+            ValueError: The batch does not hold them.
+        """
+        if self.written_prompt is None:
+            raise ValueError("the batch does not hold its prompts in writing")
+        return self._in_text(self.written_prompt)
+
+    def answered(self, answers: Sequence[Sequence[int]]) -> Batch:
+        """Return the conversations with other last answers, spoken and in text alone.
+
+        Args:
+            answers: (B) ids, those that end the turn among them; they are the only targets.
+
+        Raises:
+            ValueError: The batch does not hold its prompts.
+        """
+        if self.prompt is None or self.written_prompt is None:
+            raise ValueError("the batch does not hold its prompts, spoken and in writing")
+        rows = self.prompt.continued(answers)
+        spoken: Any = {item.name: getattr(rows, item.name) for item in fields(Rows)}
+        views = _without_views() | {"written": self.written_prompt.continued(answers)}
+        return replace(self, **spoken, **views)
+
+    def _in_text(self, rows: Rows) -> Batch:
         return Batch(
             **{item.name: getattr(rows, item.name) for item in fields(Rows)},
             names=self.names,
@@ -139,17 +207,22 @@ class Batch(Rows):
         )
 
 
+def _without_views() -> Any:
+    return dict.fromkeys(_VIEWS)
+
+
 def collate(samples: Sequence[Sample], outcomes: Sequence[Fault | None] = ()) -> Batch:
     """Lay samples end to end. Their clips are all waveforms or all features."""
     clips = [clip for sample in samples for clip in sample.clips]
     padded = Padded.stack(clips) if clips else None
     waveforms = bool(clips) and clips[0].dim() == 1
     rows = _lay([sample.rendered for sample in samples])
-    rejected = [sample.rejected for sample in samples if sample.rejected is not None]
-    written = [sample.written for sample in samples if sample.written is not None]
-    for name, found in (("a rejected answer", rejected), ("what is said in their clips", written)):
+    views: dict[str, Rows | None] = {}
+    for view, said in _VIEWS.items():
+        found = [rendered for sample in samples if (rendered := getattr(sample, view)) is not None]
         if found and len(found) < len(samples):
-            raise ValueError(f"{len(found)} of {len(samples)} samples have {name}: all or none")
+            raise ValueError(f"{len(found)} of {len(samples)} samples have {said}: all or none")
+        views[view] = _lay(found) if found else None
     return Batch(
         **{item.name: getattr(rows, item.name) for item in fields(Rows)},
         names=tuple(sample.name for sample in samples),
@@ -158,8 +231,10 @@ def collate(samples: Sequence[Sample], outcomes: Sequence[Fault | None] = ()) ->
         transcripts=tuple(
             text for sample in samples for text in (sample.transcripts or [None] * len(sample.clips))
         ),
-        rejected=_lay(rejected) if rejected else None,
-        written=_lay(written) if written else None,
+        rejected=views["rejected"],
+        written=views["written"],
+        prompt=views["prompt"],
+        written_prompt=views["written_prompt"],
         outcomes=tuple(outcomes),
     )
 

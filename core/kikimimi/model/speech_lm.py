@@ -108,13 +108,17 @@ class SpeechLM(nn.Module):
         tokens = [self.adapter.max_tokens(self.encoder.num_frames(samples)) for samples in clip_samples]
         return rendered_length - len(clip_samples) + sum(tokens)
 
-    def forward(self, batch: Batch) -> Scored:
+    def forward(self, batch: Batch, made: tuple[Packed, AdapterOutput | None] | None = None) -> Scored:
         """Score every target of a micro-batch.
+
+        Args:
+            batch: Conversations and their clips.
+            made: What `pack` made of them, where that is there already.
 
         Raises:
             ValueError: No token of the batch is a target.
         """
-        packed, output = self._pack(batch, batch.transcripts)
+        packed, output = made or self._pack(batch, batch.transcripts)
         ends = packed.lengths.cumsum(0)
         is_start = torch.zeros_like(packed.loss)
         is_start[ends - packed.lengths] = True
@@ -225,18 +229,26 @@ class SpeechLM(nn.Module):
         ids = torch.where(from_text, batch.ids[origin], -1)
         return Packed(embeddings, lengths, ids, batch.loss[origin] & from_text)
 
-    @torch.inference_mode()
     def generate(self, batch: Batch, generation: Generation) -> list[str]:
         """Continue each conversation of the batch, whose renderings end with an assistant header.
 
         Returns:
             One text per conversation.
         """
+        return [self.llm.decode(ids) for ids in self.generate_ids(batch, generation)]
+
+    @torch.inference_mode()
+    def generate_ids(self, batch: Batch, generation: Generation) -> list[list[int]]:
+        """Continue each conversation of the batch, whose renderings end with an assistant header.
+
+        Returns:
+            The new ids of each conversation, without the ids that end a turn.
+        """
         packed, _ = self.pack(batch)
         prompts = list(torch.split(packed.embeddings, packed.lengths.tolist()))
         if self.gate is None:
-            return [self.llm.decode(ids) for ids in self.llm.generate(prompts, generation)]
-        texts = [""] * len(prompts)
+            return self.llm.generate(prompts, generation)
+        answers: list[list[int]] = [[]] * len(prompts)
         hears = self._hear(batch).tolist()
         for audio in sorted(set(hears)):
             self.gate.set(audio)
@@ -244,8 +256,8 @@ class SpeechLM(nn.Module):
             for row, ids in zip(
                 rows, self.llm.generate([prompts[row] for row in rows], generation), strict=True
             ):
-                texts[row] = self.llm.decode(ids)
-        return texts
+                answers[row] = ids
+        return answers
 
 
 def _filling(tokens: Padded, clips: Tensor) -> Padded:

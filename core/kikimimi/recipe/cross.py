@@ -4,14 +4,17 @@ problems are shown together with all the others.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kikimimi.errors import listing, nearest
 from kikimimi.recipe.build import Builder
-from kikimimi.recipe.chosen import PARTS, LoRA
+from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
 from kikimimi.recipe.schema import Trainer
 from kikimimi.recipe.source import Entry
 from kikimimi.recipe.stage import Batch, Train
+
+if TYPE_CHECKING:
+    from kikimimi.objective import Objective
 
 
 def check_across(tree: Entry, builder: Builder) -> None:
@@ -34,6 +37,7 @@ def check_across(tree: Entry, builder: Builder) -> None:
         _check_lora(key, tree, builder)
         if "trainer" in builder.built or not _inside(tree, "trainer"):
             _check_batch(key, section, trainer, builder)
+        _check_objective(key, section, trainer, builder)
         _check_weights(key, section, builder)
 
 
@@ -104,6 +108,27 @@ def _check_batch(stage: str, section: Entry, trainer: Trainer, builder: Builder)
             f"(trainer.devices {trainer.devices} x trainer.nodes {trainer.nodes}). Give a multiple of {ranks}"
         )
         _add(builder, f"{stage}.batch.global", said)
+
+
+def _check_objective(stage: str, section: Entry, trainer: Trainer, builder: Builder) -> None:
+    chosen = builder.built.get(f"{stage}.objective")
+    if not isinstance(chosen, Chosen):
+        return
+    objective: Objective = chosen.component(chosen.config)
+    for part in _inside(section, "train"):
+        if part in PARTS and part not in objective.reaches:
+            said = (
+                f"objective '{chosen.name}' gives the {part} no gradient. Leave it out, or sum the objective "
+                "with one that does (objective 'sum')"
+            )
+            _add(builder, f"{stage}.train.{part}", said)
+    strategy: str = trainer.strategy
+    if strategy == "fsdp" and objective.generates:
+        said = (
+            "lets the LLM write answers in training, and with trainer.strategy: fsdp ranks would wait for "
+            "those whose answers are longer. Take strategy ddp, or answers that stand in the data"
+        )
+        _add(builder, f"{stage}.objective", said)
 
 
 def _check_weights(stage: str, section: Entry, builder: Builder) -> None:

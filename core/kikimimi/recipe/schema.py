@@ -1,7 +1,8 @@
 """What a recipe holds, option by option: the dataclasses that a YAML file is resolved to.
 
 A field's metadata carries what its type cannot say: ``kind`` (the field names a plugin of that kind), ``key``
-(how YAML spells it where Python cannot) and ``keys`` (the only names that a mapping may hold).
+(how YAML spells it where Python cannot), ``keys`` (the only names that a mapping may hold) and ``noun`` (what
+an item of a mapping of plugins is called).
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class Evaluation:
     """How text is generated."""
     batch_seconds: float = 60.0
     """Audio per batch [s]."""
-    baselines: dict[str, Chosen] = field(default_factory=dict, metadata={"kind": "recogniser"})
+    baselines: dict[str, Chosen] = field(
+        default_factory=dict, metadata={"kind": "recogniser", "noun": "baseline"}
+    )
     """Finished systems that transcribe the same clips."""
 
     def __post_init__(self) -> None:

@@ -107,7 +107,7 @@ def _shape(annotation: Any, metadata: Mapping[str, Any]) -> Shape:
         item = get_args(annotation)[1]
         if _is_section(item):
             keys = metadata.get("keys", ())
-            noun = "baseline" if item is Chosen else "part" if keys else item.__name__.lower()
+            noun = metadata.get("noun") or ("part" if keys else item.__name__.lower())
             return Named(_shape(item, metadata), noun, keys)
     return Leaf(annotation, metadata.get("kind"))
 

@@ -11,6 +11,7 @@ import torch
 
 from kikimimi.errors import listing, nearest
 from kikimimi.interfaces import LLM, Adapter, Component, Encoder
+from kikimimi.objective import Objective
 from kikimimi.task import Task
 from kikimimi.testing import (
     adapter_checks,
@@ -20,12 +21,14 @@ from kikimimi.testing import (
     encoder_checks,
     import_check,
     llm_checks,
+    objective_checks,
     rendering_checks,
     saving_checks,
     task_checks,
     training_checks,
 )
 from kikimimi.testing.contract import ContractError
+from kikimimi.testing.objective_subject import ObjectiveSubject
 from kikimimi.testing.subject import Tested
 from kikimimi.testing.task_subject import TaskSubject
 
@@ -109,10 +112,33 @@ FOR_TASKS: tuple[Function, ...] = (
     task_checks.pickling_keeps_it,
 )
 
-_KINDS: dict[str, tuple[type[Component] | type[Task], type[Tested], tuple[Function, ...]]] = {
+FOR_OBJECTIVES: tuple[Function, ...] = (
+    config_checks.config_is_a_frozen_dataclass,
+    config_checks.config_has_defaults,
+    config_checks.config_is_documented,
+    config_checks.config_survives_yaml,
+    import_check.import_is_quiet,
+    objective_checks.asks_for_what_there_is,
+    objective_checks.loss_is_a_scalar,
+    objective_checks.gradients_reach_what_it_says,
+    objective_checks.again_is_the_same,
+    objective_checks.order_changes_nothing,
+    objective_checks.text_alone_is_taken,
+    objective_checks.unknown_words_are_taken_or_refused,
+    objective_checks.measures_and_counts_are_plain,
+    objective_checks.model_is_left_as_it_was,
+    objective_checks.validation_runs,
+    objective_checks.half_precision_runs,
+    objective_checks.pickling_keeps_it,
+)
+
+_KINDS: dict[
+    str, tuple[type[Component] | type[Task] | type[Objective], type[Tested], tuple[Function, ...]]
+] = {
     "encoder": (Encoder, encoder_checks.EncoderSubject, (*FOR_ALL, *FOR_PADDED, *FOR_ENCODERS)),
     "adapter": (Adapter, adapter_checks.AdapterSubject, (*FOR_ALL, *FOR_PADDED, *FOR_ADAPTERS)),
     "llm": (LLM, llm_checks.LLMSubject, (*FOR_ALL, *FOR_LLMS)),
+    "objective": (Objective, ObjectiveSubject, FOR_OBJECTIVES),
     "task": (Task, TaskSubject, FOR_TASKS),
 }
 
@@ -171,9 +197,10 @@ def list_checks(kind: str, component: type[Any], config: Any = None) -> list[Che
     """Return the checks of a component.
 
     Args:
-        kind: ``encoder``, ``adapter``, ``llm`` or ``task``.
+        kind: ``encoder``, ``adapter``, ``llm``, ``objective`` or ``task``.
         component: Its class.
-        config: The config whose tiny variant is checked (a task's as it is); None for the defaults.
+        config: The config whose tiny variant is checked (an objective's and a task's as it is); None for the
+            defaults.
 
     Raises:
         ValueError: There are no checks for that kind.
@@ -191,9 +218,10 @@ def run_checks(kind: str, component: type[Any], config: Any = None) -> list[Chec
     """Check a component against the contract of its kind.
 
     Args:
-        kind: ``encoder``, ``adapter``, ``llm`` or ``task``.
+        kind: ``encoder``, ``adapter``, ``llm``, ``objective`` or ``task``.
         component: Its class.
-        config: The config whose tiny variant is checked (a task's as it is); None for the defaults.
+        config: The config whose tiny variant is checked (an objective's and a task's as it is); None for the
+            defaults.
 
     Raises:
         ValueError: There are no checks for that kind.
@@ -210,5 +238,5 @@ def kind_of_component(component: type[Any]) -> str:
     for kind, (base, _, _) in _KINDS.items():
         if isinstance(component, type) and issubclass(component, base):
             return kind
-    bases = "kikimimi.Encoder, kikimimi.Adapter, kikimimi.LLM or kikimimi.Task"
+    bases = "kikimimi.Encoder, kikimimi.Adapter, kikimimi.LLM, kikimimi.Objective or kikimimi.Task"
     raise TypeError(f"{component!r} is no subclass of {bases}")

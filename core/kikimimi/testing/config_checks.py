@@ -13,6 +13,7 @@ import yaml
 
 from kikimimi.errors import RecipeError, listing
 from kikimimi.interfaces import ComponentConfig
+from kikimimi.objective import ObjectiveConfig
 from kikimimi.plugins import KINDS
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.chosen import Chosen
@@ -137,7 +138,7 @@ def tiny_config_is_a_config(subject: Subject) -> None:
 def _dataclasses(cls: type[Any]) -> Iterator[type[Any]]:
     """Yield a config class and those of its nested sections, with the classes that they inherit from."""
     for base in reversed(cls.__mro__):
-        if base not in (object, ComponentConfig, TaskConfig) and (
+        if base not in (object, ComponentConfig, ObjectiveConfig, TaskConfig) and (
             base is cls or dataclasses.is_dataclass(base)
         ):
             yield base

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+from kikimimi.generation import Generation
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Chosen, Dataset, Evaluation, Gate, Recipe, Stage, Trainer
@@ -32,9 +33,10 @@ def tiny_model(recipe: Recipe) -> SpeechLM:
 def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path | None = None) -> Recipe:
     """Return a recipe of the same structure that a laptop trains in seconds.
 
-    Components are tiny and random (LoRA stays), every stage takes two steps of a few seconds of audio, every
-    dataset and evaluation reads the given shards, weights are equal, and it runs on one CPU process.
-    Baselines, loggers and the feature cache are left out; fp16, which a CPU lacks, becomes bf16.
+    Components are tiny and random (LoRA stays), every stage takes two steps of a few seconds of audio and
+    lets the model write a few tokens at most, every dataset and evaluation reads the given shards, weights
+    are equal, and it runs on one CPU process. Baselines, loggers and the feature cache are left out; fp16,
+    which a CPU lacks, becomes bf16.
 
     Args:
         recipe: Resolved.
@@ -69,6 +71,7 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
         key = f"stages.{name}"
         return replace(
             given,
+            objective=_brief(given.objective),
             steps=STEPS,
             epochs=None,
             gate={n: Gate(max=ANY_RATE) for n in given.gate},  # random parts get through none
@@ -112,6 +115,20 @@ def _tiny_parts(recipe: Recipe) -> Recipe:
 
 def _tiny(chosen: Chosen) -> Chosen:
     return replace(chosen, config=chosen.component.tiny_config(chosen.config))
+
+
+def _brief(objective: Chosen) -> Chosen:
+    """Return an objective with whatever it lets the model write made short, inside other plugins too."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, Generation):
+            return replace(value, max_new_tokens=min(value.max_new_tokens, NEW_TOKENS))
+        if isinstance(value, dict):
+            return {name: short(item) for name, item in value.items()}
+        return _brief(value) if isinstance(value, Chosen) else value
+
+    options = {item.name: short(getattr(objective.config, item.name)) for item in fields(objective.config)}
+    return replace(objective, config=replace(objective.config, **options))
 
 
 def _refusal(task: Chosen, record: dict[str, Any]) -> str | None:

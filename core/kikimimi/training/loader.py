@@ -73,11 +73,15 @@ class Reader(Dataset[Batch]):
             views=self.views,
         )
         clips = [len(clip) for clip in sample.clips]
-        self._check_context(len(sample.rendered.ids), clips)
-        if sample.rejected is not None:
-            self._check_context(len(sample.rejected.ids), clips)
-        if sample.written is not None:
-            self._check_context(len(sample.written.ids), [])
+        for rendered in (
+            sample.rendered,
+            sample.rejected,
+            sample.written,
+            sample.prompt,
+            sample.written_prompt,
+        ):
+            if rendered is not None:
+                self._check_context(len(rendered.ids), clips if rendered.slots else [])
         return sample
 
     def _check_context(self, text_length: int, clip_lengths: list[int]) -> None:

@@ -72,6 +72,8 @@ class Reference:
 
     def _exchange(self) -> None:
         """Let trained values and copies change places, past autograd's account: backward sees no change."""
+        # Autocast keeps what it converted of a parameter, and does not see that its values are others.
+        torch.clear_autocast_cache()
         with torch.no_grad():
             for parameter, copy in self._copies:
                 local = _local(parameter)

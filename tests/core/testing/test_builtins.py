@@ -1,4 +1,4 @@
-"""Every registered encoder, adapter and LLM keeps its contract, in each of its forms."""
+"""Every registered component that has a contract keeps it, in each of its forms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kikimimi_llms.llama import Llama, Scratch
 def _all_checks() -> list[Any]:
     return [
         pytest.param(check, id=f"{kind}-{name}-{check.name}")
-        for kind in ("encoder", "adapter", "llm", "task")
+        for kind in ("encoder", "adapter", "llm", "objective", "task")
         for name in plugins.names(kind)
         for check in list_checks(kind, plugins.load(kind, name))
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kikimimi import plugins
+from kikimimi import Generation, plugins
 from kikimimi.data.corpus import Corpus
 from kikimimi.errors import RecipeError
 from kikimimi.model.assembly import freeze_all_but, trainable_names
@@ -100,3 +100,17 @@ def test_a_chat_needs_conversations(shards: str, conversations: str) -> None:
     recipe = tiny_recipe(given, shards, conversations=conversations)
     assert recipe.evaluate["talk"].shards == conversations
     assert recipe.stages["asr"].data["sentences"].shards == shards
+
+
+def test_what_a_stage_lets_the_model_write_is_short(shards: str) -> None:
+    long = Generation(max_new_tokens=300, temperature=0.7)
+    own = Chosen.of("objective", "distill", continuation="own", generate=long)
+    both = Chosen.of("objective", "sum", terms={"text": Chosen.of("objective", "ce"), "like": own})
+    given = load_recipe(QUICKSTART)
+    name, stage = next(iter(given.stages.items()))
+    for objective in (own, both):
+        recipe = tiny_recipe(replace(given, stages={name: replace(stage, objective=objective)}), shards)
+        found = recipe.stages[name].objective
+        term = found if found.name == "distill" else found.config.terms["like"]
+        assert term.config.generate == replace(long, max_new_tokens=4)
+        assert term.config.continuation == "own"

@@ -1,0 +1,120 @@
+"""How similar the audio tokens of a clip are to the LLM's embeddings of its words, for a look at both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from torch.nn import functional as F
+
+from kikimimi.data.corpus import Corpus
+from kikimimi.data.record import Record
+from kikimimi.model.batch import Sample, collate
+from kikimimi.model.speech_lm import SpeechLM
+
+FILE = "similarity.json"
+CLIPS = 3
+"""How many clips of an evaluation are looked at."""
+LONGEST = 12.0
+"""Longest clip whose picture can be read [s]."""
+_TRIED = 30  # records; where so many say nothing of their words, the others are not read either
+_PRECISION = 1000
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """One clip.
+
+    Attributes:
+        key: Of its record.
+        tokens: (L) the tokens of what is said, as they are written.
+        values: (L, T) cosine of the angle between the embedding of each and each audio token.
+    """
+
+    key: str
+    tokens: list[str]
+    values: list[list[float]]
+
+
+def measure(model: SpeechLM, corpus: Corpus, device: torch.device, seed: int) -> list[Similarity]:
+    """Return the similarities in a few clips, drawn at random from those of which the words are known.
+
+    Fathullah et al. 2023 show such matrices of theirs; audio tokens that stand for words in order make a
+    diagonal.
+
+    Args:
+        model: In eval mode, on the device.
+        corpus: Of an evaluation.
+        device: Where the model is.
+        seed: Draws the clips.
+    """
+    found = []
+    for record, clip, said in _clips(corpus, seed):
+        vocabulary = model.llm.vocabulary
+        ids = vocabulary.encode(said)
+        prompt = corpus.conversation(record).prompt()
+        waveforms = corpus.waveforms(record, [clip], model.encoder.sample_rate)
+        sample = Sample(record.key, model.llm.render(prompt, generate=True), waveforms)
+        with torch.no_grad():
+            _, output = model.pack(collate([sample]).to(device))
+            embeddings = model.embed(torch.tensor(ids, dtype=torch.int64, device=device)).float()  # (L, D)
+        assert output is not None
+        tokens = output.tokens.unstack()[0].float()  # (T, D)
+        cosines = F.normalize(embeddings, dim=1) @ F.normalize(tokens, dim=1).T
+        written = [vocabulary.control.get(number) or vocabulary.decode([number]) for number in ids]
+        found.append(Similarity(record.key, written, cosines.cpu().tolist()))
+        if len(found) == CLIPS:
+            break
+    return found
+
+
+def _clips(corpus: Corpus, seed: int) -> Iterator[tuple[Record, str, str]]:
+    """Yield records of one short clip of which it is known what is said, with the clip and the words."""
+    shards = corpus.shards
+    rows = [row for row in range(len(shards)) if shards.clips[row] == 1 and shards.longest[row] <= LONGEST]
+    for row in Random(seed).sample(rows, min(_TRIED, len(rows))):
+        record = shards.read(row)
+        prompt = corpus.conversation(record).prompt()
+        if len(prompt.clips()) == 1 and (prompt.transcripts()[0] or "").strip():
+            yield record, prompt.clips()[0], str(prompt.transcripts()[0])
+
+
+def write_similarities(folder: Path, identity: str, system: str, found: list[Similarity]) -> None:
+    """Write what was measured, whole or not at all.
+
+    Args:
+        folder: Of the evaluation.
+        identity: What it depends on: weights and data.
+        system: Whose it is.
+        found: What was measured.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    clips = [
+        {**asdict(one), "values": [[round(value * _PRECISION) for value in row] for row in one.values]}
+        for one in found
+    ]
+    said = {"identity": identity, "system": system, "thousandths": clips}
+    temporary = folder / f".{FILE}.tmp"
+    temporary.write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(folder / FILE)
+
+
+def read_similarities(folder: Path) -> tuple[str, str, list[Similarity]]:
+    """Return identity, system and clips of an evaluation; empty where nothing was measured."""
+    path = folder / FILE
+    if not path.is_file():
+        return "", "", []
+    said = json.loads(path.read_text(encoding="utf-8"))
+    clips = [
+        Similarity(
+            clip["key"],
+            clip["tokens"],
+            [[value / _PRECISION for value in row] for row in clip["values"]],
+        )
+        for clip in said["thousandths"]
+    ]
+    return said["identity"], said["system"], clips

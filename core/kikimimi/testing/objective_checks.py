@@ -1,0 +1,208 @@
+"""Checks of objectives: what they make of micro-batches, and what they leave as it was."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from kikimimi.errors import listing
+from kikimimi.objective import Step, View
+from kikimimi.recipe.chosen import PARTS
+from kikimimi.testing.contract import ContractError, expect, expect_close, expect_finite
+from kikimimi.testing.objective_subject import ObjectiveSubject
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+)*")
+_TAKEN = ("loss", "count", "lr", "gradient_norm", "validation_loss", "padding", "step", "stage")
+"""What metrics call other things; a measure would stand in their place."""
+
+
+def asks_for_what_there_is(subject: ObjectiveSubject) -> None:
+    """`views`, `reference` and `reaches` name views and parts that there are, each once."""
+    objective = subject.build()
+    views = objective.views
+    expect(isinstance(views, frozenset), f"views: expected a frozenset, found {type(views).__name__}")
+    expect(
+        views <= set(get_args(View)),
+        f"views: expected some of {listing(get_args(View))}, found {listing(map(str, views))}",
+    )
+    for name in ("reference", "reaches"):
+        parts = getattr(objective, name)
+        expect(
+            isinstance(parts, tuple) and set(parts) <= set(PARTS) and len(set(parts)) == len(parts),
+            f"{name}: expected a tuple with some of {listing(PARTS)}, each once, found {parts!r}",
+        )
+    expect(bool(objective.reaches), "reaches: expected at least one part, found none: nothing would train")
+    generates: Any = objective.generates
+    expect(isinstance(generates, bool), f"generates: expected true or false, found {generates!r}")
+
+
+def loss_is_a_scalar(subject: ObjectiveSubject) -> None:
+    """The loss and its parts are finite scalars, and the loss hangs on what trains."""
+    stage = subject.stage()
+    loss = subject.run(stage, subject.batch(stage.model))
+    for name, found in {"loss": loss.value, **{f"part {n}": part for n, part in loss.parts.items()}}.items():
+        _expect_scalar(found, name)
+    expect(loss.value.requires_grad, "loss: expected it to need gradients, found that it does not")
+
+
+def gradients_reach_what_it_says(subject: ObjectiveSubject) -> None:
+    """Backward gives a gradient to the parts of `reaches`, to no other, and to nothing that is frozen."""
+    stage = subject.stage()
+    wanted = {name for name, p in stage.model.named_parameters() if p.requires_grad}
+    loss = subject.run(stage, subject.batch(stage.model))
+    loss.value.backward()  # type: ignore[no-untyped-call]
+    gradients = {name: p.grad for name, p in stage.model.named_parameters() if p.grad is not None}
+    for name, gradient in gradients.items():
+        expect_finite(gradient, f"gradient of {name}")
+    strays = [name for name in gradients if name not in wanted]
+    expect(not strays, f"expected no gradient in what is frozen, found one in {listing(strays[:3])}")
+    reached = {name.partition(".")[0] for name, gradient in gradients.items() if gradient.any()}
+    said = set(subject.build().reaches)
+    expect(
+        reached == said,
+        f"reaches: expected the parts whose gradient is not zero, {listing(sorted(reached))}, found "
+        f"{listing(sorted(said))}",
+    )
+
+
+def again_is_the_same(subject: ObjectiveSubject) -> None:
+    """The same micro-batch has the same loss again: nothing is remembered and nothing drawn at random."""
+    stage = subject.stage()
+    batch, objective = subject.batch(stage.model), subject.build()
+    first, second = (objective.loss(Step(stage.model, batch, stage.frozen)).value for _ in range(2))
+    expect_close(second, first, "the loss of the same micro-batch again")
+
+
+def order_changes_nothing(subject: ObjectiveSubject) -> None:
+    """The loss does not depend on the order of the conversations."""
+    stage = subject.stage()
+    first, turned = (
+        subject.run(stage, subject.batch(stage.model, turned=turned)).value for turned in (False, True)
+    )
+    expect_close(turned, first, "the loss with the conversations in the opposite order")
+
+
+def text_alone_is_taken(subject: ObjectiveSubject) -> None:
+    """A micro-batch without any clip has a finite loss that hangs on the model."""
+    stage = subject.stage()
+    loss = subject.run(stage, subject.batch(stage.model, text=True))
+    _expect_scalar(loss.value, "loss of text alone")
+    expect(
+        loss.value.requires_grad,
+        "loss of text alone: expected it to need gradients (`Step.zero` is a zero that does), found that it "
+        "does not",
+    )
+
+
+def unknown_words_are_taken_or_refused(subject: ObjectiveSubject) -> None:
+    """Where it is not known what is said, the loss is finite, or a ValueError says why there is none."""
+    stage = subject.stage()
+    try:
+        batch = subject.batch(stage.model, known=False)
+    except ValueError:
+        return  # its views say why
+    try:
+        loss = subject.run(stage, batch)
+    except ContractError:
+        raise
+    except ValueError as error:
+        expect(bool(str(error).strip()), "unknown words: expected an error that says why, found an empty one")
+        return
+    except Exception as error:
+        raise ContractError(
+            f"unknown words: expected a loss or a ValueError, found {type(error).__name__}: {error}"
+        ) from error
+    _expect_scalar(loss.value, "loss where it is not known what is said")
+
+
+def measures_and_counts_are_plain(subject: ObjectiveSubject) -> None:
+    """Measures are finite scalars that hold no graph, counts are whole numbers, and names are no others'."""
+    stage = subject.stage()
+    for text in (False, True):
+        loss = subject.run(stage, subject.batch(stage.model, text=text))
+        for name, measure in loss.measures.items():
+            _expect_scalar(measure, f"measure {name}")
+            expect(not measure.requires_grad, f"measure {name}: expected it detached, found it with a graph")
+            expect(
+                name.partition("/")[0] not in _TAKEN,
+                f"measure {name}: expected a name of its own, found one of the metrics' ({listing(_TAKEN)})",
+            )
+        for name, count in loss.counts.items():
+            expect(
+                type(count) is int and count >= 0,
+                f"count {name}: expected a whole number from 0, found {count!r}",
+            )
+        for name in (*loss.parts, *loss.measures, *loss.counts):
+            expect(
+                isinstance(name, str) and _NAME.fullmatch(name) is not None,
+                f"{name!r}: expected a name of letters, digits, '_', '-', '.' and '/', found another",
+            )
+
+
+def model_is_left_as_it_was(subject: ObjectiveSubject) -> None:
+    """The loss changes no value, no mode and nothing about what trains."""
+    stage = subject.stage()
+    model = stage.model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = {name: module.training for name, module in model.named_modules()}
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    subject.run(stage, subject.batch(model))
+    changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])]
+    expect(not changed, f"expected the model's values as they were, found others in {listing(changed[:3])}")
+    other = [name for name, p in model.named_parameters() if p.requires_grad != trained[name]]
+    expect(not other, f"expected what trains as it was, found it changed in {listing(other[:3])}")
+    turned = [name or "the model" for name, m in model.named_modules() if m.training != modes[name]]
+    expect(not turned, f"expected train and eval modes as they were, found others in {listing(turned[:3])}")
+    given = [name for name, p in model.named_parameters() if p.grad is not None]
+    expect(not given, f"expected no gradients before the backward pass, found them in {listing(given[:3])}")
+
+
+def validation_runs(subject: ObjectiveSubject) -> None:
+    """In eval mode and without gradients, as in a validation, the loss is finite."""
+    stage = subject.stage()
+    batch = subject.batch(stage.model)
+    stage.model.eval()
+    with torch.no_grad():
+        loss = subject.run(stage, batch)
+    _expect_scalar(loss.value, "loss in a validation")
+
+
+def half_precision_runs(subject: ObjectiveSubject) -> None:
+    """Under autocast to bfloat16, loss and gradients are finite, and the loss is float32."""
+    stage = subject.stage()
+    batch = subject.batch(stage.model)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = subject.run(stage, batch)
+    _expect_scalar(loss.value, "loss under autocast to bfloat16")
+    expect(
+        loss.value.dtype == torch.float32,
+        f"loss under autocast to bfloat16: expected float32, found {loss.value.dtype}",
+    )
+    loss.value.backward()  # type: ignore[no-untyped-call]
+    for name, parameter in stage.model.named_parameters():
+        if parameter.grad is not None:
+            expect_finite(parameter.grad, f"gradient of {name} under autocast to bfloat16")
+
+
+def pickling_keeps_it(subject: ObjectiveSubject) -> None:
+    """Pickling changes nothing: an objective is a part of what other processes are sent."""
+    stage = subject.stage()
+    batch, objective = subject.batch(stage.model), subject.build()
+    first, second = (
+        one.loss(Step(stage.model, batch, stage.frozen)).value
+        for one in (objective, pickle.loads(pickle.dumps(objective)))
+    )
+    expect_close(second, first, "the loss of the objective, pickled and unpickled")
+
+
+def _expect_scalar(found: Any, what: str) -> None:
+    expect(isinstance(found, Tensor), f"{what}: expected a tensor, found {type(found).__name__}")
+    expect(
+        found.dim() == 0 and found.is_floating_point(),
+        f"{what}: expected a scalar of floating point, found {found.dtype} of shape {tuple(found.shape)}",
+    )
+    expect_finite(found.detach(), what)

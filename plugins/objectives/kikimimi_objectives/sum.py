@@ -1,0 +1,102 @@
+"""Several objectives at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from kikimimi import Chosen, Loss, Objective, ObjectiveConfig, Step
+from kikimimi.errors import listing, nearest
+from kikimimi.objective import View
+
+Value = TypeVar("Value")
+
+
+def _text() -> dict[str, Chosen]:
+    return {"text": Chosen.of("objective", "ce")}
+
+
+class Sum(Objective):
+    """The weighted sum of objectives. They share the model's pass over the conversations as they are.
+
+    Measures and counts keep their names, with the term's before them where two terms have the same.
+    """
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ObjectiveConfig):
+        """Options of the `sum` objective."""
+
+        terms: dict[str, Chosen] = field(
+            default_factory=_text, metadata={"kind": "objective", "noun": "term"}
+        )
+        """What is summed, by a name for the metrics (``loss/NAME``)."""
+        weights: dict[str, float] = field(default_factory=dict)
+        """What each term is multiplied by; those that are not given have 1."""
+
+        def __post_init__(self) -> None:
+            if not self.terms:
+                raise ValueError("terms must hold at least one objective")
+            for name, weight in self.weights.items():
+                if name not in self.terms:
+                    raise ValueError(
+                        f"weights.{name}: there is no term '{name}'.{nearest(name, self.terms)} "
+                        f"Terms: {listing(self.terms)}"
+                    )
+                if not weight > 0:
+                    raise ValueError(f"weights.{name}: must be above 0, not {weight}")
+            for name, term in self.terms.items():
+                if issubclass(term.component, Sum):
+                    raise ValueError(f"terms.{name}: a sum inside a sum: write its terms here")
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.terms: dict[str, Objective] = {
+            name: term.component(term.config) for name, term in config.terms.items()
+        }
+
+    @property
+    def views(self) -> frozenset[View]:
+        """Those of all terms."""
+        return frozenset[View]().union(*(term.views for term in self.terms.values()))
+
+    @property
+    def reference(self) -> tuple[str, ...]:
+        """The parts of all terms."""
+        return _together(term.reference for term in self.terms.values())
+
+    @property
+    def reaches(self) -> tuple[str, ...]:
+        """The parts of all terms."""
+        return _together(term.reaches for term in self.terms.values())
+
+    @property
+    def generates(self) -> bool:
+        """Whether a term does."""
+        return any(term.generates for term in self.terms.values())
+
+    def loss(self, step: Step) -> Loss:
+        """Return the weighted sum; each term is a part, before its weight."""
+        losses = {name: term.loss(step) for name, term in self.terms.items()}
+        values = [self.config.weights.get(name, 1.0) * loss.value for name, loss in losses.items()]
+        return Loss(
+            sum(values[1:], values[0]),
+            {name: loss.value for name, loss in losses.items()},
+            _named({name: loss.measures for name, loss in losses.items()}),
+            _named({name: loss.counts for name, loss in losses.items()}),
+        )
+
+
+def _together(parts: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part for some in parts for part in some))
+
+
+def _named(of: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:
+    """Return what all terms give, under the term's name too where the name alone could be another's."""
+    times = Counter(name for given in of.values() for name in given)
+    return {
+        f"{term}/{name}" if times[name] > 1 else name: value
+        for term, given in of.items()
+        for name, value in given.items()
+    }
