@@ -155,13 +155,14 @@ def test_a_model_that_has_not_moved(model: SpeechLM) -> None:
 
 
 def test_clips_are_encoded_once(model: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = []
+    encoded: list[int] = []
     forward = type(model.encoder).forward
-    monkeypatch.setattr(
-        type(model.encoder),
-        "forward",
-        lambda self, audio: (encoded.append(len(audio)), forward(self, audio))[1],
-    )
+
+    def counted(self: Any, audio: Any) -> Any:
+        encoded.append(len(audio))
+        return forward(self, audio)
+
+    monkeypatch.setattr(type(model.encoder), "forward", counted)
     batch = collate(samples(model, audio=True))
     reference = copy.deepcopy(model)
     loss_of(model, reference, batch)
@@ -210,7 +211,7 @@ def test_equals_trl_on_text(model: SpeechLM, tmp_path: Path, form: str) -> None:
         other.load_state_dict(of.llm.model.state_dict())  # type: ignore[union-attr]
         return other
 
-    tokenizer = model.llm.tokenizer  # type: ignore[union-attr]
+    tokenizer: Any = model.llm.tokenizer
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     trainer = DPOTrainer(
         model=plain(trained),

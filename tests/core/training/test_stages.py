@@ -277,8 +277,8 @@ def test_number_formats_of_a_stage(chain: Path) -> None:
     train(run, "align")
     train(run, "asr")
     align, asr = run.load_model("align"), run.load_model("asr")
-    assert align.llm.model.dtype == torch.bfloat16  # type: ignore[union-attr]
-    assert asr.llm.model.dtype == torch.float32  # type: ignore[union-attr]
+    assert align.llm.model.dtype == torch.bfloat16
+    assert asr.llm.model.dtype == torch.float32
     with pytest.raises(
         RecipeError,
         match=r"stages\.asr\.train\.llm.*: trains .*, which is torch\.bfloat16.*stages\.asr\.dtype",
