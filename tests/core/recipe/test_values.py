@@ -123,8 +123,8 @@ from kikimimi.errors import listing
         ("trainer.devices=0", "trainer.devices: must be at least 1, not 0"),
         (
             "trainer.loggers=[tensorbord]",
-            "trainer.loggers: 'tensorbord' is not a logger. Did you mean 'tensorboard'? Loggers: tensorboard, "
-            "wandb",
+            "trainer.loggers: 'tensorbord' is not a logger. Did you mean 'tensorboard'? Loggers: "
+            "tensorboard, wandb",
         ),
         ("trainer.loggers=[tensorboard, tensorboard]", "trainer.loggers: names the same logger twice"),
         (
