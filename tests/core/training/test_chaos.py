@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -155,3 +157,46 @@ def test_kill_9_leaves_no_trace(launch: Launch, recipe_file: Path, tmp_path: Pat
     assert len(epochs) > 5
     assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
     assert not victim.saving()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of 16 MB, which takes root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk(launch: Launch, recipe_file: Path, tmp_path: Path, small_disk: Path) -> None:
+    """A save that finds no room says so, leaves the one before it as it was, and the run goes on later."""
+    options = ("stages.asr.steps=12", "stages.asr.checkpoint={every: 3, keep: 9}")
+    whole, run = (folder / run_name("small", options) for folder in (tmp_path / "whole", small_disk))
+    reference = launch(recipe_file, *options, "--out", whole.parent)
+    assert reference.end() == 0, reference.output
+    training = launch(recipe_file, *options, "--out", run.parent)
+    training.wait_until((run / "checkpoints" / "asr" / "step-00000003").exists)
+    files = [path for path in (run / "checkpoints" / "asr" / "step-00000003").iterdir()]
+    before = {path: path.read_bytes() for path in files}
+    filler = small_disk / "filler"
+    room = sum(map(len, before.values())) // 2
+    disk = os.statvfs(small_disk)
+    filler.write_bytes(bytes(disk.f_bavail * disk.f_frsize - room))
+    assert training.end() == 1, training.output
+    assert "Traceback" not in training.output
+    assert re.search(
+        r"error: .*the checkpoint could not be written: No space left on device", training.output
+    )
+    saved = sorted((run / "checkpoints" / "asr").glob("step-*"))
+    assert {path: path.read_bytes() for path in files} == before
+    filler.unlink()
+    again = launch(run)
+    assert again.end() == 0, again.output
+    assert f"going on after step {int(saved[-1].name[5:])}" in again.output
+    assert again.curve(run) == again.curve(whole)
+    weights = "weights/asr.safetensors"
+    assert (run / weights).read_bytes() == (whole / weights).read_bytes()
