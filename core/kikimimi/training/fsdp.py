@@ -1,9 +1,9 @@
 """Fully sharded training (FSDP2): every rank holds a piece of each parameter, frozen ones too.
 
 The blocks that components name are gathered one by one as they run, and everything outside blocks
-(embeddings, the output head) at the start of a micro-batch. All ranks have to run the same blocks in the same order:
-`SpeechLM.stand_in` sees to it where a micro-batch holds no clip, and `_fill_gradients` where a parameter has
-no part in a loss.
+(embeddings, the output head) at the start of a micro-batch. All ranks have to run the same blocks in the
+same order: `SpeechLM.stand_in` sees to it where a micro-batch holds no clip, and `_fill_gradients` where a
+parameter has no part in a loss.
 
 Source: `torch.distributed.fsdp.fully_shard`, Zhao et al. 2023 (arXiv 2304.11277).
 """
