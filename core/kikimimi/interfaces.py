@@ -76,9 +76,15 @@ class Component(nn.Module, ABC):
     A component is built by its constructor (the architecture: cheap, works on the meta device) and then
     filled by `load_weights`; without a pretrained source the constructor's random weights stay. It lives in
     one file with its nested `Config`.
+
+    Attributes:
+        fills_pieces: Whether `load_weights` fills parameters through `kikimimi.weights.load_state` alone,
+            which copies only the rows that this process holds. Then a model that is sharded over processes is
+            built without memory and filled piece by piece; else every process builds it whole first.
     """
 
     Config: ClassVar[type[ComponentConfig]]
+    fills_pieces: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

@@ -195,7 +195,8 @@ def load_state(
     """Copy tensors into a module; every name and shape has to fit.
 
     Args:
-        module: What to fill; its dtypes and devices stay.
+        module: What to fill; its dtypes and devices stay. Of parameters that are sharded over processes, the
+            rows that this one holds are copied.
         state: Tensors by name.
         source: Where they come from, for the message.
         ignore: Patterns (`lm_head.*`) of names that may be missing or left over.
@@ -221,8 +222,16 @@ def load_state(
         raise WeightsError(
             f"{source}: does not fit {type(module).__name__} ({len(own)} tensors): " + "; ".join(problems)
         )
-    # The check above is the strict one: it knows `ignore`.
-    module.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)
+    filled = {name: value for name, value in state.items() if name in own}
+    from kikimimi.tensor_files import copy_into, sharded
+
+    targets = module.state_dict(keep_vars=True)
+    if sharded(targets.values()):
+        for name, value in filled.items():
+            copy_into(targets[name], value)
+    else:
+        # The check above is the strict one: it knows `ignore`.
+        module.load_state_dict(filled, strict=False)
 
 
 def is_pickle(name: str) -> bool:

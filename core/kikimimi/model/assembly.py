@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from kikimimi.errors import RecipeError, listing, nearest
-from kikimimi.interfaces import AdapterContext, Component, LLMContext
+from kikimimi.interfaces import AdapterContext, Component, Encoder, LLMContext
+from kikimimi.model.deferred import standing_in, without_memory
 from kikimimi.model.lora import AudioGate, add_lora
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe.chosen import PARTS
@@ -29,6 +30,7 @@ def assemble(
     texts: Callable[[], Iterable[str]] | None = None,
     assets: Path | None = None,
     load_weights: bool = True,
+    deferred: bool = False,
 ) -> SpeechLM:
     """Build the model of a recipe.
 
@@ -37,6 +39,8 @@ def assemble(
         texts: Yields every text of the training data, for a tokenizer built from it.
         assets: Folder of an earlier `save_assets`, which then stands in for `texts`.
         load_weights: Whether to read pretrained weights; without, what they would fill is unspecified.
+        deferred: Build parts that only pretrained weights fill, and that can be filled in pieces, on the meta
+            device; the model's `deferred` names them. They have to be filled later: see `load_deferred`.
 
     Raises:
         RecipeError: The parts do not fit each other or the data.
@@ -45,11 +49,9 @@ def assemble(
     # Random initialisation is part of the recipe: the same seed gives the same start, whatever ran before.
     # Each part has numbers of its own, so that it starts alike whatever the other parts are.
     with torch.random.fork_rng(devices=[]):
-        _seed(recipe.seed, "encoder")
-        encoder = _build(recipe.encoder, "encoder")
+        encoder = _build(recipe, "encoder", deferred=deferred)
         folders = {part: assets / part if assets is not None else None for part in PARTS}
-        _seed(recipe.seed, "llm")
-        llm = _build(recipe.llm, "llm", LLMContext(texts=texts, assets=folders["llm"]))
+        llm = _build(recipe, "llm", LLMContext(texts=texts, assets=folders["llm"]), deferred=deferred)
         context = AdapterContext(
             in_dim=encoder.dim,
             out_dim=llm.dim,
@@ -59,20 +61,23 @@ def assemble(
             texts=texts,
             assets=folders["adapter"],
         )
-        _seed(recipe.seed, "adapter")
-        adapter = _build(recipe.adapter, "adapter", context)
+        adapter = _build(recipe, "adapter", context)
         # Read by now; what data loaders' processes are sent must not hold the way to the data.
         llm.context, adapter.context = replace(llm.context, texts=None), replace(context, texts=None)
         fixed: set[str] = set()
         pretrained: set[str] = set()
         gates: dict[str, AudioGate | None] = {}
+        unfilled: set[str] = set()
         for where, chosen, part in zip(
             PARTS,
             (recipe.encoder, recipe.adapter, recipe.llm),
             (encoder, adapter, llm),
             strict=True,
         ):
-            if load_weights:
+            later = any(parameter.is_meta for parameter in part.parameters())
+            if later:
+                unfilled.add(where)
+            elif load_weights:
                 part.load_weights()
             _set_dtype(part, _DTYPES[chosen.dtype])
             # By identity: low-rank adaptation renames what it adapts.
@@ -81,11 +86,23 @@ def assemble(
             loaded = {id(p) for name, p in part.named_parameters() if name in sourced}
             if chosen.lora is not None:
                 _seed(recipe.seed, f"{where}.lora")
-                gates[where] = add_lora(part, chosen.lora, where=where)
+                with standing_in(part):
+                    gates[where] = add_lora(part, chosen.lora, where=where)
             named = [(f"{where}.{name}", id(p)) for name, p in part.named_parameters()]
             fixed.update(name for name, identity in named if identity in constants)
             pretrained.update(name for name, identity in named if identity in loaded)
-    return SpeechLM(encoder, adapter, llm, frozenset(fixed), frozenset(pretrained), gates.get("llm"))
+    model = SpeechLM(encoder, adapter, llm, frozenset(fixed), frozenset(pretrained), gates.get("llm"))
+    model.deferred = frozenset(unfilled)
+    return model
+
+
+def pretrained_encoder(recipe: Recipe) -> Encoder:
+    """Build the encoder alone, filled, as `assemble` does but for low-rank updates."""
+    with torch.random.fork_rng(devices=[]):
+        encoder: Encoder = _build(recipe, "encoder")
+        encoder.load_weights()
+        _set_dtype(encoder, _DTYPES[recipe.encoder.dtype])
+    return encoder.eval().requires_grad_(False)
 
 
 def _seed(seed: int, what: str) -> None:
@@ -93,11 +110,17 @@ def _seed(seed: int, what: str) -> None:
     torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def _build(chosen: Chosen, where: str, *context: object) -> Any:
+def _build(recipe: Recipe, where: str, *context: object, deferred: bool = False) -> Any:
+    chosen: Chosen = getattr(recipe, where)
     # Weights that are read from a source never exist in full precision; random ones are drawn in it.
     reads = getattr(chosen.config, "weights", "random") != "random"
+    deferred = deferred and reads and chosen.component.fills_pieces
+    _seed(recipe.seed, where)
     try:
-        with _default_dtype(_DTYPES[chosen.dtype] if reads else torch.float32):
+        with (
+            _default_dtype(_DTYPES[chosen.dtype] if reads else torch.float32),
+            without_memory() if deferred else nullcontext(),
+        ):
             part = chosen.component(chosen.config, *context)
     except RecipeError:
         raise
@@ -105,6 +128,8 @@ def _build(chosen: Chosen, where: str, *context: object) -> Any:
         if type(error) is not ValueError:  # a KikimimiError says already what it is about
             raise
         raise RecipeError([f"{where}: {error}"]) from error
+    if deferred and part.pretrained_names() != {name for name, _ in part.named_parameters()}:
+        return _build(recipe, where, *context)  # some of its weights are drawn at random
     return part
 
 

@@ -83,6 +83,7 @@ class SpeechLM(nn.Module):
     Attributes:
         stand_in: What encoder and adapter run in a batch without clips, where all ranks have to run all parts
             because each holds a piece of them; None where that does not matter.
+        deferred: Parts that were built without memory, and are to be filled once they have some.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class SpeechLM(nn.Module):
         self.pretrained = pretrained
         self.gate = gate
         self.stand_in: StandIn | None = None
+        self.deferred: frozenset[str] = frozenset()
         self.encoder = encoder
         self.adapter = adapter
         self.llm = llm

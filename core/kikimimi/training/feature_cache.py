@@ -97,6 +97,10 @@ class FeatureCache:
                 temporary.replace(path if len(self._faults) == before else _partial(path))
         return todo
 
+    def is_filled(self) -> bool:
+        """Whether nothing is left for `fill` to encode."""
+        return all(path.is_file() for _, _, path in self._groups)
+
     def get(self, row_hash: str, clip: str) -> Tensor:
         """Return the (F, E) features of a clip.
 

@@ -24,13 +24,15 @@ from kikimimi.data.fault import FaultLog
 from kikimimi.data.plan import Plan
 from kikimimi.errors import counted
 from kikimimi.lock import plugin_lock
-from kikimimi.model.assembly import freeze_all_but, trainable_names
+from kikimimi.model.assembly import freeze_all_but, pretrained_encoder, trainable_names
 from kikimimi.model.blocks import find_blocks
+from kikimimi.model.deferred import load_deferred
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn
-from kikimimi.model.trained import kept_names
+from kikimimi.model.trained import kept_names, load_trained
 from kikimimi.progress import duration
 from kikimimi.rank import global_rank, slurm_starts_ranks
+from kikimimi.recipe.chosen import PARTS
 from kikimimi.recipe.stage import Mixture
 from kikimimi.run_folder import RunFolder, checkpoint_folders
 from kikimimi.training.best import Best
@@ -106,10 +108,14 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         run.checkpoints(name), stage.checkpoint.every, stage.checkpoint.keep, loader, stage.batch.global_
     )
     kept = kept_names(model, recipe, name)
-    spread = _spread(recipe, model, cached=features is not None)
+    spread = _spread(run, name, model, cached=features is not None)
     module = StageModule(model, stage, trained, kept, trainer_options.log_every, faults, spread)
     validation = _validation_loader(recipe, stage, model, held_out, features, views) if held_out else None
-    metadata = {"recipe": run.recipe.digest, "stage": name}
+    metadata = {
+        "recipe": run.recipe.digest,
+        "stage": name,
+        "parts": {part: plugin_lock(getattr(recipe, part)) for part in PARTS},
+    }
     if step is not None:
         print(f"stage {name}: going on after step {step}", file=sys.stderr)
         metrics.forget_after(step)
@@ -270,8 +276,11 @@ def _features(
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     cache = FeatureCache([*corpora, *held_out], fingerprint)
     device = _device(recipe)
-    model.encoder.to(device)
-    encoded = cache.fill(model.encoder, device=device, precision=_autocast(recipe, device))
+    encoded = 0
+    if not cache.is_filled():
+        encoder = pretrained_encoder(recipe) if "encoder" in model.deferred else model.encoder
+        encoder.to(device)
+        encoded = cache.fill(encoder, device=device, precision=_autocast(recipe, device))
     if encoded:
         print(
             f"{encoded} records ({duration(seconds)} of audio) encoded; "
@@ -293,13 +302,20 @@ def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[An
     return torch.autocast(device.type, types[recipe.trainer.precision])
 
 
-def _spread(recipe: Recipe, model: SpeechLM, *, cached: bool) -> Callable[[DeviceMesh], None] | None:
-    """Return what shards the model; None where the strategy does not."""
+def _spread(
+    run: RunFolder, name: str, model: SpeechLM, *, cached: bool
+) -> Callable[[DeviceMesh], None] | None:
+    """Return what shards the model, and fills what is still empty; None where the strategy does not."""
+    recipe = run.recipe
     if recipe.trainer.strategy != "fsdp":
         return None
 
     def spread(mesh: DeviceMesh) -> None:
         shard(model, mesh, recipe.trainer.precision)
+        if model.deferred:
+            load_deferred(model)
+            if (before := recipe.start_of(name)) is not None:
+                load_trained(model, recipe, before, run.weights(before))
         model.stand_in = StandIn.of(model.encoder, cached=cached)
 
     return spread

@@ -92,10 +92,13 @@ def _model(run: RunFolder, name: str, corpora: list[Corpus]) -> SpeechLM:
     recipe = run.recipe
     started = run.assets.is_dir()
     model = assemble(
-        recipe.at(name), texts=lambda: all_texts(corpora), assets=run.assets if started else None
+        recipe.at(name),
+        texts=lambda: all_texts(corpora),
+        assets=run.assets if started else None,
+        deferred=recipe.trainer.strategy == "fsdp",
     )
     if not started:
         run.save_assets(model)
-    if (before := recipe.start_of(name)) is not None:
+    if (before := recipe.start_of(name)) is not None and not model.deferred:
         load_trained(model, recipe, before, run.weights(before))
     return model

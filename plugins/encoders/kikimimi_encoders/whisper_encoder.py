@@ -115,6 +115,7 @@ class WhisperFamilyEncoder(TappedEncoder):
     """
 
     Config = WhisperConfig
+    fills_pieces = True
     name: ClassVar[str]
     sizes_class: ClassVar[type[Sizes]]
     pairs: ClassVar[bool]

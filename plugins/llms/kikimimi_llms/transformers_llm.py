@@ -32,6 +32,7 @@ class TransformersLLM(LLM):
     """
 
     model: Any
+    fills_pieces = True
 
     def __init__(self, config: Any, context: LLMContext) -> None:
         super().__init__(config, context)

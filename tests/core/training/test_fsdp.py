@@ -15,15 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import WhisperConfig
 from webdataset.writer import TarWriter
 
 from kikimimi.data.audio import encode_flac
 from kikimimi.data.index import ShardIndex, build_index
+from kikimimi.model.assembly import assemble
 from kikimimi.model.trained import named_tensors
 from kikimimi.run_folder import RunFolder
 from kikimimi.training.metrics import read_metrics
 from kikimimi.training.train import train
+from kikimimi_encoders.whisper import WhisperEncoder
+from kikimimi_llms.llama import Llama
 
 ALL = "stages.asr.train={encoder: {lr: 1.0e-3}, adapter: {lr: 1.0e-3}, llm: {lr: 1.0e-3}}"
 LORA = [
@@ -135,12 +139,37 @@ def damaged(options: list[str], tmp_path: Path) -> list[str]:
     ]
 
 
+@pytest.fixture
+def pretrained(options: list[str], make_run: Make, tmp_path: Path) -> list[str]:
+    """The same with weights that are read: encoder and LLM are built without memory and filled in pieces."""
+    model = assemble(make_run("source", "llm.scratch={tokenizer: bytes, dropout: 0}").recipe)
+    encoder, llm = model.encoder, model.llm
+    assert isinstance(encoder, WhisperEncoder)
+    assert isinstance(llm, Llama)
+    ear, brain = tmp_path / "ear", tmp_path / "brain"
+    ear.mkdir()
+    state = {f"model.encoder.{name}": tensor for name, tensor in encoder.model.state_dict().items()}
+    save_file(state, ear / "model.safetensors")
+    WhisperConfig(
+        d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64, max_source_positions=1500
+    ).save_pretrained(ear)
+    llm.model.save_pretrained(brain)
+    llm.tokenizer.save_pretrained(brain)
+    return [
+        *(option for option in options if "llm.scratch" not in option),
+        f"encoder={{name: whisper, weights: {ear}, dtype: bf16}}",
+        f"llm={{name: llama, weights: {brain}, chat_template: plain}}",
+        *LORA,
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_train_like_one(
-    make_run: Make, options: list[str], damaged: list[str], strategy: str
+    make_run: Make, options: list[str], damaged: list[str], pretrained: list[str], strategy: str
 ) -> None:
-    recipes = {name: [*options, *own] for name, own in TRAIN.items()} | {"damaged": damaged}
+    recipes = {name: [*options, *own] for name, own in TRAIN.items()}
+    recipes |= {"damaged": damaged, "pretrained": pretrained}
     for name, own in recipes.items():
         train(make_run(f"one-{name}", *own))
     runs = {name: make_run(f"two-{name}", *own) for name, own in recipes.items()}

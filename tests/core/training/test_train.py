@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from kikimimi.errors import DataError, RecipeError, RequestError, RunError
+from kikimimi.lock import plugin_lock
 from kikimimi.run_folder import RunFolder
 from kikimimi.testing import write_shard
 from kikimimi.training.metrics import read_metrics
@@ -164,7 +165,9 @@ def test_weights_say_where_they_come_from(make_run: Make) -> None:
     train(run)
     with safe_open(run.weights("asr"), framework="pt") as file:
         header = json.loads(file.metadata()["kikimimi"])
-    assert header == {"recipe": run.recipe.digest, "stage": "asr"}
+    parts = {part: plugin_lock(getattr(run.recipe, part)) for part in ("encoder", "adapter", "llm")}
+    assert header == {"recipe": run.recipe.digest, "stage": "asr", "parts": parts}
+    assert header["parts"]["encoder"]["weights"] == {"source": "random"}
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(
