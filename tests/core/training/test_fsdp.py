@@ -35,8 +35,8 @@ LORA = [
     "stages.asr.train={adapter: {lr: 1.0e-3}, llm: {lr: 2.0e-3, part: lora}}",
 ]
 TRAIN = {
-    "adapter": ["stages.asr.train={adapter: {lr: 1.0e-3}}"],
-    "cached": ["stages.asr.train={adapter: {lr: 1.0e-3}}", "trainer.cache_features=true"],
+    "adapter": ["stages.asr.train={adapter: {lr: 1.0e-3}, llm: null}"],
+    "cached": ["stages.asr.train={adapter: {lr: 1.0e-3}, llm: null}", "trainer.cache_features=true"],
     "lora": LORA,
     "half": [*LORA, "llm.dtype=bf16", "encoder.dtype=bf16"],
     "full": [ALL],
@@ -44,7 +44,19 @@ TRAIN = {
     "dpo": [*LORA, "stages.asr.objective=dpo"],
     "recomputed": [*LORA, "stages.asr.objective=dpo", "trainer.activation_checkpointing=true"],
     "dpo-full": [ALL, "stages.asr.objective=dpo"],
+    "align": [
+        "stages.asr.train={adapter: {lr: 1.0e-3}, llm: null}",
+        "stages.asr.objective={name: align, match: pool}",
+    ],
+    "distill": [*LORA, "stages.asr.objective=distill"],
+    "sum": [
+        *LORA,
+        "stages.asr.objective={name: sum, terms: {near: {name: align, match: pool}, text: ce, "
+        "like: distill}}",
+    ],
 }
+OWN = [*LORA, "stages.asr.objective={name: distill, continuation: own, generate: {max_new_tokens: 5}}"]
+"""Ranks write answers of different lengths: not where they share one model."""
 Make = Callable[..., RunFolder]
 
 
@@ -170,6 +182,8 @@ def test_two_processes_train_like_one(
 ) -> None:
     recipes = {name: [*options, *own] for name, own in TRAIN.items()}
     recipes |= {"damaged": damaged, "pretrained": pretrained}
+    if strategy == "ddp":
+        recipes["own"] = [*options, *OWN]
     for name, own in recipes.items():
         train(make_run(f"one-{name}", *own))
     runs = {name: make_run(f"two-{name}", *own) for name, own in recipes.items()}
