@@ -122,8 +122,7 @@ def _check_objective(stage: str, section: Entry, trainer: Trainer, builder: Buil
                 "with one that does (objective 'sum')"
             )
             _add(builder, f"{stage}.train.{part}", said)
-    strategy: str = trainer.strategy
-    if strategy == "fsdp" and objective.generates:
+    if trainer.strategy == "fsdp" and objective.generates:
         said = (
             "lets the LLM write answers in training, and with trainer.strategy: fsdp ranks would wait for "
             "those whose answers are longer. Take strategy ddp, or answers that stand in the data"

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
+
 from kikimimi import Chosen, Loss, Objective, ObjectiveConfig, Step
 from kikimimi.errors import listing, nearest
 from kikimimi.objective import View
@@ -81,7 +83,7 @@ class Sum(Objective):
         losses = {name: term.loss(step) for name, term in self.terms.items()}
         values = [self.config.weights.get(name, 1.0) * loss.value for name, loss in losses.items()]
         return Loss(
-            sum(values[1:], values[0]),
+            torch.stack(values).sum(),
             {name: loss.value for name, loss in losses.items()},
             _named({name: loss.measures for name, loss in losses.items()}),
             _named({name: loss.counts for name, loss in losses.items()}),
