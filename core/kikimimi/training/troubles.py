@@ -44,7 +44,7 @@ class Troubles:
             )
 
     def check_gradient(self, step: int, norm: Tensor) -> None:
-        """Note a gradient that is not finite, the same on all ranks: told where no other trouble explains it."""
+        """Note a gradient that is not finite, told where no other trouble explains it."""
         if not torch.isfinite(norm):
             self._gradient = (
                 f"step {step}: the gradient's norm is {float(norm)}; weights are untouched. "
