@@ -1,7 +1,7 @@
 """One rank of two: trains run folders one after the other. Started by tests, twice at once.
 
-Arguments: what goes wrong (`loss`: that of one rank in step 8 is not a number; `disk`: one rank cannot write the
-checkpoint of step 12; or nothing), then STRATEGY:FOLDER for each run. An error is told in one line.
+Arguments: what goes wrong (`loss`: that of one rank in step 8 is not a number; `disk`: one rank cannot write
+the checkpoint of step 12; or nothing), then STRATEGY:FOLDER for each run. An error is told in one line.
 """
 
 from __future__ import annotations
