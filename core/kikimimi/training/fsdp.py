@@ -11,7 +11,8 @@ Source: `torch.distributed.fsdp.fully_shard`, Zhao et al. 2023 (arXiv 2304.11277
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self, checkpoint: dict[str, Any], filepath: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         """Write a checkpoint: all ranks take part."""
-        self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
+        self.checkpoint_io.save_checkpoint(checkpoint, Path(filepath), storage_options)
 
     def load_checkpoint(
         self, checkpoint_path: str | os.PathLike[str], weights_only: bool | None = None
@@ -169,10 +170,8 @@ def complete_gradients(model: SpeechLM, loss: Tensor) -> None:
     none on another would shift all that follow it.
     """
     # FSDP's own last step is put into the same queue later, and so comes after this.
-    loss.register_hook(lambda _: torch.autograd.Variable._execution_engine.queue_callback(fill))
-
-    def fill() -> None:
-        _fill_gradients(model)
+    engine = torch.autograd.Variable._execution_engine
+    _on_gradient(loss, lambda: engine.queue_callback(lambda: _fill_gradients(model)))
 
 
 def _watch_inputs(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -181,7 +180,11 @@ def _watch_inputs(module: nn.Module, args: Any, kwargs: Any) -> None:
         return
     for value in tree_leaves((args, kwargs)):
         if isinstance(value, Tensor) and value.requires_grad:
-            value.register_hook(lambda _: _fill_gradients(module))
+            _on_gradient(value, lambda: _fill_gradients(module))
+
+
+def _on_gradient(tensor: Any, work: Callable[[], None]) -> None:
+    tensor.register_hook(lambda _: work())
 
 
 def _fill_gradients(module: nn.Module) -> None:

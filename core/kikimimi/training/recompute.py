@@ -68,4 +68,4 @@ class Recomputed:
 def recompute(blocks: list[nn.Module], gate: AudioGate | None) -> None:
     """Let blocks be computed again in the backward pass."""
     for block in blocks:
-        block.forward = Recomputed(block, gate)  # type: ignore[method-assign]
+        block.forward = Recomputed(block, gate)

@@ -18,7 +18,11 @@ class Troubles:
     """Gathers the troubles of one optimiser step on this rank."""
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self._errors: list[KikimimiError] = []
+        self._gradient: str | None = None
         self._names: list[str] = []
 
     def see(self, names: Sequence[str]) -> None:
@@ -40,13 +44,11 @@ class Troubles:
             )
 
     def check_gradient(self, step: int, norm: Tensor) -> None:
-        """Add a gradient that is not finite, unless a loss explains it."""
-        if not self._errors and not torch.isfinite(norm):
-            self.add(
-                DataError(
-                    f"step {step}: the gradient's norm is {float(norm)}; weights are untouched. "
-                    f"Records of this step: {', '.join(self._names)}"
-                )
+        """Note a gradient that is not finite, told where no other trouble explains it."""
+        if not torch.isfinite(norm):
+            self._gradient = (
+                f"step {step}: the gradient's norm is {float(norm)}; weights are untouched. "
+                f"Records of this step: {', '.join(self._names)}"
             )
 
     def stop_together(self, *, decide: Callable[[bool], bool], gather: Callable[[Any], list[Any]]) -> None:
@@ -57,16 +59,21 @@ class Troubles:
             gather: Returns what every rank gave, in order.
 
         Raises:
-            KikimimiError: The first trouble of each rank that has any.
+            KikimimiError: The first trouble of each rank that has any; the same on every rank.
         """
-        errors, self._errors, self._names = self._errors, [], []
-        if not decide(bool(errors)):
+        errors, gradient = self._errors, self._gradient
+        self._clear()
+        if not decide(bool(errors) or gradient is not None):
             return
-        told = gather(str(errors[0]) if errors else None)
-        if len(told) == 1:
-            raise errors[0]
-        lines = [f"rank {number}: {text}" for number, text in enumerate(told) if text is not None]
-        raise (type(errors[0]) if errors else KikimimiError)("\n".join(lines))
+        mine = (type(errors[0]), str(errors[0])) if errors else None
+        told = gather((mine, gradient))
+        found: list[tuple[int, tuple[type[KikimimiError], str]]] = [
+            (rank, error) for rank, (error, _) in enumerate(told) if error is not None
+        ] or [(rank, (DataError, text)) for rank, (_, text) in enumerate(told) if text is not None]
+        _, (kind, text) = found[0]
+        if len(told) > 1:
+            text = "\n".join(f"rank {rank}: {said}" for rank, (_, said) in found)
+        raise kind(text)
 
 
 def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
