@@ -180,7 +180,7 @@ def test_a_full_disk(launch: Launch, recipe_file: Path, tmp_path: Path, small_di
     assert reference.end() == 0, reference.output
     training = launch(recipe_file, *options, "--out", run.parent)
     training.wait_until((run / "checkpoints" / "asr" / "step-00000003").exists)
-    files = [path for path in (run / "checkpoints" / "asr" / "step-00000003").iterdir()]
+    files = list((run / "checkpoints" / "asr" / "step-00000003").iterdir())
     before = {path: path.read_bytes() for path in files}
     filler = small_disk / "filler"
     room = sum(map(len, before.values())) // 2

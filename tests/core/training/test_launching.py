@@ -68,12 +68,13 @@ def test_a_signal_before_the_first_step(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["torchrun", "one rank", "lightning"])
+@pytest.mark.parametrize("case", ["torchrun", "one rank", "lightning", "fsdp"])
 def test_a_signal_to_two_ranks(launch: Launch, recipe_file: Path, tmp_path: Path, case: str) -> None:
     """Sent to the launcher, which passes it on, or to one rank alone: all save, none is waited for."""
-    options = [*LONG, *DDP]
+    alone = case in ("lightning", "fsdp")
+    options = [*LONG, DDP[0], f"trainer.strategy={'fsdp' if case == 'fsdp' else 'ddp'}"]
     whole, run = (tmp_path / out / run_name("small", options) for out in ("whole", "runs"))
-    program = ALONE if case == "lightning" else TORCHRUN
+    program = ALONE if alone else TORCHRUN
     training = launch(recipe_file, *options, "--out", run.parent, program=program)
     training.wait_until(lambda: training.steps(run) > 5)
     if case == "one rank":
@@ -81,7 +82,7 @@ def test_a_signal_to_two_ranks(launch: Launch, recipe_file: Path, tmp_path: Path
     else:
         training.process.send_signal(signal.SIGTERM)
     code = training.end()
-    assert code == (143 if case == "lightning" else 1)  # torchrun has an exit code of its own
+    assert code == (143 if alone else 1)  # torchrun has an exit code of its own
     assert "stopped by SIG" in training.output
     assert len(checkpoints(run)) == 1
     again = launch(recipe_file, *options, "--out", run.parent, program=program)
