@@ -22,7 +22,7 @@ OPTIONS = {
     "all": ["stages.asr.train={encoder: {lr: 1.0e-3}, adapter: {lr: 1.0e-3}, llm: {lr: 1.0e-3}}"],
     "qformer": [
         "adapter={name: qformer, hidden_dim: 32, num_heads: 2, ffn_dim: 64, dropout: 0.3}",
-        "stages.asr.train={adapter: {lr: 1.0e-3}}",
+        "stages.asr.train={adapter: {lr: 1.0e-3}, llm: null}",
         "trainer.precision=bf16",
     ],
 }
