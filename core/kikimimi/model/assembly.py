@@ -29,6 +29,7 @@ def assemble(
     texts: Callable[[], Iterable[str]] | None = None,
     assets: Path | None = None,
     load_weights: bool = True,
+    measured: bool = False,
 ) -> SpeechLM:
     """Build the model of a recipe.
 
@@ -37,6 +38,7 @@ def assemble(
         texts: Yields every text of the training data, for a tokenizer built from it.
         assets: Folder of an earlier `save_assets`, which then stands in for `texts`.
         load_weights: Whether to read pretrained weights; without, what they would fill is unspecified.
+        measured: Only shapes count: see `LLMContext`.
 
     Raises:
         RecipeError: The parts do not fit each other or the data.
@@ -49,7 +51,7 @@ def assemble(
         encoder = _build(recipe.encoder, "encoder")
         folders = {part: assets / part if assets is not None else None for part in PARTS}
         _seed(recipe.seed, "llm")
-        llm = _build(recipe.llm, "llm", LLMContext(texts=texts, assets=folders["llm"]))
+        llm = _build(recipe.llm, "llm", LLMContext(texts=texts, assets=folders["llm"], measured=measured))
         context = AdapterContext(
             in_dim=encoder.dim,
             out_dim=llm.dim,
