@@ -23,8 +23,8 @@ from kikimimi.recipe.chosen import PARTS
 
 SECONDS_PER_DAY = 86400
 NOT_COUNTED = (
-    "Not in the memory: what the allocator holds in reserve, workspaces of kernels and of communication, what "
-    "a frozen encoder holds for a moment, the CUDA context: leave a tenth free."
+    "Not in the memory: what the allocator holds in reserve, workspaces of kernels and of communication, "
+    "what a frozen encoder holds for a moment, the CUDA context: leave a tenth free."
 )
 
 

@@ -82,8 +82,8 @@ def _cached(spec: str, name: str, revision: str | None) -> WeightsFiles:
     if not isinstance(found, str):
         raise WeightsError(
             f"{spec}: its shape is not known here, and it is not in the Hub's cache."
-            f"{nearest(name, known_shapes())} To plan with it, fetch the file that says it (hf download {repo} "
-            "config.json), or name a folder that holds such a config.json as the weights (weights: ./FOLDER). "
+            f"{nearest(name, known_shapes())} To plan with it, fetch the file that says it (hf download "
+            f"{repo} config.json), or name a folder that holds one as the weights (weights: ./FOLDER). "
             f"Known without: {listing(known_shapes())}"
         )
     folder = Path(found).parent
