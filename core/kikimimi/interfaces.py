@@ -77,6 +77,10 @@ class Component(nn.Module, ABC):
     filled by `load_weights`; without a pretrained source the constructor's random weights stay. It lives in
     one file with its nested `Config`.
 
+    `forward` is also run on the meta device, to count operations and memory: values are there, lengths on the
+    CPU. Where a length depends on content, which is not known there, it is the greatest possible. A component
+    that does not run there is counted by its matrices.
+
     Attributes:
         fills_pieces: Whether `load_weights` fills parameters through `kikimimi.weights.load_state` alone,
             which copies only the rows that this process holds. Then a model that is sharded over processes is
@@ -256,10 +260,13 @@ class LLMContext:
         texts: Yields every text of the training data, for a tokenizer that is built from it; None where
             there is no data.
         assets: Folder that `save_assets` filled in an earlier build, or None.
+        measured: The LLM is built to be measured (`kikimimi plan`), on the meta device: its shape alone
+            counts, no text will be rendered, and a tokenizer that would have to be fetched may be any other.
     """
 
     texts: Callable[[], Iterable[str]] | None = None
     assets: Path | None = None
+    measured: bool = False
 
 
 class LLM(Component):

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from kikimimi import __version__
-from kikimimi.cli import data, evaluate, plugins, quickstart, score, show, train, transcribe
+from kikimimi.cli import data, evaluate, plan, plugins, quickstart, score, show, train, transcribe
 from kikimimi.errors import KikimimiError, RequestError
 
 
@@ -56,6 +56,7 @@ def _options(
 
 
 app.command(name="quickstart")(quickstart.quickstart)
+app.command(name="plan")(plan.plan)
 app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="transcribe")(transcribe.transcribe)

@@ -13,6 +13,14 @@ _FIGURES: tuple[tuple[str, str, Callable[[list[float]], float], float, int, str]
     (AUDIO_SPEED, "seconds of audio per second", median, 1, 2, "all ranks together; median of the log lines"),
     ("positions_per_second", "positions per second", median, 1, 1, "of the LLM, audio and text; likewise"),
     ("data_wait", "waiting for data [%]", fmean, 100, 2, "of the training's time; mean of the ranks"),
+    (
+        "flop_utilisation",
+        "share of the measured matrix rate [%]",
+        median,
+        100,
+        1,
+        "of useful operations; all ranks together",
+    ),
     ("memory_gb", "most memory [GB]", max, 1, 3, "of the fullest rank: its GPU's, or without one its own"),
 )
 

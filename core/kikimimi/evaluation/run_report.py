@@ -56,7 +56,14 @@ def write_run_report(run: RunFolder) -> Path:
             created=datetime.now().astimezone(),
             facts=_facts(run, lines, scores),
             scores=scores,
-            charts=[*_losses(lines), *_measures(lines), *_norms(lines), *_rates(lines), *_speeds(lines)],
+            charts=[
+                *_losses(lines),
+                *_measures(lines),
+                *_norms(lines),
+                *_rates(lines),
+                *_speeds(lines),
+                *_shares(lines),
+            ],
             examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
             similarities=[picture for name in run.recipe.evaluate for picture in _similarities(run, name)],
             counts=[*measured(lines), *_padding(lines), *_counts(lines), *_drops(run)],
@@ -172,6 +179,14 @@ def _speeds(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
             yield CurveGroup(title=f"Seconds of audio per second{where}", curves=curves)
         elif curves := _curves(own, "positions_per_second", "all ranks"):
             yield CurveGroup(title=f"Positions per second{where}", curves=curves)
+
+
+def _shares(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
+    stages = _by_stage(lines)
+    for stage, own in stages.items():
+        where = f" in stage {stage}" if len(stages) > 1 else ""
+        if curves := _curves(own, "flop_utilisation", "all ranks"):
+            yield CurveGroup(title=f"Share of the measured matrix rate{where}", curves=curves)
 
 
 def _keys(lines: list[dict[str, Any]], prefix: str) -> list[str]:

@@ -31,6 +31,7 @@ def assemble(
     assets: Path | None = None,
     load_weights: bool = True,
     deferred: bool = False,
+    measured: bool = False,
 ) -> SpeechLM:
     """Build the model of a recipe.
 
@@ -41,6 +42,7 @@ def assemble(
         load_weights: Whether to read pretrained weights; without, what they would fill is unspecified.
         deferred: Build parts that only pretrained weights fill, and that can be filled in pieces, on the meta
             device; the model's `deferred` names them. They have to be filled later: see `load_deferred`.
+        measured: Only shapes count: see `LLMContext`.
 
     Raises:
         RecipeError: The parts do not fit each other or the data.
@@ -51,7 +53,8 @@ def assemble(
     with torch.random.fork_rng(devices=[]):
         encoder = _build(recipe, "encoder", deferred=deferred)
         folders = {part: assets / part if assets is not None else None for part in PARTS}
-        llm = _build(recipe, "llm", LLMContext(texts=texts, assets=folders["llm"]), deferred=deferred)
+        llm_context = LLMContext(texts=texts, assets=folders["llm"], measured=measured)
+        llm = _build(recipe, "llm", llm_context, deferred=deferred)
         context = AdapterContext(
             in_dim=encoder.dim,
             out_dim=llm.dim,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -20,6 +21,7 @@ from kikimimi.model.trained import load_kept, named_tensors
 from kikimimi.objective import Loss, Objective, Step
 from kikimimi.training.best import Best
 from kikimimi.training.checkpoint import random_state
+from kikimimi.training.flops import FlopMeter
 from kikimimi.training.fsdp import complete_gradients, is_sharded, share_buffers
 from kikimimi.training.loader import StageLoader
 from kikimimi.training.reference import Reference
@@ -73,6 +75,8 @@ class StageModule(pl.LightningModule):
         self.strict_loading = False
         self.best: Best | None = None
         """Told of every validation, where the stage keeps its best weights or may end early."""
+        self.meter: FlopMeter | None = None
+        """Counts operations, where their share of what the device can do is to be logged."""
         self.missed_validation: StageLoader | None = None
         """What is validated before the first step: a kill came between a checkpoint and its validation."""
         # An LLM's own weights take part in every micro-batch; these may not.
@@ -109,7 +113,8 @@ class StageModule(pl.LightningModule):
         self._troubles.see(batch.names)
         if is_sharded(self.model):
             share_buffers(self.model)
-        loss, made = self._loss(batch)
+        with self.meter.counting(self._window) if self.meter is not None else nullcontext():
+            loss, made = self._loss(batch)
         if is_sharded(self.model):
             complete_gradients(self.model, loss)
         self._troubles.check_loss(self.trainer.global_step + 1, loss, batch.names)
@@ -224,6 +229,8 @@ class StageModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Set the modes: Lightning has put every module into train mode by now."""
+        if self.meter is not None:
+            self._window.matrix_rate = self.meter.matrix_rate(self.device)
         set_modes(self.model)
         if self._reference is not None:
             self._reference.to(self.device)

@@ -39,6 +39,7 @@ from kikimimi.training.best import Best
 from kikimimi.training.callbacks import KeepCheckpoints, StageProgress
 from kikimimi.training.checkpoint import FolderCheckpointIO, write_weights
 from kikimimi.training.feature_cache import FeatureCache, cache_folder, forecast_bytes
+from kikimimi.training.flops import FlopMeter
 from kikimimi.training.fsdp import ShardedStrategy, shard
 from kikimimi.training.loader import PlanSampler, Reader, StageLoader
 from kikimimi.training.loggers import open_loggers
@@ -73,6 +74,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     recipe, stage = run.recipe.at(name), run.recipe.stages[name]
     trained = trainable_names(model, stage, where=f"stages.{name}")
     freeze_all_but(model, [parameter for names in trained.values() for parameter in names])
+    meter = FlopMeter(model, recipe.trainer.precision)  # before anything is computed twice, or sharded
     if recipe.trainer.activation_checkpointing:
         recompute(find_blocks(model), model.gate)
     faults = FaultLog(run.faults(name, global_rank()), stage.faults)
@@ -110,6 +112,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     kept = kept_names(model, recipe, name)
     spread = _spread(run, name, model, cached=features is not None)
     module = StageModule(model, stage, trained, kept, trainer_options.log_every, faults, spread)
+    module.meter = meter
     validation = _validation_loader(recipe, stage, model, held_out, features, views) if held_out else None
     metadata = {
         "recipe": run.recipe.digest,

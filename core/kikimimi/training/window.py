@@ -13,7 +13,7 @@ from torch import Tensor
 
 Gather = Callable[[Any], list[Any]]
 """Returns what every rank gave, in order of ranks."""
-MEASURED = ("audio_seconds_per_second", "positions_per_second", "data_wait", "memory_gb")
+MEASURED = ("audio_seconds_per_second", "positions_per_second", "data_wait", "memory_gb", "flop_utilisation")
 """Values that depend on the machine and on the time; all others are the same whenever a run is repeated."""
 
 
@@ -25,9 +25,12 @@ class LogWindow:
         audio_seconds: Length of the clips [s].
         positions: Of the LLM, audio and text.
         padding: Padded and computed positions in what the encoder (or the cache in its place) delivered for.
+        flops: Operations of forward and backward passes, as a `FlopMeter` counts them.
+        matrix_rate: What `flops` are compared with [FLOP/s]; 0 means that nothing counts them.
     """
 
     def __init__(self) -> None:
+        self.matrix_rate = 0.0
         self.clear()
 
     def clear(self) -> None:
@@ -38,6 +41,7 @@ class LogWindow:
         self.counts: Counter[str] = Counter()
         self.audio_seconds, self.positions = 0.0, 0
         self.padding = [0, 0]
+        self.flops = 0.0
         self._counted = self.audio_seconds, self.positions
         self._seconds = self._waited = 0.0
         self.start_clock()
@@ -82,6 +86,8 @@ class LogWindow:
             "positions": self.positions,
             "waited": self._waited / seconds,
             "memory_gb": peak_memory() / 1e9,
+            "flops": self.flops,
+            "matrix_rate": self.matrix_rate,
         }
         # By objects, not tensors: a rank whose micro-batches held no audio has no parts.
         states = gather({**self.state(), **measured})
@@ -95,6 +101,7 @@ class LogWindow:
                 for name, values in held.items():
                     into.setdefault(name, []).extend(values)
         padded, computed = (sum(state["padding"][i] for state in states) for i in (0, 1))
+        flops, rate = (sum(state[key] for state in states) for key in ("flops", "matrix_rate"))
         return {
             "loss": _mean(losses),
             **{f"loss/{name}": _mean(values) for name, values in parts.items()},
@@ -105,6 +112,7 @@ class LogWindow:
             "padding": padded / computed if computed else 0.0,
             "data_wait": _mean([state["waited"] for state in states]),
             "memory_gb": max(state["memory_gb"] for state in states),
+            **({"flop_utilisation": flops / seconds / rate} if rate else {}),
         }
 
     def state(self) -> dict[str, Any]:

@@ -120,12 +120,14 @@ class CIFAdapter(Adapter):
         num_tokens, counts = self._count(transcripts, features.lengths)
         losses = self._loss(total, num_tokens, told=transcripts is not None)
         lengths = self._fired(total.detach(), features.lengths.to(total.device))
+        if frames.is_meta:  # content is unknown: at most, every frame fires
+            lengths = features.lengths
         # A clip that is less than one token becomes one.
         goal = torch.where(total < 1, torch.ones_like(total), total)
         if self.training:
             scaled = num_tokens > 0
             goal = torch.where(scaled, num_tokens.to(goal), goal)
-            lengths = torch.where(scaled, num_tokens, lengths)
+            lengths = lengths if frames.is_meta else torch.where(scaled, num_tokens, lengths)
         weights = weights * (goal / total.clamp(min=torch.finfo(total.dtype).tiny))[:, None]
         tokens = self.proj(integrate(frames, weights, int(lengths.max())))
         return AdapterOutput(Padded(tokens, lengths.to(features.lengths.device)), losses, counts)

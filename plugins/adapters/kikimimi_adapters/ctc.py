@@ -61,6 +61,8 @@ class CTCAdapter(CTCCompressor):
 
     def compress(self, frames: Tensor, real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, T, D) tokens, T the number of runs, at least 1, and their lengths."""
+        if frames.is_meta:  # content is unknown: at most, every frame is a token
+            return self.proj(frames), torch.full((len(frames),), frames.shape[1])
         blank_id = self.ctc.blank_id if self.config.mode == "non_blank" else None
         groups, lengths = group_runs(labels, real, blank_id)
         return self.proj(average_groups(frames, groups, lengths)), lengths

@@ -139,8 +139,9 @@ class QFormerAdapter(Adapter):
         num_windows = [self._num_windows(length) for length in lengths]
         size = self.window or features.values.shape[1]
         windows = FrameGroups.split(features, size, max(num_windows))
-        counts = torch.tensor(num_windows, device=windows.real.device)
-        wanted = torch.arange(max(num_windows), device=counts.device) < counts[:, None]
+        counts = torch.tensor(num_windows)
+        wanted = torch.arange(max(num_windows)) < counts[:, None]
+        wanted = wanted.to(windows.real.device)
         # Windows past a clip's end have no frames to attend to: only the others are run. (N, window, E)
         read = self._read(windows.frames[wanted], windows.real[wanted])
         tokens = self.proj(read if self.norm is None else self.norm(read))

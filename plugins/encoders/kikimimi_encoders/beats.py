@@ -20,6 +20,7 @@ from kikimimi import (
     find_weights,
     tiny_layers,
 )
+from kikimimi.full_precision import full_precision
 from kikimimi.weights import CONFIG_PATTERNS, load_state, matches
 from kikimimi_encoders.beats_layers import NUM_MELS, PATCH, BEATsLayer, BEATsModel, PositionalConvolution
 from kikimimi_encoders.checkpoint_config import read_config
@@ -195,7 +196,7 @@ class BEATsEncoder(TappedEncoder):
         missing = _WINDOW + (num_frames - 1) * _HOP - len(wave)
         wave = nn.functional.pad(wave, (0, max(0, missing)))
         # Autocast would run the mel product in half precision.
-        with torch.no_grad(), torch.autocast(wave.device.type, enabled=False):
+        with torch.no_grad(), full_precision(wave.device):
             mel: Tensor = torchaudio.compliance.kaldi.fbank(
                 wave[None] * 2**15,
                 num_mel_bins=NUM_MELS,

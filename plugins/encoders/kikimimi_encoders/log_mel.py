@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kikimimi import AudioError, Padded
+from kikimimi.full_precision import full_precision
 from kikimimi_encoders.mel_filters import mel_filters
 
 SAMPLE_RATE = 16000
@@ -57,7 +58,7 @@ def log_mel(audio: Padded, num_mels: int, window_samples: int, *, whole_window: 
         (B, num_mels, frames).
     """
     # Autocast would run the mel product in half precision.
-    with torch.no_grad(), torch.autocast(audio.values.device.type, enabled=False):
+    with torch.no_grad(), full_precision(audio.values.device):
         longest = int(audio.lengths.max())
         waves = audio.values[:, :longest].float().masked_fill(~audio.mask()[:, :longest], 0.0)
         # An FFT window further, all is silence, and reflecting silence at the end is silence again.

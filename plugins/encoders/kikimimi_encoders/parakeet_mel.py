@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kikimimi import Padded
+from kikimimi.full_precision import full_precision
 from kikimimi_encoders.mel_filters import mel_filters
 
 SAMPLE_RATE = 16000
@@ -37,7 +38,7 @@ def normalised_log_mel(audio: Padded, num_mels: int) -> Padded:
         (B, num_mels, frames) with lengths in frames; zero past them.
     """
     # Autocast would run the mel product in half precision.
-    with torch.no_grad(), torch.autocast(audio.values.device.type, enabled=False):
+    with torch.no_grad(), full_precision(audio.values.device):
         lengths = [num_mel_frames(length) for length in audio.lengths.tolist()]
         longest = int(audio.lengths.max())
         real = audio.mask()[:, :longest]

@@ -24,6 +24,7 @@ from kikimimi import (
     find_weights,
     tiny_layers,
 )
+from kikimimi.full_precision import full_precision
 from kikimimi.weights import CONFIG_PATTERNS, load_state
 from kikimimi_encoders.checkpoint_config import build_config, read_config
 from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
@@ -211,7 +212,7 @@ class Wav2Vec2BertEncoder(TappedEncoder):
 def stacked_fbank(clip: Tensor) -> Tensor:
     """Turn a clip (S,) into (F, 160) normalised filter banks, in float32."""
     # Autocast would run the mel product in half precision.
-    with torch.no_grad(), torch.autocast(clip.device.type, enabled=False):
+    with torch.no_grad(), full_precision(clip.device):
         wave = nn.functional.pad(clip.float(), (0, max(0, MIN_SAMPLES - len(clip))))
         # Kaldi's samples are 16-bit integers.
         banks: Tensor = kaldi.fbank(

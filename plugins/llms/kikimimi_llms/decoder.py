@@ -54,11 +54,13 @@ class Decoder(TransformersLLM):
     def __init__(self, config: DecoderConfig, context: LLMContext, *, name: str) -> None:
         super().__init__(config, context)
         self._name = name
+        # A template may spell control tokens that only the model's own tokenizer has.
+        own = not context.measured or config.weights == "random"
         self.chat = ChatTemplate(
             self.tokenizer,
             source=f"llm '{name}' ({config.weights})",
-            template=config.chat_template,
-            variables=config.template_variables,
+            template=config.chat_template if own else None,
+            variables=config.template_variables if own else None,
             audio_start=config.audio_start,
             audio_end=config.audio_end,
         )

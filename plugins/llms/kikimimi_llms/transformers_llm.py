@@ -85,6 +85,9 @@ class TransformersLLM(LLM):
 
     def _build_tokenizer(self) -> Any:
         scratch, assets = self.config.from_scratch, self.context.assets
+        markers = [token for token in (self.config.audio_start, self.config.audio_end) if token is not None]
+        if self._pretrained is not None and self.context.measured:
+            return build_tokenizer("bytes", (), markers)
         if self._pretrained is not None:
             return self._pretrained.tokenizer()
         if assets is not None:
@@ -94,6 +97,5 @@ class TransformersLLM(LLM):
                 "llm.scratch.tokenizer is 'characters', which is built from the training data, and there is "
                 "none yet. Make the data first, or set llm.scratch.tokenizer=bytes."
             )
-        markers = [token for token in (self.config.audio_start, self.config.audio_end) if token is not None]
         texts = self.context.texts() if self.context.texts else ()
         return build_tokenizer(scratch.tokenizer, texts, markers)

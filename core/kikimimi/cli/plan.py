@@ -1,0 +1,76 @@
+"""``kikimimi plan``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from kikimimi.recipe import Recipe
+
+
+def plan(
+    recipe_file: Path = typer.Argument(..., metavar="RECIPE", help="A recipe (YAML)."),
+    overrides: list[str] = typer.Argument(None, help="Changes to the recipe, as for train."),
+    gpus: int | None = typer.Option(None, "--gpus", help="GPUs. Default: the recipe's devices x nodes."),
+    gpu: str = typer.Option(
+        "h100", "--gpu", help="Kind of GPU: a100, b200, h100, h200, l4, l40s, rtx3090, rtx4090."
+    ),
+    utilisation: float = typer.Option(
+        0.35, "--utilisation", help="Share of the GPU's peak rate that is reached."
+    ),
+    clip_seconds: float = typer.Option(6.0, "--clip-seconds", help="Length of a clip [s]."),
+    prompt_tokens: int = typer.Option(30, "--prompt-tokens", help="Tokens of a request, markup included."),
+    answer_tokens: int = typer.Option(25, "--answer-tokens", help="Tokens of an answer."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Say what each stage will take, and what would make it fit: no weights, data, network or GPU needed."""
+    from rich.console import Console
+
+    from kikimimi.planning.advice import MEMORY, Adviser
+    from kikimimi.planning.page import GB, page
+    from kikimimi.planning.plan import Hardware, Planner
+    from kikimimi.planning.workload import Workload
+    from kikimimi.recipe import load_recipe
+
+    planner = Planner(
+        Workload(clip_seconds=clip_seconds, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens),
+        Hardware(gpus=gpus, gpu=gpu, utilisation=utilisation),
+    )
+
+    def resolve(changes: Sequence[str]) -> Recipe:
+        return load_recipe(recipe_file, [*(overrides or []), *changes])
+
+    recipe = resolve(())
+    stages = [planner.plan(recipe, name) for name in recipe.stages]
+    ways = {}
+    for stage in stages:
+        adviser = Adviser(resolve, planner, stage.name)
+        ways[stage.name] = {
+            size: adviser.ways(size * GB) for size in MEMORY if stage.memory.total > size * GB
+        }
+    if as_json:
+        listed = {
+            stage.name: {
+                str(size): [{"changes": list(way.changes), "total": round(way.total)} for way in found]
+                for size, found in ways[stage.name].items()
+            }
+            for stage in stages
+        }
+        typer.echo(
+            json.dumps(
+                {
+                    "recipe": recipe.name,
+                    "gpus": planner.gpus(recipe),
+                    "gpu": gpu,
+                    "utilisation": utilisation,
+                    "stages": [stage.to_json() | {"does_not_fit": listed[stage.name]} for stage in stages],
+                }
+            )
+        )
+        return
+    Console().print(page(recipe, planner, stages, ways), highlight=False)

@@ -1,0 +1,224 @@
+"""What each stage of a recipe will take: parameters, memory, operations, days."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from kikimimi.data.corpus import all_texts, training_corpora
+from kikimimi.errors import RequestError
+from kikimimi.model.assembly import Count, assemble, freeze_all_but, trainable_names
+from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.planning.costs import measure_costs
+from kikimimi.planning.gpus import find_gpu
+from kikimimi.planning.memory import Memory, rank_memory
+from kikimimi.planning.passes import Passes, micro_batch_flops
+from kikimimi.planning.shapes import shapes_only
+from kikimimi.planning.workload import Workload, fill
+from kikimimi.recipe import Recipe
+from kikimimi.recipe.chosen import PARTS
+
+SECONDS_PER_DAY = 86400
+NOT_COUNTED = (
+    "Not in the memory: what the allocator holds in reserve, workspaces of kernels and of communication, "
+    "what a frozen encoder holds for a moment, the CUDA context: leave a tenth free."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What the work is to run on.
+
+    Attributes:
+        gpus: How many; None is as many as the recipe has ranks.
+        gpu: Name in the table.
+        utilisation: Share of the GPU's peak rate that useful operations reach [fraction].
+    """
+
+    gpus: int | None = None
+    gpu: str = "h100"
+    utilisation: float = 0.35
+
+    def __post_init__(self) -> None:
+        find_gpu(self.gpu)
+        if self.gpus is not None and self.gpus < 1:
+            raise RequestError(f"--gpus must be at least 1, not {self.gpus}")
+        if not 0 < self.utilisation <= 1:
+            raise RequestError(f"--utilisation must be above 0 and at most 1, not {self.utilisation}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """Of one stage.
+
+    Attributes:
+        name: Of the stage.
+        objective: Registered name.
+        counts: Parameters of each part, and how many of them this stage trains.
+        memory: Of one rank.
+        clips: In a full micro-batch.
+        positions: Of the LLM in it, audio and text.
+        audio_tokens_per_second: At most.
+        flops: Of a micro-batch, by part.
+        audio_seconds: Of a micro-batch [s].
+        steps: Optimiser steps; None where the stage's length is given in epochs.
+        micro_batches: In a step, over all ranks.
+        days: On `gpus` GPUs; None where there is no number of steps.
+        notes: What is not as exact as it looks.
+    """
+
+    name: str
+    objective: str
+    counts: dict[str, Count]
+    memory: Memory
+    clips: int
+    positions: int
+    audio_tokens_per_second: float
+    flops: dict[str, float]
+    audio_seconds: float
+    steps: int | None
+    micro_batches: int
+    days: float | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def flops_per_audio_hour(self) -> float:
+        """Operations for an hour of audio, with the text that goes with it."""
+        return sum(self.flops.values()) / self.audio_seconds * 3600
+
+    @property
+    def audio_hours(self) -> float | None:
+        """Audio that the stage hears, every repetition counted [h]."""
+        if self.steps is None:
+            return None
+        return self.steps * self.micro_batches * self.audio_seconds / 3600
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as a JSON object; sizes are in bytes."""
+        return {
+            "name": self.name,
+            "objective": self.objective,
+            "parameters": {p: {"total": c.total, "trainable": c.trainable} for p, c in self.counts.items()},
+            "memory": self.memory.to_json(),
+            "clips": self.clips,
+            "positions": self.positions,
+            "audio_tokens_per_second": self.audio_tokens_per_second,
+            "flops_per_micro_batch": self.flops,
+            "flops_per_audio_hour": self.flops_per_audio_hour,
+            "audio_seconds": self.audio_seconds,
+            "audio_hours": self.audio_hours,
+            "steps": self.steps,
+            "days": self.days,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass
+class Planner:
+    """Plans stages of a recipe and of its variants, without weights, data, network or GPU.
+
+    Attributes:
+        workload: What a conversation is like.
+        hardware: What the work is to run on.
+    """
+
+    workload: Workload = field(default_factory=Workload)
+    hardware: Hardware = field(default_factory=Hardware)
+    _models: dict[str, tuple[SpeechLM, tuple[str, ...]]] = field(default_factory=dict)
+
+    def gpus(self, recipe: Recipe) -> int:
+        """Return how many GPUs a recipe is planned for."""
+        return self.hardware.gpus or recipe.trainer.devices * recipe.trainer.nodes
+
+    def plan(self, recipe: Recipe, name: str) -> StagePlan:
+        """Plan one stage.
+
+        Raises:
+            RecipeError: The parts do not fit each other, or the stage trains nothing.
+            WeightsError: The shape of a model is not known.
+        """
+        stage = recipe.stages[name]
+        model, notes = self.model(recipe.at(name))
+        trained = trainable_names(model, stage, where=f"stages.{name}")
+        names = [parameter for found in trained.values() for parameter in found]
+        freeze_all_but(model, names)
+        costs = measure_costs(model, recipe.trainer.precision)
+        batch = fill(stage.batch, self.workload, model)
+        passes = Passes.of(stage.objective)
+        flops = micro_batch_flops(
+            model, costs, batch, passes, recompute=recipe.trainer.activation_checkpointing
+        )
+        gpu = find_gpu(self.hardware.gpu)
+        rate = self.gpus(recipe) * gpu.peak(recipe.trainer.precision) * self.hardware.utilisation
+        per_step = sum(flops.values()) * stage.batch.global_
+        for part in PARTS:
+            problem = getattr(costs, part).problem
+            if problem is not None:
+                notes = (
+                    *notes,
+                    f"{part}: counted by its matrices, without activations, as it does not run on the meta "
+                    f"device ({problem})",
+                )
+        return StagePlan(
+            name=name,
+            objective=stage.objective.name,
+            counts={part: _count(model, part, names) for part in PARTS},
+            memory=rank_memory(
+                model,
+                recipe.trainer,
+                costs,
+                batch,
+                passes,
+                _copied(recipe, name, names, model) if passes.reference else 0,
+            ),
+            clips=batch.clips,
+            positions=batch.clips * passes.sequences * (batch.prompt + batch.answer),
+            audio_tokens_per_second=batch.tokens / batch.seconds,
+            flops=flops,
+            audio_seconds=batch.audio_seconds,
+            steps=stage.steps,
+            micro_batches=stage.batch.global_,
+            days=None if stage.steps is None else stage.steps * per_step / rate / SECONDS_PER_DAY,
+            notes=notes,
+        )
+
+    def model(self, recipe: Recipe) -> tuple[SpeechLM, tuple[str, ...]]:
+        """Return the model of a recipe on the meta device, and what to say about it."""
+        key = repr((recipe.encoder, recipe.adapter, recipe.llm))
+        if key not in self._models:
+            try:
+                model = _assemble(recipe, lambda: all_texts(training_corpora(recipe)))
+                notes: tuple[str, ...] = ()
+            except RequestError as error:
+                # A tokenizer that the data makes; one of a single character gives the sizes of all else.
+                if "characters" not in key:
+                    raise
+                model = _assemble(recipe, lambda: ["?"])
+                reason = str(error).splitlines()[0]
+                notes = (f"without the tokens that the training data will bring: {reason}",)
+            self._models[key] = model, notes
+        return self._models[key]
+
+
+def _assemble(recipe: Recipe, texts: Callable[[], Any]) -> SpeechLM:
+    with shapes_only(), torch.device("meta"):
+        return assemble(recipe, texts=texts, load_weights=False, measured=True)
+
+
+def _count(model: SpeechLM, part: str, trained: list[str]) -> Count:
+    sizes = {f"{part}.{name}": p.numel() for name, p in getattr(model, part).named_parameters()}
+    wanted = set(trained)
+    return Count(sum(sizes.values()), sum(size for name, size in sizes.items() if name in wanted))
+
+
+def _copied(recipe: Recipe, name: str, trained: list[str], model: SpeechLM) -> int:
+    """Return how many numbers a reference keeps twice: not those of low-rank updates that begin at zero."""
+    begun: set[str] = set()
+    while (before := recipe.start_of(name)) is not None:
+        begun.update(recipe.stages[before].train)
+        name = before
+    sizes = {path: p.numel() for path, p in model.named_parameters()}
+    return sum(sizes[path] for path in trained if ".lora_" not in path or path.partition(".")[0] in begun)
