@@ -192,7 +192,7 @@ def test_changes_to_a_run(cli: Cli, trained: Path) -> None:
     done = cli("train", trained, "adapter.downsample=8")
     assert done.code == 2
     assert f"{trained} keeps its recipe (there 'downsample: 4', here 'downsample: 8')." in done.err
-    assert "It can go on with another trainer.accelerator, trainer.strategy, trainer.devices" in done.err
+    assert "It can go on with another trainer.accelerator, trainer.strategy, " in done.err
     assert "kikimimi train RECIPE.yaml adapter.downsample=8" in done.err
 
 

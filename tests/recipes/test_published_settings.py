@@ -296,14 +296,14 @@ SOUND = "<|startofanalysis|><|unknown|><|caption|><|en|><|notimestamps|><|wo_itn
 @pytest.mark.parametrize(
     ("name", "place", "turns"),
     [
-        ("audiochatllama", "align.mls_responses", ["<audio>", "{answer}"]),
+        ("audiochatllama", "align.mls", ["<audio>", "{text}"]),
         (
             "blsp",
             "align.librispeech",
             [
                 "Continue the following text in a coherent and engaging style with less than 40 words."
                 "<audio>",
-                "{answer}",
+                "{text}",
             ],
         ),
         ("desta2", "captions.speech_captions", ["<audio>{text}\n{question}", "{answer}"]),
