@@ -92,10 +92,11 @@ def rank_memory(
             sequences * (batch.prompt + batch.answer),
         )
         widths = (model.encoder.dim, model.llm.dim, model.llm.dim)
-        kept = tuple(
+        encoder, adapter, llm = (
             _checkpointed(_count_blocks(model, part), size, number * width)
             for part, size, number, width in zip(PARTS, kept, inputs, widths, strict=True)
         )
+        kept = (encoder, adapter, llm)
     logits = sequences * batch.answer * model.llm.vocab_size
     return Memory(
         weights=sum(p.numel() * p.element_size() for p in parameters) / share

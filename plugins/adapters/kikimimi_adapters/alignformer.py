@@ -93,7 +93,7 @@ class AlignFormerAdapter(CTCCompressor):
     def compress(self, frames: Tensor, real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, T, D) tokens, T the number of labels found, at least 1, and their lengths."""
         if frames.is_meta:  # content is unknown: at most, every frame is a window
-            tokens = self.proj(self._read(frames.flatten(0, 1).split(1)))
+            tokens = self.proj(self._read(torch.split(frames.flatten(0, 1), 1)))
             return tokens.unflatten(0, frames.shape[:2]), torch.full((len(frames),), frames.shape[1])
         windows, lengths = number_windows(labels, real, self.ctc.blank_id)
         # The windows of all clips, end to end. (B, F, E) -> (N, E)
