@@ -200,7 +200,8 @@ def test_a_batch_without_pairs(model: SpeechLM) -> None:
 def test_equals_trl_on_text(model: SpeechLM, tmp_path: Path, form: str) -> None:
     from datasets import Dataset
     from transformers import LlamaForCausalLM
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     trained, made = changed(model), samples(model, audio=False)
     found = loss_of(trained, model, collate(made), form=form, beta=0.1)
@@ -213,7 +214,7 @@ def test_equals_trl_on_text(model: SpeechLM, tmp_path: Path, form: str) -> None:
 
     tokenizer: Any = model.llm.tokenizer
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    trainer = DPOTrainer(
+    trainer: Any = DPOTrainer(
         model=plain(trained),
         ref_model=plain(model),
         args=DPOConfig(

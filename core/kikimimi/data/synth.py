@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -130,16 +130,18 @@ def synth(
     everything = [utterance for _, part in parts for utterance in part]
     manifests: tuple[Path, ...] = ()
     unseen = split.unseen
+    write: Callable[[], tuple[Path, ...]] | None = None
     if dialogue is not None:
         made = make_dialogue(loaded, dialogue, split.train, held_out, seed)
         unseen = "".join(sorted({*unseen, *made.unseen}))
         spoken = {utterance.text: utterance for utterance in speaking(made.requests())}
         everything += spoken.values()
+        write = partial(write_dialogue, made, out, spoken, loaded)
     kept = speak(everything, out, workers=workers)
     for manifest, part in parts:
         _write_manifest(manifest, part)
-    if dialogue is not None:
-        manifests = write_dialogue(made, out, spoken, loaded)
+    if write is not None:
+        manifests = write()
     seconds = sum(probe(out / utterance.path, utterance.path)[0] for utterance in everything)
     return SynthReport(parts[0][0], parts[1][0], len(everything), seconds, kept, unseen, manifests)
 

@@ -164,7 +164,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Any) -> Any:
         needs = ctx.needs_input_grad
         through = ctx.mixing if any(needs[i] for i in (0, 1, 3)) else 0
         ctx.count.flops += through + ctx.scores * (needs[0] + needs[1]) + ctx.mixing * needs[2]

@@ -37,7 +37,8 @@ class Reference:
         for path, module in model.named_modules():
             if isinstance(module, LoraLayer) and _is_zero(module):
                 self._off.append(module)
-                wanted -= {f"{path}.{name}" for name, _ in module.named_parameters() if "lora_" in name}
+                layer = model.get_submodule(path)
+                wanted -= {f"{path}.{name}" for name, _ in layer.named_parameters() if "lora_" in name}
         self._copies: list[tuple[nn.Parameter, Tensor]] = [
             (parameter, _local(parameter).clone())
             for name, parameter in model.named_parameters()
