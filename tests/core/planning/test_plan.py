@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -209,6 +210,7 @@ def test_advice_is_planned_not_guessed(small: Path) -> None:
     assert Adviser(resolver(small, calls), planner, "first").ways(1000) == []
 
 
+@pytest.mark.slow
 def test_advice_for_the_shipped_recipe() -> None:
     planner = Planner()
     adviser = Adviser(resolver(SHIPPED, []), planner, "sft")
@@ -246,19 +248,32 @@ def test_wrong_options(small: Path, option: str, value: str, problem: str) -> No
     assert problem in str(result.exception)
 
 
-def test_the_command_prints_tables_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def lines_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("COLUMNS", "80")
-    result = CliRunner().invoke(app, ["plan", str(SHIPPED), "trainer.devices=4", "trainer.strategy=ddp"])
+    result = CliRunner().invoke(app, ["plan", *arguments])
     assert result.exit_code == 0, result.output
-    assert max(map(len, result.output.splitlines())) <= 80
-    for said in (
-        "4 ranks (ddp), bf16",
-        "8,590,200,832",
-        "fits 80 GB, 141 GB",
-        "does not fit 24 GB",
-        "4 x H100",
-    ):
-        assert said in result.output
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    return lines
+
+
+def test_the_command_prints_tables_of_80_columns(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("advice", "page"):
+        monkeypatch.setattr(f"kikimimi.planning.{module}.MEMORY", (0.04, 0.08))
+    lines = lines_of([str(small), "trainer.devices=4", "stages.second=null"], monkeypatch)
+    page = "\n".join(lines)
+    for said in ("small: 4 ranks (ddp), bf16", "stage first", "TFLOP per audio hour", "time on 4 x H100"):
+        assert said in page
+    assert "does not fit 0.04 GB; it would with" in page
+    assert re.search(r"^  0\.0\d+ GB: (trainer|stages\.first|'llm)\.", page, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_page_of_the_shipped_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = "\n".join(lines_of([str(SHIPPED), "trainer.devices=4", "trainer.strategy=ddp"], monkeypatch))
+    for said in ("4 ranks (ddp), bf16", "8,590,200,832", "fits 80 GB, 141 GB", "does not fit 24 GB"):
+        assert said in page
+    assert re.search(r"GB: trainer\.strategy=fsdp", page)
 
 
 def test_the_command_prints_json(small: Path) -> None:
