@@ -99,9 +99,9 @@ def test_the_shipped_dialogue_stays_the_same() -> None:
     grammar = Grammar.load("ja_dialogue")
     assert grammar.copy == "そのまま書いてください。"
     assert [(e.request, e.answer, e.rejected) for e in grammar.split_exchanges(500, 3, 0).held_out] == [
-        ("鈴木と申します。", "鈴木さん、よろしくお願いします。", "誰ですか。"),
-        ("あの、牛は何と鳴きますか。", "牛はモーモーと鳴きます。", "うるさいです。"),
-        ("ねえ、草の色を教えてください。", "草は緑色です。", "知りません。"),
+        ("鈴木と申します。", "鈴木さん、よろしくお願いします。", "誰。"),
+        ("あの、牛は何と鳴きますか。", "牛はモーモーと鳴きます。", "うるさいな。"),
+        ("ねえ、草の色を教えてください。", "草は緑色です。", "知らない。"),
     ]
 
 
