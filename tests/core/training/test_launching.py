@@ -67,8 +67,14 @@ def test_a_signal_before_the_first_step(
     assert again.end() == 0, again.output
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["torchrun", "one rank", "lightning", "fsdp"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param("fsdp", marks=pytest.mark.slow),
+        # A minute and a half each, and of the same kind: by hand.
+        *(pytest.param(case, marks=pytest.mark.chaos) for case in ("torchrun", "one rank", "lightning")),
+    ],
+)
 def test_a_signal_to_two_ranks(launch: Launch, recipe_file: Path, tmp_path: Path, case: str) -> None:
     """Sent to the launcher, which passes it on, or to one rank alone: all save, none is waited for."""
     alone = case in ("lightning", "fsdp")
