@@ -11,11 +11,17 @@ if TYPE_CHECKING:
     from kikimimi.recipe import Trainer
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of torchrun, of Lightning's own launcher, of srun
+_LOCAL_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID")
 
 
 def global_rank() -> int:
     """Return the rank that the launcher gave this process; 0 where there is no launcher."""
-    return next((int(os.environ[name]) for name in _VARIABLES if name in os.environ), 0)
+    return _first(_VARIABLES)
+
+
+def local_rank() -> int:
+    """Return which process of its node this is, and so which GPU is its own; 0 where there is no launcher."""
+    return _first(_LOCAL_VARIABLES)
 
 
 def child_of_lightning() -> bool:
@@ -68,6 +74,10 @@ def check_launcher(trainer: Trainer) -> None:
             f"{asked}: no launcher started the ranks of {trainer.nodes} nodes (RANK and SLURM_NTASKS are not "
             "set). Start it with torchrun or srun: see docs/launching.md"
         )
+
+
+def _first(variables: tuple[str, ...]) -> int:
+    return next((int(os.environ[name]) for name in variables if name in os.environ), 0)
 
 
 def _processes(started: int, per_node: int) -> str:

@@ -296,12 +296,12 @@ def _decode(value: Any, tensors: Mapping[str, StoredTensor]) -> Any:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of this process's random generators: torch on CPU and CUDA, numpy, Python."""
+    """Return the state of this process's random generators: torch's on CPU and GPU, numpy's, Python's."""
     state: Any = numpy.random.get_state(legacy=True)
     name, keys, position, has_gauss, gauss = state
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "numpy": [name, torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(gauss)],
         "python": random.getstate(),
     }
@@ -310,8 +310,8 @@ def random_state() -> dict[str, Any]:
 def restore_random_state(state: dict[str, Any]) -> None:
     """Set this process's random generators to a saved state."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
     name, keys, position, has_gauss, gauss = state["numpy"]
     numpy.random.set_state((name, keys.numpy().astype("uint32"), position, has_gauss, gauss))
     random.setstate(state["python"])

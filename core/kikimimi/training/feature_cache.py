@@ -1,15 +1,17 @@
 """Output of a frozen encoder, computed once per clip and kept on disk for every later epoch and run.
 
 Entries are named by content (the record's hash and everything that decides the encoder's output), so they
-cannot go stale, and a sweep over adapters shares them. Groups of clips are encoded in an order that depends
-on the data alone: an interrupted pass goes on to exactly the same values.
+cannot go stale, and a sweep over adapters shares them. A group of clips is encoded together, in an order that
+depends on the data alone: an interrupted pass goes on to exactly the same values, whoever encodes what.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+import random
+import secrets
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from kikimimi.progress import Progress
 
 RECORDS_PER_FILE = 64
 SECONDS_PER_BATCH = 60.0
+
+_Group = tuple[Corpus, list[int], Path]
 
 
 def cache_folder() -> Path:
@@ -50,17 +54,17 @@ class FeatureCache:
 
     def __init__(self, corpora: Sequence[Corpus], fingerprint: str, folder: Path | None = None) -> None:
         self.folder = (folder or cache_folder()) / fingerprint[:16]
-        self._corpora = list(corpora)
-        self._groups: list[tuple[Corpus, list[int], Path]] = []
+        groups: dict[Path, _Group] = {}  # a stage may hear the same clips from two of its datasets
         self._file_of: dict[str, Path] = {}
         self._faults: dict[str, str] = {}
         for corpus in corpora:
             for rows in _groups(corpus):
                 hashes = [corpus.shards.sha256(row) for row in rows]
                 path = self.folder / f"{hashlib.sha256(' '.join(hashes).encode()).hexdigest()}.safetensors"
-                self._groups.append((corpus, rows, path))
+                groups[path] = (corpus, rows, path)
                 for row_hash in hashes:
                     self._file_of[row_hash] = path
+        self._groups = list(groups.values())
 
     def fill(
         self,
@@ -71,30 +75,38 @@ class FeatureCache:
         rank: int = 0,
         world_size: int = 1,
     ) -> int:
-        """Encode what is missing; return the number of records encoded.
+        """Encode what is missing; return the number of records that were missing.
+
+        Each of several ranks begins with a share of its own and then takes what no other has finished: none
+        waits, and folders that only the ranks of one node see are filled on each node.
 
         Args:
             encoder: Frozen, in eval mode.
             device: Where to run it.
             precision: Autocast context of the training run.
-            rank: This process; it encodes every `world_size`-th group.
-            world_size: Number of processes.
+            rank: This process.
+            world_size: Number of processes; those that have not begun yet are not waited for.
         """
-        mine = self._groups[rank::world_size]
-        missing = [group for group in mine if not group[2].is_file()]
+        missing = [group for group in self._groups if not group[2].is_file()]
         if not missing:
             return 0
         self.folder.mkdir(parents=True, exist_ok=True)
-        total = sum(len(rows) for _, rows, _ in mine)
+        total = sum(len(rows) for _, rows, _ in self._groups)
         todo = sum(len(rows) for _, rows, _ in missing)
+        left = {path.name: len(rows) for _, rows, path in missing}
         with Progress("Encoding clips once", total, "records", done=total - todo) as bar, precision:
-            for corpus, rows, path in missing:
+            for corpus, rows, path in _in_turn(missing, rank, world_size):
+                if path.name not in left:
+                    continue
                 before = len(self._faults)
                 entries = self._encode(encoder, device, corpus, rows, bar)
-                temporary = path.with_suffix(f".{os.getpid()}.tmp")
+                temporary = path.with_suffix(f".{secrets.token_hex(8)}.tmp")
                 save_file(entries, temporary)
                 # What could not be read is tried again by the next run: its shard may have been mended.
                 temporary.replace(path if len(self._faults) == before else _partial(path))
+                del left[path.name]
+                for name in left.keys() & set(os.listdir(self.folder)):
+                    bar.advance(left.pop(name))  # another rank was faster
         return todo
 
     def is_filled(self) -> bool:
@@ -145,6 +157,14 @@ class FeatureCache:
                 pending.append((f"{corpus.shards.sha256(row)}/{name}", samples))
         flush()
         return entries
+
+
+def _in_turn(missing: list[_Group], rank: int, world_size: int) -> Iterator[_Group]:
+    """Yield this rank's share, then the shares of the others, in an order that no other rank has."""
+    yield from missing[rank::world_size]
+    others = [group for at, group in enumerate(missing) if at % world_size != rank]
+    random.Random(rank).shuffle(others)
+    yield from others
 
 
 def _partial(path: Path) -> Path:

@@ -30,8 +30,7 @@ from kikimimi.model.deferred import load_deferred
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn
 from kikimimi.model.trained import kept_names, load_trained
-from kikimimi.progress import duration
-from kikimimi.rank import global_rank, slurm_starts_ranks
+from kikimimi.rank import global_rank, local_rank, slurm_starts_ranks
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.recipe.stage import Mixture
 from kikimimi.run_folder import RunFolder, checkpoint_folders
@@ -283,11 +282,17 @@ def _features(
     if not cache.is_filled():
         encoder = pretrained_encoder(recipe) if "encoder" in model.deferred else model.encoder
         encoder.to(device)
-        encoded = cache.fill(encoder, device=device, precision=_autocast(recipe, device))
-    if encoded:
+        encoded = cache.fill(
+            encoder,
+            device=device,
+            precision=_autocast(recipe, device),
+            rank=global_rank(),
+            world_size=recipe.trainer.devices * recipe.trainer.nodes,
+        )
+    if encoded and global_rank() == 0:
         print(
-            f"{encoded} records ({duration(seconds)} of audio) encoded; "
-            f"{size / 1e6:.0f} MB kept in {cache_folder()} for later epochs and runs",
+            f"{encoded} records encoded; {size / 1e6:.0f} MB kept in {cache_folder()} for later epochs "
+            "and runs",
             file=sys.stderr,
         )
     return cache
@@ -295,7 +300,7 @@ def _features(
 
 def _device(recipe: Recipe) -> torch.device:
     gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if gpu else "cpu")
+    return torch.device("cuda", local_rank()) if gpu else torch.device("cpu")
 
 
 def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:

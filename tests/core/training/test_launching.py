@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kikimimi.errors import RequestError
-from kikimimi.rank import check_launcher, child_of_lightning, global_rank, slurm_starts_ranks
+from kikimimi.rank import check_launcher, child_of_lightning, global_rank, local_rank, slurm_starts_ranks
 from kikimimi.recipe import Trainer
 from kikimimi.run_folder import RunFolder, run_name
 
@@ -121,7 +121,15 @@ def test_torchrun_and_recipe_disagree(launch: Launch, recipe_file: Path, tmp_pat
     assert "trainer.devices=1, trainer.nodes=1: but torchrun started 2 processes" in training.output
 
 
-CLEAN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_JOB_NAME")
+CLEAN = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_JOB_NAME",
+)
 SLURM = {"SLURM_NTASKS": "16", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "8", "SLURM_STEP_ID": "0"}
 ONE, EIGHT, SIXTEEN = Trainer(), Trainer(devices=8), Trainer(devices=8, nodes=2)
 
@@ -169,24 +177,31 @@ def test_the_launcher_agrees_with_the_recipe(
 
 
 @pytest.mark.parametrize(
-    ("environment", "rank", "child", "slurm"),
+    ("environment", "rank", "local", "child", "slurm"),
     [
-        ({}, 0, False, False),
-        ({"RANK": "9", "LOCAL_RANK": "1"}, 9, False, False),
-        ({"LOCAL_RANK": "1"}, 1, True, False),
-        ({"LOCAL_RANK": "0"}, 0, False, False),
-        ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8"}, 5, False, True),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "RANK": "3"}, 3, False, False),  # torchrun inside Slurm
+        ({}, 0, 0, False, False),
+        ({"RANK": "9", "LOCAL_RANK": "1"}, 9, 1, False, False),
+        ({"LOCAL_RANK": "1"}, 1, 1, True, False),
+        ({"LOCAL_RANK": "0"}, 0, 0, False, False),
+        ({"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}, 5, 1, False, True),
+        # torchrun inside Slurm
+        ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "RANK": "3", "LOCAL_RANK": "1"}, 3, 1, False, False),
     ],
 )
 def test_who_this_process_is(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], rank: int, child: bool, slurm: bool
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    rank: int,
+    local: int,
+    child: bool,
+    slurm: bool,
 ) -> None:
     for name in (*CLEAN, *SLURM):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert (global_rank(), child_of_lightning(), slurm_starts_ranks()) == (rank, child, slurm)
+    assert (global_rank(), local_rank()) == (rank, local)
+    assert (child_of_lightning(), slurm_starts_ranks()) == (child, slurm)
 
 
 def test_ranks_that_start_together_share_a_folder(make_run: Callable[..., RunFolder], tmp_path: Path) -> None:

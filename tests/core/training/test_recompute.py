@@ -17,10 +17,19 @@ from kikimimi.training.train import train
 
 Make = Callable[..., RunFolder]
 LORA = "llm.lora={rank: 2, alpha: 4, dropout: 0.3, modality: audio}"
+TRAIN_LORA = "stages.asr.train={adapter: {lr: 1.0e-3}, llm: {lr: 2.0e-3, part: lora}}"
+OWN = "{name: distill, loss: ce, continuation: own, generate: {max_new_tokens: 4}}"
+CHAT = "stages.asr.data={{tones: null, chat: {{shards: {conversations}, task: chat}}}}"
 OPTIONS = {
-    "lora": [LORA, "stages.asr.train={adapter: {lr: 1.0e-3}, llm: {lr: 2.0e-3, part: lora}}"],
-    "all": ["stages.asr.train={encoder: {lr: 1.0e-3}, adapter: {lr: 1.0e-3}, llm: {lr: 1.0e-3}}"],
+    "lora": [LORA, TRAIN_LORA, CHAT],
+    # Two terms run the LLM over conversations of other lengths, both before anything goes backward.
+    "sum": [LORA, TRAIN_LORA, f"stages.asr.objective={{name: sum, terms: {{text: ce, own: {OWN}}}}}"],
+    "all": [
+        CHAT,
+        "stages.asr.train={encoder: {lr: 1.0e-3}, adapter: {lr: 1.0e-3}, llm: {lr: 1.0e-3}}",
+    ],
     "qformer": [
+        CHAT,
         "adapter={name: qformer, hidden_dim: 32, num_heads: 2, ffn_dim: 64, dropout: 0.3}",
         "stages.asr.train={adapter: {lr: 1.0e-3}, llm: null}",
         "trainer.precision=bf16",
@@ -31,13 +40,11 @@ OPTIONS = {
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=list(OPTIONS))
 def test_the_same_numbers(make_run: Make, conversations: str, options: list[str]) -> None:
     """With dropout in all places, updates that act in some conversations only, and text alone."""
-    data = f"stages.asr.data={{tones: null, chat: {{shards: {conversations}, task: chat}}}}"
     curves, weights = [], []
     for recomputed in ("false", "true"):
         run = make_run(
             f"run-{recomputed}",
-            *options,
-            data,
+            *(CHAT.format(conversations=conversations) if option is CHAT else option for option in options),
             "stages.asr.batch.seconds=6",
             f"trainer.activation_checkpointing={recomputed}",
         )

@@ -1,0 +1,119 @@
+"""Ranks share the encoding of clips: what one has finished, no other does again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+from kikimimi.data.corpus import Corpus
+from kikimimi.errors import DataError
+from kikimimi.interfaces import Encoder, Padded
+from kikimimi.recipe import load_recipe
+from kikimimi.training import feature_cache
+from kikimimi.training.feature_cache import FeatureCache
+
+GROUP = 3
+
+
+class StoppedError(Exception):
+    """Raised where an encoder is asked more often than it may."""
+
+
+class Counting:
+    """An encoder that counts the clips it is given.
+
+    Args:
+        encoder: What encodes.
+        begins: Called before the first clips.
+        most: How often it may be called.
+    """
+
+    def __init__(self, encoder: Encoder, begins: Callable[[], object] = int, most: int = 99) -> None:
+        self.encoder, self.begins, self.most = encoder, begins, most
+        self.sample_rate = encoder.sample_rate
+        self.calls = self.clips = 0
+
+    def __call__(self, clips: Padded) -> Padded:
+        if self.calls == 0:
+            self.begins()
+        if self.calls == self.most:
+            raise StoppedError
+        self.calls += 1
+        self.clips += len(clips.lengths)
+        output: Padded = self.encoder(clips)
+        return output
+
+
+@pytest.fixture
+def corpus(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
+    monkeypatch.setattr(feature_cache, "RECORDS_PER_FILE", GROUP)
+    return Corpus.open("tones", load_recipe(recipe_file, []).stages["asr"].data["tones"])
+
+
+@pytest.fixture
+def encoder(recipe_file: Path) -> Encoder:
+    torch.manual_seed(0)
+    part = load_recipe(recipe_file, []).encoder
+    built: Encoder = part.component(part.config)
+    return built.eval()
+
+
+def fill(cache: FeatureCache, encoder: Counting, rank: int, world_size: int) -> int:
+    return cache.fill(
+        encoder, device=torch.device("cpu"), precision=nullcontext(), rank=rank, world_size=world_size
+    )
+
+
+def files(cache: FeatureCache) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in cache.folder.iterdir()}
+
+
+def test_what_another_rank_has_finished_is_not_encoded_again(
+    corpus: Corpus, encoder: Encoder, tmp_path: Path
+) -> None:
+    alone = FeatureCache([corpus], "0" * 64, tmp_path / "alone")
+    assert fill(alone, Counting(encoder), 0, 1) == 12
+    caches = [FeatureCache([corpus], "0" * 64, tmp_path / "shared") for _ in range(2)]
+    quick = Counting(encoder)
+    slow = Counting(encoder, begins=lambda: fill(caches[0], quick, 0, 2))
+    # The quick rank does all there is while the slow one is at its first group.
+    assert fill(caches[1], slow, 1, 2) == 12
+    assert (quick.clips, slow.clips) == (12, GROUP)
+    assert caches[0].is_filled()
+    assert files(caches[0]) == files(alone)
+
+
+def test_ranks_begin_with_shares_of_their_own(corpus: Corpus, encoder: Encoder, tmp_path: Path) -> None:
+    """Each is stopped after two of four groups, in folders that only it sees."""
+    done = []
+    for rank in range(2):
+        cache = FeatureCache([corpus], "0" * 64, tmp_path / str(rank))
+        with pytest.raises(StoppedError):
+            fill(cache, Counting(encoder, most=2), rank, 2)
+        done.append(set(files(cache)))
+    assert [len(names) for names in done] == [2, 2]
+    assert not done[0] & done[1]
+
+
+def test_every_rank_knows_the_records_that_cannot_be_read(
+    corpus: Corpus, encoder: Encoder, tmp_path: Path, recipe_file: Path
+) -> None:
+    row = 5
+    path = next(tmp_path.rglob("train*.tar"))
+    content = bytearray(path.read_bytes())
+    (audio,) = corpus.shards.read(row).audio.values()
+    content[content.index(audio) + len(audio) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    again = Corpus.open("tones", load_recipe(recipe_file, []).stages["asr"].data["tones"])
+    for rank in range(2):
+        cache = FeatureCache([again], "0" * 64, tmp_path / "features")
+        encoding = Counting(encoder)
+        fill(cache, encoding, rank, 2)
+        assert encoding.clips == (11 if rank == 0 else GROUP - 1)
+        with pytest.raises(DataError):
+            cache.get(again.shards.sha256(row), "audio")
+    assert len(list((tmp_path / "features").rglob("*.partial.safetensors"))) == 1
