@@ -1,13 +1,19 @@
 # The tools are those of the active environment: pip install -e '.[dev]'
-.PHONY: test lint fix docs
+.PHONY: test lint ruff mypy pyright fix docs
 
 test:
 	pytest
 
-lint:
+lint: ruff mypy pyright
+
+ruff:
 	ruff check
 	ruff format --check
+
+mypy:
 	mypy
+
+pyright:
 	pyright
 
 fix:

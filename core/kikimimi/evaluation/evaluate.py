@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,6 +14,7 @@ from kikimimi.data.audio import decode
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.record import named
 from kikimimi.errors import DataError, KikimimiError, RequestError, listing, nearest
+from kikimimi.evaluation.predictions import Predictions, row_keys
 from kikimimi.evaluation.score import Score, score
 from kikimimi.evaluation.similarity import measure, read_similarities, write_similarities
 from kikimimi.model.batch import Sample, collate
@@ -187,88 +185,6 @@ def _write_scores(
     written = {system: written[system] for system in order if system in written}
     run.write_json(file, written)
     return {system: found.get(system) or Score.from_json(values) for system, values in written.items()}
-
-
-class Predictions:
-    """What a system said, one JSON line per record, appended as it goes so that nothing is done twice.
-
-    Args:
-        path: The file.
-        identity: What the predictions depend on; a file of another identity is begun anew.
-        begin: Whether to write the file; otherwise what is there is only read.
-    """
-
-    def __init__(self, path: Path, identity: str, *, begin: bool = True) -> None:
-        self.path = path
-        self.texts: dict[str, str] = {}
-        self.seconds = 0.0
-        lines = _read_lines(path)
-        if lines and lines[0].get("identity") == identity:
-            for line in lines[1:]:
-                self.texts[line["key"]] = line["prediction"]
-                self.seconds += line["seconds"]
-        self._lines = lines if self.texts else [{"identity": identity}]
-        if begin:
-            self._write()  # also drops a last line that a kill cut short
-
-    def copy(self, other: Predictions) -> None:
-        """Take over the predictions of another file, where this one has none yet."""
-        if other.texts and not self.texts:
-            self.texts, self.seconds, self._lines = dict(other.texts), other.seconds, other._lines
-            self._write()
-
-    def _write(self) -> None:
-        path = self.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(
-            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines), encoding="utf-8"
-        )
-        temporary.replace(path)
-
-    def add(
-        self, keys: Iterable[str], texts: Iterable[str], references: Iterable[str], seconds: float
-    ) -> None:
-        """Append the predictions of a batch that took `seconds` of computing."""
-        entries = list(zip(keys, texts, references, strict=True))
-        with self.path.open("a", encoding="utf-8") as file:
-            for key, text, reference in entries:
-                line = {
-                    "key": key,
-                    "reference": reference,
-                    "prediction": text,
-                    "seconds": seconds / len(entries),
-                }
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                self.texts[key] = text
-        self.seconds += seconds
-
-
-def read_predictions(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the lines of a predictions file by key."""
-    return {line["key"]: line for line in _read_lines(path)[1:]}
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    # Bytes: a kill may cut a character in two, and a prediction may hold characters that end a line of text.
-    for line in path.read_bytes().split(b"\n") if path.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
-
-
-def row_keys(corpus: Corpus) -> list[str]:
-    """Return what predictions call each row: its key, which a second shard's row of the same key extends."""
-    seen: Counter[str] = Counter()
-    keys = []
-    for row in range(len(corpus.shards)):
-        key = corpus.shards.key(row)
-        seen[key] += 1
-        keys.append(key if seen[key] == 1 else f"{key} ({seen[key]})")
-    return keys
 
 
 def _reference(corpus: Corpus, row: int) -> str:

@@ -16,7 +16,7 @@ from kikimimi.data.fault import read_faults
 from kikimimi.describe import describe
 from kikimimi.evaluation.chart import STYLES, Curve
 from kikimimi.evaluation.edits import edits, error_rate
-from kikimimi.evaluation.evaluate import read_predictions, row_keys
+from kikimimi.evaluation.predictions import read_predictions, row_keys
 from kikimimi.evaluation.report import (
     ComponentRow,
     Count,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import operator
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,23 +17,22 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import FaultLog
-from kikimimi.data.plan import Plan
 from kikimimi.errors import counted
 from kikimimi.lock import plugin_lock
-from kikimimi.model.assembly import freeze_all_but, pretrained_encoder, trainable_names
+from kikimimi.model.assembly import freeze_all_but, trainable_names
 from kikimimi.model.blocks import find_blocks
 from kikimimi.model.deferred import load_deferred
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn
 from kikimimi.model.trained import kept_names, load_trained
-from kikimimi.rank import global_rank, local_rank, slurm_starts_ranks
+from kikimimi.rank import global_rank, slurm_starts_ranks
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.recipe.stage import Mixture
 from kikimimi.run_folder import RunFolder, checkpoint_folders
 from kikimimi.training.best import Best
 from kikimimi.training.callbacks import KeepCheckpoints, StageProgress
 from kikimimi.training.checkpoint import FolderCheckpointIO, write_weights
-from kikimimi.training.feature_cache import FeatureCache, cache_folder, forecast_bytes
+from kikimimi.training.feature_cache import FeatureCache, encode_ahead
 from kikimimi.training.flops import FlopMeter
 from kikimimi.training.fsdp import ShardedStrategy, shard
 from kikimimi.training.loader import PlanSampler, Reader, StageLoader
@@ -97,7 +92,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     resume = checkpoint_folders(run.checkpoints(name))
     step = int(resume[-1].name.removeprefix("step-")) if resume else None
     loggers = open_loggers(run, name, step)  # first: a missing extra is told before any clip is encoded
-    features = _features(recipe, stage, name, model, corpora, held_out, plan)
+    features = encode_ahead(recipe, stage, name, model, corpora, held_out, plan)
     loader = StageLoader(
         Reader(corpora, model, recipe.seed, features, views),
         PlanSampler(plan, stage.num_steps * stage.batch.global_, global_rank(), world_size),
@@ -234,80 +229,6 @@ def _order(recipe: Recipe, stage: Stage, corpora: list[Corpus]) -> dict[str, Any
         # Which records fit depends on the model, too.
         **{f"data.{corpus.name} (records used)": len(corpus) for corpus in corpora},
     }
-
-
-def _features(
-    recipe: Recipe,
-    stage: Stage,
-    name: str,
-    model: SpeechLM,
-    corpora: list[Corpus],
-    held_out: list[Corpus],
-    plan: Plan,
-) -> FeatureCache | None:
-    """Encode every clip once, if the encoder never changes, clips are heard again, and disk allows."""
-    if not recipe.trainer.cache_features or model.encoder.augmentation is not None:
-        return None
-    # A later stage may freeze what this run trained, which no fingerprint of its sources would tell.
-    if any("encoder" in other.train for other in recipe.stages.values()):
-        return None
-    lengths = [float(corpus.shards.seconds[corpus.used].sum()) for corpus in corpora]
-    passes = plan.passes(stage.num_steps * stage.batch.global_)
-    seconds = sum(lengths)
-    if seconds == 0 or sum(map(operator.mul, lengths, passes)) < 2 * seconds:
-        return None
-    size = forecast_bytes(
-        [*corpora, *held_out], model.encoder, 4 if recipe.trainer.precision == "fp32" else 2
-    )
-    if size > recipe.trainer.cache_limit_gb * 1e9:
-        print(
-            f"stage {name}: encoder output would take {size / 1e9:.1f} GB on disk, above "
-            f"trainer.cache_limit_gb={recipe.trainer.cache_limit_gb:g}: encoding in every epoch instead",
-            file=sys.stderr,
-        )
-        return None
-    identity = {
-        **plugin_lock(recipe.encoder),
-        "config": repr(recipe.encoder.config),
-        "lora": repr(recipe.encoder.lora),
-        "dtype": recipe.encoder.dtype,
-        "precision": recipe.trainer.precision,
-    }
-    if any(f"encoder.{name}" not in model.pretrained for name, _ in model.encoder.named_parameters()):
-        identity["seed"] = recipe.seed  # some of its weights were drawn at random
-    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    cache = FeatureCache([*corpora, *held_out], fingerprint)
-    device = _device(recipe)
-    encoded = 0
-    if not cache.is_filled():
-        encoder = pretrained_encoder(recipe) if "encoder" in model.deferred else model.encoder
-        encoder.to(device)
-        encoded = cache.fill(
-            encoder,
-            device=device,
-            precision=_autocast(recipe, device),
-            rank=global_rank(),
-            world_size=recipe.trainer.devices * recipe.trainer.nodes,
-        )
-    if encoded and global_rank() == 0:
-        print(
-            f"{encoded} records encoded; {size / 1e6:.0f} MB kept in {cache_folder()} for later epochs "
-            "and runs",
-            file=sys.stderr,
-        )
-    return cache
-
-
-def _device(recipe: Recipe) -> torch.device:
-    gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda", local_rank()) if gpu else torch.device("cpu")
-
-
-def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
-    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    if recipe.trainer.precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, types[recipe.trainer.precision])
 
 
 def _spread(

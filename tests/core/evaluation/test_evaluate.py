@@ -15,7 +15,8 @@ from webdataset.writer import TarWriter
 from kikimimi import Generation, Recogniser, RecogniserConfig, plugins
 from kikimimi.data.index import build_index
 from kikimimi.errors import DataError, RequestError, RunError
-from kikimimi.evaluation.evaluate import Predictions, evaluate, read_predictions
+from kikimimi.evaluation.evaluate import evaluate
+from kikimimi.evaluation.predictions import Predictions, read_predictions
 from kikimimi.evaluation.score import score
 from kikimimi.recipe import Chosen, load_recipe
 from kikimimi.run_folder import RunFolder

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from kikimimi.data.shards import Shards
-from kikimimi.evaluation.evaluate import evaluate, read_predictions
+from kikimimi.evaluation.evaluate import evaluate
+from kikimimi.evaluation.predictions import read_predictions
 from kikimimi.evaluation.run_figures import measured
 from kikimimi.evaluation.run_report import write_run_report
 from kikimimi.recipe import load_recipe

@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from kikimimi.data.corpus import Corpus
-from kikimimi.evaluation.evaluate import Predictions, evaluate, evaluate_stage
+from kikimimi.evaluation.evaluate import evaluate, evaluate_stage
+from kikimimi.evaluation.predictions import Predictions
 from kikimimi.evaluation.run_report import write_run_report
 from kikimimi.evaluation.similarity import CLIPS, FILE, measure, read_similarities, write_similarities
 from kikimimi.interfaces import Padded
