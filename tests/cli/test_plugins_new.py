@@ -1,4 +1,4 @@
-"""`kikimimi plugins new`: what it writes installs, passes its own tests, which are the contract's, and trains."""
+"""`kikimimi plugins new`: what it writes installs, keeps the contract by its own tests, and trains."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,14 @@ trainer: {{log_every: 1, accelerator: cpu}}
 
 Make = Callable[..., RunFolder]
 TIMEOUT = 240.0
+
+
+def rewind(run: RunFolder, step: int) -> None:
+    """Put a finished run back to how a kill after that step's checkpoint leaves it."""
+    shutil.rmtree(run.path / "weights")
+    for folder in run.checkpoints("asr").glob("step-*"):
+        if int(folder.name.removeprefix("step-")) > step:
+            shutil.rmtree(folder)
 
 
 class Training:
@@ -112,6 +121,13 @@ class Training:
     def steps(cls, run: Path) -> int:
         """Return how many steps a run has logged."""
         return sum("loss" in line for line in cls.curve(run))
+
+
+def assert_same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Compare what two runs have logged: losses, norms and counts, but for how sums are rounded."""
+    for line, other in zip(found, expected, strict=True):
+        assert line.pop("stage") == other["stage"]
+        assert line == pytest.approx({k: v for k, v in other.items() if k != "stage"}, rel=1e-5, abs=1e-5)
 
 
 Launch = Callable[..., Training]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,12 +13,11 @@ import torch
 from kikimimi.errors import KikimimiError, RequestError
 from kikimimi.model.assembly import assemble
 from kikimimi.model.deferred import load_deferred
-from kikimimi.run_folder import RunFolder
 from kikimimi.training import checkpoint
 from kikimimi.training.fsdp import shard
 from kikimimi.training.train import train
 
-Make = Callable[..., RunFolder]
+from .conftest import Make
 
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, part: str) -> None:

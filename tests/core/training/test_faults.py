@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,8 @@ from kikimimi.run_folder import RunFolder
 from kikimimi.training.metrics import read_metrics
 from kikimimi.training.train import train
 
-Make = Callable[..., RunFolder]
+from .conftest import Make, rewind
+
 SKIP = "stages.asr.faults={policy: skip, share: 0.5}"
 
 
@@ -146,10 +146,7 @@ def test_resuming_with_faults_is_bit_identical(make_run: Make) -> None:
     damage(run, 5)
     train(run)
     whole, listed = [line["loss"] for line in lines(run)], run.faults("asr").read_text()
-    shutil.rmtree(run.path / "weights")
-    for folder in run.checkpoints("asr").glob("step-*"):
-        if folder.name != "step-00000003":
-            shutil.rmtree(folder)
+    rewind(run, 3)
     train(run)
     assert [line["loss"] for line in lines(run)] == whole
     assert run.faults("asr").read_text() == listed
@@ -183,10 +180,7 @@ def test_what_was_skipped_is_said_and_counted_over_resumes(
     damage(run, 5)
     train(run)
     said = [line for line in capsys.readouterr().err.splitlines() if "that were tried could" in line]
-    shutil.rmtree(run.path / "weights")
-    for folder in run.checkpoints("asr").glob("step-*"):
-        if folder.name != "step-00000003":
-            shutil.rmtree(folder)
+    rewind(run, 3)
     train(run)
     again = [line for line in capsys.readouterr().err.splitlines() if "that were tried could" in line]
     assert said == again

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -64,7 +65,11 @@ def encoder(recipe_file: Path) -> Encoder:
 
 def fill(cache: FeatureCache, encoder: Counting, rank: int, world_size: int) -> int:
     return cache.fill(
-        encoder, device=torch.device("cpu"), precision=nullcontext(), rank=rank, world_size=world_size
+        cast(Encoder, encoder),
+        device=torch.device("cpu"),
+        precision=nullcontext(),
+        rank=rank,
+        world_size=world_size,
     )
 
 

@@ -28,7 +28,7 @@ from kikimimi.training.train import train
 from kikimimi_encoders.whisper import WhisperEncoder
 from kikimimi_llms.llama import Llama
 
-from .conftest import Make, Training
+from .conftest import Make, Training, assert_same, rewind
 
 ALL = "stages.asr.train={encoder: {lr: 1.0e-3}, adapter: {lr: 1.0e-3}, llm: {lr: 1.0e-3}}"
 LORA = [
@@ -93,14 +93,6 @@ def train_on_two(*runs: tuple[str, RunFolder], fails: str | None = None, spoil: 
         found = [line for line in error.splitlines() if line.startswith("FAILED ")]
         assert len(found) == (0 if fails is None else len(runs)), error
         assert all(re.search(fails or "", line) for line in found), found
-
-
-def rewind(run: RunFolder, step: int) -> None:
-    """Put a finished run back to how a kill after that step's checkpoint leaves it."""
-    shutil.rmtree(run.path / "weights")
-    for folder in run.checkpoints("asr").iterdir():
-        if int(folder.name.removeprefix("step-")) > step:
-            shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -198,10 +190,7 @@ def test_two_processes_train_like_one(
         one = RunFolder.open(run.path.with_name(f"one-{name}"))
         if name in ("adapter", "cached"):
             assert set(run.recipe.stages["asr"].train) == {"adapter"}
-        # Losses, their parts, gradient norms, and all that is counted.
-        for line, expected in zip(Training.curve(run.path), Training.curve(one.path), strict=True):
-            assert line.pop("stage") == expected.pop("stage")
-            assert line == pytest.approx(expected, rel=1e-5, abs=1e-5), run.path.name
+        assert_same(Training.curve(run.path), Training.curve(one.path))
         assert len(column(run, "loss")) >= 20
         for stage in run.recipe.stages:
             expected, found = (load_file(run.weights(stage)) for run in (one, run))

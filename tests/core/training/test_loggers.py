@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +15,8 @@ from kikimimi.training.loggers import check_loggers, log_scores
 from kikimimi.training.metrics import read_metrics
 from kikimimi.training.train import train
 
-Make = Callable[..., RunFolder]
+from .conftest import Make
+
 SHORT = ("stages.asr.steps=6", "stages.asr.validate.every=2", "stages.asr.checkpoint.every=2")
 
 

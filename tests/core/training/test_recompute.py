@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from safetensors.torch import load_file
 from torch import nn
 
 from kikimimi.model.assembly import assemble
 from kikimimi.model.blocks import find_blocks
-from kikimimi.run_folder import RunFolder
 from kikimimi.training.metrics import read_metrics
 from kikimimi.training.recompute import Recomputed, recompute
 from kikimimi.training.train import train
 
-Make = Callable[..., RunFolder]
+from .conftest import Make
+
 LORA = "llm.lora={rank: 2, alpha: 4, dropout: 0.3, modality: audio}"
 TRAIN_LORA = "stages.asr.train={adapter: {lr: 1.0e-3}, llm: {lr: 2.0e-3, part: lora}}"
 OWN = "{name: distill, loss: ce, continuation: own, generate: {max_new_tokens: 4}}"

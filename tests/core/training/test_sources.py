@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from kikimimi.training.metrics import read_metrics
 from kikimimi.training.sources import audio_tokens, make_plan, record_costs, usable
 from kikimimi.training.train import train
 
-Make = Callable[..., RunFolder]
+from .conftest import Make
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,19 +21,11 @@ from kikimimi.training.metrics import read_metrics
 from kikimimi.training.train import train
 from kikimimi.training.window import MEASURED
 
-Make = Callable[..., RunFolder]
+from .conftest import Make, rewind
 
 
 def curve(run: RunFolder) -> list[dict[str, object]]:
     return [{k: v for k, v in line.items() if k not in MEASURED} for line in read_metrics(run.metrics)]
-
-
-def rewind(run: RunFolder, step: int) -> None:
-    """Put a finished run back to how a kill after that step's checkpoint leaves it."""
-    shutil.rmtree(run.path / "weights")
-    for folder in run.checkpoints("asr").glob("step-*"):
-        if int(folder.name.removeprefix("step-")) > step:
-            shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,8 @@ from kikimimi.training.train import train
 from kikimimi.training.window import MEASURED
 from kikimimi.transcriber import Transcriber
 
-Make = Callable[..., RunFolder]
+from .conftest import Make, rewind
+
 SMALL = ("stages.asr.steps=4", "stages.asr.validate.every=2", "llm.scratch.dropout=0")
 
 
@@ -51,8 +50,7 @@ def test_an_interrupted_run_ends_the_same(make_run: Make) -> None:
     run = make_run("run", "adapter={name: ctc, vocabulary: characters}", "stages.asr.steps=4")
     train(run)
     whole, weights = lines(run), run.weights("asr").read_bytes()
-    shutil.rmtree(run.path / "weights")
-    shutil.rmtree(run.checkpoints("asr") / "step-00000004")
+    rewind(run, 3)
     train(run)
     assert [{k: v for k, v in line.items() if k not in MEASURED} for line in lines(run)] == [
         {k: v for k, v in line.items() if k not in MEASURED} for line in whole
