@@ -58,6 +58,7 @@ def test_the_tutorial_holds_what_it_promises() -> None:
     assert TEXT.count("```") == 2 * (len(FILES) + len(COMMANDS))
 
 
+@pytest.mark.slow
 def test_its_commands_do_what_it_says(folder: Path) -> None:
     steps = [step for block in COMMANDS for step in block]
     assert len(steps) == 6

@@ -144,6 +144,9 @@ class StageLoader(DataLoader[Batch]):
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
+            # The reader holds the model, which is not to be copied, and may be in pieces: what it asks for is
+            # tokenizer and lengths. Python 3.14 would no longer fork by itself.
+            multiprocessing_context="fork" if workers else None,
             worker_init_fn=ignore_signals,
             # Of its own: torch draws a number whenever a loader is gone through. A run that goes on after a
             # validation would otherwise draw one less than a run that was never interrupted.
