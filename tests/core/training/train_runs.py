@@ -1,12 +1,14 @@
-"""One rank of two: trains run folders one after the other. Started by tests, twice at once.
+"""One rank of two: trains run folders as it is told. Started by tests, twice at once.
 
-Arguments: what goes wrong (`loss`: that of one rank in step 8 is not a number; `disk`: one rank cannot write
-the checkpoint of step 12; or nothing), then STRATEGY:FOLDER for each run. An error is told in one line.
+Each line of its input is a JSON object: `strategy` and `run`, the `cache` of features, and what goes wrong,
+`spoil` (`loss`: that of one rank in step 8 is not a number; `disk`: one rank cannot write the checkpoint of
+step 12; or nothing). It answers each with a line: `done`, or the error.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from pathlib import Path
@@ -19,40 +21,36 @@ from kikimimi.training.module import StageModule
 from kikimimi.training.train import train
 
 RANK = int(os.environ["LOCAL_RANK"])
+LOSS, SYNC = StageModule._loss, checkpoint._sync
 
 
-def spoil_loss() -> None:
-    real = StageModule._loss
-
-    def spoilt(self: StageModule, batch: Any) -> Any:
-        loss, made = real(self, batch)
-        bad = RANK == 1 and self.trainer.global_step == 7
-        return loss * float("nan") if bad else loss, made
-
-    StageModule._loss = spoilt  # type: ignore[method-assign]
+def spoilt_loss(self: StageModule, batch: Any) -> Any:
+    loss, made = LOSS(self, batch)
+    bad = RANK == 1 and self.trainer.global_step == 7
+    return loss * float("nan") if bad else loss, made
 
 
-def spoil_disk() -> None:
-    real = checkpoint._sync
-
-    def full(path: Path) -> None:
-        # Of a sharded run a piece, which the second rank writes; of another one the weights.
-        if "step-00000012" in str(path) and path.name in (
-            "weights.safetensors",
-            "resume.rank1-of-2.safetensors",
-        ):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(path)
-
-    checkpoint._sync = full
+def spoilt_sync(path: Path) -> None:
+    # Of a sharded run a piece, which the second rank writes; of another one the weights.
+    if "step-00000012" in str(path) and path.name in (
+        "weights.safetensors",
+        "resume.rank1-of-2.safetensors",
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    SYNC(path)
 
 
-what, *runs = sys.argv[1:]
-if what:
-    {"loss": spoil_loss, "disk": spoil_disk}[what]()
-for run in runs:
-    strategy, _, path = run.partition(":")
+def answer(strategy: str, run: str, cache: str, spoil: str) -> str:
+    os.environ["KIKIMIMI_CACHE"] = cache
+    StageModule._loss = spoilt_loss if spoil == "loss" else LOSS  # type: ignore[method-assign]
+    checkpoint._sync = spoilt_sync if spoil == "disk" else SYNC
     try:
-        train(RunFolder.open(Path(path), ["trainer.devices=2", f"trainer.strategy={strategy}"]))
+        train(RunFolder.open(Path(run), ["trainer.devices=2", f"trainer.strategy={strategy}"]))
     except KikimimiError as error:
-        print(f"FAILED {type(error).__name__}: {error}", file=sys.stderr)
+        return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+answers, sys.stdout = sys.stdout, sys.stderr
+for line in sys.stdin:
+    print(json.dumps(answer(**json.loads(line))), file=answers, flush=True)
