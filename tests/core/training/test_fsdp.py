@@ -264,32 +264,42 @@ def test_a_full_disk_leaves_the_last_checkpoint(ranks: Ranks, make_run: Make, op
 
 
 @pytest.mark.slow
-def test_a_sharded_run_goes_on(ranks: Ranks, make_run: Make, options: list[str]) -> None:
-    """On as many ranks, bit for bit; on another number, with the same global batches."""
-    ctc = [*options, *TRAIN["ctc"]]
-    exact, moved = make_run("exact", *ctc, "llm.scratch.dropout=0.1"), make_run("moved", *ctc)
-    ranks.train(("fsdp", exact), ("fsdp", moved))
-    saved = {path.name for path in (moved.checkpoints("asr") / "step-00000006").iterdir()}
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_as_many_ranks_go_on_bit_for_bit(
+    ranks: Ranks, make_run: Make, options: list[str], strategy: str
+) -> None:
+    """With dropout, and from a step in the middle of what is logged together."""
+    run = make_run("run", *options, *TRAIN["ctc"], "llm.scratch.dropout=0.1", "trainer.log_every=5")
+    ranks.train((strategy, run))
+    whole, weights = Training.curve(run.path), run.weights("asr").read_bytes()
+    rewind(run, 12)
+    ranks.train((strategy, run))
+    assert Training.curve(run.path) == whole
+    assert run.weights("asr").read_bytes() == weights
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_with_other_ranks(ranks: Ranks, make_run: Make, options: list[str]) -> None:
+    """From two to one and back: the same global batches."""
+    run = make_run("run", *options, *TRAIN["ctc"])
+    ranks.train(("fsdp", run))
+    saved = {path.name for path in (run.checkpoints("asr") / "step-00000006").iterdir()}
     pieces = {f"{stem}.rank{rank}-of-2.safetensors" for stem in ("weights", "resume") for rank in (0, 1)}
     assert saved == {"resume.json", *pieces}
-    whole = {run.path.name: column(run, "loss") for run in (exact, moved)}
-    weights = exact.weights("asr").read_bytes()
-    assert load_file(moved.weights("asr")).keys() == set(named_tensors(moved.load_model()))
+    whole = column(run, "loss")
+    assert load_file(run.weights("asr")).keys() == set(named_tensors(run.load_model()))
 
-    rewind(exact, 12)
-    rewind(moved, 6)
-    newest = moved.load_model()  # pieces are read by one process as well
-    train(RunFolder.open(moved.path))
-    assert column(moved, "loss") == pytest.approx(whole["moved"], rel=1e-5, abs=1e-5)
-    saved = {path.name for path in (moved.checkpoints("asr") / "step-00000012").iterdir()}
+    rewind(run, 6)
+    newest = run.load_model()  # pieces are read by one process as well
+    train(RunFolder.open(run.path))
+    assert column(run, "loss") == pytest.approx(whole, rel=1e-5, abs=1e-5)
+    saved = {path.name for path in (run.checkpoints("asr") / "step-00000012").iterdir()}
     assert saved == {"resume.json", "weights.safetensors", "resume.safetensors"}
     assert not all(
         torch.equal(tensor, named_tensors(newest)[name])
-        for name, tensor in load_file(moved.weights("asr")).items()
+        for name, tensor in load_file(run.weights("asr")).items()
     )
 
-    rewind(moved, 12)
-    ranks.train(("fsdp", exact), ("fsdp", moved))
-    assert column(exact, "loss") == whole["exact"]
-    assert exact.weights("asr").read_bytes() == weights
-    assert column(moved, "loss") == pytest.approx(whole["moved"], rel=1e-5, abs=1e-5)
+    rewind(run, 12)
+    ranks.train(("fsdp", run))
+    assert column(run, "loss") == pytest.approx(whole, rel=1e-5, abs=1e-5)
