@@ -80,6 +80,12 @@ def test_it_is_listed_with_its_distribution(environment: dict[str, str], tmp_pat
     }
 
 
+def test_it_keeps_the_contract(environment: dict[str, str], tmp_path: Path) -> None:
+    output = run(environment, tmp_path, "-m", "kikimimi.cli", "plugins", "--check", "--json", "average")
+    (row,) = json.loads(output)
+    assert (row["name"], row["failures"]) == ("average", [])
+
+
 def test_its_own_tests_pass(environment: dict[str, str], repository: Path) -> None:
     output = run(environment, repository, "-m", "pytest", "-p", "no:cacheprovider", "tests")
     passed = re.search(r"^(\d+) passed in ", output, re.MULTILINE)

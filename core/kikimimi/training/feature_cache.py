@@ -78,8 +78,8 @@ class FeatureCache:
         *,
         device: torch.device,
         precision: AbstractContextManager[object],
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int,
+        world_size: int,
     ) -> int:
         """Encode what is missing; return the number of records that were missing.
 

@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,9 +23,7 @@ import pytest
 from kikimimi.run_folder import run_name
 from kikimimi.training.train import train
 
-from .conftest import Make
-
-Launch = Callable[..., Any]
+from .conftest import Launch, Make
 
 KILLS = {"step": 6, "save": 7, "validation": 5, "start": 2}
 STEPS, AFTER = 150, 50

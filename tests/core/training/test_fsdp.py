@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import select
 import shutil
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +23,7 @@ from kikimimi.training.train import train
 from kikimimi_encoders.whisper import WhisperEncoder
 from kikimimi_llms.llama import Llama
 
-from .conftest import Make, Training, assert_same, rewind
+from .conftest import Make, Ranks, Training, assert_same, rewind
 
 ALL = "stages.asr.train={encoder: {lr: 1.0e-3}, adapter: {lr: 1.0e-3}, llm: {lr: 1.0e-3}}"
 LORA = [
@@ -55,70 +48,10 @@ TRAIN = {
     "dpo": [*LORA, "stages.asr.objective=dpo", "trainer.activation_checkpointing=true"],
     "dpo-full": [ALL, "stages.asr.objective=dpo"],
 }
-ONLY_SHARDED = ("half", "align", "dpo-full", "pretrained")  # what is special in these is how they are sharded
 
 
 def column(run: RunFolder, key: str) -> list[float]:
     return [float(str(line[key])) for line in read_metrics(run.metrics) if key in line]
-
-
-class Ranks:
-    """Two processes that train runs, one after the other: they are slow to start."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        self._logs = [folder / f"rank-{rank}.txt" for rank in range(2)]
-        self._ranks = []
-        for rank, log in enumerate(self._logs):
-            own = {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-            with log.open("w") as said:
-                self._ranks.append(
-                    subprocess.Popen(
-                        [sys.executable, str(Path(__file__).with_name("train_runs.py"))],
-                        env={**os.environ, **address, **own},
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        stderr=said,
-                        text=True,
-                    )
-                )
-
-    def train(self, *runs: tuple[str, RunFolder], fails: str | None = None, spoil: str = "") -> None:
-        """Train runs.
-
-        Args:
-            runs: Strategies and runs.
-            fails: What every rank has to say of each run; None where all end well.
-            spoil: What goes wrong; see train_runs.py.
-        """
-        for strategy, run in runs:
-            told = {"strategy": strategy, "run": str(run.path), "spoil": spoil}
-            line = json.dumps({**told, "cache": os.environ["KIKIMIMI_CACHE"]})
-            for rank in self._ranks:
-                assert rank.stdin is not None
-                print(line, file=rank.stdin, flush=True)
-            for rank, log in zip(self._ranks, self._logs, strict=True):
-                assert rank.stdout is not None
-                # A rank that waits for another one for ever is what this is about.
-                ready, _, _ = select.select([rank.stdout], [], [], 240)
-                answer = rank.stdout.readline() if ready else ""
-                assert answer, f"{run.path.name}: {log.read_text()}"
-                assert re.search(fails or "^done$", json.loads(answer)), answer
-
-    def end(self) -> None:
-        """End them."""
-        for rank in self._ranks:
-            rank.kill()
-            rank.communicate()
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    started = Ranks(tmp_path_factory.mktemp("ranks"))
-    yield started
-    started.end()
 
 
 @pytest.fixture
@@ -209,7 +142,6 @@ def test_two_processes_train_like_one(
         (strategy, make_run(f"{strategy}-{name}", *own))
         for name, own in recipes.items()
         for strategy in ("ddp", "fsdp")
-        if strategy == "fsdp" or name not in ONLY_SHARDED
     ]
     ranks.train(*runs)
     for _, run in runs:

@@ -8,9 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,9 +18,8 @@ from kikimimi.recipe import Trainer
 from kikimimi.run_folder import RunFolder, run_name
 from kikimimi.training.train import train
 
-from .conftest import Make, assert_same
+from .conftest import Launch, Make, Ranks
 
-Launch = Callable[..., Any]
 ALONE = ("-m", "kikimimi.cli")
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", *ALONE)
 DDP = ("trainer.devices=2", "trainer.strategy=ddp")
@@ -80,13 +77,13 @@ def test_a_signal_before_the_first_step(
     ],
 )
 def test_a_signal_to_two_ranks(
-    launch: Launch, recipe_file: Path, tmp_path: Path, make_run: Make, case: str
+    launch: Launch, recipe_file: Path, tmp_path: Path, make_run: Make, ranks: Ranks, case: str
 ) -> None:
     """Sent to the launcher, which passes it on, or to one rank alone: all save, none is waited for."""
     alone = case in ("lightning", "fsdp")
-    same = [*LONG, "llm.scratch.dropout=0"]
-    options = [*same, DDP[0], f"trainer.strategy={'fsdp' if case == 'fsdp' else 'ddp'}"]
-    whole, run = make_run("whole", *same), tmp_path / "runs" / run_name("small", options)
+    strategy = "fsdp" if case == "fsdp" else "ddp"
+    options = [*LONG, DDP[0], f"trainer.strategy={strategy}"]
+    whole, run = make_run("whole", *LONG), tmp_path / "runs" / run_name("small", options)
     program = ALONE if alone else TORCHRUN
     training = launch(recipe_file, *options, "--out", run.parent, program=program)
     training.wait_until(lambda: training.steps(run) > 5)
@@ -100,8 +97,8 @@ def test_a_signal_to_two_ranks(
     assert len(checkpoints(run)) == 1
     again = launch(recipe_file, *options, "--out", run.parent, program=program)
     assert again.end() == 0, again.output
-    train(whole)
-    assert_same(training.curve(run), training.curve(whole.path))
+    ranks.train((strategy, whole))
+    assert training.curve(run) == training.curve(whole.path)
 
 
 @pytest.mark.slow
@@ -263,12 +260,16 @@ def requeued(tmp_path: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_slurm_job_is_put_back_in_line_and_goes_on(
-    launch: Launch, recipe_file: Path, tmp_path: Path, make_run: Make, slurm: dict[str, str]
+    launch: Launch,
+    recipe_file: Path,
+    tmp_path: Path,
+    make_run: Make,
+    ranks: Ranks,
+    slurm: dict[str, str],
 ) -> None:
-    same = [*LONG, "llm.scratch.dropout=0"]
-    options = ["trainer.strategy=ddp", *same, "--out", str(tmp_path / "runs")]
+    options = ["trainer.strategy=ddp", *LONG, "--out", str(tmp_path / "runs")]
     command = ["bash", str(SBATCH), str(recipe_file), *options]
-    run = tmp_path / "runs" / run_name("small", [*same, *DDP, "trainer.nodes=1"])
+    run = tmp_path / "runs" / run_name("small", [*LONG, *DDP, "trainer.nodes=1"])
     job = launch(command=command, environment=slurm)
     job.wait_until(lambda: job.steps(run) > 5)
     (srun,) = job.children()
@@ -284,9 +285,9 @@ def test_a_slurm_job_is_put_back_in_line_and_goes_on(
     assert again.end() == 0, again.output
     assert f"going on after step {int(saved[5:])}" in again.output
     assert len(requeued(tmp_path)) == 1
-    whole = make_run("whole", *same)
-    train(whole)
-    assert_same(again.curve(run), again.curve(whole.path))
+    whole = make_run("whole", *LONG)
+    ranks.train(("ddp", whole))
+    assert again.curve(run) == again.curve(whole.path)
 
 
 @pytest.mark.parametrize(("code", "again"), [(0, False), (1, False), (2, False), (143, True)])
