@@ -14,9 +14,10 @@ from pytorch_lightning.callbacks import Callback
 from kikimimi.model.batch import Batch
 from kikimimi.progress import Progress
 from kikimimi.run_folder import checkpoint_folders
-from kikimimi.training.checkpoint import restore_random_state, save_together
+from kikimimi.training.checkpoint import save_together
 from kikimimi.training.loader import StageLoader
 from kikimimi.training.module import StageModule
+from kikimimi.training.random_state import restore_random_state
 from kikimimi.training.stop import AfterStep, Stopped, at_once, handle
 
 

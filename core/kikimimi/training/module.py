@@ -20,10 +20,10 @@ from kikimimi.model.stand_in import StandIn, evaluating
 from kikimimi.model.trained import load_kept, named_tensors
 from kikimimi.objective import Loss, Objective, Step
 from kikimimi.training.best import Best
-from kikimimi.training.checkpoint import random_state
 from kikimimi.training.flops import FlopMeter
 from kikimimi.training.fsdp import complete_gradients, is_sharded, share_buffers
 from kikimimi.training.loader import StageLoader
+from kikimimi.training.random_state import random_state
 from kikimimi.training.reference import Reference
 from kikimimi.training.schedule import factor
 from kikimimi.training.troubles import Troubles, gradient_norm
