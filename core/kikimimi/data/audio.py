@@ -6,7 +6,6 @@ cannot be used whole is an error: a file that breaks off in the middle is never 
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.data.memory_file import memory_file, whole
 from kikimimi.errors import AudioError, RequestError
 
 AUDIO_SUFFIXES = ("flac", "mp3", "ogg", "opus", "wav")
@@ -169,9 +169,9 @@ def encode_flac(samples: NDArray[np.float32], sample_rate: int) -> bytes:
     peak = float(np.abs(samples).max(initial=0.0))
     if peak > 1.0:
         samples = samples / np.float32(peak)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, sample_rate, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
+    with memory_file() as file:
+        soundfile.write(file.fileno(), samples, sample_rate, format="FLAC", subtype="PCM_16", closefd=False)
+        return whole(file)
 
 
 def is_silent(samples: NDArray[np.float32]) -> bool:
@@ -193,8 +193,12 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Any]:
     if size == 0:
         raise AudioError(f"{name}: the file is empty (0 bytes)")
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            yield file
+        if isinstance(source, Path):
+            with soundfile.SoundFile(source) as file:
+                yield file
+        else:
+            with memory_file(source) as held, soundfile.SoundFile(held.fileno(), closefd=False) as file:
+                yield file
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"{name}: cannot be decoded: {error.error_string.rstrip('.')}. "

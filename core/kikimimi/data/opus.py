@@ -7,7 +7,6 @@ for 20 minutes of speech. Ogg: RFC 3533. Opus in Ogg: RFC 7845.
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.data.memory_file import memory_file, whole
 from kikimimi.errors import RequestError
 
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
@@ -53,11 +53,12 @@ def encode_opus(samples: NDArray[np.float32], sample_rate: int) -> bytes:
     peak = float(np.abs(samples).max(initial=0.0))
     if peak > 1.0:
         samples = samples / np.float32(peak)
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", sample_rate, 1, format="OGG", subtype="OPUS") as file:
-        for begin in range(0, len(samples), _BLOCK):
-            file.write(samples[begin : begin + _BLOCK])
-    return b"".join(_steady(buffer.getvalue()))
+    with memory_file() as held:
+        options = {"format": "OGG", "subtype": "OPUS", "closefd": False}
+        with soundfile.SoundFile(held.fileno(), "w", sample_rate, 1, **options) as file:
+            for begin in range(0, len(samples), _BLOCK):
+                file.write(samples[begin : begin + _BLOCK])
+        return b"".join(_steady(whole(held)))
 
 
 def ogg_crc(page: bytes) -> int:

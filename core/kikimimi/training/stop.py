@@ -6,6 +6,7 @@ training with what it needs to go on. This module imports no torch: commands are
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -90,13 +91,28 @@ def stopping() -> Iterator[None]:
         KeyboardInterrupt: It was Ctrl-C.
         SystemExit: It was SIGTERM or SIGUSR1 (143).
     """
-    handlers = handle(at_once)
+    handlers, unraisable = handle(at_once), sys.unraisablehook
+    sys.unraisablehook = _ask_again(unraisable)
     try:
         yield
     except Stopped as stopped:
         leave(stopped.number)
     finally:
+        sys.unraisablehook = unraisable
         give_back(handlers)
+
+
+def _ask_again(hook: Callable[[sys.UnraisableHookArgs], Any]) -> Callable[[sys.UnraisableHookArgs], Any]:
+    """Return a hook for what is raised where nothing can be: in finalisers, and in callbacks of C code."""
+
+    def again(lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(lost.exc_value, Stopped):
+            # From a thread, a moment later: sent from here, it would be raised here, and lost once more.
+            threading.Timer(0.01, os.kill, (os.getpid(), lost.exc_value.number)).start()
+        else:
+            hook(lost)
+
+    return again
 
 
 def leave(number: int) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kikimimi.data.memory_file import memory_file, whole
 from kikimimi.layout import Row
 from kikimimi_layouts.fields_schema import Fields, Messages, Part, Turn, column_of
 
@@ -140,6 +140,7 @@ def _wav(samples: Any, rate: Any) -> bytes | None:
 
     if not isinstance(rate, int) or not len(samples):
         return None
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.asarray(samples, dtype=np.float32), rate, format="WAV", subtype="FLOAT")
-    return buffer.getvalue()
+    values = np.asarray(samples, dtype=np.float32)
+    with memory_file() as file:
+        soundfile.write(file.fileno(), values, rate, format="WAV", subtype="FLOAT", closefd=False)
+        return whole(file)
