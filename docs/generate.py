@@ -29,21 +29,18 @@ from kikimimi.recipe.schema import Evaluation, Generation, Recipe, Trainer
 from kikimimi.recipe.shape import Component, Leaf, Named, Section, Several, Shape, options
 from kikimimi.recipe.show import plain
 from kikimimi.recipe.stage import (
-    Batch,
     Checkpoint,
-    Dataset,
     Dtypes,
     EarlyStop,
-    Faults,
     Gate,
     Group,
-    Mixture,
     Optimiser,
     Schedule,
     Stage,
     Train,
     Validate,
 )
+from kikimimi.recipe.stage_data import Batch, Dataset, Faults, Mixture
 from kikimimi.shipped import recipes_folder
 from kikimimi_layouts.fields_file import FIELDS_FOLDER, shipped_fields
 from kikimimi_layouts.fields_schema import Fields, Messages, Part, Turn

@@ -14,13 +14,11 @@ from kikimimi.data.audio import decode, encode_flac
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import read_faults
 from kikimimi.describe import describe
-from kikimimi.evaluation.chart import STYLES, Curve
 from kikimimi.evaluation.edits import edits, error_rate
 from kikimimi.evaluation.predictions import read_predictions, row_keys
 from kikimimi.evaluation.report import (
     ComponentRow,
     Count,
-    CurveGroup,
     Example,
     ExampleGroup,
     Fact,
@@ -29,7 +27,8 @@ from kikimimi.evaluation.report import (
     ScoreRow,
     write_report,
 )
-from kikimimi.evaluation.run_figures import AUDIO_SPEED, measured
+from kikimimi.evaluation.run_curves import by_stage, names_of, training_curves
+from kikimimi.evaluation.run_figures import measured
 from kikimimi.evaluation.score import Score
 from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.plugins import load
@@ -56,14 +55,7 @@ def write_run_report(run: RunFolder) -> Path:
             created=datetime.now().astimezone(),
             facts=_facts(run, lines, scores),
             scores=scores,
-            charts=[
-                *_losses(lines),
-                *_measures(lines),
-                *_norms(lines),
-                *_rates(lines),
-                *_speeds(lines),
-                *_shares(lines),
-            ],
+            charts=list(training_curves(lines)),
             examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
             similarities=[picture for name in run.recipe.evaluate for picture in _similarities(run, name)],
             counts=[*measured(lines), *_padding(lines), *_counts(lines), *_drops(run)],
@@ -112,95 +104,9 @@ def _facts(run: RunFolder, lines: list[dict[str, Any]], scores: list[ScoreRow]) 
     return facts
 
 
-def _by_stage(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    stages: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        stages.setdefault(line["stage"], []).append(line)
-    return stages
-
-
-def _losses(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
-    stages = _by_stage(lines)
-    for stage, own in stages.items():
-        where = f" of stage {stage}" if len(stages) > 1 else ""
-        whole = [*_curves(own, "loss", "training"), *_curves(own, "validation_loss", "validation")]
-        yield CurveGroup(title=f"Loss{where}", curves=whole)
-        # What the training loss is the sum of, where an adapter adds to it.
-        for key in _keys(own, "loss/"):
-            title = f"Part of the loss{where}: {key.removeprefix('loss/')}"
-            yield CurveGroup(title=title, curves=_curves(own, key, "training"))
-
-
-def _rates(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
-    stages = _by_stage(lines)
-    for stage, own in stages.items():
-        where = f" of stage {stage}" if len(stages) > 1 else ""
-        curves = [curve for key in _keys(own, "lr/") for curve in _curves(own, key, key.removeprefix("lr/"))]
-        yield from _charts(f"Learning rate{where}", curves, exact=True)
-
-
-def _measures(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
-    """Yield a chart for each family of measures that an objective adds, such as ``reward/margin``."""
-    stages = _by_stage(lines)
-    for stage, own in stages.items():
-        where = f" of stage {stage}" if len(stages) > 1 else ""
-        keys = [key for key in _keys([line for line in own if "loss" in line], "") if "/" in key]
-        families = {key.partition("/")[0] for key in keys} - {"loss", "lr", "count"}
-        for family in sorted(families):
-            curves = [
-                curve
-                for key in _keys(own, f"{family}/")
-                for curve in _curves(own, key, key.removeprefix(f"{family}/"))
-            ]
-            yield from _charts(f"{family.capitalize()}{where}", curves)
-
-
-def _charts(title: str, curves: list[Curve], *, exact: bool = False) -> Iterator[CurveGroup]:
-    """Yield as many charts as the curves need: one can tell so many line styles apart."""
-    for begin in range(0, len(curves), STYLES):
-        part = f" ({begin // STYLES + 1})" if len(curves) > STYLES else ""
-        yield CurveGroup(title=f"{title}{part}", curves=curves[begin : begin + STYLES], exact=exact)
-
-
-def _norms(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
-    stages = _by_stage(lines)
-    for stage, own in stages.items():
-        where = f" of stage {stage}" if len(stages) > 1 else ""
-        if curves := _curves(own, "gradient_norm", "before clipping"):
-            yield CurveGroup(title=f"Norm of the gradient{where}", curves=curves)
-
-
-def _speeds(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
-    stages = _by_stage(lines)
-    for stage, own in stages.items():
-        where = f" of stage {stage}" if len(stages) > 1 else ""
-        if any(line.get(AUDIO_SPEED) for line in own):
-            curves = _curves(own, AUDIO_SPEED, "all ranks")
-            yield CurveGroup(title=f"Seconds of audio per second{where}", curves=curves)
-        elif curves := _curves(own, "positions_per_second", "all ranks"):
-            yield CurveGroup(title=f"Positions per second{where}", curves=curves)
-
-
-def _shares(lines: list[dict[str, Any]]) -> Iterator[CurveGroup]:
-    stages = _by_stage(lines)
-    for stage, own in stages.items():
-        where = f" in stage {stage}" if len(stages) > 1 else ""
-        if curves := _curves(own, "flop_utilisation", "all ranks"):
-            yield CurveGroup(title=f"Share of the measured matrix rate{where}", curves=curves)
-
-
-def _keys(lines: list[dict[str, Any]], prefix: str) -> list[str]:
-    return sorted({key for line in lines for key in line if key.startswith(prefix)})
-
-
-def _curves(lines: list[dict[str, Any]], key: str, name: str) -> list[Curve]:
-    points = [(line["step"], line[key]) for line in lines if key in line]
-    return [Curve(name=name, points=points)] if points else []
-
-
 def _counts(lines: list[dict[str, Any]]) -> Iterator[Count]:
-    for stage, own in _by_stage(lines).items():
-        for key in _keys(own, "count/"):
+    for stage, own in by_stage(lines).items():
+        for key in names_of(own, "count/"):
             name = key.removeprefix("count/")
             dataset = name.removeprefix("records/")
             if dataset != name:

@@ -18,6 +18,7 @@ from kikimimi.interfaces import AdapterContext, Component, Encoder, LLMContext
 from kikimimi.model.deferred import standing_in, without_memory
 from kikimimi.model.lora import AudioGate, add_lora
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.precision import DTYPES
 from kikimimi.recipe.chosen import PARTS
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def assemble(
                 unfilled.add(where)
             elif load_weights:
                 part.load_weights()
-            _set_dtype(part, _DTYPES[chosen.dtype])
+            _set_dtype(part, DTYPES[chosen.dtype])
             # By identity: low-rank adaptation renames what it adapts.
             constants = {id(p) for p in part.parameters() if not p.requires_grad}
             sourced = part.pretrained_names()
@@ -104,7 +105,7 @@ def pretrained_encoder(recipe: Recipe) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         encoder: Encoder = _build(recipe, "encoder")
         encoder.load_weights()
-        _set_dtype(encoder, _DTYPES[recipe.encoder.dtype])
+        _set_dtype(encoder, DTYPES[recipe.encoder.dtype])
     return encoder.eval().requires_grad_(False)
 
 
@@ -121,7 +122,7 @@ def _build(recipe: Recipe, where: str, *context: object, deferred: bool = False)
     _seed(recipe.seed, where)
     try:
         with (
-            _default_dtype(_DTYPES[chosen.dtype] if reads else torch.float32),
+            _default_dtype(DTYPES[chosen.dtype] if reads else torch.float32),
             without_memory() if deferred else nullcontext(),
         ):
             part = chosen.component(chosen.config, *context)
@@ -155,9 +156,6 @@ def _set_dtype(part: Component, dtype: torch.dtype) -> None:
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point() and name not in module._non_persistent_buffers_set:
                 module._buffers[name] = buffer.to(dtype)
-
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def trainable_names(

@@ -19,11 +19,11 @@ from kikimimi.planning.polynomial import (
     Polynomial,
     Powers,
 )
+from kikimimi.precision import DTYPES
 
 SECONDS = (2.0, 6.0, 14.0)
 """Clips that encoder and adapter are measured with [s]."""
 _MANY = 10**6
-HALF = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def measure_costs(model: SpeechLM, precision: str) -> Costs:
         model: On any device, the meta device too.
         precision: Of the trainer.
     """
-    half = HALF[precision]
+    half = None if precision == "fp32" else DTYPES[precision]
     if model.gate is not None:
         model.gate.set(True)
     encoder, adapter, llm = model.encoder, model.adapter, model.llm

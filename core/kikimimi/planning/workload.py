@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kikimimi.errors import RequestError
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.recipe.stage import Batch
+from kikimimi.recipe.stage_data import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from kikimimi.recipe.build import Builder
 from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
 from kikimimi.recipe.schema import Trainer
 from kikimimi.recipe.source import Entry
-from kikimimi.recipe.stage import Batch, Train
+from kikimimi.recipe.stage import Train
+from kikimimi.recipe.stage_data import Batch
 
 if TYPE_CHECKING:
     from kikimimi.objective import Objective

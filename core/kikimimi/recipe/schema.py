@@ -16,21 +16,18 @@ from kikimimi.errors import listing, nearest
 from kikimimi.generation import Generation
 from kikimimi.recipe.chosen import PARTS, Chosen, LoRA, need
 from kikimimi.recipe.stage import (
-    Batch,
     Checkpoint,
-    Dataset,
     Dtypes,
     EarlyStop,
-    Faults,
     Gate,
     Group,
-    Mixture,
     Optimiser,
     Schedule,
     Stage,
     Train,
     Validate,
 )
+from kikimimi.recipe.stage_data import Batch, Dataset, Faults, Mixture
 
 __all__ = [
     "PARTS",

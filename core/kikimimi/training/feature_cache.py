@@ -15,9 +15,9 @@ import random
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
@@ -31,6 +31,7 @@ from kikimimi.interfaces import Encoder, Padded
 from kikimimi.lock import plugin_lock
 from kikimimi.model.assembly import pretrained_encoder
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.precision import autocast
 from kikimimi.progress import Progress
 from kikimimi.rank import global_rank, local_rank
 
@@ -227,7 +228,7 @@ def encode_ahead(
         encoded = cache.fill(
             encoder,
             device=device,
-            precision=_autocast(recipe, device),
+            precision=autocast(recipe.trainer.precision, device),
             rank=global_rank(),
             world_size=recipe.trainer.devices * recipe.trainer.nodes,
         )
@@ -249,13 +250,6 @@ def _forecast_bytes(corpora: Sequence[Corpus], encoder: Encoder, bytes_per_value
 def _device(recipe: Recipe) -> torch.device:
     gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
     return torch.device("cuda", local_rank()) if gpu else torch.device("cpu")
-
-
-def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
-    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    if recipe.trainer.precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, types[recipe.trainer.precision])
 
 
 def _in_turn(missing: list[_Group], rank: int, world_size: int) -> Iterator[_Group]:

@@ -7,9 +7,10 @@ from functools import lru_cache
 
 import torch
 
+from kikimimi.precision import DTYPES
+
 SECONDS = 1.0
 """How long is measured [s]."""
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SIZE = {"cpu": 1024, "cuda": 8192}
 """Rows and columns: large enough that memory does not matter."""
 
@@ -23,7 +24,7 @@ def matrix_rate(device: torch.device, precision: str) -> float:
         precision: As a trainer's: fp32 as torch is set (TF32 or not), bf16 or fp16.
     """
     size = _SIZE.get(device.type, 4096)
-    left, right = (torch.ones(size, size, device=device, dtype=_TYPES[precision]) for _ in range(2))
+    left, right = (torch.ones(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))
     out = torch.empty_like(left)
     best, end = float("inf"), time.perf_counter() + SECONDS
     torch.mm(left, right, out=out)  # the first call prepares

@@ -27,7 +27,7 @@ from kikimimi.model.stand_in import StandIn
 from kikimimi.model.trained import kept_names, load_trained
 from kikimimi.rank import global_rank, slurm_starts_ranks
 from kikimimi.recipe.chosen import PARTS
-from kikimimi.recipe.stage import Mixture
+from kikimimi.recipe.stage_data import Mixture
 from kikimimi.run_folder import RunFolder, checkpoint_folders
 from kikimimi.training.best import Best
 from kikimimi.training.callbacks import KeepCheckpoints, StageProgress

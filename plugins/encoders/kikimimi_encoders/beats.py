@@ -20,7 +20,7 @@ from kikimimi import (
     find_weights,
     tiny_layers,
 )
-from kikimimi.full_precision import full_precision
+from kikimimi.precision import full_precision
 from kikimimi.weights import CONFIG_PATTERNS, load_state, matches
 from kikimimi_encoders.beats_layers import NUM_MELS, PATCH, BEATsLayer, BEATsModel, PositionalConvolution
 from kikimimi_encoders.checkpoint_config import read_config

@@ -24,7 +24,7 @@ from kikimimi import (
     find_weights,
     tiny_layers,
 )
-from kikimimi.full_precision import full_precision
+from kikimimi.precision import full_precision
 from kikimimi.weights import CONFIG_PATTERNS, load_state
 from kikimimi_encoders.checkpoint_config import build_config, read_config
 from kikimimi_encoders.sizes import check_divisors, check_positive, check_read

@@ -1,4 +1,4 @@
-"""Leaving autocast for a while, on any device."""
+"""Number formats: their names in recipes, computing in one of them, and leaving it for a while."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Number formats by the names that recipes give them."""
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context that computes as a trainer of that precision does: with fp32, nothing is cast."""
+    dtype = DTYPES[precision]
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
