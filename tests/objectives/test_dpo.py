@@ -195,16 +195,17 @@ def test_a_batch_without_pairs(model: SpeechLM) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["sigmoid", "ipo"])
+# Of a beta of 0.1, IPO makes losses around 25, of which float32 has no 1e-5.
+@pytest.mark.parametrize(("form", "beta"), [("sigmoid", 0.1), ("ipo", 0.5)])
 @pytest.mark.filterwarnings("ignore")  # trl's and accelerate's own
-def test_equals_trl_on_text(model: SpeechLM, tmp_path: Path, form: str) -> None:
+def test_equals_trl_on_text(model: SpeechLM, tmp_path: Path, form: str, beta: float) -> None:
     from datasets import Dataset
     from transformers import LlamaForCausalLM
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
     trained, made = changed(model), samples(model, audio=False)
-    found = loss_of(trained, model, collate(made), form=form, beta=0.1)
+    found = loss_of(trained, model, collate(made), form=form, beta=beta)
 
     def plain(of: SpeechLM) -> Any:
         other = LlamaForCausalLM(copy.deepcopy(of.llm.model.config))  # type: ignore[union-attr]
@@ -219,7 +220,7 @@ def test_equals_trl_on_text(model: SpeechLM, tmp_path: Path, form: str) -> None:
         ref_model=plain(model),
         args=DPOConfig(
             output_dir=str(tmp_path),
-            beta=0.1,
+            beta=beta,
             loss_type=[form],
             use_cpu=True,
             bf16=False,
