@@ -6,26 +6,26 @@ from collections.abc import Mapping
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from kikimimi.evaluation.score import Score
 
 
 def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
-    """Print one row per evaluation and system."""
+    """Print the name of each evaluation, and under it one row per system."""
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("evaluation", "system"):
-        table.add_column(column, overflow="fold")  # a long name takes several lines, but is never cut
-    for column in ("metric", "rate", "sub/del/ins", "clips", "skipped"):
-        table.add_column(column, no_wrap=True, justify="left" if column == "metric" else "right")
+    table.add_column("system", overflow="fold")  # a long name takes several lines, but is never cut
+    for column in ("error rate", "sub/del/ins", "clips", "skipped"):
+        table.add_column(column, no_wrap=True, justify="right")
     normalisers = {score.normaliser for systems in scores.values() for score in systems.values()}
     for name, systems in scores.items():
+        table.add_row(Text(name, style="bold"))
         for system, score in systems.items():
             table.add_row(
-                name,
-                system,
-                score.metric.upper(),
-                f"{score.value:.2f} %",
+                Padding(Text(system), (0, 0, 0, 2)),
+                f"{score.metric.upper()} {score.value:6.2f} %",
                 f"{score.substitutions}/{score.deletions}/{score.insertions}",
                 str(score.count),
                 str(score.skipped),
