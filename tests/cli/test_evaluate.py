@@ -24,7 +24,8 @@ def test_table_report_and_json(cli: Cli, run: Path) -> None:
     assert done.err.endswith(f"report: {run / 'report.html'}\n")
     assert "normaliser: none" in done.out
     written = json.loads((run / "evaluations" / "held_out" / "scores.json").read_text())["small"]
-    row = next(line for line in done.out.splitlines() if "held_out" in line)
+    lines = done.out.splitlines()
+    row = lines[next(i for i, line in enumerate(lines) if "held_out" in line) + 1]
     for cell in ("small", "CER", f"{written['cer']:.2f} %", str(written["count"])):
         assert cell in row
     assert max(map(len, done.out.splitlines())) <= 80
