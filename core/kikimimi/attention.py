@@ -58,6 +58,7 @@ def packed_attention(
     Raises:
         NotImplementedError: The architecture wants attention of a kind that is not computed here.
     """
+    # Refused, as leaving it out would give other scores without a word.
     for name, what in _REFUSED.items():
         if kwargs.get(name) is not None:
             raise NotImplementedError(f"{type(module).__name__} uses {what}, which are not supported")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kikimimi.chat_templates import TEMPLATES, find_template
-from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
+from kikimimi.conversation import AudioPart, Conversation, Message, Role, TextPart
 from kikimimi.errors import listing
 from kikimimi.guarded_tokenizer import (
     AUDIO,
@@ -252,8 +252,8 @@ class ChatTemplate:
 
     def _find_end(self, turns: tuple[str, ...]) -> int:
         """Return the first control token after the second of some turns, which is the assistant's."""
-        roles = ("user", "assistant", "user", "assistant")
-        messages = tuple(Message(r, (TextPart(t),)) for r, t in zip(roles, turns, strict=False))  # type: ignore[arg-type]
+        roles: tuple[Role, ...] = ("user", "assistant", "user", "assistant")
+        messages = tuple(Message(r, (TextPart(t),)) for r, t in zip(roles, turns, strict=False))
         text, spans = self._lay_out(Conversation(messages), False)
         end = spans[2].start if len(spans) > 2 else len(text)
         for token in self._guarded.encode(text[spans[1].end : end], []):

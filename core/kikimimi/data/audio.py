@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -160,18 +160,26 @@ def resample(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np
 
 
 def encode_flac(samples: NDArray[np.float32], sample_rate: int) -> bytes:
-    """Encode (S,) mono float32 as 16-bit FLAC.
+    """Encode (S,) mono float32 as 16-bit FLAC; what is too loud is turned down (see `within_full_scale`)."""
+    return encode(within_full_scale(samples), sample_rate, kind="FLAC", subtype="PCM_16")
 
-    A clip whose peak is above full scale (resampling overshoots) is turned down by one gain, never clipped.
-    """
+
+def encode(samples: NDArray[np.float32], sample_rate: int, *, kind: str, subtype: str) -> bytes:
+    """Encode (S,) or (S, channels) samples as a file of one of libsndfile's formats."""
     import soundfile
 
+    with memory_file() as held:
+        soundfile.write(held, samples, sample_rate, format=kind, subtype=subtype, closefd=False)
+        return whole(held)
+
+
+def within_full_scale(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Turn (S,) samples down by one gain if their peak is above full scale (resampling overshoots).
+
+    Integers would clip it.
+    """
     peak = float(np.abs(samples).max(initial=0.0))
-    if peak > 1.0:
-        samples = samples / np.float32(peak)
-    with memory_file() as file:
-        soundfile.write(file.fileno(), samples, sample_rate, format="FLAC", subtype="PCM_16", closefd=False)
-        return whole(file)
+    return samples / np.float32(peak) if peak > 1.0 else samples
 
 
 def is_silent(samples: NDArray[np.float32]) -> bool:
@@ -193,12 +201,11 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Any]:
     if size == 0:
         raise AudioError(f"{name}: the file is empty (0 bytes)")
     try:
-        if isinstance(source, Path):
-            with soundfile.SoundFile(source) as file:
-                yield file
-        else:
-            with memory_file(source) as held, soundfile.SoundFile(held.fileno(), closefd=False) as file:
-                yield file
+        with (
+            nullcontext(source) if isinstance(source, Path) else memory_file(source) as held,
+            soundfile.SoundFile(held, closefd=False) as file,
+        ):
+            yield file
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"{name}: cannot be decoded: {error.error_string.rstrip('.')}. "

@@ -91,7 +91,7 @@ def read_columns(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     from safetensors import SafetensorError, deserialize
 
     try:
-        tensors: dict[str, dict[str, Any]] = dict(deserialize(data))  # type: ignore[no-untyped-call]
+        tensors: dict[str, dict[str, Any]] = dict(deserialize(data))  # type: ignore[no-untyped-call]  # C code
     except SafetensorError as error:
         raise ValueError(f"not safetensors: {error}") from error
     header = _header(data)

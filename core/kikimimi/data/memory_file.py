@@ -11,31 +11,33 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, cast
+from typing import cast
 
 
 @contextmanager
-def memory_file(content: bytes = b"") -> Iterator[BinaryIO]:
+def memory_file(content: bytes = b"") -> Iterator[int]:
     """Open a file that has no name and is gone in the end: in memory where the system knows such files.
 
     Args:
-        content: What it holds. It stands at its beginning.
+        content: What it holds.
+
+    Yields:
+        Its descriptor, at the beginning.
     """
-    in_memory = hasattr(os, "memfd_create")
     with (
         os.fdopen(os.memfd_create("kikimimi"), "w+b", buffering=0)
-        if in_memory
+        if hasattr(os, "memfd_create")
         else tempfile.TemporaryFile(buffering=0)
-    ) as opened:
-        file = cast(BinaryIO, opened)
+    ) as file:
         left = memoryview(content)
         while left:
-            left = left[file.write(left) :]  # the system takes 2 GiB at a time
+            left = left[cast(int, file.write(left)) :]  # the system takes 2 GiB at a time
         file.seek(0)
-        yield file
+        yield file.fileno()
 
 
-def whole(file: BinaryIO) -> bytes:
+def whole(descriptor: int) -> bytes:
     """Return all that a memory file holds."""
-    file.seek(0)
-    return file.read()
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        file.seek(0)
+        return file.read()

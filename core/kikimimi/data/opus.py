@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.data.audio import within_full_scale
 from kikimimi.data.memory_file import memory_file, whole
 from kikimimi.errors import RequestError
 
@@ -42,7 +43,7 @@ def check_opus_rate(sample_rate: int) -> None:
 def encode_opus(samples: NDArray[np.float32], sample_rate: int) -> bytes:
     """Encode (S,) mono float32 as Opus in Ogg. Decoding gives S samples again, in time with these.
 
-    A clip whose peak is above full scale (resampling overshoots) is turned down by one gain, never clipped.
+    What is too loud is turned down (see `within_full_scale`).
 
     Raises:
         RequestError: Opus has no such sampling rate (`OPUS_RATES`).
@@ -50,12 +51,10 @@ def encode_opus(samples: NDArray[np.float32], sample_rate: int) -> bytes:
     import soundfile
 
     check_opus_rate(sample_rate)
-    peak = float(np.abs(samples).max(initial=0.0))
-    if peak > 1.0:
-        samples = samples / np.float32(peak)
+    samples = within_full_scale(samples)
     with memory_file() as held:
         options = {"format": "OGG", "subtype": "OPUS", "closefd": False}
-        with soundfile.SoundFile(held.fileno(), "w", sample_rate, 1, **options) as file:
+        with soundfile.SoundFile(held, "w", sample_rate, 1, **options) as file:
             for begin in range(0, len(samples), _BLOCK):
                 file.write(samples[begin : begin + _BLOCK])
         return b"".join(_steady(whole(held)))

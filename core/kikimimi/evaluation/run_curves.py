@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from kikimimi.evaluation.chart import STYLES, Curve
 from kikimimi.evaluation.report import CurveGroup
 from kikimimi.evaluation.run_figures import AUDIO_SPEED
-
-Lines = list[dict[str, Any]]
+from kikimimi.training.metrics import Lines, by_stage, names_of
 
 
 def training_curves(lines: Lines) -> Iterator[CurveGroup]:
@@ -22,19 +20,6 @@ def training_curves(lines: Lines) -> Iterator[CurveGroup]:
     for charts in (_losses, _measures, _norms, _rates, _speeds, _shares):
         for stage, own in stages.items():
             yield from charts(own, f" in stage {stage}" if len(stages) > 1 else "")
-
-
-def by_stage(lines: Lines) -> dict[str, Lines]:
-    """Return the lines of each stage."""
-    stages: dict[str, Lines] = {}
-    for line in lines:
-        stages.setdefault(line["stage"], []).append(line)
-    return stages
-
-
-def names_of(lines: Lines, prefix: str) -> list[str]:
-    """Return the names of all values in some lines that begin in a certain way."""
-    return sorted({key for line in lines for key in line if key.startswith(prefix)})
 
 
 def _losses(lines: Lines, where: str) -> Iterator[CurveGroup]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from statistics import fmean, median
-from typing import Any
 
 from kikimimi.evaluation.report import Count
+from kikimimi.training.metrics import Lines, by_stage
 
 AUDIO_SPEED = "audio_seconds_per_second"
 _FIGURES: tuple[tuple[str, str, Callable[[list[float]], float], float, int, str], ...] = (
@@ -25,10 +25,9 @@ _FIGURES: tuple[tuple[str, str, Callable[[list[float]], float], float, int, str]
 )
 
 
-def measured(lines: list[dict[str, Any]]) -> Iterator[Count]:
+def measured(lines: Lines) -> Iterator[Count]:
     """Yield speed, waiting and memory of each stage, from the lines of its metrics."""
-    for stage in dict.fromkeys(line["stage"] for line in lines):
-        own = [line for line in lines if line["stage"] == stage]
+    for stage, own in by_stage(lines).items():
         for key, label, of_all, scale, digits, note in _FIGURES:
             if values := [line[key] for line in own if key in line]:
                 value = round(scale * of_all(values), digits)

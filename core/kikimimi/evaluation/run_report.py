@@ -27,13 +27,13 @@ from kikimimi.evaluation.report import (
     ScoreRow,
     write_report,
 )
-from kikimimi.evaluation.run_curves import by_stage, names_of, training_curves
+from kikimimi.evaluation.run_curves import training_curves
 from kikimimi.evaluation.run_figures import measured
 from kikimimi.evaluation.score import Score
 from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.plugins import load
 from kikimimi.run_folder import RunFolder
-from kikimimi.training.metrics import read_metrics
+from kikimimi.training.metrics import Lines, by_stage, names_of, read_metrics
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Evaluation
@@ -87,7 +87,7 @@ def _scores(run: RunFolder) -> Iterator[ScoreRow]:
             yield ScoreRow(evaluation=name, system=system, score=score, seconds=values["seconds"])
 
 
-def _facts(run: RunFolder, lines: list[dict[str, Any]], scores: list[ScoreRow]) -> list[Fact]:
+def _facts(run: RunFolder, lines: Lines, scores: list[ScoreRow]) -> list[Fact]:
     facts = [
         Fact(
             label=f"{row.evaluation}: {row.system}",
@@ -104,7 +104,7 @@ def _facts(run: RunFolder, lines: list[dict[str, Any]], scores: list[ScoreRow]) 
     return facts
 
 
-def _counts(lines: list[dict[str, Any]]) -> Iterator[Count]:
+def _counts(lines: Lines) -> Iterator[Count]:
     for stage, own in by_stage(lines).items():
         for key in names_of(own, "count/"):
             name = key.removeprefix("count/")
@@ -119,10 +119,9 @@ def _counts(lines: list[dict[str, Any]]) -> Iterator[Count]:
             yield Count(label=f"stage {stage}: {label}", value=value, note=note)
 
 
-def _padding(lines: list[dict[str, Any]]) -> Iterator[Count]:
-    for stage in dict.fromkeys(line["stage"] for line in lines):
-        shares = [line["padding"] for line in lines if line["stage"] == stage and "padding" in line]
-        if shares:
+def _padding(lines: Lines) -> Iterator[Count]:
+    for stage, own in by_stage(lines).items():
+        if shares := [line["padding"] for line in own if "padding" in line]:
             yield Count(
                 label=f"stage {stage}: padding of clips [%]",
                 value=round(100 * sum(shares) / len(shares), 2),

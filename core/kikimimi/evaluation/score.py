@@ -150,7 +150,7 @@ def _units(text: str, metric: Metric) -> Sequence[str]:
     return text if metric == "cer" else text.split()
 
 
-class _SingleSpaces(jiwer.AbstractTransform):  # type: ignore[misc]
+class _SingleSpaces(jiwer.AbstractTransform):  # type: ignore[misc]  # jiwer has no types
     """Makes any white space one space, since jiwer splits words at U+0020 only."""
 
     def process_string(self, s: str) -> str:

@@ -101,7 +101,7 @@ def measure_pass(module: nn.Module, *args: Any, half: torch.dtype | None) -> Pas
         forward = count.flops
         total = sum((output.float().sum() for output in outputs if output.requires_grad), torch.zeros(()))
         if total.requires_grad:
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()  # type: ignore[no-untyped-call]  # torch's has no types
     copies = sum(storage.nbytes() for key, storage in kept.items() if key in mode.cast_storages)
     saved = sum(storage.nbytes() for storage in kept.values()) - copies
     return Pass(forward, count.flops - forward, saved, copies)

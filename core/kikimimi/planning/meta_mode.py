@@ -60,7 +60,7 @@ _FULL = frozenset(
 """What autocast runs in fp32, as it does on CUDA."""
 
 
-class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its metaclass has no types
     """Counts floating point operations, two for a multiply-add, by torch's own formulas.
 
     Attributes:

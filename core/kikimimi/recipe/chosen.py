@@ -8,6 +8,8 @@ from typing import Any, Literal
 from kikimimi import plugins
 
 PARTS = ("encoder", "adapter", "llm")
+Dtype = Literal["fp32", "bf16", "fp16"]
+"""Names of number formats."""
 OF_PARTS = ("lora", "dtype")
 """Options that encoder, adapter and LLM have beside those of the plugin's own `Config`."""
 
@@ -53,7 +55,7 @@ class Chosen:
     """Instance of the plugin's nested `Config`."""
     lora: LoRA | None = None
     """Low-rank adaptation of an encoder, an adapter or an LLM; None means none."""
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    dtype: Dtype = "fp32"
     """Number format of an encoder's, an adapter's or an LLM's weights. Low-rank updates are fp32 in any case,
     and a stage that trains the weights themselves needs fp32."""
 

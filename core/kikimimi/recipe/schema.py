@@ -14,7 +14,7 @@ from typing import Literal
 
 from kikimimi.errors import listing, nearest
 from kikimimi.generation import Generation
-from kikimimi.recipe.chosen import PARTS, Chosen, LoRA, need
+from kikimimi.recipe.chosen import PARTS, Chosen, Dtype, LoRA, need
 from kikimimi.recipe.stage import (
     Checkpoint,
     Dtypes,
@@ -87,7 +87,7 @@ class Evaluation:
 class Trainer:
     """Where and how the work runs."""
 
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Dtype = "fp32"
     """Number format of the forward and backward pass."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """What it runs on."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kikimimi.errors import listing
-from kikimimi.recipe.chosen import PARTS, Chosen, need
+from kikimimi.recipe.chosen import PARTS, Chosen, Dtype, need
 from kikimimi.recipe.stage_data import Batch, Dataset, Faults, Mixture
 
 
@@ -150,9 +150,6 @@ class Gate:
 
     def __post_init__(self) -> None:
         need(self.max >= 0, f"max must be 0 or more, not {self.max}")
-
-
-Dtype = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(kw_only=True, frozen=True)

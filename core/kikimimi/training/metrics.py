@@ -11,6 +11,9 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+Lines = list[dict[str, Any]]
+"""Of ``metrics.jsonl``, in the order in which they were written."""
+
 
 class MetricsFile(Logger):
     """Appends to ``metrics.jsonl``; ``metrics.csv`` is made from it when a stage pauses or ends.
@@ -72,7 +75,7 @@ class MetricsFile(Logger):
             writer.writerows(lines)
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> Lines:
     """Read ``metrics.jsonl``; a last line cut short by a kill is left out."""
     if not path.is_file():
         return []
@@ -83,3 +86,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return lines
+
+
+def by_stage(lines: Lines) -> dict[str, Lines]:
+    """Return the lines of each stage."""
+    stages: dict[str, Lines] = {}
+    for line in lines:
+        stages.setdefault(line["stage"], []).append(line)
+    return stages
+
+
+def names_of(lines: Lines, prefix: str) -> list[str]:
+    """Return the names of all values in some lines that begin in a certain way."""
+    return sorted({key for line in lines for key in line if key.startswith(prefix)})

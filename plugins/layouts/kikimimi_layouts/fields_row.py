@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kikimimi.data.memory_file import memory_file, whole
+from kikimimi.data.audio import encode
 from kikimimi.layout import Row
 from kikimimi_layouts.fields_schema import Fields, Messages, Part, Turn, column_of
 
@@ -136,11 +136,6 @@ def _audio(clip: Clip | None, said: Any, clips: list[Clip]) -> dict[str, Any]:
 
 def _wav(samples: Any, rate: Any) -> bytes | None:
     """Return samples that were stored as numbers as a WAV file of 32-bit floats."""
-    import soundfile
-
     if not isinstance(rate, int) or not len(samples):
         return None
-    values = np.asarray(samples, dtype=np.float32)
-    with memory_file() as file:
-        soundfile.write(file.fileno(), values, rate, format="WAV", subtype="FLOAT", closefd=False)
-        return whole(file)
+    return encode(np.asarray(samples, dtype=np.float32), rate, kind="WAV", subtype="FLOAT")
