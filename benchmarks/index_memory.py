@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from kikimimi.data.index_file import digest_of, write_columns
-from kikimimi.data.shards import Shards
+from kikimimi.data.shards.index_file import digest_of, write_columns
+from kikimimi.data.shards.shards import Shards
 
 KEY = "speaker-%05d/%09d"
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from kikimimi.data.plan import Plan, Source
+from kikimimi.data.order.plan import Plan, Source
 
 MIXES = {
     "2 to 30 s, log-normal, mean 8 s": lambda rng, rows: np.clip(rng.lognormal(1.9, 0.6, rows), 2, 30),

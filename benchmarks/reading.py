@@ -25,8 +25,8 @@ import soundfile
 from webdataset.writer import TarWriter
 
 from kikimimi.data.audio import decode, encode_flac
-from kikimimi.data.index import build_index
-from kikimimi.data.shards import Shards
+from kikimimi.data.shards.index import build_index
+from kikimimi.data.shards.shards import Shards
 
 SAMPLE_RATE = 16_000
 

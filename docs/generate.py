@@ -20,13 +20,14 @@ from typing import Any
 
 import typer
 
-from kikimimi import plugins
 from kikimimi.cli import app
+from kikimimi.contracts import registry
 from kikimimi.recipe import load_recipe
 from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
 from kikimimi.recipe.leaf import describe
 from kikimimi.recipe.schema import Evaluation, Generation, Recipe, Trainer
 from kikimimi.recipe.shape import Component, Leaf, Named, Section, Several, Shape, options
+from kikimimi.recipe.shipped import recipes_folder
 from kikimimi.recipe.show import plain
 from kikimimi.recipe.stage import (
     Checkpoint,
@@ -41,7 +42,6 @@ from kikimimi.recipe.stage import (
     Validate,
 )
 from kikimimi.recipe.stage_data import Batch, Dataset, Faults, Mixture
-from kikimimi.shipped import recipes_folder
 from kikimimi_layouts.fields_file import FIELDS_FOLDER, shipped_fields
 from kikimimi_layouts.fields_schema import Fields, Messages, Part, Turn
 
@@ -90,23 +90,23 @@ def recipe_reference() -> str:
     for cls, title in SECTIONS.items():
         lines += [f"### {title}", "", summary(cls), "", *table(cls)]
     for kind in KINDS:
-        for plugin in plugins.plugins(kind):
+        for plugin in registry.plugins(kind):
             if plugin.distribution == "kikimimi":
                 title = f"### {'LLM' if kind == 'llm' else kind.capitalize()} `{plugin.name}`"
-                lines += [title, "", *component(plugins.load(kind, plugin.name))]
+                lines += [title, "", *component(registry.load(kind, plugin.name))]
     lines += ["### Normalisers", ""]
-    for plugin in plugins.plugins("normaliser"):
+    for plugin in registry.plugins("normaliser"):
         if plugin.distribution == "kikimimi":
-            lines.append(f"- `{plugin.name}`: {summary(plugins.load('normaliser', plugin.name))}")
+            lines.append(f"- `{plugin.name}`: {summary(registry.load('normaliser', plugin.name))}")
     return "\n".join(["", *lines, "", ""])
 
 
 def layout_reference() -> str:
     """Return the built-in layouts with their options, and the file of fields, as Markdown."""
     lines: list[str] = []
-    for plugin in plugins.plugins("layout"):
+    for plugin in registry.plugins("layout"):
         if plugin.distribution == "kikimimi":
-            lines += [f"#### Layout `{plugin.name}`", "", *component(plugins.load("layout", plugin.name))]
+            lines += [f"#### Layout `{plugin.name}`", "", *component(registry.load("layout", plugin.name))]
     lines += ["### The file of fields", ""]
     for cls, title in FIELDS.items():
         lines += [f"#### {title}", "", summary(cls), "", *table(cls)]

@@ -28,7 +28,7 @@ TRAIN = """
 import sys
 from pathlib import Path
 from kikimimi.recipe import load_recipe
-from kikimimi.run_folder import RunFolder
+from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe
 from kikimimi.training.train import train
 

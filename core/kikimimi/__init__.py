@@ -9,10 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
-    from kikimimi.errors import AudioError, DataError, KikimimiError, PluginError, RecipeError, WeightsError
-    from kikimimi.generation import Generation
-    from kikimimi.interfaces import (
+    from kikimimi.contracts.component import (
         LLM,
         Adapter,
         AdapterContext,
@@ -24,21 +21,24 @@ if TYPE_CHECKING:
         Padded,
         Rendered,
     )
-    from kikimimi.layout import Layout, LayoutConfig, Row
-    from kikimimi.normaliser import Normaliser
-    from kikimimi.objective import Loss, Objective, ObjectiveConfig, Step
+    from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
+    from kikimimi.contracts.generation import Generation
+    from kikimimi.contracts.layers import Combine, Taps, check_taps, tiny_layers
+    from kikimimi.contracts.layout import Layout, LayoutConfig, Row
+    from kikimimi.contracts.normaliser import Normaliser
+    from kikimimi.contracts.objective import Loss, Objective, ObjectiveConfig, Step
+    from kikimimi.contracts.recogniser import Recogniser, RecogniserConfig
+    from kikimimi.contracts.task import Task, TaskConfig
+    from kikimimi.contracts.vocabulary import CharacterVocabulary, TokenizerVocabulary, Vocabulary
+    from kikimimi.contracts.voice import Voice, VoiceConfig
+    from kikimimi.errors import AudioError, DataError, KikimimiError, PluginError, RecipeError, WeightsError
     from kikimimi.recipe.chosen import Chosen
-    from kikimimi.recogniser import Recogniser, RecogniserConfig
-    from kikimimi.taps import Combine, Taps, check_taps, tiny_layers
-    from kikimimi.task import Task, TaskConfig
-    from kikimimi.vocabulary import CharacterVocabulary, TokenizerVocabulary, Vocabulary
-    from kikimimi.voice import Voice, VoiceConfig
-    from kikimimi.weights import WeightsFiles, find_weights
+    from kikimimi.weights.files import WeightsFiles, find_weights
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "kikimimi.conversation": ("AudioPart", "Conversation", "Message", "TextPart"),
+    "kikimimi.contracts.conversation": ("AudioPart", "Conversation", "Message", "TextPart"),
     "kikimimi.errors": (
         "AudioError",
         "DataError",
@@ -47,8 +47,8 @@ _HOMES = {
         "RecipeError",
         "WeightsError",
     ),
-    "kikimimi.generation": ("Generation",),
-    "kikimimi.interfaces": (
+    "kikimimi.contracts.generation": ("Generation",),
+    "kikimimi.contracts.component": (
         "LLM",
         "Adapter",
         "AdapterContext",
@@ -60,16 +60,16 @@ _HOMES = {
         "Padded",
         "Rendered",
     ),
-    "kikimimi.layout": ("Layout", "LayoutConfig", "Row"),
-    "kikimimi.normaliser": ("Normaliser",),
-    "kikimimi.objective": ("Loss", "Objective", "ObjectiveConfig", "Step"),
+    "kikimimi.contracts.layout": ("Layout", "LayoutConfig", "Row"),
+    "kikimimi.contracts.normaliser": ("Normaliser",),
+    "kikimimi.contracts.objective": ("Loss", "Objective", "ObjectiveConfig", "Step"),
     "kikimimi.recipe.chosen": ("Chosen",),
-    "kikimimi.recogniser": ("Recogniser", "RecogniserConfig"),
-    "kikimimi.taps": ("Combine", "Taps", "check_taps", "tiny_layers"),
-    "kikimimi.task": ("Task", "TaskConfig"),
-    "kikimimi.vocabulary": ("CharacterVocabulary", "TokenizerVocabulary", "Vocabulary"),
-    "kikimimi.voice": ("Voice", "VoiceConfig"),
-    "kikimimi.weights": ("WeightsFiles", "find_weights"),
+    "kikimimi.contracts.recogniser": ("Recogniser", "RecogniserConfig"),
+    "kikimimi.contracts.layers": ("Combine", "Taps", "check_taps", "tiny_layers"),
+    "kikimimi.contracts.task": ("Task", "TaskConfig"),
+    "kikimimi.contracts.vocabulary": ("CharacterVocabulary", "TokenizerVocabulary", "Vocabulary"),
+    "kikimimi.contracts.voice": ("Voice", "VoiceConfig"),
+    "kikimimi.weights.files": ("WeightsFiles", "find_weights"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

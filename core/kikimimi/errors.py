@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 
 class KikimimiError(Exception):
@@ -73,34 +72,3 @@ class AudioError(DataError):
 
 class RunError(RequestError):
     """A run folder is missing, is of another recipe, or lacks what was asked of it."""
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the allowed name closest to `name`, or an empty string."""
-    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
-    return f" Did you mean '{matches[0]}'?" if matches else ""
-
-
-def listing(names: Iterable[str]) -> str:
-    """Return the names sorted and comma-separated, or ``(none)``."""
-    return ", ".join(sorted(names)) or "(none)"
-
-
-def counted(number: int, unit: str) -> str:
-    """Return how many there are: ``1 record``, ``1,234 records``.
-
-    Args:
-        number: How many.
-        unit: Name of one of them.
-    """
-    return f"{number:,} {unit}" if number == 1 else f"{number:,} {unit}s"
-
-
-def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
-    """Check an option against the values that it may have.
-
-    Raises:
-        ValueError: It has another.
-    """
-    if value not in allowed:
-        raise ValueError(f"{name}: {value!r} is not one of {listing(allowed)}.{nearest(str(value), allowed)}")

@@ -16,19 +16,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kikimimi.data.dialogue import DialogueSizes
-from kikimimi.data.pack import pack
-from kikimimi.data.pack_source import PackSource
-from kikimimi.data.synth import synth
+from kikimimi.console.progress import Progress
+from kikimimi.console.words import duration
+from kikimimi.data.packing.pack import pack
+from kikimimi.data.packing.source import PackSource
 from kikimimi.errors import MissingExtraError
 from kikimimi.evaluation.evaluate import evaluate
-from kikimimi.evaluation.run_report import write_run_report
 from kikimimi.evaluation.score import Score
 from kikimimi.evaluation.table import print_scores
-from kikimimi.progress import Progress, duration
 from kikimimi.recipe import load_recipe
-from kikimimi.run_folder import RunFolder, run_name
-from kikimimi.shipped import shipped_recipe
+from kikimimi.recipe.shipped import shipped_recipe
+from kikimimi.report.run_report import write_run_report
+from kikimimi.run.folder import RunFolder, run_name
+from kikimimi.synth.dialogue import DialogueSizes
+from kikimimi.synth.speak import synth
 from kikimimi.training.train import train
 
 NEEDED = {

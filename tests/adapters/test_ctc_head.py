@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from kikimimi import AdapterContext, CharacterVocabulary, WeightsError
+from kikimimi.contracts.vocabulary import BytesVocabulary
 from kikimimi.errors import RunError
-from kikimimi.vocabulary import BytesVocabulary
 from kikimimi_adapters.ctc import CTCAdapter
 
 TEXTS = ["abc", "cab"]

@@ -10,7 +10,8 @@ from transformers import BertConfig, Blip2QFormerConfig, Blip2QFormerModel
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from kikimimi import AdapterContext, Padded
-from kikimimi.model.assembly import assemble, freeze_all_but, trainable_names
+from kikimimi.model.assembly import assemble
+from kikimimi.model.trainable import freeze_all_but, trainable_names
 from kikimimi.recipe import load_recipe
 from kikimimi.testing import parametrize_checks
 from kikimimi_adapters.qformer import QFormerAdapter

@@ -10,10 +10,10 @@ import pytest
 
 from kikimimi import quickstart as module
 from kikimimi.cli import main
-from kikimimi.data.dialogue import DialogueSizes
 from kikimimi.recipe import load_recipe
-from kikimimi.run_folder import RunFolder
-from kikimimi.shipped import shipped_recipe
+from kikimimi.recipe.shipped import shipped_recipe
+from kikimimi.run.folder import RunFolder
+from kikimimi.synth.dialogue import DialogueSizes
 
 STAGES = tuple(load_recipe(shipped_recipe("llm_jp_4_8b_ja_cpu")).stages)
 OVERRIDES = (

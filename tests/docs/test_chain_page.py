@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kikimimi.data.grammar import Grammar
 from kikimimi.quickstart import CHAIN
 from kikimimi.recipe import load_recipe
-from kikimimi.shipped import shipped_recipe
+from kikimimi.recipe.shipped import shipped_recipe
+from kikimimi.synth.grammar import Grammar
 
 PAGE = (Path(__file__).parents[2] / "docs" / "chain.md").read_text(encoding="utf-8")
 

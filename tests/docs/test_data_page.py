@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kikimimi import plugins
+from kikimimi.contracts import registry
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.override import apply_overrides
 from kikimimi.recipe.problems import Problems
@@ -50,7 +50,7 @@ def test_commands_have_layouts_and_options_that_are_there(line: str) -> None:
     name = words[words.index("--layout") + 1] if "--layout" in words else None
     if name is None:
         name = "common_voice" if "cv-corpus" in line else "manifest"
-    assert name in plugins.names("layout")
+    assert name in registry.names("layout")
     options = [word for word in words if "=" in word]
     problems, shape = Problems(), Component("layout")
     tree = Entry({"name": Entry(name, "page", name)}, "page")
@@ -60,4 +60,4 @@ def test_commands_have_layouts_and_options_that_are_there(line: str) -> None:
 
 def test_every_built_in_layout_is_described() -> None:
     named = re.findall(r"^#### Layout `(\w+)`$", PART, re.MULTILINE)
-    assert named == [p.name for p in plugins.plugins("layout") if p.distribution == "kikimimi"]
+    assert named == [p.name for p in registry.plugins("layout") if p.distribution == "kikimimi"]

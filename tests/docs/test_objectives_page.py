@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kikimimi import plugins
+from kikimimi.contracts import registry
 from kikimimi.recipe import load_recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
@@ -34,6 +34,6 @@ def test_an_example_is_a_recipes(example: str, tmp_path: Path) -> None:
 
 def test_every_objective_has_a_chapter() -> None:
     chapters = re.findall(r"^## `(\w+)`$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    shipped = [p.name for p in plugins.plugins("objective") if p.distribution == "kikimimi"]
+    shipped = [p.name for p in registry.plugins("objective") if p.distribution == "kikimimi"]
     assert sorted(chapters) == sorted(shipped)
     assert len(EXAMPLES) == 6

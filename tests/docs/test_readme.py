@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from kikimimi.cli import app
-from kikimimi.plugins import KINDS
+from kikimimi.contracts.registry import KINDS
 from kikimimi.recipe import load_recipe
 from kikimimi.testing import run_checks
 

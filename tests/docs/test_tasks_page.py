@@ -7,14 +7,14 @@ from pathlib import Path
 
 import yaml
 
-from kikimimi import plugins
+from kikimimi.contracts import registry
 from kikimimi_tasks.prompted import Prompted, PromptedConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
 
 
 def test_every_task_has_its_row() -> None:
-    built_in = {plugin.name for plugin in plugins.plugins("task") if plugin.distribution == "kikimimi"}
+    built_in = {plugin.name for plugin in registry.plugins("task") if plugin.distribution == "kikimimi"}
     assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == built_in
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from kikimimi.layout import Layout, Row
+from kikimimi.contracts.layout import Layout, Row
 
 
 def tone(seconds: float = 0.2, rate: int = 16_000, kind: str = "WAV") -> bytes:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from kikimimi.contracts.layout import Layout, Row
 from kikimimi.errors import DataError, RequestError
-from kikimimi.layout import Layout, Row
 from kikimimi_layouts.common_voice import CommonVoice, CommonVoiceConfig
 
 HEADER = (

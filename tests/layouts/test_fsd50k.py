@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from kikimimi.contracts.layout import Layout, Row
 from kikimimi.errors import DataError, RequestError
-from kikimimi.layout import Layout, Row
 from kikimimi_layouts.fsd50k import FSD50K, FSD50KConfig
 from kikimimi_layouts.licence import licence_name
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kikimimi.conversation import parse_conversation
+from kikimimi.contracts.conversation import parse_conversation
+from kikimimi.contracts.layout import Layout, Row
 from kikimimi.data.audio import decode
 from kikimimi.errors import MissingExtraError, RequestError
-from kikimimi.layout import Layout, Row
 from kikimimi_layouts.fields_file import load_fields, shipped_fields
 from kikimimi_layouts.hugging_face import HuggingFace, HuggingFaceConfig
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from kikimimi.contracts.layout import Layout, Row
 from kikimimi.errors import DataError, RequestError
-from kikimimi.layout import Layout, Row
 from kikimimi_layouts.jsut import JSUT, JSUTConfig
 
 FILES = {

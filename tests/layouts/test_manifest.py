@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from kikimimi.contracts.layout import Row
 from kikimimi.errors import DataError, RequestError
-from kikimimi.layout import Row
 from kikimimi_layouts.manifest import Manifest, ManifestConfig
 
 

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kikimimi import plugins
-from kikimimi.data.pack import pack
-from kikimimi.data.pack_source import PackSource
-from kikimimi.data.pack_tars import find_tars
-from kikimimi.data.record import Record
-from kikimimi.data.shards import Shards
+from kikimimi.contracts import registry
+from kikimimi.contracts.layout import Layout
+from kikimimi.data.packing.pack import pack
+from kikimimi.data.packing.source import PackSource
+from kikimimi.data.packing.tars import find_tars
+from kikimimi.data.shards.record import Record
+from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import RequestError
-from kikimimi.layout import Layout
 
 Write = Callable[..., Path]
 ONE_IS_MISSING = {"missing file": 1}
@@ -185,9 +185,9 @@ def test_options_of_a_layout(write: Write) -> None:
         PackSource.open(folder / "all.csv", None, ["txt=sentence"])
 
 
-@pytest.mark.parametrize("name", plugins.names("layout"))
+@pytest.mark.parametrize("name", registry.names("layout"))
 def test_layouts_look_at_anything(write: Write, name: str) -> None:
-    component: type[Layout] = plugins.load("layout", name)
+    component: type[Layout] = registry.load("layout", name)
     folder = write({"notes.txt": "x"})
     for path in (folder, folder / "notes.txt", folder / "gone"):
         assert component.matches(path) is False

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from kikimimi.contracts.layout import Layout, Row
 from kikimimi.errors import RequestError
-from kikimimi.layout import Layout, Row
 from kikimimi_layouts.manifest import Manifest
 from kikimimi_layouts.reazonspeech import ReazonSpeech, ReazonSpeechConfig
 

@@ -1,4 +1,4 @@
-from kikimimi.plugins import load
+from kikimimi.contracts.registry import load
 from kikimimi_normalisers.none import Unchanged
 
 

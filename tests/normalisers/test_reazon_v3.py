@@ -1,6 +1,6 @@
 import pytest
 
-from kikimimi.plugins import load
+from kikimimi.contracts.registry import load
 from kikimimi_normalisers.reazon_v3 import ReazonV3
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
-from kikimimi.plugins import load
+from kikimimi.contracts.registry import load
 from kikimimi_normalisers.whisper_basic_nospace import WhisperBasicNoSpace
 
 UPSTREAM = BasicTextNormalizer()

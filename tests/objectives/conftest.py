@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from kikimimi import AudioPart, Conversation, Message, TextPart
+from kikimimi.contracts.batch import Batch, Sample, View, collate
 from kikimimi.data.corpus import render_view
-from kikimimi.model.assembly import freeze_all_but
-from kikimimi.model.batch import Batch, Sample, collate
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.objective import View
+from kikimimi.model.trainable import freeze_all_but
 from kikimimi.recipe import load_recipe
 from kikimimi.testing import tiny_model
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kikimimi import Loss, Step
+from kikimimi import Loss
+from kikimimi.contracts.batch import Batch
 from kikimimi.errors import RecipeError
-from kikimimi.model.batch import Batch
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.step import ModelStep
 from kikimimi.recipe import load_recipe
 from kikimimi_objectives.align import Alignment
 
@@ -21,7 +22,7 @@ CIF = "{name: cif, vocabulary: llm}"
 
 
 def loss_of(model: SpeechLM, batch: Batch, **options: str) -> Loss:
-    return Alignment(Alignment.Config(**options)).loss(Step(model, batch))  # type: ignore[arg-type]
+    return Alignment(Alignment.Config(**options)).loss(ModelStep(model, batch))  # type: ignore[arg-type]
 
 
 def heard(model: SpeechLM, batch: Batch) -> list[Tensor]:
@@ -116,7 +117,7 @@ def test_the_llm_does_not_run(
 ) -> None:
     model = make_model(CIF)
     monkeypatch.setattr(type(model.llm), "forward", None)
-    step = Step(model, make_batch(model))
+    step = ModelStep(model, make_batch(model))
     loss = Alignment(Alignment.Config()).loss(step)
     assert float(loss.value.detach()) > 0
     assert set(step.losses) == {"quantity"}  # the adapter's own loss is handed on all the same

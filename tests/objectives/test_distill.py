@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kikimimi import DataError, Generation, Loss, Step
+from kikimimi import DataError, Generation, Loss
+from kikimimi.contracts.batch import Batch, Rows
+from kikimimi.contracts.scored import Scored
 from kikimimi.errors import RecipeError
-from kikimimi.model.batch import Batch, Rows
-from kikimimi.model.speech_lm import Scored, SpeechLM
+from kikimimi.model.reference import Reference
+from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.step import ModelStep
 from kikimimi.recipe import load_recipe
-from kikimimi.training.reference import Reference
 from kikimimi_objectives.distill import Distillation
 
 MakeModel = Callable[..., SpeechLM]
@@ -33,7 +35,7 @@ def loss_of(
 ) -> Loss:
     objective = Distillation(Distillation.Config(**options))
     assert objective.reference == ("llm",)
-    return objective.loss(Step(model, batch, frozen or Reference(model, ())))
+    return objective.loss(ModelStep(model, batch, frozen or Reference(model, ())))
 
 
 @pytest.mark.parametrize("temperature", [None, 1.0, 3.0])
@@ -171,7 +173,7 @@ def test_an_answer_that_ends_by_itself_has_its_end(
     model = make_model()
     batch = make_batch(model, "prompt", "written_prompt")
     monkeypatch.setattr(model.llm, "generate", lambda prompts, generation: [[7, 8], [], [9] * 6])
-    step = Step(model, batch, Reference(model, ()))
+    step = ModelStep(model, batch, Reference(model, ()))
     options = Distillation.Config(loss="ce", continuation="own", generate=GREEDY)
     seen: list[Batch] = []
     score = step.score

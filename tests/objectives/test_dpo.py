@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kikimimi import AudioPart, Conversation, Loss, Message, Step, TextPart
-from kikimimi.model.batch import Batch, Sample, collate
+from kikimimi import AudioPart, Conversation, Loss, Message, TextPart
+from kikimimi.contracts.batch import Batch, Sample, collate
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.step import ModelStep
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.testing import tiny_model
 from kikimimi_objectives.dpo import DPO
@@ -95,7 +96,7 @@ def exchange(model: SpeechLM, reference: SpeechLM) -> Any:
 def loss_of(model: SpeechLM, reference: SpeechLM, batch: Batch, **options: Any) -> Loss:
     objective = DPO(DPO.Config(**options))
     assert objective.views == {"rejected"}
-    return objective.loss(Step(model, batch, exchange(model, reference)))
+    return objective.loss(ModelStep(model, batch, exchange(model, reference)))
 
 
 def log_probability(model: SpeechLM, sample: Sample) -> tuple[torch.Tensor, int]:

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from kikimimi import Chosen, Step
+from kikimimi import Chosen
+from kikimimi.contracts.batch import Batch
 from kikimimi.errors import RecipeError
-from kikimimi.model.batch import Batch
+from kikimimi.model.reference import Reference
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.step import ModelStep
 from kikimimi.recipe import load_recipe
-from kikimimi.training.reference import Reference
 from kikimimi_objectives.align import Alignment
 from kikimimi_objectives.ce import CrossEntropy
 from kikimimi_objectives.sum import Sum
@@ -44,8 +45,8 @@ def test_terms_share_one_pass(
 ) -> None:
     model = make_model()
     batch = make_batch(model)
-    text = CrossEntropy(CrossEntropy.Config()).loss(Step(model, batch))
-    near = Alignment(Alignment.Config(match="pool")).loss(Step(model, batch))
+    text = CrossEntropy(CrossEntropy.Config()).loss(ModelStep(model, batch))
+    near = Alignment(Alignment.Config(match="pool")).loss(ModelStep(model, batch))
     ran: list[str] = []
     for part in ("encoder", "adapter", "llm"):
         kind = type(getattr(model, part))
@@ -59,7 +60,7 @@ def test_terms_share_one_pass(
     terms = {"near": of("align", match="pool"), "text": of("ce")}
     if turned:
         terms = dict(reversed(terms.items()))
-    step = Step(model, batch)
+    step = ModelStep(model, batch)
     loss = Sum(Sum.Config(terms=terms, weights={"near": 0.25})).loss(step)
     assert sorted(ran) == ["adapter", "encoder", "llm"]
     torch.testing.assert_close(loss.value, text.value + 0.25 * near.value)
@@ -73,7 +74,7 @@ def test_terms_share_one_pass(
 def test_what_two_terms_call_the_same_is_told_apart(make_model: MakeModel, make_batch: MakeBatch) -> None:
     model = make_model()
     terms = {"exact": of("align"), "near": of("align", match="pool"), "text": of("ce")}
-    loss = Sum(Sum.Config(terms=terms)).loss(Step(model, make_batch(model, unknown=(0,))))
+    loss = Sum(Sum.Config(terms=terms)).loss(ModelStep(model, make_batch(model, unknown=(0,))))
     assert loss.counts == {
         "exact/align_unknown": 1,
         "exact/align_length": 2,
@@ -109,11 +110,11 @@ def test_a_teacher_after_a_term_that_ran_the_model(make_model: MakeModel, make_b
     for terms in (("text", "like"), ("like", "text")):
         chosen = {name: of({"text": "ce", "like": "distill"}[name]) for name in terms}
         with torch.autocast("cpu", torch.bfloat16):
-            found[terms[0]] = Sum(Sum.Config(terms=chosen)).loss(Step(model, batch, reference)).parts
+            found[terms[0]] = Sum(Sum.Config(terms=chosen)).loss(ModelStep(model, batch, reference)).parts
     for name in ("text", "like"):
         torch.testing.assert_close(found["text"][name], found["like"][name])
     with torch.autocast("cpu", torch.bfloat16):
-        alone = CrossEntropy(CrossEntropy.Config()).loss(Step(model, batch)).value
+        alone = CrossEntropy(CrossEntropy.Config()).loss(ModelStep(model, batch)).value
     torch.testing.assert_close(found["like"]["text"], alone)
 
 

@@ -139,8 +139,8 @@ import kikimimi
 assert Path(kikimimi.__file__).is_relative_to(site), kikimimi.__file__
 from importlib.metadata import distribution
 assert Path(str(distribution("kikimimi").locate_file(""))) == site
-from kikimimi import plugins
-from kikimimi.shipped import recipes_folder, shipped_recipe
+from kikimimi.contracts import registry as plugins
+from kikimimi.recipe.shipped import recipes_folder, shipped_recipe
 found = list(plugins.plugins())
 for plugin in found:
     if plugin.distribution == "kikimimi":
@@ -149,7 +149,7 @@ for plugin in found:
         print(plugin.kind, plugin.name)
 assert recipes_folder() == site / "kikimimi" / "recipes"
 from kikimimi.recipe import load_recipe
-from kikimimi.data.grammar import Grammar
+from kikimimi.synth.grammar import Grammar
 print("recipe", load_recipe(shipped_recipe("quickstart"), ["encoder.weights=random"]).name)
 print("grammar", Grammar.load("ja_small").name)
 task = plugins.load("task", "asr")

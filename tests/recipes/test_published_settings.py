@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from kikimimi import Conversation
-from kikimimi.chat_template import ChatTemplate
-from kikimimi.conversation import AudioPart, Message, TextPart
-from kikimimi.guarded_tokenizer import AUDIO
+from kikimimi.contracts.conversation import AudioPart, Message, TextPart
+from kikimimi.data.order.sources import SECONDS_PER_CHARACTER
 from kikimimi.recipe import Recipe, load_recipe
-from kikimimi.shipped import shipped_recipe
+from kikimimi.recipe.shipped import shipped_recipe
 from kikimimi.testing.records import CLIP as NAME
 from kikimimi.testing.records import labelled_clip
-from kikimimi.training.sources import SECONDS_PER_CHARACTER
+from kikimimi.text.chat_template import ChatTemplate
+from kikimimi.text.guarded_tokenizer import AUDIO
 from kikimimi_llms.scratch_tokenizer import END, build_tokenizer
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kikimimi.describe import describe
 from kikimimi.errors import RequestError
 from kikimimi.evaluation.evaluate import evaluate
-from kikimimi.evaluation.run_report import write_run_report
+from kikimimi.inference.transcriber import Transcriber
+from kikimimi.inspect.describe import describe
 from kikimimi.recipe import load_recipe
-from kikimimi.run_folder import RunFolder
-from kikimimi.shipped import recipes_folder, shipped_recipe
+from kikimimi.recipe.shipped import recipes_folder, shipped_recipe
+from kikimimi.report.run_report import write_run_report
+from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe, write_shard
 from kikimimi.training.train import train
-from kikimimi.transcriber import Transcriber
 
 RECIPES = sorted(recipes_folder().glob("*.yaml"))
 # What is asked in every one of their stages stands in each record.

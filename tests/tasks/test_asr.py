@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from kikimimi.conversation import AudioPart, TextPart
-from kikimimi.plugins import load
+from kikimimi.contracts.conversation import AudioPart, TextPart
+from kikimimi.contracts.registry import load
 from kikimimi_tasks.asr import ASR, ASRConfig
 
 RECORD = {"text": "明日は晴れです。", "language": "ja", "meta": {"speaker": "1"}}

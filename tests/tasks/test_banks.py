@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import kikimimi_tasks
-from kikimimi import plugins
-from kikimimi.conversation import AudioPart, Message, TextPart
+from kikimimi.contracts import registry
+from kikimimi.contracts.conversation import AudioPart, Message, TextPart
 from kikimimi.testing import parametrize_checks
 from kikimimi_tasks.banks import BankTask, read_bank
 from kikimimi_tasks.emotion import Emotion, EmotionConfig
@@ -21,14 +21,14 @@ from kikimimi_tasks.translations import language_names
 
 FOLDER = Path(kikimimi_tasks.__file__).parent / "prompts"
 BANKS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-TASKS = [name for name in plugins.names("task") if issubclass(plugins.load("task", name), BankTask)]
+TASKS = [name for name in registry.names("task") if issubclass(registry.load("task", name), BankTask)]
 BLANKS = {"translate": {"{target}"}, "translate_cot": {"{target}", "{separator}"}}
 RECORD = {"text": "やった。", "language": "ja", "meta": {"emotion": "喜び"}}
 
 
 def test_every_bank_has_its_task() -> None:
     assert len(BANKS) >= 12
-    assert sorted(plugins.load("task", name).Config.bank_name for name in TASKS) == BANKS
+    assert sorted(registry.load("task", name).Config.bank_name for name in TASKS) == BANKS
 
 
 @pytest.mark.parametrize("name", BANKS)
@@ -93,7 +93,7 @@ def test_languages_have_names_in_every_prompts_language() -> None:
 def test_every_phrasing_is_drawn_and_none_without_a_draw(name: str) -> None:
     from kikimimi.testing.records import labelled_clip
 
-    task = plugins.load("task", name)
+    task = registry.load("task", name)
     component = task(task.Config(language="en"))
     record = labelled_clip(Random(0))
     asked = {

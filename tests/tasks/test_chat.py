@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from kikimimi.conversation import AudioPart, TextPart
-from kikimimi.plugins import load
+from kikimimi.contracts.conversation import AudioPart, TextPart
+from kikimimi.contracts.registry import load
 from kikimimi_tasks.chat import Chat, ChatConfig
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kikimimi import plugins
-from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
+from kikimimi.contracts import registry
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 
 RECORD: dict[str, Any] = {
     "text": "おはよう。",
@@ -30,7 +30,7 @@ RECORD: dict[str, Any] = {
 def _make(
     name: str, record: dict[str, Any] | None = None, rng: Random | None = None, **options: Any
 ) -> Conversation:
-    component = plugins.load("task", name)
+    component = registry.load("task", name)
     task = component(component.Config(**options))
     found: Conversation = task.conversation(RECORD if record is None else record, ["0.flac"], rng)
     return found
@@ -139,7 +139,7 @@ def test_the_question_beside_a_system_turn() -> None:
 
 
 def test_a_written_question_is_in_the_record_alone() -> None:
-    task = plugins.load("task", "question_answering")
+    task = registry.load("task", "question_answering")
     with pytest.raises(ValueError, match="task 'question_answering' has no fixed question"):
         task(task.Config()).question("ja")
 
@@ -210,7 +210,7 @@ def test_a_field_that_holds_something_else(name: str, field: str, value: Any, me
 )
 def test_refuses_options(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plugins.load("task", name).Config(**options)
+        registry.load("task", name).Config(**options)
 
 
 def test_phrasings_hold_what_is_added_to_answers() -> None:
@@ -219,6 +219,6 @@ def test_phrasings_hold_what_is_added_to_answers() -> None:
         ("translate_cot", " <sep> "),
         ("speakers", ", "),
     ):
-        component = plugins.load("task", name)
+        component = registry.load("task", name)
         assert text in component(component.Config()).phrasings()
-    assert plugins.load("task", "transcribe")(plugins.load("task", "transcribe").Config()).phrasings() == []
+    assert registry.load("task", "transcribe")(registry.load("task", "transcribe").Config()).phrasings() == []

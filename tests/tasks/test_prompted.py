@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kikimimi.conversation import AudioPart, Message, TextPart
+from kikimimi.contracts.conversation import AudioPart, Message, TextPart
 from kikimimi.testing import parametrize_checks
 from kikimimi_tasks.prompted import Prompted, PromptedConfig
 

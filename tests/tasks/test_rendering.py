@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from kikimimi import plugins
-from kikimimi.conversation import TextPart, parse_conversation
+from kikimimi.contracts import registry
+from kikimimi.contracts.component import LLM
+from kikimimi.contracts.conversation import TextPart, parse_conversation
 from kikimimi.data.corpus import Corpus
-from kikimimi.interfaces import LLM
 from kikimimi.recipe import Chosen, Dataset
 from kikimimi.testing import write_shard
 from kikimimi.testing.llm_checks import LLMSubject
@@ -50,7 +50,7 @@ def _answers(conversation: Any) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", plugins.names("task"))
+@pytest.mark.parametrize("name", registry.names("task"))
 def test_every_task_is_learnt_from_synthetic_shards(name: str, llm: LLM, shards: dict[str, str]) -> None:
     form = "conversations" if name == "chat" else "clips"
     corpus = Corpus.open(name, Dataset(shards=shards[form], task=Chosen.of("task", name)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi_tasks.continuation import Continuation, ContinuationConfig
 from kikimimi_tasks.repetition import Repetition, RepetitionConfig
 

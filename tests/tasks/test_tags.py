@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kikimimi.conversation import AudioPart, Conversation
+from kikimimi.contracts.conversation import AudioPart, Conversation
 from kikimimi.testing import parametrize_checks
 from kikimimi_tasks.tags import KINDS, Tags, TagsConfig
 

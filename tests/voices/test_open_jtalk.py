@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from kikimimi.contracts.registry import load
 from kikimimi.errors import MissingExtraError
-from kikimimi.plugins import load
 from kikimimi_voices.open_jtalk import OpenJTalk, OpenJTalkConfig
 
 

@@ -15,9 +15,9 @@ def evaluate(
 ) -> None:
     """Evaluate a run and its baselines, and write the report."""
     from kikimimi.evaluation.evaluate import evaluate as evaluate_run
-    from kikimimi.evaluation.run_report import write_run_report
     from kikimimi.evaluation.table import print_scores
-    from kikimimi.run_folder import RunFolder
+    from kikimimi.report.run_report import write_run_report
+    from kikimimi.run.folder import RunFolder
 
     folder = RunFolder.open(run)
     scores = evaluate_run(folder, only)

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from kikimimi.plugins import Plugin
+    from kikimimi.contracts.registry import Plugin
 
 _CHECKED_KINDS = ("encoder", "adapter", "llm", "objective", "task")
 _LIST = "list"
@@ -48,8 +48,9 @@ def list_plugins(
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> None:
     """List the registered plugins, importing none; with --check, try them."""
-    from kikimimi.errors import PluginError, listing, nearest
-    from kikimimi.plugins import plugins as registered
+    from kikimimi.console.words import listing, nearest
+    from kikimimi.contracts.registry import plugins as registered
+    from kikimimi.errors import PluginError
 
     found = list(registered())
     if name is not None:
@@ -76,8 +77,8 @@ def list_plugins(
 
 def _failures(plugin: Plugin) -> list[dict[str, str]]:
     """Return what is wrong with a plugin: the name of each failed check and its error."""
+    from kikimimi.contracts.registry import load
     from kikimimi.errors import PluginError
-    from kikimimi.plugins import load
 
     try:
         component = load(plugin.kind, plugin.name)

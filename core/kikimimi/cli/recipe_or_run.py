@@ -23,7 +23,7 @@ def open_recipe(source: Path, overrides: Sequence[str], command: str) -> tuple[R
     """
     from kikimimi.errors import RequestError
     from kikimimi.recipe import load_recipe
-    from kikimimi.run_folder import RunFolder
+    from kikimimi.run.folder import RunFolder
 
     if not source.is_dir():
         return load_recipe(source, overrides), None

@@ -16,7 +16,7 @@ def show(
     as_json: bool = typer.Option(False, "--json", help="Print the components' figures as one JSON object."),
 ) -> None:
     """Print the resolved recipe, and what its components are: provenance and parameters."""
-    from kikimimi.describe import as_comments, describe
+    from kikimimi.inspect.describe import as_comments, describe
 
     recipe, assets = open_recipe(source, overrides or [], "kikimimi show")
     components = describe(recipe, assets)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from kikimimi.run_folder import RunFolder
+    from kikimimi.run.folder import RunFolder
 
 
 def train(
@@ -39,9 +39,9 @@ def train(
 
 def _train(source: Path, overrides: list[str], stage: str | None, out: Path | None, locked: bool) -> None:
     from kikimimi.errors import RequestError
-    from kikimimi.rank import global_rank
     from kikimimi.recipe import load_recipe
-    from kikimimi.run_folder import RunFolder, run_name
+    from kikimimi.run.folder import RunFolder, run_name
+    from kikimimi.run.rank import global_rank
 
     recipe_file = None
     if source.is_dir():
@@ -66,8 +66,8 @@ def _train(source: Path, overrides: list[str], stage: str | None, out: Path | No
 def _repeat(source: Path, overrides: list[str], out: Path | None) -> RunFolder:
     """Make a run of the recipe that a lock holds, if all that it names is as it was."""
     from kikimimi.errors import RequestError
-    from kikimimi.lock import hold_to, read_lock
-    from kikimimi.run_folder import RunFolder, run_name
+    from kikimimi.run.folder import RunFolder, run_name
+    from kikimimi.run.lock import hold_to, read_lock
 
     if out is None:
         raise RequestError(f"{source} is the lock of a run: say with --out where its repetition goes")

@@ -17,7 +17,7 @@ def transcribe(
     """Print the text of audio files, one line per file."""
     from kikimimi.data.audio import decode, is_silent
     from kikimimi.errors import DataError, RequestError
-    from kikimimi.run_folder import RunFolder
+    from kikimimi.run.folder import RunFolder
 
     # What can be wrong with the request is found before the model is loaded.
     if missing := [str(file) for file in files if not file.exists()]:
@@ -26,7 +26,7 @@ def transcribe(
         raise RequestError(f"a folder, not an audio file: {', '.join(folders)}")
     folder = RunFolder.open(run)
     folder.newest_weights()
-    from kikimimi.transcriber import Transcriber, join_texts
+    from kikimimi.inference.transcriber import Transcriber, join_texts
 
     transcriber = Transcriber(folder)
     failures = 0

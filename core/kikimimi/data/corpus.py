@@ -12,20 +12,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kikimimi.conversation import Conversation
+from kikimimi.contracts.batch import Sample
+from kikimimi.contracts.component import LLM, Rendered
+from kikimimi.contracts.conversation import Conversation
+from kikimimi.contracts.task import Task
 from kikimimi.data.audio import decode
 from kikimimi.data.fault import HOW_TO_SKIP
-from kikimimi.data.record import Record
-from kikimimi.data.shards import Shards
+from kikimimi.data.shards.record import Record
+from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import DataError
-from kikimimi.interfaces import LLM, Rendered
-from kikimimi.model.batch import Sample
-from kikimimi.task import Task
 
 if TYPE_CHECKING:
-    from kikimimi.objective import View
+    from kikimimi.contracts.batch import View
+    from kikimimi.data.features import FeatureCache
     from kikimimi.recipe import Dataset, Evaluation, Recipe
-    from kikimimi.training.feature_cache import FeatureCache
 
 
 @dataclass(frozen=True)

@@ -4,45 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kikimimi.errors import DataError, KikimimiError, StorageError
+from kikimimi.contracts.batch import Fault
+from kikimimi.errors import DataError, StorageError
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Faults
 
 
 HOW_TO_SKIP = "To go on without such records, give the stage: faults: {policy: skip}"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A record that is left out.
-
-    Attributes:
-        dataset: Its dataset in the recipe.
-        where: Shard, byte and key.
-        reason: What was wrong.
-        transient: It is not the record's fault (a server is away): never skipped.
-    """
-
-    dataset: str
-    where: str
-    reason: str
-    transient: bool = False
-
-    @property
-    def message(self) -> str:
-        """The place and the reason, as errors tell them."""
-        return f"{self.where}: {self.reason}"
-
-    @classmethod
-    def of(cls, dataset: str, where: str, error: KikimimiError) -> Fault:
-        """Make one of an error, whose message may name the place, too."""
-        reason = str(error).removeprefix(where).lstrip(": ").rstrip(".")
-        return cls(dataset, where, reason, transient=not isinstance(error, DataError))
 
 
 class FaultLog:

@@ -75,3 +75,13 @@ def _end_with_parent() -> None:
     assert parent is not None
     connection.wait([parent.sentinel])
     os._exit(1)
+
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""What asks a training to stop; the training process sees to it, its readers do not."""
+
+
+def ignore_signals(worker: int) -> None:
+    """Leave it to the training process to stop: schedulers send signals to all processes at once."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

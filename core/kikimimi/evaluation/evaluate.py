@@ -10,22 +10,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kikimimi.console.progress import Progress
+from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.batch import Sample, collate
 from kikimimi.data.audio import decode
 from kikimimi.data.corpus import Corpus
-from kikimimi.data.record import named
-from kikimimi.errors import DataError, KikimimiError, RequestError, listing, nearest
+from kikimimi.data.shards.record import named
+from kikimimi.errors import DataError, KikimimiError, RequestError
 from kikimimi.evaluation.predictions import Predictions, row_keys
 from kikimimi.evaluation.score import Score, score
 from kikimimi.evaluation.similarity import measure, read_similarities, write_similarities
-from kikimimi.model.batch import Sample, collate
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.progress import Progress
-from kikimimi.run_folder import RunFolder
-from kikimimi.training.loggers import log_evaluation
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.loggers import log_evaluation
 
 if TYPE_CHECKING:
+    from kikimimi.contracts.recogniser import Recogniser
     from kikimimi.recipe import Chosen, Evaluation
-    from kikimimi.recogniser import Recogniser
 
 
 def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, Score]]:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from kikimimi.errors import RequestError, nearest
+from kikimimi.console.words import nearest
+from kikimimi.errors import RequestError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 

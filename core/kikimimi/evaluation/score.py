@@ -8,9 +8,10 @@ from typing import Any, Literal, cast, get_args
 
 import jiwer
 
-from kikimimi.errors import RequestError, listing, nearest
-from kikimimi.normaliser import Normaliser
-from kikimimi.plugins import load
+from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.normaliser import Normaliser
+from kikimimi.contracts.registry import load
+from kikimimi.errors import RequestError
 
 Metric = Literal["cer", "wer"]
 UNITS: dict[Metric, str] = {"cer": "characters", "wer": "words"}

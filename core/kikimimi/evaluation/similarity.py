@@ -11,9 +11,9 @@ from random import Random
 import torch
 from torch.nn import functional as F
 
+from kikimimi.contracts.batch import Sample, collate
 from kikimimi.data.corpus import Corpus
-from kikimimi.data.record import Record
-from kikimimi.model.batch import Sample, collate
+from kikimimi.data.shards.record import Record
 from kikimimi.model.speech_lm import SpeechLM
 
 FILE = "similarity.json"

@@ -9,7 +9,8 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from kikimimi.errors import RecipeError, listing
+from kikimimi.console.words import listing
+from kikimimi.errors import RecipeError
 
 if TYPE_CHECKING:
     from kikimimi.recipe import LoRA

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
-from kikimimi.interfaces import LLM, Encoder, Padded
-from kikimimi.model.batch import Batch, Sample, collate
-from kikimimi.objective import View
+from kikimimi.contracts.batch import Batch, Sample, View, collate
+from kikimimi.contracts.component import LLM, Encoder, Padded
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 
 SECONDS = 0.5
 """Length of the clip [s]."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from kikimimi.errors import RunError, listing
-from kikimimi.model.assembly import trainable_names
+from kikimimi.console.words import listing
+from kikimimi.errors import RunError
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.trainable import trainable_names
 from kikimimi.recipe.chosen import PARTS
-from kikimimi.tensor_files import StoredTensor, copy_into, stored_tensors
+from kikimimi.weights.tensors import StoredTensor, copy_into, stored_tensors
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Recipe

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kikimimi.errors import RequestError, listing, nearest
+from kikimimi.console.words import listing, nearest
+from kikimimi.errors import RequestError
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 
 from torch import nn
 
+from kikimimi.costs.operations import Costs
 from kikimimi.model.blocks import find_blocks
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.planning.costs import Costs
 from kikimimi.planning.passes import Passes
 from kikimimi.planning.workload import MicroBatch
 from kikimimi.recipe import Trainer

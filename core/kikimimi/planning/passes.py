@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kikimimi.costs.operations import Cost, Costs
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.planning.costs import Cost, Costs
 from kikimimi.planning.workload import MicroBatch
 from kikimimi.recipe import Chosen
 

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
+from kikimimi.costs.operations import measure_costs
+from kikimimi.costs.shapes import shapes_only
 from kikimimi.data.corpus import all_texts, training_corpora
 from kikimimi.errors import RequestError
-from kikimimi.model.assembly import Count, assemble, freeze_all_but, trainable_names
+from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.planning.costs import measure_costs
+from kikimimi.model.trainable import Count, freeze_all_but, trainable_names
 from kikimimi.planning.gpus import find_gpu
 from kikimimi.planning.memory import Memory, rank_memory
 from kikimimi.planning.passes import Passes, micro_batch_flops
-from kikimimi.planning.shapes import shapes_only
 from kikimimi.planning.workload import Workload, fill
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS

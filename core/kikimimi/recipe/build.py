@@ -6,8 +6,9 @@ import dataclasses
 import re
 from typing import Any
 
-from kikimimi import plugins
-from kikimimi.errors import PluginError, listing, nearest
+from kikimimi.console.words import listing, nearest
+from kikimimi.contracts import registry
+from kikimimi.errors import PluginError
 from kikimimi.recipe.chosen import OF_PARTS, PARTS, Chosen
 from kikimimi.recipe.leaf import NotOfTypeError, convert, describe, is_supported
 from kikimimi.recipe.merge import as_section
@@ -143,7 +144,7 @@ class Builder:
         if entry.value is None and shape.optional:
             return None
         kind = shape.kind
-        registered, entry = listing(plugins.names(kind)), as_section(entry)
+        registered, entry = listing(registry.names(kind)), as_section(entry)
         if not isinstance(entry.value, dict):
             return self._fail(key, f"expected {_expected(shape)}, not {entry.shown()}", entry)
         given = dict(entry.value)
@@ -177,8 +178,8 @@ class Builder:
         Raises:
             PluginError: The plugin cannot be loaded, or its `Config` cannot be read.
         """
-        component = plugins.load(kind, name)
-        plugin, config = plugins.find(kind, name), getattr(component, "Config", None)
+        component = registry.load(kind, name)
+        plugin, config = registry.find(kind, name), getattr(component, "Config", None)
         if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
             raise PluginError(f"{plugin} has no dataclass called Config")
         try:
@@ -199,7 +200,7 @@ class Builder:
         try:
             found = convert(shape.annotation, entry)
             if shape.kind:
-                plugins.find(shape.kind, found)
+                registry.find(shape.kind, found)
         except (NotOfTypeError, PluginError) as error:
             return self._fail(key, str(error), entry)
         return found
@@ -218,5 +219,7 @@ def _expected(shape: Shape) -> str:
         return f"a section of {shape.noun}s by name"
     if isinstance(shape, Component):
         kind, null = shape.kind, ", or null" if shape.optional else ""
-        return f"the name of a registered {kind} ({listing(plugins.names(kind))}), or a section with it{null}"
+        return (
+            f"the name of a registered {kind} ({listing(registry.names(kind))}), or a section with it{null}"
+        )
     return describe(shape.annotation)

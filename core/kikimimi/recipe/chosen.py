@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from kikimimi import plugins
+from kikimimi.contracts import registry
 
 PARTS = ("encoder", "adapter", "llm")
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -48,7 +48,7 @@ class Chosen:
     """A plugin that a recipe names, with its options."""
 
     kind: str
-    """Kind of the plugin, as `kikimimi.plugins` spells it."""
+    """Kind of the plugin, as `kikimimi.contracts.registry` spells it."""
     name: str
     """Registered name."""
     config: Any
@@ -66,7 +66,7 @@ class Chosen:
         Raises:
             PluginError: It is not registered or cannot be loaded.
         """
-        return cls(kind=kind, name=name, config=plugins.load(kind, name).Config(**options))
+        return cls(kind=kind, name=name, config=registry.load(kind, name).Config(**options))
 
     @property
     def component(self) -> type[Any]:
@@ -75,7 +75,7 @@ class Chosen:
         Raises:
             PluginError: It cannot be loaded.
         """
-        return plugins.load(self.kind, self.name)
+        return registry.load(self.kind, self.name)
 
     def sources(self) -> dict[str, str]:
         """Return where weights come from: the option `weights`, and those ending in `_weights`."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kikimimi.errors import listing, nearest
+from kikimimi.console.words import listing, nearest
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
 from kikimimi.recipe.schema import Trainer
@@ -15,7 +15,7 @@ from kikimimi.recipe.stage import Train
 from kikimimi.recipe.stage_data import Batch
 
 if TYPE_CHECKING:
-    from kikimimi.objective import Objective
+    from kikimimi.contracts.objective import Objective
 
 
 def check_across(tree: Entry, builder: Builder) -> None:

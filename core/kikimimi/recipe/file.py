@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kikimimi.errors import nearest
+from kikimimi.console.words import nearest
 from kikimimi.recipe.problems import Problems
 from kikimimi.recipe.source import Entry, read
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from kikimimi.errors import listing, nearest
+from kikimimi.console.words import listing, nearest
 from kikimimi.recipe.problems import Problems
 from kikimimi.recipe.source import MAX_SIZE, UNREAD, Entry
 

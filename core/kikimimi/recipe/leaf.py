@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kikimimi.errors import nearest
+from kikimimi.console.words import nearest
 from kikimimi.recipe.shape import without_none
 from kikimimi.recipe.source import Entry
 

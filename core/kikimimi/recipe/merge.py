@@ -5,7 +5,7 @@ A component whose name changes is replaced as a whole: options of the old plugin
 
 from __future__ import annotations
 
-from kikimimi.errors import listing, nearest
+from kikimimi.console.words import listing, nearest
 from kikimimi.recipe.problems import Problems
 from kikimimi.recipe.shape import Component, Named, Shape, inside
 from kikimimi.recipe.source import Entry

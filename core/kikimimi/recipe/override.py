@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kikimimi.errors import listing, nearest
+from kikimimi.console.words import listing, nearest
 from kikimimi.recipe.merge import as_section, component_name, merge, remove
 from kikimimi.recipe.problems import Problems
 from kikimimi.recipe.shape import Component, Named, Shape, inside

@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from kikimimi.errors import listing, nearest
-from kikimimi.generation import Generation
+from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.generation import Generation
 from kikimimi.recipe.chosen import PARTS, Chosen, Dtype, LoRA, need
 from kikimimi.recipe.stage import (
     Checkpoint,

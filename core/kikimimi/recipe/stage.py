@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from kikimimi.errors import listing
+from kikimimi.console.words import listing
 from kikimimi.recipe.chosen import PARTS, Chosen, Dtype, need
 from kikimimi.recipe.stage_data import Batch, Dataset, Faults, Mixture
 

@@ -8,8 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
-from kikimimi import __version__, plugins
-from kikimimi.errors import RequestError, listing, nearest
+from kikimimi import __version__
+from kikimimi.console.words import listing, nearest
+from kikimimi.contracts import registry
+from kikimimi.errors import RequestError
 
 TEMPLATES = Path(__file__).parent / "templates"
 KINDS = {"adapter": "Adapter", "encoder": "Encoder", "llm": "LLM"}
@@ -46,7 +48,7 @@ class Scaffold:
                 f"'{self.name}' cannot be a plugin's name: use letters and digits, with single '-' or '_' "
                 f"between them, and start with a letter.{f' For example: {guess}' if guess else ''}"
             )
-        registered = {plugin.name: plugin for plugin in plugins.plugins(self.kind)}
+        registered = {plugin.name: plugin for plugin in registry.plugins(self.kind)}
         if self.name in registered:
             raise RequestError(
                 f"{registered[self.name]} is registered already: choose another name. "
@@ -93,7 +95,7 @@ class Scaffold:
         values = {
             "name": self.name,
             "kind": self.kind,
-            "group": plugins.kind_of(self.kind).group,
+            "group": registry.kind_of(self.kind).group,
             "distribution": self.distribution,
             "module": self.module,
             "class_name": self.class_name,

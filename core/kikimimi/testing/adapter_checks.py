@@ -14,13 +14,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from kikimimi.interfaces import Adapter, AdapterContext, AdapterOutput, Padded
+from kikimimi.contracts.component import Adapter, AdapterContext, AdapterOutput, Padded
+from kikimimi.contracts.vocabulary import BytesVocabulary
 from kikimimi.testing.batch_checks import batch_changes_nothing, padding_changes_nothing
 from kikimimi.testing.contract import ContractError, expect, expect_close, expect_finite
 from kikimimi.testing.saving_checks import EXACT
 from kikimimi.testing.subject import PaddedSubject, in_every_way
 from kikimimi.testing.training_checks import gradients_reach_every_parameter
-from kikimimi.vocabulary import BytesVocabulary
 
 WITHOUT, WITH = "without transcripts", "with transcripts"
 TRANSCRIPTS: dict[int, str | None] = {13: "おはようございます", 40: "hi", 1: None, 26: "は"}

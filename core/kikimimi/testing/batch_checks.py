@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kikimimi.interfaces import Padded
+from kikimimi.contracts.component import Padded
 from kikimimi.testing.contract import ContractError, expect, expect_close
 from kikimimi.testing.subject import PaddedSubject, Subject, in_every_way
 

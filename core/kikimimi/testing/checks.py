@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from kikimimi.errors import listing, nearest
-from kikimimi.interfaces import LLM, Adapter, Component, Encoder
-from kikimimi.objective import Objective
-from kikimimi.task import Task
+from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.component import LLM, Adapter, Component, Encoder
+from kikimimi.contracts.objective import Objective
+from kikimimi.contracts.task import Task
 from kikimimi.testing import (
     adapter_checks,
     batch_checks,

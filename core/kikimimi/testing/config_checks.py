@@ -11,10 +11,12 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from kikimimi.errors import RecipeError, listing
-from kikimimi.interfaces import ComponentConfig
-from kikimimi.objective import ObjectiveConfig
-from kikimimi.plugins import KINDS
+from kikimimi.console.words import listing
+from kikimimi.contracts.component import ComponentConfig
+from kikimimi.contracts.objective import ObjectiveConfig
+from kikimimi.contracts.registry import KINDS
+from kikimimi.contracts.task import TaskConfig
+from kikimimi.errors import RecipeError
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.chosen import Chosen
 from kikimimi.recipe.interpolate import interpolate
@@ -23,7 +25,6 @@ from kikimimi.recipe.problems import Problems
 from kikimimi.recipe.shape import Leaf, Section, options
 from kikimimi.recipe.show import plain
 from kikimimi.recipe.source import read
-from kikimimi.task import TaskConfig
 from kikimimi.testing.contract import ContractError, expect
 from kikimimi.testing.subject import Subject, Tested
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from kikimimi.contracts.component import Encoder, Padded
 from kikimimi.data.audio import MIN_SECONDS
 from kikimimi.errors import AudioError
-from kikimimi.interfaces import Encoder, Padded
 from kikimimi.testing.contract import ContractError, expect, expect_finite
 from kikimimi.testing.subject import PaddedSubject
 

@@ -29,13 +29,13 @@ HEAVY = ("pytorch_lightning", "kikimimi.training.train", "kikimimi.cli")
 
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # whatever a module prints is no answer
-from kikimimi import plugins
+from kikimimi.contracts import registry as plugins
 
 list(plugins.plugins())
 EARLY = sorted({"torch", "transformers"} & set(sys.modules))
 LIGHT = sys.argv[1] == "light"
 if not EARLY and not LIGHT:
-    import kikimimi.interfaces
+    import kikimimi.contracts.component
 
 
 def refuse(event, arguments):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kikimimi.conversation import Conversation, Message, TextPart
-from kikimimi.generation import Generation
-from kikimimi.interfaces import LLM, LLMContext
+from kikimimi.contracts.component import LLM, LLMContext
+from kikimimi.contracts.conversation import Conversation, Message, TextPart
+from kikimimi.contracts.generation import Generation
+from kikimimi.contracts.vocabulary import Vocabulary
 from kikimimi.testing.contract import expect, expect_close
 from kikimimi.testing.subject import Subject
-from kikimimi.vocabulary import Vocabulary
 
 NEW_TOKENS = 6
 ASCII = "Hello, world 42."

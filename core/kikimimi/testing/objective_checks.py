@@ -9,8 +9,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from kikimimi.errors import listing
-from kikimimi.objective import Step, View
+from kikimimi.console.words import listing
+from kikimimi.contracts.batch import View
+from kikimimi.model.step import ModelStep
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.testing.contract import ContractError, expect, expect_close, expect_finite
 from kikimimi.testing.objective_subject import ObjectiveSubject
@@ -73,7 +74,7 @@ def again_is_the_same(subject: ObjectiveSubject) -> None:
     """The same micro-batch has the same loss again: nothing is remembered and nothing drawn at random."""
     stage = subject.stage()
     batch, objective = subject.batch(stage.model), subject.build()
-    first, second = (objective.loss(Step(stage.model, batch, stage.frozen)).value for _ in range(2))
+    first, second = (objective.loss(ModelStep(stage.model, batch, stage.frozen)).value for _ in range(2))
     expect_close(second, first, "the loss of the same micro-batch again")
 
 
@@ -193,7 +194,7 @@ def pickling_keeps_it(subject: ObjectiveSubject) -> None:
     stage = subject.stage()
     batch, objective = subject.batch(stage.model), subject.build()
     first, second = (
-        one.loss(Step(stage.model, batch, stage.frozen)).value
+        one.loss(ModelStep(stage.model, batch, stage.frozen)).value
         for one in (objective, pickle.loads(pickle.dumps(objective)))
     )
     expect_close(second, first, "the loss of the objective, pickled and unpickled")

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
-from kikimimi.objective import Loss, Objective, ObjectiveConfig, Step
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
+from kikimimi.contracts.objective import Loss, Objective, ObjectiveConfig
+from kikimimi.model.step import ModelStep
 from kikimimi.testing.contract import expect
 from kikimimi.testing.subject import Tested
 
 if TYPE_CHECKING:
-    from kikimimi.model.batch import Batch, Sample
+    from kikimimi.contracts.batch import Batch, Sample
+    from kikimimi.model.reference import Reference
     from kikimimi.model.speech_lm import SpeechLM
-    from kikimimi.training.reference import Reference
 
 NUDGE = 0.05
 """Noise added to what trains, so that the model is not what it was at the start of the stage."""
@@ -59,9 +60,9 @@ class ObjectiveSubject(Tested):
 
     def stage(self) -> Stage:
         """Assemble a tiny model whose adapter gives one audio token per token of what is said."""
-        from kikimimi.model.assembly import freeze_all_but
+        from kikimimi.model.reference import Reference
+        from kikimimi.model.trainable import freeze_all_but
         from kikimimi.testing.tiny import tiny_model
-        from kikimimi.training.reference import Reference
 
         model = tiny_model(_recipe())
         names = [
@@ -94,14 +95,14 @@ class ObjectiveSubject(Tested):
         Raises:
             ValueError: A view cannot be made.
         """
-        from kikimimi.model.batch import collate
+        from kikimimi.contracts.batch import collate
 
         talks = [talk for talk in _TALKS if not text or talk[0] is None]
         return collate([self._sample(model, *talk, known=known) for talk in talks[:: -1 if turned else 1]])
 
     def run(self, stage: Stage, batch: Batch) -> Loss:
         """Return the loss of a micro-batch."""
-        found = self.build().loss(Step(stage.model, batch, stage.frozen))
+        found = self.build().loss(ModelStep(stage.model, batch, stage.frozen))
         expect(isinstance(found, Loss), f"loss: expected a kikimimi.Loss, found {type(found).__name__}")
         return found
 
@@ -116,8 +117,8 @@ class ObjectiveSubject(Tested):
         *,
         known: bool,
     ) -> Sample:
+        from kikimimi.contracts.batch import Sample
         from kikimimi.data.corpus import render_view
-        from kikimimi.model.batch import Sample
 
         clip = (AudioPart("0.flac", said if known else None),) if samples else ()
         asked = Message("user", (*clip, TextPart(question)))

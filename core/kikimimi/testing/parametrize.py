@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kikimimi.errors import listing, nearest
+from kikimimi.console.words import listing, nearest
 from kikimimi.testing.checks import kind_of_component, list_checks
 
 if TYPE_CHECKING:

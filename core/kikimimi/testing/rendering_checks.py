@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import groupby, pairwise
 from typing import Any
 
-from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
-from kikimimi.interfaces import Rendered
+from kikimimi.contracts.component import Rendered
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.testing.contract import expect
 from kikimimi.testing.llm_checks import LLMSubject
 

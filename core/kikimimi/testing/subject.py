@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from kikimimi.interfaces import Component, ComponentConfig, Padded
+from kikimimi.contracts.component import Component, ComponentConfig, Padded
 from kikimimi.recipe.chosen import OF_PARTS
 from kikimimi.testing.contract import ContractError
 

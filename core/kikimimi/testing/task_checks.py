@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
-from kikimimi.conversation import AudioPart, Conversation, TextPart
+from kikimimi.contracts.conversation import AudioPart, Conversation, TextPart
 from kikimimi.testing.contract import ContractError, expect
 from kikimimi.testing.task_subject import TaskSubject
 

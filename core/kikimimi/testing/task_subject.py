@@ -7,8 +7,8 @@ from functools import cached_property
 from random import Random
 from typing import Any
 
-from kikimimi.conversation import Conversation
-from kikimimi.task import Task, TaskConfig
+from kikimimi.contracts.conversation import Conversation
+from kikimimi.contracts.task import Task, TaskConfig
 from kikimimi.testing.contract import ContractError, expect
 from kikimimi.testing.records import CLIP, conversation, labelled_clip
 from kikimimi.testing.subject import Tested

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from kikimimi.generation import Generation
+from kikimimi.contracts.generation import Generation
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Chosen, Dataset, Evaluation, Gate, Recipe, Stage, Trainer

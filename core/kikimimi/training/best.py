@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kikimimi.training.metrics import read_metrics
+from kikimimi.run.metrics import read_metrics
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Stage

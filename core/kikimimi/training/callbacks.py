@@ -11,13 +11,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from kikimimi.model.batch import Batch
-from kikimimi.progress import Progress
-from kikimimi.run_folder import checkpoint_folders
-from kikimimi.training.checkpoint import save_together
-from kikimimi.training.loader import StageLoader
+from kikimimi.console.progress import Progress
+from kikimimi.contracts.batch import Batch
+from kikimimi.data.order.loader import StageLoader
+from kikimimi.run.folder import checkpoint_folders
 from kikimimi.training.module import StageModule
-from kikimimi.training.random_state import restore_random_state
+from kikimimi.training.state.checkpoint import save_together
+from kikimimi.training.state.random_state import restore_random_state
 from kikimimi.training.stop import AfterStep, Stopped, at_once, handle
 
 

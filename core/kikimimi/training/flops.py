@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kikimimi.interfaces import Padded
+from kikimimi.contracts.component import Padded
+from kikimimi.costs.matrix_rate import matrix_rate
+from kikimimi.costs.operations import Cost, measure_costs
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.planning.costs import Cost, measure_costs
-from kikimimi.training.matrix_rate import matrix_rate
 from kikimimi.training.window import LogWindow
 
 

@@ -11,21 +11,22 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from kikimimi.contracts.batch import Batch
+from kikimimi.contracts.objective import Loss, Objective
 from kikimimi.data.fault import FaultLog
+from kikimimi.data.order.loader import StageLoader
 from kikimimi.errors import KikimimiError
-from kikimimi.model.assembly import set_modes
-from kikimimi.model.batch import Batch
+from kikimimi.model.reference import Reference
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn, evaluating
+from kikimimi.model.step import ModelStep
+from kikimimi.model.trainable import set_modes
 from kikimimi.model.trained import load_kept, named_tensors
-from kikimimi.objective import Loss, Objective, Step
 from kikimimi.training.best import Best
 from kikimimi.training.flops import FlopMeter
-from kikimimi.training.fsdp import complete_gradients, is_sharded, share_buffers
-from kikimimi.training.loader import StageLoader
-from kikimimi.training.random_state import random_state
-from kikimimi.training.reference import Reference
+from kikimimi.training.parallel.fsdp import complete_gradients, is_sharded, share_buffers
 from kikimimi.training.schedule import factor
+from kikimimi.training.state.random_state import random_state
 from kikimimi.training.troubles import Troubles, gradient_norm
 from kikimimi.training.window import LogWindow
 
@@ -146,7 +147,7 @@ class StageModule(pl.LightningModule):
         if not batch.names:  # none of its records could be read
             nothing = self._nothing([n for names in self.trained.values() for n in names])
             return nothing, Loss(nothing)
-        step = Step(self.model, batch, self._reference)
+        step = ModelStep(self.model, batch, self._reference)
         made = self.objective.loss(step)
         loss = made.value + sum(step.losses.values(), made.value.new_zeros(()))
         self._window.positions += step.num_positions
@@ -157,7 +158,7 @@ class StageModule(pl.LightningModule):
         """Return zero, whose gradient passes through every layer that the objective runs."""
         batch = clip.batch(self.model.llm, self.objective.views).to(self.device)
         with evaluating(self.model):
-            step = Step(self.model, batch, self._reference)
+            step = ModelStep(self.model, batch, self._reference)
             value = self.objective.loss(step).value + sum(step.losses.values(), 0)
         return value * 0, Loss(value * 0)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from kikimimi.errors import GateError, RunError
 from kikimimi.evaluation.evaluate import evaluate_stage
-from kikimimi.rank import global_rank
-from kikimimi.run_folder import RunFolder
-from kikimimi.training.loggers import log_scores
-from kikimimi.training.metrics import read_metrics
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.loggers import log_scores
+from kikimimi.run.metrics import read_metrics
+from kikimimi.run.rank import global_rank
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Stage

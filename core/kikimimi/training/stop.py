@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from kikimimi.rank import child_of_lightning, global_rank
+from kikimimi.data.workers import STOP_SIGNALS
+from kikimimi.run.rank import child_of_lightning, global_rank
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""What asks a training to stop; the training process sees to it, its readers do not."""
 STOPPED = 128 + signal.SIGTERM
 """Exit code of a training that a scheduler's signal stopped, whichever it was."""
 ONCE_MORE = 1.0
@@ -131,9 +130,3 @@ def leave(number: int) -> None:
         name = signal.Signals(number).name
         print(f"stopped by {name}. Run the same command again: it goes on from here.", file=sys.stderr)
     raise SystemExit(STOPPED)
-
-
-def ignore_signals(worker: int) -> None:
-    """Leave it to the training process to stop: schedulers send signals to all processes at once."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
+from kikimimi.console.words import listing, nearest
 from kikimimi.data.corpus import Corpus, all_texts, training_corpora
-from kikimimi.errors import RunError, listing, nearest
-from kikimimi.lock import keep_lock
+from kikimimi.errors import RunError
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trained import load_trained
-from kikimimi.rank import check_launcher, global_rank
-from kikimimi.run_folder import RunFolder
-from kikimimi.training.loggers import check_loggers
-from kikimimi.training.lost_rank import lost_ranks_told
-from kikimimi.training.run_stage import run_stage
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.lock import keep_lock
+from kikimimi.run.loggers import check_loggers
+from kikimimi.run.rank import global_rank
+from kikimimi.training.launcher import check_launcher
+from kikimimi.training.parallel.lost_rank import lost_ranks_told
+from kikimimi.training.stage import run_stage
 from kikimimi.training.stage_scores import score_stage
 from kikimimi.training.stop import stopping
 

@@ -13,7 +13,7 @@ from kikimimi import (
     WeightsError,
     WeightsFiles,
 )
-from kikimimi.vocabulary import BytesVocabulary
+from kikimimi.contracts.vocabulary import BytesVocabulary
 
 FILE = "ctc_vocabulary.json"
 """Where the characters of the training data are kept."""

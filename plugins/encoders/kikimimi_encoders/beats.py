@@ -20,8 +20,8 @@ from kikimimi import (
     find_weights,
     tiny_layers,
 )
-from kikimimi.precision import full_precision
-from kikimimi.weights import CONFIG_PATTERNS, load_state, matches
+from kikimimi.contracts.precision import full_precision
+from kikimimi.weights.files import CONFIG_PATTERNS, load_state, matches
 from kikimimi_encoders.beats_layers import NUM_MELS, PATCH, BEATsLayer, BEATsModel, PositionalConvolution
 from kikimimi_encoders.checkpoint_config import read_config
 from kikimimi_encoders.sizes import check_divisors, check_positive, check_read

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kikimimi import Padded
-from kikimimi.precision import full_precision
+from kikimimi.contracts.precision import full_precision
 from kikimimi_encoders.mel_filters import mel_filters
 
 SAMPLE_RATE = 16000

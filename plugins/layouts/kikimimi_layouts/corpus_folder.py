@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from kikimimi.errors import DataError, RequestError, listing, nearest
+from kikimimi.console.words import listing, nearest
+from kikimimi.errors import DataError, RequestError
 
 _SHOWN = 12
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from kikimimi.errors import RecipeError, RequestError, listing, nearest
+from kikimimi.console.words import listing, nearest
+from kikimimi.errors import RecipeError, RequestError
 from kikimimi_layouts.fields_schema import Fields
 
 FIELDS_FOLDER = Path(__file__).parent / "fields"

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kikimimi.contracts.layout import Row
 from kikimimi.data.audio import encode
-from kikimimi.layout import Row
 from kikimimi_layouts.fields_schema import Fields, Messages, Part, Turn, column_of
 
 Clip = bytes | Path

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi.errors import DataError, MissingExtraError, RequestError, listing, nearest
-from kikimimi.layout import Layout, LayoutConfig, Row
+from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.layout import Layout, LayoutConfig, Row
+from kikimimi.errors import DataError, MissingExtraError, RequestError
 from kikimimi_layouts.fields_file import load_fields, shipped_fields
 from kikimimi_layouts.fields_row import FieldsRow
 

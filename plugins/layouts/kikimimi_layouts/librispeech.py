@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi.errors import DataError, check_choice
-from kikimimi.layout import Layout, LayoutConfig, Row
+from kikimimi.console.words import check_choice
+from kikimimi.contracts.layout import Layout, LayoutConfig, Row
+from kikimimi.errors import DataError
 from kikimimi_layouts.corpus_folder import is_missing, lines_of
 
 Split = Literal[

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi.conversation import parse_conversation
-from kikimimi.errors import DataError, RequestError, listing, nearest
-from kikimimi.layout import Layout, LayoutConfig, Row
+from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.conversation import parse_conversation
+from kikimimi.contracts.layout import Layout, LayoutConfig, Row
+from kikimimi.errors import DataError, RequestError
 from kikimimi_layouts.table import KINDS, Fields, Table
 
 _STEMS = ("manifest", "metadata")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from kikimimi.errors import DataError, RequestError, listing
+from kikimimi.console.words import listing
+from kikimimi.errors import DataError, RequestError
 
 KINDS = (".csv", ".jsonl", ".tsv")
 """File name endings that `Table` reads."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kikimimi import Conversation, Rendered
-from kikimimi.chat_template import SLOT_ID, flatten
-from kikimimi.guarded_tokenizer import AUDIO_ID, GuardedTokenizer, check_fast, control_tokens, one_token
+from kikimimi.text.chat_template import SLOT_ID, flatten
+from kikimimi.text.guarded_tokenizer import AUDIO_ID, GuardedTokenizer, check_fast, control_tokens, one_token
 
 
 class PlainText:

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kikimimi import DataError, Generation, Loss, Objective, ObjectiveConfig, Step
-from kikimimi.model.batch import Batch
-from kikimimi.model.speech_lm import Scored
-from kikimimi.objective import View
+from kikimimi.contracts.batch import Batch, View
+from kikimimi.contracts.scored import Scored
 
 
 class Distillation(Objective):

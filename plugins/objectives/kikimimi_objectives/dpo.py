@@ -8,7 +8,7 @@ from typing import Literal
 from torch.nn import functional as F
 
 from kikimimi import Loss, Objective, ObjectiveConfig, Step
-from kikimimi.objective import View
+from kikimimi.contracts.batch import View
 
 
 class DPO(Objective):
@@ -68,7 +68,7 @@ class DPO(Objective):
         now, lengths = step.score(pairs).log_probabilities(2 * number)
         if options.form == "ipo":
             now, before = now / lengths, before / lengths
-        chosen, rejected = (now - before).split(number)  # (B,) each
+        chosen, rejected = torch.split(now - before, number)  # (B,) each
         difference = chosen - rejected
         if options.form == "ipo":
             value = (difference - 1 / (2 * options.beta)).square().mean()

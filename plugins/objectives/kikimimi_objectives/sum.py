@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 
 from kikimimi import Chosen, Loss, Objective, ObjectiveConfig, Step
-from kikimimi.errors import listing, nearest
-from kikimimi.objective import View
+from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.batch import View
 
 Value = TypeVar("Value")
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi import Recogniser, RecogniserConfig
-from kikimimi.run_folder import RunFolder
-from kikimimi.transcriber import Transcriber
+from kikimimi.inference.transcriber import Transcriber
+from kikimimi.run.folder import RunFolder
 
 
 class RunRecogniser(Recogniser):

@@ -22,8 +22,8 @@ from kikimimi import (
     WeightsFiles,
     find_weights,
 )
-from kikimimi.errors import listing, nearest
-from kikimimi.weights import DEFAULT_PATTERNS, load_state
+from kikimimi.console.words import listing, nearest
+from kikimimi.weights.files import DEFAULT_PATTERNS, load_state
 from kikimimi_encoders.log_mel import HOP, SAMPLE_RATE, log_mel
 from kikimimi_encoders.whisper_ctranslate2 import (
     MODEL,

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Literal
 
-from kikimimi.conversation import AudioPart, Conversation, Message, TextPart, parse_conversation
-from kikimimi.errors import check_choice, listing, nearest
-from kikimimi.task import Task, TaskConfig
+from kikimimi.console.words import check_choice, listing, nearest
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart, parse_conversation
+from kikimimi.contracts.task import Task, TaskConfig
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -38,7 +38,7 @@ class Chat(Task):
         """Read the record's conversation.
 
         Args:
-            record: See `kikimimi.conversation.parse_conversation`.
+            record: See `kikimimi.contracts.conversation.parse_conversation`.
             clips: The record's audio members; each clip that a turn names must be among them.
             rng: Not used: nothing is chosen.
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from random import Random
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from kikimimi.conversation import AudioPart, Conversation, Message, TextPart
-from kikimimi.errors import check_choice
-from kikimimi.task import Task, TaskConfig
+from kikimimi.console.words import check_choice
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
+from kikimimi.contracts.task import Task, TaskConfig
 from kikimimi_tasks.labelled_clip import LabelledClip
 
 

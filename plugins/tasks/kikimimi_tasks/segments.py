@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kikimimi.conversation import AudioPart
-from kikimimi.errors import listing, nearest
+from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.conversation import AudioPart
 from kikimimi_tasks.labelled_clip import check_text, is_number, missing_field
 
 

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from kikimimi.cli.data import app
-from kikimimi.data.index import ShardIndex
-from kikimimi.data.shards import Shards
+from kikimimi.data.shards.index import ShardIndex
+from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import RequestError
 
 Tone = Callable[..., bytes]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kikimimi.data.fault import Fault, FaultLog, read_faults
+from kikimimi.contracts.batch import Fault
+from kikimimi.data.fault import FaultLog, read_faults
 from kikimimi.errors import DataError, StorageError
 from kikimimi.recipe import Faults
 

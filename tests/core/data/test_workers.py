@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kikimimi.data.index import build_index
+from kikimimi.data.shards.index import build_index
 from kikimimi.data.workers import in_order
 from kikimimi.errors import DataError
 
@@ -19,7 +19,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from kikimimi.data import check
+from kikimimi.data.shards import check
 
 def wait(record):
     Path(sys.argv[1]).with_name(f"at-work-{os.getpid()}").touch()

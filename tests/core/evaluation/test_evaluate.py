@@ -12,14 +12,15 @@ import pytest
 from numpy.typing import NDArray
 from webdataset.writer import TarWriter
 
-from kikimimi import Generation, Recogniser, RecogniserConfig, plugins
-from kikimimi.data.index import build_index
+from kikimimi import Generation, Recogniser, RecogniserConfig
+from kikimimi.contracts import registry
+from kikimimi.data.shards.index import build_index
 from kikimimi.errors import DataError, RequestError, RunError
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.evaluation.predictions import Predictions, read_predictions
 from kikimimi.evaluation.score import score
 from kikimimi.recipe import Chosen, load_recipe
-from kikimimi.run_folder import RunFolder
+from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe, write_shard
 from kikimimi.training.train import train
 
@@ -61,13 +62,13 @@ class Broken(Echo):
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for the plugins that an entry point would bring."""
     known = {"echo": Echo, "deaf": Deaf, "monoglot": Monoglot, "broken": Broken}
-    whole = plugins.load
-    monkeypatch.setattr(plugins, "load", lambda kind, name: known.get(name) or whole(kind, name))
+    whole = registry.load
+    monkeypatch.setattr(registry, "load", lambda kind, name: known.get(name) or whole(kind, name))
     Echo.asked.clear()
 
 
 def baseline(name: str, **options: Any) -> Chosen:
-    config = plugins.load("recogniser", name).Config(**options)
+    config = registry.load("recogniser", name).Config(**options)
     return Chosen(kind="recogniser", name=name, config=config)
 
 
@@ -300,7 +301,7 @@ def test_a_clip_longer_than_the_encoders_window_is_named(
 
 def test_conversations(run: Change, tmp_path: Path) -> None:
     talk = write_shard(tmp_path / "talk", 2, form="conversations")
-    chat = Chosen(kind="task", name="chat", config=plugins.load("task", "chat").Config())
+    chat = Chosen(kind="task", name="chat", config=registry.load("task", "chat").Config())
     folder = run(shards=talk, task=chat, baselines={"echo": baseline("echo")})
     assert evaluate(folder)["held_out"]["echo"].count == 2
 
@@ -311,7 +312,7 @@ def test_a_baseline_needs_a_clip(run: Change, tmp_path: Path) -> None:
     with TarWriter(str(shard)) as writer:
         writer.write({"__key__": "only-text", "json": json.dumps({"messages": turns}).encode()})
     build_index(shard)
-    chat = Chosen(kind="task", name="chat", config=plugins.load("task", "chat").Config())
+    chat = Chosen(kind="task", name="chat", config=registry.load("task", "chat").Config())
     folder = run(shards=str(shard), task=chat, baselines={"echo": baseline("echo")})
     with pytest.raises(DataError, match=r"only-text.*: a recogniser takes one clip, and there are 0"):
         evaluate(folder)

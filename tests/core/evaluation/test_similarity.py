@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from kikimimi.contracts.component import Padded
 from kikimimi.data.corpus import Corpus
 from kikimimi.evaluation.evaluate import evaluate, evaluate_stage
 from kikimimi.evaluation.predictions import Predictions
-from kikimimi.evaluation.run_report import write_run_report
 from kikimimi.evaluation.similarity import CLIPS, FILE, measure, read_similarities, write_similarities
-from kikimimi.interfaces import Padded
 from kikimimi.recipe import Chosen, load_recipe
-from kikimimi.run_folder import RunFolder
+from kikimimi.report.run_report import write_run_report
+from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe, write_shard
 from kikimimi.training.train import train
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from kikimimi import AudioPart, Conversation, Message, TextPart
-from kikimimi.model.assembly import assemble, freeze_all_but, trainable_names
-from kikimimi.model.batch import Sample, collate
+from kikimimi.contracts.batch import Sample, collate
+from kikimimi.model.assembly import assemble
+from kikimimi.model.trainable import freeze_all_but, trainable_names
 from kikimimi.model.trained import kept_names
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.testing import tiny_model

@@ -5,30 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kikimimi import (
-    AdapterContext,
-    AudioPart,
-    Conversation,
-    Generation,
-    LLMContext,
-    Message,
-    TextPart,
-    plugins,
-)
-from kikimimi.model.batch import Sample, collate
+from kikimimi import AdapterContext, AudioPart, Conversation, Generation, LLMContext, Message, TextPart
+from kikimimi.contracts import registry
+from kikimimi.contracts.batch import Sample, collate
 from kikimimi.model.speech_lm import SpeechLM
 
 COMBINATIONS = [
-    *(("whisper", adapter, "llama") for adapter in plugins.names("adapter") if adapter != "tltr"),
-    *((encoder, "mlp", "llama") for encoder in plugins.names("encoder") if encoder != "whisper"),
-    *(("whisper", "ctc", llm) for llm in plugins.names("llm") if llm != "llama"),
+    *(("whisper", adapter, "llama") for adapter in registry.names("adapter") if adapter != "tltr"),
+    *((encoder, "mlp", "llama") for encoder in registry.names("encoder") if encoder != "whisper"),
+    *(("whisper", "ctc", llm) for llm in registry.names("llm") if llm != "llama"),
 ]
 
 
 def build(encoder_name: str, adapter_name: str, llm_name: str) -> SpeechLM:
     torch.manual_seed(0)
     encoder_class, adapter_class, llm_class = (
-        plugins.load(kind, name)
+        registry.load(kind, name)
         for kind, name in (("encoder", encoder_name), ("adapter", adapter_name), ("llm", llm_name))
     )
     encoder = encoder_class(encoder_class.tiny_config())

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from kikimimi import AudioPart, Conversation, Generation, Message, TextPart
+from kikimimi.contracts.batch import Batch, Sample, collate
 from kikimimi.errors import RecipeError
-from kikimimi.model.assembly import freeze_all_but, trainable_names
-from kikimimi.model.batch import Batch, Sample, collate
 from kikimimi.model.lora import AudioGate, add_lora
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.trainable import freeze_all_but, trainable_names
 from kikimimi.recipe import LoRA, Recipe, load_recipe
 from kikimimi.testing import tiny_model
 

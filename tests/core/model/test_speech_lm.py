@@ -13,7 +13,7 @@ from kikimimi import (
     Padded,
     TextPart,
 )
-from kikimimi.model.batch import Batch, Sample, collate
+from kikimimi.contracts.batch import Batch, Sample, collate
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi_adapters.mlp import MLPAdapter
 from kikimimi_encoders.whisper import WhisperEncoder

@@ -13,19 +13,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from kikimimi import plugins
 from kikimimi.cli import app
+from kikimimi.contracts import registry
+from kikimimi.costs.measure import measure_pass
+from kikimimi.costs.operations import measure_costs
+from kikimimi.costs.shapes import shapes_only
 from kikimimi.errors import RequestError
-from kikimimi.model.assembly import freeze_all_but, trainable_names
+from kikimimi.model.trainable import freeze_all_but, trainable_names
 from kikimimi.planning.advice import Adviser
-from kikimimi.planning.costs import measure_costs
 from kikimimi.planning.gpus import GPUS, find_gpu
-from kikimimi.planning.measure import measure_pass
 from kikimimi.planning.plan import Hardware, Planner, StagePlan
-from kikimimi.planning.shapes import shapes_only
 from kikimimi.planning.workload import Workload
 from kikimimi.recipe import Recipe, load_recipe
-from kikimimi.shipped import recipes_folder
+from kikimimi.recipe.shipped import recipes_folder
 
 SHIPPED = recipes_folder() / "llm_jp_4_8b_ja.yaml"
 SMALL = """
@@ -77,7 +77,7 @@ def test_whisper_costs_what_is_published(size: str, window: float, clip: float) 
     """[TFLOP] of 30 s and of 6 s; the published figures are rounded to three decimals."""
     from kikimimi import Padded
 
-    component = plugins.load("encoder", "whisper")
+    component = registry.load("encoder", "whisper")
     with shapes_only(), torch.device("meta"):
         encoder = component(component.Config(weights=f"openai/whisper-{size}"))
     encoder.requires_grad_(False)
@@ -296,7 +296,7 @@ def test_a_vocabulary_that_the_data_makes_is_said_to_be_missing() -> None:
 
 
 def test_what_cannot_run_on_the_meta_device_is_noted(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = plugins.load("adapter", "mlp")
+    adapter = registry.load("adapter", "mlp")
     plain = adapter.forward
 
     def forward(self: Any, features: Any) -> Any:

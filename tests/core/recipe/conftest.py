@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Optional
 
-from kikimimi.interfaces import LLM, Adapter, ComponentConfig, Encoder
-from kikimimi.recogniser import Recogniser, RecogniserConfig
-from kikimimi.task import Task, TaskConfig
+from kikimimi.contracts.component import LLM, Adapter, ComponentConfig, Encoder
+from kikimimi.contracts.recogniser import Recogniser, RecogniserConfig
+from kikimimi.contracts.task import Task, TaskConfig
 
 class Size(enum.Enum):
     SMALL = 1

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from kikimimi import plugins
+from kikimimi.contracts import registry
+from kikimimi.contracts.generation import Generation
 from kikimimi.errors import RecipeError, RequestError
-from kikimimi.generation import Generation
 from kikimimi.recipe import Batch, Chosen, LoRA, Schedule, Train, Trainer, load_recipe
 
 
 def test_everything_is_resolved(load: Any, base: str) -> None:
     recipe = load(base)
     assert (recipe.name, recipe.seed, list(recipe.stages)) == ("base", 0, ["align", "tune"])
-    assert recipe.encoder.component is plugins.load("encoder", "ear")
+    assert recipe.encoder.component is registry.load("encoder", "ear")
     assert recipe.adapter.config == recipe.adapter.component.Config(downsample=8)
     assert recipe.llm.lora == LoRA(rank=4)
     assert recipe.encoder.lora is None
@@ -30,7 +30,7 @@ def test_everything_is_resolved(load: Any, base: str) -> None:
     assert tune.train["llm"] == Train(lr=1e-5, part="lora")
     assert tune.data["clips"].task.config.language == "ja"
     assert tune.data["talk"].task == Chosen(
-        kind="task", name="talk", config=plugins.load("task", "talk").Config()
+        kind="task", name="talk", config=registry.load("task", "talk").Config()
     )
     assert tune.schedule == Schedule()
     held_out = recipe.evaluate["held_out"]

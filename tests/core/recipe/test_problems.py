@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from kikimimi import plugins
-from kikimimi.errors import RecipeError, listing
+from kikimimi.console.words import listing
+from kikimimi.contracts import registry
+from kikimimi.errors import RecipeError
 
 ADAPTER_OPTIONS = (
     "activation, bias, cache, downsample, dropout, extra, free, hidden_dim, layer, norm, "
@@ -97,7 +98,7 @@ ADAPTER_OPTIONS = (
 )
 def test_one_problem(problems: Any, base: str, old: str, new: str, problem: str) -> None:
     assert old in base
-    problem = problem.replace("ADAPTERS", listing(plugins.names("adapter")))
+    problem = problem.replace("ADAPTERS", listing(registry.names("adapter")))
     assert problems(base.replace(old, new, 1)) == [problem]
 
 
@@ -138,8 +139,8 @@ def test_the_error_counts_and_lists(load: Any, base: str) -> None:
 
 
 def test_an_empty_section_tells_all_that_must_be_given(problems: Any) -> None:
-    tasks = listing(plugins.names("task"))
-    llms = listing(plugins.names("llm"))
+    tasks = listing(registry.names("task"))
+    llms = listing(registry.names("llm"))
     assert problems("encoder: ear\nadapter: plain\nstages: {a: {data: {d: {}}}}\n") == [
         "stages.a.data.d.shards: must be given: a text (x.yaml:3)",
         f"stages.a.data.d.task: must be given: the name of a registered task ({tasks}), or a section "

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kikimimi import plugins
-from kikimimi.errors import listing
+from kikimimi.console.words import listing
+from kikimimi.contracts import registry
 
 
 @pytest.mark.parametrize(
@@ -143,5 +143,5 @@ from kikimimi.errors import listing
     ],
 )
 def test_a_wrong_value(problems: Any, base: str, override: str, problem: str) -> None:
-    problem = problem.replace("NORMALISERS", listing(plugins.names("normaliser")))
+    problem = problem.replace("NORMALISERS", listing(registry.names("normaliser")))
     assert problems(base, override) == [f"{problem} (command line: {override})"]

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from kikimimi import Loss, Objective, ObjectiveConfig, Step
-from kikimimi.objective import View
+from kikimimi.contracts.batch import View
 from kikimimi.testing import Check, ContractError, list_checks, parametrize_checks
 from kikimimi.testing.checks import FOR_OBJECTIVES
 
@@ -251,7 +251,7 @@ class Falls(Focal):
     """Leaves the model asleep."""
 
     def loss(self, step: Step) -> Loss:
-        step.model.eval()
+        step.model.llm.eval()
         return super().loss(step)
 
 

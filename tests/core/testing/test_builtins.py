@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kikimimi import plugins
+from kikimimi.contracts import registry
 from kikimimi.testing import Check, list_checks, parametrize_checks
 from kikimimi_adapters.mlp import MLPAdapter
 from kikimimi_encoders.whisper import WhisperEncoder
@@ -17,8 +17,8 @@ def _all_checks() -> list[Any]:
     return [
         pytest.param(check, id=f"{kind}-{name}-{check.name}")
         for kind in ("encoder", "adapter", "llm", "objective", "task")
-        for name in plugins.names(kind)
-        for check in list_checks(kind, plugins.load(kind, name))
+        for name in registry.names(kind)
+        for check in list_checks(kind, registry.load(kind, name))
     ]
 
 

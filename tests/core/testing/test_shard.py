@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kikimimi import plugins
+from kikimimi.contracts import registry
 from kikimimi.data.corpus import Corpus
-from kikimimi.data.shards import Shards
+from kikimimi.data.shards.shards import Shards
 from kikimimi.recipe import Chosen, Dataset
 from kikimimi.testing import write_shard
 from kikimimi.testing.records import LABELS
@@ -34,7 +34,7 @@ def test_a_shard_depends_on_its_seed_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("form", "task"), [("clips", "asr"), ("conversations", "chat")])
 def test_the_task_of_its_form_takes_it(tmp_path: Path, form: str, task: str) -> None:
     pattern = write_shard(tmp_path, 2, form=form)  # type: ignore[arg-type]
-    chosen = Chosen(kind="task", name=task, config=plugins.load("task", task).Config())
+    chosen = Chosen(kind="task", name=task, config=registry.load("task", task).Config())
     corpus = Corpus.open("tones", Dataset(shards=pattern, task=chosen))
     conversation = corpus.conversation(corpus.shards.read(0))
     assert conversation.clips() == ["0.flac"]

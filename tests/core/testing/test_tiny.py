@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from kikimimi import Generation, plugins
+from kikimimi import Generation
+from kikimimi.contracts import registry
+from kikimimi.contracts.batch import collate
 from kikimimi.data.corpus import Corpus
 from kikimimi.errors import RecipeError
-from kikimimi.model.assembly import freeze_all_but, trainable_names
-from kikimimi.model.batch import collate
+from kikimimi.model.trainable import freeze_all_but, trainable_names
 from kikimimi.recipe import Chosen, Evaluation, LoRA, Recipe, Trainer, load_recipe
 from kikimimi.testing import tiny_model, tiny_recipe, write_shard
 
@@ -93,7 +94,7 @@ def test_fp16_becomes_bf16(shards: str) -> None:
 
 
 def test_a_chat_needs_conversations(shards: str, conversations: str) -> None:
-    chat = Chosen(kind="task", name="chat", config=plugins.load("task", "chat").Config())
+    chat = Chosen(kind="task", name="chat", config=registry.load("task", "chat").Config())
     given = replace(load_recipe(QUICKSTART), evaluate={"talk": Evaluation(shards="x", task=chat)})
     with pytest.raises(ValueError, match=r"evaluate\.talk: task 'chat' takes no labelled clips; give"):
         tiny_recipe(given, shards)

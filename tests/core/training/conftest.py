@@ -19,11 +19,11 @@ import pytest
 from webdataset.writer import TarWriter
 
 from kikimimi.data.audio import encode_flac
-from kikimimi.data.index import build_index
+from kikimimi.data.shards.index import build_index
 from kikimimi.recipe import Recipe, load_recipe
-from kikimimi.run_folder import RunFolder
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.metrics import read_metrics
 from kikimimi.testing import write_shard
-from kikimimi.training.metrics import read_metrics
 from kikimimi.training.window import MEASURED
 
 RECIPE = """

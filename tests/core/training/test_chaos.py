@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from kikimimi.run_folder import run_name
+from kikimimi.run.folder import run_name
 from kikimimi.training.train import train
 
 from .conftest import Launch, Make

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from kikimimi.data.fault import read_faults
-from kikimimi.data.index import ShardIndex
+from kikimimi.data.shards.index import ShardIndex
 from kikimimi.errors import DataError, RecipeError, RequestError
-from kikimimi.run_folder import RunFolder
-from kikimimi.training.metrics import read_metrics
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.metrics import read_metrics
 from kikimimi.training.train import train
 
 from .conftest import Make, rewind
@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_left_out_before_the_first_step(
 
 
 def test_what_an_index_leaves_out_is_listed(make_run: Make) -> None:
-    from kikimimi.data.index import build_index
+    from kikimimi.data.shards.index import build_index
 
     run = make_run("run", "stages.asr.validate.every=0")
     shard = Path(run.recipe.stages["asr"].data["tones"].shards)

@@ -10,12 +10,12 @@ from typing import cast
 import pytest
 import torch
 
+from kikimimi.contracts.component import Encoder, Padded
+from kikimimi.data import features as feature_cache
 from kikimimi.data.corpus import Corpus
+from kikimimi.data.features import FeatureCache
 from kikimimi.errors import DataError
-from kikimimi.interfaces import Encoder, Padded
 from kikimimi.recipe import load_recipe
-from kikimimi.training import feature_cache
-from kikimimi.training.feature_cache import FeatureCache
 
 GROUP = 3
 

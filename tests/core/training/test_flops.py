@@ -10,12 +10,13 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from kikimimi import AdapterContext, LLMContext, Rendered, plugins
-from kikimimi.model.batch import Batch, Sample, collate
+from kikimimi import AdapterContext, LLMContext, Rendered
+from kikimimi.contracts import registry
+from kikimimi.contracts.batch import Batch, Sample, collate
+from kikimimi.costs.matrix_rate import matrix_rate
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.run.metrics import read_metrics
 from kikimimi.training.flops import FlopMeter
-from kikimimi.training.matrix_rate import matrix_rate
-from kikimimi.training.metrics import read_metrics
 from kikimimi.training.train import train
 from kikimimi.training.window import LogWindow
 
@@ -25,7 +26,7 @@ from .conftest import Make
 def build(llm_name: str, trained: tuple[str, ...]) -> SpeechLM:
     torch.manual_seed(0)
     encoder_class, adapter_class, llm_class = (
-        plugins.load(kind, name)
+        registry.load(kind, name)
         for kind, name in (("encoder", "whisper"), ("adapter", "mlp"), ("llm", llm_name))
     )
     encoder, llm = (

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from kikimimi.errors import RequestError
-from kikimimi.rank import check_launcher, child_of_lightning, global_rank, local_rank, slurm_starts_ranks
 from kikimimi.recipe import Trainer
-from kikimimi.run_folder import RunFolder, run_name
+from kikimimi.run.folder import RunFolder, run_name
+from kikimimi.run.rank import child_of_lightning, global_rank, local_rank, slurm_starts_ranks
+from kikimimi.training.launcher import check_launcher
 from kikimimi.training.train import train
 
 from .conftest import Launch, Make, Ranks

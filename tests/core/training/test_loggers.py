@@ -10,9 +10,9 @@ import pytest
 
 from kikimimi.errors import MissingExtraError, RecipeError
 from kikimimi.evaluation.evaluate import evaluate
-from kikimimi.run_folder import RunFolder
-from kikimimi.training.loggers import check_loggers, log_scores
-from kikimimi.training.metrics import read_metrics
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.loggers import check_loggers, log_scores
+from kikimimi.run.metrics import read_metrics
 from kikimimi.training.train import train
 
 from .conftest import Make

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kikimimi.contracts.batch import collate
 from kikimimi.data.corpus import Corpus, all_texts, training_corpora
+from kikimimi.data.order.sources import audio_tokens, make_plan, record_costs, usable
 from kikimimi.errors import DataError
 from kikimimi.model.assembly import assemble
-from kikimimi.model.batch import collate
 from kikimimi.recipe import Batch, Mixture, Recipe
-from kikimimi.run_folder import RunFolder
-from kikimimi.training.metrics import read_metrics
-from kikimimi.training.sources import audio_tokens, make_plan, record_costs, usable
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.metrics import read_metrics
 from kikimimi.training.train import train
 
 from .conftest import Make

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 
 from kikimimi.errors import GateError, RecipeError, RunError
 from kikimimi.evaluation.evaluate import evaluate
-from kikimimi.model.assembly import assemble, trainable_names
+from kikimimi.model.assembly import assemble
+from kikimimi.model.trainable import trainable_names
 from kikimimi.recipe import load_recipe
-from kikimimi.run_folder import RunFolder
+from kikimimi.run.folder import RunFolder
 from kikimimi.testing import write_shard
-from kikimimi.training.run_stage import run_stage
+from kikimimi.training.stage import run_stage
 from kikimimi.training.train import train
 
 CHAIN = """

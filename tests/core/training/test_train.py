@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from kikimimi.errors import DataError, RecipeError, RequestError, RunError
-from kikimimi.lock import plugin_lock
-from kikimimi.run_folder import RunFolder
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.lock import plugin_lock
+from kikimimi.run.metrics import read_metrics
 from kikimimi.testing import write_shard
-from kikimimi.training.metrics import read_metrics
 from kikimimi.training.train import train
 from kikimimi.training.window import MEASURED
 
@@ -377,12 +377,13 @@ def test_schedulers_repeat_themselves(make_run: Make, monkeypatch: pytest.Monkey
 
 
 def test_a_second_ctrl_c_stops_at_once(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kikimimi.data.workers import STOP_SIGNALS
     from kikimimi.training import stop
     from kikimimi.training.module import StageModule
 
     run = make_run("run")
     monkeypatch.setattr(stop, "ONCE_MORE", -1.0)  # however soon it comes
-    handlers = [signal.getsignal(number) for number in stop.STOP_SIGNALS]
+    handlers = [signal.getsignal(number) for number in STOP_SIGNALS]
 
     def killed(self: StageModule, batch: object, index: int) -> torch.Tensor:
         for _ in range(2):
@@ -393,4 +394,4 @@ def test_a_second_ctrl_c_stops_at_once(make_run: Make, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         train(run)
     assert not run.checkpoints("asr").is_dir()
-    assert [signal.getsignal(number) for number in stop.STOP_SIGNALS] == handlers
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == handlers

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from kikimimi.evaluation.evaluate import evaluate
-from kikimimi.evaluation.run_report import write_run_report
-from kikimimi.run_folder import RunFolder
+from kikimimi.inference.transcriber import Transcriber
+from kikimimi.report.run_report import write_run_report
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.metrics import read_metrics
 from kikimimi.testing import write_shard
-from kikimimi.training.metrics import read_metrics
 from kikimimi.training.train import train
 from kikimimi.training.window import MEASURED
-from kikimimi.transcriber import Transcriber
 
 from .conftest import Make, rewind
 

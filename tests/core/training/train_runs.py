@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi.errors import KikimimiError
-from kikimimi.run_folder import RunFolder
-from kikimimi.training import checkpoint
+from kikimimi.run.folder import RunFolder
 from kikimimi.training.module import StageModule
+from kikimimi.training.state import checkpoint
 from kikimimi.training.train import train
 
 RANK = int(os.environ["LOCAL_RANK"])

@@ -16,10 +16,10 @@ def check(
     """Verify every record: its hash, its form, and every clip decoded to its end. A bad one: exit code 1."""
     import json
 
-    from kikimimi.data.check import ShardCheck
-    from kikimimi.data.shards import expand
-    from kikimimi.errors import counted
-    from kikimimi.progress import Progress
+    from kikimimi.console.progress import Progress
+    from kikimimi.console.words import counted
+    from kikimimi.data.shards.check import ShardCheck
+    from kikimimi.data.shards.shards import expand
 
     to_do = ShardCheck([name for pattern in shards for name in expand(pattern)])
     with Progress("Checking", to_do.records, "records") as progress:

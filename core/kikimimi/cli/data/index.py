@@ -15,9 +15,9 @@ def index(
     workers: Annotated[int, typer.Option(min=1, help="Processes, a shard at a time each.")] = 1,
 ) -> None:
     """Index shards that were made elsewhere, or that have changed."""
-    from kikimimi.data.indexing import index_shards
-    from kikimimi.data.shards import expand
-    from kikimimi.progress import Progress
+    from kikimimi.console.progress import Progress
+    from kikimimi.data.shards.indexing import index_shards
+    from kikimimi.data.shards.shards import expand
 
     paths = [path for pattern in shards for path in expand(pattern)]
     with Progress("Indexing", len(paths), "shards") as progress:

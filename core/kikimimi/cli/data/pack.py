@@ -80,12 +80,12 @@ def pack(
     The shards are the same, byte for byte, with any number of workers and after any interruption. What is
     left out is counted, with the reason, in ledger.json.
     """
-    from kikimimi.data.indexing import index_shards
-    from kikimimi.data.pack import pack as pack_corpus
-    from kikimimi.data.pack_source import PackSource
-    from kikimimi.data.pack_tars import find_tars
+    from kikimimi.console.progress import Progress
+    from kikimimi.data.packing.pack import pack as pack_corpus
+    from kikimimi.data.packing.source import PackSource
+    from kikimimi.data.packing.tars import find_tars
+    from kikimimi.data.shards.indexing import index_shards
     from kikimimi.errors import RequestError
-    from kikimimi.progress import Progress
 
     workers = workers or min(8, _cores())
     if out is not None and out.suffix == ".tar":

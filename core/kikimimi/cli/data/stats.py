@@ -26,14 +26,14 @@ def stats(
     """Measure data: hours, lengths, languages, licences, and texts that do not fit their audio."""
     from rich.console import Console
 
-    from kikimimi.data.stats import measure
-    from kikimimi.data.stats_sources import find_shards
-    from kikimimi.data.stats_text import print_stats
+    from kikimimi.inspect.stats import measure
+    from kikimimi.inspect.stats_sources import find_shards
+    from kikimimi.inspect.stats_text import print_stats
 
     measured = [measure(shards, name=name, worst=worst) for name, shards in find_shards(sources).items()]
     print_stats(Console(), measured)
     if html is not None:
-        from kikimimi.evaluation.stats_page import write_page
+        from kikimimi.report.stats_page import write_page
 
         write_page(html, measured)
         typer.echo(f"page: {html}", err=True)

@@ -35,9 +35,9 @@ def synth(
     workers: Annotated[int, typer.Option(min=1, help="Processes that speak.")] = 2,
 ) -> None:
     """Make sentences from a grammar and speak them. Run it again to go on after an interruption."""
-    from kikimimi.data.dialogue import DialogueSizes
-    from kikimimi.data.synth import synth as make
     from kikimimi.errors import RequestError
+    from kikimimi.synth.dialogue import DialogueSizes
+    from kikimimi.synth.speak import synth as make
 
     if (preferences or texts) and not instructions:
         raise RequestError("--preferences and --texts stand beside instructions: give --instructions as well")

@@ -1,0 +1,78 @@
+"""Numbers and names in words: the only place where messages get them from."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection, Iterable
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the allowed name closest to `name`, or an empty string."""
+    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+def listing(names: Iterable[str]) -> str:
+    """Return the names sorted and comma-separated, or ``(none)``."""
+    return ", ".join(sorted(names)) or "(none)"
+
+
+def counted(number: int, unit: str) -> str:
+    """Return how many there are: ``1 record``, ``1,234 records``.
+
+    Args:
+        number: How many.
+        unit: Name of one of them.
+    """
+    return f"{number:,} {unit}" if number == 1 else f"{number:,} {unit}s"
+
+
+def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """Check an option against the values that it may have.
+
+    Raises:
+        ValueError: It has another.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name}: {value!r} is not one of {listing(allowed)}.{nearest(str(value), allowed)}")
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as ``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def hours(seconds: float) -> str:
+    """Return a length as ``1,234.5 h``, or ``12:34`` (minutes and seconds) below an hour."""
+    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else duration(seconds)
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as ``1.2 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
+def share(part: float, whole: float) -> str:
+    """Return a part as ``12.3 %``."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def format_value(value: float) -> str:
+    """Write a value in few characters: ``0.25``, ``1234``, ``1.2e7``."""
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:.6g}" if abs(value) >= 1000 else f"{value:.3g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def round_size(rough: float) -> float:
+    """Return the smallest of 1, 2, 5, 10, 20, 50 ..., and of their fractions, that is not below `rough`."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(mark * power for mark in (1, 2, 5, 10) if mark * power >= rough * (1 - 1e-9))

@@ -1,0 +1,285 @@
+"""A micro-batch of rendered conversations with their clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from kikimimi.contracts.component import Padded, Rendered
+from kikimimi.errors import DataError, KikimimiError
+
+View = Literal["rejected", "written", "prompt", "written_prompt"]
+"""What a micro-batch can hold besides its conversations: the same with their rejected answers; with what is
+said in their clips in their place; without their last answers, for the LLM to give; both of the latter."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A record that is left out.
+
+    Attributes:
+        dataset: Its dataset in the recipe.
+        where: Shard, byte and key.
+        reason: What was wrong.
+        transient: It is not the record's fault (a server is away): never skipped.
+    """
+
+    dataset: str
+    where: str
+    reason: str
+    transient: bool = False
+
+    @property
+    def message(self) -> str:
+        """The place and the reason, as errors tell them."""
+        return f"{self.where}: {self.reason}"
+
+    @classmethod
+    def of(cls, dataset: str, where: str, error: KikimimiError) -> Fault:
+        """Make one of an error, whose message may name the place, too."""
+        reason = str(error).removeprefix(where).lstrip(": ").rstrip(".")
+        return cls(dataset, where, reason, transient=not isinstance(error, DataError))
+
+
+_VIEWS: dict[View, str] = {
+    "rejected": "a rejected answer",
+    "written": "what is said in their clips",
+    "prompt": "a prompt",
+    "written_prompt": "a prompt in writing",
+}
+"""What a batch can hold besides its conversations, and how messages say it."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One conversation, ready for the model.
+
+    Attributes:
+        name: ``dataset/key``, for messages.
+        rendered: Ids, loss mask and slots from the LLM.
+        clips: One per slot, in order: waveforms (S,), or encoder features (F, E) from the cache.
+        transcripts: What is said in each clip, None where that is not known; empty means none is known.
+        rejected: The conversation with the answer that preference objectives push down, where one asks for
+            it; it has the same clips.
+        written: The conversation with what is said in its clips in their place, where an objective asks for
+            it.
+        prompt: The conversation without its last answer, ending where the LLM begins to answer, where an
+            objective asks for it.
+        written_prompt: The same with what is said in its clips in their place.
+    """
+
+    name: str
+    rendered: Rendered
+    clips: Sequence[Tensor]
+    transcripts: Sequence[str | None] = ()
+    rejected: Rendered | None = None
+    written: Rendered | None = None
+    prompt: Rendered | None = None
+    written_prompt: Rendered | None = None
+
+    def __post_init__(self) -> None:
+        for rendered in (self.rendered, self.rejected, self.prompt):
+            if rendered is not None and len(self.clips) != len(rendered.slots):
+                raise ValueError(
+                    f"{self.name}: {len(self.clips)} clips for {len(rendered.slots)} audio parts"
+                )
+        if self.transcripts and len(self.transcripts) != len(self.clips):
+            raise ValueError(f"{self.name}: {len(self.transcripts)} transcripts for {len(self.clips)} clips")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Conversations laid end to end, before audio tokens take their slots.
+
+    Attributes:
+        ids: (L,) token ids of all conversations; slots hold a placeholder.
+        loss: (L,) bool, true where the token is a target.
+        lengths: (B,) text positions of each conversation, slots included.
+        slots: Positions in `ids` where audio tokens go, ascending.
+        clips: For each slot the clip (0 to C - 1) that fills it; conversations may share clips.
+    """
+
+    ids: Tensor
+    loss: Tensor
+    lengths: Tensor
+    slots: Tensor
+    clips: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        """Move every tensor to a device."""
+        moved = {item.name: getattr(self, item.name).to(device) for item in fields(Rows)}
+        return replace(self, **moved)
+
+    def continued(self, answers: Sequence[Sequence[int]]) -> Rows:
+        """Return prompts with answers, which are the only targets then.
+
+        Args:
+            answers: (B) ids, those that end the turn among them.
+        """
+        device = self.ids.device
+        pieces: list[Tensor] = []
+        for prompt, answer in zip(torch.split(self.ids, self.lengths.tolist()), answers, strict=True):
+            pieces += [prompt, torch.tensor(answer, dtype=self.ids.dtype, device=device)]
+        added = torch.tensor([len(answer) for answer in answers], dtype=torch.int64, device=device)  # (B,)
+        # Each slot moves by what was added to the conversations before its own.
+        owner = torch.searchsorted(self.lengths.cumsum(0), self.slots, right=True)
+        is_answer = torch.tensor([number % 2 == 1 for number in range(len(pieces))], device=device)
+        sizes = torch.tensor([len(piece) for piece in pieces], device=device)
+        return Rows(
+            ids=torch.cat(pieces),
+            loss=is_answer.repeat_interleave(sizes),
+            lengths=self.lengths + added,
+            slots=self.slots + (added.cumsum(0) - added)[owner],
+            clips=self.clips,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Rows):
+    """A micro-batch: conversations with their clips.
+
+    Attributes:
+        names: One per conversation (B).
+        audio: (C, S) waveforms, or None when there are no clips or features are given.
+        features: (C, F, E) encoder output, or None.
+        transcripts: (C) what is said in each clip, None where that is not known.
+        rejected: The conversations with their rejected answers, or None where no objective asks for them.
+        written: The conversations in text alone, or None where no objective asks for them.
+        prompt: The conversations without their last answers, or None where no objective asks for them.
+        written_prompt: The same in text alone, or None where no objective asks for them.
+        outcomes: What became of each record that was planned for the batch, in order: None, or why it is left
+            out; empty where nothing is left out.
+    """
+
+    names: tuple[str, ...]
+    audio: Padded | None
+    features: Padded | None
+    transcripts: tuple[str | None, ...]
+    rejected: Rows | None = None
+    written: Rows | None = None
+    prompt: Rows | None = None
+    written_prompt: Rows | None = None
+    outcomes: tuple[Fault | None, ...] = ()
+
+    def to(self, device: torch.device) -> Self:
+        """Move every tensor to a device."""
+        held = {name: getattr(self, name) for name in ("audio", "features", *_VIEWS)}
+        moved = {name: value.to(device) for name, value in held.items() if value is not None}
+        return replace(super().to(device), **moved)
+
+    def with_rejected(self) -> Batch:
+        """Return the 2B conversations of preference pairs: all preferred ones, then all rejected ones.
+
+        Both of a pair have the same clips, which are there once.
+
+        Raises:
+            ValueError: The batch holds no rejected answers.
+        """
+        other = self.rejected
+        if other is None:
+            raise ValueError("the batch holds no rejected answers")
+        return replace(
+            self,
+            names=self.names * 2,
+            ids=torch.cat([self.ids, other.ids]),
+            loss=torch.cat([self.loss, other.loss]),
+            lengths=torch.cat([self.lengths, other.lengths]),
+            slots=torch.cat([self.slots, other.slots + len(self.ids)]),
+            clips=torch.cat([self.clips, other.clips]),
+            **_without_views(),
+        )
+
+    def in_writing(self) -> Batch:
+        """Return the conversations in text alone.
+
+        Raises:
+            ValueError: The batch does not hold them.
+        """
+        if self.written is None:
+            raise ValueError("the batch does not hold its conversations in writing")
+        return self._in_text(self.written)
+
+    def prompts_in_writing(self) -> Batch:
+        """Return the conversations in text alone, without their last answers.
+
+        Raises:
+            ValueError: The batch does not hold them.
+        """
+        if self.written_prompt is None:
+            raise ValueError("the batch does not hold its prompts in writing")
+        return self._in_text(self.written_prompt)
+
+    def answered(self, answers: Sequence[Sequence[int]]) -> Batch:
+        """Return the conversations with other last answers, spoken and in text alone.
+
+        Args:
+            answers: (B) ids, those that end the turn among them; they are the only targets.
+
+        Raises:
+            ValueError: The batch does not hold its prompts.
+        """
+        if self.prompt is None or self.written_prompt is None:
+            raise ValueError("the batch does not hold its prompts, spoken and in writing")
+        rows = self.prompt.continued(answers)
+        spoken: Any = {item.name: getattr(rows, item.name) for item in fields(Rows)}
+        views = _without_views() | {"written": self.written_prompt.continued(answers)}
+        return replace(self, **spoken, **views)
+
+    def _in_text(self, rows: Rows) -> Batch:
+        return Batch(
+            **{item.name: getattr(rows, item.name) for item in fields(Rows)},
+            names=self.names,
+            audio=None,
+            features=None,
+            transcripts=(),
+        )
+
+
+def _without_views() -> Any:
+    return dict.fromkeys(_VIEWS)
+
+
+def collate(samples: Sequence[Sample], outcomes: Sequence[Fault | None] = ()) -> Batch:
+    """Lay samples end to end. Their clips are all waveforms or all features."""
+    clips = [clip for sample in samples for clip in sample.clips]
+    padded = Padded.stack(clips) if clips else None
+    waveforms = bool(clips) and clips[0].dim() == 1
+    rows = _lay([sample.rendered for sample in samples])
+    views: dict[str, Rows | None] = {}
+    for view, said in _VIEWS.items():
+        found = [rendered for sample in samples if (rendered := getattr(sample, view)) is not None]
+        if found and len(found) < len(samples):
+            raise ValueError(f"{len(found)} of {len(samples)} samples have {said}: all or none")
+        views[view] = _lay(found) if found else None
+    return Batch(
+        **{item.name: getattr(rows, item.name) for item in fields(Rows)},
+        names=tuple(sample.name for sample in samples),
+        audio=padded if waveforms else None,
+        features=None if waveforms else padded,
+        transcripts=tuple(
+            text for sample in samples for text in (sample.transcripts or [None] * len(sample.clips))
+        ),
+        rejected=views["rejected"],
+        written=views["written"],
+        prompt=views["prompt"],
+        written_prompt=views["written_prompt"],
+        outcomes=tuple(outcomes),
+    )
+
+
+def _lay(rendered: Sequence[Rendered]) -> Rows:
+    """Lay renderings end to end; their slots take the clips in order."""
+    lengths = [len(one.ids) for one in rendered]
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    slots = [start + slot for start, one in zip(starts, rendered, strict=True) for slot in one.slots]
+    return Rows(
+        ids=torch.tensor([i for one in rendered for i in one.ids], dtype=torch.int64),
+        loss=torch.tensor([x for one in rendered for x in one.loss], dtype=torch.bool),
+        lengths=torch.tensor(lengths, dtype=torch.int64),
+        slots=torch.tensor(slots, dtype=torch.int64),
+        clips=torch.arange(len(slots)),
+    )

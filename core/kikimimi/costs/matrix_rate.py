@@ -1,0 +1,42 @@
+"""How fast this device multiplies matrices: what the operations of training are compared with."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+
+import torch
+
+from kikimimi.contracts.precision import DTYPES
+
+SECONDS = 1.0
+"""How long is measured [s]."""
+_SIZE = {"cpu": 1024, "cuda": 8192}
+"""Rows and columns: large enough that memory does not matter."""
+
+
+@lru_cache(maxsize=8)
+def matrix_rate(device: torch.device, precision: str) -> float:
+    """Multiply square matrices for about a second and return the best rate [FLOP/s]; once per process.
+
+    Args:
+        device: Where; on the CPU with as many threads as torch has now.
+        precision: As a trainer's: fp32 as torch is set (TF32 or not), bf16 or fp16.
+    """
+    size = _SIZE.get(device.type, 4096)
+    left, right = (torch.ones(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))
+    out = torch.empty_like(left)
+    best, end = float("inf"), time.perf_counter() + SECONDS
+    torch.mm(left, right, out=out)  # the first call prepares
+    while time.perf_counter() < end:
+        _wait(device)
+        start = time.perf_counter()
+        torch.mm(left, right, out=out)
+        _wait(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

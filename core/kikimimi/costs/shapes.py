@@ -1,0 +1,92 @@
+"""Shapes of models without their weights: known ones, local folders, and the Hub's local cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from kikimimi.console.words import listing, nearest
+from kikimimi.errors import WeightsError
+from kikimimi.weights.files import INDEX, WeightsFiles, standing_in
+from kikimimi.weights.sources import locate
+
+KNOWN = Path(__file__).parent / "shapes.yaml"
+
+
+@lru_cache(maxsize=1)
+def known_shapes() -> dict[str, dict[str, Any]]:
+    """Return the entries of ``shapes.yaml`` by the sources that they describe."""
+    entries = yaml.safe_load(KNOWN.read_text(encoding="utf-8"))
+    return {name: entry for entry in entries for name in entry["names"]}
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Let every weights source stand for its shape alone, without the network.
+
+    `find_weights` then returns the files of a known shape, of a folder or package on this machine, or of the
+    Hub's cache, in this order.
+    """
+    with TemporaryDirectory() as folder, standing_in(_Shapes(Path(folder)).find):
+        yield
+
+
+class _Shapes:
+    """Finds the small files that say how large a model is."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, spec: str) -> WeightsFiles:
+        """Return the files of a source.
+
+        Raises:
+            WeightsError: Its shape is not known, and it is not on this machine.
+        """
+        source = spec.partition("@sha256:")[0]
+        path = Path(source).expanduser()
+        name, _, revision = source.partition("@")
+        if name in known_shapes() and not path.exists():
+            return self._written(spec, name)
+        if source.startswith((".", "/", "~", "package:")) or path.exists():
+            return locate(spec, source, pinned=False, patterns=())
+        return _cached(spec, name, revision or None)
+
+    def _written(self, spec: str, name: str) -> WeightsFiles:
+        entry = known_shapes()[name]
+        folder = self._folder / str(list(known_shapes()).index(name))
+        contents = {"config.json": entry["config"], **entry.get("files", {})}
+        if tensors := entry.get("tensors"):
+            contents[INDEX] = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
+        folder.mkdir(exist_ok=True)
+        for file, content in contents.items():
+            (folder / file).write_text(json.dumps(content), encoding="utf-8")
+        return WeightsFiles(spec, None, {file: (folder / file,) for file in contents})
+
+
+def _cached(spec: str, name: str, revision: str | None) -> WeightsFiles:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    repo = "/".join(name.split("/")[:2])
+    try:
+        found = try_to_load_from_cache(repo, "config.json", revision=revision)
+    except HFValidationError as error:
+        raise WeightsError(f"{spec}: is no source of weights: {error}") from error
+    if not isinstance(found, str):
+        raise WeightsError(
+            f"{spec}: its shape is not known here, and it is not in the Hub's cache."
+            f"{nearest(name, known_shapes())} To plan with it, fetch the file that says it (hf download "
+            f"{repo} config.json), or name a folder that holds one as the weights (weights: ./FOLDER). "
+            f"Known without: {listing(known_shapes())}"
+        )
+    folder = Path(found).parent
+    files = {path.name: (path,) for path in folder.iterdir() if path.is_file()}
+    return WeightsFiles(spec, folder.name, files)

@@ -1,0 +1,176 @@
+"""Output of a frozen encoder, computed once per clip and kept on disk for every later epoch and run.
+
+Entries are named by content (the record's hash and everything that decides the encoder's output), so they
+cannot go stale, and a sweep over adapters shares them. A group of clips is encoded together, in an order that
+depends on the data alone: an interrupted pass goes on to exactly the same values, whoever encodes what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kikimimi.console.progress import Progress
+from kikimimi.contracts.component import Encoder, Padded
+from kikimimi.data.corpus import Corpus
+from kikimimi.errors import DataError
+
+if TYPE_CHECKING:
+    pass
+
+RECORDS_PER_FILE = 64
+SECONDS_PER_BATCH = 60.0
+
+_Group = tuple[Corpus, list[int], Path]
+
+
+def cache_folder() -> Path:
+    """Return where encoder output is kept: ``$KIKIMIMI_CACHE`` or ``~/.cache/kikimimi``, ``/features``."""
+    root = os.environ.get("KIKIMIMI_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "kikimimi") / "features"
+
+
+class FeatureCache:
+    """Encoder output of every clip of some corpora.
+
+    Args:
+        corpora: Whose clips.
+        fingerprint: Names all that decides the encoder's output: weights, options, precision.
+        folder: Where the files are.
+    """
+
+    def __init__(self, corpora: Sequence[Corpus], fingerprint: str, folder: Path | None = None) -> None:
+        self.folder = (folder or cache_folder()) / fingerprint[:16]
+        groups: dict[Path, _Group] = {}  # a stage may hear the same clips from two of its datasets
+        self._file_of: dict[str, Path] = {}
+        self._faults: dict[str, str] = {}
+        for corpus in corpora:
+            for rows in _groups(corpus):
+                hashes = [corpus.shards.sha256(row) for row in rows]
+                path = self.folder / f"{hashlib.sha256(' '.join(hashes).encode()).hexdigest()}.safetensors"
+                groups[path] = (corpus, rows, path)
+                for row_hash in hashes:
+                    self._file_of[row_hash] = path
+        self._groups = list(groups.values())
+
+    def fill(
+        self,
+        encoder: Encoder,
+        *,
+        device: torch.device,
+        precision: AbstractContextManager[object],
+        rank: int,
+        world_size: int,
+    ) -> int:
+        """Encode what is missing; return the number of records that were missing.
+
+        Each of several ranks begins with a share of its own and then takes what no other has finished: none
+        waits, and folders that only the ranks of one node see are filled on each node.
+
+        Args:
+            encoder: Frozen, in eval mode.
+            device: Where to run it.
+            precision: Autocast context of the training run.
+            rank: This process.
+            world_size: Number of processes; those that have not begun yet are not waited for.
+        """
+        missing = [group for group in self._groups if not group[2].is_file()]
+        if not missing:
+            return 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        total = sum(len(rows) for _, rows, _ in self._groups)
+        todo = sum(len(rows) for _, rows, _ in missing)
+        left = {path.name: len(rows) for _, rows, path in missing}
+        with Progress("Encoding clips once", total, "records", done=total - todo) as bar, precision:
+            for corpus, rows, path in _in_turn(missing, rank, world_size):
+                if path.name not in left:
+                    continue
+                before = len(self._faults)
+                entries = self._encode(encoder, device, corpus, rows, bar)
+                temporary = path.with_suffix(f".{secrets.token_hex(8)}.tmp")
+                save_file(entries, temporary)
+                # What could not be read is tried again by the next run: its shard may have been mended.
+                temporary.replace(path if len(self._faults) == before else _partial(path))
+                del left[path.name]
+                for name in left.keys() & set(os.listdir(self.folder)):
+                    bar.advance(left.pop(name))  # another rank was faster
+        return todo
+
+    def is_filled(self) -> bool:
+        """Whether nothing is left for `fill` to encode."""
+        return all(path.is_file() for _, _, path in self._groups)
+
+    def get(self, row_hash: str, clip: str) -> Tensor:
+        """Return the (F, E) features of a clip.
+
+        Raises:
+            DataError: The clip could not be encoded.
+        """
+        if row_hash in self._faults:
+            raise DataError(self._faults[row_hash])
+        path = self._file_of[row_hash]
+        with safe_open(path if path.is_file() else _partial(path), framework="pt") as file:
+            features: Tensor = file.get_tensor(f"{row_hash}/{clip}")
+        return features
+
+    def _encode(
+        self, encoder: Encoder, device: torch.device, corpus: Corpus, rows: list[int], bar: Progress
+    ) -> dict[str, Tensor]:
+        entries: dict[str, Tensor] = {}
+        pending: list[tuple[str, Tensor]] = []
+        limit = SECONDS_PER_BATCH * encoder.sample_rate
+
+        def flush() -> None:
+            if pending:
+                with torch.inference_mode():
+                    output = encoder(Padded.stack([samples for _, samples in pending]).to(device))
+                for (name, _), frames in zip(pending, output.unstack(), strict=True):
+                    entries[name] = frames.contiguous().cpu()
+                pending.clear()
+
+        # Shortest first, so that little of a batch is padding.
+        for row in sorted(rows, key=lambda row: float(corpus.shards.seconds[row])):
+            bar.advance()
+            try:
+                record = corpus.shards.read(row)
+                names = corpus.conversation(record).clips()
+                clips = corpus.waveforms(record, names, encoder.sample_rate)
+            except DataError as error:
+                self._faults[corpus.shards.sha256(row)] = str(error)  # judged when it is its turn
+                continue
+            for name, samples in zip(names, clips, strict=True):
+                if pending and len(samples) * (len(pending) + 1) > limit:
+                    flush()
+                pending.append((f"{corpus.shards.sha256(row)}/{name}", samples))
+        flush()
+        return entries
+
+
+def _in_turn(missing: list[_Group], rank: int, world_size: int) -> Iterator[_Group]:
+    """Yield this rank's share, then the shares of the others, in an order that no other rank has."""
+    yield from missing[rank::world_size]
+    others = [group for at, group in enumerate(missing) if at % world_size != rank]
+    random.Random(rank).shuffle(others)
+    yield from others
+
+
+def _partial(path: Path) -> Path:
+    """Where a group is kept as long as some of its records cannot be read."""
+    return path.with_suffix(".partial.safetensors")
+
+
+def _groups(corpus: Corpus) -> list[list[int]]:
+    """Cut the used rows that hold clips into groups, one file each, in order."""
+    rows = [row for row in corpus.used_rows() if corpus.shards.clips[row] > 0]
+    return [rows[i : i + RECORDS_PER_FILE] for i in range(0, len(rows), RECORDS_PER_FILE)]

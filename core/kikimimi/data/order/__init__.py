@@ -1,0 +1,1 @@
+"""The order of training: a function of data, mixture, seed and epoch."""

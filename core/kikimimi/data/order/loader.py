@@ -1,0 +1,178 @@
+"""Micro-batches in planned order, read from any position: the data side of exact resume."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from kikimimi.contracts.batch import Batch, Fault, Sample, collate
+from kikimimi.data.corpus import Corpus
+from kikimimi.data.features import FeatureCache
+from kikimimi.data.order.plan import START, Plan, Planned, Position
+from kikimimi.data.workers import ignore_signals
+from kikimimi.errors import DataError, KikimimiError, RunError
+from kikimimi.model.speech_lm import SpeechLM
+
+if TYPE_CHECKING:
+    from kikimimi.contracts.batch import View
+
+
+class Reader(Dataset[Batch]):
+    """Turns planned records into a micro-batch; runs in the loader's worker processes.
+
+    Args:
+        corpora: In the order of the plan's sources.
+        model: Renders conversations and bounds their length.
+        seed: Of the recipe; with pass and row it draws the phrasing.
+        features: Encoder output kept on disk, or None to deliver waveforms.
+        views: What the objective asks for besides the conversations.
+    """
+
+    def __init__(
+        self,
+        corpora: Sequence[Corpus],
+        model: SpeechLM,
+        seed: int,
+        features: FeatureCache | None,
+        views: Collection[View] = (),
+    ) -> None:
+        self.corpora = list(corpora)
+        self.model = model
+        self.seed = seed
+        self.features = features
+        self.views = tuple(views)
+
+    def __getitem__(self, planned: list[Planned]) -> Batch:
+        """Read one micro-batch.
+
+        What cannot be read, or does not fit the LLM's context, is told in its outcomes and not raised: errors
+        of worker processes lose their type, and what is done about it is not for the reader to say.
+        """
+        samples: list[Sample] = []
+        outcomes: list[Fault | None] = []
+        for item in planned:
+            corpus = self.corpora[item.source]
+            try:
+                samples.append(self._sample(corpus, item))
+                outcomes.append(None)
+            except KikimimiError as error:
+                outcomes.append(Fault.of(corpus.name, corpus.shards.where(item.row), error))
+        return collate(samples, outcomes if any(outcomes) else ())
+
+    def _sample(self, corpus: Corpus, item: Planned) -> Sample:
+        sample = corpus.sample(
+            item.row,
+            self.model.llm,
+            self.model.encoder.sample_rate,
+            draw=item.draw(self.seed, corpus.name),
+            features=self.features,
+            views=self.views,
+        )
+        clips = [len(clip) for clip in sample.clips]
+        for rendered in (
+            sample.rendered,
+            sample.rejected,
+            sample.written,
+            sample.prompt,
+            sample.written_prompt,
+        ):
+            if rendered is not None:
+                self._check_context(len(rendered.ids), clips if rendered.slots else [])
+        return sample
+
+    def _check_context(self, text_length: int, clip_lengths: list[int]) -> None:
+        context = self.model.llm.context_length
+        if context is None:
+            return
+        if self.features is None:
+            positions = self.model.max_positions(text_length, clip_lengths)
+        else:
+            tokens = sum(self.model.adapter.max_tokens(frames) for frames in clip_lengths)
+            positions = text_length - len(clip_lengths) + tokens
+        if positions > context:
+            raise DataError(
+                f"up to {positions} positions (text and audio tokens), but the LLM's context is {context}. "
+                "Nothing is cut; more downsampling in the adapter would make it fit"
+            )
+
+
+class PlanSampler(Sampler[list[Planned]]):
+    """This rank's share of a plan's micro-batches.
+
+    Args:
+        plan: The endless order.
+        total: Micro-batches of the whole stage, over all ranks; divisible by `world_size`.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, plan: Plan, total: int, rank: int, world_size: int) -> None:
+        self.plan, self.total, self.rank, self.world_size = plan, total, rank, world_size
+        self.start, self.position = 0, START
+
+    def __len__(self) -> int:
+        return self.total // self.world_size
+
+    def __iter__(self) -> Iterator[list[Planned]]:
+        stream = self.plan.micro_batches(self.position)
+        for number, planned in zip(range(self.start, self.total), stream, strict=False):
+            if number % self.world_size == self.rank:
+                yield planned
+
+
+class StageLoader(DataLoader[Batch]):
+    """A data loader that Lightning can resume: its state is the number of micro-batches consumed, and where
+    that is in the plan.
+
+    Args:
+        reader: Reads a micro-batch.
+        sampler: Says which.
+        workers: Reading processes; 0 reads in the training process.
+        order: What the order depends on, by name; a state that was saved for another order is refused.
+    """
+
+    def __init__(
+        self, reader: Reader, sampler: PlanSampler, workers: int, order: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(
+            reader,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            # The reader holds the model, which is not to be copied, and may be in pieces: what it asks for is
+            # tokenizer and lengths. Python 3.14 would no longer fork by itself.
+            multiprocessing_context="fork" if workers else None,
+            worker_init_fn=ignore_signals,
+            # Of its own: torch draws a number whenever a loader is gone through. A run that goes on after a
+            # validation would otherwise draw one less than a run that was never interrupted.
+            generator=torch.Generator(),
+        )
+        self.plan_sampler = sampler
+        self.order = dict(order or {})
+        self.consumed = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position over all ranks, which a run of another world size can take up."""
+        sampler = self.plan_sampler
+        epoch, micro_batch = sampler.plan.advance(sampler.position, self.consumed - sampler.start)
+        return {"consumed": self.consumed, "epoch": epoch, "micro_batch": micro_batch, "order": self.order}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Start from a saved position.
+
+        Raises:
+            RunError: It is a position in another order.
+        """
+        for name, saved in state["order"].items():
+            if saved != self.order.get(name):
+                raise RunError(
+                    f"the checkpoint was saved where {name} is {saved}, and here it is "
+                    f"{self.order.get(name)}: the order of the data would not be the same. Put it back, or "
+                    "start a new run"
+                )
+        self.consumed = self.plan_sampler.start = int(state["consumed"])
+        self.plan_sampler.position = Position(int(state["epoch"]), int(state["micro_batch"]))

@@ -1,0 +1,1 @@
+"""A corpus becomes shards, with an account of what was left out."""

@@ -1,0 +1,210 @@
+"""Packing: a corpus of audio files becomes shards of resampled FLAC or Opus with their indexes.
+
+The same corpus and settings always give the same bytes, with any number of processes and after any
+interruption. Each shard holds a fixed range of the corpus's rows, is written under another name until it is
+whole, and then gets a note of what it was made from: an interrupted run goes on where it stopped. What is
+left out is counted in ``ledger.json``, with the reason.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kikimimi.console.progress import Progress
+from kikimimi.console.words import counted, nearest
+from kikimimi.data.packing.ledger import DROPPED, LEDGER, PackReport
+from kikimimi.data.packing.settings import Codec, PackSettings
+from kikimimi.data.packing.shard import ShardJob, clear_leftovers, note_path
+from kikimimi.data.packing.source import PackSource
+from kikimimi.data.packing.workers import pack_shards
+from kikimimi.data.shards.index import index_path
+from kikimimi.errors import DataError, RequestError
+
+_MAX_SHARDS = 1_000_000  # what six digits number
+_SHOWN = 20  # licences, at most, in a message
+
+
+def pack(
+    source: PackSource | Path | str,
+    out: Path,
+    *,
+    layout: str | None = None,
+    options: Sequence[str] = (),
+    sample_rate: int = 16_000,
+    records_per_shard: int = 1000,
+    prefix: str = "shard",
+    codec: Codec = "flac",
+    min_seconds: float | None = None,
+    max_seconds: float | None = None,
+    licenses: Sequence[str] = (),
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> PackReport:
+    """Pack the rows of a corpus into shards.
+
+    Args:
+        source: The corpus, opened (`PackSource`), or where it is.
+        out: Folder of the shards ``PREFIX-000000.tar`` and so on, of ``ledger.json`` and ``dropped.jsonl``.
+        layout: Registered name of the corpus's layout; None finds the one that matches.
+        options: Of the layout, ``KEY=VALUE`` each.
+        sample_rate: Of the packed audio [Hz].
+        records_per_shard: Rows of the corpus for each shard.
+        prefix: What the shards' names begin with.
+        codec: FLAC of 16 bits, or Opus.
+        min_seconds: Rows with a shorter clip are left out [s].
+        max_seconds: Rows with a longer clip are left out [s].
+        licenses: Rows with another licence, or with none, are left out; empty keeps all.
+        workers: Processes that pack; 1 means this one.
+        progress: Counts the rows, where given.
+
+    Raises:
+        RequestError: The corpus, an option, the prefix or a number is wrong, `out` has other shards or is
+            being packed into, or no row has a licence that is to be kept.
+        DataError: The corpus is malformed, a process died, or none of its rows can be used: then the account
+            is all that is left in `out`.
+    """
+    settings = PackSettings(
+        sample_rate=sample_rate,
+        codec=codec,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        licenses=tuple(licenses),
+    )
+    for name, value in (("records_per_shard", records_per_shard), ("workers", workers)):
+        if value < 1:
+            raise RequestError(f"{name} must be at least 1, not {value}")
+    if not prefix or prefix.startswith(".") or set(prefix) & set("/\\{}*?[] "):
+        raise RequestError(
+            f"prefix {prefix!r} must be a plain file name without wildcards, braces or spaces, and not hidden"
+        )
+    if not isinstance(source, PackSource):
+        source = PackSource.open(source, layout, options)
+    elif layout is not None or options:
+        raise RequestError("a corpus that is opened has its layout and options: leave out layout and options")
+    rows = len(source)
+    if (count := -(-rows // records_per_shard)) > _MAX_SHARDS:
+        raise RequestError(
+            f"{source.path}: {rows:,} rows make {counted(count, 'shard')} of {records_per_shard:,}, "
+            f"but at most {_MAX_SHARDS:,} are made: raise records_per_shard"
+        )
+    jobs = [
+        ShardJob(
+            out / f"{prefix}-{number:06d}.tar",
+            number * records_per_shard,
+            min((number + 1) * records_per_shard, rows),
+        )
+        for number in range(count)
+    ]
+    with _alone(out):
+        _check_out(out, prefix, jobs)
+        clear_leftovers(out, prefix)
+        try:
+            made = pack_shards(
+                jobs, source, settings, workers=workers, advance=progress.advance if progress else _nothing
+            )
+        finally:
+            clear_leftovers(out, prefix)
+        report = PackReport(
+            out,
+            str(out / (jobs[0].shard.name if count == 1 else f"{prefix}-{{000000..{count - 1:06d}}}.tar")),
+            rows,
+            [shard for shard, _ in made],
+            sum(kept for _, kept in made),
+            settings.licenses,
+        )
+        report.write(
+            {
+                "source": Path(source.path).name,
+                "layout": source.name,
+                "options": _plain(source.config),
+                "settings": asdict(settings),
+                "prefix": prefix,
+                "records_per_shard": records_per_shard,
+                "made_from": hashlib.sha256("".join(s.made_from for s in report.shards).encode()).hexdigest(),
+            }
+        )
+        if not report.records:
+            _remove(jobs)
+    _check_report(report, source)
+    return report
+
+
+def _nothing(rows: int) -> None:
+    pass
+
+
+def _plain(config: Any) -> Any:
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Make the folder, and keep a second packing out of it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{out}: cannot be made a folder for shards: {error.strerror}") from error
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RequestError(
+                f"{out}: another packing is at work there; wait for it, or choose another folder"
+            ) from error
+        except OSError:
+            pass  # a file system without locks; the check is a courtesy
+        yield
+    finally:
+        os.close(folder)
+
+
+def _check_out(out: Path, prefix: str, jobs: Sequence[ShardJob]) -> None:
+    names = {job.shard.name for job in jobs}
+    if foreign := sorted({path.name for path in out.glob(f"{prefix}-*.tar")} - names):
+        raise RequestError(
+            f"{out}: holds {foreign[0]}, which this corpus does not make (it makes "
+            f"{counted(len(jobs), 'shard')}). Remove it, or choose another folder"
+        )
+    try:
+        other = json.loads((out / LEDGER).read_text(encoding="utf-8"))["prefix"]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or none of ours
+        return
+    if other != prefix:
+        raise RequestError(
+            f"{out}: holds the shards {other}-*.tar and their {LEDGER}, which this packing would overwrite. "
+            "Choose another folder for each packing"
+        )
+
+
+def _remove(jobs: Sequence[ShardJob]) -> None:
+    """Remove shards of no record: nothing but the account stays."""
+    for job in jobs:
+        for path in (note_path(job.shard), index_path(job.shard), job.shard):
+            path.unlink(missing_ok=True)
+
+
+def _check_report(report: PackReport, source: PackSource) -> None:
+    if report.records:
+        return
+    missing, found = report.missing_licenses(), report.licenses()
+    if missing and len(missing) == len(report.wanted_licenses):
+        guess = next(filter(None, (nearest(name, found) for name in missing)), "")
+        counts = [f"{name} ({counted(rows, 'row')})" for name, rows in found.items()]
+        more = f" and {len(counts) - _SHOWN:,} others" if len(counts) > _SHOWN else ""
+        raise RequestError(
+            f"{source.path}: no row has the licence {' or '.join(missing)}.{guess} "
+            f"Licences there: {', '.join(counts[:_SHOWN])}{more}"
+        )
+    raise DataError(
+        f"{source.path}: none of its {counted(report.rows, 'row')} can be used; "
+        f"{report.out / DROPPED} says why"
+    )

@@ -1,0 +1,197 @@
+"""One row of a corpus becomes one record, or is left out with the reason."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kikimimi.console.words import listing
+from kikimimi.contracts.layout import Row
+from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, is_silent, probe
+from kikimimi.data.opus import encode_opus
+from kikimimi.data.packing.settings import PackSettings
+from kikimimi.data.shards.record import Member, RecordError, assemble, named
+from kikimimi.errors import AudioError, RequestError
+
+MISSING, UNDECODABLE, NO_TEXT = "missing file", "undecodable audio", "empty text"
+TOO_LONG, TOO_SHORT, LICENCE, MALFORMED = "too long", "too short", "licence", "malformed"
+"""Why a row is left out."""
+
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # BCP 47: ja, yue, zh-TW, zh-Hant-TW
+_ENCODERS: dict[str, Callable[[NDArray[np.float32], int], bytes]] = {
+    "flac": encode_flac,
+    "opus": encode_opus,
+}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A record.
+
+    Attributes:
+        members: Suffix (``json``, ``0.flac``) to content.
+        seconds: Length of its clips [s].
+        silent: A clip of it is silent (`kikimimi.data.audio.is_silent`).
+    """
+
+    members: dict[str, bytes]
+    seconds: float
+    silent: bool
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that is in no shard.
+
+    Attributes:
+        row: Its number, from 0.
+        name: What the corpus calls it.
+        reason: One of the reasons of this module.
+        detail: The whole message.
+        seconds: Length of its clips, or None where that is not known [s].
+    """
+
+    row: int
+    name: str
+    reason: str
+    detail: str
+    seconds: float | None
+
+
+class _LeftOutError(Exception):
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+
+
+def pack_row(row: Row, number: int, settings: PackSettings) -> Packed | Dropped:
+    """Make a record of a row. One clip that cannot be used leaves the whole row out.
+
+    Args:
+        row: As the layout has it.
+        number: Its place in the corpus, from 0.
+        settings: Of the packing.
+    """
+    try:
+        _check(row, settings)
+        clips = [_samples(row, place_, settings) for place_ in range(len(row.clips))]
+        encode = _ENCODERS[settings.codec]
+        names = [f"{place_}.{settings.codec}" for place_ in range(len(clips))]
+        members = {"json": _json(row, names)}
+        for name, clip in zip(names, clips, strict=True):
+            members[name] = encode(clip, settings.sample_rate)
+        _read_back(row, key_of(number), members)
+    except _LeftOutError as left:
+        return Dropped(number, row.name, left.reason, left.detail, _length(row))
+    return Packed(members, sum(map(len, clips)) / settings.sample_rate, any(map(is_silent, clips)))
+
+
+def key_of(number: int) -> str:
+    """Return the key of the record of a row."""
+    return f"{number:09d}"
+
+
+def _check(row: Row, settings: PackSettings) -> None:
+    """Check all that can be told without decoding."""
+    license_name = named(row.record, "license")
+    if settings.licenses and license_name not in settings.licenses:
+        said = "names no licence" if license_name is None else f"has the licence {license_name}"
+        raise _LeftOutError(LICENCE, f"{row.name}: {said}")
+    for clip in row.clips:
+        if isinstance(clip, Path) and not clip.is_file():
+            raise _LeftOutError(MISSING, f"{row.name}: no such file: {clip}")
+    text = row.record.get("text", "")
+    if "messages" not in row.record and (text is None or (isinstance(text, str) and not text.strip())):
+        raise _LeftOutError(NO_TEXT, f"{row.name}: has no transcript")
+    language = named(row.record, "language")
+    if language is not None and not _LANGUAGE.fullmatch(language):
+        raise _LeftOutError(MALFORMED, f"{row.name}: language {language!r} is no ISO 639 code such as 'ja'")
+
+
+def _samples(row: Row, place_: int, settings: PackSettings) -> NDArray[np.float32]:
+    clip = row.clips[place_]
+    name = row.name if len(row.clips) == 1 else f"{row.name}, clip {place_}"
+    try:
+        seconds, rate, _ = probe(clip, name)
+        # Before decoding: a file of many hours may not fit into memory.
+        if settings.max_seconds is not None and seconds > settings.max_seconds:
+            raise _LeftOutError(
+                TOO_LONG, f"{name}: {seconds:.3f} s long; the longest is {settings.max_seconds:g} s"
+            )
+        if settings.min_seconds is not None and seconds < settings.min_seconds:
+            raise _LeftOutError(
+                TOO_SHORT, f"{name}: {seconds:.3f} s long; the shortest is {settings.min_seconds:g} s"
+            )
+        with nullcontext() if rate == settings.sample_rate else _one_thread():
+            samples = decode(clip, sample_rate=settings.sample_rate, name=name)
+    except AudioError as error:
+        raise _LeftOutError(UNDECODABLE, str(error)) from error
+    except RequestError as error:  # it was there a moment ago
+        raise _LeftOutError(MISSING, str(error)) from error
+    if len(samples) < MIN_SECONDS * settings.sample_rate:  # where resampling takes a nearby ratio
+        raise _LeftOutError(TOO_SHORT, f"{name}: {len(samples)} samples are left after resampling")
+    return samples
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Resample on one thread: faster for a clip, and the same bytes whatever the number of cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _json(row: Row, names: list[str]) -> bytes:
+    data = row.record
+    if isinstance(data.get("messages"), list):
+        data = {**data, "messages": [_renamed(message, names, row) for message in data["messages"]]}
+    try:
+        return json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _LeftOutError(MALFORMED, f"{row.name}: cannot be written as JSON: {error}") from error
+
+
+def _renamed(message: Any, names: list[str], row: Row) -> Any:
+    """Name the clips of a turn as the record's members are called."""
+    if not (isinstance(message, dict) and isinstance(message.get("content"), list)):
+        return message  # what is wrong with it, reading it back says
+    members = {str(place_): name for place_, name in enumerate(names)}
+    parts: list[Any] = []
+    for part in message["content"]:
+        if isinstance(part, dict) and part.get("type") == "audio" and isinstance(part.get("audio"), str):
+            if part["audio"] not in members:
+                raise _LeftOutError(
+                    MALFORMED,
+                    f"{row.name}: the conversation names the clip '{part['audio']}', but the row has "
+                    f"{listing(members)}",
+                )
+            part = {**part, "audio": members[part["audio"]]}
+        parts.append(part)
+    return {**message, "content": parts}
+
+
+def _read_back(row: Row, key: str, members: dict[str, bytes]) -> None:
+    """Check the record as readers do, so that nothing is packed that cannot be read."""
+    try:
+        assemble([Member(key, suffix, 0, 0, content) for suffix, content in members.items()], row.name)
+    except RecordError as error:
+        raise _LeftOutError(MALFORMED, f"{row.name}: {error.reason}") from error
+
+
+def _length(row: Row) -> float | None:
+    try:
+        return round(sum(probe(clip, row.name)[0] for clip in row.clips), 3)
+    except (AudioError, RequestError):
+        return None

@@ -1,0 +1,123 @@
+"""What is packed: a corpus and the layout that reads it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from kikimimi.console.words import listing, nearest
+from kikimimi.contracts import registry
+from kikimimi.contracts.layout import Layout
+from kikimimi.errors import DataError, PluginError, RecipeError, RequestError
+
+_KIND = "layout"
+_HUB_NAME = re.compile(r"[\w.-]*\w/[\w.-]+")  # ORGANISATION/NAME
+
+
+@dataclass(frozen=True)
+class PackSource:
+    """A corpus, opened.
+
+    Attributes:
+        path: Where it is, as the layout takes it.
+        name: Registered name of the layout.
+        config: The layout's options.
+        layout: Reads the rows.
+    """
+
+    path: str
+    name: str
+    config: Any
+    layout: Layout
+
+    @classmethod
+    def open(cls, path: str | Path, layout: str | None = None, options: Sequence[str] = ()) -> Self:
+        """Find the layout of a corpus, and open it.
+
+        Args:
+            path: A folder, a file, or what else the layout takes.
+            layout: Registered name of the layout; None finds the one that matches.
+            options: ``KEY=VALUE`` each, of the layout's `Config`.
+
+        Raises:
+            RequestError: There is no such corpus, no or more than one layout matches, or an option is wrong.
+            DataError: It is malformed, or has no rows.
+        """
+        name = _find(Path(path).expanduser()) if layout is None else layout
+        if layout is not None:
+            registry.load(_KIND, layout)  # an unknown name is said before what is wrong with its options
+        source = cls.build(str(path), name, _config(name, options))
+        if not len(source.layout):
+            raise DataError(f"{path}: holds no rows (read as layout '{name}')")
+        return source
+
+    @classmethod
+    def build(cls, path: str, name: str, config: Any) -> Self:
+        """Open a corpus whose layout and options are known."""
+        return cls(path, name, config, registry.load(_KIND, name)(path, config))
+
+    def __len__(self) -> int:
+        return len(self.layout)
+
+
+def matching(path: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the layouts that match a path, and of those that cannot be loaded."""
+    found: list[str] = []
+    broken: list[str] = []
+    for name in registry.names(_KIND):
+        try:
+            component = registry.load(_KIND, name)
+        except PluginError:  # one that nobody names stops nothing
+            broken.append(name)
+            continue
+        if component.matches(path):
+            found.append(name)
+    return found, broken
+
+
+def _find(path: Path) -> str:
+    if not path.exists():
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        guess = nearest(path.name, [other.name for other in beside])
+        if _HUB_NAME.fullmatch(str(path)) and not path.parent.is_dir():
+            guess = " For a set on the Hub, add --layout hugging_face"
+        raise RequestError(f"{path}: no such file or folder.{guess}")
+    found, broken = matching(path)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise RequestError(
+            f"{path}: could be read as {len(found)} layouts: {listing(found)}. Choose with --layout NAME"
+        )
+    said = f" Cannot be loaded: {listing(broken)}." if broken else ""
+    raise RequestError(
+        f"{path}: is laid out like none of {listing(registry.names(_KIND))}.{said} Where it is one of them "
+        "nevertheless, say so with --layout NAME; a CSV with path and text can always be packed"
+    )
+
+
+def _config(name: str, options: Sequence[str]) -> Any:
+    # Here, as reading recipes imports OmegaConf.
+    from kikimimi.recipe.build import Builder
+    from kikimimi.recipe.override import apply_overrides
+    from kikimimi.recipe.problems import Problems
+    from kikimimi.recipe.shape import Component
+    from kikimimi.recipe.source import Entry
+
+    if strays := [option for option in options if "=" not in option or option.startswith("name=")]:
+        raise RequestError(
+            f"'{strays[0]}': expected an option of layout '{name}' as KEY=VALUE, after SOURCE and OUT"
+        )
+    where, shape, problems = "command line", Component(_KIND), Problems()
+    tree = Entry({"name": Entry(name, where, name)}, where)
+    tree = apply_overrides(tree, options, shape, problems)
+    chosen = Builder(problems).build(shape, tree, "", "")
+    try:
+        problems.raise_any()
+    except RecipeError as error:
+        lines = "\n".join(f"  {problem}" for problem in error.problems)
+        raise RequestError(f"options of layout '{name}':\n{lines}") from error
+    return chosen.config

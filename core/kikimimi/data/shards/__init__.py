@@ -1,0 +1,1 @@
+"""Records on disks and servers: tar shards with an index beside each."""

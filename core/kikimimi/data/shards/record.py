@@ -1,0 +1,279 @@
+"""A record: the JSON and the clips of one training example, as the members of a tar shard hold them.
+
+Members are called ``KEY.json`` and ``KEY.0.flac``, ``KEY.1.flac``, and so on. The JSON is a conversation
+(``{"messages": [...]}``) or a labelled clip (``{"text": ..., "language": ...}``
+beside a clip). The transcript of a clip may also stand in ``KEY.txt``, as in many shards that others made.
+Nothing but JSON, text and audio is ever read from a shard; a pickle in it is an error.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from kikimimi.console.words import listing
+from kikimimi.contracts.conversation import Conversation, TextPart, parse_conversation
+from kikimimi.data.audio import AUDIO_SUFFIXES
+from kikimimi.data.shards.tar import BrokenTarError, Entry, read_entries
+from kikimimi.errors import DataError
+
+MAX_TRANSCRIPT = 1_000_000
+"""Longest text member [bytes]: what is longer is no transcript of a clip."""
+
+
+UNKNOWN = "unknown"
+"""Stands for the language or licence of a record that names none."""
+
+
+class RecordError(DataError):
+    """A record is malformed.
+
+    Args:
+        where: Its place.
+        reason: What is wrong. (Without it, `where` is the whole message, as torch passes errors on.)
+    """
+
+    def __init__(self, where: str, reason: str | None = None) -> None:
+        super().__init__(where if reason is None else f"{where}: {reason}")
+        self.reason = reason or where
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a tar.
+
+    Attributes:
+        key: Name of its record.
+        suffix: The rest of its name after the first dot (``json``, ``0.flac``).
+        offset: Of its first header in the shard [bytes].
+        end: Where the next header begins [bytes].
+        content: Its bytes.
+        problem: Why it is not read, or None.
+    """
+
+    key: str
+    suffix: str
+    offset: int
+    end: int
+    content: bytes
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training example.
+
+    Attributes:
+        key: Its name in the shard.
+        json: A conversation or a labelled clip.
+        audio: Member suffix (``0.flac``) to the bytes of the clip, in order.
+        shard: The shard it came from.
+        offset: Of its first header in the shard [bytes].
+    """
+
+    key: str
+    json: dict[str, Any]
+    audio: dict[str, bytes]
+    shard: str
+    offset: int
+
+    @property
+    def where(self) -> str:
+        """The place of the record, as messages name it."""
+        return place(self.shard, self.offset, self.key)
+
+    def texts(self) -> list[str]:
+        """Return every text of the record: turns and rejected answer, or the transcript."""
+        if "messages" not in self.json:
+            return [str(self.json["text"])] if "text" in self.json else []
+        conversation = parse_conversation(self.json)
+        parts = [part for message in conversation.messages for part in message.parts]
+        texts = [part.text for part in parts if isinstance(part, TextPart)]
+        return texts if conversation.rejected is None else [*texts, conversation.rejected]
+
+
+def place(shard: str, offset: int, key: str | None = None) -> str:
+    """Return how messages name a place in a shard."""
+    return f"{shard}, byte {offset}" + ("" if key is None else f", record {key!r}")
+
+
+def read_members(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Iterator[Member]:
+    """Read the members of an uncompressed tar, or of a piece of one, in order. Folders are passed over.
+
+    Args:
+        file: Open for reading, at the start of the tar or of the piece.
+        start: Where in the shard the piece begins [bytes].
+        whole: It is a whole tar: check that it ends as a tar does.
+
+    Raises:
+        BrokenTarError: A header is damaged or a member breaks off.
+    """
+    for entry in read_entries(file, start=start, whole=whole):
+        name = entry.name.removeprefix("./")
+        folder, base = posixpath.split(name)
+        stem, _, suffix = base.partition(".")
+        problem = _problem(entry, name, stem, suffix)
+        yield Member(
+            posixpath.join(folder, stem),
+            suffix,
+            entry.offset,
+            entry.end,
+            entry.content if problem is None else b"",
+            problem,
+        )
+
+
+def grouped(members: Iterator[Member]) -> Iterator[list[Member]]:
+    """Put members of one key that stand together together.
+
+    Raises:
+        BrokenTarError: As the members do, after what stands before the break was given.
+    """
+    group: list[Member] = []
+    try:
+        for member in members:
+            if group and member.key != group[0].key:
+                yield group
+                group = []
+            group.append(member)
+    except BrokenTarError:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
+def _problem(entry: Entry, name: str, stem: str, suffix: str) -> str | None:
+    if not entry.regular:
+        return f"member {entry.name!r} is a link, a device or sparse; only files are read"
+    if name.startswith("/") or ".." in name.split("/"):
+        return f"member name {entry.name!r} leaves the shard ('..' or a leading '/')"
+    if not stem or (suffix not in ("json", "txt") and suffix.rpartition(".")[2] not in AUDIO_SUFFIXES):
+        return (
+            f"member {entry.name!r} is neither KEY.json, KEY.txt nor a clip such as KEY.0.flac, and is never "
+            f"decoded; kinds of clip: {listing(AUDIO_SUFFIXES)}"
+        )
+    return None
+
+
+def named(data: dict[str, Any], field: str) -> str | None:
+    """Return the text of a field such as ``license`` at the top level of a record's JSON or in ``meta``."""
+    meta = data.get("meta")
+    for fields in (data, meta if isinstance(meta, dict) else {}):
+        if isinstance(found := fields.get(field), str) and found:
+            return found
+    return None
+
+
+def read_record(span: bytes, shard: str, offset: int) -> Record:
+    """Read a record from the piece of a shard that holds it.
+
+    Args:
+        span: The bytes from its first header to the end of its last member.
+        shard: What messages call the shard.
+        offset: Where the piece begins in the shard [bytes].
+
+    Raises:
+        DataError: The piece is damaged or not one record.
+    """
+    try:
+        members = list(read_members(io.BytesIO(span), start=offset))
+    except BrokenTarError as error:
+        raise RecordError(place(shard, error.offset), error.reason) from error
+    if not members or members[-1].end != offset + len(span) or len({member.key for member in members}) > 1:
+        raise RecordError(place(shard, offset), f"{len(span)} bytes are not exactly one record")
+    return assemble(members, shard)
+
+
+def assemble(members: Sequence[Member], shard: str) -> Record:
+    """Make a record of its members.
+
+    Raises:
+        DataError: A member is not of a kind that is read, the JSON is missing or malformed, or its clips and
+            the members do not fit together.
+    """
+    key, offset = members[0].key, members[0].offset
+    where = place(shard, offset, key)
+    for member in members:
+        if member.problem is not None:
+            raise RecordError(place(shard, member.offset, key), member.problem)
+    contents = {member.suffix: member.content for member in members}
+    if len(contents) < len(members):
+        raise RecordError(where, "a member occurs twice")
+    try:
+        data = _data(key, contents)
+        audio = {name: contents[name] for name in sorted(contents, key=_order)}
+        record = Record(key, data, audio, shard, offset)
+        _check(record)
+    except ValueError as error:
+        raise RecordError(where, str(error)) from error
+    return record
+
+
+def _data(key: str, contents: dict[str, bytes]) -> dict[str, Any]:
+    """Take the JSON and the transcript out of a record's members."""
+    written, transcript = contents.pop("json", None), contents.pop("txt", None)
+    if written is None and transcript is None:
+        raise ValueError(f"{key}.json is missing; the record has {listing(contents)}")
+    data: dict[str, Any] = {}
+    if written is not None:
+        try:
+            data = json.loads(written.decode("utf-8"))
+            if b"\\u" in written:  # an escaped half of a surrogate pair is JSON, but not text
+                json.dumps(data, ensure_ascii=False).encode("utf-8")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{key}.json is not JSON: {error}") from error
+        if type(data) is not dict:
+            raise ValueError(f"{key}.json holds no mapping but {type(data).__name__}")
+    if transcript is not None:
+        text = _transcript(f"{key}.txt", transcript)
+        if "messages" in data or data.get("text", text) not in (None, text):
+            raise ValueError(f"{key}.json and {key}.txt both say what the record is; leave one of them out")
+        data["text"] = text
+    return data
+
+
+def _transcript(name: str, content: bytes) -> str:
+    if len(content) > MAX_TRANSCRIPT:
+        raise ValueError(f"{name} has {len(content)} bytes; a transcript has at most {MAX_TRANSCRIPT}")
+    try:
+        return content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8: {error}") from error
+
+
+def _order(suffix: str) -> tuple[int, str]:
+    number = re.match(r"\d{1,9}", suffix)
+    return int(number[0]) if number else -1, suffix
+
+
+def _check(record: Record) -> None:
+    if "messages" in record.json:
+        _check_clips(record, parse_conversation(record.json))
+        return
+    if not {*record.json, *(record.json.get("meta") or {})} - {"language", "meta"}:
+        raise ValueError("neither a conversation (messages) nor a labelled clip (text, or another label)")
+    text = record.json.get("text", "no transcript, but other labels")
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("text: empty, or not a text")
+    language = record.json.get("language")
+    if language is not None and not isinstance(language, str):
+        raise ValueError("language: expected a text such as 'ja', or null")
+    if not record.audio:
+        raise ValueError("the labelled clip has no audio")
+
+
+def _check_clips(record: Record, conversation: Conversation) -> None:
+    named = set(conversation.clips())
+    if missing := named - set(record.audio):
+        raise ValueError(
+            f"the conversation names the clip {listing(missing)}, but the record has {listing(record.audio)}"
+        )
+    if spare := set(record.audio) - named:
+        raise ValueError(f"no turn of the conversation holds the clip {listing(spare)}")

@@ -1,0 +1,144 @@
+"""Transcription with a trained run: any clip, of any length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kikimimi.contracts.batch import Sample, collate
+from kikimimi.contracts.generation import Generation
+from kikimimi.errors import DataError, KikimimiError, RequestError
+from kikimimi.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from kikimimi.contracts.task import Task
+    from kikimimi.recipe import Dataset, Evaluation
+
+FRAME_SECONDS = 0.1
+"""Length of the frames whose loudness decides where a long clip is cut [s]."""
+SEARCH_SHARE = 0.25
+"""Share of a window, at its end, in which the quietest place is looked for."""
+BATCH_CLIPS = 16
+
+
+class Transcriber:
+    """A run's model, asking what its evaluation or the last training stage with a fixed question asks.
+
+    Args:
+        run: A trained run.
+        device: Where to run it.
+    """
+
+    def __init__(self, run: RunFolder, device: torch.device | None = None) -> None:
+        self.model = run.load_model()
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(self.device)
+        self.sample_rate = self.model.encoder.sample_rate
+        self.max_seconds = self.model.encoder.max_seconds
+        self.task = _task(run)
+        self.generation = _generation(run)
+
+    @classmethod
+    def open(cls, run: Path) -> Transcriber:
+        """Load a run folder.
+
+        Raises:
+            RunError: It is not one, or holds no trained weights.
+        """
+        return cls(RunFolder.open(run))
+
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None = None) -> list[str]:
+        """Transcribe clips, each at most the encoder's window long.
+
+        Args:
+            clips: (S,) mono float32 at `sample_rate`.
+            language: ISO 639-1 code, or None for the task's own choice.
+
+        Raises:
+            RequestError: The task has no fixed question, or none in this language.
+            DataError: A clip is longer than the encoder's window or the LLM's context.
+        """
+        try:
+            question = self.task.question(language)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+        rendered = self.model.llm.render(question, generate=True)
+        texts: list[str] = []
+        for start in range(0, len(clips), BATCH_CLIPS):
+            samples = [
+                Sample(f"clip {start + i}", rendered, [torch.from_numpy(clip)])
+                for i, clip in enumerate(clips[start : start + BATCH_CLIPS])
+            ]
+            batch = collate(samples).to(self.device)
+            try:
+                texts += self.model.generate(batch, self.generation)
+            except ValueError as error:
+                if isinstance(error, KikimimiError):
+                    raise
+                raise DataError(f"too long for this run's LLM: {error}") from error
+        return texts
+
+    def pieces(self, clip: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Cut a clip that is longer than the encoder's window at quiet places; nothing is left out."""
+        if self.max_seconds is None:
+            return [clip]
+        return cut_at_quiet(
+            clip, int(self.max_seconds * self.sample_rate), int(FRAME_SECONDS * self.sample_rate)
+        )
+
+
+def join_texts(texts: Sequence[str]) -> str:
+    """Join the texts of consecutive pieces; a space goes between two where both scripts use spaces."""
+    joined = ""
+    for text in filter(None, (text.strip() for text in texts)):
+        spaced = bool(joined) and joined[-1].isascii() and text[0].isascii()
+        joined += f" {text}" if spaced else text
+    return joined
+
+
+def cut_at_quiet(clip: NDArray[np.float32], longest: int, frame: int) -> list[NDArray[np.float32]]:
+    """Cut (S,) samples into pieces of at most `longest`, each cut in the quietest frame near a window's end.
+
+    Args:
+        clip: The samples; the pieces, end to end, are the clip.
+        longest: Longest piece [samples].
+        frame: Length of the frames that are compared [samples].
+    """
+    pieces = []
+    first = int(longest * (1 - SEARCH_SHARE))
+    frame = min(frame, longest - first)
+    while len(clip) > longest:
+        frames = clip[first:longest][: (longest - first) // frame * frame].reshape(-1, frame)
+        quietest = int(np.argmin(np.square(frames).mean(axis=1)))
+        cut = first + quietest * frame + frame // 2
+        pieces.append(clip[:cut])
+        clip = clip[cut:]
+    return [*pieces, clip]
+
+
+def _task(run: RunFolder) -> Task:
+    evaluations = list(run.recipe.evaluate.values())
+    # A stage of preferences may hold conversations alone: the stage before it asks what the model was taught.
+    for number, stage in enumerate(reversed(run.recipe.stages.values())):
+        sources: list[Evaluation | Dataset] = [*(evaluations if number == 0 else ()), *stage.data.values()]
+        tasks: list[Task] = [source.task.component(source.task.config) for source in sources]
+        for task in sorted(tasks, key=lambda task: not task.transcribes):  # of equals, the first
+            try:
+                task.question(None)
+            except ValueError:
+                continue
+            return task
+    raise RequestError(
+        f"{run.path}: none of its tasks asks a fixed question of a clip, as transcription does"
+    )
+
+
+def _generation(run: RunFolder) -> Generation:
+    for evaluation in run.recipe.evaluate.values():
+        return evaluation.generate
+    return Generation()

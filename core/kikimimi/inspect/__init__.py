@@ -1,0 +1,1 @@
+"""Looking at what is there: a recipe, its model, its data."""

@@ -1,0 +1,37 @@
+"""HTML pages that are one file: filled in from a template of this package, and written."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from kikimimi import __version__
+
+
+def fill_page(template: str, created: datetime, **values: Any) -> str:
+    """Return the page that a template becomes.
+
+    Args:
+        template: File name of the template.
+        created: When, which the page says beside the version.
+        values: What the template names.
+    """
+    environment = Environment(
+        loader=PackageLoader("kikimimi.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = created.strftime("%Y-%m-%d %H:%M %Z").rstrip()
+    return environment.get_template(template).render(created=shown, version=__version__, **values)
+
+
+def save_page(path: Path, html: str) -> None:
+    """Write a page, making its folder where needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A text may hold half a surrogate pair, which UTF-8 cannot express: shown as \udXXX.
+    path.write_text(html, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -1,0 +1,287 @@
+"""The report of a run: one HTML file that needs no network, no other file and no script."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from markupsafe import Markup
+
+from kikimimi.console.words import duration
+from kikimimi.contracts.normaliser import Normaliser
+from kikimimi.contracts.registry import load
+from kikimimi.evaluation.edits import Edit, edits, error_rate
+from kikimimi.evaluation.score import UNITS, Score
+from kikimimi.report.chart import Curve, error_bar, line_chart
+from kikimimi.report.heat_map import heat_map
+from kikimimi.report.page import fill_page, save_page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """A line of the summary at the top."""
+
+    label: str
+    """What it is ("Best CER")."""
+    value: str
+    """What it came to ("3.1 %")."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow:
+    """What a system scored on an evaluation."""
+
+    evaluation: str
+    """The evaluation's name; rows of one evaluation, metric and normaliser are compared with each other."""
+    system: str
+    """The system's name."""
+    score: Score
+    """The score with its counts."""
+    seconds: float | None = None
+    """Compute the predictions took [s]; None where it is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A clip with what each system made of it."""
+
+    evaluation: str
+    """Name of the evaluation it is from."""
+    key: str
+    """Its key there."""
+    reference: str
+    """What was said, as the data has it."""
+    predictions: Mapping[str, str]
+    """What each system wrote, as it came."""
+    normaliser: str
+    """Registered name of the normaliser that both go through before they are compared."""
+    audio: bytes | None = None
+    """The clip as a FLAC file; None leaves the player out."""
+    language: str | None = None
+    """ISO 639-1 code; without it a browser may draw Japanese text with Chinese letter forms."""
+
+    def __post_init__(self) -> None:
+        if self.audio is not None and not self.audio.startswith(b"fLaC"):
+            raise ValueError(f"example '{self.key}': the audio is not a FLAC file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleGroup:
+    """Examples under one heading ("Worst", "Random")."""
+
+    title: str
+    """The heading."""
+    note: str
+    """How they were chosen."""
+    examples: Sequence[Example]
+    """The examples in the order in which they are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """A matrix with a name for each row."""
+
+    title: str
+    """What it is of."""
+    rows: Sequence[str]
+    """The names."""
+    values: Sequence[Sequence[float]]
+    """(rows, columns), at least one of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveGroup:
+    """Curves that share a chart."""
+
+    title: str
+    """What the values are."""
+    curves: Sequence[Curve]
+    """At most as many as a chart has line styles."""
+    exact: bool = False
+    """The values do not scatter (a schedule): no average, and a linear axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """How fast it went, and how much was padded, cut, left out or failed."""
+
+    label: str
+    """What was counted or measured, with its unit."""
+    value: float
+    """The count, the share or the figure."""
+    note: str = ""
+    """What it means, or of how many it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentRow:
+    """A part of the model, and where it came from."""
+
+    kind: str
+    """Kind of plugin (``adapter``)."""
+    name: str
+    """Registered name (``mlp``)."""
+    distribution: str
+    """The pip distribution that brought it."""
+    version: str
+    """That distribution's version."""
+    parameters: int
+    """Its parameters."""
+    trainable: int
+    """Those of them that were trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything a report shows; a section without content is left out."""
+
+    title: str
+    """Heading of the page."""
+    created: datetime
+    """When it was made; shown with its time zone where it has one."""
+    facts: Sequence[Fact] = ()
+    """The summary."""
+    scores: Sequence[ScoreRow] = ()
+    """One row for each evaluation and system."""
+    charts: Sequence[CurveGroup] = ()
+    """Losses and learning rates, stage by stage."""
+    examples: Sequence[ExampleGroup] = ()
+    """Examples, group by group."""
+    similarities: Sequence[HeatMap] = ()
+    """How similar audio tokens are to the tokens of what is said [cosine]."""
+    counts: Sequence[Count] = ()
+    """Padding, drops and failures; zeros are worth showing."""
+    components: Sequence[ComponentRow] = ()
+    """The parts of the model."""
+    recipe: str = ""
+    """The resolved recipe, YAML."""
+    commands: Sequence[str] = ()
+    """Command lines that make the same run again."""
+
+
+@dataclass(frozen=True)
+class _ScoreLine:
+    system: str
+    score: Score
+    value: str
+    best: bool
+    bar: Markup
+    compute: str
+
+
+@dataclass(frozen=True)
+class _ScoreGroup:
+    evaluation: str
+    score: Score
+    units: str
+    lines: tuple[_ScoreLine, ...]
+
+
+@dataclass(frozen=True)
+class _Compared:
+    system: str
+    difference: Markup
+    rate: str
+    written: str
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the report as one HTML file, making its folder where needed.
+
+    Raises:
+        PluginError: An example names a normaliser that is not registered.
+        ValueError: There are more curves than a chart can tell apart.
+    """
+    save_page(path, render(report))
+
+
+def render(report: Report) -> str:
+    """Return the report as an HTML page. See `write_report`."""
+    charts = [
+        line_chart(group.curves, title=group.title, exact=group.exact)
+        for group in report.charts
+        if any(curve.points for curve in group.curves)
+    ]
+    return fill_page(
+        "report.html.j2",
+        report.created,
+        report=report,
+        score_groups=_score_groups(report.scores),
+        with_compute=any(row.seconds is not None for row in report.scores),
+        charts=charts,
+        example_groups=[group for group in report.examples if group.examples],
+        compared=_compared,
+        similarities=[
+            heat_map(of.values, of.rows, title=of.title, across="audio token") for of in report.similarities
+        ],
+        data_uri=_data_uri,
+    )
+
+
+def difference(runs: Sequence[Edit]) -> Markup:
+    """Mark edits up: ``del`` for what is missing, ``ins`` for what was added, both for what is wrong."""
+    marked = Markup("")
+    for run in runs:
+        match run.op:
+            case "equal":
+                marked += run.reference
+            case "delete":
+                marked += Markup("<del>{}</del>").format(run.reference)
+            case "insert":
+                marked += Markup("<ins>{}</ins>").format(run.prediction)
+            case "substitute":
+                marked += Markup('<span class="sub"><del>{}</del><ins>{}</ins></span>').format(
+                    run.reference, run.prediction
+                )
+    return marked
+
+
+def _score_groups(rows: Sequence[ScoreRow]) -> list[_ScoreGroup]:
+    # Only rates of the same references in the same form can be compared.
+    groups: dict[tuple[object, ...], list[ScoreRow]] = {}
+    for row in rows:
+        score = row.score
+        same = (row.evaluation, score.metric, score.normaliser, score.count, score.reference_length)
+        groups.setdefault(same, []).append(row)
+    return [_score_group(group) for group in groups.values()]
+
+
+def _score_group(rows: list[ScoreRow]) -> _ScoreGroup:
+    shown = [f"{row.score.value:.2f}" for row in rows]
+    best = min(shown, key=float)
+    longest = max(row.score.value for row in rows)
+    return _ScoreGroup(
+        rows[0].evaluation,
+        rows[0].score,
+        UNITS[rows[0].score.metric],
+        tuple(
+            _ScoreLine(
+                row.system,
+                row.score,
+                value,
+                len(rows) > 1 and value == best,
+                error_bar(row.score, longest),
+                "" if row.seconds is None else duration(row.seconds),
+            )
+            for row, value in zip(rows, shown, strict=True)
+        ),
+    )
+
+
+def _compared(example: Example) -> list[_Compared]:
+    normalise: Normaliser = load("normaliser", example.normaliser)()
+    reference = normalise(example.reference)
+    lines = []
+    for system, prediction in example.predictions.items():
+        runs = edits(reference, normalise(prediction))
+        rate = error_rate(runs)
+        shown = "n/a" if rate is None else f"{rate:.1f} %"
+        lines.append(_Compared(system, difference(runs), shown, prediction))
+    return lines
+
+
+def _data_uri(audio: bytes) -> str:
+    return "data:audio/flac;base64," + base64.b64encode(audio).decode("ascii")

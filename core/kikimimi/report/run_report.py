@@ -1,0 +1,224 @@
+"""Fills the report from what a run folder holds."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from kikimimi.contracts.registry import load
+from kikimimi.data.audio import decode, encode_flac
+from kikimimi.data.corpus import Corpus
+from kikimimi.data.fault import read_faults
+from kikimimi.evaluation.edits import edits, error_rate
+from kikimimi.evaluation.predictions import read_predictions, row_keys
+from kikimimi.evaluation.score import Score
+from kikimimi.evaluation.similarity import read_similarities
+from kikimimi.inspect.describe import describe
+from kikimimi.report.report import (
+    ComponentRow,
+    Count,
+    Example,
+    ExampleGroup,
+    Fact,
+    HeatMap,
+    Report,
+    ScoreRow,
+    write_report,
+)
+from kikimimi.report.run_curves import training_curves
+from kikimimi.report.run_figures import measured
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.metrics import Lines, by_stage, names_of, read_metrics
+
+if TYPE_CHECKING:
+    from kikimimi.recipe import Evaluation
+
+WORST, RANDOM = 5, 5
+"""How many examples of each kind an evaluation shows."""
+PLAYER_RATE = 16_000
+"""Sampling rate of the clips in the report [Hz]."""
+
+
+def write_run_report(run: RunFolder) -> Path:
+    """Write ``report.html`` of a run from its metrics, predictions and scores; return its path."""
+    lines = read_metrics(run.metrics)
+    scores = list(_scores(run))
+    write_report(
+        run.report,
+        Report(
+            title=run.recipe.name,
+            created=datetime.now().astimezone(),
+            facts=_facts(run, lines, scores),
+            scores=scores,
+            charts=list(training_curves(lines)),
+            examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
+            similarities=[picture for name in run.recipe.evaluate for picture in _similarities(run, name)],
+            counts=[*measured(lines), *_padding(lines), *_counts(lines), *_drops(run)],
+            components=[
+                ComponentRow(
+                    kind=item.kind,
+                    name=item.name,
+                    distribution=item.distribution,
+                    version=item.version,
+                    parameters=item.parameters,
+                    trainable=item.trainable,
+                )
+                for item in describe(run.recipe, run.assets)
+            ],
+            recipe=run.recipe.to_yaml(),
+            commands=[
+                f"kikimimi train {run.path / 'recipe.yaml'} --out NEW_FOLDER",
+                f"kikimimi evaluate {run.path}",
+            ],
+        ),
+    )
+    return run.report
+
+
+def _scores(run: RunFolder) -> Iterator[ScoreRow]:
+    for name in run.recipe.evaluate:
+        for system, values in (run.read_json(f"evaluations/{name}/scores.json") or {}).items():
+            score = Score.from_json(values)
+            yield ScoreRow(evaluation=name, system=system, score=score, seconds=values["seconds"])
+
+
+def _facts(run: RunFolder, lines: Lines, scores: list[ScoreRow]) -> list[Fact]:
+    facts = [
+        Fact(
+            label=f"{row.evaluation}: {row.system}",
+            value=f"{row.score.metric.upper()} {row.score.value:.2f} %",
+        )
+        for row in scores
+    ]
+    for stage in run.recipe.stages:
+        steps = [line for line in lines if line["stage"] == stage and "loss" in line]
+        if steps:
+            facts.append(
+                Fact(label=f"stage {stage}", value=f"{steps[-1]['step']} steps, loss {steps[-1]['loss']:.3f}")
+            )
+    return facts
+
+
+def _counts(lines: Lines) -> Iterator[Count]:
+    for stage, own in by_stage(lines).items():
+        for key in names_of(own, "count/"):
+            name = key.removeprefix("count/")
+            dataset = name.removeprefix("records/")
+            if dataset != name:
+                label, note = f"records of {dataset}", "that were trained on, every repetition counted"
+            elif name == "records_skipped":
+                label, note = "records skipped", "that could not be read, every repetition counted"
+            else:
+                label, note = name, "counted by the adapter or the objective while training"
+            value = int(sum(line.get(key, 0) for line in own))
+            yield Count(label=f"stage {stage}: {label}", value=value, note=note)
+
+
+def _padding(lines: Lines) -> Iterator[Count]:
+    for stage, own in by_stage(lines).items():
+        if shares := [line["padding"] for line in own if "padding" in line]:
+            yield Count(
+                label=f"stage {stage}: padding of clips [%]",
+                value=round(100 * sum(shares) / len(shares), 2),
+                note="of the positions that encoder or adapter computed; the LLM's packs hold none",
+            )
+
+
+def _drops(run: RunFolder) -> Iterator[Count]:
+    """What packing left out, by the ledgers beside the shards, and what training left out."""
+    sources: dict[str, str] = {}
+    for stage in run.recipe.stages.values():
+        sources.update({name: dataset.shards for name, dataset in stage.data.items()})
+    sources.update({name: evaluation.shards for name, evaluation in run.recipe.evaluate.items()})
+    for name, pattern in sources.items():
+        ledger = Path(pattern).parent / "ledger.json"
+        if not ledger.is_file():
+            continue
+        dropped = json.loads(ledger.read_text(encoding="utf-8"))["dropped"]
+        reasons = ", ".join(f"{reason}: {counts['rows']:g}" for reason, counts in dropped.items())
+        yield Count(
+            label=f"{name}: rows dropped while packing",
+            value=sum(counts["rows"] for counts in dropped.values()),
+            note=reasons or "every row of the manifest was packed",
+        )
+    for stage_name in run.recipe.stages:
+        faults = [fault for path in run.all_faults(stage_name) for fault in read_faults(path)]
+        datasets = Counter(fault.dataset for fault in faults)
+        listed = f"{run.faults(stage_name).relative_to(run.path)} says why" if faults else "none is ever cut"
+        yield Count(
+            label=f"stage {stage_name}: records left out",
+            value=len({(fault.dataset, fault.where) for fault in faults}),
+            note="; ".join([*(f"{name}: {number}" for name, number in sorted(datasets.items())), listed]),
+        )
+
+
+def _examples(run: RunFolder, name: str) -> Iterator[ExampleGroup]:
+    evaluation = run.recipe.evaluate[name]
+    folder = run.evaluation(name)
+    systems = {
+        path.stem: read_predictions(path)
+        for path in (folder / f"{s}.jsonl" for s in (run.recipe.name, *evaluation.baselines))
+        if path.is_file()
+    }
+    own = systems.get(run.recipe.name)
+    if not own:
+        return
+    corpus = Corpus.open(name, evaluation)
+    normalise = load("normaliser", evaluation.normaliser)()
+
+    def rate(key: str) -> float:
+        pair = normalise(own[key]["reference"]), normalise(own[key]["prediction"])
+        return error_rate(edits(*pair)) or 0.0
+
+    rows = {key: row for row, key in enumerate(row_keys(corpus)) if key in own}
+    ranked = sorted(rows, key=lambda key: (-rate(key), key))
+    wrong = [key for key in ranked if rate(key) > 0][:WORST]
+    rest = [key for key in sorted(rows) if key not in wrong]
+    drawn = sorted(Random(run.recipe.seed).sample(rest, min(RANDOM, len(rest))))
+    for title, note, keys in (
+        (f"{name}: the worst", f"highest error rate of {run.recipe.name}, of {len(rows)} clips", wrong),
+        (f"{name}: drawn at random", f"from the other {len(rest)} clips", drawn),
+    ):
+        if keys:
+            yield ExampleGroup(
+                title=title,
+                note=note,
+                examples=[_example(corpus, evaluation, name, rows[key], key, systems) for key in keys],
+            )
+
+
+def _similarities(run: RunFolder, name: str) -> Iterator[HeatMap]:
+    _, system, clips = read_similarities(run.evaluation(name))
+    for clip in clips:
+        yield HeatMap(title=f"{name}, {clip.key}: {system}", rows=clip.tokens, values=clip.values)
+
+
+def _example(
+    corpus: Corpus,
+    evaluation: Evaluation,
+    name: str,
+    row: int,
+    key: str,
+    systems: dict[str, dict[str, dict[str, Any]]],
+) -> Example:
+    record = corpus.shards.read(row)
+    clips = corpus.conversation(record).clips()
+    audio = None
+    if clips:
+        samples = decode(record.audio[clips[0]], sample_rate=PLAYER_RATE, name=f"{record.where} {clips[0]}")
+        audio = encode_flac(samples, PLAYER_RATE)
+    language = record.json.get("language")
+    return Example(
+        evaluation=name,
+        key=key,
+        reference=next(iter(systems.values()))[key]["reference"],
+        predictions={system: lines[key]["prediction"] for system, lines in systems.items() if key in lines},
+        normaliser=evaluation.normaliser,
+        audio=audio,
+        language=language if isinstance(language, str) else None,
+    )

@@ -1,0 +1,73 @@
+"""What datasets hold, as one HTML file that needs no network, no other file and no script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from markupsafe import Markup
+
+from kikimimi.console.terminal import visible
+from kikimimi.console.words import format_value, hours, share, size
+from kikimimi.inspect.distribution import PERCENTILES, Distribution
+from kikimimi.inspect.stats import Stats
+from kikimimi.inspect.stats_text import LEFT_OUT
+from kikimimi.report.chart import Chart
+from kikimimi.report.histogram import histogram
+from kikimimi.report.page import fill_page, save_page
+
+
+def write_page(path: Path, stats: Sequence[Stats]) -> None:
+    """Write the page, making its folder where needed."""
+    save_page(path, render(stats))
+
+
+def render(stats: Sequence[Stats]) -> str:
+    """Return the page. See `write_page`."""
+    return fill_page(
+        "stats.html.j2",
+        datetime.now().astimezone(),
+        title=stats[0].name if len(stats) == 1 else f"{len(stats)} datasets",
+        stats=stats,
+        charts=lambda item: list(_charts(item)),
+        spreads=lambda item: list(_spreads(item)),
+        heads=["least", *(f"{p} %" for p in PERCENTILES[1:-1]), "most"],
+        bar=_bar,
+        hours=hours,
+        share=share,
+        size=size,
+        number=format_value,
+        visible=visible,
+        shown_left_out=LEFT_OUT,
+    )
+
+
+def _charts(stats: Stats) -> Iterator[Chart]:
+    if stats.record_seconds is not None:
+        yield histogram(stats.record_seconds, title="Audio of a record", of="records")
+    if stats.clip_seconds is not None and stats.clip_seconds != stats.record_seconds:
+        yield histogram(stats.clip_seconds, title="Audio of a clip", of="clips")
+    if stats.record_characters is not None:
+        yield histogram(stats.record_characters, title="Text of a record", of="records")
+    for rate in stats.rates:
+        yield histogram(rate.rates, title=f"Text beside a second of audio: {rate.language}", of="records")
+
+
+def _spreads(stats: Stats) -> Iterator[tuple[str, Distribution]]:
+    for name, spread in (
+        ("audio of a record", stats.record_seconds),
+        ("audio of a clip", stats.clip_seconds),
+        ("text of a record", stats.record_characters),
+        *((f"text beside a second of audio: {rate.language}", rate.rates) for rate in stats.rates),
+    ):
+        if spread is not None:
+            yield name, spread
+
+
+def _bar(part: float, whole: float) -> Markup:
+    """Draw a part of a whole as a bar."""
+    return Markup(
+        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="part" x="0" y="0" width="{:.2f}" height="10"/></svg>'
+    ).format(100 * part / whole if whole else 0)

@@ -1,0 +1,93 @@
+"""What differs between two locks of a run, item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kikimimi.errors import RunError
+from kikimimi.run.folder import HARDWARE
+
+_HELD = ("python", "libraries", "plugins", "source", "data")
+"""Sections that are compared, beside the recipe. Git's commit is not: the source is, file by file."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that is not what a lock says.
+
+    Attributes:
+        item: What, as a dotted name.
+        locked: What the lock holds, or None.
+        present: What is there now, or None.
+    """
+
+    item: str
+    locked: Any
+    present: Any
+
+    def __str__(self) -> str:
+        return f"{self.item}: locked {_shown(self.locked)}, now {_shown(self.present)}"
+
+
+class DriftError(RunError):
+    """Something that a run was locked to has changed. Holds every change.
+
+    Args:
+        path: Of the lock.
+        changes: What has changed.
+    """
+
+    def __init__(self, path: Path, changes: list[Change]) -> None:
+        self.changes = tuple(changes)
+        heading = f"{path}: {len(changes)} thing{'s are' if len(changes) > 1 else ' is'} not what was locked:"
+        super().__init__("\n".join([heading, *(f"  {change}" for change in changes)]))
+
+
+def drift(locked: Mapping[str, Any], present: Mapping[str, Any]) -> list[Change]:
+    """Return what differs between two locks.
+
+    The command line, the host and the options of the hardware may differ, and so may the paths of
+    shards whose index is the same.
+    """
+    old, new = _items(locked), _items(present)
+    changes = []
+    for item in dict.fromkeys([*old, *new]):
+        if old.get(item) == new.get(item) or _may_differ(item, old, new):
+            continue
+        changes.append(Change(item, old.get(item), new.get(item)))
+    return changes
+
+
+def _items(held: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a lock holds by dotted names."""
+    recipe = yaml.safe_load(held["recipe"]["yaml"])
+    for option in HARDWARE:
+        recipe["trainer"].pop(option, None)
+    sections = {"recipe": recipe, **{name: held.get(name) for name in _HELD}}
+    return dict(_flat(sections, ""))
+
+
+def _flat(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{where}.{key}" if where else str(key))
+    elif value is not None:
+        yield where, value
+
+
+def _may_differ(item: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    if item.startswith("data.evaluate."):
+        return item not in old  # training began without it
+    if item.startswith("recipe.") and item.endswith(".shards"):
+        data = f"data.{item.removeprefix('recipe.').removesuffix('.shards')}"
+        return data in old and old.get(data) == new.get(data)
+    return False
+
+
+def _shown(value: Any) -> str:
+    return "(nothing)" if value is None else str(value)

@@ -1,0 +1,314 @@
+"""A run on disk: everything that a training run leaves behind, and needs to go on.
+
+recipe.yaml               resolved, complete
+lock.json                 what it was made of
+assets/llm/               tokenizer built from the data, if any
+metrics.jsonl, .csv       one line per log interval
+faults/STAGE.jsonl        records that were left out, and why; of rank 1 STAGE.rank1.jsonl
+checkpoints/STAGE/        the newest checkpoints of a stage (weights and resume state)
+checkpoints/STAGE/best/   weights of its lowest validation losses, where the recipe keeps them
+weights/STAGE.safetensors what a finished stage leaves
+evaluations/NAME/         predictions and scores, and how similar audio tokens are to words
+report.html               all of it to look at
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kikimimi.console.words import listing, nearest
+from kikimimi.errors import RunError
+from kikimimi.recipe import Recipe, load_recipe
+from kikimimi.recipe.chosen import PARTS
+from kikimimi.run.rank import global_rank
+from kikimimi.weights.pieces import find_set
+
+if TYPE_CHECKING:
+    from kikimimi.model.speech_lm import SpeechLM
+
+LONGEST_NAME = 80
+HARDWARE = (
+    "accelerator",
+    "strategy",
+    "activation_checkpointing",
+    "devices",
+    "nodes",
+    "workers",
+    "log_every",
+    "loggers",
+)
+"""Options of the section `trainer` that change neither the steps nor their order: a run may change them."""
+_BEGUN = ("metrics.jsonl", "checkpoints", "weights")  # any of them is there from the first step on
+
+
+def run_name(recipe_name: str, overrides: Sequence[str]) -> str:
+    """Return the name of a run's folder: the recipe's, and what the command line changed."""
+    changes = [o for o in overrides if not o.startswith("name=")]
+    if not changes:
+        return recipe_name
+    changes.sort(key=lambda change: change.partition("=")[0])  # of one option, the last change holds
+    given = ",".join(changes)
+    tag = re.sub(r"[^A-Za-z0-9.,=+-]+", "_", given)
+    # What no folder's name can hold is told apart by a hash: two variations never share a folder.
+    mark = sha256("\n".join(changes).encode()).hexdigest()[:12]
+    if len(tag) > LONGEST_NAME:
+        tag = mark
+    elif tag != given or given.count(",") != len(changes) - 1:
+        tag = f"{tag}-{mark}"
+    return f"{recipe_name}--{tag}"
+
+
+class RunFolder:
+    """An existing run folder; see `create` and `open`."""
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path = path
+        self.recipe = recipe
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe) -> RunFolder:
+        """Make the folder, or take up the one that is there if it is of the same recipe.
+
+        A run that stopped before its first step, because something that its recipe names was missing, takes
+        the mended recipe.
+
+        Raises:
+            RunError: The folder holds a run of another recipe, or something else.
+        """
+        if (path / "recipe.yaml").is_file():
+            held, wanted = (path / "recipe.yaml").read_text(encoding="utf-8"), recipe.to_yaml()
+            if held != wanted and not cls(path, recipe).begun:
+                return cls._begin(path, recipe)
+            if changed := _change(cls.open(path).recipe, recipe):
+                raise RunError(
+                    f"{path} holds a run of another recipe ({changed}). "
+                    "Choose another --out, or move that folder away."
+                )
+            return cls(path, recipe)
+        # Hidden files: another rank of the same training may have begun already.
+        if path.exists() and (not path.is_dir() or any(f.name[0] != "." for f in path.iterdir())):
+            raise RunError(f"{path} exists and is not a run folder (it has no recipe.yaml)")
+        return cls._begin(path, recipe)
+
+    @classmethod
+    def _begin(cls, path: Path, recipe: Recipe) -> RunFolder:
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / "assets").is_dir():
+            shutil.rmtree(path / "assets")  # a tokenizer of data that the recipe may no longer name
+        temporary = path / f".recipe.yaml.{os.getpid()}.tmp"
+        temporary.write_text(recipe.to_yaml(), encoding="utf-8")
+        temporary.replace(path / "recipe.yaml")
+        return cls(path, recipe)
+
+    @classmethod
+    def open(cls, path: Path, overrides: Sequence[str] = ()) -> RunFolder:
+        """Open a run folder.
+
+        Args:
+            path: The folder.
+            overrides: Changes of where and how it goes on: of `HARDWARE` alone.
+
+        Raises:
+            RunError: It is not one, or the overrides change what is trained.
+        """
+        if not path.exists():
+            raise RunError(f"{path}: no such run folder.{_guess(path)}")
+        if not path.is_dir():
+            raise RunError(f"{path} is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes")
+        if not (path / "recipe.yaml").is_file():
+            raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
+        recipe = load_recipe(path / "recipe.yaml")
+        if not overrides:
+            return cls(path, recipe)
+        wanted = load_recipe(path / "recipe.yaml", overrides)
+        if changed := _change(recipe, wanted):
+            raise RunError(
+                f"{path} keeps its recipe ({changed}). It can go on with another "
+                f"{', '.join(f'trainer.{name}' for name in HARDWARE)}. To change something else, train the "
+                f"recipe: kikimimi train RECIPE.yaml {' '.join(overrides)}"
+            )
+        return cls(path, wanted)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training this run; the other ranks of the same training are let in.
+
+        Raises:
+            RunError: Another process holds it.
+        """
+        if global_rank():
+            yield
+            return
+        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise RunError(
+                    f"{self.path} is being trained by another process ({file.read() or 'not known'}). "
+                    "Wait for it, or stop it"
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield  # the lock goes with the file, whatever ends the process
+
+    def is_locked(self) -> bool:
+        """Whether some process is training this run."""
+        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    @property
+    def begun(self) -> bool:
+        """Whether a stage has begun: before, nothing of it is lost by beginning anew."""
+        return any((self.path / name).exists() for name in _BEGUN)
+
+    @property
+    def assets(self) -> Path:
+        """Where components keep what is not weights."""
+        return self.path / "assets"
+
+    def save_assets(self, model: SpeechLM) -> None:
+        """Let each part of a model write its assets; every rank may call it, and the first one's are kept."""
+        temporary = self.path / f".assets.{os.getpid()}.tmp"
+        for part in PARTS:
+            (temporary / part).mkdir(parents=True, exist_ok=True)
+            getattr(model, part).save_assets(temporary / part)
+        try:
+            temporary.rename(self.assets)
+        except OSError:
+            if not self.assets.is_dir():
+                raise
+            shutil.rmtree(temporary)  # another rank was first, with the same
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics file."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    def checkpoints(self, stage: str) -> Path:
+        """Where a stage's checkpoints are."""
+        return self.path / "checkpoints" / stage
+
+    def weights(self, stage: str) -> Path:
+        """What a finished stage leaves."""
+        return self.path / "weights" / f"{stage}.safetensors"
+
+    def faults(self, stage: str, rank: int = 0) -> Path:
+        """Where the records are listed that a stage leaves out, as a rank met them."""
+        return self.path / "faults" / (f"{stage}.rank{rank}.jsonl" if rank else f"{stage}.jsonl")
+
+    def all_faults(self, stage: str) -> list[Path]:
+        """Return the lists of every rank that met any."""
+        # No other stage's name begins with this one's and a dot: recipes refuse it.
+        return sorted(self.faults(stage).parent.glob(f"{stage}.*jsonl"))
+
+    def evaluation(self, name: str) -> Path:
+        """Where an evaluation's predictions are."""
+        return self.path / "evaluations" / name
+
+    def finished(self, stage: str) -> bool:
+        """Whether a stage is done."""
+        return self.weights(stage).is_file()
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file of the run, whole or not at all."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file of the run, or None where there is none."""
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def newest_weights(self, stage: str | None = None) -> tuple[str, Path]:
+        """Return the newest trained weights, and their stage.
+
+        Args:
+            stage: What this stage left, or has reached; None is the last stage that left or reached any.
+
+        Raises:
+            RunError: Nothing was trained yet, or there is no such stage.
+        """
+        stages = self.recipe.stages
+        if stage is not None and stage not in stages:
+            raise RunError(
+                f"{self.path}: no stage is called '{stage}'.{nearest(stage, stages)} "
+                f"Stages: {listing(stages)}"
+            )
+        for name in [stage] if stage is not None else reversed(stages):
+            if self.finished(name):
+                return name, self.weights(name)
+            if saved := checkpoint_folders(self.checkpoints(name)):
+                return name, find_set(saved[-1], "weights")
+        what = "nothing was" if stage is None else f"stage '{stage}' was not"
+        raise RunError(f"{self.path}: {what} trained yet. Go on with: kikimimi train {self.path}")
+
+    def weights_identity(self, stage: str | None = None) -> str:
+        """Return what tells the newest weights from earlier ones: their file and its time."""
+        _, weights = self.newest_weights(stage)
+        return f"{weights.relative_to(self.path)} {weights.stat().st_mtime_ns}"
+
+    def load_model(self, stage: str | None = None) -> SpeechLM:
+        """Assemble the recipe's model with the newest trained weights, in eval mode.
+
+        Args:
+            stage: With what this stage left or has reached; None is the last stage that left or reached any.
+
+        Raises:
+            RunError: Nothing was trained yet, or the weights do not fit.
+        """
+        from kikimimi.model.assembly import assemble
+        from kikimimi.model.trained import load_trained
+
+        name, weights = self.newest_weights(stage)
+        model = assemble(self.recipe.at(name), assets=self.assets)
+        load_trained(model, self.recipe, name, weights)
+        return model.eval().requires_grad_(False)
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """Return the complete checkpoints of a stage, oldest first."""
+    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def _guess(path: Path) -> str:
+    beside = [file.parent.name for file in path.parent.glob("*/recipe.yaml")]
+    return f"{nearest(path.name, beside)} Run folders in {path.parent}: {listing(beside)}" if beside else ""
+
+
+def _change(old: Recipe, new: Recipe) -> str:
+    """Return the first difference between recipes that changes the run; empty where there is none."""
+    kept = {name: getattr(old.trainer, name) for name in HARDWARE}
+    new = replace(new, trainer=replace(new.trainer, **kept))
+    return _first_difference(old.to_yaml(), new.to_yaml()) if old.digest != new.digest else ""
+
+
+def _first_difference(old: str, new: str) -> str:
+    for before, after in zip(old.splitlines(), new.splitlines(), strict=False):
+        if before != after:
+            return f"there '{before.strip()}', here '{after.strip()}'"
+    return "one has more lines than the other"

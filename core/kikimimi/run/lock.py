@@ -1,0 +1,221 @@
+"""What a run was made of: recipe, plugins, weights, data and code, by version and hash.
+
+``lock.json`` of a run folder is written when its training begins, and stays. Each session (the first, and
+each that goes on) is appended with what has changed since.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from kikimimi.contracts import registry
+from kikimimi.errors import KikimimiError, RunError
+from kikimimi.recipe.chosen import PARTS, Chosen
+from kikimimi.run.drift import DriftError, drift
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.provenance import git_state, source_digest
+from kikimimi.weights.files import WEIGHT_PATTERNS, find_weights
+
+if TYPE_CHECKING:
+    from kikimimi.recipe import Recipe
+
+LIBRARIES = (
+    "kikimimi",
+    "torch",
+    "torchaudio",
+    "pytorch-lightning",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "safetensors",
+    "soundfile",
+    "webdataset",
+    "numpy",
+)
+FILE = "lock.json"
+
+
+def lock(recipe: Recipe, recipe_file: Path | None = None) -> dict[str, Any]:
+    """Return what a training of a recipe would be made of now.
+
+    Args:
+        recipe: Resolved.
+        recipe_file: Where it was read from, if from a file.
+    """
+    used = dict(_plugins(recipe))
+    distributions = {"kikimimi", *_distributions(list(used.values()))}
+    sources = {name: source_digest(name) for name in sorted(distributions)}
+    return {
+        "recipe": {"sha256": recipe.digest, "yaml": recipe.to_yaml()},
+        "command": sys.argv,
+        "git": {
+            "recipe": git_state(recipe_file) if recipe_file is not None else None,
+            "kikimimi": git_state(Path(__file__)),
+        },
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "plugins": used,
+        "source": {name: digest for name, digest in sources.items() if digest is not None},
+        "data": dict(_data(recipe)),
+    }
+
+
+def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = False) -> None:
+    """Write the lock of a run that begins, or add a session to that of one that goes on.
+
+    Args:
+        run: The run.
+        recipe_file: Where its recipe was read from, if not from the run folder.
+        hold: Refuse to go on where anything has changed.
+
+    Raises:
+        DriftError: Something has changed, and it is held to the lock.
+        RunError: It is to be held to a lock, and there is none.
+    """
+    held = run.read_json(FILE)
+    if held is not None and "sessions" not in held:
+        held = None  # an early version's, which says too little
+    if held is None and hold:
+        raise RunError(f"{run.path} has no {FILE} to hold it to. The first 'kikimimi train' writes it")
+    present = lock(run.recipe, recipe_file)
+    changes = [] if held is None else drift(held, present)
+    if hold and changes:
+        raise DriftError(run.path / FILE, changes)
+    if held is None or not (run.begun or hold):
+        held, changes = {**present, "sessions": []}, []
+    held["sessions"].append(
+        {
+            "began": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "command": sys.argv,
+            "changes": [vars(change) for change in changes],
+        }
+    )
+    run.write_json(FILE, held)
+
+
+def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]:
+    """Read a lock and the recipe that it holds.
+
+    Args:
+        path: The file.
+        overrides: Changes of what may differ.
+
+    Raises:
+        RunError: It is not a lock.
+        DriftError: The overrides change what may not differ.
+    """
+    from kikimimi.recipe import load_recipe
+
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        text = held["recipe"]["yaml"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is not the {FILE} of a run: {type(error).__name__}: {error}") from error
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "recipe.yaml"
+        file.write_text(text, encoding="utf-8")
+        return held, load_recipe(file, overrides)
+
+
+def hold_to(path: Path, held: Mapping[str, Any], recipe: Recipe) -> None:
+    """Check that a recipe would be trained from what a lock says.
+
+    Raises:
+        DriftError: It would not.
+    """
+    if changes := drift(held, lock(recipe)):
+        raise DriftError(path, changes)
+
+
+def plugin_lock(chosen: Chosen, *, weights: bool = True) -> dict[str, Any]:
+    """Return a component's provenance: distribution, version, and the hash of its weights.
+
+    Args:
+        chosen: The component.
+        weights: Hash its weights; otherwise only their source is told.
+    """
+    sources = chosen.sources().items()
+    return {
+        **_origin(chosen.kind, chosen.name),
+        "weights": None,
+        **{option: weights_lock(source) if weights else {"source": source} for option, source in sources},
+        **{option: plugin_lock(plugin, weights=weights) for option, plugin in chosen.nested().items()},
+    }
+
+
+def weights_lock(source: str | None) -> dict[str, Any] | None:
+    """Return what pins a weights source: the Hub's commit, or the SHA-256 of each weights file."""
+    if source is None:
+        return None
+    files = find_weights(source)
+    if files is None:
+        return {"source": source}
+    if files.revision is not None:
+        return {"source": source, "revision": files.revision}
+    return {"source": source, "sha256": {name: files.sha256(name) for name in files.names(*WEIGHT_PATTERNS)}}
+
+
+def _origin(kind: str, name: str) -> dict[str, Any]:
+    plugin = registry.find(kind, name)
+    return {"name": name, "distribution": plugin.distribution, "version": plugin.version}
+
+
+def _plugins(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every plugin that a recipe names, by its dotted key."""
+    for where, kind, value in _walk(recipe, ""):
+        if isinstance(value, Chosen):
+            # Of what the model is not made of, training reads no weights, and fetches none.
+            yield where, plugin_lock(value, weights=where in PARTS)
+        else:
+            yield where, _origin(kind, value)
+
+
+def _walk(value: Any, where: str, kind: str = "") -> Iterator[tuple[str, str, Any]]:
+    if isinstance(value, Chosen) or (kind and isinstance(value, str)):
+        yield where, kind, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _walk(inner, f"{where}.{key}", kind)
+    elif is_dataclass(value):
+        for item in fields(value):
+            name = f"{where}.{item.name}" if where else item.name
+            yield from _walk(getattr(value, item.name), name, item.metadata.get("kind", ""))
+
+
+def _distributions(found: list[Any]) -> Iterator[str]:
+    for value in found:
+        if isinstance(value, Mapping):
+            if "distribution" in value:
+                yield value["distribution"]
+            yield from _distributions(list(value.values()))
+
+
+def _data(recipe: Recipe) -> Iterator[tuple[str, str | None]]:
+    """Yield the digest of every dataset's index by its dotted key; None where it cannot be read."""
+    sources: dict[str, str] = {}
+    for name, stage in recipe.stages.items():
+        for section, datasets in (("data", stage.data), ("validate.data", stage.validate.data)):
+            sources |= {f"stages.{name}.{section}.{key}": item.shards for key, item in datasets.items()}
+    sources |= {f"evaluate.{name}": evaluation.shards for name, evaluation in recipe.evaluate.items()}
+    for where, pattern in sources.items():
+        try:
+            yield where, _index_digest(where, pattern)
+        except KikimimiError:
+            yield where, None  # told when it is its turn; an evaluation's may come later
+
+
+def _index_digest(where: str, pattern: str) -> str:
+    from kikimimi.data.shards.shards import Shards
+
+    return Shards(where, pattern).digest

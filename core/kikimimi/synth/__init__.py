@@ -1,0 +1,1 @@
+"""Speech that is made: sentences, instructions and dialogues from a grammar, and voices that speak them."""

@@ -1,0 +1,116 @@
+"""Output of a frozen encoder, computed once per clip and kept on disk for every later epoch and run.
+
+Entries are named by content (the record's hash and everything that decides the encoder's output), so they
+cannot go stale, and a sweep over adapters shares them. A group of clips is encoded together, in an order that
+depends on the data alone: an interrupted pass goes on to exactly the same values, whoever encodes what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from kikimimi.contracts.component import Encoder
+from kikimimi.contracts.precision import autocast
+from kikimimi.data.corpus import Corpus
+from kikimimi.data.features import FeatureCache, cache_folder
+from kikimimi.data.order.plan import Plan
+from kikimimi.model.assembly import pretrained_encoder
+from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.run.lock import plugin_lock
+from kikimimi.run.rank import global_rank, local_rank
+
+if TYPE_CHECKING:
+    from kikimimi.recipe import Recipe, Stage
+
+
+def encode_ahead(
+    recipe: Recipe,
+    stage: Stage,
+    name: str,
+    model: SpeechLM,
+    corpora: list[Corpus],
+    held_out: list[Corpus],
+    plan: Plan,
+) -> FeatureCache | None:
+    """Encode every clip once, if the encoder never changes, clips are heard again, and disk allows.
+
+    Args:
+        recipe: At this stage.
+        stage: What trains.
+        name: Of the stage.
+        model: Of the stage; its encoder may not be there yet, but for its shapes.
+        corpora: What is trained on.
+        held_out: What is validated on.
+        plan: Which clips are heard how often.
+
+    Returns:
+        The encoder's output, or None where clips are to be encoded whenever they are heard.
+    """
+    if not recipe.trainer.cache_features or model.encoder.augmentation is not None:
+        return None
+    # A later stage may freeze what this run trained, which no fingerprint of its sources would tell.
+    if any("encoder" in other.train for other in recipe.stages.values()):
+        return None
+    lengths = [float(corpus.shards.seconds[corpus.used].sum()) for corpus in corpora]
+    passes = plan.passes(stage.num_steps * stage.batch.global_)
+    seconds = sum(lengths)
+    if seconds == 0 or sum(map(operator.mul, lengths, passes)) < 2 * seconds:
+        return None
+    size = _forecast_bytes(
+        [*corpora, *held_out], model.encoder, 4 if recipe.trainer.precision == "fp32" else 2
+    )
+    if size > recipe.trainer.cache_limit_gb * 1e9:
+        print(
+            f"stage {name}: encoder output would take {size / 1e9:.1f} GB on disk, above "
+            f"trainer.cache_limit_gb={recipe.trainer.cache_limit_gb:g}: encoding in every epoch instead",
+            file=sys.stderr,
+        )
+        return None
+    identity = {
+        **plugin_lock(recipe.encoder),
+        "config": repr(recipe.encoder.config),
+        "lora": repr(recipe.encoder.lora),
+        "dtype": recipe.encoder.dtype,
+        "precision": recipe.trainer.precision,
+    }
+    if any(f"encoder.{name}" not in model.pretrained for name, _ in model.encoder.named_parameters()):
+        identity["seed"] = recipe.seed  # some of its weights were drawn at random
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    cache = FeatureCache([*corpora, *held_out], fingerprint)
+    device = _device(recipe)
+    encoded = 0
+    if not cache.is_filled():
+        encoder = pretrained_encoder(recipe) if "encoder" in model.deferred else model.encoder
+        encoder.to(device)
+        encoded = cache.fill(
+            encoder,
+            device=device,
+            precision=autocast(recipe.trainer.precision, device),
+            rank=global_rank(),
+            world_size=recipe.trainer.devices * recipe.trainer.nodes,
+        )
+    if encoded and global_rank() == 0:
+        print(
+            f"{encoded} records encoded; {size / 1e6:.0f} MB kept in {cache_folder()} for later epochs "
+            "and runs",
+            file=sys.stderr,
+        )
+    return cache
+
+
+def _forecast_bytes(corpora: Sequence[Corpus], encoder: Encoder, bytes_per_value: int) -> int:
+    """Return how much disk the cache of these corpora will take [bytes]."""
+    seconds = sum(float(corpus.shards.seconds.sum()) for corpus in corpora)
+    return int(seconds * encoder.frame_rate * encoder.dim * bytes_per_value)
+
+
+def _device(recipe: Recipe) -> torch.device:
+    gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", local_rank()) if gpu else torch.device("cpu")

@@ -1,0 +1,292 @@
+"""Checkpoints without pickle: a folder of safetensors and JSON, written whole or not at all.
+
+step-000400/
+    weights.safetensors   what was trained (named parameters)
+    resume.safetensors    tensors of the resume state: optimiser, random generators
+    resume.json           the rest of it: schedule, loops, data position
+
+Of a sharded run, each rank writes the rows that it holds (weights.rank0-of-2.safetensors, ...), and the first
+whatever is not sharded. Any number of ranks reads either form.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.plugins.io import CheckpointIO
+from safetensors import SafetensorError
+from torch import Tensor
+from torch import distributed as dist
+from torch.distributed.tensor import DTensor
+
+from kikimimi.errors import KikimimiError, RunError
+from kikimimi.run.folder import checkpoint_folders
+from kikimimi.weights.pieces import find_set, piece_name, whole_name
+from kikimimi.weights.tensors import StoredTensor, local_rows, sharded, stored_tensors, write_tensors
+
+RESUME_STATE = "resume.json"
+
+
+class FolderCheckpointIO(CheckpointIO):
+    """Lightning's checkpoint dictionary as a folder.
+
+    Args:
+        metadata: Provenance written into the header of the weights file.
+
+    Attributes:
+        failure: Why the last checkpoint could not be written; None where it was. It is not raised at once,
+            since all ranks have to stop; see `save_together`.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        self.metadata = metadata
+        self.failure: str | None = None
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write the folder under a temporary name, sync it, rename it.
+
+        Where tensors are sharded, every rank has to call; else one.
+        """
+        folder = Path(path)
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        state = dict(checkpoint)
+        weights: dict[str, Tensor] = state.pop("state_dict")
+        tensors: dict[str, Tensor] = {}
+        encoded = json.dumps(_encode(state, tensors), indent=1)
+        ranks = dist.get_world_size() if sharded([*weights.values(), *tensors.values()]) else 1
+        rank = dist.get_rank() if ranks > 1 else 0
+
+        def begin() -> None:
+            for left_over in folder.parent.glob(".step-*"):
+                shutil.rmtree(left_over)  # by a kill
+            temporary.mkdir(parents=True)
+            (temporary / RESUME_STATE).write_text(encoded, encoding="utf-8")
+            _sync(temporary / RESUME_STATE)
+
+        def write() -> None:
+            for stem, named, metadata in (
+                ("weights", weights, _header(self.metadata)),
+                ("resume", tensors, {}),
+            ):
+                _write_part(temporary, stem, named, metadata, rank, ranks)
+
+        def finish() -> None:
+            _sync(temporary)
+            if folder.exists():
+                remove_folder(folder)
+            temporary.rename(folder)
+            _sync(folder.parent)
+
+        for work, workers in ((begin, 1), (write, ranks), (finish, 1)):
+            self.failure = _attempt(work if rank < workers else None, ranks)
+            if self.failure is not None:
+                if rank == 0:
+                    shutil.rmtree(temporary, ignore_errors=True)
+                self.failure = f"{folder}: the checkpoint could not be written: {self.failure}. " + _intact(
+                    folder.parent
+                )
+                return
+
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: Callable[..., Any] | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read the folder back, each tensor whole.
+
+        Raises:
+            RunError: A file is missing or damaged.
+        """
+        state: dict[str, Any] = _read_all(self.read(path))
+        return state
+
+    def read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Read the folder back, but of the weights and the optimiser's tensors only where they are.
+
+        Raises:
+            RunError: A file is missing or damaged.
+        """
+        folder = Path(path)
+        try:
+            tensors = stored_tensors(find_set(folder, "resume"))
+            encoded = json.loads((folder / RESUME_STATE).read_text(encoding="utf-8"))
+            state: dict[str, Any] = _decode(encoded, tensors)
+            state = {
+                name: value if name == "optimizer_states" else _read_all(value)
+                for name, value in state.items()
+            }
+            state["state_dict"] = stored_tensors(find_set(folder, "weights"))
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise RunError(f"{folder}: the checkpoint is damaged: {error}") from error
+        return state
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Delete the folder."""
+        remove_folder(Path(path))
+
+
+def save_together(trainer: pl.Trainer, folder: Path) -> None:
+    """Save a checkpoint; called by every rank.
+
+    Raises:
+        KikimimiError: It could not be written, on any rank; raised on all.
+    """
+    trainer.save_checkpoint(folder, weights_only=False)
+    io = trainer.strategy.checkpoint_io
+    assert isinstance(io, FolderCheckpointIO)
+    if (failure := trainer.strategy.broadcast(io.failure)) is not None:
+        raise KikimimiError(failure)
+
+
+def write_weights(
+    trainer: pl.Trainer, path: Path, state: dict[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write what a stage leaves, whole, one tensor after the other; called by every rank.
+
+    Args:
+        trainer: Of the stage.
+        path: The file, written by the first rank.
+        state: Named tensors; sharded ones are gathered.
+        metadata: Provenance, for the header.
+
+    Raises:
+        KikimimiError: It could not be written; raised on all ranks.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    first = trainer.is_global_zero
+
+    def write() -> None:
+        if first:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(temporary if first else None, state, _header(metadata), fetch=_whole)
+        if first:
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+
+    failure = trainer.strategy.broadcast(_attempt(write, 1))
+    if failure is not None:
+        if first:
+            temporary.unlink(missing_ok=True)
+        raise KikimimiError(f"{path}: the weights could not be written: {failure}. {_intact(None)}")
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a checkpoint: under another name first, so that a kill leaves no half of one."""
+    removed = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(removed, ignore_errors=True)
+    folder.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _header(metadata: Mapping[str, Any]) -> dict[str, str]:
+    return {"kikimimi": json.dumps(metadata, sort_keys=True)}
+
+
+def _write_part(
+    folder: Path, stem: str, tensors: Mapping[str, Tensor], metadata: dict[str, str], rank: int, ranks: int
+) -> None:
+    """Write what this rank holds of named tensors."""
+    held: dict[str, Tensor] = {}
+    rows: dict[str, list[int]] = {}
+    for name, tensor in tensors.items():
+        held[name], part = local_rows(tensor)
+        if part is not None:
+            rows[name] = part
+        elif rank > 0:
+            del held[name]
+    name = piece_name(stem, rank, ranks) if ranks > 1 else whole_name(stem)
+    if rows:
+        metadata = {**metadata, "rows": json.dumps(rows, sort_keys=True)}
+    write_tensors(folder / name, held, metadata)
+    _sync(folder / name)
+
+
+def _attempt(work: Callable[[], None] | None, ranks: int) -> str | None:
+    """Do this rank's part of some work; return why it failed on any rank, or None where all is well."""
+    mine: str | None = None
+    if work is not None:
+        try:
+            work()
+        except OSError as error:
+            mine = error.strerror or str(error)
+    if ranks == 1:
+        return mine
+    failures: list[str | None] = [None] * ranks
+    dist.all_gather_object(failures, mine)
+    return next((failure for failure in failures if failure is not None), None)
+
+
+def _intact(folder: Path | None) -> str:
+    again = "Make room, then run the same command again"
+    if folder is None:
+        return f"The last checkpoint is intact. {again}"
+    saved = checkpoint_folders(folder)
+    if not saved:
+        return f"There is none before it. {again}"
+    return f"The one before it, {saved[-1].name}, is intact. {again}: it goes on from there"
+
+
+def _read_all(value: Any) -> Any:
+    """Replace stored tensors by their values, in memory of their own."""
+    if isinstance(value, StoredTensor):
+        return value.whole().clone()
+    if isinstance(value, dict):
+        return {key: _read_all(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_read_all(item) for item in value)
+    return value
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Turn nested state into JSON; tensors go to `tensors`, and what JSON lacks is tagged."""
+    if isinstance(value, Tensor):
+        name = f"t{len(tensors)}"
+        tensors[name] = value.detach()
+        return {"$tensor": name}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple):
+        return {"$tuple": [_encode(item, tensors) for item in value]}
+    if isinstance(value, list):
+        return [_encode(item, tensors) for item in value]
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: _encode(item, tensors) for key, item in value.items()}
+        return {"$items": [[_encode(k, tensors), _encode(v, tensors)] for k, v in value.items()]}
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+
+
+def _decode(value: Any, tensors: Mapping[str, StoredTensor]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$tensor" in value:
+        return tensors[value["$tensor"]]
+    if "$tuple" in value:
+        return tuple(_decode(item, tensors) for item in value["$tuple"])
+    if "$items" in value:
+        return {_decode(k, tensors): _decode(v, tensors) for k, v in value["$items"]}
+    return {key: _decode(item, tensors) for key, item in value.items()}

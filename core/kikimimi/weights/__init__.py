@@ -1,0 +1,1 @@
+"""Weights: where they are found, and how tensors are read and written."""

@@ -1,0 +1,229 @@
+"""Named tensors in safetensors files, whole or in pieces of rows, one for each rank of a sharded run.
+
+A piece of a sharded file knows which rows of which tensor it holds; reading takes what is asked for from
+whichever pieces hold it, so that it does not matter how many ranks wrote it, nor how many read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
+
+from kikimimi.weights.pieces import pieces_of
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in one or more files, of which nothing is read yet.
+
+    Attributes:
+        name: In the files.
+        shape: Of the whole.
+        pieces: Each with its first row and the number of rows; a whole tensor is one piece.
+    """
+
+    name: str
+    shape: torch.Size
+    pieces: tuple[tuple[int, int, Path], ...]
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Read rows; no other row is read."""
+        read = []
+        for first, number, path in self.pieces:
+            begin, end = max(start, first), min(stop, first + number)
+            if begin < end:
+                with safe_open(path, framework="pt") as file:
+                    read.append(file.get_slice(self.name)[begin - first : end - first])
+        if not read:
+            return self._read_first()[:0]
+        return read[0] if len(read) == 1 else torch.cat(read)
+
+    def whole(self) -> Tensor:
+        """Read all of it."""
+        return self._read_first() if len(self.pieces) == 1 else self.rows(0, self.shape[0])
+
+    def _read_first(self) -> Tensor:
+        with safe_open(self.pieces[0][2], framework="pt") as file:
+            tensor: Tensor = file.get_tensor(self.name)
+        return tensor
+
+
+def stored_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Return what a file, or the set that a piece belongs to, holds.
+
+    Raises:
+        OSError: A file is missing.
+        ValueError: Rows of a tensor are missing, or a file is no safetensors file.
+    """
+    found: dict[str, list[tuple[int, int, Path]]] = {}
+    shapes: dict[str, torch.Size] = {}
+    for piece in pieces_of(path):
+        header = read_header(piece)
+        offsets = json.loads((header.pop("__metadata__", None) or {}).get("rows", "{}"))
+        for name, entry in header.items():
+            shape = torch.Size(entry["shape"])
+            first, total = offsets.get(name, (0, shape[0] if shape else 1))
+            shapes[name] = torch.Size((total, *shape[1:])) if shape else shape
+            found.setdefault(name, []).append((first, shape[0] if shape else 1, piece))
+    for name, pieces in found.items():
+        expected = 0
+        for first, number, _ in sorted(pieces, key=lambda piece: piece[:2]):
+            if first != expected:
+                raise ValueError(f"row {expected} of {name} is in none of the files of {path.name}")
+            expected += number
+        if expected != (shapes[name][0] if shapes[name] else 1):
+            raise ValueError(f"row {expected} of {name} is in none of the files of {path.name}")
+    return {name: StoredTensor(name, shapes[name], tuple(pieces)) for name, pieces in found.items()}
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Return the header of a safetensors file.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: It is no safetensors file, or its end is missing.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        rest = path.stat().st_size - 8
+        if not 2 <= size <= rest:
+            raise ValueError(f"{path.name} is no safetensors file")
+        header: dict[str, Any] = json.loads(file.read(size))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    if size + max(ends, default=0) != rest:
+        raise ValueError(f"{path.name} ends too early")
+    return header
+
+
+def write_tensors(
+    path: Path | None,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    fetch: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> None:
+    """Write safetensors, one tensor after the other; the same tensors give the same bytes.
+
+    Args:
+        path: The file; None where another rank writes it and this one only helps to fetch.
+        tensors: By name.
+        metadata: For the header.
+        fetch: Brings the values of a tensor here, of the same shape and dtype; called for every tensor in an
+            order that depends on names and dtypes alone, also after a failure, since other ranks take part.
+
+    Raises:
+        OSError: The disk is full, or fails.
+    """
+    failure: OSError | None = None
+    with open(os.devnull if path is None else path, "wb") as file:
+        try:
+            file.write(_header(tensors, metadata))
+        except OSError as error:
+            failure = error
+        for name in _file_order(tensors):
+            values = fetch(tensors[name])
+            if path is None or failure is not None:
+                continue
+            values = values.detach().cpu().contiguous()
+            try:
+                file.write(values.reshape(-1).view(torch.uint8).numpy().data)
+            except OSError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+
+def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    offset = 0
+    for name in _file_order(tensors):
+        tensor = tensors[name]
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+def _file_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return names in the order of the file: wide numbers first, so that all are aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
+def row_range(tensor: DTensor) -> tuple[int, int]:
+    """Return which rows of a tensor, sharded over one dimension of ranks, this rank owns: from, up to."""
+    (placement,) = tensor.placements
+    assert placement == Shard(0), placement
+    share = -(-tensor.shape[0] // tensor.device_mesh.size())
+    start = min(tensor.device_mesh.get_local_rank() * share, tensor.shape[0])
+    stop = min(start + share, tensor.shape[0])
+    assert tensor.to_local().shape[0] == stop - start
+    return start, stop
+
+
+def local_rows(tensor: Tensor) -> tuple[Tensor, list[int] | None]:
+    """Return what this rank holds of a tensor; where that is a part, with its first row and all rows."""
+    if not isinstance(tensor, DTensor):
+        return tensor.detach(), None
+    with torch.no_grad():
+        return tensor.to_local().detach(), [row_range(tensor)[0], tensor.shape[0]]
+
+
+@torch.no_grad()
+def copy_into(target: Tensor, source: Tensor | StoredTensor) -> None:
+    """Copy values into a tensor of the same shape; of a sharded one, this rank's rows alone are read."""
+    if isinstance(target, DTensor):
+        start, stop = row_range(target)
+        rows = source.rows(start, stop) if isinstance(source, StoredTensor) else source[start:stop]
+        target.to_local().copy_(rows)
+    else:
+        target.copy_(source.whole() if isinstance(source, StoredTensor) else source)
+
+
+def like(target: Tensor, source: StoredTensor) -> Tensor:
+    """Read a tensor that is sharded as `target` is where it has its shape (an optimiser's moments)."""
+    if not isinstance(target, DTensor) or source.shape != target.shape:
+        return source.whole()
+    rows = source.rows(*row_range(target)).to(target.device)
+    return DTensor.from_local(
+        rows,
+        target.device_mesh,
+        target.placements,
+        shape=target.shape,
+        stride=target.stride(),
+        run_check=False,
+    )
+
+
+def sharded(tensors: Iterable[Tensor]) -> bool:
+    """Whether any tensor is spread over ranks."""
+    return any(isinstance(tensor, DTensor) for tensor in tensors)

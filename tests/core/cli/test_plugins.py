@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from kikimimi.cli import app
+from kikimimi.errors import PluginError
+
+NORMALISERS = "kikimimi.normalisers"
+LOWER = """
+from kikimimi.contracts.normaliser import Normaliser
+
+class Lower(Normaliser):
+    def __call__(self, text):
+        return text.lower()
+"""
+ADAPTER = """
+from kikimimi.contracts.component import Adapter
+
+class Thin(Adapter):
+    pass
+"""
+
+
+@dataclass
+class CheckResult:
+    name: str
+    error: str | None
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, type]]:
+    """Put a compliance kit in place that passes one check and fails another; returns what it was asked."""
+    asked: list[tuple[str, type]] = []
+
+    def run_checks(kind: str, component: type) -> list[CheckResult]:
+        asked.append((kind, component))
+        return [CheckResult("builds", None), CheckResult("lengths", "ValueError: 3 is not 4\n  at token 2")]
+
+    kit: Any = types.ModuleType("kikimimi.testing")
+    kit.run_checks = run_checks
+    monkeypatch.setitem(sys.modules, "kikimimi.testing", kit)
+    return asked
+
+
+def test_table_names_provenance(install: Any) -> None:
+    install(
+        "lower-case", {NORMALISERS: {"lower": "third_lower:Lower [extra]"}}, {"third_lower": LOWER}, "2.3"
+    )
+    result = CliRunner().invoke(app, ["plugins"])
+    assert result.exit_code == 0
+    row = next(line for line in result.output.splitlines() if " lower " in line)
+    assert row.split()[-5:] == ["lower", "lower-case", "2.3", "third_lower:Lower", "[extra]"]
+    assert "third_lower" not in sys.modules
+
+
+def test_duplicates_are_flagged_in_table_and_json(install: Any) -> None:
+    install("first", {NORMALISERS: {"lower": "third_a:Lower"}}, {})
+    install("second", {NORMALISERS: {"lower": "third_b:Lower"}}, {})
+    table = CliRunner().invoke(app, ["plugins", "lower"]).output
+    assert table.count("lower (duplicate)") == 2
+    rows = json.loads(CliRunner().invoke(app, ["plugins", "lower", "--json"]).output)
+    assert [(row["distribution"], row["duplicate"]) for row in rows] == [("first", True), ("second", True)]
+    assert rows[0] == {
+        "kind": "normaliser",
+        "name": "lower",
+        "value": "third_a:Lower",
+        "distribution": "first",
+        "version": "1.0",
+        "duplicate": True,
+    }
+
+
+def test_check_passes_and_fails_with_the_whole_traceback(install: Any) -> None:
+    install("lower-case", {NORMALISERS: {"lower": "third_lower:Lower"}}, {"third_lower": LOWER})
+    good = CliRunner().invoke(app, ["plugins", "--check", "lower"])
+    assert good.exit_code == 0
+    assert good.output == "ok      normaliser 'lower' (lower-case 1.0, third_lower:Lower)\n"
+    site = install(
+        "broken", {NORMALISERS: {"breaks": "third_broken:X"}}, {"third_broken": "\nimport no_such_module\n"}
+    )
+    bad = CliRunner().invoke(app, ["plugins", "--check", "breaks"])
+    assert bad.exit_code == 1
+    assert bad.output.startswith(
+        "FAILED  normaliser 'breaks' (broken 1.0, third_broken:X)\n        import:\n"
+    )
+    assert "Traceback (most recent call last):" in bad.output
+    assert f'File "{site / "third_broken.py"}", line 2, in <module>' in bad.output
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in bad.output
+
+
+def test_check_shows_the_contract_that_is_not_kept(install: Any) -> None:
+    install("wrong", {NORMALISERS: {"lower": "third_wrong:Lower"}}, {"third_wrong": "class Lower: pass\n"})
+    result = CliRunner().invoke(app, ["plugins", "--check", "lower"])
+    assert result.exit_code == 1
+    assert "is not a subclass of kikimimi.contracts.normaliser.Normaliser" in result.output
+
+
+def test_check_runs_the_compliance_kit_on_parts(install: Any, checks: list[tuple[str, type]]) -> None:
+    install("thin", {"kikimimi.adapters": {"thin": "third_thin:Thin"}}, {"third_thin": ADAPTER})
+    result = CliRunner().invoke(app, ["plugins", "--check", "thin"])
+    assert [(kind, component.__name__) for kind, component in checks] == [("adapter", "Thin")]
+    assert result.exit_code == 1
+    assert result.output == (
+        "FAILED  adapter 'thin' (thin 1.0, third_thin:Thin)\n"
+        "        lengths:\n          ValueError: 3 is not 4\n            at token 2\n"
+    )
+    rows = json.loads(CliRunner().invoke(app, ["plugins", "--check", "--json", "thin"]).output)
+    assert rows[0]["failures"] == [{"check": "lengths", "error": "ValueError: 3 is not 4\n  at token 2"}]
+
+
+def test_unknown_name_is_a_wrong_request() -> None:
+    result = CliRunner().invoke(app, ["plugins", "--check", "nonne"])
+    assert isinstance(result.exception, PluginError)
+    assert str(result.exception).startswith("no plugin is called 'nonne'. Did you mean 'none'? Plugins: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["plugins"], 0),
+        (["plugins", "--json"], 0),
+        (["plugins", "--help"], 0),
+        (["plugins", "new", "--help"], 0),
+        (["plugins", "new", "brand-new", "--kind", "adapter"], 0),
+        (["--help"], 0),
+        (["plugins", "nonne"], 2),
+    ],
+)
+def test_listing_and_help_import_neither_torch_nor_omegaconf(
+    arguments: list[str], code: int, tmp_path: Path
+) -> None:
+    script = (
+        "import sys\nfrom kikimimi.cli import main\n"
+        f"sys.argv = ['kikimimi', *{arguments!r}]\n"
+        "try:\n    main()\nfinally:\n"
+        "    heavy = {'torch', 'omegaconf', 'transformers'}\n"
+        "    print(heavy & set(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines()[-1] == "set()"

@@ -1,0 +1,231 @@
+"""`kikimimi plugins new`: what it writes installs, keeps the contract by its own tests, and trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from kikimimi.cli import app
+from kikimimi.errors import RequestError
+from kikimimi.scaffold import KINDS, Scaffold
+from kikimimi.testing import list_checks, write_shard
+from kikimimi_adapters.mlp import MLPAdapter
+from kikimimi_encoders.whisper import WhisperEncoder
+from kikimimi_llms.llama import Llama
+
+ROOT = Path(__file__).parents[3]
+NAMES = {"adapter": "gated-mean", "encoder": "mel_conv", "llm": "tinyByte"}
+BUILT_IN = {"adapter": MLPAdapter, "encoder": WhisperEncoder, "llm": Llama}
+
+RECIPE = f"""
+extends: {ROOT / "recipes" / "quickstart.yaml"}
+adapter: {{name: {NAMES["adapter"]}, downsample: 8}}
+encoder: {{name: {NAMES["encoder"]}}}
+llm: {{name: {NAMES["llm"]}}}
+"""
+TRAIN = """
+import sys
+from pathlib import Path
+from kikimimi.recipe import load_recipe
+from kikimimi.run.folder import RunFolder
+from kikimimi.testing import tiny_recipe
+from kikimimi.training.train import train
+
+recipe, shards, out = sys.argv[1:]
+run = RunFolder.create(Path(out), tiny_recipe(load_recipe(recipe), shards))
+train(run)
+model = run.load_model()
+print(*(type(part).__name__ for part in (model.encoder, model.adapter, model.llm)))
+"""
+
+
+def invoke(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["plugins", "new", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with one generated package of each kind."""
+    folder = tmp_path_factory.mktemp("new")
+    for kind, name in NAMES.items():
+        invoke(name, "--kind", kind, "--out", str(folder / name))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment of a process that has the packages installed."""
+    site = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    packages = [str(folder / name) for name in NAMES.values()]
+    subprocess.run([*command, "--disable-pip-version-check", "--target", str(site), *packages], check=True)
+    return {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "200"}
+
+
+def run(environment: dict[str, str], folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_there_is_a_template_for_every_kind_that_is_checked() -> None:
+    assert set(KINDS) == set(NAMES) == set(BUILT_IN)
+
+
+def test_they_are_found(environment: dict[str, str], tmp_path: Path) -> None:
+    rows = json.loads(run(environment, tmp_path, "-m", "kikimimi.cli", "plugins", "--json"))
+    found = {row["name"]: (row["kind"], row["distribution"]) for row in rows}
+    distributions = ("kikimimi-gated-mean", "kikimimi-mel-conv", "kikimimi-tinybyte")
+    assert {name: found[name] for name in NAMES.values()} == dict(
+        zip(NAMES.values(), zip(NAMES, distributions, strict=True), strict=True)
+    )
+
+
+def test_their_own_tests_pass(environment: dict[str, str], folder: Path) -> None:
+    # One process for all three: each test file is a module of its own.
+    arguments = ["--import-mode=importlib", "-W", "error", "-p", "no:cacheprovider", "-q", "-c", os.devnull]
+    output = run(environment, folder, "-m", "pytest", *arguments, *NAMES.values())
+    passed = re.search(r"^(\d+) passed in ", output, re.MULTILINE)
+    assert passed is not None
+    checks = sum(len(list_checks(kind, component)) for kind, component in BUILT_IN.items())
+    assert int(passed[1]) == 2 * checks + 6  # two configs and two tests more each
+
+
+def test_a_recipe_trains_them(environment: dict[str, str], tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    shards = write_shard(tmp_path / "data")
+    output = run(environment, tmp_path, "-c", TRAIN, str(recipe), shards, str(tmp_path / "run"))
+    assert output.split()[-3:] == ["MelConvEncoder", "GatedMeanAdapter", "TinyByteLLM"]
+
+
+@pytest.mark.slow  # not for its time: the environment of the default tests has no linter
+def test_the_source_is_clean(folder: Path) -> None:
+    pytest.importorskip("ruff")
+    for name in NAMES.values():
+        for command in (["check"], ["format", "--check"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "ruff", *command, "--no-cache", "."],
+                cwd=folder / name,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_source_is_typed(folder: Path) -> None:
+    pytest.importorskip("mypy")
+    for name in NAMES.values():
+        package = next((folder / name).glob("kikimimi_*"))
+        command = ["-m", "mypy", package.name]  # strictly: its pyproject.toml says so
+        run({**os.environ, "MYPY_CACHE_DIR": str(folder / "cache")}, folder / name, *command)
+
+
+def test_what_is_written_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = invoke("Window_q2-former", "--kind", "adapter")
+    package = tmp_path / "Window_q2-former"
+    assert sorted(str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()) == [
+        ".gitignore",
+        "README.md",
+        "kikimimi_window_q2_former/__init__.py",
+        "kikimimi_window_q2_former/adapter.py",
+        "kikimimi_window_q2_former/py.typed",
+        "pyproject.toml",
+        "tests/test_adapter.py",
+    ]
+    assert output.splitlines()[0] == "Window_q2-former/pyproject.toml"
+    assert output.splitlines()[8:] == [
+        "adapter 'Window_q2-former' is the package kikimimi-window-q2-former. To install and test it:",
+        "  cd Window_q2-former",
+        "  pip install -e '.[test]'",
+        "  pytest",
+        "  kikimimi plugins Window_q2-former --check",
+    ]
+    assert ('\nWindow_q2-former = "kikimimi_window_q2_former.adapter:WindowQ2FormerAdapter"\n') in (
+        package / "pyproject.toml"
+    ).read_text()
+    assert "$" not in "".join(Scaffold("x", kind).files()["README.md"] for kind in KINDS)
+
+
+def test_a_name_may_carry_its_kind_already() -> None:
+    assert Scaffold("window-adapter", "adapter").class_name == "WindowAdapter"
+    assert Scaffold("window", "adapter").class_name == "WindowAdapter"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("my adapter", "adapter", r"'my adapter' cannot be a plugin's name: use .* For example: my_adapter"),
+        ("2tower", "encoder", r"start with a letter\. For example: tower"),
+        ("_x_", "llm", r"For example: x"),
+        ("a--b", "llm", r"with single '-' or '_' between them"),
+        ("聞き耳", "llm", r"'聞き耳' cannot be a plugin's name: .* start with a letter\.$"),
+        ("../up", "adapter", r"For example: up"),
+        ("", "adapter", r"'' cannot be a plugin's name"),
+        (
+            "x",
+            "adaptr",
+            r"--kind: there is no template for 'adaptr'\. Did you mean 'adapter'\? Kinds: adapter, e",
+        ),
+        ("x", "task", r"there is no template for 'task'\. Kinds: adapter, encoder, llm"),
+        (
+            "mlp",
+            "adapter",
+            r"adapter 'mlp' \(kikimimi [\d.]+, kikimimi_adapters.mlp:MLPAdapter\) is registered al",
+        ),
+        ("adapters", "adapter", r"would be called 'kikimimi_adapters', and one of that name is installed"),
+    ],
+)
+def test_names_and_kinds_that_are_refused(name: str, kind: str, message: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["plugins", "new", "--kind", kind, "--out", str(tmp_path), "--", name])
+    assert isinstance(result.exception, RequestError)
+    assert re.search(message, str(result.exception)), str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(RequestError, match="exists and is not an empty folder: nothing was written"):
+        Scaffold("x", "adapter").write(tmp_path)
+    with pytest.raises(RequestError, match=r"mine\.txt exists and is not an empty folder"):
+        Scaffold("x", "adapter").write(tmp_path / "mine.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_plugin_may_be_called_as_one_of_another_kind() -> None:
+    assert Scaffold("mlp", "encoder").distribution == "kikimimi-mlp"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plugins", "--help"], r"(?s)short for.*list .*List the registered.* new .*Write a package"),
+        (["plugins", "new", "--help"], r"(?s)NAME .*as recipes will.*--kind .*adapter, encoder or.*--out "),
+        (["plugins", "mlp", "--help"], r"(?s)\[NAME\].*--check .*--json "),
+    ],
+)
+def test_help(arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    assert re.search(said, result.output), result.output
+
+
+@pytest.mark.parametrize("arguments", [["mlp", "--json"], ["--json", "mlp"], ["list", "mlp", "--json"]])
+def test_list_need_not_be_named(arguments: list[str]) -> None:
+    rows = json.loads(CliRunner().invoke(app, ["plugins", *arguments]).output)
+    assert [row["value"] for row in rows] == ["kikimimi_adapters.mlp:MLPAdapter"]

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from kikimimi.cli.data import app
+from kikimimi.data.shards.check import ShardCheck
+from kikimimi.data.shards.index import ShardIndex, build_index, index_path
+from kikimimi.data.shards.indexing import index_shards
+from kikimimi.errors import DataError
+
+Shard = Callable[..., Path]
+WriteTar = Callable[..., Path]
+Tone = Callable[..., bytes]
+
+_TEXT = json.dumps({"text": "あ"}).encode()
+
+
+def _not_a_number() -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.full(8000, np.nan, np.float32), 16_000, format="WAV", subtype="FLOAT")
+    return buffer.getvalue()
+
+
+def _cut(flac: bytes) -> bytes:
+    return flac[: len(flac) * 2 // 3]
+
+
+def _found(shard: Path) -> list[tuple[int, str, str]]:
+    report = ShardCheck([str(shard)]).run()
+    return [(item.offset, item.key, item.reason) for item in report.problems]
+
+
+def test_what_is_right_has_no_problems(shard: Shard) -> None:
+    paths = [shard(3, f"train-{number}.tar") for number in range(2)]
+    for path in paths:
+        build_index(path)
+    check = ShardCheck([str(path) for path in paths])
+    assert check.records == 6
+    report = check.run(workers=2)
+    assert (report.shards, report.records, report.problems) == (2, 6, ())
+
+
+def test_clips_are_decoded_to_their_end(write_tar: WriteTar, tone: Tone) -> None:
+    clips = {"a.0.wav": tone(), "b.0.wav": _not_a_number(), "c.0.flac": _cut(tone(3.0, kind="FLAC"))}
+    path = write_tar(
+        [member for name, clip in clips.items() for member in ((f"{name[0]}.json", _TEXT), (name, clip))]
+    )
+    build_index(path)  # reads headers only
+    index = ShardIndex.load(path)
+    (first, second) = _found(path)
+    assert first == (index.offsets[1], "b", "0.wav: 8000 samples are not numbers (NaN or infinite)")
+    assert second[:2] == (index.offsets[2], "c")
+    assert second[2].startswith("0.flac: ")
+
+
+def test_every_changed_record_is_found(shard: Shard) -> None:
+    path = shard(4)
+    build_index(path)
+    index = ShardIndex.load(path)
+    data = bytearray(path.read_bytes())
+    data[index.offsets[1] + 5] ^= 1  # in a header
+    data[index.offsets[2] + 2000] ^= 1  # in a clip
+    path.write_bytes(data)
+    changed = "the bytes are not those that were indexed (SHA-256 differs)"
+    assert _found(path) == [
+        (index.offsets[1], "train-000000-1", changed),
+        (index.offsets[2], "train-000000-2", changed),
+    ]
+
+
+def test_without_an_index_the_tar_itself_is_gone_through(shard: Shard) -> None:
+    path = shard(3)
+    build_index(path)
+    third = int(ShardIndex.load(path).offsets[2])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: third + 600])
+    stale, broken = _found(path)
+    assert stale[:2] == (0, "")
+    assert "is stale: made when the shard had" in stale[2]
+    assert broken == (third, "", "member 'train-000000-2.json' breaks off; the shard is truncated")
+    path.write_bytes(whole)
+    index_path(path).unlink()
+    report = ShardCheck([str(path)]).run()
+    assert report.records == 3
+    assert [item.reason for item in report.problems] == [
+        f"{path}: has no index. Make it with: kikimimi data index {path}"
+    ]
+
+
+def test_what_an_index_leaves_out_is_a_problem(write_tar: WriteTar, tone: Tone) -> None:
+    path = write_tar([("a.json", _TEXT), ("a.0.wav", tone()), ("b.json", _TEXT), ("b.pkl", b"\x80")])
+    build_index(path, skip=True)
+    ((offset, key, reason),) = _found(path)
+    assert (offset, key) == (ShardIndex.load(path).sizes[0], "b")
+    assert reason.startswith("left out of the index: member 'b.pkl' is neither")
+
+
+def test_command(tmp_path: Path, shard: Shard) -> None:
+    path = shard(2)
+    build_index(path)
+    shard(2, "other.tar")
+    done = CliRunner().invoke(app, ["check", str(path)], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "2 records in 1 shard, 0 problems" in done.stdout
+    data = bytearray(path.read_bytes())
+    data[2000] ^= 1
+    path.write_bytes(data)
+    report = tmp_path / "reports" / "check.json"
+    arguments = ["check", str(tmp_path / "*.tar"), "--workers", "2", "--json", str(report)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 1
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["shard", "byte", "record", "problem"]
+    other = tmp_path / "other.tar"
+    assert lines[1].split()[:3] == [str(other), "0", f"{other}:"]
+    assert lines[2].split(maxsplit=3)[:3] == [str(path), "0", "train-000000-0"]
+    assert lines[2].endswith("the bytes are not those that were indexed (SHA-256 differs)")
+    assert lines[3] == "4 records in 2 shards, 2 problems"
+    written = json.loads(report.read_text(encoding="utf-8"))
+    assert written["records"] == 4
+    assert written["problems"][1] == {
+        "shard": str(path),
+        "offset": 0,
+        "key": "train-000000-0",
+        "reason": "the bytes are not those that were indexed (SHA-256 differs)",
+    }
+
+
+def test_index_names_every_shard_that_fails(shard: Shard, tmp_path: Path) -> None:
+    paths = [shard(2, f"train-{number}.tar") for number in range(3)]
+    for path in paths[1:]:
+        build_index(path)
+        path.write_bytes(path.read_bytes()[: int(ShardIndex.load(path).offsets[1])])
+    names = [str(path) for path in paths]
+    with pytest.raises(
+        DataError, match=r"(?s)2 of 3 shards cannot.*train-1\.tar.*train-2\.tar.*index --skip"
+    ):
+        index_shards(names, workers=2)
+    assert len(ShardIndex.load(names[0])) == 2
+    report = index_shards(names, skip=True)
+    assert (report.shards, report.records) == (3, 4)
+    assert report.seconds == pytest.approx(1.1 + 0.5 + 0.5)
+    assert len(report.left_out) == 2
+
+
+def test_a_shard_of_nothing_is_an_error_and_the_others_are_indexed(shard: Shard) -> None:
+    whole, nothing = shard(2, "train-0.tar"), shard(2, "train-1.tar")
+    nothing.write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"1 of 2 shards cannot be indexed:\n.*train-1\.tar, byte 0: the shard"
+    ) as said:
+        CliRunner().invoke(app, ["index", str(whole), str(nothing), "--skip"], catch_exceptions=False)
+    assert "To leave out" not in str(said.value)
+    assert len(ShardIndex.load(whole)) == 2
+    assert not index_path(nothing).exists()
+
+
+def test_index_command_lists_what_is_left_out(write_tar: WriteTar, tone: Tone) -> None:
+    members = [("a.json", _TEXT), ("a.0.wav", tone())]
+    path = write_tar([*members, *((f"b{number}.json", _TEXT) for number in range(25))])
+    with pytest.raises(DataError, match="the labelled clip has no audio\nTo leave out"):
+        CliRunner().invoke(app, ["index", str(path)], catch_exceptions=False)
+    done = CliRunner().invoke(app, ["index", str(path), "--skip"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "1 record, 0:01 of audio in 1 shard\nleft out: 25\n" in done.stdout
+    assert f"  {path}, byte " in done.stdout
+    assert "record 'b0': the labelled clip has no audio" in done.stdout
+    assert "  and 5 more; 'kikimimi data check' lists all" in done.stdout

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kikimimi.data.shards.index import ShardIndex, build_index
+from kikimimi.data.shards.record import RecordError
+from kikimimi.data.shards.shards import Shards
+from kikimimi.errors import DataError
+
+WriteTar = Callable[..., Path]
+Tone = Callable[..., bytes]
+
+
+def _json(data: Any) -> bytes:
+    return json.dumps(data, ensure_ascii=False).encode()
+
+
+def _conversation(*clips: str) -> bytes:
+    content = [{"type": "audio", "audio": clip} for clip in clips] + [
+        {"type": "text", "text": "何と言いましたか。"}
+    ]
+    answer = {"role": "assistant", "content": "はい。"}
+    return _json({"messages": [{"role": "user", "content": content}, answer], "rejected": "いいえ。"})
+
+
+def test_reads_a_conversation_with_its_clips_in_order(write_tar: WriteTar, tone: Tone) -> None:
+    clips = [f"{i}.wav" for i in range(11)]
+    data = [("a/b.json", _conversation(*clips)), *((f"a/b.{clip}", tone(0.1)) for clip in sorted(clips))]
+    path = write_tar(data)
+    build_index(path)
+    index = ShardIndex.load(path)
+    record = Shards("d", str(path)).read(0)
+    assert record.key == "a/b"
+    assert list(record.audio) == clips
+    assert record.texts() == ["何と言いましたか。", "はい。", "いいえ。"]
+    assert index.clips.tolist() == [11]
+    assert index.seconds[0] == pytest.approx(1.1)
+    assert index.characters.tolist() == [9 + 3 + 4]
+    assert record.where == f"{path}, byte 0, record 'a/b'"
+
+
+def test_long_names_folders_and_dot_slash(write_tar: WriteTar, tone: Tone) -> None:
+    folder = tarfile.TarInfo("./")
+    folder.type = tarfile.DIRTYPE
+    key = "長い名前" * 40
+    path = write_tar([(folder, b""), (f"./{key}.json", _json({"text": "あ"})), (f"./{key}.0.wav", tone(0.1))])
+    build_index(path)
+    assert Shards("d", str(path)).read(0).key == key
+
+
+def _link(kind: bytes, name: str = "a.json") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, "/etc/passwd"
+    return info
+
+
+_CLIP = ("a.0.wav", b"")
+_TEXT = ("a.json", _json({"text": "あ"}))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([_CLIP], r"record 'a': a\.json is missing; the record has 0\.wav"),
+        ([("a.json", b"{"), _CLIP], r"byte 0, record 'a': a\.json is not JSON: "),
+        ([("a.json", b"\xff"), _CLIP], r"a\.json is not JSON: "),
+        ([("a.json", b"[" * 100_000), _CLIP], r"a\.json is not JSON: "),
+        ([("a.json", b"[1]"), _CLIP], "holds no mapping but list"),
+        ([("../a.json", b"{}")], r"byte 0, record '\.\./a': member name '\.\./a\.json' leaves the shard"),
+        ([("/a.json", b"{}")], "leaves the shard"),
+        ([(_link(tarfile.SYMTYPE), b"")], r"member 'a\.json' is a link, a device or sparse"),
+        ([(_link(tarfile.LNKTYPE), b"")], "is a link, a device"),
+        ([(_link(tarfile.CHRTYPE), b"")], "is a link, a device"),
+        (
+            [_TEXT, ("a.pkl", b"\x80\x04")],
+            r"byte 1024, record 'a': member 'a\.pkl' is neither KEY\.json, KEY\.txt nor a clip",
+        ),
+        ([_TEXT, ("a.pth", b"x")], "kinds of clip: flac, mp3, ogg, opus, wav"),
+        ([_TEXT, ("a.pyd", b"x")], "is neither"),
+        ([(".json", b"{}")], "is neither"),
+        ([_TEXT, _TEXT], "a member occurs twice"),
+        ([_TEXT], "the labelled clip has no audio"),
+        ([("a.json", b"{}"), _CLIP], r"neither a conversation \(messages\) nor a labelled clip \(text, or"),
+        ([("a.json", _json({"text": "あ", "language": 3})), _CLIP], "language: expected a text"),
+        (
+            [("a.json", _json({"messages": [{"role": "robot"}]}))],
+            r"messages\[0\]\.role: 'robot' is not one of",
+        ),
+        ([("a.json", _conversation("1.wav")), _CLIP], r"names the clip 1\.wav, but the record has 0\.wav"),
+        ([("a.json", _conversation()), _CLIP], r"no turn of the conversation holds the clip 0\.wav"),
+        ([_TEXT, ("a.0.flac", b"not audio")], r"record 'a': 0\.flac: cannot be decoded"),
+    ],
+)
+def test_refuses_malformed_records(
+    write_tar: WriteTar, tone: Tone, members: list[tuple[Any, bytes]], message: str
+) -> None:
+    path = write_tar([(name, tone(0.1) if name == "a.0.wav" else content) for name, content in members])
+    with pytest.raises(DataError, match=message) as caught:
+        build_index(path)
+    assert str(path) in str(caught.value)
+
+
+def test_records_whose_members_do_not_stand_together(write_tar: WriteTar, tone: Tone) -> None:
+    clip = tone(0.1)
+    members = [("a.json", _TEXT[1]), ("a.0.wav", clip), ("b.json", _TEXT[1]), ("b.0.wav", clip)]
+    path = write_tar([*members, ("a.json", _TEXT[1]), ("a.1.wav", clip)])
+    with pytest.raises(
+        DataError, match="record 'a': the key occurs twice, or its members do not stand together"
+    ):
+        build_index(path)
+
+
+def test_transcript_in_a_text_member(write_tar: WriteTar, tone: Tone) -> None:
+    flac = tone(0.5, kind="FLAC")
+    path = write_tar(
+        [
+            ("a.flac", flac),
+            ("a.txt", "\ufeff今日は。\n".encode()),
+            ("b.flac", flac),
+            ("b.json", _json({"language": "ja", "meta": {"license": "CC0-1.0"}})),
+            ("b.txt", "はい".encode()),
+            ("c.flac", flac),
+            ("c.json", _json({"text": "同じ", "speaker": 3})),
+            ("c.txt", "同じ".encode()),
+        ]
+    )
+    build_index(path)
+    shards = Shards("speech", str(path))
+    assert [shards.read(row).json for row in range(3)] == [
+        {"text": "今日は。"},
+        {"language": "ja", "meta": {"license": "CC0-1.0"}, "text": "はい"},
+        {"text": "同じ", "speaker": 3},
+    ]
+    assert all(shards.read(row).audio == {"flac": flac} for row in range(3))
+    assert shards.characters.tolist() == [4, 2, 2]
+    assert shards.languages.tolist() == [-1, 0, -1]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("a.txt", b" \n"), _CLIP], "text: empty, or not a text"),
+        ([("a.txt", b"\xff"), _CLIP], r"a\.txt is not UTF-8: "),
+        ([("a.txt", b"x" * 1_000_001), _CLIP], r"a\.txt has 1000001 bytes; a transcript has at most 1000000"),
+        ([("a.txt", b"yes"), ("a.json", b'{"text": "no"}'), _CLIP], r"a\.json and a\.txt both say what"),
+        ([("a.txt", b"yes"), ("a.json", _conversation("0.wav")), _CLIP], r"a\.json and a\.txt both say what"),
+        ([("a.txt", b"yes")], "the labelled clip has no audio"),
+        ([("a.0.txt", b"yes"), _CLIP], r"member 'a\.0\.txt' is neither"),
+    ],
+)
+def test_refuses_malformed_transcripts(
+    write_tar: WriteTar, tone: Tone, members: list[tuple[Any, bytes]], message: str
+) -> None:
+    path = write_tar([(name, tone(0.1) if name == "a.0.wav" else content) for name, content in members])
+    with pytest.raises(DataError, match=message):
+        build_index(path)
+
+
+def test_errors_of_records_survive_other_processes() -> None:
+    error = RecordError("a.tar, byte 0, record 'a'", "text: empty")
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) == "a.tar, byte 0, record 'a': text: empty"
+    assert again.reason == error.reason == "text: empty"
+    assert str(RecordError("what torch makes of a traceback")) == "what torch makes of a traceback"
+
+
+def test_a_labelled_clip_may_lack_a_transcript(write_tar: WriteTar, tone: Tone) -> None:
+    """Emotions, captions and music need no words; a clip of which nothing is known is of no use."""
+    for data in ({"emotion": "happy"}, {"language": "ja", "meta": {"caption": "雨の音"}}):
+        shard = write_tar([("a.json", _json(data)), ("a.0.wav", tone())])
+        build_index(shard)
+        shards = Shards("tones", str(shard))
+        assert shards.read(0).json == data
+        assert shards.characters.tolist() == [0]
+    for useless in ({}, {"language": "ja", "meta": {}}):
+        shard = write_tar([("a.json", _json(useless)), ("a.0.wav", tone())])
+        with pytest.raises(DataError, match=r"neither a conversation \(messages\) nor a labelled clip"):
+            build_index(shard)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kikimimi import Generation
+from kikimimi.contracts import registry
+from kikimimi.errors import DataError, RequestError
+from kikimimi.inference.transcriber import BATCH_CLIPS, SEARCH_SHARE, Transcriber, cut_at_quiet, join_texts
+from kikimimi.recipe import Chosen, load_recipe
+from kikimimi.run.folder import RunFolder
+from kikimimi.testing import tiny_recipe, write_shard
+from kikimimi.training.train import train
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("transcriber")
+    recipe = tiny_recipe(load_recipe(ROOT / "recipes" / "quickstart.yaml"), write_shard(folder / "data", 4))
+    run = RunFolder.create(folder / "run", recipe)
+    train(run)
+    return run
+
+
+def noise(count: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, 0.1, count).astype(np.float32)
+
+
+@given(
+    length=st.integers(1, 5000),
+    longest=st.integers(4, 900),
+    frame=st.integers(1, 300),
+    seed=st.integers(0, 99),
+)
+def test_the_pieces_are_the_clip(length: int, longest: int, frame: int, seed: int) -> None:
+    clip = noise(length, seed)
+    pieces = cut_at_quiet(clip, longest, frame)
+    np.testing.assert_array_equal(np.concatenate(pieces), clip)
+    assert all(0 < len(piece) <= longest for piece in pieces)
+    # Every piece but the last fills most of the window: as few pieces as the search for quiet allows.
+    assert all(len(piece) >= int(longest * (1 - SEARCH_SHARE)) for piece in pieces[:-1])
+
+
+@given(length=st.integers(30 * 16000, 100 * 16000))
+def test_no_piece_of_a_real_window_is_too_short_to_hear(length: int) -> None:
+    pieces = cut_at_quiet(np.zeros(length, np.float32), 30 * 16000, 1600)
+    assert all(len(piece) >= 800 for piece in pieces)
+
+
+def test_the_cut_is_in_the_pause() -> None:
+    clip = noise(1000)
+    clip[850:900] = 0
+    pieces = cut_at_quiet(clip, 950, 10)
+    assert 850 <= len(pieces[0]) <= 900
+    assert [len(piece) for piece in cut_at_quiet(clip, 1000, 10)] == [1000]
+
+
+@pytest.mark.parametrize(
+    ("texts", "joined"),
+    [
+        ([], ""),
+        (["今日は", "晴れ"], "今日は晴れ"),
+        (["good", "morning"], "good morning"),
+        (["good ", " morning"], "good morning"),
+        (["good", "", "  ", "morning"], "good morning"),
+        (["これは", "test", "です"], "これはtestです"),
+        (["一", "", "二"], "一二"),
+    ],
+)
+def test_join_texts(texts: list[str], joined: str) -> None:
+    assert join_texts(texts) == joined
+
+
+def test_a_clip_is_heard_the_same_alone_and_in_company(run: RunFolder) -> None:
+    transcriber = Transcriber(run)
+    clips = [noise(4000 + 700 * i, seed=i) for i in range(BATCH_CLIPS + 3)]
+    together = transcriber.transcribe(clips)
+    assert len(together) == len(clips)
+    assert [transcriber.transcribe([clip])[0] for clip in clips] == together
+    assert transcriber.transcribe([]) == []
+
+
+def test_it_decodes_as_the_evaluation_does(run: RunFolder) -> None:
+    evaluation = replace(run.recipe.evaluate["held_out"], generate=Generation(max_new_tokens=1))
+    short = Transcriber(RunFolder(run.path, replace(run.recipe, evaluate={"held_out": evaluation})))
+    assert short.generation.max_new_tokens == 1
+    assert len(short.transcribe([noise(8000)])[0]) <= 1
+    assert Transcriber(RunFolder(run.path, replace(run.recipe, evaluate={}))).generation == Generation()
+
+
+def test_pieces_follow_the_encoders_window(run: RunFolder) -> None:
+    transcriber = Transcriber(run)
+    assert [len(piece) for piece in transcriber.pieces(noise(16000 * 30))] == [16000 * 30]
+    pieces = transcriber.pieces(noise(16000 * 30 + 1))
+    assert len(pieces) == 2
+    transcriber.max_seconds = None
+    assert len(transcriber.pieces(noise(16000 * 100))) == 1
+
+
+def test_a_last_stage_of_conversations_leaves_it_to_the_one_before(run: RunFolder) -> None:
+    stage = run.recipe.stages["asr"]
+    chat = {"talk": replace(next(iter(stage.data.values())), task=Chosen.of("task", "chat"))}
+    stages = {"asr": stage, "dpo": replace(stage, data=chat)}
+    recipe = replace(run.recipe, stages=stages, evaluate={})
+    assert Transcriber(RunFolder(run.path, recipe)).task.transcribes
+
+
+def test_a_task_that_asks_no_fixed_question(run: RunFolder) -> None:
+    chat = Chosen(kind="task", name="chat", config=registry.load("task", "chat").Config())
+    stage = run.recipe.stages["asr"]
+    data = {name: replace(dataset, task=chat) for name, dataset in stage.data.items()}
+    recipe = replace(run.recipe, stages={"asr": replace(stage, data=data)}, evaluate={})
+    with pytest.raises(RequestError, match="none of its tasks asks a fixed question of a clip"):
+        Transcriber(RunFolder(run.path, recipe))
+
+
+def test_a_task_that_transcribes_goes_before_others(run: RunFolder) -> None:
+    (evaluation,) = run.recipe.evaluate.values()
+    others = {
+        name: replace(evaluation, task=Chosen.of("task", name))
+        for name in ("emotion", "caption", "transcribe")
+    }
+    recipe = replace(run.recipe, evaluate=others)
+    assert type(Transcriber(RunFolder(run.path, recipe)).task).__name__ == "Transcribe"
+    without = replace(recipe, evaluate={"emotion": others["emotion"]})
+    assert type(Transcriber(RunFolder(run.path, without)).task).__name__ == "ASR"  # of the training data
+
+
+def test_a_prompt_that_does_not_fit(run: RunFolder) -> None:
+    transcriber = Transcriber(run)
+    transcriber.model.llm.context_length = 8
+    with pytest.raises(
+        DataError, match=r"too long for this run's LLM: a prompt of \d+ positions leaves no room"
+    ):
+        transcriber.transcribe([noise(16000)])

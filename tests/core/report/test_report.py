@@ -1,0 +1,280 @@
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from kikimimi.evaluation.score import Metric, score
+from kikimimi.report.chart import Curve
+from kikimimi.report.report import (
+    ComponentRow,
+    Count,
+    CurveGroup,
+    Example,
+    ExampleGroup,
+    Fact,
+    Report,
+    ScoreRow,
+    render,
+    write_report,
+)
+
+REFERENCES = ["今日は晴れです。", "私は猫が好き。", "山に登った"]
+GOOD = ["今日は晴れです", "私は犬が好き", "山登った"]
+BAD = ["あ", "い", "う"]
+
+
+def flac() -> bytes:
+    file = BytesIO()
+    soundfile.write(file, np.zeros(1600, dtype=np.float32), 16000, format="FLAC")
+    return file.getvalue()
+
+
+def row(
+    system: str, predictions: list[str], normaliser: str = "none", metric: Metric = "cer", **more: Any
+) -> ScoreRow:
+    result = score(REFERENCES, predictions, metric=metric, normaliser=normaliser)
+    return ScoreRow(evaluation="held-out", system=system, score=result, **more)
+
+
+def example(**changes: Any) -> Example:
+    fields: dict[str, Any] = {
+        "evaluation": "held-out",
+        "key": "clip-7",
+        "reference": REFERENCES[1],
+        "predictions": {"ours": GOOD[1]},
+        "normaliser": "whisper-basic-nospace",
+    }
+    return Example(**(fields | changes))
+
+
+EMPTY = Report(title="A run", created=datetime(2026, 11, 22, 16, 30, tzinfo=UTC))
+FULL = replace(
+    EMPTY,
+    facts=[Fact(label="Trained parameters", value="5.2 M")],
+    scores=[row("ours", GOOD, seconds=83.2), row("theirs", BAD)],
+    charts=[
+        CurveGroup(title="Loss", curves=[Curve(name="training", points=[(0, 4.0), (10, 2.0)])]),
+        CurveGroup(
+            title="Learning rate", curves=[Curve(name="adapter", points=[(0, 0.0), (10, 1e-3)])], exact=True
+        ),
+    ],
+    examples=[
+        ExampleGroup(title="Worst", note="The worst one.", examples=[example(audio=flac(), language="ja")])
+    ],
+    counts=[
+        Count(label="Padded positions [%]", value=3.4, note="of 1,203"),
+        Count(label="Clips cut", value=0),
+    ],
+    components=[
+        ComponentRow(
+            kind="encoder",
+            name="whisper",
+            distribution="kikimimi",
+            version="0.1.0",
+            parameters=20_000,
+            trainable=0,
+        ),
+        ComponentRow(
+            kind="adapter", name="mlp", distribution="other", version="2.0", parameters=3_000, trainable=3_000
+        ),
+    ],
+    recipe="name: quickstart\n",
+    commands=["kikimimi train quickstart.yaml", "kikimimi evaluate runs/quickstart"],
+)
+
+
+class Page(HTMLParser):
+    """Collects the elements of a page with their attributes, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._open.append(tag)
+        if tag in ("dt", "dd", "th", "td"):
+            self.words.append(" ")
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+    def ids(self) -> list[str]:
+        return [attributes["id"] or "" for tag, attributes in self.elements if tag == "section"]
+
+    def addresses(self) -> Iterator[str]:
+        for _, attributes in self.elements:
+            for name in ("src", "href", "srcset", "data", "action", "xlink:href"):
+                if attributes.get(name) is not None:
+                    yield attributes[name] or ""
+
+
+def test_everything_given_is_shown() -> None:
+    page = Page(render(FULL))
+    assert page.ids() == ["scores", "training", "examples", "counts", "components", "reproduce", "recipe"]
+    for text in (
+        "A run 2026-11-22 16:30 UTC",
+        "Trained parameters 5.2 M",
+        "held-out CER · normaliser none · 3 pairs · 20 characters",
+        "training 2 at step 10",
+        "adapter 0.001 at step 10",
+        "Worst The worst one. held-out · clip-7 · normaliser whisper-basic-nospace 私は猫が好き。",
+        "Padded positions [%] 3.4 of 1,203 Clips cut 0",
+        "encoder whisper kikimimi 0.1.0 20,000 0 adapter mlp other 2.0 3,000 3,000 total 23,000 3,000",
+        "kikimimi train quickstart.yaml kikimimi evaluate runs/quickstart",
+        "name: quickstart",
+    ):
+        assert text in page.text
+
+
+def test_sections_without_content_are_left_out() -> None:
+    page = Page(render(EMPTY))
+    assert page.ids() == []
+    assert not {"dl", "table", "figure", "article", "pre"} & {tag for tag, _ in page.elements}
+    assert (
+        Page(
+            render(
+                replace(EMPTY, charts=[CurveGroup(title="Loss", curves=[Curve(name="training", points=[])])])
+            )
+        ).ids()
+        == []
+    )
+    assert Page(render(replace(EMPTY, examples=[ExampleGroup(title="a", note="", examples=[])]))).ids() == []
+    assert Page(render(replace(EMPTY, counts=FULL.counts))).ids() == ["counts"]
+
+
+def test_the_page_needs_nothing_else() -> None:
+    html = render(FULL)
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert [address for address in page.addresses() if not address.startswith("data:")] == []
+    assert not re.search(r"url\(|@import|https?://", html)
+    assert "default-src 'none'" in html
+    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.elements
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_the_numbers_are_those_of_score() -> None:
+    ours, theirs = FULL.scores
+    text = Page(render(FULL)).text
+    for line, compute in ((ours, "1:23"), (theirs, "")):
+        s = line.score
+        shown = f"{line.system} {s.value:.2f} % {s.substitutions} {s.deletions} {s.insertions} {compute}"
+        assert shown.strip() in text
+
+
+def test_skipped_pairs_are_shown() -> None:
+    result = score([*REFERENCES, "。"], [*GOOD, ""], metric="cer", normaliser="whisper-basic-nospace")
+    line = ScoreRow(evaluation="e", system="s", score=result)
+    text = Page(render(replace(EMPTY, scores=[line]))).text
+    assert "3 pairs · 18 characters · 1 not scored (empty reference)" in text
+    assert "not scored" not in Page(render(FULL)).text
+
+
+def test_compute_has_a_column_only_where_it_is_known() -> None:
+    assert "Compute" in Page(render(FULL)).text
+    assert "Compute" not in Page(render(replace(EMPTY, scores=[row("ours", GOOD)]))).text
+
+
+def bold(html: str) -> list[tuple[str, str]]:
+    found = re.findall(
+        r'<tr class="best">\s*<th scope="row">([^<]+)</th>\s*'
+        r'<td class="number rate"><strong>([\d.]+)&nbsp;%</strong>',
+        html,
+    )
+    assert len(found) == html.count("<strong>") == html.count('class="best"')
+    return found
+
+
+def test_the_best_of_each_evaluation_is_bold() -> None:
+    assert bold(render(FULL)) == [("ours", f"{FULL.scores[0].score.value:.2f}")]
+    # A tie in what is shown is a tie; a system alone is not the best of anything.
+    tie = [row("a", GOOD), row("b", GOOD), row("c", BAD)]
+    assert [system for system, _ in bold(render(replace(EMPTY, scores=tie)))] == ["a", "b"]
+    assert bold(render(replace(EMPTY, scores=tie[:1]))) == []
+
+
+def test_rates_of_different_form_are_not_compared() -> None:
+    rows = [
+        row("plain", GOOD),
+        row("normalised", GOOD, normaliser="whisper-basic-nospace"),
+        row("words", GOOD, metric="wer"),
+        row("plain too", BAD),
+    ]
+    html = render(replace(EMPTY, scores=rows))
+    assert [system for system, _ in bold(html)] == ["plain"]
+    text = Page(html).text
+    assert (
+        text.index("plain too")
+        < text.index("normalised ")
+        < text.index("WER · normaliser none · 3 pairs · 3 words")
+    )
+
+
+def test_fewer_pairs_are_another_evaluation() -> None:
+    fewer = score(REFERENCES[:1], REFERENCES[:1], metric="cer", normaliser="none")
+    rows = [row("all", GOOD), ScoreRow(evaluation="held-out", system="some", score=fewer), row("bad", BAD)]
+    assert [system for system, _ in bold(render(replace(EMPTY, scores=rows)))] == ["all"]
+
+
+HOSTILE = "<script>alert('x')</script>&\"<img src=x onerror=y>"
+
+
+def test_text_cannot_become_markup(tmp_path: Path) -> None:
+    hostile = replace(
+        FULL,
+        title=HOSTILE,
+        facts=[Fact(label=HOSTILE, value=HOSTILE)],
+        scores=[replace(FULL.scores[0], system=HOSTILE, evaluation=HOSTILE)],
+        charts=[CurveGroup(title="Loss", curves=[Curve(name=HOSTILE, points=[(0, 1.0)])])],
+        examples=[
+            ExampleGroup(
+                title=HOSTILE,
+                note=HOSTILE,
+                examples=[
+                    example(
+                        evaluation=HOSTILE,
+                        key=HOSTILE,
+                        reference=HOSTILE,
+                        predictions={HOSTILE: "a" + HOSTILE[3:] + "</dd>"},
+                        normaliser="none",
+                        language='"><script>',
+                    )
+                ],
+            )
+        ],
+        counts=[Count(label=HOSTILE, value=1, note=HOSTILE)],
+        components=[
+            replace(FULL.components[0], kind=HOSTILE, name=HOSTILE, distribution=HOSTILE, version=HOSTILE)
+        ],
+        recipe="</code></pre>" + HOSTILE,
+        commands=[HOSTILE],
+    )
+    html = render(hostile)
+    page = Page(html)
+    assert not {"script", "img"} & {tag for tag, _ in page.elements}
+    assert [tag for tag, _ in page.elements].count("dd") == html.count("</dd>")
+    assert page.text.count(" ".join(HOSTILE.split())) >= 14
+
+
+def test_written_as_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "report.html"
+    write_report(path, FULL)
+    assert path.read_text(encoding="utf-8") == render(FULL)
+    assert [found.name for found in path.parent.iterdir()] == ["report.html"]

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kikimimi.errors import RequestError
+from kikimimi.synth.grammar import Grammar
+
+SMALL = """
+language: ja
+sentences: ["{a}と{a}です。", "{a}は{b}です。", "はい。"]
+words: {a: [犬, 猫, 鳥], b: [犬, 白]}
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Grammar:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL, encoding="utf-8")
+    return Grammar.load(str(path))
+
+
+def test_makes_every_sentence_once(small: Grammar) -> None:
+    assert small.combinations == 3 * 2 + 3 * 2 + 1
+    split = small.split(10, 3, seed=5)
+    assert len(set(split.train + split.held_out)) == 13
+    assert "犬と犬です。" not in split.train + split.held_out
+    assert "犬は犬です。" in split.train + split.held_out
+    with pytest.raises(
+        RequestError, match=r"makes 13 different sentences; 14 are asked for \(10 \+ 4 held out\)"
+    ):
+        small.split(10, 4, seed=5)
+    with pytest.raises(RequestError, match="expected at least 1 training sentence"):
+        small.split(0, 4, seed=5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32))
+def test_shipped_grammar(seed: int) -> None:
+    grammar = Grammar.load("ja_small")
+    split = grammar.split(300, 60, seed)
+    assert (len(set(split.train)), len(set(split.held_out))) == (300, 60)
+    assert not set(split.train) & set(split.held_out)
+    assert set("".join(split.held_out)) <= set("".join(split.train))
+    assert split.unseen == ""
+    assert all(sentence.endswith("。") and len(sentence) <= 30 for sentence in split.train)
+    assert split == grammar.split(300, 60, seed)
+
+
+def test_shipped_grammar_is_large_and_in_order() -> None:
+    grammar = Grammar.load("ja_small")
+    assert grammar.language == "ja"
+    assert grammar.combinations > 10_000
+    assert grammar.split(300, 60, 0) != grammar.split(300, 60, 1)
+    # The same seed gives the same sentences tomorrow.
+    assert grammar.split(40, 3, 0).held_out == [
+        "木曜日の午前十時に喫茶店で会いましょう。",
+        "広場までは歩いて二時間です。",
+        "田中さんの誕生日は六月二日です。",
+    ]
+
+
+def test_templates_take_turns() -> None:
+    grammar = Grammar.load("ja_small")
+    train = grammar.split(900, 90, 0).train
+    assert 40 <= sum(sentence.endswith("食べました。") for sentence in train) <= 60
+
+
+def test_characters_that_training_lacks_are_told(small: Grammar) -> None:
+    split = small.split(1, 3, seed=0)
+    assert split.unseen
+    assert set(split.unseen) == set("".join(split.held_out)) - set("".join(split.train))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("language: [", "not YAML"),
+        ("- a", "a grammar has exactly the keys language, sentences, words"),
+        ("{language: ja, sentences: [はい], words: {}, extra: 1}", "has exactly the keys"),
+        ("{language: 1, sentences: [はい], words: {}}", "language: expected a code such as 'ja'"),
+        ("{language: ja, sentences: [], words: {}}", "sentences: expected a list of at least one text"),
+        ("{language: ja, sentences: [はい], words: []}", "words: expected named lists"),
+        (
+            "{language: ja, sentences: ['{a}'], words: {a: [1]}}",
+            r"words\.a\[0\]: expected a text, not 1; put it in",
+        ),
+        ("{language: ja, sentences: ['{a}'], words: {a: [犬, 犬]}}", r"words\.a\[1\]: '犬' is there twice"),
+        (
+            "{language: ja, sentences: ['{citi}'], words: {city: [津]}}",
+            r"no words for slot 'citi'\. Did you mean 'city'",
+        ),
+        ("{language: ja, sentences: ['{a}{a}'], words: {a: [犬]}}", r"2 slots 'a', but words\.a has only 1"),
+        ("{language: ja, sentences: ['{a'], words: {a: [犬]}}", r"sentences\[0\]: a brace is not closed"),
+        ("{language: ja, sentences: [はい], words: {a: [犬]}}", r"no sentence or request uses words\.a"),
+    ],
+)
+def test_refuses_malformed_grammars(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(RequestError, match=message):
+        Grammar.load(str(path))
+
+
+def test_unknown_grammar() -> None:
+    with pytest.raises(
+        RequestError, match=r"ja_smal: no such .* Did you mean 'ja_small'\? Shipped: ja_dialogue, ja_small"
+    ):
+        Grammar.load("ja_smal")

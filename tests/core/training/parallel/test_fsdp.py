@@ -1,0 +1,237 @@
+"""Sharded training on two processes equals one process, and its checkpoints go from one to the other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import WhisperConfig
+from webdataset.writer import TarWriter
+
+from kikimimi.data.audio import encode_flac
+from kikimimi.data.shards.index import ShardIndex, build_index
+from kikimimi.model.assembly import assemble
+from kikimimi.model.trained import named_tensors
+from kikimimi.run.folder import RunFolder, checkpoint_folders
+from kikimimi.run.metrics import read_metrics
+from kikimimi.training.train import train
+from kikimimi_encoders.whisper import WhisperEncoder
+from kikimimi_llms.llama import Llama
+
+from ..conftest import Make, Ranks, Training, assert_same, rewind
+
+ALL = "stages.asr.train={encoder: {lr: 1.0e-3}, adapter: {lr: 1.0e-3}, llm: {lr: 1.0e-3}}"
+LORA = [
+    "llm.lora={rank: 2, alpha: 4, modality: audio}",
+    "stages.asr.train={adapter: {lr: 1.0e-3}, llm: {lr: 2.0e-3, part: lora}}",
+]
+TRAIN = {
+    "adapter": ["stages.asr.train={adapter: {lr: 1.0e-3}, llm: null}"],
+    "cached": ["stages.asr.train={adapter: {lr: 1.0e-3}, llm: null}", "trainer.cache_features=true"],
+    "lora": LORA,
+    "half": [*LORA, "llm.dtype=bf16", "encoder.dtype=bf16"],
+    "full": [ALL],
+    "ctc": [ALL, "adapter={name: ctc, vocabulary: characters}"],
+    "align": [
+        "stages.asr.train={encoder: {lr: 1.0e-3}, adapter: {lr: 1.0e-3}, llm: null}",
+        "stages.asr.objective={name: align, match: pool}",
+    ],
+    "sum": [
+        ALL,
+        "stages.asr.objective={name: sum, terms: {text: ce, own: distill, near: {name: align, match: pool}}}",
+    ],
+    "dpo": [*LORA, "stages.asr.objective=dpo", "trainer.activation_checkpointing=true"],
+    "dpo-full": [ALL, "stages.asr.objective=dpo"],
+}
+
+
+def column(run: RunFolder, key: str) -> list[float]:
+    return [float(str(line[key])) for line in read_metrics(run.metrics) if key in line]
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    """Twenty steps over records with two clips, one, or none: some micro-batches hold text alone."""
+    shard = tmp_path / "spoken" / "a.tar"
+    rng = np.random.default_rng(0)
+    shard.parent.mkdir()
+    with TarWriter(str(shard), mtime=0) as tar:
+        for number in range(20):
+            clips, messages = {}, []
+            for turn in range(max(number % 3, 1)):
+                content = [{"type": "text", "text": "はい" * int(rng.integers(1, 9))}]
+                if number % 3:
+                    noise = rng.normal(0, 0.1, int(rng.integers(8_000, 32_000))).astype(np.float32)
+                    clips[f"{turn}.flac"] = encode_flac(noise, 16_000)
+                    content.insert(0, {"type": "audio", "audio": f"{turn}.flac", "text": "はい"})
+                messages.append({"role": "user", "content": content})
+                messages.append({"role": "assistant", "content": "いいえ" * int(rng.integers(1, 5))})
+            record = json.dumps({"messages": messages, "rejected": "い" * int(rng.integers(1, 5))}).encode()
+            tar.write({"__key__": f"{number:03d}", "json": record, **clips})
+    build_index(shard)
+    return [
+        f"stages.asr.data={{tones: null, chat: {{shards: {shard}, task: chat}}}}",
+        "stages.asr.batch={seconds: 4, global: 2}",
+        "stages.asr.steps=20",
+        "stages.asr.checkpoint={every: 6, keep: 9}",
+        "stages.asr.validate.every=0",
+        "llm.scratch.dropout=0",
+        "trainer.cache_features=false",
+    ]
+
+
+@pytest.fixture
+def damaged(options: list[str], tmp_path: Path) -> list[str]:
+    """The same, with a third of the records damaged and left out: some micro-batches hold nothing at all."""
+    shard = shutil.copytree(tmp_path / "spoken", tmp_path / "damaged") / "a.tar"
+    index = ShardIndex.load(shard)
+    content = bytearray(shard.read_bytes())
+    for row in range(1, len(index.offsets), 3):
+        content[int(index.offsets[row]) + int(index.sizes[row]) - 700] ^= 1
+    shard.write_bytes(bytes(content))
+    return [
+        *options,
+        ALL,
+        f"stages.asr.data.chat.shards={shard}",
+        "stages.asr.faults={policy: skip, share: 0.9}",
+        "stages.asr.batch.seconds=2.5",
+    ]
+
+
+@pytest.fixture
+def pretrained(options: list[str], make_run: Make, tmp_path: Path) -> list[str]:
+    """The same with weights that are read: encoder and LLM are built without memory and filled in pieces."""
+    model = assemble(make_run("source", "llm.scratch={tokenizer: bytes, dropout: 0}").recipe)
+    encoder, llm = model.encoder, model.llm
+    assert isinstance(encoder, WhisperEncoder)
+    assert isinstance(llm, Llama)
+    shard = tmp_path / "spoken" / "a.tar"
+    ear, brain = tmp_path / "ear", tmp_path / "brain"
+    ear.mkdir()
+    state = {f"model.encoder.{name}": tensor for name, tensor in encoder.model.state_dict().items()}
+    save_file(state, ear / "model.safetensors")
+    WhisperConfig(
+        d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64, max_source_positions=1500
+    ).save_pretrained(ear)
+    llm.model.save_pretrained(brain)
+    llm.tokenizer.save_pretrained(brain)
+    return [
+        *(option for option in options if "llm.scratch" not in option),
+        f"encoder={{name: whisper, weights: {ear}, dtype: bf16}}",
+        f"llm={{name: llama, weights: {brain}, chat_template: plain}}",
+        *LORA,
+        f"stages.sft={{train: {{adapter: {{lr: 1.0e-3}}}}, data: {{chat: {{shards: {shard}, task: chat}}}},"
+        " batch: {seconds: 4, global: 2}, steps: 2}",
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(
+    ranks: Ranks, make_run: Make, options: list[str], damaged: list[str], pretrained: list[str]
+) -> None:
+    recipes = {name: [*options, *own] for name, own in TRAIN.items()}
+    recipes |= {"damaged": damaged, "pretrained": pretrained}
+    for name, own in recipes.items():
+        train(make_run(f"one-{name}", *own))
+    runs = [
+        (strategy, make_run(f"{strategy}-{name}", *own))
+        for name, own in recipes.items()
+        for strategy in ("ddp", "fsdp")
+    ]
+    ranks.train(*runs)
+    for _, run in runs:
+        name = run.path.name.partition("-")[2]
+        one = RunFolder.open(run.path.with_name(f"one-{name}"))
+        if name in ("adapter", "cached"):
+            assert set(run.recipe.stages["asr"].train) == {"adapter"}
+        assert_same(Training.curve(run.path), Training.curve(one.path))
+        assert len(column(run, "loss")) >= 20
+        for stage in run.recipe.stages:
+            expected, found = (load_file(run.weights(stage)) for run in (one, run))
+            assert expected.keys() == found.keys()
+            for tensor, value in expected.items():
+                torch.testing.assert_close(found[tensor], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_half_precision_and_one_rank(ranks: Ranks, make_run: Make, options: list[str]) -> None:
+    """In bf16, sharded ranks follow the others; one process alone can hold all the pieces."""
+    ddp, fsdp = (make_run(name, *options, ALL, "trainer.precision=bf16") for name in ("ddp", "fsdp"))
+    ranks.train(("ddp", ddp), ("fsdp", fsdp))
+    assert column(fsdp, "loss") == pytest.approx(column(ddp, "loss"), rel=0.02)
+    rewind(fsdp, 18)
+    train(RunFolder.open(fsdp.path, ["trainer.devices=1", "trainer.strategy=auto"]))
+    assert len(column(fsdp, "loss")) == 20
+
+
+@pytest.mark.slow
+def test_ranks_stop_together(ranks: Ranks, make_run: Make, options: list[str]) -> None:
+    """What one rank finds stops both before the step, and both say what it was."""
+    runs = [(strategy, make_run(f"{strategy}-run", *options, ALL)) for strategy in ("ddp", "fsdp")]
+    said = r"^DataError: rank 1: step 8: the loss is nan; weights are untouched\. Records .*chat/\d{3}"
+    ranks.train(*runs, fails=said, spoil="loss")
+    for _, run in runs:
+        assert [path.name for path in checkpoint_folders(run.checkpoints("asr"))] == ["step-00000006"]
+        assert len(column(run, "loss")) == 7
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_last_checkpoint(ranks: Ranks, make_run: Make, options: list[str]) -> None:
+    """Also where one rank alone finds it full."""
+    runs = [(strategy, make_run(f"{strategy}-run", *options, ALL)) for strategy in ("ddp", "fsdp")]
+    said = (
+        r"^KikimimiError: .*step-00000012: the checkpoint could not be written: No space left on \w+\."
+        r" The one before it, step-00000006, is intact\. Make room, then run the same command again: it goes"
+    )
+    ranks.train(*runs, fails=said, spoil="disk")
+    for _, run in runs:
+        assert [path.name for path in run.checkpoints("asr").iterdir()] == ["step-00000006"]
+    ranks.train(*runs)
+    assert all(len(column(run, "loss")) == 20 for _, run in runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_as_many_ranks_go_on_bit_for_bit(
+    ranks: Ranks, make_run: Make, options: list[str], strategy: str
+) -> None:
+    """With dropout, and from a step in the middle of what is logged together."""
+    run = make_run("run", *options, *TRAIN["ctc"], "llm.scratch.dropout=0.1", "trainer.log_every=5")
+    ranks.train((strategy, run))
+    whole, weights = Training.curve(run.path), run.weights("asr").read_bytes()
+    rewind(run, 12)
+    ranks.train((strategy, run))
+    assert Training.curve(run.path) == whole
+    assert run.weights("asr").read_bytes() == weights
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_with_other_ranks(ranks: Ranks, make_run: Make, options: list[str]) -> None:
+    """From two to one and back: the same global batches."""
+    run = make_run("run", *options, *TRAIN["ctc"])
+    ranks.train(("fsdp", run))
+    saved = {path.name for path in (run.checkpoints("asr") / "step-00000006").iterdir()}
+    pieces = {f"{stem}.rank{rank}-of-2.safetensors" for stem in ("weights", "resume") for rank in (0, 1)}
+    assert saved == {"resume.json", *pieces}
+    whole = column(run, "loss")
+    assert load_file(run.weights("asr")).keys() == set(named_tensors(run.load_model()))
+
+    rewind(run, 6)
+    newest = run.load_model()  # pieces are read by one process as well
+    train(RunFolder.open(run.path))
+    assert column(run, "loss") == pytest.approx(whole, rel=1e-5, abs=1e-5)
+    saved = {path.name for path in (run.checkpoints("asr") / "step-00000012").iterdir()}
+    assert saved == {"resume.json", "weights.safetensors", "resume.safetensors"}
+    assert not all(
+        torch.equal(tensor, named_tensors(newest)[name])
+        for name, tensor in load_file(run.weights("asr")).items()
+    )
+
+    rewind(run, 12)
+    ranks.train(("fsdp", run))
+    assert column(run, "loss") == pytest.approx(whole, rel=1e-5, abs=1e-5)
