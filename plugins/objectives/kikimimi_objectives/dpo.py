@@ -68,7 +68,7 @@ class DPO(Objective):
         now, lengths = step.score(pairs).log_probabilities(2 * number)
         if options.form == "ipo":
             now, before = now / lengths, before / lengths
-        chosen, rejected = torch.split(now - before, number)  # (B,) each
+        chosen, rejected = (now - before).chunk(2)  # (B,) each
         difference = chosen - rejected
         if options.form == "ipo":
             value = (difference - 1 / (2 * options.beta)).square().mean()

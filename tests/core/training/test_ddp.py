@@ -11,7 +11,7 @@ import pytest
 from kikimimi.run.folder import RunFolder
 from kikimimi.training.train import train
 
-from ..conftest import Make, Training, assert_same, rewind
+from .conftest import Make, Training, assert_same, rewind
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from kikimimi.training.train import train
 from kikimimi_encoders.whisper import WhisperEncoder
 from kikimimi_llms.llama import Llama
 
-from ..conftest import Make, Ranks, Training, assert_same, rewind
+from .conftest import Make, Ranks, Training, assert_same, rewind
 
 ALL = "stages.asr.train={encoder: {lr: 1.0e-3}, adapter: {lr: 1.0e-3}, llm: {lr: 1.0e-3}}"
 LORA = [

@@ -17,7 +17,7 @@ from kikimimi.training.parallel.fsdp import shard
 from kikimimi.training.state import checkpoint
 from kikimimi.training.train import train
 
-from ..conftest import Make
+from .conftest import Make
 
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, part: str) -> None:

@@ -12,7 +12,7 @@ from kikimimi.run.metrics import read_metrics
 from kikimimi.training.parallel.recompute import Recomputed, recompute
 from kikimimi.training.train import train
 
-from ..conftest import Make
+from .conftest import Make
 
 LORA = "llm.lora={rank: 2, alpha: 4, dropout: 0.3, modality: audio}"
 TRAIN_LORA = "stages.asr.train={adapter: {lr: 1.0e-3}, llm: {lr: 2.0e-3, part: lora}}"
