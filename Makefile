@@ -1,14 +1,17 @@
 # The tools are those of the active environment: pip install -e '.[dev]'
-.PHONY: test lint ruff mypy pyright fix docs
+.PHONY: test lint ruff imports mypy pyright fix docs
 
 test:
 	pytest
 
-lint: ruff mypy pyright
+lint: ruff imports mypy pyright
 
 ruff:
 	ruff check
 	ruff format --check
+
+imports:
+	lint-imports
 
 mypy:
 	mypy

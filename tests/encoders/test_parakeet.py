@@ -9,8 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import ParakeetCTCConfig, ParakeetEncoderConfig, ParakeetFeatureExtractor, ParakeetForCTC
-from transformers import ParakeetEncoder as Reference
+from transformers import (
+    ParakeetCTCConfig,
+    ParakeetEncoder as Reference,
+    ParakeetEncoderConfig,
+    ParakeetFeatureExtractor,
+    ParakeetForCTC,
+)
 
 from kikimimi import Padded, WeightsError
 from kikimimi.testing import Check, parametrize_checks

@@ -2,8 +2,7 @@ import re
 import sys
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 from kikimimi.contracts.registry import load

@@ -13,8 +13,7 @@ from kikimimi.contracts.conversation import AudioPart, Message, TextPart
 from kikimimi.data.order.sources import SECONDS_PER_CHARACTER
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.recipe.shipped import shipped_recipe
-from kikimimi.testing.records import CLIP as NAME
-from kikimimi.testing.records import labelled_clip
+from kikimimi.testing.records import CLIP as NAME, labelled_clip
 from kikimimi.text.chat_template import ChatTemplate
 from kikimimi.text.guarded_tokenizer import AUDIO
 from kikimimi_llms.scratch_tokenizer import END, build_tokenizer

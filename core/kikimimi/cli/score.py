@@ -27,8 +27,7 @@ def score(
     after normalisation cannot be scored; they are left out and counted.
     """
     from kikimimi.evaluation.pairs import read_pairs
-    from kikimimi.evaluation.score import UNITS, parse_metric
-    from kikimimi.evaluation.score import score as compute
+    from kikimimi.evaluation.score import UNITS, parse_metric, score as compute
 
     wanted = parse_metric(metric)
     result = compute(*read_pairs(file, reference, prediction), metric=wanted, normaliser=normaliser)

@@ -161,10 +161,10 @@ def resample(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np
 
 def encode_flac(samples: NDArray[np.float32], sample_rate: int) -> bytes:
     """Encode (S,) mono float32 as 16-bit FLAC; what is too loud is turned down (see `within_full_scale`)."""
-    return encode(within_full_scale(samples), sample_rate, kind="FLAC", subtype="PCM_16")
+    return encode_audio(within_full_scale(samples), sample_rate, kind="FLAC", subtype="PCM_16")
 
 
-def encode(samples: NDArray[np.float32], sample_rate: int, *, kind: str, subtype: str) -> bytes:
+def encode_audio(samples: NDArray[np.float32], sample_rate: int, *, kind: str, subtype: str) -> bytes:
     """Encode (S,) or (S, channels) samples as a file of one of libsndfile's formats."""
     import soundfile
 

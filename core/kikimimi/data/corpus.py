@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -24,8 +24,18 @@ from kikimimi.errors import DataError
 
 if TYPE_CHECKING:
     from kikimimi.contracts.batch import View
-    from kikimimi.data.features import FeatureCache
     from kikimimi.recipe import Dataset, Evaluation, Recipe
+
+
+class Features(Protocol):
+    """Output of a frozen encoder that was kept."""
+
+    def get(self, row_hash: str, clip: str) -> Tensor:
+        """Return the (F, E) features of a clip.
+
+        Raises:
+            DataError: The clip could not be encoded.
+        """
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,7 @@ class Corpus:
         sample_rate: int,
         *,
         draw: str | None,
-        features: FeatureCache | None = None,
+        features: Features | None = None,
         views: Collection[View] = (),
     ) -> Sample:
         """Read, render and decode one record for training.

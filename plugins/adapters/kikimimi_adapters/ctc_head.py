@@ -21,7 +21,7 @@ from kikimimi import (
     WeightsFiles,
     find_weights,
 )
-from kikimimi.weights.files import CONFIG_PATTERNS, load_state
+from kikimimi.weights import CONFIG_PATTERNS, load_state
 from kikimimi_adapters.ctc_vocabulary import FILE, HeadVocabulary, build_vocabulary
 
 _HEADS = ("lm_head.", "ctc_head.")

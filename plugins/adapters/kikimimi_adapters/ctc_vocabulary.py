@@ -7,13 +7,13 @@ from typing import Any
 
 from kikimimi import (
     AdapterContext,
+    BytesVocabulary,
     CharacterVocabulary,
     TokenizerVocabulary,
     Vocabulary,
     WeightsError,
     WeightsFiles,
 )
-from kikimimi.contracts.vocabulary import BytesVocabulary
 
 FILE = "ctc_vocabulary.json"
 """Where the characters of the training data are kept."""

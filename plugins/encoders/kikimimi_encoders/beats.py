@@ -18,10 +18,10 @@ from kikimimi import (
     WeightsFiles,
     check_taps,
     find_weights,
+    full_precision,
     tiny_layers,
 )
-from kikimimi.contracts.precision import full_precision
-from kikimimi.weights.files import CONFIG_PATTERNS, load_state, matches
+from kikimimi.weights import CONFIG_PATTERNS, load_state, matches
 from kikimimi_encoders.beats_layers import NUM_MELS, PATCH, BEATsLayer, BEATsModel, PositionalConvolution
 from kikimimi_encoders.checkpoint_config import read_config
 from kikimimi_encoders.sizes import check_divisors, check_positive, check_read

@@ -8,8 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from kikimimi import AudioError, Padded
-from kikimimi.contracts.precision import full_precision
+from kikimimi import AudioError, Padded, full_precision
 from kikimimi_encoders.mel_filters import mel_filters
 
 SAMPLE_RATE = 16000

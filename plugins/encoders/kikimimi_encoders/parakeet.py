@@ -19,7 +19,7 @@ from kikimimi import (
     find_weights,
     tiny_layers,
 )
-from kikimimi.weights.files import CONFIG_PATTERNS, load_state
+from kikimimi.weights import CONFIG_PATTERNS, load_state
 from kikimimi_encoders.checkpoint_config import build_config, read_config
 from kikimimi_encoders.parakeet_mel import (
     FFT,

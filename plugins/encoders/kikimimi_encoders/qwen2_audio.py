@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kikimimi import WeightsError, WeightsFiles, find_weights
-from kikimimi.console.words import listing
-from kikimimi.weights.files import load_state
+from kikimimi import WeightsError, WeightsFiles, find_weights, listing
+from kikimimi.weights import load_state
 from kikimimi_encoders.log_mel import HOP, SAMPLE_RATE
 from kikimimi_encoders.whisper_encoder import Sizes, WhisperConfig, WhisperFamilyEncoder
 

@@ -10,16 +10,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from kikimimi import (
-    Combine,
-    Padded,
-    WeightsError,
-    WeightsFiles,
-    check_taps,
-    find_weights,
-    tiny_layers,
-)
-from kikimimi.weights.files import CONFIG_PATTERNS, load_state
+from kikimimi import Combine, Padded, WeightsError, WeightsFiles, check_taps, find_weights, tiny_layers
+from kikimimi.weights import CONFIG_PATTERNS, load_state
 from kikimimi_encoders.checkpoint_config import build_config, read_config
 from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
 from kikimimi_encoders.ssl_masking import MaskingConfig, SpanMasking, masking_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi import ComponentConfig, Padded, WeightsError
-from kikimimi.weights.files import load_state
+from kikimimi.weights import load_state
 
 MIN_TIME_SPANS = 2
 """Fewest spans of frames in a clip, where as many fit: that of fairseq and of transformers."""

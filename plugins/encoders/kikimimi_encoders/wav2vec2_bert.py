@@ -22,10 +22,10 @@ from kikimimi import (
     WeightsFiles,
     check_taps,
     find_weights,
+    full_precision,
     tiny_layers,
 )
-from kikimimi.contracts.precision import full_precision
-from kikimimi.weights.files import CONFIG_PATTERNS, load_state
+from kikimimi.weights import CONFIG_PATTERNS, load_state
 from kikimimi_encoders.checkpoint_config import build_config, read_config
 from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
 from kikimimi_encoders.ssl_masking import MaskingConfig, SpanMasking, masking_of

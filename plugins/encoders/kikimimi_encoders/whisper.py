@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kikimimi import WeightsFiles, find_weights
-from kikimimi.weights.files import CONFIG_PATTERNS, DEFAULT_PATTERNS, load_state
+from kikimimi.weights import CONFIG_PATTERNS, DEFAULT_PATTERNS, load_state
 from kikimimi_encoders.checkpoint_config import read_config
 from kikimimi_encoders.log_mel import HOP, SAMPLE_RATE
 from kikimimi_encoders.whisper_ctranslate2 import (
@@ -15,8 +15,7 @@ from kikimimi_encoders.whisper_ctranslate2 import (
     is_ctranslate2,
     open_whisper,
 )
-from kikimimi_encoders.whisper_encoder import Sizes as Sizes
-from kikimimi_encoders.whisper_encoder import WhisperConfig, WhisperFamilyEncoder
+from kikimimi_encoders.whisper_encoder import Sizes as Sizes, WhisperConfig, WhisperFamilyEncoder
 
 
 class WhisperEncoder(WhisperFamilyEncoder):

@@ -7,7 +7,7 @@ import re
 from torch import Tensor
 
 from kikimimi import WeightsError, WeightsFiles
-from kikimimi.weights.ctranslate2 import CTranslate2File
+from kikimimi.weights import CTranslate2File
 
 MODEL = "model.bin"
 

@@ -19,7 +19,7 @@ from kikimimi import (
     find_weights,
     tiny_layers,
 )
-from kikimimi.weights.files import CONFIG_PATTERNS
+from kikimimi.weights import CONFIG_PATTERNS
 from kikimimi_encoders.log_mel import HOP, SAMPLE_RATE, check_window, log_mel, num_mel_frames
 from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
 from kikimimi_encoders.spec_augment import SpecAugment, SpectrogramMasking

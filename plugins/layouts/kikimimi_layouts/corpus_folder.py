@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from kikimimi.console.words import listing, nearest
-from kikimimi.errors import DataError, RequestError
+from kikimimi import DataError, RequestError, listing, nearest
 
 _SHOWN = 12
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
-from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RecipeError, RequestError
+from kikimimi import RequestError, listing, nearest, read_options
 from kikimimi_layouts.fields_schema import Fields
 
 FIELDS_FOLDER = Path(__file__).parent / "fields"
@@ -27,12 +25,6 @@ def load_fields(source: str) -> Fields:
     Raises:
         RequestError: There is no such file, or it is wrong; then the message holds every problem found.
     """
-    # Here, as reading recipes imports OmegaConf.
-    from kikimimi.recipe.build import Builder
-    from kikimimi.recipe.problems import Problems
-    from kikimimi.recipe.shape import Section
-    from kikimimi.recipe.source import read
-
     shipped = shipped_fields()
     path = FIELDS_FOLDER / f"{source}.yaml" if source in shipped else Path(source)
     if not path.is_file():
@@ -40,18 +32,4 @@ def load_fields(source: str) -> Fields:
             f"fields: there is no file {source}, and none of this name is shipped.{nearest(source, shipped)} "
             f"Shipped: {listing(shipped)}"
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path}: not UTF-8: {error}") from error
-    problems = Problems()
-    entry = read(text, path.name, problems)
-    built = None
-    if entry is not None:
-        built = Builder(problems).build(Section(Fields), entry, "", "a file of fields")
-    try:
-        problems.raise_any()
-    except RecipeError as error:
-        lines = "\n".join(f"  {problem.removeprefix('recipe: ')}" for problem in error.problems)
-        raise RequestError(f"{path}:\n{lines}") from None
-    return cast(Fields, built)
+    return read_options(path, Fields, what="a file of fields")

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kikimimi.contracts.layout import Row
-from kikimimi.data.audio import encode
+from kikimimi import Row, encode_audio
 from kikimimi_layouts.fields_schema import Fields, Messages, Part, Turn, column_of
 
 Clip = bytes | Path
@@ -138,4 +137,4 @@ def _wav(samples: Any, rate: Any) -> bytes | None:
     """Return samples that were stored as numbers as a WAV file of 32-bit floats."""
     if not isinstance(rate, int) or not len(samples):
         return None
-    return encode(np.asarray(samples, dtype=np.float32), rate, kind="WAV", subtype="FLOAT")
+    return encode_audio(np.asarray(samples, dtype=np.float32), rate, kind="WAV", subtype="FLOAT")

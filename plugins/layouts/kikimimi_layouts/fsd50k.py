@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi.console.words import check_choice
-from kikimimi.contracts.layout import Layout, LayoutConfig, Row
-from kikimimi.errors import DataError, RequestError
+from kikimimi import DataError, Layout, LayoutConfig, RequestError, Row, check_choice
 from kikimimi_layouts.corpus_folder import is_missing
 from kikimimi_layouts.licence import licence_name
 from kikimimi_layouts.table import Fields, Table

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi.console.words import listing, nearest
-from kikimimi.contracts.layout import Layout, LayoutConfig, Row
-from kikimimi.errors import DataError, MissingExtraError, RequestError
+from kikimimi import DataError, Layout, LayoutConfig, MissingExtraError, RequestError, Row, listing, nearest
 from kikimimi_layouts.fields_file import load_fields, shipped_fields
 from kikimimi_layouts.fields_row import FieldsRow
 

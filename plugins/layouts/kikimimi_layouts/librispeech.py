@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi.console.words import check_choice
-from kikimimi.contracts.layout import Layout, LayoutConfig, Row
-from kikimimi.errors import DataError
+from kikimimi import DataError, Layout, LayoutConfig, Row, check_choice
 from kikimimi_layouts.corpus_folder import is_missing, lines_of
 
 Split = Literal[

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi.console.words import listing, nearest
-from kikimimi.contracts.conversation import parse_conversation
-from kikimimi.contracts.layout import Layout, LayoutConfig, Row
-from kikimimi.errors import DataError, RequestError
+from kikimimi import DataError, Layout, LayoutConfig, RequestError, Row, listing, nearest, parse_conversation
 from kikimimi_layouts.table import KINDS, Fields, Table
 
 _STEMS = ("manifest", "metadata")

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from kikimimi.console.words import check_choice, listing
-from kikimimi.contracts.layout import Layout, LayoutConfig, Row
-from kikimimi.errors import RequestError
+from kikimimi import Layout, LayoutConfig, RequestError, Row, check_choice, listing
 from kikimimi_layouts.corpus_folder import is_missing
 from kikimimi_layouts.table import Fields, Table
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from kikimimi.console.words import listing
-from kikimimi.errors import DataError, RequestError
+from kikimimi import DataError, RequestError, listing
 
 KINDS = (".csv", ".jsonl", ".tsv")
 """File name endings that `Table` reads."""

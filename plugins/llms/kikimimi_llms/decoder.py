@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import StoppingCriteriaList
 
 from kikimimi import Conversation, Generation, LLMContext, Padded, Rendered
-from kikimimi.text.chat_template import ChatTemplate
+from kikimimi.text import ChatTemplate
 from kikimimi_llms.attention import install, packed_arguments
 from kikimimi_llms.generation import pad_left, settings, until_stop
 from kikimimi_llms.options import DecoderConfig

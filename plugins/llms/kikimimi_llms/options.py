@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kikimimi import ComponentConfig
-from kikimimi.text.templates import TEMPLATES, find_template
+from kikimimi.text import TEMPLATES, find_template
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kikimimi import Conversation, Rendered
-from kikimimi.text.chat_template import SLOT_ID, flatten
-from kikimimi.text.guarded_tokenizer import AUDIO_ID, GuardedTokenizer, check_fast, control_tokens, one_token
+from kikimimi.text import AUDIO_ID, SLOT_ID, GuardedTokenizer, check_fast, control_tokens, flatten, one_token
 
 
 class PlainText:

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-from kikimimi import WeightsError, WeightsFiles, find_weights
-from kikimimi.errors import MissingExtraError
-from kikimimi.weights.files import CONFIG_PATTERNS, INDEX, load_state, matches
+from kikimimi import MissingExtraError, WeightsError, WeightsFiles, find_weights
+from kikimimi.weights import CONFIG_PATTERNS, INDEX, load_state, matches
 
 PINNED = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(/[^@]+)?@(?P<commit>[0-9a-f]{40})", re.ASCII)
 """A Hub id at one commit."""

@@ -11,15 +11,7 @@ from torch import Tensor, nn
 from transformers import T5Config
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
-from kikimimi import (
-    ComponentConfig,
-    Conversation,
-    Generation,
-    LLMContext,
-    Padded,
-    Rendered,
-    WeightsError,
-)
+from kikimimi import ComponentConfig, Conversation, Generation, LLMContext, Padded, Rendered, WeightsError
 from kikimimi_llms.generation import pad_left, settings, until_stop
 from kikimimi_llms.options import check_scratch
 from kikimimi_llms.plain_text import PlainText

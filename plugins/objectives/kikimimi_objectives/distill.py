@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kikimimi import DataError, Generation, Loss, Objective, ObjectiveConfig, Step
-from kikimimi.contracts.batch import Batch, View
-from kikimimi.contracts.scored import Scored
+from kikimimi import Batch, DataError, Generation, Loss, Objective, ObjectiveConfig, Scored, Step, View
 
 
 class Distillation(Objective):

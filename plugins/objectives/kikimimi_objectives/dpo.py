@@ -7,8 +7,7 @@ from typing import Literal
 
 from torch.nn import functional as F
 
-from kikimimi import Loss, Objective, ObjectiveConfig, Step
-from kikimimi.contracts.batch import View
+from kikimimi import Loss, Objective, ObjectiveConfig, Step, View
 
 
 class DPO(Objective):

@@ -9,9 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from kikimimi import Chosen, Loss, Objective, ObjectiveConfig, Step
-from kikimimi.console.words import listing, nearest
-from kikimimi.contracts.batch import View
+from kikimimi import Chosen, Loss, Objective, ObjectiveConfig, Step, View, listing, nearest
 
 Value = TypeVar("Value")
 

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi import Recogniser, RecogniserConfig
-from kikimimi.inference.transcriber import Transcriber
-from kikimimi.run.folder import RunFolder
+from kikimimi import Recogniser, RecogniserConfig, RunFolder, Transcriber
 
 
 class RunRecogniser(Recogniser):

@@ -21,9 +21,10 @@ from kikimimi import (
     WeightsError,
     WeightsFiles,
     find_weights,
+    listing,
+    nearest,
 )
-from kikimimi.console.words import listing, nearest
-from kikimimi.weights.files import DEFAULT_PATTERNS, load_state
+from kikimimi.weights import DEFAULT_PATTERNS, load_state
 from kikimimi_encoders.log_mel import HOP, SAMPLE_RATE, log_mel
 from kikimimi_encoders.whisper_ctranslate2 import (
     MODEL,

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, TypeVar
 
 import yaml
 
-from kikimimi.console.words import check_choice, listing
+from kikimimi import check_choice, listing
 from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
 from kikimimi_tasks.labelled_clip import LabelledClip
 

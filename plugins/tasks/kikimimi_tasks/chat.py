@@ -6,9 +6,18 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Literal
 
-from kikimimi.console.words import check_choice, listing, nearest
-from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart, parse_conversation
-from kikimimi.contracts.task import Task, TaskConfig
+from kikimimi import (
+    AudioPart,
+    Conversation,
+    Message,
+    Task,
+    TaskConfig,
+    TextPart,
+    check_choice,
+    listing,
+    nearest,
+    parse_conversation,
+)
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -7,9 +7,7 @@ from dataclasses import dataclass, fields
 from random import Random
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from kikimimi.console.words import check_choice
-from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
-from kikimimi.contracts.task import Task, TaskConfig
+from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, TextPart, check_choice
 from kikimimi_tasks.labelled_clip import LabelledClip
 
 

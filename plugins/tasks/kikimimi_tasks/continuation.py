@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
-from kikimimi.contracts.task import Task, TaskConfig
+from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, TextPart
 from kikimimi_tasks.labelled_clip import read_meta
 from kikimimi_tasks.segments import read_segments
 

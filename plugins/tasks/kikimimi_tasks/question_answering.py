@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from kikimimi.contracts.conversation import Conversation
+from kikimimi import Conversation
 from kikimimi_tasks.banks import BankConfig, BankTask
 from kikimimi_tasks.labelled_clip import LabelledClip
 

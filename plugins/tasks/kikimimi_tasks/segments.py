@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kikimimi.console.words import listing, nearest
-from kikimimi.contracts.conversation import AudioPart
+from kikimimi import AudioPart, listing, nearest
 from kikimimi_tasks.labelled_clip import check_text, is_number, missing_field
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from kikimimi.console.words import check_choice
+from kikimimi import check_choice
 from kikimimi_tasks.caption import caption
 from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
 from kikimimi_tasks.labelled_clip import LabelledClip

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import yaml
 
-from kikimimi.console.words import check_choice, listing
+from kikimimi import check_choice, listing
 from kikimimi_tasks.banks import Bank, BankConfig
 from kikimimi_tasks.labelled_clip import LabelledClip, check_text
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.contracts.voice import Voice, VoiceConfig
-from kikimimi.errors import MissingExtraError, RequestError
+from kikimimi import MissingExtraError, RequestError, Voice, VoiceConfig
 
 _FULL_SCALE = 32768.0  # Open JTalk counts in 16-bit integers, and may go beyond them
 

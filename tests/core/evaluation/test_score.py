@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from kikimimi.errors import PluginError, RequestError
 from kikimimi.evaluation.edits import edits, error_rate

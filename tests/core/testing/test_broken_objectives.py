@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from kikimimi import Loss, Objective, ObjectiveConfig, Step
@@ -251,7 +252,7 @@ class Falls(Focal):
     """Leaves the model asleep."""
 
     def loss(self, step: Step) -> Loss:
-        step.model.llm.eval()
+        cast(nn.Module, step.model).eval()
         return super().loss(step)
 
 

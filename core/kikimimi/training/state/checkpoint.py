@@ -21,8 +21,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.plugins.io import CheckpointIO
 from safetensors import SafetensorError
-from torch import Tensor
-from torch import distributed as dist
+from torch import Tensor, distributed as dist
 from torch.distributed.tensor import DTensor
 
 from kikimimi.errors import KikimimiError, RunError

@@ -7,8 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from kikimimi.data.order.mixture import record_shares
 from kikimimi.data.order.plan import START, Plan, Planned, Position, Source

@@ -1,0 +1,72 @@
+"""Every public name, and where it lives; imported when first used."""
+
+from .console.words import (
+    check_choice as check_choice,
+    counted as counted,
+    listing as listing,
+    nearest as nearest,
+)
+from .contracts.batch import Batch as Batch, View as View
+from .contracts.component import (
+    LLM as LLM,
+    Adapter as Adapter,
+    AdapterContext as AdapterContext,
+    AdapterOutput as AdapterOutput,
+    Component as Component,
+    ComponentConfig as ComponentConfig,
+    Encoder as Encoder,
+    LLMContext as LLMContext,
+    Padded as Padded,
+    Rendered as Rendered,
+)
+from .contracts.conversation import (
+    AudioPart as AudioPart,
+    Conversation as Conversation,
+    Message as Message,
+    TextPart as TextPart,
+    parse_conversation as parse_conversation,
+)
+from .contracts.generation import Generation as Generation
+from .contracts.layers import (
+    Combine as Combine,
+    Taps as Taps,
+    check_taps as check_taps,
+    tiny_layers as tiny_layers,
+)
+from .contracts.layout import Layout as Layout, LayoutConfig as LayoutConfig, Row as Row
+from .contracts.normaliser import Normaliser as Normaliser
+from .contracts.objective import (
+    Loss as Loss,
+    Objective as Objective,
+    ObjectiveConfig as ObjectiveConfig,
+    Step as Step,
+)
+from .contracts.precision import full_precision as full_precision
+from .contracts.recogniser import Recogniser as Recogniser, RecogniserConfig as RecogniserConfig
+from .contracts.scored import Scored as Scored
+from .contracts.task import Task as Task, TaskConfig as TaskConfig
+from .contracts.vocabulary import (
+    BytesVocabulary as BytesVocabulary,
+    CharacterVocabulary as CharacterVocabulary,
+    TokenizerVocabulary as TokenizerVocabulary,
+    Vocabulary as Vocabulary,
+)
+from .contracts.voice import Voice as Voice, VoiceConfig as VoiceConfig
+from .data.audio import encode_audio as encode_audio
+from .errors import (
+    AudioError as AudioError,
+    DataError as DataError,
+    KikimimiError as KikimimiError,
+    MissingExtraError as MissingExtraError,
+    PluginError as PluginError,
+    RecipeError as RecipeError,
+    RequestError as RequestError,
+    WeightsError as WeightsError,
+)
+from .inference.transcriber import Transcriber as Transcriber
+from .recipe.chosen import Chosen as Chosen
+from .recipe.options_file import read_options as read_options
+from .run.folder import RunFolder as RunFolder
+from .weights.files import WeightsFiles as WeightsFiles, find_weights as find_weights
+
+__version__: str
