@@ -18,7 +18,7 @@ from kikimimi.testing.tiny import tiny_model
 from kikimimi_encoders import dual
 from kikimimi_encoders.dual import DualEncoder
 from kikimimi_encoders.spec_augment import SpecAugment
-from kikimimi_encoders.whisper import Sizes, WhisperEncoder
+from kikimimi_encoders.whisper.whisper import Sizes, WhisperEncoder
 
 Config = DualEncoder.Config
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi import AdapterContext, Padded
-from kikimimi_adapters.ctc_compressor import CTCCompressor
-from kikimimi_adapters.ctc_head import CTCConfig, CTCHead, tiny_head
-from kikimimi_adapters.qformer_layers import INIT_STD, QFormer, QFormerLayer, check_sizes
+from kikimimi_adapters.ctc.compressor import CTCCompressor
+from kikimimi_adapters.ctc.head import CTCConfig, CTCHead, tiny_head
+from kikimimi_adapters.qformer.layers import INIT_STD, QFormer, QFormerLayer, check_sizes
 
 
 class AlignFormerAdapter(CTCCompressor):

@@ -25,14 +25,14 @@ from kikimimi import (
     nearest,
 )
 from kikimimi.weights import DEFAULT_PATTERNS, load_state
-from kikimimi_encoders.log_mel import HOP, SAMPLE_RATE, log_mel
-from kikimimi_encoders.whisper_ctranslate2 import (
+from kikimimi_encoders.whisper.ctranslate2 import (
     MODEL,
     is_ctranslate2,
     model_sizes,
     model_state,
     open_whisper,
 )
+from kikimimi_encoders.whisper.log_mel import HOP, SAMPLE_RATE, log_mel
 
 _PROMPT = 4
 _MULTILINGUAL_VOCABULARY = 51865

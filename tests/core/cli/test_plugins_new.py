@@ -17,7 +17,7 @@ from kikimimi.errors import RequestError
 from kikimimi.scaffold import KINDS, Scaffold
 from kikimimi.testing import list_checks, write_shard
 from kikimimi_adapters.mlp import MLPAdapter
-from kikimimi_encoders.whisper import WhisperEncoder
+from kikimimi_encoders.whisper.whisper import WhisperEncoder
 from kikimimi_llms.llama import Llama
 
 ROOT = Path(__file__).parents[3]

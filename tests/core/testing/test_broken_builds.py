@@ -14,7 +14,7 @@ from kikimimi import AdapterContext
 from kikimimi.testing import build_checks, list_checks
 from kikimimi.testing.checks import FOR_ALL, kind_of_component
 from kikimimi_adapters.mlp import MLPAdapter
-from kikimimi_encoders.whisper import WhisperEncoder
+from kikimimi_encoders.whisper.whisper import WhisperEncoder
 
 
 class Huge(MLPAdapter):

@@ -1,0 +1,1 @@
+"""The querying transformer and its adapter."""

@@ -1,0 +1,257 @@
+"""BEATs, an encoder of sounds: patches of a spectrogram through a transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torchaudio.compliance.kaldi
+from torch import Tensor, nn
+
+from kikimimi import (
+    Combine,
+    ComponentConfig,
+    Padded,
+    WeightsError,
+    WeightsFiles,
+    check_taps,
+    find_weights,
+    full_precision,
+    tiny_layers,
+)
+from kikimimi.weights import CONFIG_PATTERNS, load_state, matches
+from kikimimi_encoders.beats.layers import NUM_MELS, PATCH, BEATsLayer, BEATsModel, PositionalConvolution
+from kikimimi_encoders.checkpoint_config import read_config
+from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
+from kikimimi_encoders.tapped_encoder import TappedEncoder
+
+SAMPLE_RATE = 16000
+_HOP = 160
+_WINDOW = 400
+_MEAN, _STD = 15.41663, 6.55582
+"""Of the log-mel values over AudioSet; the reference divides by twice the latter."""
+_TINY_LAYERS = 2
+
+
+@dataclass(kw_only=True, frozen=True)
+class Sizes:
+    """Sizes of a BEATs with random weights; the defaults are those of the published models."""
+
+    dim: int = 768
+    """Width E of the frames."""
+    num_layers: int = 12
+    """Transformer layers."""
+    num_heads: int = 12
+    """Attention heads; they divide `dim`."""
+    ffn_dim: int = 3072
+    """Inner width of the feed-forward network."""
+    patch_dim: int = 512
+    """Width of the patches before they are projected to `dim`; another one than that."""
+    conv_pos: int = 128
+    """Kernel of the convolutional positions [patches]."""
+    conv_pos_groups: int = 16
+    """Groups of that convolution; they divide `dim`."""
+    num_buckets: int = 320
+    """Buckets of relative distances; a multiple of 4."""
+    max_distance: int = 800
+    """Distance from which on all fall in the last bucket [patches]; above `num_buckets` / 4."""
+
+    def __post_init__(self) -> None:
+        check_positive(
+            self, "dim", "num_layers", "num_heads", "ffn_dim", "patch_dim", "conv_pos", "conv_pos_groups"
+        )
+        check_divisors(self, "num_heads", "conv_pos_groups")
+        if self.patch_dim == self.dim:
+            raise ValueError(f"sizes.patch_dim must differ from sizes.dim ({self.dim})")
+        if self.num_buckets < 4 or self.num_buckets % 4:
+            raise ValueError(f"sizes.num_buckets must be a multiple of 4, not {self.num_buckets}")
+        if self.max_distance <= self.num_buckets // 4:
+            raise ValueError(
+                f"sizes.max_distance must be above sizes.num_buckets / 4 ({self.num_buckets // 4}), not "
+                f"{self.max_distance}"
+            )
+
+
+class BEATsEncoder(TappedEncoder):
+    """BEATs (Chen et al. 2022, arXiv 2212.09058), the ear for sounds beside Whisper in SALMONN.
+
+    A row of 8 patches, low frequencies first, covers 160 ms; the patches of all rows, laid end to end, are
+    the frames, so that there are 50 in a second. Written after `BEATs.py` and `backbone.py` of
+    microsoft/unilm (beats/), without dropout.
+
+    The published checkpoints (`BEATs_iter3_plus_AS2M.pt` and the others; microsoft/unilm, beats/README.md)
+    are pickles, which are never loaded here. Convert one where you trust it, names unchanged:
+
+        checkpoint = torch.load("BEATs_iter3_plus_AS2M.pt", weights_only=True)
+        state = {name: value.clone().contiguous() for name, value in checkpoint["model"].items()}
+        safetensors.torch.save_file(state, "beats/model.safetensors")
+        json.dump({**checkpoint["cfg"], "model_type": "beats"}, open("beats/config.json", "w"))
+
+    and set `weights: beats`. The classifier of fine-tuned checkpoints (`predictor.*`) is not read.
+    """
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        """Options of the `beats` encoder."""
+
+        weights: str = "random"
+        """A folder or Hub repository with a converted checkpoint (see the class), or `random`."""
+        remainder: Literal["pad", "drop"] = "pad"
+        """What becomes of audio that does not fill the last row of patches (160 ms): silence fills it up, or
+        it is left out as in the reference. A clip shorter than one row is filled up either way."""
+        layers: list[int] | None = None
+        """Layers to read, ascending, 0 being what enters the first; None is the last one. Those above the
+        highest one are not built."""
+        combine: Combine = "concat"
+        """What becomes of several layers: side by side, or a sum with learned weights."""
+        sizes: Sizes | None = None
+        """Sizes with `weights: random` (None: the published ones); refused with any other weights."""
+
+        def __post_init__(self) -> None:
+            if self.remainder not in ("pad", "drop"):
+                raise ValueError(f"remainder must be pad or drop, not {self.remainder!r}")
+            check_taps(self.layers, self.combine)
+            check_read(self.weights, self.sizes)
+
+    config: Config
+    sample_rate = SAMPLE_RATE
+    frame_rate = SAMPLE_RATE / _HOP * NUM_MELS / PATCH**2
+    max_seconds = None
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        files = find_weights(config.weights, patterns=CONFIG_PATTERNS)
+        self.sizes = (config.sizes or Sizes()) if files is None else _read_sizes(files)
+        self.tap(config, num_layers=self.sizes.num_layers, dim=self.sizes.dim)
+        self.model = BEATsModel(**asdict(self.sizes), built_layers=self.taps.layers[-1])
+
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Config:
+        """Return `config` with 2 layers x 32 and random weights."""
+        chosen: BEATsEncoder.Config = cls.Config() if config is None else config
+        layers = tiny_layers(chosen.layers, _TINY_LAYERS)
+        sizes = Sizes(
+            dim=32,
+            num_layers=_TINY_LAYERS,
+            num_heads=2,
+            ffn_dim=64,
+            patch_dim=16,
+            conv_pos=16,
+            conv_pos_groups=4,
+            num_buckets=32,
+            max_distance=80,
+        )
+        combine: Combine = chosen.combine if layers is not None and len(layers) > 1 else "concat"
+        return replace(chosen, weights="random", layers=layers, combine=combine, sizes=sizes)
+
+    def load_weights(self) -> None:
+        """Fill from safetensors.
+
+        Raises:
+            WeightsError: The tensors do not fit.
+        """
+        files = find_weights(self.config.weights)
+        if files is None:
+            return
+        state = files.state_dict()
+        _check_shared_bias(state, files.source)
+        built = len(self.model.encoder.layers)
+        unread = [
+            "predictor.*",
+            *(f"encoder.{layers}" for layers in self.unread_layers()),
+            *(f"encoder.layers.{i}.{_BIAS}" for i in range(1, built)),
+        ]
+        state = {name: value for name, value in state.items() if not matches(name, unread)}
+        load_state(self.model, state, source=files.source)
+
+    def shard_classes(self) -> set[type[nn.Module]]:
+        """Return the layer's class, or that of the positions where no layer is built."""
+        return {BEATsLayer if self.taps.layers[-1] else PositionalConvolution}
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return 8 for each row of patches: 16 mel frames of 25 ms, every 10 ms, that lie within the clip."""
+        return self._num_rows(num_samples) * (NUM_MELS // PATCH)
+
+    def forward(self, audio: Padded) -> Padded:
+        """Encode (B, S) waveforms at 16 kHz to (B, F, E)."""
+        mel = Padded.stack([self._mel(wave.float()) for wave in audio.unstack()])
+        outputs = self.model(Padded(mel.values.to(self.model.patch_embedding.weight.dtype), mel.lengths))
+        lengths = [self.num_frames(length) for length in audio.lengths.tolist()]
+        return Padded(
+            self.taps([outputs[layer] for layer in self.taps.layers]),
+            torch.tensor(lengths, dtype=torch.int64, device=audio.lengths.device),
+        )
+
+    def _num_rows(self, num_samples: int) -> int:
+        frames = max(0, num_samples - _WINDOW) // _HOP + (num_samples >= _WINDOW)
+        rows = frames // PATCH if self.config.remainder == "drop" else -(-frames // PATCH)
+        return max(1, rows)
+
+    def _mel(self, wave: Tensor) -> Tensor:
+        """Return the (mel frames, mels) of one clip, whole rows of patches, in float32."""
+        num_frames = self._num_rows(len(wave)) * PATCH
+        missing = _WINDOW + (num_frames - 1) * _HOP - len(wave)
+        wave = nn.functional.pad(wave, (0, max(0, missing)))
+        # Autocast would run the mel product in half precision.
+        with torch.no_grad(), full_precision(wave.device):
+            mel: Tensor = torchaudio.compliance.kaldi.fbank(
+                wave[None] * 2**15,
+                num_mel_bins=NUM_MELS,
+                sample_frequency=SAMPLE_RATE,
+                frame_length=25,
+                frame_shift=10,
+            )
+            return (mel[:num_frames] - _MEAN) / (2 * _STD)
+
+
+_BIAS = "self_attn.relative_attention_bias.weight"
+_NAMES = {
+    "dim": "encoder_embed_dim",
+    "num_layers": "encoder_layers",
+    "num_heads": "encoder_attention_heads",
+    "ffn_dim": "encoder_ffn_embed_dim",
+    "patch_dim": "embed_dim",
+    "conv_pos": "conv_pos",
+    "conv_pos_groups": "conv_pos_groups",
+    "num_buckets": "num_buckets",
+    "max_distance": "max_distance",
+}
+_FIXED: dict[str, Any] = {
+    "input_patch_size": PATCH,
+    "conv_bias": False,
+    "activation_fn": "gelu",
+    "layer_norm_first": False,
+    "deep_norm": True,
+    "relative_position_embedding": True,
+    "gru_rel_pos": True,
+}
+"""What is so in every published checkpoint, and cannot be otherwise here."""
+
+
+def _read_sizes(files: WeightsFiles) -> Sizes:
+    config = read_config(files, "beats", "beats")
+    try:
+        for name, value in _FIXED.items():
+            if config[name] != value:
+                raise WeightsError(
+                    f"{files.source}: config.json: {name} is {config[name]!r}, and encoder 'beats' takes "
+                    f"only {value!r}, which the published checkpoints have"
+                )
+        return Sizes(**{size: config[name] for size, name in _NAMES.items()})
+    except KeyError as error:
+        raise WeightsError(f"{files.source}: config.json lacks {error}") from error
+    except ValueError as error:
+        raise WeightsError(f"{files.source}: config.json: {error}") from error
+
+
+def _check_shared_bias(state: Mapping[str, Tensor], source: str) -> None:
+    """Checkpoints hold the one table of the position bias under every layer's name."""
+    first = state.get(f"encoder.layers.0.{_BIAS}")
+    for name, value in state.items():
+        if name.endswith(_BIAS) and first is not None and not torch.equal(value, first):
+            raise WeightsError(
+                f"{source}: {name} differs from the first layer's; encoder 'beats' takes one for all layers"
+            )

@@ -1,0 +1,213 @@
+"""What the encoders `wav2vec2`, `hubert` and `wavlm` have in common: everything but their layers."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kikimimi import Combine, Padded, WeightsError, WeightsFiles, check_taps, find_weights, tiny_layers
+from kikimimi.weights import CONFIG_PATTERNS, load_state
+from kikimimi_encoders.checkpoint_config import build_config, read_config
+from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
+from kikimimi_encoders.ssl.masking import MaskingConfig, SpanMasking, masking_of
+from kikimimi_encoders.ssl.model import Family, SpeechTransformer
+from kikimimi_encoders.tapped_encoder import TappedEncoder
+
+SAMPLE_RATE = 16000
+TINY_LAYERS = 2
+
+
+@dataclass(kw_only=True, frozen=True)
+class Sizes:
+    """Sizes of an encoder with random weights; the defaults are those of the base models."""
+
+    dim: int = 768
+    """Width E of the frames."""
+    num_layers: int = 12
+    """Transformer layers."""
+    num_heads: int = 12
+    """Attention heads; they divide `dim`."""
+    ffn_dim: int = 3072
+    """Inner width of the feed-forward network."""
+    conv_dim: int = 512
+    """Channels of each of the seven convolutions."""
+    conv_norm: Literal["group", "layer"] = "group"
+    """Norm in the convolutions: of each channel over time after the first (base), or after each (large)."""
+    pre_norm: bool = False
+    """Whether layers norm what enters them (large) rather than what leaves them (base)."""
+    position_groups: int = 16
+    """Groups of the positional convolution; they divide `dim`."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "dim", "num_layers", "num_heads", "ffn_dim", "conv_dim", "position_groups")
+        check_divisors(self, "num_heads", "position_groups")
+        if self.conv_norm not in ("group", "layer"):
+            raise ValueError(f"sizes.conv_norm must be group or layer, not {self.conv_norm!r}")
+
+
+@dataclass(kw_only=True, frozen=True)
+class SSLConfig(MaskingConfig):
+    """Options that the encoders of the family share."""
+
+    weights: str = "random"
+    """A model of transformers: a Hub id, a folder, `package:...`; or `random`."""
+    layers: list[int] | None = None
+    """Layers to read, from 0 (what enters the first one) up; None is the last. Those above are not built."""
+    combine: Combine = "concat"
+    """What becomes of several layers: side by side, or a learned weighted sum."""
+    freeze_feature_extractor: bool = True
+    """Keep the convolutions over the waveform constant: no stage trains them."""
+    normalise: bool | None = None
+    """Scale each clip to zero mean and unit variance (None: as `preprocessor_config.json` says)."""
+    sizes: Sizes | None = None
+    """Sizes with `weights: random` (None: those of the base models); refused with any other weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_taps(self.layers, self.combine)
+        check_read(self.weights, self.sizes)
+
+
+class SSLEncoder(TappedEncoder):
+    """Base of the encoders that learned speech from unlabelled waveforms.
+
+    Clips pass the convolutions one by one, as those of the base models take their statistics over the whole
+    clip; a clip shorter than the 400 samples (25 ms) that one frame sees is padded with silence to them.
+    Layer i is transformers' `hidden_states[i]`, and the last one is `last_hidden_state`, after the final norm
+    where there is one. In training, dropout is that of the checkpoint's config; LayerDrop is off.
+    """
+
+    Config = SSLConfig
+    family: ClassVar[Family]
+    config: SSLConfig
+    sample_rate = SAMPLE_RATE
+    max_seconds = None
+
+    def __init__(self, config: SSLConfig) -> None:
+        super().__init__()
+        self.config = config
+        # The weights themselves are fetched by `load_weights`.
+        files = find_weights(config.weights, patterns=CONFIG_PATTERNS)
+        if files is None:
+            hf_config, normalise = self._random_config(config.sizes or Sizes()), None
+        else:
+            hf_config, normalise = self._read_config(files), _read_normalise(files)
+        if config.normalise is not None:
+            normalise = config.normalise
+        self.normalise = self.family.normalises(hf_config) if normalise is None else normalise
+        self.convolutions = list(zip(hf_config.conv_kernel, hf_config.conv_stride, strict=True))
+        self.frame_rate = SAMPLE_RATE / math.prod(hf_config.conv_stride)
+        self.min_samples = _receptive_field(self.convolutions)
+        self.tap(config, num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
+        self.model = SpeechTransformer(self.family, hf_config, last=self.taps.layers[-1])
+        if config.freeze_feature_extractor:
+            self.model.feature_extractor.requires_grad_(False)
+        self.augmentation = masking_of(config, hf_config.hidden_size)
+
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> SSLConfig:
+        """Return a config of 2 layers x 32 with random weights and else the options of `config`."""
+        given: Any = cls.Config() if config is None else config
+        sizes = replace(
+            given.sizes or Sizes(),
+            dim=32,
+            num_layers=TINY_LAYERS,
+            num_heads=2,
+            ffn_dim=64,
+            conv_dim=16,
+            position_groups=4,
+        )
+        layers = tiny_layers(given.layers, TINY_LAYERS)
+        tiny: SSLConfig = replace(given, weights="random", sizes=sizes, layers=layers)
+        return tiny
+
+    def load_weights(self) -> None:
+        """Fill from safetensors of the bare model or of one with a head.
+
+        Raises:
+            WeightsError: The tensors do not fit.
+        """
+        files = find_weights(self.config.weights)
+        if files is None:
+            return
+        # HubertForCTC, Wav2Vec2ForPreTraining, ...; or HubertModel.
+        state = files.state_dict(f"{self.family.model_type}.") or files.state_dict()
+        ignore = ["masked_spec_embed", *self.unread_layers()]
+        if self.model.layer_norm is None:
+            ignore.append("layer_norm.*")
+        load_state(self.model, self.model.renamed(state), source=files.source, ignore=ignore)
+        if isinstance(self.augmentation, SpanMasking):
+            self.augmentation.load(state, source=files.source)
+
+    def shard_classes(self) -> set[type[nn.Module]]:
+        """Return the class of the layers; with `layers: [0]`, where there are none, of the projection."""
+        return {type(module) for module in self.model.layers} or {type(self.model.feature_projection)}
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return the frames of about 20 ms whose 25 ms lie within the clip, at least 1."""
+        length = max(num_samples, self.min_samples)
+        for kernel, stride in self.convolutions:
+            length = (length - kernel) // stride + 1
+        return length
+
+    def forward(self, audio: Padded) -> Padded:
+        """Encode (B, S) waveforms at 16 kHz to (B, F, E)."""
+        with torch.no_grad() if self.config.freeze_feature_extractor else nullcontext():
+            features = Padded.stack([self.model.convolve(self._prepare(clip)) for clip in audio.unstack()])
+        outputs = self.model(features, self.taps.layers, self.augmentation)
+        return Padded(self.taps(outputs), features.lengths.to(audio.lengths.device))
+
+    def _prepare(self, clip: Tensor) -> Tensor:
+        """Scale and lengthen one clip (S,), in float32."""
+        clip = clip.float()
+        if self.normalise and len(clip):
+            variance, mean = torch.var_mean(clip, correction=0)
+            clip = (clip - mean) / (variance + 1e-7).sqrt()
+        return nn.functional.pad(clip, (0, max(0, self.min_samples - len(clip))))
+
+    def _random_config(self, sizes: Sizes) -> Any:
+        return self.family.config_class(
+            hidden_size=sizes.dim,
+            num_hidden_layers=sizes.num_layers,
+            num_attention_heads=sizes.num_heads,
+            intermediate_size=sizes.ffn_dim,
+            conv_dim=[sizes.conv_dim] * 7,
+            feat_extract_norm=sizes.conv_norm,
+            conv_bias=self.family.conv_bias and sizes.conv_norm == "layer",
+            do_stable_layer_norm=sizes.pre_norm,
+            num_conv_pos_embedding_groups=sizes.position_groups,
+        )
+
+    def _read_config(self, files: WeightsFiles) -> Any:
+        # The encoders have the names of their models' types.
+        config = read_config(files, self.family.model_type, self.family.model_type)
+        for option in ("add_adapter", "conv_pos_batch_norm"):
+            if config.get(option, False):
+                raise WeightsError(f"{files.source}: config.json sets {option}, which is not built here")
+        return build_config(self.family.config_class, config, files.source)
+
+
+def _read_normalise(files: WeightsFiles) -> bool | None:
+    """Return what the checkpoint's front end does, or None where no file says it."""
+    name = "preprocessor_config.json"
+    if name not in files.files:
+        return None
+    config = files.read_json(name)
+    if config.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
+        raise WeightsError(
+            f"{files.source}: {name}: takes {config['sampling_rate']} Hz, where {SAMPLE_RATE} Hz are given"
+        )
+    return bool(config.get("do_normalize", True))
+
+
+def _receptive_field(convolutions: list[tuple[int, int]]) -> int:
+    """Return the samples that one frame sees."""
+    field = 1
+    for kernel, stride in reversed(convolutions):
+        field = (field - 1) * stride + kernel
+    return field

@@ -1,0 +1,45 @@
+"""wav2vec 2.0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import Wav2Vec2Config
+from transformers.models.wav2vec2.modeling_wav2vec2 import (
+    Wav2Vec2EncoderLayer,
+    Wav2Vec2EncoderLayerStableLayerNorm,
+    Wav2Vec2FeatureEncoder,
+    Wav2Vec2FeatureProjection,
+)
+
+from kikimimi_encoders.ssl.family import SSLConfig, SSLEncoder
+from kikimimi_encoders.ssl.model import Family
+
+
+def _layer(config: Any, number: int) -> nn.Module:
+    layer = Wav2Vec2EncoderLayerStableLayerNorm if config.do_stable_layer_norm else Wav2Vec2EncoderLayer
+    built: nn.Module = layer(config)
+    return built
+
+
+class Wav2Vec2Encoder(SSLEncoder):
+    """wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477), equal to transformers' `Wav2Vec2Model`."""
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(SSLConfig):
+        """Options of the `wav2vec2` encoder."""
+
+        weights: str = "facebook/wav2vec2-base"
+        """A wav2vec 2.0 of transformers: a Hub id, a folder, `package:...`; or `random`."""
+
+    family = Family(
+        model_type="wav2vec2",
+        config_class=Wav2Vec2Config,
+        convolutions=Wav2Vec2FeatureEncoder,
+        projection=Wav2Vec2FeatureProjection,
+        layer=_layer,
+        conv_bias=True,
+        normalises=lambda config: True,
+    )

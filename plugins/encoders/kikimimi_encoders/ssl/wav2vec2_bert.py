@@ -1,0 +1,254 @@
+"""wav2vec 2.0 BERT: a Conformer on stacked filter banks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchaudio.compliance import kaldi
+from transformers import Wav2Vec2BertConfig
+from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import (
+    Wav2Vec2BertEncoderLayer,
+    Wav2Vec2BertFeatureProjection,
+)
+
+from kikimimi import (
+    Combine,
+    Padded,
+    WeightsError,
+    WeightsFiles,
+    check_taps,
+    find_weights,
+    full_precision,
+    tiny_layers,
+)
+from kikimimi.weights import CONFIG_PATTERNS, load_state
+from kikimimi_encoders.checkpoint_config import build_config, read_config
+from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
+from kikimimi_encoders.ssl.masking import MaskingConfig, SpanMasking, masking_of
+from kikimimi_encoders.tapped_encoder import TappedEncoder
+
+SAMPLE_RATE = 16000
+HOP = 160
+WINDOW = 400
+NUM_MELS = 80
+STACK = 2
+MIN_SAMPLES = WINDOW + HOP * (STACK - 1)
+TINY_LAYERS = 2
+
+
+@dataclass(kw_only=True, frozen=True)
+class Sizes:
+    """Sizes of an encoder with random weights; the defaults are those of w2v-BERT 2.0."""
+
+    dim: int = 1024
+    """Width E of the frames."""
+    num_layers: int = 24
+    """Conformer blocks."""
+    num_heads: int = 16
+    """Attention heads; they divide `dim`."""
+    ffn_dim: int = 4096
+    """Inner width of both feed-forward networks of a block."""
+    kernel_size: int = 31
+    """Width of the causal depthwise convolutions [frames]; odd."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "dim", "num_layers", "num_heads", "ffn_dim", "kernel_size")
+        check_divisors(self, "num_heads")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"sizes.kernel_size must be odd, not {self.kernel_size}")
+
+
+class Wav2Vec2BertTransformer(nn.Module):
+    """transformers' modules, with the names of `Wav2Vec2BertModel` without `encoder.`.
+
+    Args:
+        config: transformers' config.
+        last: Highest layer that is read; those above are not built.
+    """
+
+    def __init__(self, config: Any, last: int) -> None:
+        super().__init__()
+        config._attn_implementation = "sdpa"
+        self.feature_projection = Wav2Vec2BertFeatureProjection(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.layers = nn.ModuleList(Wav2Vec2BertEncoderLayer(config) for _ in range(last))
+        self._initialise(config.initializer_range)
+
+    @torch.no_grad()
+    def _initialise(self, std: float) -> None:
+        """As transformers does: normal linear layers, Kaiming convolutions."""
+        for module in self.layers.modules():
+            if isinstance(module, nn.Conv1d):
+                nn.init.kaiming_normal_(module.weight)
+            elif isinstance(module, nn.Linear | nn.Embedding):
+                module.weight.normal_(std=std)
+            if isinstance(module, nn.Linear):
+                module.bias.zero_()
+
+    def forward(self, features: Padded, layers: Sequence[int], augment: nn.Module | None) -> list[Tensor]:
+        """Run the blocks.
+
+        Args:
+            features: (B, F, stacked bands).
+            layers: Layers whose outputs are wanted, ascending; 0 is what enters the first.
+            augment: Changes the projected frames.
+
+        Returns:
+            For each of `layers` (B, F, E).
+        """
+        hidden = self.feature_projection(features.values)[0]
+        if augment is not None:
+            hidden = augment(Padded(hidden, features.lengths))
+        real = attention = None
+        if bool((features.lengths < features.values.shape[1]).any()):
+            real = features.mask()
+            # (B, F) -> (B, heads, queries, keys); added, as the blocks add a bias of positions to it.
+            attention = torch.zeros(real.shape, dtype=hidden.dtype, device=hidden.device)
+            attention = attention.masked_fill(~real, float("-inf"))[:, None, None]
+            hidden = hidden.masked_fill(~real[..., None], 0.0)
+        hidden = self.dropout(hidden)
+        outputs = [hidden] if layers[0] == 0 else []
+        for number, layer in enumerate(self.layers, start=1):
+            hidden = layer(hidden, attention_mask=attention, conv_attention_mask=real)
+            if number in layers:
+                outputs.append(hidden)
+        return outputs
+
+
+class Wav2Vec2BertEncoder(TappedEncoder):
+    """w2v-BERT 2.0 (Seamless Communication 2023, arXiv 2312.05187).
+
+    It equals transformers' `Wav2Vec2BertModel`. Frames are two of Kaldi's filter banks (25 ms every 10 ms)
+    side by side, each band normalised over the clip, as `SeamlessM4TFeatureExtractor` computes them; an odd
+    last one is left out. A clip shorter than the 560 samples (35 ms) of one frame is taken with silence after
+    it. Layer i is transformers' `hidden_states[i]`. In training, dropout is that of the checkpoint's config;
+    LayerDrop is off.
+    """
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(MaskingConfig):
+        """Options of the `wav2vec2_bert` encoder."""
+
+        weights: str = "facebook/w2v-bert-2.0"
+        """A w2v-BERT 2.0 of transformers: a Hub id, a folder, `package:...`; or `random`."""
+        layers: list[int] | None = None
+        """Layers to read, from 0 (what enters the first block) up; None is the last. Those above are not
+        built."""
+        combine: Combine = "concat"
+        """What becomes of several layers: side by side, or a learned weighted sum."""
+        sizes: Sizes | None = None
+        """Sizes with `weights: random` (None: those of w2v-BERT 2.0); refused with any other weights."""
+
+        def __post_init__(self) -> None:
+            MaskingConfig.__post_init__(self)
+            check_taps(self.layers, self.combine)
+            check_read(self.weights, self.sizes)
+
+    config: Config
+    sample_rate = SAMPLE_RATE
+    frame_rate = SAMPLE_RATE / HOP / STACK
+    max_seconds = None
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        # The weights themselves are fetched by `load_weights`.
+        files = find_weights(config.weights, patterns=CONFIG_PATTERNS)
+        hf_config = _random_config(config.sizes or Sizes()) if files is None else _read_config(files)
+        self.tap(config, num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
+        self.model = Wav2Vec2BertTransformer(hf_config, last=self.taps.layers[-1])
+        self.augmentation = masking_of(config, hf_config.hidden_size)
+
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Config:
+        """Return a config of 2 blocks x 32 with random weights and else the options of `config`."""
+        given = cls.Config() if config is None else config
+        sizes = replace(given.sizes or Sizes(), dim=32, num_layers=TINY_LAYERS, num_heads=2, ffn_dim=64)
+        tiny: Wav2Vec2BertEncoder.Config = replace(
+            given, weights="random", sizes=sizes, layers=tiny_layers(given.layers, TINY_LAYERS)
+        )
+        return tiny
+
+    def load_weights(self) -> None:
+        """Fill from safetensors of the bare model or of one with a head.
+
+        Raises:
+            WeightsError: The tensors do not fit.
+        """
+        files = find_weights(self.config.weights)
+        if files is None:
+            return
+        state = files.state_dict("wav2vec2_bert.") or files.state_dict()
+        load_state(
+            self.model,
+            {name.removeprefix("encoder."): value for name, value in state.items()},
+            source=files.source,
+            ignore=["masked_spec_embed", *self.unread_layers()],
+        )
+        if isinstance(self.augmentation, SpanMasking):
+            self.augmentation.load(state, source=files.source)
+
+    def shard_classes(self) -> set[type[nn.Module]]:
+        """Return the class of the blocks; with `layers: [0]`, where there are none, of the projection."""
+        return {type(module) for module in self.model.layers} or {type(self.model.feature_projection)}
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return the pairs of filter banks whose windows lie within the clip, at least 1."""
+        return ((max(num_samples, MIN_SAMPLES) - WINDOW) // HOP + 1) // STACK
+
+    def forward(self, audio: Padded) -> Padded:
+        """Encode (B, S) waveforms at 16 kHz to (B, F, E)."""
+        features = Padded.stack([stacked_fbank(clip) for clip in audio.unstack()])
+        dtype = self.model.feature_projection.projection.weight.dtype
+        features = Padded(features.values.to(dtype), features.lengths)
+        outputs = self.model(features, self.taps.layers, self.augmentation)
+        return Padded(self.taps(outputs), features.lengths.to(audio.lengths.device))
+
+
+def stacked_fbank(clip: Tensor) -> Tensor:
+    """Turn a clip (S,) into (F, 160) normalised filter banks, in float32."""
+    # Autocast would run the mel product in half precision.
+    with torch.no_grad(), full_precision(clip.device):
+        wave = nn.functional.pad(clip.float(), (0, max(0, MIN_SAMPLES - len(clip))))
+        # Kaldi's samples are 16-bit integers.
+        banks: Tensor = kaldi.fbank(
+            wave[None] * 2**15,
+            num_mel_bins=NUM_MELS,
+            sample_frequency=SAMPLE_RATE,
+            dither=0.0,
+        )
+        variance, mean = torch.var_mean(banks, dim=0)
+        banks = (banks - mean) / (variance + 1e-7).sqrt()
+        # (frames of 10 ms, bands) -> (F, 2 bands)
+        return banks[: len(banks) // STACK * STACK].reshape(-1, STACK * NUM_MELS)
+
+
+def _random_config(sizes: Sizes) -> Any:
+    return Wav2Vec2BertConfig(
+        hidden_size=sizes.dim,
+        num_hidden_layers=sizes.num_layers,
+        num_attention_heads=sizes.num_heads,
+        intermediate_size=sizes.ffn_dim,
+        conv_depthwise_kernel_size=sizes.kernel_size,
+    )
+
+
+def _read_config(files: WeightsFiles) -> Any:
+    config = read_config(files, "wav2vec2_bert", "wav2vec2-bert")
+    expected = {
+        "add_adapter": False,
+        "use_intermediate_ffn_before_adapter": False,
+        "position_embeddings_type": "relative_key",
+        "feature_projection_input_dim": STACK * NUM_MELS,
+    }
+    for option, value in expected.items():
+        if config.get(option, value) != value:
+            raise WeightsError(
+                f"{files.source}: config.json: {option} is {config[option]!r}, and only {value!r} is "
+                "built here"
+            )
+    return build_config(Wav2Vec2BertConfig, config, files.source)

@@ -1,0 +1,1 @@
+"""Whisper and those that share its layers."""

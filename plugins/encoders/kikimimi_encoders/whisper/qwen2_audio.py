@@ -1,0 +1,100 @@
+"""Qwen2-Audio's encoder: Whisper's layers, averaged in pairs to 25 frames a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kikimimi import WeightsError, WeightsFiles, find_weights, listing
+from kikimimi.weights import load_state
+from kikimimi_encoders.whisper.family import Sizes, WhisperConfig, WhisperFamilyEncoder
+from kikimimi_encoders.whisper.log_mel import HOP, SAMPLE_RATE
+
+_PREFIXES = {
+    "qwen2_audio": ("audio_tower.", "model.audio_tower."),
+    "qwen2_audio_encoder": ("",),
+    "whisper": ("model.encoder.", "encoder."),
+}
+"""Where the encoder's tensors stand in a checkpoint, by the model's type."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Qwen2AudioSizes(Sizes):
+    """Sizes of a Qwen2-Audio encoder with random weights; the defaults are those of Qwen2-Audio-7B."""
+
+    dim: int = 1280
+    """Width E of the frames; even."""
+    num_layers: int = 32
+    """Transformer layers."""
+    num_heads: int = 20
+    """Attention heads; they divide `dim`."""
+    ffn_dim: int = 5120
+    """Inner width of the feed-forward network."""
+    num_mels: int = 128
+    """Mel bands of the spectrogram."""
+    num_positions: int = 1500
+    """Longest clip [frames of 20 ms]."""
+
+
+class Qwen2AudioEncoder(WhisperFamilyEncoder):
+    """The encoder of Qwen2-Audio (Chu et al. 2024, arXiv 2407.10759), without transformers' 30 s padding.
+
+    Whisper large-v3's layers, then the mean of every two frames, then the final norm (`Qwen2AudioEncoder` in
+    transformers). An odd last frame has no part, as there; a clip of a single frame, which has no output
+    there, is that frame here. Attention stays within the clip's own frames, as under the reference's mask.
+    `pad` says what the convolutions see after the clip: nothing, or the spectrogram of silence up to the
+    window, with which the frames equal the reference's.
+
+    Only the layers up to the highest that `layers` names are built, and loaded.
+    """
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(WhisperConfig):
+        """Options of the `qwen2_audio` encoder."""
+
+        weights: str = "Qwen/Qwen2-Audio-7B"
+        """A Qwen2-Audio of transformers, whole or its encoder alone, or a Whisper, from which Qwen2-Audio's
+        training began and whose tensors are the same: a Hub id, a folder, `package:...`; or
+        `random`."""
+        pad: Literal["none", "window"] = "none"
+        """What the convolutions see: the clip alone, or the clip padded with silence to the window (30 s)."""
+        sizes: Qwen2AudioSizes | None = None
+        """Sizes with `weights: random` (None: those of Qwen2-Audio-7B); refused with any other weights."""
+        layers: list[int] | None = None
+        """Layers whose outputs, averaged in pairs, are the frames (None: the last): 0 is what enters the
+        first layer, i what leaves the i-th; the last one's go through the final norm."""
+
+    name = "qwen2_audio"
+    sizes_class = Qwen2AudioSizes
+    pairs = True
+    frame_rate = SAMPLE_RATE / HOP / 4
+
+    def read_sizes(self, files: WeightsFiles) -> Qwen2AudioSizes:
+        """Read the sizes from `config.json`.
+
+        Raises:
+            WeightsError: It is another model, or they are missing or impossible.
+        """
+        config: dict[str, Any] = files.read_json("config.json")
+        found = config.get("model_type")
+        if found not in _PREFIXES:
+            raise WeightsError(
+                f"{files.source}: is a {found!r} model; encoder 'qwen2_audio' takes {listing(_PREFIXES)}"
+            )
+        if found == "qwen2_audio":
+            config = config.get("audio_config") or {}
+        return Qwen2AudioSizes.read(config, files.source)
+
+    def load_weights(self) -> None:
+        """Fill from safetensors, of the encoder's tensors only.
+
+        Raises:
+            WeightsError: The tensors do not fit.
+        """
+        files = find_weights(self.config.weights)
+        if files is None:
+            return
+        # The encoder alone, or inside a whole model: as published, or as transformers names it in memory.
+        prefixes = _PREFIXES[files.read_json("config.json")["model_type"]]
+        state = next((state for prefix in prefixes if (state := files.state_dict(prefix))), {})
+        load_state(self.model, state, source=files.source, ignore=self.unread())
