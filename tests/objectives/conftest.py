@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from kikimimi import AudioPart, Conversation, Message, TextPart
-from kikimimi.contracts.batch import Batch, Sample, View, collate
-from kikimimi.data.corpus import render_view
+from kikimimi.contracts.batch import Batch, Sample, View, collate, render_view
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import freeze_all_but
 from kikimimi.recipe import load_recipe
@@ -68,14 +66,14 @@ def make_batch() -> MakeBatch:
             asked = Message("user", (*heard, TextPart(question)))
             talk = Conversation((asked, Message("assistant", (TextPart(answer),))))
             noise = torch.randn(6000 + 3000 * number, generator=torch.Generator().manual_seed(number))
-            rendered: Any = {view: render_view(model.llm, talk, view) for view in views}
+            rendered = {view: render_view(model.llm, talk, view) for view in views}
             samples.append(
                 Sample(
                     f"x/{number}",
                     model.llm.render(talk),
                     [0.1 * noise] if heard else [],
                     talk.transcripts(),
-                    **rendered,
+                    rendered,
                 )
             )
         return collate(samples)

@@ -118,7 +118,6 @@ def test_updates_that_act_on_audio_alone(
 
 
 def own_answers(model: SpeechLM, batch: Batch, generation: Generation) -> list[list[int]]:
-    assert batch.written_prompt is not None
     written = model.generate_ids(batch.prompts_in_writing(), generation)
     end = int(batch.ids[batch.loss][-1])
     return [ids + ([end] if len(ids) < generation.max_new_tokens else []) for ids in written]
@@ -132,12 +131,12 @@ def test_ce_to_the_teachers_own_answer(make_model: MakeModel, make_batch: MakeBa
     # By hand: each prompt, audio tokens in place, and the answer's embeddings after it, alone.
     terms = []
     for number, answer in enumerate(answers):
-        assert batch.prompt is not None
-        rows = torch.split(batch.prompt.ids, batch.prompt.lengths.tolist())[number]
+        prompt = batch.views["prompt"]
+        rows = torch.split(prompt.ids, prompt.lengths.tolist())[number]
         alone = make_batch(model, "prompt", "written_prompt", talks=[TALKS[number]])
         alone = replace(alone, audio=nth(batch, number))
-        packed, _ = model.pack(replace(alone, **vars(alone.prompt)))
-        assert len(rows) == len(alone.prompt.ids)  # type: ignore[union-attr]
+        packed, _ = model.pack(replace(alone, **vars(alone.views["prompt"])))
+        assert len(rows) == len(alone.views["prompt"].ids)
         given = torch.cat([packed.embeddings, model.embed(torch.tensor(answer))[:-1]])
         positions = torch.arange(len(packed.embeddings) - 1, len(given))
         logits = model.llm(given, torch.tensor([len(given)]), positions)
@@ -194,8 +193,7 @@ def test_an_answer_that_ends_by_itself_has_its_end(
 def test_generation_stays_within_the_context(make_model: MakeModel, make_batch: MakeBatch) -> None:
     model = make_model()
     batch = make_batch(model, "prompt", "written_prompt")
-    assert batch.prompt is not None
-    packed, _ = model.pack(replace(batch, **vars(batch.prompt)))
+    packed, _ = model.pack(replace(batch, **vars(batch.views["prompt"])))
     longest = int(packed.lengths.max())
     model.llm.context_length = longest + 2
     loss = loss_of(model, batch, loss="ce", continuation="own", generate=GREEDY)
@@ -247,7 +245,7 @@ def test_answers_that_are_spelled_otherwise_in_writing(make_model: MakeModel, ma
     )
     said = r"x/1: the answers are 10 tokens after audio and 22 in writing, and not the same ones"
     with pytest.raises(DataError, match=said):
-        loss_of(model, replace(batch, written=other.written))
+        loss_of(model, replace(batch, views=other.views))
 
 
 def test_prompts_are_continued() -> None:

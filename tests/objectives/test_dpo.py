@@ -62,7 +62,7 @@ def samples(model: SpeechLM, *, audio: bool) -> list[Sample]:
                 f"x/{number}",
                 model.llm.render(talk),
                 [0.1 * noise] if audio else [],
-                rejected=model.llm.render(talk.answered(rejected)),
+                views={"rejected": model.llm.render(talk.answered(rejected))},
             )
         )
     return made
@@ -109,10 +109,9 @@ def by_hand(model: SpeechLM, reference: SpeechLM, made: list[Sample]) -> list[tu
     """Log-ratios of both answers of each pair and their lengths, one conversation at a time."""
     rows = []
     for sample in made:
-        assert sample.rejected is not None
         row: list[float] = []
-        for rendered in (sample.rendered, sample.rejected):
-            one = replace(sample, rendered=rendered, rejected=None)
+        for rendered in (sample.rendered, sample.views["rejected"]):
+            one = replace(sample, rendered=rendered, views={})
             (now, length), (before, _) = log_probability(model, one), log_probability(reference, one)
             row += [float((now - before).detach()), length]
         rows.append(tuple(row))
@@ -188,7 +187,7 @@ def test_options(options: dict[str, Any], message: str) -> None:
 
 
 def test_a_batch_without_pairs(model: SpeechLM) -> None:
-    plain = [replace(sample, rejected=None) for sample in samples(model, audio=False)]
+    plain = [replace(sample, views={}) for sample in samples(model, audio=False)]
     with pytest.raises(ValueError, match="the batch holds no rejected answers"):
         loss_of(model, model, collate(plain))
     with pytest.raises(ValueError, match="1 of 3 samples have a rejected answer: all or none"):
@@ -231,7 +230,7 @@ def test_equals_trl_on_text(model: SpeechLM, tmp_path: Path, form: str, beta: fl
         train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
         processing_class=tokenizer,
     )
-    answers = [sample.rendered for sample in made] + [s.rejected for s in made if s.rejected is not None]
+    answers = [sample.rendered for sample in made] + [sample.views["rejected"] for sample in made]
     longest = max(len(answer.ids) for answer in answers)
     rows = [[*a.ids, *[0] * (longest - len(a.ids))] for a in answers]
     inputs = {

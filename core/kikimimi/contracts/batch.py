@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from kikimimi.contracts.component import Padded, Rendered
+from kikimimi.contracts.component import LLM, Padded, Rendered
+from kikimimi.contracts.conversation import Conversation
 from kikimimi.errors import DataError, KikimimiError
 
 View = Literal["rejected", "written", "prompt", "written_prompt"]
 """What a micro-batch can hold besides its conversations: the same with their rejected answers; with what is
 said in their clips in their place; without their last answers, for the LLM to give; both of the latter."""
+
+_VIEWS: dict[View, str] = {
+    "rejected": "a rejected answer",
+    "written": "what is said in their clips",
+    "prompt": "a prompt",
+    "written_prompt": "a prompt in writing",
+}
+"""How messages name the views."""
+_SPOKEN: tuple[View, ...] = ("rejected", "prompt")
+"""The views that hold the clips of the conversations."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +56,6 @@ class Fault:
         return cls(dataset, where, reason, transient=not isinstance(error, DataError))
 
 
-_VIEWS: dict[View, str] = {
-    "rejected": "a rejected answer",
-    "written": "what is said in their clips",
-    "prompt": "a prompt",
-    "written_prompt": "a prompt in writing",
-}
-"""What a batch can hold besides its conversations, and how messages say it."""
-
-
 @dataclass(frozen=True)
 class Sample:
     """One conversation, ready for the model.
@@ -63,27 +65,19 @@ class Sample:
         rendered: Ids, loss mask and slots from the LLM.
         clips: One per slot, in order: waveforms (S,), or encoder features (F, E) from the cache.
         transcripts: What is said in each clip, None where that is not known; empty means none is known.
-        rejected: The conversation with the answer that preference objectives push down, where one asks for
-            it; it has the same clips.
-        written: The conversation with what is said in its clips in their place, where an objective asks for
-            it.
-        prompt: The conversation without its last answer, ending where the LLM begins to answer, where an
-            objective asks for it.
-        written_prompt: The same with what is said in its clips in their place.
+        views: The conversation in other forms, where an objective asks for them; they share the clips.
     """
 
     name: str
     rendered: Rendered
     clips: Sequence[Tensor]
     transcripts: Sequence[str | None] = ()
-    rejected: Rendered | None = None
-    written: Rendered | None = None
-    prompt: Rendered | None = None
-    written_prompt: Rendered | None = None
+    views: Mapping[View, Rendered] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for rendered in (self.rendered, self.rejected, self.prompt):
-            if rendered is not None and len(self.clips) != len(rendered.slots):
+        spoken = [self.views[view] for view in _SPOKEN if view in self.views]
+        for rendered in (self.rendered, *spoken):
+            if len(self.clips) != len(rendered.slots):
                 raise ValueError(
                     f"{self.name}: {len(self.clips)} clips for {len(rendered.slots)} audio parts"
                 )
@@ -147,10 +141,7 @@ class Batch(Rows):
         audio: (C, S) waveforms, or None when there are no clips or features are given.
         features: (C, F, E) encoder output, or None.
         transcripts: (C) what is said in each clip, None where that is not known.
-        rejected: The conversations with their rejected answers, or None where no objective asks for them.
-        written: The conversations in text alone, or None where no objective asks for them.
-        prompt: The conversations without their last answers, or None where no objective asks for them.
-        written_prompt: The same in text alone, or None where no objective asks for them.
+        views: The conversations in other forms, those that the objective asks for.
         outcomes: What became of each record that was planned for the batch, in order: None, or why it is left
             out; empty where nothing is left out.
     """
@@ -159,17 +150,17 @@ class Batch(Rows):
     audio: Padded | None
     features: Padded | None
     transcripts: tuple[str | None, ...]
-    rejected: Rows | None = None
-    written: Rows | None = None
-    prompt: Rows | None = None
-    written_prompt: Rows | None = None
+    views: Mapping[View, Rows] = field(default_factory=dict)
     outcomes: tuple[Fault | None, ...] = ()
 
     def to(self, device: torch.device) -> Self:
         """Move every tensor to a device."""
-        held = {name: getattr(self, name) for name in ("audio", "features", *_VIEWS)}
-        moved = {name: value.to(device) for name, value in held.items() if value is not None}
-        return replace(super().to(device), **moved)
+        return replace(
+            super().to(device),
+            audio=None if self.audio is None else self.audio.to(device),
+            features=None if self.features is None else self.features.to(device),
+            views={view: rows.to(device) for view, rows in self.views.items()},
+        )
 
     def with_rejected(self) -> Batch:
         """Return the 2B conversations of preference pairs: all preferred ones, then all rejected ones.
@@ -179,9 +170,9 @@ class Batch(Rows):
         Raises:
             ValueError: The batch holds no rejected answers.
         """
-        other = self.rejected
-        if other is None:
+        if "rejected" not in self.views:
             raise ValueError("the batch holds no rejected answers")
+        other = self.views["rejected"]
         return replace(
             self,
             names=self.names * 2,
@@ -190,7 +181,7 @@ class Batch(Rows):
             lengths=torch.cat([self.lengths, other.lengths]),
             slots=torch.cat([self.slots, other.slots + len(self.ids)]),
             clips=torch.cat([self.clips, other.clips]),
-            **_without_views(),
+            views={},
         )
 
     def in_writing(self) -> Batch:
@@ -199,9 +190,7 @@ class Batch(Rows):
         Raises:
             ValueError: The batch does not hold them.
         """
-        if self.written is None:
-            raise ValueError("the batch does not hold its conversations in writing")
-        return self._in_text(self.written)
+        return self._in_text("written", "conversations in writing")
 
     def prompts_in_writing(self) -> Batch:
         """Return the conversations in text alone, without their last answers.
@@ -209,9 +198,7 @@ class Batch(Rows):
         Raises:
             ValueError: The batch does not hold them.
         """
-        if self.written_prompt is None:
-            raise ValueError("the batch does not hold its prompts in writing")
-        return self._in_text(self.written_prompt)
+        return self._in_text("written_prompt", "prompts in writing")
 
     def answered(self, answers: Sequence[Sequence[int]]) -> Batch:
         """Return the conversations with other last answers, spoken and in text alone.
@@ -222,25 +209,33 @@ class Batch(Rows):
         Raises:
             ValueError: The batch does not hold its prompts.
         """
-        if self.prompt is None or self.written_prompt is None:
+        if not {"prompt", "written_prompt"} <= set(self.views):
             raise ValueError("the batch does not hold its prompts, spoken and in writing")
-        rows = self.prompt.continued(answers)
-        spoken: Any = {item.name: getattr(rows, item.name) for item in fields(Rows)}
-        views = _without_views() | {"written": self.written_prompt.continued(answers)}
-        return replace(self, **spoken, **views)
+        spoken = self.views["prompt"].continued(answers)
+        written = self.views["written_prompt"].continued(answers)
+        return replace(self, **vars(spoken), views={"written": written})
 
-    def _in_text(self, rows: Rows) -> Batch:
-        return Batch(
-            **{item.name: getattr(rows, item.name) for item in fields(Rows)},
-            names=self.names,
-            audio=None,
-            features=None,
-            transcripts=(),
-        )
+    def _in_text(self, view: View, what: str) -> Batch:
+        if view not in self.views:
+            raise ValueError(f"the batch does not hold its {what}")
+        return Batch(**vars(self.views[view]), names=self.names, audio=None, features=None, transcripts=())
 
 
-def _without_views() -> Any:
-    return dict.fromkeys(_VIEWS)
+def render_view(llm: LLM, conversation: Conversation, view: View) -> Rendered:
+    """Render a conversation as an objective asks for it.
+
+    Raises:
+        ValueError: It lacks a rejected answer, or what is said in a clip is not known.
+    """
+    if view == "rejected":
+        if conversation.rejected is None:
+            raise ValueError(
+                "a preference objective needs a rejected answer, and this record has none. Give it "
+                "'rejected', or leave the dataset out of the stage"
+            )
+        return llm.render(conversation.answered(conversation.rejected))
+    shown = conversation if view == "prompt" else conversation.written()
+    return llm.render(shown) if view == "written" else llm.render(shown.prompt(), generate=True)
 
 
 def collate(samples: Sequence[Sample], outcomes: Sequence[Fault | None] = ()) -> Batch:
@@ -248,25 +243,22 @@ def collate(samples: Sequence[Sample], outcomes: Sequence[Fault | None] = ()) ->
     clips = [clip for sample in samples for clip in sample.clips]
     padded = Padded.stack(clips) if clips else None
     waveforms = bool(clips) and clips[0].dim() == 1
-    rows = _lay([sample.rendered for sample in samples])
-    views: dict[str, Rows | None] = {}
+    views: dict[View, Rows] = {}
     for view, said in _VIEWS.items():
-        found = [rendered for sample in samples if (rendered := getattr(sample, view)) is not None]
+        found = [sample.views[view] for sample in samples if view in sample.views]
         if found and len(found) < len(samples):
             raise ValueError(f"{len(found)} of {len(samples)} samples have {said}: all or none")
-        views[view] = _lay(found) if found else None
+        if found:
+            views[view] = _lay(found)
     return Batch(
-        **{item.name: getattr(rows, item.name) for item in fields(Rows)},
+        **vars(_lay([sample.rendered for sample in samples])),
         names=tuple(sample.name for sample in samples),
         audio=padded if waveforms else None,
         features=None if waveforms else padded,
         transcripts=tuple(
             text for sample in samples for text in (sample.transcripts or [None] * len(sample.clips))
         ),
-        rejected=views["rejected"],
-        written=views["written"],
-        prompt=views["prompt"],
-        written_prompt=views["written_prompt"],
+        views=views,
         outcomes=tuple(outcomes),
     )
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kikimimi.contracts.batch import Sample
-from kikimimi.contracts.component import LLM, Rendered
+from kikimimi.contracts.batch import Sample, View, render_view
+from kikimimi.contracts.component import LLM
 from kikimimi.contracts.conversation import Conversation
 from kikimimi.contracts.task import Task
 from kikimimi.data.audio import decode
@@ -23,7 +23,6 @@ from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import DataError
 
 if TYPE_CHECKING:
-    from kikimimi.contracts.batch import View
     from kikimimi.recipe import Dataset, Evaluation, Recipe
 
 
@@ -150,7 +149,7 @@ class Corpus:
         else:
             clips = self.waveforms(record, names, sample_rate)
         name = f"{self.name}/{record.key}"
-        return Sample(name, rendered, clips, conversation.transcripts(), **others)
+        return Sample(name, rendered, clips, conversation.transcripts(), others)
 
     def texts(self) -> Iterator[str]:
         """Yield every text of the data: the task's phrasings, what stands in turns, what is said in clips."""
@@ -170,23 +169,6 @@ class Corpus:
             if conversation.rejected is not None:
                 yield conversation.rejected
             yield from _choices(record.json)
-
-
-def render_view(llm: LLM, conversation: Conversation, view: View) -> Rendered:
-    """Render a conversation as an objective asks for it.
-
-    Raises:
-        ValueError: It lacks a rejected answer, or what is said in a clip is not known.
-    """
-    if view == "rejected":
-        if conversation.rejected is None:
-            raise ValueError(
-                "a preference objective needs a rejected answer, and this record has none. Give it "
-                "'rejected', or leave the dataset out of the stage"
-            )
-        return llm.render(conversation.answered(conversation.rejected))
-    shown = conversation if view == "prompt" else conversation.written()
-    return llm.render(shown) if view == "written" else llm.render(shown.prompt(), generate=True)
 
 
 def _choices(record: dict[str, Any]) -> Iterator[str]:

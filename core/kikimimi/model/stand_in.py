@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from kikimimi.contracts.batch import Batch, Sample, View, collate
+from kikimimi.contracts.batch import Batch, Sample, View, collate, render_view
 from kikimimi.contracts.component import LLM, Encoder, Padded
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 
@@ -54,23 +54,11 @@ class StandIn:
 
     def batch(self, llm: LLM, views: Collection[View]) -> Batch:
         """Return a micro-batch of one conversation about the clip, with what an objective asks for."""
-        answer = Message("assistant", (TextPart("0"),))
-        heard = Conversation((Message("user", (AudioPart("tone"),)), answer))
-        written = Conversation((Message("user", (TextPart("0"),)), answer))
-        rendered = llm.render(heard)
+        turns = (Message("user", (AudioPart("tone", "0"),)), Message("assistant", (TextPart("0"),)))
+        talk = Conversation(turns, rejected="0")
+        rendered = {view: render_view(llm, talk, view) for view in views}
         clips = self.audio if self.features is None else self.features
-        return collate(
-            [
-                Sample(
-                    "stand-in",
-                    rendered,
-                    clips.unstack(),
-                    (None,),
-                    rejected=rendered if "rejected" in views else None,
-                    written=llm.render(written) if "written" in views else None,
-                )
-            ]
-        )
+        return collate([Sample("stand-in", llm.render(talk), clips.unstack(), (None,), rendered)])
 
 
 @contextmanager

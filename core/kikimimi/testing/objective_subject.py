@@ -117,16 +117,15 @@ class ObjectiveSubject(Tested):
         *,
         known: bool,
     ) -> Sample:
-        from kikimimi.contracts.batch import Sample
-        from kikimimi.data.corpus import render_view
+        from kikimimi.contracts.batch import Sample, render_view
 
         clip = (AudioPart("0.flac", said if known else None),) if samples else ()
         asked = Message("user", (*clip, TextPart(question)))
         talk = Conversation((asked, Message("assistant", (TextPart(answer),))), rejected)
-        views: Any = {view: render_view(model.llm, talk, view) for view in self.build().views}
+        views = {view: render_view(model.llm, talk, view) for view in self.build().views}
         noise = torch.randn(samples, generator=torch.Generator().manual_seed(samples))
         waveforms = [0.1 * noise] if samples else []
-        return Sample(f"kit/{question}", model.llm.render(talk), waveforms, talk.transcripts(), **views)
+        return Sample(f"kit/{question}", model.llm.render(talk), waveforms, talk.transcripts(), views)
 
 
 def _recipe() -> Any:

@@ -137,18 +137,17 @@ def _room(step: Step, wanted: int) -> int:
     context, batch = step.model.llm.context_length, step.batch
     if context is None:
         return wanted
-    assert batch.prompt is not None
-    assert batch.written_prompt is not None
+    prompt, written = batch.views["prompt"], batch.views["written_prompt"]
     adapter, encoder = step.model.adapter, step.model.encoder
     if batch.features is not None:
         frames = batch.features.lengths.tolist()
     else:
         frames = [encoder.num_frames(n) for n in batch.audio.lengths.tolist()] if batch.audio else []
-    spoken = batch.prompt.lengths.clone()
+    spoken = prompt.lengths.clone()
     ends = spoken.cumsum(0)
-    for slot, clip in zip(batch.prompt.slots, batch.prompt.clips.tolist(), strict=True):
+    for slot, clip in zip(prompt.slots, prompt.clips.tolist(), strict=True):
         spoken[torch.searchsorted(ends, slot, right=True)] += adapter.max_tokens(frames[clip]) - 1
-    longest = torch.maximum(spoken, batch.written_prompt.lengths)
+    longest = torch.maximum(spoken, written.lengths)
     room = context - int(longest.max())
     if room < 1:
         name = batch.names[int(longest.argmax())]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from kikimimi.contracts.batch import Batch, Fault, Sample, collate
+from kikimimi.contracts.batch import Batch, Fault, Sample, View, collate
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.features import FeatureCache
 from kikimimi.data.order.plan import START, Plan, Planned, Position
 from kikimimi.data.workers import ignore_signals
 from kikimimi.errors import DataError, KikimimiError, RunError
 from kikimimi.model.speech_lm import SpeechLM
-
-if TYPE_CHECKING:
-    from kikimimi.contracts.batch import View
 
 
 class Reader(Dataset[Batch]):
@@ -43,7 +40,7 @@ class Reader(Dataset[Batch]):
         self.model = model
         self.seed = seed
         self.features = features
-        self.views = tuple(views)
+        self.views = sorted(views)
 
     def __getitem__(self, planned: list[Planned]) -> Batch:
         """Read one micro-batch.
@@ -72,15 +69,8 @@ class Reader(Dataset[Batch]):
             views=self.views,
         )
         clips = [len(clip) for clip in sample.clips]
-        for rendered in (
-            sample.rendered,
-            sample.rejected,
-            sample.written,
-            sample.prompt,
-            sample.written_prompt,
-        ):
-            if rendered is not None:
-                self._check_context(len(rendered.ids), clips if rendered.slots else [])
+        for rendered in (sample.rendered, *sample.views.values()):
+            self._check_context(len(rendered.ids), clips if rendered.slots else [])
         return sample
 
     def _check_context(self, text_length: int, clip_lengths: list[int]) -> None:
