@@ -110,7 +110,9 @@ def test_the_sdist_can_be_tested_and_built_from(built: Built, tmp_path: Path) ->
     held = names(built.sdist)
     for name in ("pyproject.toml", "LICENSE", "README.md", "recipes/quickstart.yaml", "tests/conftest.py"):
         assert name in held
-    assert not {name for name in held if name.endswith((".pyc", ".so", ".tar", ".safetensors"))}
+    made = {name for name in held if name.endswith((".pyc", ".so", ".tar", ".safetensors"))}
+    assert {name for name in made if not name.startswith("tests/core/compat/data/")} == set()
+    assert "tests/core/compat/data/shards/clips/shard-000000.tar" in made
     with tarfile.open(built.sdist) as archive:
         archive.extractall(tmp_path, filter="data")
     again = build("build_wheel", tmp_path / built.sdist.name.removesuffix(".tar.gz"), tmp_path / "again")
