@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from kikimimi.data.shards.index_file import digest_of, write_columns
+from kikimimi.data.shards.index import write_columns
 from kikimimi.data.shards.shards import Shards
 
 KEY = "speaker-%05d/%09d"
@@ -54,7 +54,6 @@ def write_indexes(folder: Path, rows: int, per_shard: int) -> None:
         header = {
             "shard": path.name,
             "bytes": int(ends[-1]) + 1024,
-            "digest": digest_of(columns, ("ja",), ("CC0-1.0",)),
             "languages": ["ja"],
             "licenses": ["CC0-1.0"],
             "rejected": [],

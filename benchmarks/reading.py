@@ -25,7 +25,7 @@ import soundfile
 from webdataset.writer import TarWriter
 
 from kikimimi.data.audio import decode, encode_flac
-from kikimimi.data.shards.index import build_index
+from kikimimi.data.shards.indexing import build_index
 from kikimimi.data.shards.shards import Shards
 
 SAMPLE_RATE = 16_000

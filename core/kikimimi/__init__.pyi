@@ -67,6 +67,7 @@ from .inference.transcriber import Transcriber as Transcriber
 from .recipe.chosen import Chosen as Chosen
 from .recipe.options_file import read_options as read_options
 from .run.folder import RunFolder as RunFolder
-from .weights.files import WeightsFiles as WeightsFiles, find_weights as find_weights
+from .weights.files import WeightsFiles as WeightsFiles
+from .weights.find import find_weights as find_weights
 
 __version__: str

@@ -14,8 +14,8 @@ import yaml
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import WeightsError
-from kikimimi.weights.files import INDEX, WeightsFiles, standing_in
-from kikimimi.weights.sources import locate
+from kikimimi.weights.files import INDEX, WeightsFiles
+from kikimimi.weights.find import finding_with, locate
 
 KNOWN = Path(__file__).parent / "shapes.yaml"
 
@@ -34,7 +34,7 @@ def shapes_only() -> Iterator[None]:
     `find_weights` then returns the files of a known shape, of a folder or package on this machine, or of the
     Hub's cache, in this order.
     """
-    with TemporaryDirectory() as folder, standing_in(_Shapes(Path(folder)).find):
+    with TemporaryDirectory() as folder, finding_with(_Shapes(Path(folder)).find):
         yield
 
 

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.data.shards.columns import NameColumn
 from kikimimi.data.shards.index import LeftOut
 from kikimimi.data.shards.record import UNKNOWN
-from kikimimi.data.shards.shards import Shards
+from kikimimi.data.shards.shards import NameColumn, Shards
 from kikimimi.errors import RequestError
 from kikimimi.inspect.distribution import Distribution, distribution
 from kikimimi.inspect.rates import Far, Rate, measure_rates

@@ -32,7 +32,6 @@ from kikimimi.errors import RunError
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.run.rank import global_rank
-from kikimimi.weights.pieces import find_set
 
 if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
@@ -253,6 +252,8 @@ class RunFolder:
         Raises:
             RunError: Nothing was trained yet, or there is no such stage.
         """
+        from kikimimi.weights.tensors import find_set
+
         stages = self.recipe.stages
         if stage is not None and stage not in stages:
             raise RunError(

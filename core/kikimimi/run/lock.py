@@ -24,7 +24,8 @@ from kikimimi.recipe.chosen import PARTS, Chosen
 from kikimimi.run.drift import DriftError, drift
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.provenance import git_state, source_digest
-from kikimimi.weights.files import WEIGHT_PATTERNS, find_weights
+from kikimimi.weights.files import WEIGHT_PATTERNS
+from kikimimi.weights.find import find_weights
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Recipe

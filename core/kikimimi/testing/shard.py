@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from webdataset.writer import TarWriter
 
 from kikimimi.data.audio import encode_flac
-from kikimimi.data.shards.index import build_index
+from kikimimi.data.shards.indexing import build_index
 from kikimimi.testing.records import CLIP, conversation, labelled_clip
 
 SAMPLE_RATE = 16000

@@ -6,7 +6,7 @@ from .files import (
     DEFAULT_PATTERNS as DEFAULT_PATTERNS,
     INDEX as INDEX,
     WeightsFiles as WeightsFiles,
-    find_weights as find_weights,
     load_state as load_state,
     matches as matches,
 )
+from .find import find_weights as find_weights

@@ -1,34 +1,23 @@
-"""Where weights come from: the Hub, a local folder, an installed package. Pickle is never loaded.
-
-A source is written as one of
-
-    org/name, org/name@REVISION, org/name/FILE@REVISION    the Hugging Face Hub
-    ./folder, /folder, ~/folder, ./folder/FILE             this machine; so is any path that exists
-    package:NAME, package:NAME+NAME, package:NAME/FILE     files that installed Python packages carry
-    random                                                 none: the component starts from random weights
-
-and ends in `@sha256:HEX` where the weights file of a folder or package has to have that digest.
-"""
+"""The files of a source of weights: which there are, and how they are read. Pickle is never loaded."""
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
+import io
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import WeightsError
-from kikimimi.weights.joined import open_joined
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
     from torch import Tensor, nn
 
 CONFIG_PATTERNS = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -93,7 +82,8 @@ class WeightsFiles:
 
     def open(self, name: str) -> BinaryIO:
         """Open a file, joined from its parts where it is split, for reading and seeking."""
-        return open_joined(self.parts(name))
+        parts = self.parts(name)
+        return parts[0].open("rb") if len(parts) == 1 else cast(BinaryIO, io.BufferedReader(_Joined(parts)))
 
     @property
     def folder(self) -> Path:
@@ -168,44 +158,44 @@ class WeightsFiles:
         raise WeightsError(f"{self.source}: has no *.safetensors file. Files: {listing(self.files)}")
 
 
-_stand_in: ContextVar[Callable[[str], WeightsFiles] | None] = ContextVar("stand_in", default=None)
+class _Joined(io.RawIOBase):
+    """A file that is split into parts, read as one without copying it."""
 
+    def __init__(self, parts: Sequence[Path]) -> None:
+        super().__init__()
+        self._files = [part.open("rb") for part in parts]
+        self._sizes = [os.fstat(file.fileno()).st_size for file in self._files]
+        self._position = 0
 
-@contextmanager
-def standing_in(find: Callable[[str], WeightsFiles]) -> Iterator[None]:
-    """Let `find_weights` ask a function instead of the Hub: where only the shape of a model counts."""
-    token = _stand_in.set(find)
-    try:
-        yield
-    finally:
-        _stand_in.reset(token)
+    def readable(self) -> bool:
+        return True
 
+    def seekable(self) -> bool:
+        return True
 
-def find_weights(spec: str, *, patterns: Sequence[str] = DEFAULT_PATTERNS) -> WeightsFiles | None:
-    """Find the files of a weights source; nothing is read but what a digest needs.
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        start = self._position
+        for file, size in zip(self._files, self._sizes, strict=True):
+            if start < size:
+                file.seek(start)
+                # A read ends with its part: the caller asks again for the rest.
+                count = file.readinto(memoryview(buffer).cast("B"))
+                self._position += count
+                return count
+            start -= size
+        return 0
 
-    Args:
-        spec: The source (see the module's docstring).
-        patterns: What to fetch from the Hub, never pickles. A folder or package is listed whole.
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: sum(self._sizes)}[whence]
+        if base + offset < 0:
+            raise ValueError(f"cannot seek to {base + offset}")
+        self._position = base + offset
+        return self._position
 
-    Returns:
-        The files, or None for `random`.
-
-    Raises:
-        WeightsError: The source is malformed, does not exist, or does not have its digest.
-    """
-    from kikimimi.weights import sources as weights_sources
-
-    if spec == "random":
-        return None
-    stand_in = _stand_in.get()
-    if stand_in is not None:
-        return stand_in(spec)
-    source, digest = _split_digest(spec)
-    files = weights_sources.locate(spec, source, pinned=digest is not None, patterns=patterns)
-    if digest is not None:
-        _check_digest(files, digest)
-    return files
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+        super().close()
 
 
 def load_state(
@@ -267,30 +257,6 @@ def _problem(kind: str, names: list[str]) -> Iterator[str]:
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name matches any of the patterns."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _split_digest(spec: str) -> tuple[str, str | None]:
-    source, mark, digest = spec.rpartition("@sha256:")
-    if not mark:
-        return spec, None
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
-        raise WeightsError(f"{spec}: @sha256: is followed by 64 hexadecimal digits, not by '{digest}'")
-    return source, digest.lower()
-
-
-def _check_digest(files: WeightsFiles, expected: str) -> None:
-    held = files.names(*WEIGHT_PATTERNS)
-    if len(held) != 1:
-        raise WeightsError(
-            f"{files.source}: @sha256: pins one weights file, and there are {len(held)} ({listing(held)}). "
-            "Name one of them at the end of the source, or leave the digest out"
-        )
-    found = files.sha256(held[0])
-    if found != expected:
-        raise WeightsError(
-            f"{files.source}: '{held[0]}' has the sha256 {found}, not {expected}: "
-            "it is another file, or damaged"
-        )
 
 
 @lru_cache(maxsize=16)

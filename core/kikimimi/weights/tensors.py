@@ -1,4 +1,4 @@
-"""Named tensors in safetensors files, whole or in pieces of rows, one for each rank of a sharded run.
+"""Named tensors in safetensors files: one file, or a piece with some rows for each rank of a sharded run.
 
 A piece of a sharded file knows which rows of which tensor it holds; reading takes what is asked for from
 whichever pieces hold it, so that it does not matter how many ranks wrote it, nor how many read.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-from kikimimi.weights.pieces import pieces_of
-
+_PIECE = re.compile(r"(?P<stem>.+)\.rank\d+-of-(?P<ranks>\d+)\.safetensors")
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -80,43 +80,44 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     """
     found: dict[str, list[tuple[int, int, Path]]] = {}
     shapes: dict[str, torch.Size] = {}
-    for piece in pieces_of(path):
-        header = read_header(piece)
-        offsets = json.loads((header.pop("__metadata__", None) or {}).get("rows", "{}"))
-        for name, entry in header.items():
-            shape = torch.Size(entry["shape"])
+    for piece in _pieces_of(path):
+        try:
+            with safe_open(piece, framework="pt") as file:
+                held = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                offsets = json.loads((file.metadata() or {}).get("rows", "{}"))
+        except SafetensorError as error:
+            raise ValueError(f"{piece.name} is no safetensors file, or ends too early: {error}") from error
+        for name, shape in held.items():
             first, total = offsets.get(name, (0, shape[0] if shape else 1))
             shapes[name] = torch.Size((total, *shape[1:])) if shape else shape
             found.setdefault(name, []).append((first, shape[0] if shape else 1, piece))
     for name, pieces in found.items():
-        expected = 0
-        for first, number, _ in sorted(pieces, key=lambda piece: piece[:2]):
+        expected, total = 0, shapes[name][0] if shapes[name] else 1
+        for first, number, _ in [*sorted(pieces, key=lambda piece: piece[:2]), (total, 0, path)]:
             if first != expected:
                 raise ValueError(f"row {expected} of {name} is in none of the files of {path.name}")
             expected += number
-        if expected != (shapes[name][0] if shapes[name] else 1):
-            raise ValueError(f"row {expected} of {name} is in none of the files of {path.name}")
     return {name: StoredTensor(name, shapes[name], tuple(pieces)) for name, pieces in found.items()}
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """Return the header of a safetensors file.
+def piece_name(stem: str, rank: int = 0, ranks: int = 1) -> str:
+    """Return the name of one rank's file of a set; of a single rank's, the file is whole."""
+    return f"{stem}.safetensors" if ranks == 1 else f"{stem}.rank{rank}-of-{ranks}.safetensors"
 
-    Raises:
-        OSError: There is no such file.
-        ValueError: It is no safetensors file, or its end is missing.
-    """
-    with path.open("rb") as file:
-        start = file.read(8)
-        size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        rest = path.stat().st_size - 8
-        if not 2 <= size <= rest:
-            raise ValueError(f"{path.name} is no safetensors file")
-        header: dict[str, Any] = json.loads(file.read(size))
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    if size + max(ends, default=0) != rest:
-        raise ValueError(f"{path.name} ends too early")
-    return header
+
+def find_set(folder: Path, stem: str) -> Path:
+    """Return the file of a set, or the first of its pieces; of a set that is not there, its file if whole."""
+    pieces = sorted(folder.glob(f"{stem}.rank0-of-*.safetensors"))
+    return pieces[0] if pieces else folder / piece_name(stem)
+
+
+def _pieces_of(path: Path) -> list[Path]:
+    """Return the files of a set: the path itself, or of a piece, all pieces that belong together."""
+    found = _PIECE.fullmatch(path.name)
+    if found is None:
+        return [path]
+    ranks = int(found["ranks"])
+    return [path.with_name(f"{found['stem']}.rank{rank}-of-{ranks}.safetensors") for rank in range(ranks)]
 
 
 def write_tensors(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kikimimi.data.shards.index import build_index
+from kikimimi.data.shards.indexing import build_index
 from kikimimi.data.workers import in_order
 from kikimimi.errors import DataError
 

@@ -14,7 +14,7 @@ from webdataset.writer import TarWriter
 
 from kikimimi import Generation, Recogniser, RecogniserConfig
 from kikimimi.contracts import registry
-from kikimimi.data.shards.index import build_index
+from kikimimi.data.shards.indexing import build_index
 from kikimimi.errors import DataError, RequestError, RunError
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.evaluation.predictions import Predictions, read_predictions

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kikimimi.data.shards.index import build_index
+from kikimimi.data.shards.indexing import build_index
 from kikimimi.data.shards.record import UNKNOWN
 from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import DataError, RequestError

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import save_file
 
 from kikimimi.contracts import registry
-from kikimimi.data.shards.index import build_index
+from kikimimi.data.shards.indexing import build_index
 from kikimimi.errors import RunError
 from kikimimi.recipe import load_recipe
 from kikimimi.run import lock as module

@@ -19,7 +19,7 @@ import pytest
 from webdataset.writer import TarWriter
 
 from kikimimi.data.audio import encode_flac
-from kikimimi.data.shards.index import build_index
+from kikimimi.data.shards.indexing import build_index
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.metrics import read_metrics

@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_left_out_before_the_first_step(
 
 
 def test_what_an_index_leaves_out_is_listed(make_run: Make) -> None:
-    from kikimimi.data.shards.index import build_index
+    from kikimimi.data.shards.indexing import build_index
 
     run = make_run("run", "stages.asr.validate.every=0")
     shard = Path(run.recipe.stages["asr"].data["tones"].shards)

@@ -14,7 +14,8 @@ from transformers import WhisperConfig
 from webdataset.writer import TarWriter
 
 from kikimimi.data.audio import encode_flac
-from kikimimi.data.shards.index import ShardIndex, build_index
+from kikimimi.data.shards.index import ShardIndex
+from kikimimi.data.shards.indexing import build_index
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trained import named_tensors
 from kikimimi.run.folder import RunFolder, checkpoint_folders

@@ -18,7 +18,7 @@ from kikimimi.contracts.layout import Row
 from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, is_silent, probe
 from kikimimi.data.opus import encode_opus
 from kikimimi.data.packing.settings import PackSettings
-from kikimimi.data.shards.record import Member, RecordError, assemble, named
+from kikimimi.data.shards.record import Member, RecordError, make_record, named
 from kikimimi.errors import AudioError, RequestError
 
 MISSING, UNDECODABLE, NO_TEXT = "missing file", "undecodable audio", "empty text"
@@ -185,7 +185,7 @@ def _renamed(message: Any, names: list[str], row: Row) -> Any:
 def _read_back(row: Row, key: str, members: dict[str, bytes]) -> None:
     """Check the record as readers do, so that nothing is packed that cannot be read."""
     try:
-        assemble([Member(key, suffix, 0, 0, content) for suffix, content in members.items()], row.name)
+        make_record([Member(key, suffix, 0, 0, content) for suffix, content in members.items()], row.name)
     except RecordError as error:
         raise _LeftOutError(MALFORMED, f"{row.name}: {error.reason}") from error
 

@@ -15,7 +15,8 @@ from kikimimi.contracts.layout import Row
 from kikimimi.data.packing.row import Dropped, key_of, pack_row
 from kikimimi.data.packing.settings import PackSettings
 from kikimimi.data.packing.source import PackSource
-from kikimimi.data.shards.index import ShardIndex, build_index, index_path
+from kikimimi.data.shards.index import ShardIndex, index_path
+from kikimimi.data.shards.indexing import build_index
 from kikimimi.data.shards.record import UNKNOWN, named
 from kikimimi.data.whole_file import whole_file
 from kikimimi.errors import DataError, RequestError

@@ -15,13 +15,12 @@ from kikimimi.data.shards.index import ShardIndex
 from kikimimi.data.shards.record import (
     Record,
     RecordError,
-    assemble,
     grouped,
+    make_record,
     read_members,
     read_record,
 )
-from kikimimi.data.shards.remote import is_url
-from kikimimi.data.shards.store import Store
+from kikimimi.data.shards.store import Store, is_url
 from kikimimi.data.shards.tar import BrokenTarError
 from kikimimi.data.workers import in_order
 from kikimimi.errors import DataError, RequestError
@@ -182,7 +181,7 @@ def _check_tar(shard: str) -> tuple[int, list[Problem]]:
             for members in grouped(read_members(tar, whole=True)):
                 count += 1
                 try:
-                    _check_clips(assemble(members, shard))
+                    _check_clips(make_record(members, shard))
                 except DataError as error:
                     problems.append(Problem(shard, members[0].offset, members[0].key, _reason(error)))
         except BrokenTarError as error:

@@ -19,7 +19,7 @@ from typing import IO, Any
 from kikimimi.console.words import listing
 from kikimimi.contracts.conversation import Conversation, TextPart, parse_conversation
 from kikimimi.data.audio import AUDIO_SUFFIXES
-from kikimimi.data.shards.tar import BrokenTarError, Entry, read_entries
+from kikimimi.data.shards.tar import BrokenTarError, TarEntry, read_entries
 from kikimimi.errors import DataError
 
 MAX_TRANSCRIPT = 1_000_000
@@ -149,7 +149,7 @@ def grouped(members: Iterator[Member]) -> Iterator[list[Member]]:
         yield group
 
 
-def _problem(entry: Entry, name: str, stem: str, suffix: str) -> str | None:
+def _problem(entry: TarEntry, name: str, stem: str, suffix: str) -> str | None:
     if not entry.regular:
         return f"member {entry.name!r} is a link, a device or sparse; only files are read"
     if name.startswith("/") or ".." in name.split("/"):
@@ -188,10 +188,10 @@ def read_record(span: bytes, shard: str, offset: int) -> Record:
         raise RecordError(place(shard, error.offset), error.reason) from error
     if not members or members[-1].end != offset + len(span) or len({member.key for member in members}) > 1:
         raise RecordError(place(shard, offset), f"{len(span)} bytes are not exactly one record")
-    return assemble(members, shard)
+    return make_record(members, shard)
 
 
-def assemble(members: Sequence[Member], shard: str) -> Record:
+def make_record(members: Sequence[Member], shard: str) -> Record:
     """Make a record of its members.
 
     Raises:

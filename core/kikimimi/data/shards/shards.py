@@ -8,28 +8,20 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.data.shards.columns import Column, NameColumn
-from kikimimi.data.shards.index import LeftOut, ShardIndex
+from kikimimi.data.shards.index import COLUMNS, LeftOut, ShardIndex
 from kikimimi.data.shards.record import Record, RecordError, place, read_record
-from kikimimi.data.shards.remote import check_url, is_url, list_urls
-from kikimimi.data.shards.store import Store
+from kikimimi.data.shards.store import Store, check_url, is_url, list_urls
 from kikimimi.errors import DataError, RequestError
 
-_COLUMNS: dict[str, type[np.generic]] = {
-    "offsets": np.int64,
-    "sizes": np.int64,
-    "seconds": np.float32,
-    "characters": np.int32,
+_OWN = ("clip_ends", "languages", "licenses")  # columns that count through, or name, what is in one shard
+_COLUMNS = {name: dtype for name, dtype in COLUMNS.items() if name not in _OWN} | {
     "clips": np.int32,
     "longest": np.float32,
-    "clip_seconds": np.float32,
-    "hashes": np.uint8,
-    "key_bytes": np.uint8,
-    "key_ends": np.int64,
 }
 _FETCHERS = 16  # indexes that are fetched at a time
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -119,17 +111,9 @@ class Shards:
     Attributes:
         shards: Paths or URLs of the shards, in order.
         digest: SHA-256 (hex) over the shards' contents in order.
-        offsets: (rows,) int64: where each record begins in its shard [bytes].
-        sizes: (rows,) int64: its length there [bytes].
-        seconds: (rows,) float32: total length of each record's clips [s].
-        characters: (rows,) int32: length of each record's texts [characters].
-        clips: (rows,) int32: number of clips of each record.
-        longest: (rows,) float32: length of each record's longest clip [s]; 0 without clips.
-        clip_seconds: (clips,) float32: length of each clip of each record, end to end [s].
-        languages: (rows,) int16: position in `language_names`; -1 where the record names none.
-        licenses: (rows,) int16: position in `license_names`; -1 where the record names none.
-        language_names: As the records name them, sorted.
-        license_names: As the records name them, sorted.
+        offsets, sizes, seconds, characters, clips, longest, clip_seconds: The columns of the indexes
+            (`ShardIndex`), end to end.
+        languages, licenses: Likewise; (rows,) int16 positions in `language_names` and `license_names`.
         rejected: Records that were left out when the shards were indexed: place and reason of each.
     """
 
@@ -238,3 +222,63 @@ def _load(shards: Sequence[str]) -> Iterator[ShardIndex]:
     # Waiting for a server is most of the work; what comes first in order is still reported first.
     with ThreadPoolExecutor(_FETCHERS) as pool:
         yield from pool.map(ShardIndex.load, shards)
+
+
+class Column:
+    """A column of unknown length.
+
+    What it is made of may be freed piece by piece: at the end there is one copy, without gaps of pieces that
+    were kept until all were there.
+
+    Args:
+        dtype: Of its values.
+        width: Values per row; None for a column of single values.
+    """
+
+    def __init__(self, dtype: type[np.generic], width: int | None = None) -> None:
+        self._rest = () if width is None else (width,)
+        self._values: NDArray[Any] = np.empty((0, *self._rest), dtype=dtype)
+        self._filled = 0
+
+    def append(self, piece: NDArray[Any]) -> None:
+        """Add values at the end."""
+        needed = self._filled + len(piece)
+        if needed > len(self._values):
+            # realloc() moves pages rather than copying them; no view is alive.
+            self._values.resize((max(needed, len(self._values) * 5 // 4), *self._rest), refcheck=False)
+        self._values[self._filled : needed] = piece
+        self._filled = needed
+
+    def finish(self) -> NDArray[Any]:
+        """Return the values; nothing can be added any more."""
+        self._values.resize((self._filled, *self._rest), refcheck=False)
+        return self._values
+
+
+class NameColumn:
+    """A column of codes for names, of which each piece has codes of its own; -1 is no name."""
+
+    def __init__(self) -> None:
+        self._codes = Column(np.int16)
+        self._code_of: dict[str, int] = {}
+
+    def append(self, codes: NDArray[np.int16], names: tuple[str, ...]) -> None:
+        """Add codes at the end.
+
+        Raises:
+            ValueError: There are more names than codes.
+        """
+        for name in names:
+            self._code_of.setdefault(name, len(self._code_of))
+        if len(self._code_of) > np.iinfo(np.int16).max:
+            raise ValueError(f"more than {np.iinfo(np.int16).max} different names")
+        # The last entry is what -1 points to.
+        own = np.array([*(self._code_of[name] for name in names), -1], dtype=np.int16)
+        self._codes.append(own[codes])
+
+    def finish(self) -> tuple[tuple[str, ...], NDArray[np.int16]]:
+        """Return the names, sorted, and the codes."""
+        names = tuple(sorted(self._code_of))
+        position = {name: number for number, name in enumerate(names)}
+        order = np.array([*(position[name] for name in self._code_of), -1], dtype=np.int16)
+        return names, order[self._codes.finish()]

@@ -1,11 +1,12 @@
 """The entries of an uncompressed tar, in order: the part of POSIX ustar, pax and GNU that shards are made of.
 
-Written out rather than left to `tarfile`, which takes a damaged header for the end of the archive and costs
-more than reading the record it belongs to. Formats: POSIX.1-2001 (ustar and pax), and GNU's long names.
+`tarfile` parses a header, and no more: it takes a damaged one for the end of the archive, and going through
+an archive costs it more than reading the records. Formats: POSIX.1-2001 (ustar, pax), and GNU's long names.
 """
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
@@ -14,12 +15,12 @@ BLOCK = 512
 
 _LONGEST_NAME = 1 << 20  # bytes of a long name or of pax records
 _ZEROS = bytes(BLOCK)
-_FOLDER, _PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK = b"5", b"x", b"g", b"L", b"K"
+_PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK = b"x", b"g", b"L", b"K"
 _REGULAR = (b"0", b"\0")
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders: their size says nothing
 
 
-class Entry(NamedTuple):
+class TarEntry(NamedTuple):
     """An entry of a tar.
 
     Attributes:
@@ -50,7 +51,7 @@ class BrokenTarError(ValueError):
         self.offset, self.reason = offset, reason
 
 
-def read_entries(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Iterator[Entry]:
+def read_entries(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Iterator[TarEntry]:
     """Read the entries of a tar, or of a piece of one, in order. Folders are passed over.
 
     Args:
@@ -75,7 +76,7 @@ def read_entries(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Ite
                 return
             header = _header(block, start + here)
             here += BLOCK
-            kind = header.kind
+            kind = header.type
             length = header.size if content_size is None else content_size
             if kind in _WITHOUT_CONTENT:
                 length = 0
@@ -105,46 +106,31 @@ def read_entries(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Ite
         name = header.name if name is None else name
         content = file.read(end - here)[:length] if length else b""
         here = end
-        if kind == _FOLDER or (kind == b"\0" and name.endswith("/")):
+        if kind == tarfile.DIRTYPE or (kind == tarfile.AREGTYPE and name.endswith("/")):
             continue
-        yield Entry(name, start + offset, start + end, content, kind in _REGULAR)
+        yield TarEntry(name, start + offset, start + end, content, kind in _REGULAR)
     if whole:
         raise BrokenTarError(start + here, "the shard stops without the mark that ends a tar: truncated?")
 
 
-class _Header(NamedTuple):
-    name: str
-    size: int
-    kind: bytes
-
-
-def _header(block: bytes, offset: int) -> _Header:
+def _header(block: bytes, offset: int) -> tarfile.TarInfo:
     if len(block) < BLOCK:
         raise BrokenTarError(offset, "a header breaks off; the shard is truncated")
-    total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
-    if _number(block[148:156], offset) != total:
+    try:
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+    except tarfile.HeaderError as error:
+        raise _damaged(offset) from error
+    if header.size < 0:
         raise _damaged(offset)
-    name = _text(block[:100])
-    # Only POSIX has a prefix there; GNU keeps times in its place.
-    if block[257:263] == b"ustar\0" and block[345]:
-        name = f"{_text(block[345:500])}/{name}"
-    return _Header(name, _number(block[124:136], offset), block[156:157])
+    if block[257:263] != b"ustar\0":  # GNU keeps times where POSIX has the beginning of a long name
+        header.name = _text(block[:100])
+    return header
 
 
 def _damaged(offset: int) -> BrokenTarError:
     if offset == 0:
         return BrokenTarError(0, "not an uncompressed tar, or its first header is damaged")
     return BrokenTarError(offset, "a damaged header; what follows it cannot be read")
-
-
-def _number(field: bytes, offset: int) -> int:
-    if field[0] == 0x80:  # GNU: too large for octal digits
-        return int.from_bytes(field[1:], "big")
-    digits = field.partition(b"\0")[0].strip()
-    # int() would also take signs and underscores.
-    if digits.strip(b"01234567"):
-        raise _damaged(offset)
-    return int(digits, 8) if digits else 0
 
 
 def _text(field: bytes) -> str:

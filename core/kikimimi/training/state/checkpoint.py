@@ -26,8 +26,15 @@ from torch.distributed.tensor import DTensor
 
 from kikimimi.errors import KikimimiError, RunError
 from kikimimi.run.folder import checkpoint_folders
-from kikimimi.weights.pieces import find_set, piece_name, whole_name
-from kikimimi.weights.tensors import StoredTensor, local_rows, sharded, stored_tensors, write_tensors
+from kikimimi.weights.tensors import (
+    StoredTensor,
+    find_set,
+    local_rows,
+    piece_name,
+    sharded,
+    stored_tensors,
+    write_tensors,
+)
 
 RESUME_STATE = "resume.json"
 
@@ -207,7 +214,7 @@ def _write_part(
             rows[name] = part
         elif rank > 0:
             del held[name]
-    name = piece_name(stem, rank, ranks) if ranks > 1 else whole_name(stem)
+    name = piece_name(stem, rank, ranks)
     if rows:
         metadata = {**metadata, "rows": json.dumps(rows, sort_keys=True)}
     write_tensors(folder / name, held, metadata)

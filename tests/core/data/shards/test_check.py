@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from kikimimi.cli.data import app
 from kikimimi.data.shards.check import ShardCheck
-from kikimimi.data.shards.index import ShardIndex, build_index, index_path
-from kikimimi.data.shards.indexing import index_shards
+from kikimimi.data.shards.index import ShardIndex, index_path
+from kikimimi.data.shards.indexing import build_index, index_shards
 from kikimimi.errors import DataError
 
 Shard = Callable[..., Path]

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from kikimimi.data.shards.index import ShardIndex, build_index
+from kikimimi.data.shards.index import ShardIndex
+from kikimimi.data.shards.indexing import build_index
 from kikimimi.data.shards.record import RecordError
 from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import DataError

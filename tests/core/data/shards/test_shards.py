@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from kikimimi.data.shards import store
-from kikimimi.data.shards.columns import NameColumn
-from kikimimi.data.shards.index import build_index, index_path
-from kikimimi.data.shards.shards import Shards, expand
+from kikimimi.data.shards.index import index_path
+from kikimimi.data.shards.indexing import build_index
+from kikimimi.data.shards.shards import NameColumn, Shards, expand
 from kikimimi.errors import DataError, RequestError, StorageError
 
 Shard = Callable[..., Path]

@@ -13,10 +13,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from torch.utils.data import DataLoader
 
-from kikimimi.data.shards import check, remote
+from kikimimi.data.shards import check, store
 from kikimimi.data.shards.check import ShardCheck
-from kikimimi.data.shards.index import SUFFIX, ShardIndex, build_index
-from kikimimi.data.shards.indexing import index_shards
+from kikimimi.data.shards.index import SUFFIX, ShardIndex
+from kikimimi.data.shards.indexing import build_index, index_shards
 from kikimimi.data.shards.record import Record
 from kikimimi.data.shards.shards import Shards, expand
 from kikimimi.errors import DataError, RequestError, StorageError
@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(store, "FIRST_PAUSE", 0.0)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody is there
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server = Server(tmp_path)
@@ -139,7 +139,7 @@ def test_transient_faults_are_tried_again(server: Server, remote_shards: Shards,
 
 def test_pauses_grow(server: Server, remote_shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 1.0)
+    monkeypatch.setattr(store, "FIRST_PAUSE", 1.0)
     monkeypatch.setattr(time, "sleep", pauses.append)
     server.faults = [503] * 4
     remote_shards.read(1)
@@ -256,8 +256,8 @@ def test_object_stores_list_and_read(shard: Shard, monkeypatch: pytest.MonkeyPat
     from fsspec.registry import _registry
 
     monkeypatch.setitem(_registry, "s3", Bucket)
-    monkeypatch.setattr(remote, "_systems", {})
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(store, "_systems", {})
+    monkeypatch.setattr(store, "FIRST_PAUSE", 0.0)
     bucket = Bucket()
     for number in range(2):
         path = shard(3, f"train-{number}.tar")
@@ -294,6 +294,6 @@ def test_missing_driver_is_named(
     monkeypatch: pytest.MonkeyPatch, url: str, module: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(remote, "_systems", {})
+    monkeypatch.setattr(store, "_systems", {})
     with pytest.raises(RequestError, match=rf"needs the package '{package}'.* pip install '{package}'"):
         Shards("speech", url)

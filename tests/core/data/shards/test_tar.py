@@ -59,6 +59,15 @@ def test_sizes_beyond_octal_digits_are_told_from_damage() -> None:
         list(read_entries(io.BytesIO(header + bytes(1024)), whole=True))
 
 
+def test_times_in_a_header_of_gnu_are_no_name() -> None:
+    header = bytearray(tarfile.TarInfo("a.json").tobuf(tarfile.GNU_FORMAT))
+    header[345:357] = b"14713517000\0"  # `tar --incremental` writes when the file was read
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    entries = read_entries(io.BytesIO(bytes(header) + bytes(1024)), whole=True)
+    assert [entry.name for entry in entries] == ["a.json"]
+
+
 def _pax(records: bytes, kind: bytes = tarfile.XHDTYPE) -> bytes:
     info = tarfile.TarInfo("pax")
     info.type, info.size = kind, len(records)

@@ -1,18 +1,31 @@
-"""The three places that weights are found in; `kikimimi.weights.files` is the way in."""
+"""Where weights come from: the Hub, a local folder, an installed package.
+
+A source is written as one of
+
+    org/name, org/name@REVISION, org/name/FILE@REVISION    the Hugging Face Hub
+    ./folder, /folder, ~/folder, ./folder/FILE             this machine; so is any path that exists
+    package:NAME, package:NAME+NAME, package:NAME/FILE     files that installed Python packages carry
+    random                                                 none: the component starts from random weights
+
+and ends in `@sha256:HEX` where the weights file of a folder or package has to have that digest.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import packages_distributions
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import cast
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import WeightsError
 from kikimimi.weights.files import (
     CONFIG_PATTERNS,
+    DEFAULT_PATTERNS,
     PICKLE_PATTERNS,
     WEIGHT_PATTERNS,
     WeightsFiles,
@@ -23,6 +36,43 @@ from kikimimi.weights.files import (
 _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(/(?P<file>[^@]+))?(@(?P<revision>.+))?", re.ASCII)
 _PART = re.compile(r"(?P<name>.+)\.part(?P<number>\d+)")
 _NOT_DATA = (".py", ".pyc", ".pyi", ".so", ".pyd")
+
+_stand_in: ContextVar[Callable[[str], WeightsFiles] | None] = ContextVar("stand_in", default=None)
+
+
+@contextmanager
+def finding_with(find: Callable[[str], WeightsFiles]) -> Iterator[None]:
+    """Let `find_weights` ask a function instead of the Hub: where only the shape of a model counts."""
+    token = _stand_in.set(find)
+    try:
+        yield
+    finally:
+        _stand_in.reset(token)
+
+
+def find_weights(spec: str, *, patterns: Sequence[str] = DEFAULT_PATTERNS) -> WeightsFiles | None:
+    """Find the files of a weights source; nothing is read but what a digest needs.
+
+    Args:
+        spec: The source (see the module's docstring).
+        patterns: What to fetch from the Hub, never pickles. A folder or package is listed whole.
+
+    Returns:
+        The files, or None for `random`.
+
+    Raises:
+        WeightsError: The source is malformed, does not exist, or does not have its digest.
+    """
+    if spec == "random":
+        return None
+    stand_in = _stand_in.get()
+    if stand_in is not None:
+        return stand_in(spec)
+    source, digest = _split_digest(spec)
+    files = locate(spec, source, pinned=digest is not None, patterns=patterns)
+    if digest is not None:
+        _check_digest(files, digest)
+    return files
 
 
 def locate(spec: str, source: str, *, pinned: bool, patterns: Sequence[str]) -> WeightsFiles:
@@ -53,6 +103,30 @@ def locate(spec: str, source: str, *, pinned: bool, patterns: Sequence[str]) -> 
         raise WeightsError(f"{spec}: a Hub id is pinned by its revision (org/name@COMMIT), not by @sha256:")
     _refuse_pickle(spec, hub["file"])
     return _hub(spec, hub["repo"], hub["file"], hub["revision"], patterns)
+
+
+def _split_digest(spec: str) -> tuple[str, str | None]:
+    source, mark, digest = spec.rpartition("@sha256:")
+    if not mark:
+        return spec, None
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise WeightsError(f"{spec}: @sha256: is followed by 64 hexadecimal digits, not by '{digest}'")
+    return source, digest.lower()
+
+
+def _check_digest(files: WeightsFiles, expected: str) -> None:
+    held = files.names(*WEIGHT_PATTERNS)
+    if len(held) != 1:
+        raise WeightsError(
+            f"{files.source}: @sha256: pins one weights file, and there are {len(held)} ({listing(held)}). "
+            "Name one of them at the end of the source, or leave the digest out"
+        )
+    found = files.sha256(held[0])
+    if found != expected:
+        raise WeightsError(
+            f"{files.source}: '{held[0]}' has the sha256 {found}, not {expected}: "
+            "it is another file, or damaged"
+        )
 
 
 def _hub(
@@ -132,7 +206,7 @@ def _packages(spec: str, rest: str) -> WeightsFiles:
         for root in _package_folders(spec, package):
             for path in root.rglob("*"):
                 if path.is_file() and path.suffix not in _NOT_DATA and path.name != "py.typed":
-                    found.setdefault(path.name, []).append((_relative(path, root), path))
+                    found.setdefault(path.name, []).append((path.relative_to(root).as_posix(), path))
     files: dict[str, Path] = {}
     for name, places in found.items():
         # A package keeps its data in a folder of any name: a file goes by its last name where that is clear.
@@ -217,7 +291,3 @@ def _split_problem(parts: Iterable[int], missing: list[int]) -> str:
             "package:NAME+NAME"
         )
     return f"numbered {there}: they have to count from 1, without a whole file of that name beside them"
-
-
-def _relative(path: Path, root: Path) -> str:
-    return str(PurePosixPath(path.relative_to(root)))
