@@ -15,9 +15,11 @@ from kikimimi.contracts.normaliser import Normaliser
 from kikimimi.contracts.registry import load
 from kikimimi.evaluation.edits import Edit, edits, error_rate
 from kikimimi.evaluation.score import UNITS, Score
-from kikimimi.report.chart import Curve, error_bar, line_chart
-from kikimimi.report.heat_map import heat_map
+from kikimimi.report.charts import Curve, bar, heat_map, line_chart
 from kikimimi.report.page import fill_page, save_page
+
+KINDS = ("substitutions", "deletions", "insertions")
+"""Of errors, in the order in which a bar shows them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +254,7 @@ def _score_groups(rows: Sequence[ScoreRow]) -> list[_ScoreGroup]:
 def _score_group(rows: list[ScoreRow]) -> _ScoreGroup:
     shown = [f"{row.score.value:.2f}" for row in rows]
     best = min(shown, key=float)
-    longest = max(row.score.value for row in rows)
+    longest = max(row.score.value for row in rows) / 100
     return _ScoreGroup(
         rows[0].evaluation,
         rows[0].score,
@@ -263,7 +265,7 @@ def _score_group(rows: list[ScoreRow]) -> _ScoreGroup:
                 row.score,
                 value,
                 len(rows) > 1 and value == best,
-                error_bar(row.score, longest),
+                bar({kind: getattr(row.score, kind) for kind in KINDS}, longest * row.score.reference_length),
                 "" if row.seconds is None else duration(row.seconds),
             )
             for row, value in zip(rows, shown, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kikimimi.report.chart import STYLES, Curve
+from kikimimi.report.charts import STYLES, Curve
 from kikimimi.report.report import CurveGroup
 from kikimimi.report.run_figures import AUDIO_SPEED
 from kikimimi.run.metrics import Lines, by_stage, names_of

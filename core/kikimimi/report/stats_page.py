@@ -6,15 +6,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from markupsafe import Markup
-
 from kikimimi.console.terminal import visible
 from kikimimi.console.words import format_value, hours, share, size
 from kikimimi.inspect.distribution import PERCENTILES, Distribution
 from kikimimi.inspect.stats import Stats
 from kikimimi.inspect.stats_text import LEFT_OUT
-from kikimimi.report.chart import Chart
-from kikimimi.report.histogram import histogram
+from kikimimi.report.charts import Chart, bar, histogram
 from kikimimi.report.page import fill_page, save_page
 
 
@@ -33,7 +30,7 @@ def render(stats: Sequence[Stats]) -> str:
         charts=lambda item: list(_charts(item)),
         spreads=lambda item: list(_spreads(item)),
         heads=["least", *(f"{p} %" for p in PERCENTILES[1:-1]), "most"],
-        bar=_bar,
+        bar=lambda part, whole: bar({"part": part}, whole),
         hours=hours,
         share=share,
         size=size,
@@ -45,13 +42,13 @@ def render(stats: Sequence[Stats]) -> str:
 
 def _charts(stats: Stats) -> Iterator[Chart]:
     if stats.record_seconds is not None:
-        yield histogram(stats.record_seconds, title="Audio of a record", of="records")
+        yield histogram(stats.record_seconds, title="Audio of a record", of="record")
     if stats.clip_seconds is not None and stats.clip_seconds != stats.record_seconds:
-        yield histogram(stats.clip_seconds, title="Audio of a clip", of="clips")
+        yield histogram(stats.clip_seconds, title="Audio of a clip", of="clip")
     if stats.record_characters is not None:
-        yield histogram(stats.record_characters, title="Text of a record", of="records")
+        yield histogram(stats.record_characters, title="Text of a record", of="record")
     for rate in stats.rates:
-        yield histogram(rate.rates, title=f"Text beside a second of audio: {rate.language}", of="records")
+        yield histogram(rate.rates, title=f"Text beside a second of audio: {rate.language}", of="record")
 
 
 def _spreads(stats: Stats) -> Iterator[tuple[str, Distribution]]:
@@ -63,11 +60,3 @@ def _spreads(stats: Stats) -> Iterator[tuple[str, Distribution]]:
     ):
         if spread is not None:
             yield name, spread
-
-
-def _bar(part: float, whole: float) -> Markup:
-    """Draw a part of a whole as a bar."""
-    return Markup(
-        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
-        '<rect class="part" x="0" y="0" width="{:.2f}" height="10"/></svg>'
-    ).format(100 * part / whole if whole else 0)

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from kikimimi.evaluation.score import Metric, score
-from kikimimi.report.chart import Curve
+from kikimimi.report.charts import Curve
 from kikimimi.report.report import (
     ComponentRow,
     Count,
