@@ -7,13 +7,11 @@ headers of the recipes. The tests compare.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import itertools
 import json
 import re
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,26 +20,31 @@ import typer
 
 from kikimimi.cli import app
 from kikimimi.contracts import registry
-from kikimimi.recipe import load_recipe
+from kikimimi.contracts.generation import Generation
+from kikimimi.contracts.options import Option, declared, describe_type
 from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
-from kikimimi.recipe.leaf import describe
-from kikimimi.recipe.schema import Evaluation, Generation, Recipe, Trainer
-from kikimimi.recipe.shape import Component, Leaf, Named, Section, Several, Shape, options
-from kikimimi.recipe.shipped import recipes_folder
-from kikimimi.recipe.show import plain
-from kikimimi.recipe.stage import (
+from kikimimi.recipe.resolve import load_recipe, recipes_folder
+from kikimimi.recipe.schema import (
+    Batching,
     Checkpoint,
+    Dataset,
     Dtypes,
     EarlyStop,
+    Evaluation,
+    Faults,
     Gate,
-    Group,
+    Mixture,
     Optimiser,
+    ParameterGroup,
+    Recipe,
     Schedule,
     Stage,
     Train,
+    Trainer,
     Validate,
 )
-from kikimimi.recipe.stage_data import Batch, Dataset, Faults, Mixture
+from kikimimi.recipe.shape import Leaf, Named, Pluggable, Section, Several, Shape, shapes
+from kikimimi.recipe.show import plain
 from kikimimi_layouts.fields_file import FIELDS_FOLDER, shipped_fields
 from kikimimi_layouts.fields_schema import Fields, Messages, Part, Turn
 
@@ -52,12 +55,12 @@ SECTIONS: dict[type[Any], str] = {
     LoRA: "`encoder.lora`, `adapter.lora`, `llm.lora`",
     Stage: "`stages.STAGE`",
     Train: "`stages.STAGE.train.PART`",
-    Group: "`stages.STAGE.train.PART.groups.GROUP`",
+    ParameterGroup: "`stages.STAGE.train.PART.groups.GROUP`",
     Dtypes: "`stages.STAGE.dtype`",
     Dataset: "`stages.STAGE.data.DATASET`, `stages.STAGE.validate.data.DATASET`",
     Mixture: "`stages.STAGE.mixture`",
     Faults: "`stages.STAGE.faults`",
-    Batch: "`stages.STAGE.batch`",
+    Batching: "`stages.STAGE.batch`",
     Optimiser: "`stages.STAGE.optimiser`",
     Schedule: "`stages.STAGE.schedule`",
     Checkpoint: "`stages.STAGE.checkpoint`",
@@ -120,21 +123,20 @@ def layout_reference() -> str:
 def component(cls: type[Any]) -> Iterator[str]:
     """Yield the lines about a plugin: its summary, its options, and those of the sections inside."""
     yield from [summary(cls), "", *table(cls.Config)]
-    for name, option in options(cls.Config).items():
-        if isinstance(option.shape, Section):
-            yield from [f"`{name}`: {summary(option.shape.cls)}", "", *table(option.shape.cls)]
+    for name, shape in shapes(cls.Config).items():
+        if isinstance(shape, Section):
+            yield from [f"`{name}`: {summary(shape.cls)}", "", *table(shape.cls)]
 
 
 def table(cls: type[Any]) -> Iterator[str]:
     """Yield a table of a dataclass's options, with an empty line after it."""
-    found = options(cls)
+    found = declared(cls)
     if not found:
         yield from ["It has no options.", ""]
         return
-    fields, said = {item.name: item for item in dataclasses.fields(cls)}, field_docstrings(cls)
     yield from ["| option | value | default | |", "|---|---|---|---|"]
-    for name, option in found.items():
-        cells = (f"`{name}`", value(option.shape), default(fields[option.field]), said[option.field])
+    for (name, option), shape in zip(found.items(), shapes(cls).values(), strict=True):
+        cells = (f"`{name}`", value(shape), default(option), one_line(option.docstring))
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
     yield ""
 
@@ -142,11 +144,11 @@ def table(cls: type[Any]) -> Iterator[str]:
 def value(shape: Shape) -> str:
     """Return what may stand at a place, in words."""
     if isinstance(shape, Leaf):
-        return describe(shape.annotation) if shape.kind is None else f"name of a {shape.kind}"
-    if isinstance(shape, Component):
+        return describe_type(shape.annotation) if shape.kind is None else f"name of a {shape.kind}"
+    if isinstance(shape, Pluggable):
         return f"{article(shape.kind)}: its name, or a section with its name and options"
     if isinstance(shape, Named):
-        inner = article(shape.item.kind) if isinstance(shape.item, Component) else "a section"
+        inner = article(shape.item.kind) if isinstance(shape.item, Pluggable) else "a section"
         names = ", ".join(f"`{key}`" for key in shape.keys) if shape.keys else f"{shape.noun} names"
         return f"by {names}: {inner} each"
     if isinstance(shape, Several):
@@ -159,13 +161,10 @@ def article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" if noun != "llm" else "an LLM"
 
 
-def default(field: dataclasses.Field[Any]) -> str:
-    """Return a field's default as YAML spells it."""
-    if field.default is not dataclasses.MISSING:
-        found = field.default
-    elif field.default_factory is not dataclasses.MISSING:
-        found = field.default_factory()
-    else:
+def default(option: Option) -> str:
+    """Return an option's default as YAML spells it."""
+    found = option.default
+    if found is dataclasses.MISSING:
         return "must be given"
     if isinstance(found, Chosen):
         return f"`{found.name}`"
@@ -179,23 +178,6 @@ def default(field: dataclasses.Field[Any]) -> str:
 def summary(cls: type[Any]) -> str:
     """Return the first paragraph of a class's docstring in one line."""
     return one_line((inspect.getdoc(cls) or "").partition("\n\n")[0])
-
-
-def field_docstrings(cls: type[Any]) -> dict[str, str]:
-    """Return the docstring under each field of a dataclass, in one line; bases included."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if dataclasses.is_dataclass(base):
-            definition = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-            assert isinstance(definition, ast.ClassDef)
-            for statement, following in zip(definition.body, definition.body[1:], strict=False):
-                match statement, following:
-                    case (
-                        ast.AnnAssign(target=ast.Name(id=name)),
-                        ast.Expr(value=ast.Constant(value=str(text))),
-                    ):
-                        found[name] = one_line(text)
-    return found
 
 
 def one_line(text: str) -> str:

@@ -41,6 +41,15 @@ from .contracts.objective import (
     ObjectiveConfig as ObjectiveConfig,
     Step as Step,
 )
+from .contracts.options import (
+    Fraction as Fraction,
+    NonNegativeFloat as NonNegativeFloat,
+    NonNegativeInt as NonNegativeInt,
+    Options as Options,
+    PositiveFloat as PositiveFloat,
+    PositiveInt as PositiveInt,
+    Probability as Probability,
+)
 from .contracts.precision import full_precision as full_precision
 from .contracts.recogniser import Recogniser as Recogniser, RecogniserConfig as RecogniserConfig
 from .contracts.scored import Scored as Scored
@@ -65,7 +74,7 @@ from .errors import (
 )
 from .inference.transcriber import Transcriber as Transcriber
 from .recipe.chosen import Chosen as Chosen
-from .recipe.options_file import read_options as read_options
+from .recipe.resolve import read_options as read_options
 from .run.folder import RunFolder as RunFolder
 from .weights.files import WeightsFiles as WeightsFiles
 from .weights.find import find_weights as find_weights

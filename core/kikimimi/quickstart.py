@@ -25,7 +25,7 @@ from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.evaluation.score import Score
 from kikimimi.evaluation.table import print_scores
 from kikimimi.recipe import load_recipe
-from kikimimi.recipe.shipped import shipped_recipe
+from kikimimi.recipe.resolve import shipped_recipe
 from kikimimi.report.run_report import write_run_report
 from kikimimi.run.folder import RunFolder, run_name
 from kikimimi.synth.dialogue import DialogueSizes

@@ -13,7 +13,7 @@ import pytest
 from kikimimi import quickstart as module
 from kikimimi.cli import main
 from kikimimi.quickstart import quickstart
-from kikimimi.recipe.shipped import shipped_recipe
+from kikimimi.recipe.resolve import shipped_recipe
 
 SENTENCES, HELD_OUT = 8, 3
 OVERRIDES = (

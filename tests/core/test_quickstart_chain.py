@@ -11,7 +11,7 @@ import pytest
 from kikimimi import quickstart as module
 from kikimimi.cli import main
 from kikimimi.recipe import load_recipe
-from kikimimi.recipe.shipped import shipped_recipe
+from kikimimi.recipe.resolve import shipped_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.synth.dialogue import DialogueSizes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kikimimi.quickstart import CHAIN
 from kikimimi.recipe import load_recipe
-from kikimimi.recipe.shipped import shipped_recipe
+from kikimimi.recipe.resolve import shipped_recipe
 from kikimimi.synth.grammar import Grammar
 
 PAGE = (Path(__file__).parents[2] / "docs" / "chain.md").read_text(encoding="utf-8")

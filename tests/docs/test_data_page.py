@@ -11,10 +11,9 @@ import pytest
 
 from kikimimi.contracts import registry
 from kikimimi.recipe.build import Builder
-from kikimimi.recipe.override import apply_overrides
-from kikimimi.recipe.problems import Problems
-from kikimimi.recipe.shape import Component
-from kikimimi.recipe.source import Entry
+from kikimimi.recipe.merge import apply_overrides
+from kikimimi.recipe.shape import Pluggable
+from kikimimi.recipe.source import Entry, Problems
 from kikimimi_layouts.fields_file import load_fields
 from kikimimi_layouts.manifest import Manifest, ManifestConfig
 
@@ -52,7 +51,7 @@ def test_commands_have_layouts_and_options_that_are_there(line: str) -> None:
         name = "common_voice" if "cv-corpus" in line else "manifest"
     assert name in registry.names("layout")
     options = [word for word in words if "=" in word]
-    problems, shape = Problems(), Component("layout")
+    problems, shape = Problems(), Pluggable("layout")
     tree = Entry({"name": Entry(name, "page", name)}, "page")
     Builder(problems).build(shape, apply_overrides(tree, options, shape, problems), "", "")
     problems.raise_any()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kikimimi.recipe import load_recipe
+from kikimimi.recipe import load_recipe, to_yaml
 from kikimimi.testing import checks, tiny_recipe, write_shard
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in FILES.items():
         (folder / name).write_text(content, encoding="utf-8")
     tiny = tiny_recipe(load_recipe(ROOT / "recipes" / "quickstart.yaml"), write_shard(folder / "data"))
-    (folder / "quickstart.yaml").write_text(tiny.to_yaml(), encoding="utf-8")
+    (folder / "quickstart.yaml").write_text(to_yaml(tiny), encoding="utf-8")
     assert COMMANDS[0][0] == "pip install ."
     run(f"pip install {INSTALL} .", folder)
     return folder

@@ -13,7 +13,7 @@ from kikimimi.errors import RecipeError
 from kikimimi.model.reference import Reference
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.step import ModelStep
-from kikimimi.recipe import load_recipe
+from kikimimi.recipe import load_recipe, to_yaml
 from kikimimi_objectives.align import Alignment
 from kikimimi_objectives.ce import CrossEntropy
 from kikimimi_objectives.sum import Sum
@@ -125,7 +125,7 @@ def test_options_in_a_recipe(tmp_path: Path) -> None:
     config = recipe.stages["one"].objective.config
     assert {name: term.name for name, term in config.terms.items()} == {"text": "ce", "near": "align"}
     again = tmp_path / "again.yaml"
-    again.write_text(recipe.to_yaml(), encoding="utf-8")
+    again.write_text(to_yaml(recipe), encoding="utf-8")
     assert load_recipe(again) == recipe
     other = load_recipe(path, ["stages.one.objective.terms.near.distance=cosine"])
     assert other.stages["one"].objective.config.terms["near"].config.distance == "cosine"

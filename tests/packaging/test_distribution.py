@@ -142,7 +142,7 @@ assert Path(kikimimi.__file__).is_relative_to(site), kikimimi.__file__
 from importlib.metadata import distribution
 assert Path(str(distribution("kikimimi").locate_file(""))) == site
 from kikimimi.contracts import registry as plugins
-from kikimimi.recipe.shipped import recipes_folder, shipped_recipe
+from kikimimi.recipe.resolve import recipes_folder, shipped_recipe
 found = list(plugins.plugins())
 for plugin in found:
     if plugin.distribution == "kikimimi":

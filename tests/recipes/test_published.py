@@ -24,7 +24,7 @@ from kikimimi import Adapter, AdapterContext
 from kikimimi.contracts.vocabulary import BytesVocabulary
 from kikimimi.model.lora import add_lora
 from kikimimi.recipe import Recipe, load_recipe
-from kikimimi.recipe.shipped import shipped_recipe
+from kikimimi.recipe.resolve import shipped_recipe
 
 
 def recipe_of(name: str) -> Recipe:

@@ -11,8 +11,8 @@ import yaml
 from kikimimi import Conversation
 from kikimimi.contracts.conversation import AudioPart, Message, TextPart
 from kikimimi.data.order.sources import SECONDS_PER_CHARACTER
-from kikimimi.recipe import Recipe, load_recipe
-from kikimimi.recipe.shipped import shipped_recipe
+from kikimimi.recipe import Recipe, load_recipe, to_yaml
+from kikimimi.recipe.resolve import shipped_recipe
 from kikimimi.testing.records import CLIP as NAME, labelled_clip
 from kikimimi.text.chat_template import ChatTemplate
 from kikimimi.text.guarded_tokenizer import AUDIO
@@ -197,7 +197,7 @@ TRAINED_ENCODER = (
     ("name", "key"), [(name, key) for name, keys in SETTINGS.items() for key in keys], ids="-".join
 )
 def test_settings(name: str, key: str) -> None:
-    shown = yaml.safe_load(recipe_of(name).to_yaml())
+    shown = yaml.safe_load(to_yaml(recipe_of(name)))
     for step in key.split("."):
         shown = shown[step]
     expected = SETTINGS[name][key]

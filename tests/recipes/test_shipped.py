@@ -12,8 +12,8 @@ from kikimimi.errors import RequestError
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.inference.transcriber import Transcriber
 from kikimimi.inspect.describe import describe
-from kikimimi.recipe import load_recipe
-from kikimimi.recipe.shipped import recipes_folder, shipped_recipe
+from kikimimi.recipe import load_recipe, to_yaml
+from kikimimi.recipe.resolve import recipes_folder, shipped_recipe
 from kikimimi.report.run_report import write_run_report
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe, write_shard
@@ -35,7 +35,7 @@ def test_it_is_named_like_its_file_and_says_what_it_is_for(path: Path, tmp_path:
     assert recipe.name == path.stem
     assert path.read_text(encoding="utf-8").startswith("# ")
     shown = tmp_path / "shown.yaml"
-    shown.write_text(recipe.to_yaml(), encoding="utf-8")
+    shown.write_text(to_yaml(recipe), encoding="utf-8")
     assert load_recipe(shown) == recipe
 
 

@@ -17,6 +17,7 @@ def show(
 ) -> None:
     """Print the resolved recipe, and what its components are: provenance and parameters."""
     from kikimimi.inspect.describe import as_comments, describe
+    from kikimimi.recipe.show import to_yaml
 
     recipe, assets = open_recipe(source, overrides or [], "kikimimi show")
     components = describe(recipe, assets)
@@ -25,4 +26,4 @@ def show(
         return
     # The components are comments, so that what is printed is a recipe that can be saved and used.
     typer.echo(as_comments(components))
-    typer.echo(recipe.to_yaml().rstrip())
+    typer.echo(to_yaml(recipe).rstrip())

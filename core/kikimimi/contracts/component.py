@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from kikimimi.contracts.conversation import Conversation
 from kikimimi.contracts.generation import Generation as Generation
+from kikimimi.contracts.options import Options
 from kikimimi.contracts.vocabulary import Vocabulary
 
 
@@ -66,7 +67,7 @@ class Padded:
 
 
 @dataclass(kw_only=True, frozen=True)
-class ComponentConfig:
+class ComponentConfig(Options):
     """Base of every component's nested `Config`: the options a recipe may set, each with a default."""
 
 

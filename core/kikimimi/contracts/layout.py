@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from kikimimi.contracts.options import Options
+
 
 @dataclass(kw_only=True, frozen=True)
-class LayoutConfig:
+class LayoutConfig(Options):
     """Base of every layout's nested `Config`."""
 
 

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from kikimimi.contracts.options import Options
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True, frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(Options):
     """Base of every objective's nested `Config`."""
 
 

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.contracts.options import Options
+
 
 @dataclass(kw_only=True, frozen=True)
-class RecogniserConfig:
+class RecogniserConfig(Options):
     """Base of every recogniser's nested `Config`."""
 
 

@@ -8,10 +8,11 @@ from random import Random
 from typing import Any, ClassVar
 
 from kikimimi.contracts.conversation import Conversation
+from kikimimi.contracts.options import Options
 
 
 @dataclass(kw_only=True, frozen=True)
-class TaskConfig:
+class TaskConfig(Options):
     """Base of every task's nested `Config`."""
 
 

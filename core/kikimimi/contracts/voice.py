@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.contracts.options import Options
+
 
 @dataclass(kw_only=True, frozen=True)
-class VoiceConfig:
+class VoiceConfig(Options):
     """Base of every voice's nested `Config`."""
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kikimimi.errors import RequestError
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.recipe.stage_data import Batch
+from kikimimi.recipe.schema import Batching
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class MicroBatch:
         return self.clips * self.seconds
 
 
-def fill(batch: Batch, workload: Workload, model: SpeechLM) -> MicroBatch:
+def fill(batch: Batching, workload: Workload, model: SpeechLM) -> MicroBatch:
     """Return the micro-batch that a stage's budget allows."""
     limit = min(batch.seconds or workload.clip_seconds, model.encoder.max_seconds or workload.clip_seconds)
     seconds = min(workload.clip_seconds, limit)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from kikimimi.recipe.resolve import load_recipe
+from kikimimi.recipe.chosen import Chosen, LoRA
+from kikimimi.recipe.resolve import load_recipe, recipes_folder, shipped_recipe
 from kikimimi.recipe.schema import (
-    Batch,
+    Batching,
     Checkpoint,
-    Chosen,
     Dataset,
     Dtypes,
     EarlyStop,
     Evaluation,
     Faults,
     Gate,
-    LoRA,
     Mixture,
     Optimiser,
+    ParameterGroup,
     Recipe,
     Schedule,
     Stage,
@@ -23,9 +23,10 @@ from kikimimi.recipe.schema import (
     Trainer,
     Validate,
 )
+from kikimimi.recipe.show import digest, to_yaml
 
 __all__ = [
-    "Batch",
+    "Batching",
     "Checkpoint",
     "Chosen",
     "Dataset",
@@ -37,11 +38,16 @@ __all__ = [
     "LoRA",
     "Mixture",
     "Optimiser",
+    "ParameterGroup",
     "Recipe",
     "Schedule",
     "Stage",
     "Train",
     "Trainer",
     "Validate",
+    "digest",
     "load_recipe",
+    "recipes_folder",
+    "shipped_recipe",
+    "to_yaml",
 ]

@@ -8,14 +8,24 @@ from typing import Any
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts import registry
+from kikimimi.contracts.options import declared, describe_type
 from kikimimi.errors import PluginError
 from kikimimi.recipe.chosen import OF_PARTS, PARTS, Chosen
-from kikimimi.recipe.leaf import NotOfTypeError, convert, describe, is_supported
 from kikimimi.recipe.merge import as_section
-from kikimimi.recipe.problems import Problems
 from kikimimi.recipe.schema import NAME
-from kikimimi.recipe.shape import Component, Leaf, Named, Section, Several, Shape, options
-from kikimimi.recipe.source import UNREAD, Entry
+from kikimimi.recipe.shape import (
+    Leaf,
+    Named,
+    NotOfTypeError,
+    Pluggable,
+    Section,
+    Several,
+    Shape,
+    convert,
+    is_supported,
+    shapes,
+)
+from kikimimi.recipe.source import UNREAD, Entry, Problems
 
 
 class Invalid:
@@ -23,7 +33,7 @@ class Invalid:
 
 
 INVALID = Invalid()
-_BESIDE: dict[str, Shape] = {option: options(Chosen)[option].shape for option in OF_PARTS}
+_BESIDE: dict[str, Shape] = {option: shapes(Chosen)[option] for option in OF_PARTS}
 
 
 class Builder:
@@ -63,7 +73,7 @@ class Builder:
             found = self._several(shape, entry, key, owner)
         elif isinstance(shape, Named):
             found = self._named(shape, entry, key)
-        elif isinstance(shape, Component):
+        elif isinstance(shape, Pluggable):
             found = self._component(shape, entry, key)
         else:
             found = self._leaf(shape, entry, key)
@@ -80,28 +90,30 @@ class Builder:
             return None
         if not isinstance(entry.value, dict):
             return self._fail(key, f"expected {_expected(shape)}, not {entry.shown()}", entry)
-        known = options(shape.cls)
+        known, places = declared(shape.cls), shapes(shape.cls)
         values: dict[str, Any] = {}
         for name, item in entry.value.items():
             path = _join(key, name)
             if name in known:
-                values[known[name].field] = self.build(known[name].shape, item, path, f"'{name}'")
+                values[known[name].field.name] = self.build(places[name], item, path, f"'{name}'")
                 continue
             said = f"{owner} has no option '{name}'.{nearest(name, known)} Options: {listing(known)}"
             values[name] = self._fail(path, said, item)
         for name, option in known.items():
             if option.required and name not in entry.value:
                 values[name] = self._fail(
-                    _join(key, name), f"must be given: {_expected(option.shape)}", entry
+                    _join(key, name), f"must be given: {_expected(places[name])}", entry
                 )
         if INVALID in values.values():
             return INVALID
         try:
             return shape.cls(**values)
         except ValueError as error:
-            return self._refused(str(error), entry, key)
+            for message in getattr(error, "problems", [str(error)]):
+                self._refused(message, entry, key)
+            return INVALID
 
-    def _refused(self, message: str, entry: Entry, key: str) -> Any:
+    def _refused(self, message: str, entry: Entry, key: str) -> None:
         """Add what a dataclass said of its options; a message that starts with an option points at it."""
         named = re.match(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*", message)
         path = named[0] if named else ""
@@ -109,8 +121,9 @@ class Builder:
         for name in path.split("."):
             at = at.value.get(name) if at and isinstance(at.value, dict) else None
         if at is None:
-            return self._fail(key, message, entry)
-        return self._fail(_join(key, path), message[len(path) :].lstrip(": "), at)
+            self._fail(key, message, entry)
+        else:
+            self._fail(_join(key, path), message[len(path) :].lstrip(": "), at)
 
     def _several(self, shape: Several, entry: Entry, key: str, owner: str) -> Any:
         if not isinstance(entry.value, list):
@@ -140,7 +153,7 @@ class Builder:
                 items[name] = self.build(shape.item, item, path, f"{shape.noun} '{name}'")
         return INVALID if INVALID in items.values() else items
 
-    def _component(self, shape: Component, entry: Entry, key: str) -> Any:
+    def _component(self, shape: Pluggable, entry: Entry, key: str) -> Any:
         if entry.value is None and shape.optional:
             return None
         kind = shape.kind
@@ -183,17 +196,17 @@ class Builder:
         if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
             raise PluginError(f"{plugin} has no dataclass called Config")
         try:
-            known = options(config)
+            places = shapes(config)
         except (NameError, TypeError) as error:
             raise PluginError(f"{plugin}: the types of its Config cannot be read: {error}") from error
-        for option, declared in known.items():
+        for option, shape in places.items():
             if option == "name" or (option in OF_PARTS and kind in PARTS):
                 raise PluginError(
                     f"{plugin}: its Config cannot have an option '{option}', recipes use that name"
                 )
-            if isinstance(declared.shape, Leaf) and not is_supported(declared.shape.annotation):
+            if isinstance(shape, Leaf) and not is_supported(shape.annotation):
                 said = f"its Config's option '{option}' is of a type that a recipe cannot hold"
-                raise PluginError(f"{plugin}: {said}: {declared.shape.annotation}")
+                raise PluginError(f"{plugin}: {said}: {shape.annotation}")
         return Section(config)
 
     def _leaf(self, shape: Leaf, entry: Entry, key: str) -> Any:
@@ -212,14 +225,14 @@ def _join(key: str, name: str) -> str:
 
 def _expected(shape: Shape) -> str:
     if isinstance(shape, Section):
-        return f"a section with {listing(options(shape.cls))}{' or null' if shape.optional else ''}"
+        return f"a section with {listing(shapes(shape.cls))}{' or null' if shape.optional else ''}"
     if isinstance(shape, Several):
         return f"a list, each {_expected(shape.item)}"
     if isinstance(shape, Named):
         return f"a section of {shape.noun}s by name"
-    if isinstance(shape, Component):
+    if isinstance(shape, Pluggable):
         kind, null = shape.kind, ", or null" if shape.optional else ""
         return (
             f"the name of a registered {kind} ({listing(registry.names(kind))}), or a section with it{null}"
         )
-    return describe(shape.annotation)
+    return describe_type(shape.annotation)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen
 
 from kikimimi.contracts import registry
+from kikimimi.contracts.options import Options, PositiveFloat, PositiveInt, Probability
 
 PARTS = ("encoder", "adapter", "llm")
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -14,37 +17,25 @@ OF_PARTS = ("lora", "dtype")
 """Options that encoder, adapter and LLM have beside those of the plugin's own `Config`."""
 
 
-def need(holds: bool, message: str) -> None:
-    """Raise a ValueError with the message unless the condition holds."""
-    if not holds:
-        raise ValueError(message)
-
-
 @dataclass(kw_only=True, frozen=True)
-class LoRA:
+class LoRA(Options):
     """Low-rank adaptation (Hu et al., 2021, https://arxiv.org/abs/2106.09685) of a part's linear layers."""
 
-    rank: int = 16
+    rank: PositiveInt = 16
     """Rank of the update."""
-    alpha: float = 32.0
+    alpha: PositiveFloat = 32.0
     """Numerator of the update's scale, alpha / rank."""
-    dropout: float = 0.0
+    dropout: Probability = 0.0
     """Probability of zeroing an input of the update."""
-    targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    targets: Annotated[list[str], MinLen(1)] = field(default_factory=lambda: ["q_proj", "v_proj"])
     """Last names of the linear layers that are adapted."""
     modality: Literal["any", "audio"] = "any"
     """Where the update acts: everywhere, or only in conversations that hold audio, so that the LLM answers
     text alone exactly as it did before (Phi-4-Multimodal, arXiv 2503.01743)."""
 
-    def __post_init__(self) -> None:
-        need(self.rank >= 1, f"rank must be at least 1, not {self.rank}")
-        need(self.alpha > 0, f"alpha must be above 0, not {self.alpha}")
-        need(0 <= self.dropout < 1, f"dropout must be at least 0 and below 1, not {self.dropout}")
-        need(bool(self.targets), "targets must name at least one layer")
-
 
 @dataclass(kw_only=True, frozen=True)
-class Chosen:
+class Chosen(Options):
     """A plugin that a recipe names, with its options."""
 
     kind: str

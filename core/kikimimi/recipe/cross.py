@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 from kikimimi.console.words import listing, nearest
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
-from kikimimi.recipe.schema import Trainer
+from kikimimi.recipe.schema import Batching, Train, Trainer
 from kikimimi.recipe.source import Entry
-from kikimimi.recipe.stage import Train
-from kikimimi.recipe.stage_data import Batch
 
 if TYPE_CHECKING:
     from kikimimi.contracts.objective import Objective
@@ -101,9 +99,9 @@ def _check_lora(stage: str, tree: Entry, builder: Builder) -> None:
 
 
 def _check_batch(stage: str, section: Entry, trainer: Trainer, builder: Builder) -> None:
-    batch = builder.built.get(f"{stage}.batch", None if "batch" in _inside(section) else Batch())
+    batch = builder.built.get(f"{stage}.batch", None if "batch" in _inside(section) else Batching())
     ranks = trainer.devices * trainer.nodes
-    if isinstance(batch, Batch) and batch.global_ % ranks:
+    if isinstance(batch, Batching) and batch.global_ % ranks:
         said = (
             f"{batch.global_} micro-batches per step cannot be shared out evenly over {ranks} ranks "
             f"(trainer.devices {trainer.devices} x trainer.nodes {trainer.nodes}). Give a multiple of {ranks}"

@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.recipe.problems import Problems
-from kikimimi.recipe.source import MAX_SIZE, UNREAD, Entry
+from kikimimi.recipe.source import MAX_SIZE, UNREAD, Entry, Problems
 
 _INSERT = re.compile(r"(?P<escaped>\\\$\{)|\$\{(?P<key>[A-Za-z0-9][A-Za-z0-9._-]*)\}|(?P<wrong>\$\{[^}]*\}?)")
 

@@ -1,26 +1,25 @@
-"""From a file and overrides to a `Recipe`."""
+"""From a file and overrides to a `Recipe`, or to other options; and the recipes that are shipped."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
-from kikimimi.errors import RequestError
+from kikimimi.console.words import listing, nearest
+from kikimimi.errors import RecipeError, RequestError
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.cross import check_across
-from kikimimi.recipe.file import guess, read_section
 from kikimimi.recipe.interpolate import interpolate
-from kikimimi.recipe.merge import merge
-from kikimimi.recipe.override import apply_overrides
-from kikimimi.recipe.problems import Problems
+from kikimimi.recipe.merge import apply_overrides, merge
 from kikimimi.recipe.schema import Recipe
 from kikimimi.recipe.shape import Section
-from kikimimi.recipe.source import Entry
+from kikimimi.recipe.source import Entry, Problems, guess, read, read_section
 from kikimimi.recipe.task_files import insert_tasks, locate_tasks
 
 _RECIPE = Section(Recipe)
+_Read = TypeVar("_Read")
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -79,3 +78,50 @@ def _chain(path: Path, problems: Problems) -> list[Entry]:
         if not path.is_file():
             problems.add("extends", f"there is no recipe {path}.{guess(path)}", parent.where)
             problems.raise_any()
+
+
+def read_options(path: Path, schema: type[_Read], *, what: str) -> _Read:
+    """Read a YAML file into a dataclass.
+
+    Args:
+        path: The file; it exists.
+        schema: A frozen, keyword-only dataclass, as components' `Config` are.
+        what: What the file is, for messages ("a file of fields").
+
+    Raises:
+        RequestError: It is wrong; the message holds every problem found.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path}: not UTF-8: {error}") from error
+    problems = Problems()
+    entry = read(text, path.name, problems)
+    built = None
+    if entry is not None:
+        built = Builder(problems).build(Section(schema), entry, "", what)
+    try:
+        problems.raise_any()
+    except RecipeError as error:
+        lines = "\n".join(f"  {problem.removeprefix('recipe: ')}" for problem in error.problems)
+        raise RequestError(f"{path}:\n{lines}") from None
+    return cast(_Read, built)
+
+
+def recipes_folder() -> Path:
+    """Return the folder of the shipped recipes: in the package, or in the checkout of an editable install."""
+    package = Path(__file__).parents[1]
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parents[1] / "recipes"
+
+
+def shipped_recipe(name: str) -> Path:
+    """Return the path of a shipped recipe.
+
+    Raises:
+        RequestError: There is no such recipe.
+    """
+    paths = {path.stem: path for path in recipes_folder().glob("*.yaml")}
+    if name not in paths:
+        raise RequestError(f"no recipe '{name}' is shipped.{nearest(name, paths)} Recipes: {listing(paths)}")
+    return paths[name]

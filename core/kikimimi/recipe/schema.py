@@ -2,66 +2,347 @@
 
 A field's metadata carries what its type cannot say: ``kind`` (the field names a plugin of that kind), ``key``
 (how YAML spells it where Python cannot), ``keys`` (the only names that a mapping may hold) and ``noun`` (what
-an item of a mapping of plugins is called).
+an item of a mapping is called).
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from kikimimi.console.words import listing, nearest
+from annotated_types import Gt, Le, MinLen
+
+from kikimimi.console.words import listing
 from kikimimi.contracts.generation import Generation
-from kikimimi.recipe.chosen import PARTS, Chosen, Dtype, LoRA, need
-from kikimimi.recipe.stage import (
-    Checkpoint,
-    Dtypes,
-    EarlyStop,
-    Gate,
-    Group,
-    Optimiser,
-    Schedule,
-    Stage,
-    Train,
-    Validate,
+from kikimimi.contracts.options import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Options,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
 )
-from kikimimi.recipe.stage_data import Batch, Dataset, Faults, Mixture
+from kikimimi.recipe.chosen import PARTS, Chosen, Dtype
 
-__all__ = [
-    "PARTS",
-    "Batch",
-    "Checkpoint",
-    "Chosen",
-    "Dataset",
-    "Dtypes",
-    "EarlyStop",
-    "Evaluation",
-    "Faults",
-    "Gate",
-    "Generation",
-    "Group",
-    "LoRA",
-    "Mixture",
-    "Optimiser",
-    "Recipe",
-    "Schedule",
-    "Stage",
-    "Train",
-    "Trainer",
-    "Validate",
-]
-
-LOGGERS = ("tensorboard", "wandb")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+Pattern = Annotated[str, MinLen(1)]
+"""A pattern of names or of paths."""
+
+
+def need(holds: bool, message: str) -> None:
+    """Raise a ValueError with the message unless the condition holds."""
+    if not holds:
+        raise ValueError(message)
 
 
 @dataclass(kw_only=True, frozen=True)
-class Evaluation:
+class Dataset(Options):
+    """Shards and the task that makes conversations of their records."""
+
+    shards: Pattern
+    """Paths of the tar shards: a path, a glob, or a brace range such as ``train-{000..255}.tar``."""
+    task: Chosen = field(metadata={"kind": "task"})
+    """What is asked of the records."""
+    weight: PositiveFloat | None = None
+    """Part of the mixture, relative to the stage's other datasets; all of them have one, or none has: then
+    they are read in proportion to their size."""
+    max_characters: PositiveInt | None = None
+    """Longest text of a record, all its turns together [characters]; longer ones are left out, counted and
+    listed. None is no limit."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Mixture(Options):
+    """How the datasets of a stage are mixed. One that is exhausted starts again in a new order."""
+
+    by: Literal["samples", "seconds"] = "samples"
+    """Whether the weights are parts of the samples or of the seconds."""
+    temperature: PositiveFloat = 1.0
+    """T of w^(1/T), the part of a dataset of weight w; without weights, w is its size. Above 1 the parts
+    become more even."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Batching(Options):
+    """How much goes into one step."""
+
+    seconds: PositiveFloat | None = 60.0
+    """Audio per micro-batch [s]; a text without audio counts with 0.08 s per character. Not read where tokens
+    are given."""
+    tokens: PositiveInt | None = None
+    """Positions of the LLM per micro-batch, audio and text, in place of seconds. Audio tokens count as the
+    most that the adapter may give; written text is estimated from its characters."""
+    global_: PositiveInt = field(default=1, metadata={"key": "global"})
+    """Micro-batches per optimiser step, over all ranks."""
+    bucket: PositiveInt = 32
+    """How many micro-batches' samples (512 at least) are sorted by length together. More means less padding
+    in the encoder, and that samples of one length meet more often."""
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None:
+            # One of the two is the budget: a recipe that is resolved shows one.
+            need(
+                self.seconds is None or self.seconds == Batching.seconds,
+                "tokens: stands in place of seconds: leave those out, or where another recipe gives them, "
+                "set them to null",
+            )
+            object.__setattr__(self, "seconds", None)
+        else:
+            need(self.seconds is not None, "seconds: null has a meaning only where tokens are given")
+
+    @property
+    def budget(self) -> float:
+        """What a micro-batch may hold [s, or positions where `tokens` is given]."""
+        if self.tokens is not None:
+            return self.tokens
+        assert self.seconds is not None
+        return self.seconds
+
+    @property
+    def unit(self) -> str:
+        """What `budget` is counted in."""
+        return "s" if self.tokens is None else "positions"
+
+
+@dataclass(kw_only=True, frozen=True)
+class Faults(Options):
+    """What is done about a record that cannot be used: damaged, malformed, too long. Nothing is ever cut."""
+
+    policy: Literal["fail", "skip"] = "fail"
+    """fail: stop before the next step; skip: leave it out, count it, and list it in the run folder."""
+    in_a_row: PositiveInt = 100
+    """Stop when so many records one after another cannot be read by a rank, even if they may be skipped."""
+    share: Annotated[float, Gt(0), Le(1)] = 0.001
+    """Stop when more than this share of the records that a rank has tried cannot be read [fraction]; judged
+    once it has tried as many as make one record (1 / share)."""
+
+    def __post_init__(self) -> None:
+        need(
+            self.policy == "skip" or (self.in_a_row, self.share) == (Faults.in_a_row, Faults.share),
+            "in_a_row and share are read only where policy is skip",
+        )
+
+
+@dataclass(kw_only=True, frozen=True)
+class ParameterGroup(Options):
+    """Parameters of a part that are trained in a way of their own."""
+
+    part: Pattern
+    """Which parameters: ``lora``, or a pattern of parameter names in fnmatch style."""
+    lr: PositiveFloat = 1e-4
+    """Peak learning rate."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay [1 / (learning rate x step)]."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Train(Options):
+    """How one part is trained in a stage."""
+
+    lr: PositiveFloat = 1e-4
+    """Peak learning rate."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay [1 / (learning rate x step)]."""
+    part: Pattern = "all"
+    """Which parameters: ``all``, ``lora``, or a pattern of parameter names in fnmatch style."""
+    groups: dict[str, ParameterGroup] = field(default_factory=dict, metadata={"noun": "group"})
+    """Parameters that are trained in another way, by a name for the metrics, whether `part` covers them or
+    not; of two groups that match a parameter, the first has it."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Schedule(Options):
+    """Learning rate over a stage: a linear warm-up, then a decay."""
+
+    name: Literal["linear", "cosine", "constant"] = "linear"
+    """Form of the decay."""
+    warmup: NonNegativeInt = 0
+    """Length of the warm-up [steps]; a stage that is shorter ends inside it."""
+    start: Fraction = 0.1
+    """Where the warm-up starts [fraction of the peak]."""
+    floor: Fraction = 0.1
+    """Where the decay ends [fraction of the peak]."""
+
+    def __post_init__(self) -> None:
+        need(
+            self.warmup > 0 or self.start == Schedule.start,
+            "start is read only by a warm-up: set warmup above 0",
+        )
+        need(
+            self.name != "constant" or self.floor == Schedule.floor,
+            "floor is read only by a decay: set name to cosine or linear",
+        )
+
+
+@dataclass(kw_only=True, frozen=True)
+class Optimiser(Options):
+    """AdamW (Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101)."""
+
+    beta1: Probability = 0.9
+    """Decay of the running mean of the gradient."""
+    beta2: Probability = 0.999
+    """Decay of the running mean of the squared gradient."""
+    epsilon: PositiveFloat = 1e-8
+    """Added to the denominator."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Checkpoint(Options):
+    """When the state of a stage is saved."""
+
+    every: PositiveInt = 500
+    """Distance between checkpoints [steps]."""
+    keep: PositiveInt = 2
+    """How many of the newest are kept."""
+    keep_best: NonNegativeInt = 0
+    """How many checkpoints are kept besides: those of the lowest validation losses."""
+    leave: Literal["last", "best"] = "last"
+    """Which weights the stage leaves: those of its last step, or of its lowest validation loss."""
+
+    def __post_init__(self) -> None:
+        need(self.leave == "last" or self.keep_best >= 1, "leave: best needs keep_best of at least 1")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Validate(Options):
+    """Loss on held-out data during a stage."""
+
+    every: NonNegativeInt = 0
+    """Distance between validations [steps]; 0 switches them off."""
+    data: dict[str, Dataset] = field(default_factory=dict)
+    """Held-out datasets by name."""
+
+    def __post_init__(self) -> None:
+        need(self.every == 0 or bool(self.data), "data must hold a dataset where every is above 0")
+
+
+@dataclass(kw_only=True, frozen=True)
+class EarlyStop(Options):
+    """Ends a stage when its validation loss no longer falls."""
+
+    patience: PositiveInt = 3
+    """Validations in a row without a new lowest loss, after which the stage ends."""
+    min_delta: NonNegativeFloat = 0.0
+    """How far below the lowest a loss has to be to count as lower."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Gate(Options):
+    """What has to be reached for later stages to begin."""
+
+    max: NonNegativeFloat
+    """Largest error rate [%]."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Dtypes(Options):
+    """Number formats of the parts' weights in one stage; null is the part's own."""
+
+    encoder: Dtype | None = None
+    """Of the encoder."""
+    adapter: Dtype | None = None
+    """Of the adapter."""
+    llm: Dtype | None = None
+    """Of the LLM."""
+
+
+def _ce() -> Chosen:
+    return Chosen.of("objective", "ce")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Stage(Options):
+    """One stage of training; it starts from where the one before it ended."""
+
+    start_from: str | None = None
+    """Stage whose result this one starts from; None is the one before it."""
+    objective: Chosen = field(default_factory=_ce, metadata={"kind": "objective"})
+    """What the loss is."""
+    train: dict[str, Train] = field(metadata={"keys": PARTS})
+    """The parts that are trained; the others are frozen."""
+    dtype: Dtypes = field(default_factory=Dtypes)
+    """Number formats of the weights in this stage: an LLM that is frozen here may take half the memory."""
+    data: Annotated[dict[str, Dataset], MinLen(1)]
+    """Datasets by name."""
+    mixture: Mixture = field(default_factory=Mixture)
+    """How they are mixed."""
+    faults: Faults = field(default_factory=Faults)
+    """What is done about records that cannot be used."""
+    batch: Batching = field(default_factory=Batching)
+    """How much goes into one step."""
+    steps: PositiveInt | None = None
+    """Length of the stage [optimiser steps]."""
+    epochs: PositiveInt | None = None
+    """Length of the stage in passes over its data, in place of steps; with weights, a pass is as many records
+    as all datasets have together. A last step that is not full takes micro-batches of a further pass."""
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    """AdamW's constants."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """Learning rate over the stage."""
+    clip: NonNegativeFloat = 1.0
+    """Largest norm of the gradient; 0 means that it is not clipped."""
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    """When the state is saved."""
+    validate: Validate = field(default_factory=Validate)
+    """Loss on held-out data."""
+    early_stop: EarlyStop | None = None
+    """Ends the stage early; None means that it runs to its end."""
+    evaluate: list[str] = field(default_factory=list)
+    """Evaluations of the recipe that are scored with what the stage leaves."""
+    gate: dict[str, Gate] = field(default_factory=dict)
+    """What has to be reached in an evaluation with what the stage leaves; otherwise no later stage begins."""
+
+    def __post_init__(self) -> None:
+        need(bool(self.train), f"train must hold at least one of {listing(PARTS)}")
+        need(
+            self.mixture == Mixture() or len(self.data) > 1,
+            "mixture says how datasets are mixed, and there is only one",
+        )
+        need(
+            self.mixture.by == "samples"
+            or self.mixture.temperature != 1
+            or any(source.weight is not None for source in self.data.values()),
+            "mixture.by is read only where the datasets have weights or the temperature is not 1",
+        )
+        need(
+            self.steps is None or self.epochs is None,
+            "epochs: stands in place of steps: give one of the two, or where another recipe gives the other, "
+            "set that to null",
+        )
+        need(
+            self.early_stop is None or self.validate.every > 0,
+            "early_stop looks at the validation loss: set validate.every and validate.data",
+        )
+        need(
+            self.checkpoint.keep_best == 0 or self.validate.every > 0,
+            "checkpoint.keep_best looks at the validation loss: set validate.every and validate.data",
+        )
+        need(len(set(self.evaluate)) == len(self.evaluate), "evaluate names the same evaluation twice")
+
+    @property
+    def scored(self) -> list[str]:
+        """The evaluations that are scored at the end of the stage: those of `evaluate`, then of `gate`."""
+        return list(dict.fromkeys([*self.evaluate, *self.gate]))
+
+    @property
+    def num_steps(self) -> int:
+        """Length of the stage [optimiser steps].
+
+        Raises:
+            ValueError: It is given in epochs, which only the data can tell.
+        """
+        if self.steps is None:
+            raise ValueError("the stage's length is given in epochs")
+        return self.steps
+
+
+@dataclass(kw_only=True, frozen=True)
+class Evaluation(Options):
     """A test set, how it is scored, and what it is compared with."""
 
-    shards: str
+    shards: Pattern
     """Paths of the tar shards, as in a dataset."""
     task: Chosen = field(metadata={"kind": "task"})
     """What is asked of the records."""
@@ -71,20 +352,16 @@ class Evaluation:
     """What is done to reference and prediction before they are compared."""
     generate: Generation = field(default_factory=Generation)
     """How text is generated."""
-    batch_seconds: float = 60.0
+    batch_seconds: PositiveFloat = 60.0
     """Audio per batch [s]."""
     baselines: dict[str, Chosen] = field(
         default_factory=dict, metadata={"kind": "recogniser", "noun": "baseline"}
     )
     """Finished systems that transcribe the same clips."""
 
-    def __post_init__(self) -> None:
-        need(bool(self.shards), "shards must name at least one file, not nothing")
-        need(self.batch_seconds > 0, f"batch_seconds must be above 0, not {self.batch_seconds}")
-
 
 @dataclass(kw_only=True, frozen=True)
-class Trainer:
+class Trainer(Options):
     """Where and how the work runs."""
 
     precision: Dtype = "fp32"
@@ -97,31 +374,23 @@ class Trainer:
     activation_checkpointing: bool = False
     """Compute what happens inside the blocks once more in the backward pass, instead of keeping it: less
     memory, more time, the same numbers."""
-    devices: int = 1
+    devices: PositiveInt = 1
     """Ranks per node."""
-    nodes: int = 1
+    nodes: PositiveInt = 1
     """Nodes."""
-    workers: int = 0
+    workers: NonNegativeInt = 0
     """Data loader processes per rank; 0 loads in the rank's own process."""
-    log_every: int = 10
+    log_every: PositiveInt = 10
     """Distance between log lines [steps]."""
-    loggers: list[str] = field(default_factory=list)
+    loggers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
     """Loggers beside ``metrics.jsonl``: tensorboard, wandb. That one keeps its files in the run folder, and
     sends nothing unless the environment says WANDB_MODE=online."""
     cache_features: bool = True
     """Keep a frozen encoder's features on disk instead of computing them again."""
-    cache_limit_gb: float = 20.0
+    cache_limit_gb: PositiveFloat = 20.0
     """Largest size of that cache [GB]."""
 
     def __post_init__(self) -> None:
-        for name, least in {"devices": 1, "nodes": 1, "workers": 0, "log_every": 1}.items():
-            value = getattr(self, name)
-            need(value >= least, f"{name} must be at least {least}, not {value}")
-        for logger in self.loggers:
-            need(
-                logger in LOGGERS,
-                f"loggers: '{logger}' is not a logger.{nearest(logger, LOGGERS)} Loggers: {listing(LOGGERS)}",
-            )
         need(len(set(self.loggers)) == len(self.loggers), "loggers names the same logger twice")
         need(
             not (self.precision == "fp16" and self.accelerator == "cpu"),
@@ -131,7 +400,6 @@ class Trainer:
             not (self.precision == "fp16" and self.strategy == "fsdp"),
             "precision fp16 does not go with strategy fsdp: use bf16 or fp32",
         )
-        need(self.cache_limit_gb > 0, f"cache_limit_gb must be above 0, not {self.cache_limit_gb}")
         need(
             self.cache_features or self.cache_limit_gb == Trainer.cache_limit_gb,
             "cache_limit_gb is read only where cache_features is true",
@@ -139,12 +407,12 @@ class Trainer:
 
 
 @dataclass(kw_only=True, frozen=True)
-class Recipe:
+class Recipe(Options):
     """A whole experiment: the three parts, the stages of training, the evaluations."""
 
     name: str
     """Name of the experiment, and of its run folder."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Seed of every random choice."""
     encoder: Chosen = field(metadata={"kind": "encoder"})
     """Waveform to frames."""
@@ -152,7 +420,7 @@ class Recipe:
     """Frames to audio tokens."""
     llm: Chosen = field(metadata={"kind": "llm"})
     """Audio tokens and text to text."""
-    stages: dict[str, Stage]
+    stages: Annotated[dict[str, Stage], MinLen(1)]
     """Stages of training in order, by name."""
     evaluate: dict[str, Evaluation] = field(default_factory=dict)
     """Evaluations by name."""
@@ -165,14 +433,6 @@ class Recipe:
             f"name '{self.name}' must be made of letters, digits, '.', '_' and '-', "
             "and start with a letter or a digit",
         )
-        need(self.seed >= 0, f"seed must be 0 or more, not {self.seed}")
-        need(bool(self.stages), "stages must hold at least one stage")
-
-    def to_yaml(self) -> str:
-        """Return the recipe as YAML: complete, defaults included; loading it gives an equal recipe."""
-        from kikimimi.recipe.show import to_yaml
-
-        return to_yaml(self)
 
     def start_of(self, stage: str) -> str | None:
         """Return the stage whose result a stage starts from, or None for one that starts from the sources."""
@@ -190,8 +450,3 @@ class Recipe:
             if getattr(dtypes, part) is not None
         }
         return replace(self, **changed)
-
-    @property
-    def digest(self) -> str:
-        """Hexadecimal SHA-256 of `to_yaml()`."""
-        return hashlib.sha256(self.to_yaml().encode()).hexdigest()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import hashlib
 from pathlib import PurePath
 from typing import Any
 
 import yaml
 
-from kikimimi.recipe.chosen import OF_PARTS
-from kikimimi.recipe.schema import PARTS, Chosen, Recipe
+from kikimimi.recipe.chosen import OF_PARTS, PARTS, Chosen
+from kikimimi.recipe.schema import Recipe
 from kikimimi.recipe.source import Resolver
 
 
@@ -28,6 +29,11 @@ def to_yaml(recipe: Recipe) -> str:
         default_flow_style=False,
         width=110,
     )
+
+
+def digest(recipe: Recipe) -> str:
+    """Return the hexadecimal SHA-256 of a recipe's `to_yaml`."""
+    return hashlib.sha256(to_yaml(recipe).encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:

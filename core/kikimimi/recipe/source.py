@@ -1,4 +1,4 @@
-"""Reads YAML text into entries that remember where they stand.
+"""Reads the YAML files of recipes into entries that remember where they stand, and gathers their problems.
 
 Only plain data is read: no tag but YAML's own types, no key twice, and a limit on what aliases may expand to.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml.resolver import Resolver as YamlResolver
 
-from kikimimi.recipe.problems import Problems
+from kikimimi.console.words import nearest
+from kikimimi.errors import RecipeError
 
 MAX_SIZE = 20_000
 """Largest size of a recipe, its aliases and interpolations expanded [entries and 64 characters of text]."""
@@ -28,6 +30,32 @@ _FLOAT = re.compile(
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
 _SCALARS = {_TAG + name for name in ("str", "int", "float", "bool", "null")}
+
+
+class Problems:
+    """Gathers problems, each once, in the order in which they are found."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, None] = {}
+
+    def add(self, key: str, message: str, where: str) -> None:
+        """Add one.
+
+        Args:
+            key: Dotted key; empty for the file as a whole.
+            message: What is wrong, what is allowed, and the nearest guess.
+            where: ``file.yaml:12`` or ``command line: key=value``.
+        """
+        self._lines[f"{key or 'recipe'}: {message} ({where})"] = None
+
+    def raise_any(self) -> None:
+        """Raise if there are any.
+
+        Raises:
+            RecipeError: Holding all of them.
+        """
+        if self._lines:
+            raise RecipeError(self._lines)
 
 
 class Resolver(YamlResolver):
@@ -204,3 +232,35 @@ class _Reading:
                 continue
             for name, entry in section.value.items():
                 merged.setdefault(name, entry)
+
+
+def read_section(path: Path, problems: Problems, *, key: str = "") -> Entry | None:
+    """Read a file that holds a section.
+
+    Args:
+        path: The file; it exists.
+        problems: Where problems go.
+        key: Dotted key of the section in the recipe; empty for the recipe itself.
+
+    Returns:
+        The section, or None where nothing could be made of the file; then a problem was added.
+    """
+    try:
+        entry = read(path.read_text("utf-8-sig"), str(path), problems, key=key)
+    except UnicodeDecodeError as error:
+        problems.add(key, f"not UTF-8 text (byte {error.start})", str(path))
+        return None
+    except OSError as error:
+        problems.add(key, f"cannot be read: {error.strerror}", str(path))
+        return None
+    if entry and not isinstance(entry.value, dict):
+        said = "is empty" if entry.value is None else f"expected a section, not {entry.shown()}"
+        problems.add(key, said, entry.where)
+        return None
+    return entry
+
+
+def guess(path: Path) -> str:
+    """Return `` Did you mean 'x'?`` for the YAML file beside `path` that is called nearly so."""
+    beside = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
+    return nearest(path.name, [file.name for file in beside if file.is_file()])

@@ -12,11 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from kikimimi.recipe.file import guess, read_section
 from kikimimi.recipe.merge import merge
-from kikimimi.recipe.problems import Problems
-from kikimimi.recipe.shape import Component, Named, Section, Shape, inside
-from kikimimi.recipe.source import UNREAD, Entry
+from kikimimi.recipe.shape import Named, Pluggable, Section, Shape, inside
+from kikimimi.recipe.source import UNREAD, Entry, Problems, guess, read_section
 
 KIND = "task"
 DEFAULT = "prompted"
@@ -62,14 +60,14 @@ def insert_tasks(tree: Entry, shape: Shape, problems: Problems) -> Entry:
         if task is None:
             return Entry(UNREAD, section.where)
         over = {option: entry for option, entry in section.value.items() if option != "name"}
-        return merge(task, Entry(over, section.where), Component(KIND), key, problems) if over else task
+        return merge(task, Entry(over, section.where), Pluggable(KIND), key, problems) if over else task
 
     return _walk(tree, shape, "", insert)
 
 
 def _walk(entry: Entry, shape: Shape | None, key: str, change: _Change) -> Entry:
     """Return the recipe with every task that is a file's changed."""
-    if isinstance(shape, Component):
+    if isinstance(shape, Pluggable):
         section = Entry({"name": entry}, entry.where) if entry.is_scalar else entry
         name = section.value.get("name") if isinstance(section.value, dict) else None
         is_file = shape.kind == KIND and name is not None and _is_file(name)

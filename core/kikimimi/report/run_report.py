@@ -19,6 +19,7 @@ from kikimimi.evaluation.predictions import read_predictions, row_keys
 from kikimimi.evaluation.score import Score
 from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.inspect.describe import describe
+from kikimimi.recipe.show import to_yaml
 from kikimimi.report.report import (
     ComponentRow,
     Count,
@@ -70,7 +71,7 @@ def write_run_report(run: RunFolder) -> Path:
                 )
                 for item in describe(run.recipe, run.assets)
             ],
-            recipe=run.recipe.to_yaml(),
+            recipe=to_yaml(run.recipe),
             commands=[
                 f"kikimimi train {run.path / 'recipe.yaml'} --out NEW_FOLDER",
                 f"kikimimi evaluate {run.path}",

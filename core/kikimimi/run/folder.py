@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RunError
-from kikimimi.recipe import Recipe, load_recipe
+from kikimimi.recipe import Recipe, digest, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.run.rank import global_rank
 
@@ -86,7 +86,7 @@ class RunFolder:
             RunError: The folder holds a run of another recipe, or something else.
         """
         if (path / "recipe.yaml").is_file():
-            held, wanted = (path / "recipe.yaml").read_text(encoding="utf-8"), recipe.to_yaml()
+            held, wanted = (path / "recipe.yaml").read_text(encoding="utf-8"), to_yaml(recipe)
             if held != wanted and not cls(path, recipe).begun:
                 return cls._begin(path, recipe)
             if changed := _change(cls.open(path).recipe, recipe):
@@ -106,7 +106,7 @@ class RunFolder:
         if (path / "assets").is_dir():
             shutil.rmtree(path / "assets")  # a tokenizer of data that the recipe may no longer name
         temporary = path / f".recipe.yaml.{os.getpid()}.tmp"
-        temporary.write_text(recipe.to_yaml(), encoding="utf-8")
+        temporary.write_text(to_yaml(recipe), encoding="utf-8")
         temporary.replace(path / "recipe.yaml")
         return cls(path, recipe)
 
@@ -305,7 +305,7 @@ def _change(old: Recipe, new: Recipe) -> str:
     """Return the first difference between recipes that changes the run; empty where there is none."""
     kept = {name: getattr(old.trainer, name) for name in HARDWARE}
     new = replace(new, trainer=replace(new.trainer, **kept))
-    return _first_difference(old.to_yaml(), new.to_yaml()) if old.digest != new.digest else ""
+    return _first_difference(to_yaml(old), to_yaml(new)) if digest(old) != digest(new) else ""
 
 
 def _first_difference(old: str, new: str) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from kikimimi.contracts import registry
 from kikimimi.errors import KikimimiError, RunError
 from kikimimi.recipe.chosen import PARTS, Chosen
+from kikimimi.recipe.show import digest, to_yaml
 from kikimimi.run.drift import DriftError, drift
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.provenance import git_state, source_digest
@@ -57,7 +58,7 @@ def lock(recipe: Recipe, recipe_file: Path | None = None) -> dict[str, Any]:
     distributions = {"kikimimi", *_distributions(list(used.values()))}
     sources = {name: source_digest(name) for name in sorted(distributions)}
     return {
-        "recipe": {"sha256": recipe.digest, "yaml": recipe.to_yaml()},
+        "recipe": {"sha256": digest(recipe), "yaml": to_yaml(recipe)},
         "command": sys.argv,
         "git": {
             "recipe": git_state(recipe_file) if recipe_file is not None else None,

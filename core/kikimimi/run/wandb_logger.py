@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from kikimimi.errors import MissingExtraError
+from kikimimi.recipe.show import to_yaml
 
 if TYPE_CHECKING:
     from kikimimi.run.folder import RunFolder
@@ -106,5 +107,5 @@ class WandbFile(Logger):
             dir=str(self.run.path),
             mode=mode,
             resume="allow" if state and mode != OFFLINE else None,
-            config=yaml.safe_load(recipe.to_yaml()),
+            config=yaml.safe_load(to_yaml(recipe)),
         )

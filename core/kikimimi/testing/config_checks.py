@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import textwrap
 from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
 import yaml
 
 from kikimimi.console.words import listing
-from kikimimi.contracts.component import ComponentConfig
-from kikimimi.contracts.objective import ObjectiveConfig
+from kikimimi.contracts.options import Options, declared
 from kikimimi.contracts.registry import KINDS
-from kikimimi.contracts.task import TaskConfig
 from kikimimi.errors import RecipeError
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.chosen import Chosen
 from kikimimi.recipe.interpolate import interpolate
-from kikimimi.recipe.leaf import is_supported
-from kikimimi.recipe.problems import Problems
-from kikimimi.recipe.shape import Leaf, Section, options
+from kikimimi.recipe.shape import Leaf, Section, is_supported, shapes
 from kikimimi.recipe.show import plain
-from kikimimi.recipe.source import read
+from kikimimi.recipe.source import Problems, read
 from kikimimi.testing.contract import ContractError, expect
 from kikimimi.testing.subject import Subject, Tested
+
+_CONTRACTS = "kikimimi.contracts."
 
 
 def config_is_a_frozen_dataclass(subject: Tested) -> None:
@@ -59,7 +54,7 @@ def config_has_defaults(subject: Tested) -> None:
     name = f"{subject.component.__name__}.Config"
     try:
         subject.component.Config()
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ContractError(f"{name}(): expected the defaults to be a config, found: {error}") from error
 
 
@@ -81,15 +76,14 @@ def config_survives_yaml(subject: Tested) -> None:
     """What a resolved recipe shows of the config, a recipe reads back as the same config."""
     name = f"{subject.component.__name__}.Config"
     _expect_kinds(subject.component.Config)
-    for option, declared in options(subject.component.Config).items():
+    for option, shape in shapes(subject.component.Config).items():
         expect(
             option not in subject.reserved,
             f"{name}.{option}: recipes use that key themselves; rename the field",
         )
-        if isinstance(declared.shape, Leaf):
+        if isinstance(shape, Leaf):
             expect(
-                is_supported(declared.shape.annotation),
-                f"{name}.{option}: a recipe cannot hold a {declared.shape.annotation}",
+                is_supported(shape.annotation), f"{name}.{option}: a recipe cannot hold a {shape.annotation}"
             )
     for config in (subject.given or subject.component.Config(), subject.config):
         _expect_round_trip(config, name)
@@ -139,9 +133,9 @@ def tiny_config_is_a_config(subject: Subject) -> None:
 def _dataclasses(cls: type[Any]) -> Iterator[type[Any]]:
     """Yield a config class and those of its nested sections, with the classes that they inherit from."""
     for base in reversed(cls.__mro__):
-        if base not in (object, ComponentConfig, ObjectiveConfig, TaskConfig) and (
-            base is cls or dataclasses.is_dataclass(base)
-        ):
+        # The base of a kind (`ComponentConfig`, `TaskConfig` and so on) holds no options.
+        is_base = base is Options or (Options in base.__bases__ and base.__module__.startswith(_CONTRACTS))
+        if not is_base and (base is cls or dataclasses.is_dataclass(base)):
             yield base
     if dataclasses.is_dataclass(cls):
         hints = get_type_hints(cls)
@@ -176,25 +170,7 @@ def _members(annotation: Any) -> Iterator[Any]:
 
 
 def _undocumented(cls: type[Any]) -> list[str]:
-    own = {field.name for field in dataclasses.fields(cls)} & set(vars(cls).get("__annotations__", {}))
-    if not own:
-        return []
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+        return [option.field.name for option in declared(cls).values() if not option.docstring]
     except (OSError, TypeError) as error:
         raise ContractError(f"{cls.__qualname__}: its source cannot be read: {error}") from error
-    definition = tree.body[0]
-    assert isinstance(definition, ast.ClassDef)
-    found: list[str] = []
-    for statement, following in zip(definition.body, [*definition.body[1:], None], strict=True):
-        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
-            continue
-        documented = (
-            isinstance(following, ast.Expr)
-            and isinstance(following.value, ast.Constant)
-            and isinstance(following.value.value, str)
-            and bool(following.value.value.strip())
-        )
-        if statement.target.id in own and not documented:
-            found.append(statement.target.id)
-    return found

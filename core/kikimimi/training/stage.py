@@ -28,7 +28,8 @@ from kikimimi.model.stand_in import StandIn
 from kikimimi.model.trainable import freeze_all_but, trainable_names
 from kikimimi.model.trained import kept_names, load_trained
 from kikimimi.recipe.chosen import PARTS
-from kikimimi.recipe.stage_data import Mixture
+from kikimimi.recipe.schema import Mixture
+from kikimimi.recipe.show import digest
 from kikimimi.run.folder import RunFolder, checkpoint_folders
 from kikimimi.run.lock import plugin_lock
 from kikimimi.run.loggers import open_loggers
@@ -110,7 +111,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     module.meter = meter
     validation = _validation_loader(recipe, stage, model, held_out, features, views) if held_out else None
     metadata = {
-        "recipe": run.recipe.digest,
+        "recipe": digest(run.recipe),
         "stage": name,
         "parts": {part: plugin_lock(getattr(recipe, part)) for part in PARTS},
     }

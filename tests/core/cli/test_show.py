@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kikimimi import __version__
-from kikimimi.recipe import load_recipe
+from kikimimi.recipe import load_recipe, to_yaml
 from kikimimi.run.folder import RunFolder
 
 Cli = Callable[..., Any]
@@ -69,7 +69,7 @@ def test_without_data_the_reason_is_given(cli: Cli, recipe_file: Path, trained: 
     assert (
         "# llm: a lower bound, without the tokens that the training data will bring: none.tar: " in done.out
     )
-    assert load_recipe(recipe).to_yaml().strip() in done.out
+    assert to_yaml(load_recipe(recipe)).strip() in done.out
     rows = json.loads(cli("show", recipe, "--json").out)
     expected = counts(trained)
     assert [row["parameters"] for row in rows[:2]] == [expected["encoder"], expected["adapter"]]

@@ -15,7 +15,7 @@ from kikimimi import LLMContext, WeightsError, find_weights
 from kikimimi.contracts import registry
 from kikimimi.costs.shapes import known_shapes, shapes_only
 from kikimimi.recipe import load_recipe
-from kikimimi.recipe.shipped import recipes_folder
+from kikimimi.recipe.resolve import recipes_folder
 
 KINDS = {
     "whisper": ("encoder", "whisper"),

@@ -25,7 +25,7 @@ from kikimimi.planning.gpus import GPUS, find_gpu
 from kikimimi.planning.plan import Hardware, Planner, StagePlan
 from kikimimi.planning.workload import Workload
 from kikimimi.recipe import Recipe, load_recipe
-from kikimimi.recipe.shipped import recipes_folder
+from kikimimi.recipe.resolve import recipes_folder
 
 SHIPPED = recipes_folder() / "llm_jp_4_8b_ja.yaml"
 SMALL = """

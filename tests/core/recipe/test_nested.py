@@ -11,9 +11,8 @@ from kikimimi import Chosen
 from kikimimi.errors import RecipeError
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.interpolate import interpolate
-from kikimimi.recipe.problems import Problems
 from kikimimi.recipe.shape import Section
-from kikimimi.recipe.source import read
+from kikimimi.recipe.source import Problems, read
 
 
 @dataclass(kw_only=True, frozen=True)

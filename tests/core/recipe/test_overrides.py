@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kikimimi.recipe import LoRA, Train
+from kikimimi.recipe import LoRA, Train, to_yaml
 
 
 def test_options_are_set(load: Any, base: str) -> None:
@@ -73,7 +73,7 @@ def test_named_entries_are_added_and_removed(load: Any, base: str) -> None:
 
 
 def test_an_optional_section_that_is_off_can_be_switched_on(load: Any, base: str) -> None:
-    shown = load(base).to_yaml()
+    shown = to_yaml(load(base))
     assert load(shown, "adapter.extra.kind=rms").adapter.config.extra.kind == "rms"
     assert load(shown, "encoder.lora.rank=2").encoder.lora == LoRA(rank=2)
 

@@ -133,8 +133,8 @@ def test_the_error_counts_and_lists(load: Any, base: str) -> None:
         load(base, "seed=x", "trainer.nodes=x")
     assert str(raised.value) == (
         "2 problems in the recipe:\n"
-        "  seed: expected a whole number, not 'x' (command line: seed=x)\n"
-        "  trainer.nodes: expected a whole number, not 'x' (command line: trainer.nodes=x)"
+        "  seed: expected a whole number (at least 0), not 'x' (command line: seed=x)\n"
+        "  trainer.nodes: expected a whole number (at least 1), not 'x' (command line: trainer.nodes=x)"
     )
 
 
@@ -142,7 +142,7 @@ def test_an_empty_section_tells_all_that_must_be_given(problems: Any) -> None:
     tasks = listing(registry.names("task"))
     llms = listing(registry.names("llm"))
     assert problems("encoder: ear\nadapter: plain\nstages: {a: {data: {d: {}}}}\n") == [
-        "stages.a.data.d.shards: must be given: a text (x.yaml:3)",
+        "stages.a.data.d.shards: must be given: a text (not empty) (x.yaml:3)",
         f"stages.a.data.d.task: must be given: the name of a registered task ({tasks}), or a section "
         f"with it (x.yaml:3)",
         "stages.a.train: must be given: a section of parts by name (x.yaml:3)",

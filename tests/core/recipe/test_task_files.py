@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kikimimi.errors import RecipeError
-from kikimimi.recipe import load_recipe
+from kikimimi.recipe import load_recipe, to_yaml
 
 DIALECT = """\
 prompts:
@@ -63,12 +63,12 @@ def test_a_file_is_a_task_wherever_one_stands(write: Any, base: str) -> None:
 @pytest.mark.usefixtures("beside")
 def test_a_resolved_recipe_needs_no_file(write: Any, base: str) -> None:
     recipe = load_recipe(write(_with(base, "dialect.yaml")))
-    shown = recipe.to_yaml()
+    shown = to_yaml(recipe)
     assert "dialect.yaml" not in shown
     Path("dialect.yaml").unlink()
     again = load_recipe(write(shown, "resolved.yaml"))
     assert again == recipe
-    assert again.to_yaml() == shown
+    assert to_yaml(again) == shown
 
 
 def test_a_file_may_name_its_task(write: Any, base: str) -> None:

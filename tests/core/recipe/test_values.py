@@ -52,7 +52,7 @@ from kikimimi.contracts import registry
         ("adapter.downsample=0", "adapter.downsample: must be at least 1, not 0"),
         ("adapter.norm.epsilon=0", "adapter.norm.epsilon: must be above 0, not 0.0"),
         ("llm.lora.rank=0", "llm.lora.rank: must be at least 1, not 0"),
-        ("llm.lora.targets=[]", "llm.lora.targets: must name at least one layer"),
+        ("llm.lora.targets=[]", "llm.lora.targets: must not be empty"),
         (
             "llm.lora=4",
             "llm.lora: expected a section with alpha, dropout, modality, rank, targets or null, not '4'",
@@ -62,9 +62,9 @@ from kikimimi.contracts import registry
             "name: 'a b' must be made of letters, digits, '.', '_' and '-', and start with a letter or "
             "a digit",
         ),
-        ("seed=-1", "seed: must be 0 or more, not -1"),
+        ("seed=-1", "seed: must be at least 0, not -1"),
         ("stages.align.steps=0", "stages.align.steps: must be at least 1, not 0"),
-        ("stages.align.clip=-1", "stages.align.clip: must be 0 (off) or more, not -1.0"),
+        ("stages.align.clip=-1", "stages.align.clip: must be at least 0, not -1.0"),
         ("stages.align.train.adapter.lr=0", "stages.align.train.adapter.lr: must be above 0, not 0.0"),
         ("stages.align.train.adapter.lr=.nan", "stages.align.train.adapter.lr: must be above 0, not nan"),
         (
@@ -74,7 +74,7 @@ from kikimimi.contracts import registry
         ),
         ("stages.align.batch.global=0", "stages.align.batch.global: must be at least 1, not 0"),
         ("stages.align.batch.seconds=0", "stages.align.batch.seconds: must be above 0, not 0.0"),
-        ("stages.align.schedule.warmup=-1", "stages.align.schedule.warmup: must be 0 or more, not -1"),
+        ("stages.align.schedule.warmup=-1", "stages.align.schedule.warmup: must be at least 0, not -1"),
         (
             "stages.align.schedule.start=0.5",
             "stages.align.schedule.start: is read only by a warm-up: set warmup above 0",
@@ -99,7 +99,7 @@ from kikimimi.contracts import registry
         ("stages.align.data.clips.weight=0", "stages.align.data.clips.weight: must be above 0, not 0.0"),
         (
             "stages.align.data.clips.shards=''",
-            "stages.align.data.clips.shards: must name at least one file, not nothing",
+            "stages.align.data.clips.shards: must not be empty",
         ),
         ("stages.align.data=[]", "stages.align.data: expected a section of datasets by name, not a list"),
         (
@@ -123,8 +123,8 @@ from kikimimi.contracts import registry
         ("trainer.devices=0", "trainer.devices: must be at least 1, not 0"),
         (
             "trainer.loggers=[tensorbord]",
-            "trainer.loggers: 'tensorbord' is not a logger. Did you mean 'tensorboard'? Loggers: "
-            "tensorboard, wandb",
+            "trainer.loggers: expected one of tensorboard, wandb, not 'tensorbord'. Did you mean "
+            "'tensorboard'?",
         ),
         ("trainer.loggers=[tensorboard, tensorboard]", "trainer.loggers: names the same logger twice"),
         (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kikimimi.recipe import Stage, load_recipe
-from kikimimi.recipe.stage import EarlyStop
+from kikimimi.recipe.schema import EarlyStop
 from kikimimi.training.best import Best
 
 STAGE = """

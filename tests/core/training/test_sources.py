@@ -13,7 +13,7 @@ from kikimimi.data.corpus import Corpus, all_texts, training_corpora
 from kikimimi.data.order.sources import audio_tokens, make_plan, record_costs, usable
 from kikimimi.errors import DataError
 from kikimimi.model.assembly import assemble
-from kikimimi.recipe import Batch, Mixture, Recipe
+from kikimimi.recipe import Batching, Mixture, Recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.metrics import read_metrics
 from kikimimi.training.train import train
@@ -31,7 +31,7 @@ def test_positions_are_bounded_by_the_adapter_and_estimated_from_text(chat: Reci
     corpora = list(training_corpora(chat))
     model = assemble(chat, texts=lambda: all_texts(corpora))
     (corpus,) = corpora
-    costs, tokens = record_costs(corpus, model, Batch(tokens=500)), audio_tokens(corpus, model)
+    costs, tokens = record_costs(corpus, model, Batching(tokens=500)), audio_tokens(corpus, model)
     text = []
     for row in range(len(corpus.shards)):
         sample = corpus.sample(row, model.llm, 16_000, draw=None)
@@ -50,12 +50,12 @@ def test_positions_are_bounded_by_the_adapter_and_estimated_from_text(chat: Reci
 def test_a_budget_of_tokens_trains(chat: Recipe, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    stage = replace(chat.stages["asr"], batch=Batch(tokens=300, global_=2))
+    stage = replace(chat.stages["asr"], batch=Batching(tokens=300, global_=2))
     run = RunFolder.create(tmp_path / "tokens", replace(chat, name="tokens", stages={"asr": stage}))
     train(run)
     losses = [line["loss"] for line in read_metrics(run.metrics) if "loss" in line]
     assert len(losses) == 8
-    stage = replace(chat.stages["asr"], batch=Batch(tokens=60))
+    stage = replace(chat.stages["asr"], batch=Batching(tokens=60))
     with pytest.raises(DataError, match=r"of 20 records have more than a micro-batch holds \(60 positions\)"):
         train(RunFolder.create(tmp_path / "few", replace(chat, name="few", stages={"asr": stage})))
 
@@ -67,7 +67,7 @@ def test_text_alone_is_learned_and_the_adapter_left_alone(chat: Recipe, tmp_path
     from kikimimi.recipe import Train
 
     for parts in ({"adapter": Train()}, {"adapter": Train(), "llm": Train()}):
-        stage = replace(chat.stages["asr"], train=parts, batch=Batch(seconds=8.0), steps=12)
+        stage = replace(chat.stages["asr"], train=parts, batch=Batching(seconds=8.0), steps=12)
         run = RunFolder.create(tmp_path / "-".join(parts), replace(chat, stages={"asr": stage}))
         train(run)
         lines = [line for line in read_metrics(run.metrics) if "loss" in line]
@@ -95,8 +95,8 @@ def test_mixtures_reach_the_plan(make_run: Make, tmp_path: Path) -> None:
     assert share == pytest.approx(0.75, abs=0.06)
     corpora = [Corpus.open(name, source) for name, source in run.recipe.stages["asr"].data.items()]
     model = run.load_model()
-    corpora = [usable(corpus, model, Batch(), skip=False)[0] for corpus in corpora]
-    even = make_plan(corpora, [1, 1], model, Batch(), Mixture(by="seconds"), 0)
+    corpora = [usable(corpus, model, Batching(), skip=False)[0] for corpus in corpora]
+    even = make_plan(corpora, [1, 1], model, Batching(), Mixture(by="seconds"), 0)
     seconds: Counter[int] = Counter()
     for number in range(20):
         for planned in (p for batch in even.epoch(number) for p in batch):

@@ -20,7 +20,7 @@ from kikimimi.errors import DataError, RequestError
 from kikimimi.model.speech_lm import SpeechLM
 
 if TYPE_CHECKING:
-    from kikimimi.recipe import Batch, Mixture, Stage
+    from kikimimi.recipe import Batching, Mixture, Stage
 
 SECONDS_PER_CHARACTER = 0.08
 """What a character of a record without audio costs of a micro-batch [s]: one audio token at 12.5 Hz."""
@@ -29,7 +29,7 @@ RENDERED = 64
 _HUNDREDTHS = 100  # of a second: clips are rounded up to it when their audio tokens are counted
 
 
-def usable(corpus: Corpus, model: SpeechLM, batch: Batch, *, skip: bool) -> tuple[Corpus, list[Fault]]:
+def usable(corpus: Corpus, model: SpeechLM, batch: Batching, *, skip: bool) -> tuple[Corpus, list[Fault]]:
     """Return a dataset with the records that fit the encoder, the LLM's context and a micro-batch.
 
     Args:
@@ -119,7 +119,7 @@ def make_plan(
     corpora: list[Corpus],
     weights: list[float | None],
     model: SpeechLM,
-    batch: Batch,
+    batch: Batching,
     mixture: Mixture,
     seed: int,
 ) -> Plan:
@@ -158,7 +158,7 @@ def with_steps(stage: Stage, plan: Plan) -> Stage:
     return replace(stage, steps=-(-micro_batches // stage.batch.global_), epochs=None)
 
 
-def record_costs(corpus: Corpus, model: SpeechLM, batch: Batch) -> NDArray[np.float32]:
+def record_costs(corpus: Corpus, model: SpeechLM, batch: Batching) -> NDArray[np.float32]:
     """Return what each record of a dataset takes of a micro-batch [s, or positions of the LLM]."""
     if batch.tokens is None:
         return _seconds(corpus)

@@ -102,16 +102,15 @@ def _find(path: Path) -> str:
 def _config(name: str, options: Sequence[str]) -> Any:
     # Here, as reading recipes imports OmegaConf.
     from kikimimi.recipe.build import Builder
-    from kikimimi.recipe.override import apply_overrides
-    from kikimimi.recipe.problems import Problems
-    from kikimimi.recipe.shape import Component
-    from kikimimi.recipe.source import Entry
+    from kikimimi.recipe.merge import apply_overrides
+    from kikimimi.recipe.shape import Pluggable
+    from kikimimi.recipe.source import Entry, Problems
 
     if strays := [option for option in options if "=" not in option or option.startswith("name=")]:
         raise RequestError(
             f"'{strays[0]}': expected an option of layout '{name}' as KEY=VALUE, after SOURCE and OUT"
         )
-    where, shape, problems = "command line", Component(_KIND), Problems()
+    where, shape, problems = "command line", Pluggable(_KIND), Problems()
     tree = Entry({"name": Entry(name, where, name)}, where)
     tree = apply_overrides(tree, options, shape, problems)
     chosen = Builder(problems).build(shape, tree, "", "")
