@@ -134,9 +134,7 @@ def test_a_bound_that_is_not_checked_is_an_error() -> None:
     class Config(ComponentConfig):
         when: Annotated[str, annotated_types.Timezone(None)] = ""
 
-    with pytest.raises(
-        TypeError, match=r"Config\.when: Timezone\(tz=None\) is not checked"
-    ):
+    with pytest.raises(TypeError, match=r"Config\.when: Timezone\(tz=None\) is not checked"):
         Config()
 
 

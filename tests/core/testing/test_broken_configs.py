@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pytest
+from annotated_types import Predicate
 
-from kikimimi import Chosen, ComponentConfig
+from kikimimi import Chosen, ComponentConfig, PositiveFloat
 from kikimimi.testing import config_checks, list_checks
 from kikimimi.testing.checks import FOR_ALL
 from kikimimi_adapters.mlp import MLPAdapter
@@ -146,6 +147,20 @@ class Refused(Loose):
                 raise ValueError("scale must be given")
 
 
+class OutOfBounds(Loose):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        scale: PositiveFloat = 0.0
+        """Factor."""
+
+
+class UnknownBound(Loose):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(ComponentConfig):
+        scale: Annotated[float, Predicate(bool)] = 1.0
+        """Factor."""
+
+
 class ChangedByYAML(Loose):
     @dataclass(kw_only=True, frozen=True)
     class Config(MLPAdapter.Config):
@@ -181,6 +196,8 @@ BROKEN = [
         "config_has_defaults",
         r"Refused.Config\(\): expected the defaults to be a config, found: scale",
     ),
+    (OutOfBounds, "config_has_defaults", r"config, found: scale: must be above 0, not 0\.0"),
+    (UnknownBound, "config_has_defaults", r"Config\.scale: Predicate\(bool\) is not checked"),
     (Undocumented, "config_is_documented", r"found none under Undocumented.Config.scale$"),
     (UndocumentedInside, "config_is_documented", r"found none under Inner.depth$"),
     (UnwritableOption, "config_survives_yaml", r"Config.chosen: a recipe cannot hold a frozenset\[int\]"),
