@@ -104,7 +104,6 @@ def test_every_packed_model_type_is_tested() -> None:
 
 @parametrize_checks(
     CausalLM,
-    qwen2=None,
     gemma2=CausalLM.Config(architecture="gemma2", scratch=Scratch(num_kv_heads=2)),
     gpt2=CausalLM.Config(
         architecture="gpt2",

@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalL
 
 from kikimimi import AudioPart, Conversation, Generation, LLMContext, Message, TextPart, find_weights
 from kikimimi.errors import WeightsError
-from kikimimi.testing import parametrize_checks
 from kikimimi_llms.harmony import Harmony
 from kikimimi_llms.llm_jp import LLMJP
 
@@ -234,11 +233,6 @@ def test_generation_stops_at_the_end_of_the_final_message(tmp_path: Path) -> Non
 def test_reasoning_effort_reaches_the_template(tmp_path: Path) -> None:
     llm = build(saved(tmp_path, 4), template_variables={"reasoning_effort": "low"})
     assert "Reasoning: low<|end|>" in llm.chat.text(talk("a"))
-
-
-@parametrize_checks(LLMJP)
-def test_contract(check: Any) -> None:
-    check()
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -142,7 +142,6 @@ def test_the_prompt_is_read_in_both_directions_and_the_answer_in_one(tmp_path: P
 
 @parametrize_checks(
     Seq2Seq,
-    untied=None,
     tied=Seq2Seq.Config(scratch=T5Scratch(tie_embeddings=True), audio_start="<|a|>", audio_end="<|b|>"),
 )
 def test_contract(check: Any) -> None:

@@ -9,7 +9,6 @@ import pytest
 from kikimimi.contracts import registry
 from kikimimi.testing import Check, list_checks, parametrize_checks
 from kikimimi_adapters.mlp import MLPAdapter
-from kikimimi_encoders.whisper.whisper import WhisperEncoder
 from kikimimi_llms.llama import Llama, Scratch
 
 
@@ -24,11 +23,6 @@ def _all_checks() -> list[Any]:
 
 @pytest.mark.parametrize("check", _all_checks())
 def test_contract(check: Check) -> None:
-    check()
-
-
-@parametrize_checks(WhisperEncoder, window=WhisperEncoder.Config(pad="window"))
-def test_contract_of_whisper(check: Check) -> None:
     check()
 
 

@@ -29,7 +29,6 @@ Config = BEATsEncoder.Config
 @parametrize_checks(
     BEATsEncoder,
     expected_failures={"dropping-frame_rate_is_true": "up to 8 frames are left out, as in the reference"},
-    last=Config(),
     dropping=Config(remainder="drop", layers=[12]),
     several=Config(layers=[0, 6, 12]),
     summed=Config(layers=[3, 7], combine="weighted_sum"),

@@ -96,14 +96,13 @@ def masked_checks() -> list[Any]:
     ]
 
 
-@parametrize_checks(HubertEncoder, base=None, large=HubertEncoder.Config(weights="random", sizes=LARGE))
+@parametrize_checks(HubertEncoder, large=HubertEncoder.Config(weights="random", sizes=LARGE))
 def test_hubert_keeps_the_contract(check: Check) -> None:
     check()
 
 
 @parametrize_checks(
     WavLMEncoder,
-    base=None,
     weighted=WavLMEncoder.Config(
         weights="random", sizes=LARGE, layers=[0, 1, 2], combine="weighted_sum", normalise=False
     ),
@@ -114,7 +113,6 @@ def test_wavlm_keeps_the_contract(check: Check) -> None:
 
 @parametrize_checks(
     Wav2Vec2Encoder,
-    base=None,
     trained_convolutions=Wav2Vec2Encoder.Config(freeze_feature_extractor=False, layers=[0, 9]),
 )
 def test_wav2vec2_keeps_the_contract(check: Check) -> None:
