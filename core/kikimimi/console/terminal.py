@@ -12,7 +12,7 @@ def visible(text: str, *, lines: bool = False) -> str:
     """Return a text in which characters that show nothing, or steer a terminal, are written as escapes.
 
     Args:
-        text: Of anybody.
+        text: Anybody's text.
         lines: Keep line feeds.
     """
     return "".join(

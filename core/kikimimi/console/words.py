@@ -18,14 +18,15 @@ def listing(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "(none)"
 
 
-def counted(number: int, unit: str) -> str:
+def counted(number: int, unit: str, units: str = "") -> str:
     """Return how many there are: ``1 record``, ``1,234 records``.
 
     Args:
         number: How many.
         unit: Name of one of them.
+        units: Name of several; one with an ``s`` where it is left out.
     """
-    return f"{number:,} {unit}" if number == 1 else f"{number:,} {unit}s"
+    return f"{number:,} {unit if number == 1 else units or f'{unit}s'}"
 
 
 def check_choice(name: str, value: object, allowed: Collection[str]) -> None:

@@ -1,4 +1,7 @@
-"""What each part of a model costs, as polynomials of the lengths that it is given."""
+"""What each part of a model costs, as polynomials of the lengths that it is given.
+
+Attention is quadratic in lengths, everything else at most linear.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,58 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kikimimi.contracts.component import LLM, Adapter, Padded
 from kikimimi.contracts.precision import DTYPES
-from kikimimi.costs.measure import measure
-from kikimimi.costs.polynomial import LENGTH_AND_COUNT, ONE_LENGTH, TWO_LENGTHS, Polynomial, Powers
+from kikimimi.costs.meta_pass import measure_pass
 from kikimimi.model.speech_lm import SpeechLM
+
+Powers = Sequence[tuple[int, int]]
+
+ONE_LENGTH: Powers = ((0, 0), (1, 0), (2, 0))
+"""Terms in the length x alone."""
+LENGTH_AND_COUNT: Powers = (*ONE_LENGTH, (0, 1))
+"""Terms in the length x, and linear ones in a count y."""
+TWO_LENGTHS: Powers = (*LENGTH_AND_COUNT, (0, 2), (1, 1))
+"""All terms in the lengths x and y."""
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """A polynomial in two lengths x and y.
+
+    Attributes:
+        powers: Exponents of x and y in each term.
+        coefficients: One for each term.
+    """
+
+    powers: Powers
+    coefficients: tuple[float, ...]
+
+    @classmethod
+    def through(
+        cls, powers: Powers, points: Sequence[tuple[int, int]], values: Sequence[float]
+    ) -> Polynomial:
+        """Return the polynomial that has the values at the points; there are as many as terms."""
+        # Scaled, so that the squares of lengths do not drown the constant.
+        scale = np.array([max(x for x, _ in points), max(1, *(y for _, y in points))], dtype=np.float64)
+        terms = [[(x / scale[0]) ** i * (y / scale[1]) ** j for i, j in powers] for x, y in points]
+        solved = np.linalg.solve(np.array(terms), np.array(values, dtype=np.float64))
+        factors = [scale[0] ** i * scale[1] ** j for i, j in powers]
+        return cls(tuple(powers), tuple((solved / factors).tolist()))
+
+    @classmethod
+    def constant(cls, value: float) -> Polynomial:
+        """Return a polynomial that is the same everywhere."""
+        return cls(((0, 0),), (value,))
+
+    def __call__(self, x: float, y: float = 0) -> float:
+        """Return the value at x and y."""
+        return sum(c * x**i * y**j for c, (i, j) in zip(self.coefficients, self.powers, strict=True))
+
 
 SECONDS = (2.0, 6.0, 14.0)
 """Clips that encoder and adapter are measured with [s]."""
@@ -22,7 +69,7 @@ _MANY = 10**6
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one clip or one sequence, in a part of the model.
+    """The cost of one clip or one sequence, in a part of the model.
 
     Attributes:
         forward: Operations of the forward pass.
@@ -47,13 +94,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of all parts.
+    """The costs of all parts.
 
     Attributes:
         encoder: By the clip's frames F.
         adapter: By the clip's frames F.
-        llm: Of a causal LLM by the sequence's positions N and how many of them are selected; of any other by
-            the positions up to the first selected one, and those from there to the last.
+        llm: For a causal LLM by the sequence's positions N and how many of them are selected; for any other
+            by the positions up to the first selected one, and those from there to the last.
     """
 
     encoder: Cost
@@ -66,7 +113,7 @@ def measure_costs(model: SpeechLM, precision: str) -> Costs:
 
     Args:
         model: On any device, the meta device too.
-        precision: Of the trainer.
+        precision: The trainer's precision.
     """
     half = None if precision == "fp32" else DTYPES[precision]
     if model.gate is not None:
@@ -174,7 +221,7 @@ def _run(
     half: torch.dtype | None,
 ) -> Cost:
     try:
-        passes = [measure(part, *arguments(number), half=half) for number in range(len(points))]
+        passes = [measure_pass(part, *arguments(number), half=half) for number in range(len(points))]
     except Exception as error:  # noqa: BLE001 - anybody's component, which need not run there
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return _by_matrices(part, trains, arguments(0), f"{type(error).__name__}: {reason}")

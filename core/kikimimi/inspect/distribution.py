@@ -23,7 +23,7 @@ class Distribution:
     """A quantity over many records.
 
     Attributes:
-        unit: Of the values (``s``).
+        unit: The values' unit (``s``).
         count: How many values there are.
         mean: Their mean.
         percentiles: Values at `PERCENTILES`; the first and the last are the extremes.

@@ -1,14 +1,20 @@
 """What a dataset holds: hours, lengths, languages, licences, and texts that do not fit their audio.
 
-All of it comes from the index; of the shards themselves only the few suspects are read, for their text.
+All of it comes from the index; of the shards themselves only the few suspects are read, for their text. A
+transcript that does not belong to its clip, and a clip that was cut, stand out without a listener: in one
+language people speak so many characters per second, give or take. Rates spread evenly on a logarithmic scale
+(twice as fast is as rare as twice as slow), and median and median absolute deviation are not moved by the
+very records that are looked for.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +24,18 @@ from kikimimi.data.shards.record import UNKNOWN
 from kikimimi.data.shards.shards import NameColumn, Shards
 from kikimimi.errors import RequestError
 from kikimimi.inspect.distribution import Distribution, distribution
-from kikimimi.inspect.rates import Far, Rate, measure_rates
+from kikimimi.recipe import load_recipe
 
 TOO_MUCH = "too much text for the audio: a wrong transcript, or audio that was cut"
 TOO_LITTLE = "too little text for the audio: an incomplete transcript, or long silence"
 
 
 @dataclass(frozen=True)
-class Group:
+class Subset:
     """Records that share a language or a licence.
 
     Attributes:
-        name: Of the language or licence, or `UNKNOWN`.
+        name: The language or licence, or `UNKNOWN`.
         records: How many.
         seconds: Their audio [s].
         characters: Their text [characters].
@@ -73,7 +79,7 @@ class Stats:
     """What a dataset holds.
 
     Attributes:
-        name: Of the dataset.
+        name: The dataset's name.
         shards: Number of tars.
         bytes: Size of the records in them.
         records: Number of records.
@@ -102,8 +108,8 @@ class Stats:
     record_seconds: Distribution | None
     clip_seconds: Distribution | None
     record_characters: Distribution | None
-    languages: tuple[Group, ...]
-    licenses: tuple[Group, ...]
+    languages: tuple[Subset, ...]
+    licenses: tuple[Subset, ...]
     rates: tuple[Rate, ...]
     suspects: tuple[Suspect, ...]
     left_out: tuple[LeftOut, ...]
@@ -118,7 +124,7 @@ class Stats:
         return dict(Counter(item.reason for item in self.left_out).most_common())
 
 
-def measure(shards: Shards | Sequence[Shards], *, name: str | None = None, worst: int = 10) -> Stats:
+def measure_stats(shards: Shards | Sequence[Shards], *, name: str | None = None, worst: int = 10) -> Stats:
     """Measure a dataset by its indexes.
 
     Args:
@@ -184,12 +190,12 @@ def _codes(parts: list[Shards], column: str) -> tuple[NDArray[np.int64], list[st
 
 def _groups(
     codes: NDArray[np.int64], names: list[str], seconds: NDArray[Any], characters: NDArray[Any]
-) -> tuple[Group, ...]:
+) -> tuple[Subset, ...]:
     records = np.bincount(codes, minlength=len(names))
     audio = np.bincount(codes, weights=seconds, minlength=len(names))
     text = np.bincount(codes, weights=characters, minlength=len(names))
     groups = [
-        Group(names[code], int(records[code]), float(audio[code]), int(text[code]))
+        Subset(names[code], int(records[code]), float(audio[code]), int(text[code]))
         for code in np.flatnonzero(records).tolist()
     ]
     return tuple(sorted(groups, key=lambda group: (-group.seconds, -group.records, group.name)))
@@ -211,3 +217,137 @@ def _suspect(parts: list[Shards], far: Far) -> Suspect:
         reason=TOO_MUCH if far.deviation > 0 else TOO_LITTLE,
         texts=tuple(part.read(row).texts()),
     )
+
+
+def find_shards(sources: Sequence[str]) -> dict[str, list[Shards]]:
+    """Return datasets by name: one of all patterns together, or those of a recipe's stages.
+
+    A recipe's dataset that several stages read under one name is one dataset; where its shards differ from
+    stage to stage, each is called after its stage, too.
+
+    Args:
+        sources: Patterns of shards; or one recipe (YAML), or one run folder.
+
+    Raises:
+        RequestError: Nothing is named, a recipe stands among shards, or a shard or its index is missing.
+    """
+    recipes = [source for source in sources if _is_recipe(source)]
+    if recipes and len(sources) > 1:
+        raise RequestError(
+            f"{recipes[0]} is a recipe, and {len(sources) - 1} more are named: name a recipe alone, or shards"
+        )
+    if not recipes:
+        if not sources:
+            raise RequestError("no shards are named")
+        name = sources[0] if len(sources) == 1 else f"{sources[0]} and {len(sources) - 1} more"
+        return {name: [Shards(source, source) for source in sources]}
+    path = Path(recipes[0])
+    recipe = load_recipe(path / "recipe.yaml" if path.is_dir() else path)
+    patterns: dict[str, dict[str, str]] = {}
+    for stage, options in recipe.stages.items():
+        for dataset, source in options.data.items():
+            patterns.setdefault(dataset, {}).setdefault(source.shards, f"{stage}/{dataset}")
+    return {
+        dataset if len(found) == 1 else name: [Shards(dataset, pattern)]
+        for dataset, found in patterns.items()
+        for pattern, name in found.items()
+    }
+
+
+def _is_recipe(source: str) -> bool:
+    path = Path(source)
+    return path.suffix in (".yaml", ".yml") or (path / "recipe.yaml").is_file()
+
+
+FEWEST = 20
+"""Records of a language below which none is a suspect: there is no telling what is usual."""
+FAR = 5.0
+"""Distance from the median from which a record is a suspect [robust standard deviations of the logarithm]."""
+NARROWEST = 0.05
+"""Least robust standard deviation: among texts of one length harmless differences would be far."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How much text stands beside a second of audio, in one language.
+
+    Attributes:
+        language: Its name.
+        rates: Over records with audio and text [characters/s].
+        low: Below it a record is a suspect [characters/s]; None where there are fewer than `FEWEST`.
+        high: Above it a record is a suspect, likewise.
+        too_little: Records below `low`.
+        too_much: Records above `high`.
+    """
+
+    language: str
+    rates: Distribution
+    low: float | None
+    high: float | None
+    too_little: int
+    too_much: int
+
+
+class Far(NamedTuple):
+    """A record that is far from what is usual.
+
+    Attributes:
+        row: The record's row.
+        language: Its language.
+        usual: The median there [characters/s].
+        deviation: Distance from it, above 0 for too much text [robust standard deviations of the logarithm].
+    """
+
+    row: int
+    language: str
+    usual: float
+    deviation: float
+
+
+def measure_rates(
+    seconds: NDArray[np.float32],
+    characters: NDArray[Any],
+    languages: NDArray[np.int64],
+    names: Sequence[str],
+    *,
+    worst: int,
+) -> tuple[list[Rate], list[Far]]:
+    """Measure how much text stands beside the audio.
+
+    Args:
+        seconds: (rows,) audio of each record [s]; those without any are passed over.
+        characters: (rows,) text of each record, likewise.
+        languages: (rows,) position in `names`.
+        names: The languages' names.
+        worst: How many records to name that have too much text, and how many that have too little.
+
+    Returns:
+        One rate for each language that has any, in the order of `names`; the farthest records, first those
+        with too much text.
+    """
+    spoken = np.flatnonzero((seconds > 0) & (characters > 0))
+    values = characters[spoken] / seconds[spoken].astype(np.float64)
+    rates: list[Rate] = []
+    far: list[Far] = []
+    for code, name in enumerate(names):
+        here = np.flatnonzero(languages[spoken] == code)
+        spread = distribution(values[here], "characters/s")
+        if spread is None:
+            continue
+        if spread.count < FEWEST:
+            rates.append(Rate(name, spread, None, None, 0, 0))
+            continue
+        logs = np.log(values[here])
+        median = float(np.median(logs))
+        # 1.4826 makes the median absolute deviation of a normal distribution its standard deviation.
+        sigma = max(1.4826 * float(np.median(np.abs(logs - median))), NARROWEST)
+        deviations = (logs - median) / sigma
+        above, below = np.flatnonzero(deviations > FAR), np.flatnonzero(deviations < -FAR)
+        usual, reach = math.exp(median), math.exp(FAR * sigma)
+        rates.append(Rate(name, spread, usual / reach, usual * reach, len(below), len(above)))
+        for side in (above, below):
+            farthest = side[np.argsort(-np.abs(deviations[side]), kind="stable")[:worst]]
+            far += [Far(int(spoken[here[i]]), name, usual, float(deviations[i])) for i in farthest.tolist()]
+    far.sort(key=lambda item: (-abs(item.deviation), item.row))
+    sides = [item for item in far if item.deviation > 0], [item for item in far if item.deviation < 0]
+    return rates, [item for side in sides for item in side[:worst]]

@@ -13,7 +13,7 @@ from rich.text import Text
 from kikimimi.console.terminal import shortened, visible
 from kikimimi.console.words import counted, format_value, hours, share, size
 from kikimimi.inspect.distribution import PERCENTILES, Distribution
-from kikimimi.inspect.stats import Group, Stats
+from kikimimi.inspect.stats import Stats, Subset
 
 BAR = 40  # columns
 BINS = 12
@@ -123,7 +123,7 @@ def _spreads(stats: Stats) -> Table:
     return table
 
 
-def _groups(title: str, groups: Sequence[Group], stats: Stats) -> Table:
+def _groups(title: str, groups: Sequence[Subset], stats: Stats) -> Table:
     table = _table(title, "audio", "", "records", "", "characters")
     for group in groups:
         table.add_row(

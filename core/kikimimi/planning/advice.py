@@ -41,7 +41,7 @@ class Adviser:
     Attributes:
         resolve: Returns the changed recipe.
         planner: Plans it.
-        name: Of the stage.
+        name: The stage's name.
     """
 
     resolve: Resolve
@@ -53,7 +53,7 @@ class Adviser:
         """Return up to `OFFERED` ways to fit, those with the fewest changes first; none holds another.
 
         Args:
-            size: Of the GPU [bytes].
+            size: The GPU's memory [bytes].
         """
         recipe = self.resolve(())
         moves, smaller = self._moves(recipe), _smaller_batches(recipe, self.name)

@@ -9,8 +9,7 @@ from torch import nn
 from kikimimi.costs.operations import Costs
 from kikimimi.model.blocks import find_blocks
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.planning.passes import Passes
-from kikimimi.planning.workload import MicroBatch
+from kikimimi.planning.workload import MicroBatch, Passes
 from kikimimi.recipe import Trainer
 from kikimimi.recipe.chosen import PARTS
 
@@ -20,18 +19,18 @@ FULL, HALF = 4, 2
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one rank, at its peak [bytes].
+    """The memory of one rank, at its peak [bytes].
 
     Attributes:
-        weights: Of the whole model, or this rank's piece; buffers are whole.
+        weights: The whole model's, or this rank's piece; buffers are whole.
         copies: Weights in half precision that autocast keeps for the backward pass.
         gathered: What FSDP has put together at a time: what is in no block, and two blocks, with the
             gradients of one.
-        gradients: Of what is trained; twice with DDP, which also sums them up in buckets.
+        gradients: Those of what is trained; twice with DDP, which also sums them up in buckets.
         optimiser: AdamW's two means.
         reference: The model as it was, where the objective compares with it: a copy of what is trained.
         activations: Kept for the backward pass, at the largest micro-batch.
-        logits: Of the targets, with what the loss makes of them.
+        logits: The targets' logits, with what the loss makes of them.
         step: What the optimiser's step takes besides, on a GPU, when activations and logits are gone.
     """
 
@@ -64,8 +63,8 @@ def rank_memory(
 
     Args:
         model: On the meta device, frozen as the stage wants it.
-        trainer: Of the recipe.
-        costs: Of the model's parts.
+        trainer: The recipe's trainer.
+        costs: The costs of the model's parts.
         batch: The largest micro-batch.
         passes: What the objective computes.
         copied: Numbers that the objective's reference keeps twice.

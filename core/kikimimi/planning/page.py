@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from kikimimi.console.words import counted
 from kikimimi.planning.advice import MEMORY, Way
 from kikimimi.planning.memory import Memory
 from kikimimi.planning.plan import NOT_COUNTED, Planner, StagePlan
@@ -55,11 +56,6 @@ def page(
         pages += _fits(stage, ways.get(stage.name, {}))
         pages += [Text(f"Note: {note}", style="yellow") for note in stage.notes]
     return Group(*pages, Text(), Text(NOT_COUNTED, style="dim"))
-
-
-def counted(number: int, unit: str) -> str:
-    """Return how many there are: ``1 rank``, ``8 ranks``."""
-    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 def _stage(stage: StagePlan, gpus: int, gpu: str) -> RenderableType:

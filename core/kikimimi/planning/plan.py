@@ -17,8 +17,7 @@ from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import Count, freeze_all_but, trainable_names
 from kikimimi.planning.gpus import find_gpu
 from kikimimi.planning.memory import Memory, rank_memory
-from kikimimi.planning.passes import Passes, micro_batch_flops
-from kikimimi.planning.workload import Workload, fill
+from kikimimi.planning.workload import Passes, Workload, full_micro_batch, micro_batch_flops
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS
 
@@ -53,18 +52,18 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """Of one stage.
+    """What one stage will take.
 
     Attributes:
-        name: Of the stage.
+        name: The stage's name.
         objective: Registered name.
         counts: Parameters of each part, and how many of them this stage trains.
-        memory: Of one rank.
+        memory: One rank's memory.
         clips: In a full micro-batch.
-        positions: Of the LLM in it, audio and text.
+        positions: The LLM's positions in it, audio and text.
         audio_tokens_per_second: At most.
-        flops: Of a micro-batch, by part.
-        audio_seconds: Of a micro-batch [s].
+        flops: A micro-batch's operations, by part.
+        audio_seconds: Audio in a micro-batch [s].
         steps: Optimiser steps; None where the stage's length is given in epochs.
         micro_batches: In a step, over all ranks.
         days: On `gpus` GPUs; None where there is no number of steps.
@@ -147,7 +146,7 @@ class Planner:
         names = [parameter for found in trained.values() for parameter in found]
         freeze_all_but(model, names)
         costs = measure_costs(model, recipe.trainer.precision)
-        batch = fill(stage.batch, self.workload, model)
+        batch = full_micro_batch(stage.batch, self.workload, model)
         passes = Passes.of(stage.objective)
         flops = micro_batch_flops(
             model, costs, batch, passes, recompute=recipe.trainer.activation_checkpointing

@@ -1,11 +1,13 @@
-"""What a micro-batch holds, as long as no data says so."""
+"""What a micro-batch holds as long as no data says so, and what it costs an objective."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kikimimi.costs.operations import Cost, Costs
 from kikimimi.errors import RequestError
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.recipe import Chosen
 from kikimimi.recipe.schema import Batching
 
 
@@ -36,7 +38,7 @@ class MicroBatch:
 
     Attributes:
         clips: How many, each in a conversation of its own.
-        seconds: Of each clip.
+        seconds: The length of each clip [s].
         frames: Encoder frames F of each.
         tokens: Audio tokens T of each, at most.
         prompt: Positions of each conversation before the answer, audio and text.
@@ -56,7 +58,7 @@ class MicroBatch:
         return self.clips * self.seconds
 
 
-def fill(batch: Batching, workload: Workload, model: SpeechLM) -> MicroBatch:
+def full_micro_batch(batch: Batching, workload: Workload, model: SpeechLM) -> MicroBatch:
     """Return the micro-batch that a stage's budget allows."""
     limit = min(batch.seconds or workload.clip_seconds, model.encoder.max_seconds or workload.clip_seconds)
     seconds = min(workload.clip_seconds, limit)
@@ -69,3 +71,61 @@ def fill(batch: Batching, workload: Workload, model: SpeechLM) -> MicroBatch:
         assert batch.seconds is not None
         clips = int(batch.seconds / seconds + 1e-9)
     return MicroBatch(max(clips, 1), seconds, frames, tokens, prompt, workload.answer_tokens)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often an objective sends each conversation through the LLM.
+
+    Attributes:
+        sequences: Sequences that are learnt from, in one pass with gradients: two where answers are compared.
+        reference: Whether all of them also pass the model as it was.
+        written: Whether the transcript passes in place of the audio as well, without gradients.
+    """
+
+    sequences: int = 1
+    reference: bool = False
+    written: bool = False
+
+    @classmethod
+    def of(cls, objective: Chosen) -> Passes:
+        """Return those of an objective."""
+        made = objective.component(objective.config)
+        return cls(2 if "rejected" in made.views else 1, bool(made.reference), "written" in made.views)
+
+    @staticmethod
+    def lengths(model: SpeechLM, batch: MicroBatch) -> tuple[int, int]:
+        """Return the two lengths that the cost of a sequence in the LLM depends on."""
+        x = batch.prompt + batch.answer if model.llm.causal else batch.prompt
+        return x, batch.answer
+
+
+def micro_batch_flops(
+    model: SpeechLM, costs: Costs, batch: MicroBatch, passes: Passes, *, recompute: bool
+) -> dict[str, float]:
+    """Return the operations of a micro-batch, by part.
+
+    Args:
+        model: Whose LLM decides what lengths are.
+        costs: The costs of its parts.
+        batch: The micro-batch.
+        passes: What the objective computes.
+        recompute: With one more forward pass wherever there is a backward pass (activation checkpointing).
+    """
+    x, y = passes.lengths(model, batch)
+    again = [part.forward if recompute and part.backward(x, y) > 0 else None for part in _parts(costs)]
+    clip = {
+        name: part.flops(batch.frames) + (more(batch.frames) if more else 0)
+        for name, part, more in zip(("encoder", "adapter"), _parts(costs), again, strict=False)
+    }
+    sequence = costs.llm.flops(x, y) + (again[2](x, y) if again[2] else 0)
+    per_clip = passes.sequences * (sequence + (costs.llm.forward(x, y) if passes.reference else 0))
+    if passes.written:
+        per_clip += costs.llm.forward(x - batch.tokens, y)
+    # The reference hears the clip through an adapter of its own.
+    clip["adapter"] += costs.adapter.forward(batch.frames) if passes.reference else 0
+    return {name: batch.clips * value for name, value in {**clip, "llm": per_clip}.items()}
+
+
+def _parts(costs: Costs) -> tuple[Cost, Cost, Cost]:
+    return costs.encoder, costs.adapter, costs.llm

@@ -19,7 +19,7 @@ from kikimimi.report.charts import Curve, bar, heat_map, line_chart
 from kikimimi.report.page import fill_page, save_page
 
 KINDS = ("substitutions", "deletions", "insertions")
-"""Of errors, in the order in which a bar shows them."""
+"""Kinds of errors, in the order in which a bar shows them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class CurveGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Count:
+class Figure:
     """How fast it went, and how much was padded, cut, left out or failed."""
 
     label: str
@@ -154,7 +154,7 @@ class Report:
     """Examples, group by group."""
     similarities: Sequence[HeatMap] = ()
     """How similar audio tokens are to the tokens of what is said [cosine]."""
-    counts: Sequence[Count] = ()
+    counts: Sequence[Figure] = ()
     """Padding, drops and failures; zeros are worth showing."""
     components: Sequence[ComponentRow] = ()
     """The parts of the model."""
@@ -197,10 +197,10 @@ def write_report(path: Path, report: Report) -> None:
         PluginError: An example names a normaliser that is not registered.
         ValueError: There are more curves than a chart can tell apart.
     """
-    save_page(path, render(report))
+    save_page(path, render_report(report))
 
 
-def render(report: Report) -> str:
+def render_report(report: Report) -> str:
     """Return the report as an HTML page. See `write_report`."""
     charts = [
         line_chart(group.curves, title=group.title, exact=group.exact)

@@ -1,13 +1,14 @@
-"""Fills the report from what a run folder holds."""
+"""Fills the report from what a run folder holds: metrics, predictions, scores, and what was left out."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from random import Random
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from kikimimi.contracts.registry import load
@@ -20,24 +21,25 @@ from kikimimi.evaluation.score import Score
 from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.inspect.describe import describe
 from kikimimi.recipe.show import to_yaml
+from kikimimi.report.charts import STYLES, Curve
 from kikimimi.report.report import (
     ComponentRow,
-    Count,
+    CurveGroup,
     Example,
     ExampleGroup,
     Fact,
+    Figure,
     HeatMap,
     Report,
     ScoreRow,
     write_report,
 )
-from kikimimi.report.run_curves import training_curves
-from kikimimi.report.run_figures import measured
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.metrics import Lines, by_stage, names_of, read_metrics
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Evaluation
+
 
 WORST, RANDOM = 5, 5
 """How many examples of each kind an evaluation shows."""
@@ -105,7 +107,7 @@ def _facts(run: RunFolder, lines: Lines, scores: list[ScoreRow]) -> list[Fact]:
     return facts
 
 
-def _counts(lines: Lines) -> Iterator[Count]:
+def _counts(lines: Lines) -> Iterator[Figure]:
     for stage, own in by_stage(lines).items():
         for key in names_of(own, "count/"):
             name = key.removeprefix("count/")
@@ -117,20 +119,20 @@ def _counts(lines: Lines) -> Iterator[Count]:
             else:
                 label, note = name, "counted by the adapter or the objective while training"
             value = int(sum(line.get(key, 0) for line in own))
-            yield Count(label=f"stage {stage}: {label}", value=value, note=note)
+            yield Figure(label=f"stage {stage}: {label}", value=value, note=note)
 
 
-def _padding(lines: Lines) -> Iterator[Count]:
+def _padding(lines: Lines) -> Iterator[Figure]:
     for stage, own in by_stage(lines).items():
         if shares := [line["padding"] for line in own if "padding" in line]:
-            yield Count(
+            yield Figure(
                 label=f"stage {stage}: padding of clips [%]",
                 value=round(100 * sum(shares) / len(shares), 2),
                 note="of the positions that encoder or adapter computed; the LLM's packs hold none",
             )
 
 
-def _drops(run: RunFolder) -> Iterator[Count]:
+def _drops(run: RunFolder) -> Iterator[Figure]:
     """What packing left out, by the ledgers beside the shards, and what training left out."""
     sources: dict[str, str] = {}
     for stage in run.recipe.stages.values():
@@ -142,7 +144,7 @@ def _drops(run: RunFolder) -> Iterator[Count]:
             continue
         dropped = json.loads(ledger.read_text(encoding="utf-8"))["dropped"]
         reasons = ", ".join(f"{reason}: {counts['rows']:g}" for reason, counts in dropped.items())
-        yield Count(
+        yield Figure(
             label=f"{name}: rows dropped while packing",
             value=sum(counts["rows"] for counts in dropped.values()),
             note=reasons or "every row of the manifest was packed",
@@ -151,7 +153,7 @@ def _drops(run: RunFolder) -> Iterator[Count]:
         faults = [fault for path in run.all_faults(stage_name) for fault in read_faults(path)]
         datasets = Counter(fault.dataset for fault in faults)
         listed = f"{run.faults(stage_name).relative_to(run.path)} says why" if faults else "none is ever cut"
-        yield Count(
+        yield Figure(
             label=f"stage {stage_name}: records left out",
             value=len({(fault.dataset, fault.where) for fault in faults}),
             note="; ".join([*(f"{name}: {number}" for name, number in sorted(datasets.items())), listed]),
@@ -223,3 +225,100 @@ def _example(
         audio=audio,
         language=language if isinstance(language, str) else None,
     )
+
+
+def training_curves(lines: Lines) -> Iterator[CurveGroup]:
+    """Yield the charts of a run: of each kind, those of every stage.
+
+    Args:
+        lines: The lines of its metrics.
+    """
+    stages = by_stage(lines)
+    for charts in (_losses, _measures, _norms, _rates, _speeds, _shares):
+        for stage, own in stages.items():
+            yield from charts(own, f" in stage {stage}" if len(stages) > 1 else "")
+
+
+def _losses(lines: Lines, where: str) -> Iterator[CurveGroup]:
+    whole = [*_curves(lines, "loss", "training"), *_curves(lines, "validation_loss", "validation")]
+    yield CurveGroup(title=f"Loss{where}", curves=whole)
+    # What the training loss is the sum of, where an adapter adds to it.
+    for key in names_of(lines, "loss/"):
+        title = f"Part of the loss{where}: {key.removeprefix('loss/')}"
+        yield CurveGroup(title=title, curves=_curves(lines, key, "training"))
+
+
+def _rates(lines: Lines, where: str) -> Iterator[CurveGroup]:
+    yield from _charts(f"Learning rate{where}", _family(lines, "lr"), exact=True)
+
+
+def _measures(lines: Lines, where: str) -> Iterator[CurveGroup]:
+    """Yield a chart for each family of measures that an objective adds, such as ``reward/margin``."""
+    keys = [key for key in names_of([line for line in lines if "loss" in line], "") if "/" in key]
+    families = {key.partition("/")[0] for key in keys} - {"loss", "lr", "count"}
+    for family in sorted(families):
+        yield from _charts(f"{family.capitalize()}{where}", _family(lines, family))
+
+
+def _norms(lines: Lines, where: str) -> Iterator[CurveGroup]:
+    if curves := _curves(lines, "gradient_norm", "before clipping"):
+        yield CurveGroup(title=f"Norm of the gradient{where}", curves=curves)
+
+
+def _speeds(lines: Lines, where: str) -> Iterator[CurveGroup]:
+    if any(line.get(AUDIO_SPEED) for line in lines):
+        curves = _curves(lines, AUDIO_SPEED, "all ranks")
+        yield CurveGroup(title=f"Seconds of audio per second{where}", curves=curves)
+    elif curves := _curves(lines, "positions_per_second", "all ranks"):
+        yield CurveGroup(title=f"Positions per second{where}", curves=curves)
+
+
+def _shares(lines: Lines, where: str) -> Iterator[CurveGroup]:
+    if curves := _curves(lines, "flop_utilisation", "all ranks"):
+        yield CurveGroup(title=f"Share of the measured matrix rate{where}", curves=curves)
+
+
+def _family(lines: Lines, family: str) -> list[Curve]:
+    return [
+        curve
+        for key in names_of(lines, f"{family}/")
+        for curve in _curves(lines, key, key.removeprefix(f"{family}/"))
+    ]
+
+
+def _curves(lines: Lines, key: str, name: str) -> list[Curve]:
+    points = [(line["step"], line[key]) for line in lines if key in line]
+    return [Curve(name=name, points=points)] if points else []
+
+
+def _charts(title: str, curves: list[Curve], *, exact: bool = False) -> Iterator[CurveGroup]:
+    """Yield as many charts as the curves need: one can tell so many line styles apart."""
+    for begin in range(0, len(curves), STYLES):
+        part = f" ({begin // STYLES + 1})" if len(curves) > STYLES else ""
+        yield CurveGroup(title=f"{title}{part}", curves=curves[begin : begin + STYLES], exact=exact)
+
+
+AUDIO_SPEED = "audio_seconds_per_second"
+_FIGURES: tuple[tuple[str, str, Callable[[list[float]], float], float, int, str], ...] = (
+    (AUDIO_SPEED, "seconds of audio per second", median, 1, 2, "all ranks together; median of the log lines"),
+    ("positions_per_second", "positions per second", median, 1, 1, "of the LLM, audio and text; likewise"),
+    ("data_wait", "waiting for data [%]", fmean, 100, 2, "of the training's time; mean of the ranks"),
+    (
+        "flop_utilisation",
+        "share of the measured matrix rate [%]",
+        median,
+        100,
+        1,
+        "of useful operations; all ranks together",
+    ),
+    ("memory_gb", "most memory [GB]", max, 1, 3, "of the fullest rank: its GPU's, or without one its own"),
+)
+
+
+def measured(lines: Lines) -> Iterator[Figure]:
+    """Yield speed, waiting and memory of each stage, from the lines of its metrics."""
+    for stage, own in by_stage(lines).items():
+        for key, label, of_all, scale, digits, note in _FIGURES:
+            if values := [line[key] for line in own if key in line]:
+                value = round(scale * of_all(values), digits)
+                yield Figure(label=f"stage {stage}: {label}", value=value, note=note)

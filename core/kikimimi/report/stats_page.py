@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from kikimimi.console.terminal import visible
-from kikimimi.console.words import format_value, hours, share, size
+from kikimimi.console.words import counted, format_value, hours, share, size
 from kikimimi.inspect.distribution import PERCENTILES, Distribution
 from kikimimi.inspect.stats import Stats
 from kikimimi.inspect.stats_text import LEFT_OUT
@@ -15,23 +15,24 @@ from kikimimi.report.charts import Chart, bar, histogram
 from kikimimi.report.page import fill_page, save_page
 
 
-def write_page(path: Path, stats: Sequence[Stats]) -> None:
+def write_stats_page(path: Path, stats: Sequence[Stats]) -> None:
     """Write the page, making its folder where needed."""
-    save_page(path, render(stats))
+    save_page(path, render_stats(stats))
 
 
-def render(stats: Sequence[Stats]) -> str:
-    """Return the page. See `write_page`."""
+def render_stats(stats: Sequence[Stats]) -> str:
+    """Return the page. See `write_stats_page`."""
     return fill_page(
         "stats.html.j2",
         datetime.now().astimezone(),
-        title=stats[0].name if len(stats) == 1 else f"{len(stats)} datasets",
+        title=stats[0].name if len(stats) == 1 else counted(len(stats), "dataset"),
         stats=stats,
         charts=lambda item: list(_charts(item)),
         spreads=lambda item: list(_spreads(item)),
         heads=["least", *(f"{p} %" for p in PERCENTILES[1:-1]), "most"],
         bar=lambda part, whole: bar({"part": part}, whole),
         hours=hours,
+        counted=counted,
         share=share,
         size=size,
         number=format_value,

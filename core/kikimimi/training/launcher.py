@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from kikimimi.console.words import counted
 from kikimimi.errors import RequestError
 from kikimimi.run.rank import slurm_starts_ranks
 
@@ -54,8 +55,8 @@ def check_launcher(trainer: Trainer) -> None:
 
 
 def _processes(started: int, per_node: int) -> str:
-    word = "process" if started == 1 else "processes"
-    return f"{started} {word}" if per_node == started else f"{started} {word}, {per_node} per node"
+    processes = counted(started, "process", "processes")
+    return processes if per_node == started else f"{processes}, {per_node} per node"
 
 
 def _agree(started: int, per_node: int) -> str:

@@ -16,8 +16,8 @@ from kikimimi import LLM, Adapter, AdapterContext, Encoder, LLMContext, Padded
 from kikimimi.contracts import registry
 from kikimimi.contracts.vocabulary import BytesVocabulary
 from kikimimi.costs import operations as costs_module
+from kikimimi.costs.meta_pass import find_stacks
 from kikimimi.costs.operations import measure_costs
-from kikimimi.costs.stacks import find_stacks
 from kikimimi.model.lora import add_lora
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe.chosen import LoRA
@@ -179,7 +179,7 @@ def test_stacks_of_equal_blocks_cost_what_they_cost_one_by_one(monkeypatch: pyte
     for name in ("llama", "seq2seq"):
         quick = measured(name)
         monkeypatch.setattr(costs_module, "_measured", {})
-        monkeypatch.setattr("kikimimi.costs.measure.find_stacks", lambda module: [])
+        monkeypatch.setattr("kikimimi.costs.meta_pass.find_stacks", lambda module: [])
         slow = measured(name)
         monkeypatch.undo()
         for what in ("forward", "backward", "saved"):

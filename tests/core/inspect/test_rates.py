@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kikimimi.inspect.rates import FAR, FEWEST, NARROWEST, measure_rates
+from kikimimi.inspect.stats import FAR, FEWEST, NARROWEST, measure_rates
 
 
 def measure(seconds: list[float], characters: list[int], worst: int = 10) -> tuple[list, list]:  # type: ignore[type-arg]

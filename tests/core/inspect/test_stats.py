@@ -12,8 +12,7 @@ from kikimimi.data.shards.indexing import build_index
 from kikimimi.data.shards.record import UNKNOWN
 from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import DataError, RequestError
-from kikimimi.inspect.stats import TOO_LITTLE, TOO_MUCH, Group, measure
-from kikimimi.inspect.stats_sources import find_shards
+from kikimimi.inspect.stats import TOO_LITTLE, TOO_MUCH, Subset, find_shards, measure_stats
 
 Record = tuple[dict[str, Any], Sequence[float]]
 Write = Callable[..., Path]
@@ -63,20 +62,20 @@ def test_figures_of_a_small_dataset(write: Write) -> None:
         (WRITTEN, []),
     ]
     path = write(records)
-    stats = measure(Shards("speech", str(path)))
+    stats = measure_stats(Shards("speech", str(path)))
     assert (stats.name, stats.shards, stats.records, stats.clips) == ("speech", 1, 4, 4)
     assert (stats.seconds, stats.characters) == (2.25, 5 + 3 + 5 + 10)
     assert stats.bytes == int(Shards("speech", str(path)).sizes.sum()) < path.stat().st_size
     assert stats.clips_per_record == {0: 1, 1: 2, 2: 1}
     assert stats.languages == (
-        Group("ja", 2, 1.5, 8),
-        Group("en", 1, 0.75, 5),
-        Group(UNKNOWN, 1, 0.0, 10),
+        Subset("ja", 2, 1.5, 8),
+        Subset("en", 1, 0.75, 5),
+        Subset(UNKNOWN, 1, 0.0, 10),
     )
     assert stats.licenses == (
-        Group(UNKNOWN, 2, 1.0, 13),
-        Group("MIT", 1, 0.75, 5),
-        Group("CC0-1.0", 1, 0.5, 5),
+        Subset(UNKNOWN, 2, 1.0, 13),
+        Subset("MIT", 1, 0.75, 5),
+        Subset("CC0-1.0", 1, 0.5, 5),
     )
     assert stats.record_seconds is not None
     assert stats.clip_seconds is not None
@@ -97,13 +96,13 @@ def test_parts_are_one_dataset(write: Write) -> None:
     first = write([(labelled("ab", "en"), [0.5]), (labelled("ab", "ja"), [0.5])])
     second = write([(labelled("abc", "ja"), [1.0])], "train-000001.tar")
     parts = [Shards("a", str(first)), Shards("b", str(second))]
-    stats = measure(parts, name="both")
+    stats = measure_stats(parts, name="both")
     assert (stats.name, stats.shards, stats.records) == ("both", 2, 3)
-    assert stats.languages == (Group("ja", 2, 1.5, 5), Group("en", 1, 0.5, 2))
-    pattern = measure(Shards("both", str(first.with_name("train-*.tar"))))
+    assert stats.languages == (Subset("ja", 2, 1.5, 5), Subset("en", 1, 0.5, 2))
+    pattern = measure_stats(Shards("both", str(first.with_name("train-*.tar"))))
     assert asdict(pattern) == asdict(stats)
     with pytest.raises(RequestError, match=r"train-000000\.tar: is named twice; each shard is counted once"):
-        measure([parts[0], parts[0]])
+        measure_stats([parts[0], parts[0]])
 
 
 @pytest.fixture
@@ -113,7 +112,7 @@ def odd(write: Write) -> Path:
 
 
 def test_suspects_are_read(odd: Path) -> None:
-    much, little = measure(Shards("speech", str(odd))).suspects
+    much, little = measure_stats(Shards("speech", str(odd))).suspects
     assert (much.reason, much.texts, much.characters, much.seconds) == (TOO_MUCH, ("b" * 50,), 50, 0.5)
     assert much.where.endswith("record 'r20'")
     assert (much.rate, much.language) == (100.0, "ja")
@@ -122,12 +121,12 @@ def test_suspects_are_read(odd: Path) -> None:
     assert (little.reason, little.texts, little.rate) == (TOO_LITTLE, ("c",), 2.0)
     assert little.where.endswith("record 'r21'")
     assert little.deviation < -5
-    assert measure(Shards("speech", str(odd)), worst=0).suspects == ()
+    assert measure_stats(Shards("speech", str(odd)), worst=0).suspects == ()
 
 
 def test_suspects_of_parts_are_found_in_their_part(odd: Path, write: Write) -> None:
     before = write([(labelled("a" * 5, "ja"), [0.5])], "other-000000.tar")
-    much, _ = measure([Shards("a", str(before)), Shards("b", str(odd))], name="both").suspects
+    much, _ = measure_stats([Shards("a", str(before)), Shards("b", str(odd))], name="both").suspects
     assert (much.texts, much.where.endswith("record 'r20'")) == (("b" * 50,), True)
 
 
@@ -135,9 +134,9 @@ def test_nothing_but_suspects_is_read(odd: Path) -> None:
     shards = Shards("speech", str(odd))
     size = odd.stat().st_size
     odd.write_bytes(bytes(size))
-    assert measure(shards, worst=0).rates[0].too_much == 1
+    assert measure_stats(shards, worst=0).rates[0].too_much == 1
     with pytest.raises(DataError, match=r"record 'r20': the bytes are not those that were indexed"):
-        measure(shards)
+        measure_stats(shards)
 
 
 def test_what_the_index_leaves_out(write: Write) -> None:
@@ -146,7 +145,7 @@ def test_what_the_index_leaves_out(write: Write) -> None:
         (labelled(" ", "ja"), [0.5]),
         (labelled("", "ja"), [0.5]),
     ]
-    stats = measure(Shards("speech", str(write(records, skip=True))))
+    stats = measure_stats(Shards("speech", str(write(records, skip=True))))
     assert stats.records == 1
     assert [item.where.endswith(f"record 'r{n}'") for n, item in enumerate(stats.left_out, 1)] == [True, True]
     assert list(stats.reasons.values()) == [2]
@@ -154,7 +153,7 @@ def test_what_the_index_leaves_out(write: Write) -> None:
 
 
 def test_json_is_complete(odd: Path) -> None:
-    stats = measure(Shards("speech", str(odd)))
+    stats = measure_stats(Shards("speech", str(odd)))
     data = json.loads(json.dumps(stats.to_json()))
     assert data["records"] == 22
     assert data["rates"][0]["rates"]["percentiles"][4] == 10

@@ -14,14 +14,14 @@ from kikimimi.evaluation.score import Metric, score
 from kikimimi.report.charts import Curve
 from kikimimi.report.report import (
     ComponentRow,
-    Count,
     CurveGroup,
     Example,
     ExampleGroup,
     Fact,
+    Figure,
     Report,
     ScoreRow,
-    render,
+    render_report,
     write_report,
 )
 
@@ -69,8 +69,8 @@ FULL = replace(
         ExampleGroup(title="Worst", note="The worst one.", examples=[example(audio=flac(), language="ja")])
     ],
     counts=[
-        Count(label="Padded positions [%]", value=3.4, note="of 1,203"),
-        Count(label="Clips cut", value=0),
+        Figure(label="Padded positions [%]", value=3.4, note="of 1,203"),
+        Figure(label="Clips cut", value=0),
     ],
     components=[
         ComponentRow(
@@ -126,7 +126,7 @@ class Page(HTMLParser):
 
 
 def test_everything_given_is_shown() -> None:
-    page = Page(render(FULL))
+    page = Page(render_report(FULL))
     assert page.ids() == ["scores", "training", "examples", "counts", "components", "reproduce", "recipe"]
     for text in (
         "A run 2026-11-22 16:30 UTC",
@@ -144,23 +144,26 @@ def test_everything_given_is_shown() -> None:
 
 
 def test_sections_without_content_are_left_out() -> None:
-    page = Page(render(EMPTY))
+    page = Page(render_report(EMPTY))
     assert page.ids() == []
     assert not {"dl", "table", "figure", "article", "pre"} & {tag for tag, _ in page.elements}
     assert (
         Page(
-            render(
+            render_report(
                 replace(EMPTY, charts=[CurveGroup(title="Loss", curves=[Curve(name="training", points=[])])])
             )
         ).ids()
         == []
     )
-    assert Page(render(replace(EMPTY, examples=[ExampleGroup(title="a", note="", examples=[])]))).ids() == []
-    assert Page(render(replace(EMPTY, counts=FULL.counts))).ids() == ["counts"]
+    assert (
+        Page(render_report(replace(EMPTY, examples=[ExampleGroup(title="a", note="", examples=[])]))).ids()
+        == []
+    )
+    assert Page(render_report(replace(EMPTY, counts=FULL.counts))).ids() == ["counts"]
 
 
 def test_the_page_needs_nothing_else() -> None:
-    html = render(FULL)
+    html = render_report(FULL)
     page = Page(html)
     assert "script" not in {tag for tag, _ in page.elements}
     assert [address for address in page.addresses() if not address.startswith("data:")] == []
@@ -172,7 +175,7 @@ def test_the_page_needs_nothing_else() -> None:
 
 def test_the_numbers_are_those_of_score() -> None:
     ours, theirs = FULL.scores
-    text = Page(render(FULL)).text
+    text = Page(render_report(FULL)).text
     for line, compute in ((ours, "1:23"), (theirs, "")):
         s = line.score
         shown = f"{line.system} {s.value:.2f} % {s.substitutions} {s.deletions} {s.insertions} {compute}"
@@ -182,14 +185,14 @@ def test_the_numbers_are_those_of_score() -> None:
 def test_skipped_pairs_are_shown() -> None:
     result = score([*REFERENCES, "。"], [*GOOD, ""], metric="cer", normaliser="whisper-basic-nospace")
     line = ScoreRow(evaluation="e", system="s", score=result)
-    text = Page(render(replace(EMPTY, scores=[line]))).text
+    text = Page(render_report(replace(EMPTY, scores=[line]))).text
     assert "3 pairs · 18 characters · 1 not scored (empty reference)" in text
-    assert "not scored" not in Page(render(FULL)).text
+    assert "not scored" not in Page(render_report(FULL)).text
 
 
 def test_compute_has_a_column_only_where_it_is_known() -> None:
-    assert "Compute" in Page(render(FULL)).text
-    assert "Compute" not in Page(render(replace(EMPTY, scores=[row("ours", GOOD)]))).text
+    assert "Compute" in Page(render_report(FULL)).text
+    assert "Compute" not in Page(render_report(replace(EMPTY, scores=[row("ours", GOOD)]))).text
 
 
 def bold(html: str) -> list[tuple[str, str]]:
@@ -203,11 +206,11 @@ def bold(html: str) -> list[tuple[str, str]]:
 
 
 def test_the_best_of_each_evaluation_is_bold() -> None:
-    assert bold(render(FULL)) == [("ours", f"{FULL.scores[0].score.value:.2f}")]
+    assert bold(render_report(FULL)) == [("ours", f"{FULL.scores[0].score.value:.2f}")]
     # A tie in what is shown is a tie; a system alone is not the best of anything.
     tie = [row("a", GOOD), row("b", GOOD), row("c", BAD)]
-    assert [system for system, _ in bold(render(replace(EMPTY, scores=tie)))] == ["a", "b"]
-    assert bold(render(replace(EMPTY, scores=tie[:1]))) == []
+    assert [system for system, _ in bold(render_report(replace(EMPTY, scores=tie)))] == ["a", "b"]
+    assert bold(render_report(replace(EMPTY, scores=tie[:1]))) == []
 
 
 def test_rates_of_different_form_are_not_compared() -> None:
@@ -217,7 +220,7 @@ def test_rates_of_different_form_are_not_compared() -> None:
         row("words", GOOD, metric="wer"),
         row("plain too", BAD),
     ]
-    html = render(replace(EMPTY, scores=rows))
+    html = render_report(replace(EMPTY, scores=rows))
     assert [system for system, _ in bold(html)] == ["plain"]
     text = Page(html).text
     assert (
@@ -230,7 +233,7 @@ def test_rates_of_different_form_are_not_compared() -> None:
 def test_fewer_pairs_are_another_evaluation() -> None:
     fewer = score(REFERENCES[:1], REFERENCES[:1], metric="cer", normaliser="none")
     rows = [row("all", GOOD), ScoreRow(evaluation="held-out", system="some", score=fewer), row("bad", BAD)]
-    assert [system for system, _ in bold(render(replace(EMPTY, scores=rows)))] == ["all"]
+    assert [system for system, _ in bold(render_report(replace(EMPTY, scores=rows)))] == ["all"]
 
 
 HOSTILE = "<script>alert('x')</script>&\"<img src=x onerror=y>"
@@ -259,14 +262,14 @@ def test_text_cannot_become_markup(tmp_path: Path) -> None:
                 ],
             )
         ],
-        counts=[Count(label=HOSTILE, value=1, note=HOSTILE)],
+        counts=[Figure(label=HOSTILE, value=1, note=HOSTILE)],
         components=[
             replace(FULL.components[0], kind=HOSTILE, name=HOSTILE, distribution=HOSTILE, version=HOSTILE)
         ],
         recipe="</code></pre>" + HOSTILE,
         commands=[HOSTILE],
     )
-    html = render(hostile)
+    html = render_report(hostile)
     page = Page(html)
     assert not {"script", "img"} & {tag for tag, _ in page.elements}
     assert [tag for tag, _ in page.elements].count("dd") == html.count("</dd>")
@@ -276,5 +279,5 @@ def test_text_cannot_become_markup(tmp_path: Path) -> None:
 def test_written_as_one_file(tmp_path: Path) -> None:
     path = tmp_path / "run" / "report.html"
     write_report(path, FULL)
-    assert path.read_text(encoding="utf-8") == render(FULL)
+    assert path.read_text(encoding="utf-8") == render_report(FULL)
     assert [found.name for found in path.parent.iterdir()] == ["report.html"]

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from kikimimi.errors import PluginError
 from kikimimi.evaluation.edits import edits
 from kikimimi.evaluation.score import score
-from kikimimi.report.report import Example, ExampleGroup, Report, difference, render, write_report
+from kikimimi.report.report import Example, ExampleGroup, Report, difference, render_report, write_report
 
 REFERENCE, PREDICTION = "私は猫が好き。", "私は犬が好き"
 
@@ -50,7 +50,7 @@ def test_the_difference_is_marked() -> None:
         '私<span class="sub"><del>は猫</del><ins>も犬</ins></span>が<ins>大</ins>好き<del>だ</del>'
     )
     assert difference(edits("a<b", "a<c")) == 'a&lt;<span class="sub"><del>b</del><ins>c</ins></span>'
-    html = render(report(example()))
+    html = render_report(report(example()))
     assert '私は<span class="sub"><del>猫</del><ins>犬</ins></span>が好き</dd>' in html
     for kind in (
         "<del>missing</del>",
@@ -62,7 +62,7 @@ def test_the_difference_is_marked() -> None:
 
 def test_the_rate_of_an_example_is_that_of_score() -> None:
     predictions = {"ours": PREDICTION, "none": "", "same": REFERENCE}
-    text = text_of(render(report(example(predictions=predictions))))
+    text = text_of(render_report(report(example(predictions=predictions))))
     for system, prediction in predictions.items():
         rate = score([REFERENCE], [prediction], metric="cer", normaliser="whisper-basic-nospace").value
         assert f"{system} CER {rate:.1f} %" in text
@@ -71,13 +71,13 @@ def test_the_rate_of_an_example_is_that_of_score() -> None:
 
 def test_an_example_without_reference_has_no_rate() -> None:
     silent = example(reference="。", predictions={"ours": "はい", "theirs": "。"})
-    text = text_of(render(report(silent)))
+    text = text_of(render_report(report(silent)))
     assert "ours CER n/a はい" in text
     assert "theirs CER n/a (empty)" in text
 
 
 def test_the_clip_can_be_played() -> None:
-    html = render(report(example(audio=flac(), language="ja"), example(key="clip-8")))
+    html = render_report(report(example(audio=flac(), language="ja"), example(key="clip-8")))
     (data,) = re.findall(
         r'<audio controls preload="none" src="data:audio/flac;base64,([^"]+)"></audio>', html
     )
@@ -86,13 +86,13 @@ def test_the_clip_can_be_played() -> None:
 
 
 def test_the_language_is_marked_where_it_is_known() -> None:
-    assert '<p class="reference text" lang="ja">' in render(report(example(language="ja")))
-    assert '<p class="reference text">' in render(report(example()))
+    assert '<p class="reference text" lang="ja">' in render_report(report(example(language="ja")))
+    assert '<p class="reference text">' in render_report(report(example()))
 
 
 def test_text_and_markup_stay_apart_in_a_difference() -> None:
     said, wrote = "a<b>&amp;", "a<i>&amp;"
-    html = render(report(example(reference=said, predictions={"ours": wrote}, normaliser="none")))
+    html = render_report(report(example(reference=said, predictions={"ours": wrote}, normaliser="none")))
     assert 'a&lt;<span class="sub"><del>b</del><ins>i</ins></span>&gt;&amp;amp;</dd>' in html
 
 
@@ -103,7 +103,7 @@ def test_audio_that_is_not_flac() -> None:
 
 def test_an_unknown_normaliser() -> None:
     with pytest.raises(PluginError, match="no normaliser is called 'nonee'"):
-        render(report(example(normaliser="nonee")))
+        render_report(report(example(normaliser="nonee")))
 
 
 def test_half_a_surrogate_pair_can_be_written(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from kikimimi.data.shards.shards import Shards
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.evaluation.predictions import read_predictions
 from kikimimi.recipe import load_recipe, to_yaml
-from kikimimi.report.run_figures import measured
-from kikimimi.report.run_report import write_run_report
+from kikimimi.report.run_report import measured, write_run_report
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe, write_shard
 from kikimimi.training.train import train

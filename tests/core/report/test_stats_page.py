@@ -12,10 +12,9 @@ from rich.console import Console
 from kikimimi.console.words import format_value, hours, size
 from kikimimi.data.shards.index import LeftOut
 from kikimimi.inspect.distribution import distribution
-from kikimimi.inspect.rates import Rate
-from kikimimi.inspect.stats import TOO_LITTLE, TOO_MUCH, Group, Stats, Suspect
+from kikimimi.inspect.stats import TOO_LITTLE, TOO_MUCH, Rate, Stats, Subset, Suspect
 from kikimimi.inspect.stats_text import print_stats
-from kikimimi.report.stats_page import render, write_page
+from kikimimi.report.stats_page import render_stats, write_stats_page
 
 
 def suspect(reason: str, text: str, deviation: float) -> Suspect:
@@ -40,8 +39,8 @@ def stats() -> Stats:
         record_seconds=distribution(np.linspace(1, 12, 1042), "s"),
         clip_seconds=distribution(np.linspace(1, 12, 1062), "s"),
         record_characters=distribution(np.arange(1052), "characters", whole=True),
-        languages=(Group("ja", 1000, 5400.0, 50_000), Group("[b]", 52, 1800.0, 4_321)),
-        licenses=(Group("unknown", 1052, 7200.0, 54_321),),
+        languages=(Subset("ja", 1000, 5400.0, 50_000), Subset("[b]", 52, 1800.0, 4_321)),
+        licenses=(Subset("unknown", 1052, 7200.0, 54_321),),
         rates=(Rate("ja", rates, 3.5, 14.0, 2, 11), Rate("[b]", few, None, None, 0, 0)),
         suspects=(
             suspect(TOO_MUCH, "<b>長い\x1b</b>" + "あ" * 300, 9.0),
@@ -60,7 +59,7 @@ def printed(*stats: Stats) -> str:
 
 def test_the_page_needs_nothing_else(stats: Stats, tmp_path: Path) -> None:
     path = tmp_path / "new" / "stats.html"
-    write_page(path, [stats])
+    write_stats_page(path, [stats])
     html = path.read_text(encoding="utf-8")
     assert "default-src 'none'" in html
     assert not re.search(r"<script|https?://|@import|url\(", html)
@@ -70,7 +69,7 @@ def test_the_page_needs_nothing_else(stats: Stats, tmp_path: Path) -> None:
 
 
 def test_the_page_holds_the_figures(stats: Stats) -> None:
-    html = render([stats])
+    html = render_stats([stats])
     text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", html))
     for figures in (
         "Audio 2.0 h Records 1,052 Clips 1,062 Characters 54,321",
@@ -94,7 +93,7 @@ def test_the_page_holds_the_figures(stats: Stats) -> None:
 
 def test_of_several_datasets_there_is_a_sum(stats: Stats) -> None:
     other = replace(stats, name="other", seconds=600.0, left_out=(), suspects=())
-    text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", render([stats, other])))
+    text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", render_stats([stats, other])))
     assert "2 datasets" in text
     assert "other 10:00 1,052 1,062 54,321 1.23 GB total 2.2 h 2,104 2,124 108,642 2.47 GB" in text
     lines = [line.split() for line in printed(stats, other).splitlines()]
@@ -130,7 +129,7 @@ def test_at_80_columns_a_label_and_its_figures_stand_on_one_line(stats: Stats) -
         name="corpora/of/speech/" + "japanese_" * 8,
         record_characters=many,
         rates=(rate,),
-        licenses=(Group("CC-BY-NC-SA-4.0", 1052, 7200.0, 54_321),),
+        licenses=(Subset("CC-BY-NC-SA-4.0", 1052, 7200.0, 54_321),),
     )
     console = Console(file=io.StringIO(), width=80)
     print_stats(console, [long, replace(long, name="b")])
@@ -173,7 +172,7 @@ def test_text_alone(stats: Stats) -> None:
         suspects=(),
         clips_per_record={0: 1052},
     )
-    assert "No record has both audio and text." in render([alone])
+    assert "No record has both audio and text." in render_stats([alone])
     text = printed(alone)
     assert "Audio of a record" not in text
     assert "clips per record: 1,052 text only" in text

@@ -26,16 +26,17 @@ def stats(
     """Measure data: hours, lengths, languages, licences, and texts that do not fit their audio."""
     from rich.console import Console
 
-    from kikimimi.inspect.stats import measure
-    from kikimimi.inspect.stats_sources import find_shards
+    from kikimimi.inspect.stats import find_shards, measure_stats
     from kikimimi.inspect.stats_text import print_stats
 
-    measured = [measure(shards, name=name, worst=worst) for name, shards in find_shards(sources).items()]
+    measured = [
+        measure_stats(shards, name=name, worst=worst) for name, shards in find_shards(sources).items()
+    ]
     print_stats(Console(), measured)
     if html is not None:
-        from kikimimi.report.stats_page import write_page
+        from kikimimi.report.stats_page import write_stats_page
 
-        write_page(html, measured)
+        write_stats_page(html, measured)
         typer.echo(f"page: {html}", err=True)
     if as_json is not None:
         as_json.parent.mkdir(parents=True, exist_ok=True)
