@@ -27,6 +27,7 @@ adapter: {{name: average, downsample: 8}}
 TRAIN = """
 import sys
 from pathlib import Path
+from kikimimi.inference.load import load_model
 from kikimimi.recipe import load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe
@@ -35,7 +36,7 @@ from kikimimi.training.train import train
 recipe, shards, out = sys.argv[1:]
 run = RunFolder.create(Path(out), tiny_recipe(load_recipe(recipe), shards))
 train(run)
-adapter = run.load_model().adapter
+adapter = load_model(run).adapter
 print(type(adapter).__module__, adapter.config.downsample, adapter.context.out_dim)
 """
 

@@ -72,6 +72,7 @@ from .errors import (
     RequestError as RequestError,
     WeightsError as WeightsError,
 )
+from .inference.load import load_model as load_model
 from .inference.transcriber import Transcriber as Transcriber
 from .recipe.chosen import Chosen as Chosen
 from .recipe.resolve import read_options as read_options

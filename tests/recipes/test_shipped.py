@@ -10,6 +10,7 @@ import pytest
 
 from kikimimi.errors import RequestError
 from kikimimi.evaluation.evaluate import evaluate
+from kikimimi.inference.load import load_model
 from kikimimi.inference.transcriber import Transcriber
 from kikimimi.inspect.describe import describe
 from kikimimi.recipe import load_recipe, to_yaml
@@ -79,7 +80,7 @@ def test_a_second_stage_begins_where_the_first_ended(tmp_path: Path, monkeypatch
     train(run)
     assert run.newest_weights() == ("more", run.weights("more"))
     first, second = (RunFolder(run.path, replace(both, stages=s)) for s in ({"asr": stage}, both.stages))
-    before, after = first.load_model(), second.load_model()
+    before, after = load_model(first), load_model(second)
     same: dict[str, bool] = dict.fromkeys(("encoder", "adapter", "llm"), True)
     for name, parameter in before.named_parameters():
         same[name.split(".")[0]] &= bool((parameter == after.get_parameter(name)).all())

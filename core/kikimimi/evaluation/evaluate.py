@@ -8,19 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
-
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import listing, nearest
-from kikimimi.contracts.batch import Sample, collate
 from kikimimi.data.audio import decode
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.shards.record import named
 from kikimimi.errors import DataError, KikimimiError, RequestError
 from kikimimi.evaluation.predictions import Predictions, row_keys
 from kikimimi.evaluation.score import Score, score
-from kikimimi.evaluation.similarity import measure, read_similarities, write_similarities
-from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.evaluation.similarity import read_similarities, similarities, write_similarities
+from kikimimi.inference.engine import Engine, Prompt
+from kikimimi.inference.load import load_model
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.loggers import log_evaluation
 
@@ -131,32 +129,25 @@ class _Model:
 
     def __init__(self, run: RunFolder, stage: str | None) -> None:
         self._run, self._stage = run, stage
-        self.weights = run.weights_identity(*(() if stage is None else (stage,)))
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model: SpeechLM | None = None
+        self.weights = run.weights_identity(stage)
+        self.engine: Engine | None = None
 
-    @property
-    def loaded(self) -> SpeechLM | None:
-        return self._model
-
-    def load(self) -> SpeechLM:
-        if self._model is None:
-            given = () if self._stage is None else (self._stage,)
-            self._model = self._run.load_model(*given).to(self.device)
-        return self._model
+    def open(self) -> Engine:
+        if self.engine is None:
+            self.engine = Engine(load_model(self._run, self._stage))
+        return self.engine
 
 
 def _own(corpus: Corpus, evaluation: Evaluation, own: Predictions, title: str, model: _Model) -> None:
     if len(own.texts) < len(corpus.shards):
-        answer = _with_model(model.load(), corpus, evaluation, model.device)
-        _predict(corpus, evaluation, own, title, answer)
+        _predict(corpus, evaluation, own, title, _with_engine(model.open(), corpus, evaluation))
 
 
 def _look(run: RunFolder, name: str, corpus: Corpus, model: _Model, system: str) -> None:
     """Keep how similar audio tokens and words are, where the model is at hand and that is not known yet."""
     folder, identity = run.evaluation(name), f"{model.weights} {corpus.shards.digest}"
-    if model.loaded is not None and read_similarities(folder)[0] != identity:
-        found = measure(model.loaded, corpus, model.device, run.recipe.seed)
+    if model.engine is not None and read_similarities(folder)[0] != identity:
+        found = similarities(model.engine, corpus, run.recipe.seed)
         write_similarities(folder, identity, system, found)
 
 
@@ -225,32 +216,25 @@ def _predict(
             bar.advance(len(rows))
 
 
-def _with_model(
-    model: SpeechLM, corpus: Corpus, evaluation: Evaluation, device: torch.device
-) -> Callable[[list[int]], list[str]]:
-    _check_lengths(corpus, model.encoder.max_seconds, "the encoder")
+def _with_engine(engine: Engine, corpus: Corpus, evaluation: Evaluation) -> Callable[[list[int]], list[str]]:
+    _check_lengths(corpus, engine.max_seconds, "the encoder")
 
-    def answer(rows: list[int]) -> list[str]:
-        samples = []
-        for row in rows:
-            record = corpus.shards.read(row)
-            prompt = corpus.conversation(record).prompt()
-            rendered = model.llm.render(prompt, generate=True)
-            clips = corpus.waveforms(record, prompt.clips(), model.encoder.sample_rate)
-            samples.append(Sample(f"{corpus.name}/{record.key}", rendered, clips))
-        return model.generate(collate(samples).to(device), evaluation.generate)
+    def prompt(row: int) -> Prompt:
+        record = corpus.shards.read(row)
+        conversation = corpus.conversation(record).prompt()
+        clips = corpus.waveforms(record, conversation.clips(), engine.sample_rate)
+        return Prompt(record.where, conversation, clips)
 
-    return answer
+    return lambda rows: engine.answer([prompt(row) for row in rows], evaluation.generate, len(rows))
 
 
 def _check_lengths(corpus: Corpus, limit: float | None, who: str) -> None:
-    seconds = corpus.shards.seconds
-    too_long = [] if limit is None else [row for row in range(len(seconds)) if seconds[row] > limit]
-    # Of a record with several clips the index knows the sum only.
-    if too_long := [row for row in too_long if corpus.shards.clips[row] == 1]:
+    longest = corpus.shards.longest
+    too_long = [] if limit is None else [row for row in range(len(longest)) if longest[row] > limit]
+    if too_long:
         raise DataError(
-            f"{corpus.name}: {len(too_long)} of {len(seconds)} clips are longer than {who} takes ({limit:g} "
-            f"s), the first is {corpus.shards.where(too_long[0])} ({seconds[too_long[0]]:.1f} s). Nothing is "
+            f"{corpus.name}: {len(too_long)} of {len(longest)} clips are longer than {who} takes ({limit:g} "
+            f"s), the first is {corpus.shards.where(too_long[0])} ({longest[too_long[0]]:.1f} s). Nothing is "
             "cut; pack the data without them"
         )
 

@@ -11,10 +11,9 @@ from random import Random
 import torch
 from torch.nn import functional as F
 
-from kikimimi.contracts.batch import Sample, collate
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.shards.record import Record
-from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.inference.engine import Engine, Prompt
 
 FILE = "similarity.json"
 CLIPS = 3
@@ -30,7 +29,7 @@ class Similarity:
     """One clip.
 
     Attributes:
-        key: Of its record.
+        key: Its record's key.
         tokens: (L) the tokens of what is said, as they are written.
         values: (L, T) cosine of the angle between the embedding of each and each audio token.
     """
@@ -40,32 +39,29 @@ class Similarity:
     values: list[list[float]]
 
 
-def measure(model: SpeechLM, corpus: Corpus, device: torch.device, seed: int) -> list[Similarity]:
+def similarities(engine: Engine, corpus: Corpus, seed: int) -> list[Similarity]:
     """Return the similarities in a few clips, drawn at random from those of which the words are known.
 
     Fathullah et al. 2023 show such matrices of theirs; audio tokens that stand for words in order make a
     diagonal.
 
     Args:
-        model: In eval mode, on the device.
-        corpus: Of an evaluation.
-        device: Where the model is.
+        engine: The model.
+        corpus: The evaluation's data.
         seed: Draws the clips.
     """
     found = []
     for record, clip, said in _clips(corpus, seed):
-        vocabulary = model.llm.vocabulary
-        ids = vocabulary.encode(said)
-        prompt = corpus.conversation(record).prompt()
-        waveforms = corpus.waveforms(record, [clip], model.encoder.sample_rate)
-        sample = Sample(record.key, model.llm.render(prompt, generate=True), waveforms)
+        vocabulary = engine.model.llm.vocabulary
+        ids = torch.tensor(vocabulary.encode(said), dtype=torch.int64, device=engine.device)
+        waveforms = corpus.waveforms(record, [clip], engine.sample_rate)
+        _, _, output = engine.pack([Prompt(record.where, corpus.conversation(record).prompt(), waveforms)])
         with torch.no_grad():
-            _, output = model.pack(collate([sample]).to(device))
-            embeddings = model.embed(torch.tensor(ids, dtype=torch.int64, device=device)).float()  # (L, D)
+            embeddings = engine.model.embed(ids).float()  # (L, D)
         assert output is not None
         tokens = output.tokens.unstack()[0].float()  # (T, D)
         cosines = F.normalize(embeddings, dim=1) @ F.normalize(tokens, dim=1).T
-        written = [vocabulary.control.get(number) or vocabulary.decode([number]) for number in ids]
+        written = [vocabulary.control.get(number) or vocabulary.decode([number]) for number in ids.tolist()]
         found.append(Similarity(record.key, written, cosines.cpu().tolist()))
         if len(found) == CLIPS:
             break
@@ -87,9 +83,9 @@ def write_similarities(folder: Path, identity: str, system: str, found: list[Sim
     """Write what was measured, whole or not at all.
 
     Args:
-        folder: Of the evaluation.
+        folder: The evaluation's folder.
         identity: What it depends on: weights and data.
-        system: Whose it is.
+        system: The model's name.
         found: What was measured.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kikimimi.contracts.batch import Sample, collate
 from kikimimi.contracts.generation import Generation
-from kikimimi.errors import DataError, KikimimiError, RequestError
+from kikimimi.errors import RequestError
+from kikimimi.inference.engine import Engine, Prompt
+from kikimimi.inference.load import load_model
 from kikimimi.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ FRAME_SECONDS = 0.1
 """Length of the frames whose loudness decides where a long clip is cut [s]."""
 SEARCH_SHARE = 0.25
 """Share of a window, at its end, in which the quietest place is looked for."""
-BATCH_CLIPS = 16
 
 
 class Transcriber:
@@ -35,13 +35,11 @@ class Transcriber:
     """
 
     def __init__(self, run: RunFolder, device: torch.device | None = None) -> None:
-        self.model = run.load_model()
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model.to(self.device)
-        self.sample_rate = self.model.encoder.sample_rate
-        self.max_seconds = self.model.encoder.max_seconds
         self.task = _task(run)
         self.generation = _generation(run)
+        self.engine = Engine(load_model(run), device)
+        self.sample_rate = self.engine.sample_rate
+        self.max_seconds = self.engine.max_seconds
 
     @classmethod
     def open(cls, run: Path) -> Transcriber:
@@ -67,21 +65,11 @@ class Transcriber:
             question = self.task.question(language)
         except ValueError as error:
             raise RequestError(str(error)) from error
-        rendered = self.model.llm.render(question, generate=True)
-        texts: list[str] = []
-        for start in range(0, len(clips), BATCH_CLIPS):
-            samples = [
-                Sample(f"clip {start + i}", rendered, [torch.from_numpy(clip)])
-                for i, clip in enumerate(clips[start : start + BATCH_CLIPS])
-            ]
-            batch = collate(samples).to(self.device)
-            try:
-                texts += self.model.generate(batch, self.generation)
-            except ValueError as error:
-                if isinstance(error, KikimimiError):
-                    raise
-                raise DataError(f"too long for this run's LLM: {error}") from error
-        return texts
+        names = [f"clip {number}" if len(clips) > 1 else "" for number in range(len(clips))]
+        prompts = [
+            Prompt(name, question, [torch.from_numpy(clip)]) for name, clip in zip(names, clips, strict=True)
+        ]
+        return self.engine.answer(prompts, self.generation)
 
     def pieces(self, clip: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Cut a clip that is longer than the encoder's window at quiet places; nothing is left out."""

@@ -186,13 +186,21 @@ class SpeechLM(nn.Module):
         return [self.llm.decode(ids) for ids in self.generate_ids(batch, generation)]
 
     @torch.inference_mode()
-    def generate_ids(self, batch: Batch, generation: Generation) -> list[list[int]]:
+    def generate_ids(
+        self, batch: Batch, generation: Generation, packed: Packed | None = None
+    ) -> list[list[int]]:
         """Continue each conversation of the batch, whose renderings end with an assistant header.
+
+        Args:
+            batch: Conversations and their clips.
+            generation: How text is generated.
+            packed: What `pack` made of them, where that is there already.
 
         Returns:
             The new ids of each conversation, without the ids that end a turn.
         """
-        packed, _ = self.pack(batch)
+        if packed is None:
+            packed, _ = self.pack(batch)
         prompts = list(torch.split(packed.embeddings, packed.lengths.tolist()))
         if self.gate is None:
             return self.llm.generate(prompts, generation)

@@ -273,23 +273,6 @@ class RunFolder:
         _, weights = self.newest_weights(stage)
         return f"{weights.relative_to(self.path)} {weights.stat().st_mtime_ns}"
 
-    def load_model(self, stage: str | None = None) -> SpeechLM:
-        """Assemble the recipe's model with the newest trained weights, in eval mode.
-
-        Args:
-            stage: With what this stage left or has reached; None is the last stage that left or reached any.
-
-        Raises:
-            RunError: Nothing was trained yet, or the weights do not fit.
-        """
-        from kikimimi.model.assembly import assemble
-        from kikimimi.model.trained import load_trained
-
-        name, weights = self.newest_weights(stage)
-        model = assemble(self.recipe.at(name), assets=self.assets)
-        load_trained(model, self.recipe, name, weights)
-        return model.eval().requires_grad_(False)
-
 
 def checkpoint_folders(folder: Path) -> list[Path]:
     """Return the complete checkpoints of a stage, oldest first."""

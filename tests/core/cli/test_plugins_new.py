@@ -33,6 +33,7 @@ llm: {{name: {NAMES["llm"]}}}
 TRAIN = """
 import sys
 from pathlib import Path
+from kikimimi.inference.load import load_model
 from kikimimi.recipe import load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe
@@ -41,7 +42,7 @@ from kikimimi.training.train import train
 recipe, shards, out = sys.argv[1:]
 run = RunFolder.create(Path(out), tiny_recipe(load_recipe(recipe), shards))
 train(run)
-model = run.load_model()
+model = load_model(run)
 print(*(type(part).__name__ for part in (model.encoder, model.adapter, model.llm)))
 """
 

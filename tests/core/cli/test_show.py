@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from kikimimi import __version__
+from kikimimi.inference.load import load_model
 from kikimimi.recipe import load_recipe, to_yaml
 from kikimimi.run.folder import RunFolder
 
@@ -18,7 +19,7 @@ Cli = Callable[..., Any]
 
 
 def counts(run: Path) -> dict[str, int]:
-    model = RunFolder.open(run).load_model()
+    model = load_model(RunFolder.open(run))
     return {
         part: sum(p.numel() for p in getattr(model, part).parameters())
         for part in ("encoder", "adapter", "llm")

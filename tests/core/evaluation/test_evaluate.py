@@ -14,17 +14,20 @@ from webdataset.writer import TarWriter
 
 from kikimimi import Generation, Recogniser, RecogniserConfig
 from kikimimi.contracts import registry
+from kikimimi.data.audio import encode_flac
 from kikimimi.data.shards.indexing import build_index
 from kikimimi.errors import DataError, RequestError, RunError
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.evaluation.predictions import Predictions, read_predictions
 from kikimimi.evaluation.score import score
+from kikimimi.inference.load import load_model
 from kikimimi.recipe import Chosen, load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe, write_shard
 from kikimimi.training.train import train
 
 QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
+LOAD = "kikimimi.evaluation.evaluate.load_model"
 Change = Callable[..., RunFolder]
 
 
@@ -160,7 +163,7 @@ def test_nothing_is_predicted_twice(run: Change, monkeypatch: pytest.MonkeyPatch
     first = evaluate(folder)
     before = {path: path.read_bytes() for path in folder.evaluation("held_out").glob("*.jsonl")}
     rows = count_answers(monkeypatch)
-    monkeypatch.setattr(RunFolder, "load_model", lambda self: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(LOAD, lambda *_: pytest.fail("the model was loaded"))
     assert evaluate(folder) == first
     assert rows == []
     assert {path: path.read_bytes() for path in before} == before
@@ -292,10 +295,63 @@ def test_a_clip_longer_than_the_encoders_window_is_named(
     run: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = run()
-    model = folder.load_model()
+    model = load_model(folder)
     model.encoder.max_seconds = 0.5
-    monkeypatch.setattr(RunFolder, "load_model", lambda self: model)
+    monkeypatch.setattr(LOAD, lambda *_: model)
     with pytest.raises(DataError, match=r"of 6 clips are longer than the encoder takes \(0\.5 s\)"):
+        evaluate(folder)
+
+
+def write_dialogues(shard: Path, *lengths: tuple[float, ...]) -> str:
+    """Write conversations with clips of some lengths [s]."""
+    with TarWriter(str(shard)) as writer:
+        for number, seconds in enumerate(lengths):
+            audio = [{"type": "audio", "audio": f"{i}.flac"} for i in range(len(seconds))]
+            turns = [
+                {"role": "user", "content": [*audio, {"type": "text", "text": "何？"}]},
+                {"role": "assistant", "content": "はい"},
+            ]
+            clips = {
+                f"{i}.flac": encode_flac(np.full(round(length * 16000), 0.1, np.float32), 16000)
+                for i, length in enumerate(seconds)
+            }
+            record = json.dumps({"messages": turns}).encode()
+            writer.write({"__key__": f"talk-{number}", "json": record, **clips})
+    build_index(shard)
+    return str(shard)
+
+
+def test_each_clip_of_a_record_is_measured(
+    run: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(task=Chosen.of("task", "chat"))
+    model = load_model(folder)
+    model.encoder.max_seconds = 0.5
+    monkeypatch.setattr(LOAD, lambda *_: model)
+
+    def over(shards: str) -> RunFolder:
+        evaluation = replace(folder.recipe.evaluate["held_out"], shards=shards)
+        return RunFolder(folder.path, replace(folder.recipe, evaluate={"held_out": evaluation}))
+
+    assert evaluate(over(write_dialogues(tmp_path / "fit.tar", (0.4, 0.4))))["held_out"]["quickstart"].count
+    with pytest.raises(
+        DataError,
+        match=r"1 of 2 clips are longer than the encoder takes \(0\.5 s\), the first is "
+        r".*talk-1.* \(0\.6 s\)",
+    ):
+        evaluate(over(write_dialogues(tmp_path / "long.tar", (0.4, 0.4), (0.3, 0.6))))
+
+
+def test_a_prompt_that_leaves_no_room_is_named(run: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run()
+    model = load_model(folder)
+    model.llm.context_length = 8
+    monkeypatch.setattr(LOAD, lambda *_: model)
+    with pytest.raises(
+        DataError,
+        match=r"clips-000000\.tar.*clips-000\d.*: too long for this run's LLM: a prompt of \d+ positions "
+        r"leaves no room in the context of 8; it may have 7 at most\. Leave it out",
+    ):
         evaluate(folder)
 
 

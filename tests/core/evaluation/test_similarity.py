@@ -13,13 +13,16 @@ from kikimimi.contracts.component import Padded
 from kikimimi.data.corpus import Corpus
 from kikimimi.evaluation.evaluate import evaluate, evaluate_stage
 from kikimimi.evaluation.predictions import Predictions
-from kikimimi.evaluation.similarity import CLIPS, FILE, measure, read_similarities, write_similarities
+from kikimimi.evaluation.similarity import CLIPS, FILE, read_similarities, similarities, write_similarities
+from kikimimi.inference.engine import Engine
+from kikimimi.inference.load import load_model
 from kikimimi.recipe import Chosen, load_recipe
 from kikimimi.report.run_report import write_run_report
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe, write_shard
 from kikimimi.training.train import train
 
+CPU = torch.device("cpu")
 QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
 
 
@@ -43,8 +46,8 @@ def corpus_of(run: RunFolder) -> Corpus:
 
 
 def test_cosines_are_those_of_adapter_and_embeddings(run: RunFolder) -> None:
-    model, corpus = run.load_model(), corpus_of(run)
-    found = measure(model, corpus, torch.device("cpu"), 0)
+    corpus, engine = corpus_of(run), Engine(load_model(run), CPU)
+    model, found = engine.model, similarities(engine, corpus, 0)
     assert len(found) == CLIPS
     assert len({one.key for one in found}) == CLIPS
     for one in found:
@@ -58,12 +61,12 @@ def test_cosines_are_those_of_adapter_and_embeddings(run: RunFolder) -> None:
         wanted = F.cosine_similarity(words[:, None], audio[None], dim=-1)  # (L, T)
         torch.testing.assert_close(torch.tensor(one.values), wanted, atol=1e-5, rtol=0)
         assert len(one.tokens) == len(words)
-    assert [one.key for one in measure(model, corpus, torch.device("cpu"), 0)] == [one.key for one in found]
+    assert [one.key for one in similarities(engine, corpus, 0)] == [one.key for one in found]
 
 
 def test_what_is_written_is_read(tmp_path: Path, run: RunFolder) -> None:
     assert read_similarities(tmp_path) == ("", "", [])
-    found = measure(run.load_model(), corpus_of(run), torch.device("cpu"), 0)
+    found = similarities(Engine(load_model(run), CPU), corpus_of(run), 0)
     write_similarities(tmp_path / "new", "of these weights", "small", found)
     identity, system, clips = read_similarities(tmp_path / "new")
     assert (identity, system) == ("of these weights", "small")
@@ -85,7 +88,7 @@ def test_an_evaluation_keeps_them_and_the_report_shows_them(
     assert html.count('class="cells"') == 2 * CLIPS  # each with its legend
     assert all(f"held_out, {clip.key}: quickstart" in html for clip in clips)
     # Nothing is left to predict: the model is not loaded, and what was measured stays.
-    monkeypatch.setattr(RunFolder, "load_model", None)
+    monkeypatch.setattr("kikimimi.evaluation.evaluate.load_model", None)
     evaluate(run)
     assert path.read_bytes() == kept
     path.unlink()
@@ -112,7 +115,7 @@ def test_clips_of_which_the_words_are_not_known(run: RunFolder, monkeypatch: pyt
         evaluation,
         task=Chosen.of("task", "prompted", transcript=None, prompts={"ja": ["何。"]}, language="ja"),
     )
-    model = run.load_model()
-    assert measure(model, Corpus.open("held_out", silent), torch.device("cpu"), 0) == []
+    engine = Engine(load_model(run), CPU)
+    assert similarities(engine, Corpus.open("held_out", silent), 0) == []
     monkeypatch.setattr("kikimimi.evaluation.similarity.LONGEST", 0.01)
-    assert measure(model, corpus_of(run), torch.device("cpu"), 0) == []
+    assert similarities(engine, corpus_of(run), 0) == []

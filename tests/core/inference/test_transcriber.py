@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from kikimimi import Generation
 from kikimimi.contracts import registry
 from kikimimi.errors import DataError, RequestError
-from kikimimi.inference.transcriber import BATCH_CLIPS, SEARCH_SHARE, Transcriber, cut_at_quiet, join_texts
+from kikimimi.inference.engine import BATCH_SIZE
+from kikimimi.inference.transcriber import SEARCH_SHARE, Transcriber, cut_at_quiet, join_texts
 from kikimimi.recipe import Chosen, load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe, write_shard
@@ -80,7 +81,7 @@ def test_join_texts(texts: list[str], joined: str) -> None:
 
 def test_a_clip_is_heard_the_same_alone_and_in_company(run: RunFolder) -> None:
     transcriber = Transcriber(run)
-    clips = [noise(4000 + 700 * i, seed=i) for i in range(BATCH_CLIPS + 3)]
+    clips = [noise(4000 + 700 * i, seed=i) for i in range(BATCH_SIZE + 3)]
     together = transcriber.transcribe(clips)
     assert len(together) == len(clips)
     assert [transcriber.transcribe([clip])[0] for clip in clips] == together
@@ -135,7 +136,7 @@ def test_a_task_that_transcribes_goes_before_others(run: RunFolder) -> None:
 
 def test_a_prompt_that_does_not_fit(run: RunFolder) -> None:
     transcriber = Transcriber(run)
-    transcriber.model.llm.context_length = 8
+    transcriber.engine.model.llm.context_length = 8
     with pytest.raises(
         DataError, match=r"too long for this run's LLM: a prompt of \d+ positions leaves no room"
     ):

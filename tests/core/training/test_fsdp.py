@@ -16,6 +16,7 @@ from webdataset.writer import TarWriter
 from kikimimi.data.audio import encode_flac
 from kikimimi.data.shards.index import ShardIndex
 from kikimimi.data.shards.indexing import build_index
+from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trained import named_tensors
 from kikimimi.run.folder import RunFolder, checkpoint_folders
@@ -220,10 +221,10 @@ def test_a_sharded_run_goes_on_with_other_ranks(ranks: Ranks, make_run: Make, op
     pieces = {f"{stem}.rank{rank}-of-2.safetensors" for stem in ("weights", "resume") for rank in (0, 1)}
     assert saved == {"resume.json", *pieces}
     whole = column(run, "loss")
-    assert load_file(run.weights("asr")).keys() == set(named_tensors(run.load_model()))
+    assert load_file(run.weights("asr")).keys() == set(named_tensors(load_model(run)))
 
     rewind(run, 6)
-    newest = run.load_model()  # pieces are read by one process as well
+    newest = load_model(run)  # pieces are read by one process as well
     train(RunFolder.open(run.path))
     assert column(run, "loss") == pytest.approx(whole, rel=1e-5, abs=1e-5)
     saved = {path.name for path in (run.checkpoints("asr") / "step-00000012").iterdir()}

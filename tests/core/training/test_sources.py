@@ -12,6 +12,7 @@ from kikimimi.contracts.batch import collate
 from kikimimi.data.corpus import Corpus, all_texts, training_corpora
 from kikimimi.data.order.sources import audio_tokens, make_plan, record_costs, usable
 from kikimimi.errors import DataError
+from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
 from kikimimi.recipe import Batching, Mixture, Recipe
 from kikimimi.run.folder import RunFolder
@@ -94,7 +95,7 @@ def test_mixtures_reach_the_plan(make_run: Make, tmp_path: Path) -> None:
     share = counts["count/records/other"] / sum(counts.values())
     assert share == pytest.approx(0.75, abs=0.06)
     corpora = [Corpus.open(name, source) for name, source in run.recipe.stages["asr"].data.items()]
-    model = run.load_model()
+    model = load_model(run)
     corpora = [usable(corpus, model, Batching(), skip=False)[0] for corpus in corpora]
     even = make_plan(corpora, [1, 1], model, Batching(), Mixture(by="seconds"), 0)
     seconds: Counter[int] = Counter()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from kikimimi.errors import GateError, RecipeError, RunError
 from kikimimi.evaluation.evaluate import evaluate
+from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import trainable_names
 from kikimimi.recipe import load_recipe
@@ -190,7 +191,7 @@ def test_a_checkpoint_holds_what_was_trained_until_then(trained: RunFolder) -> N
     assert not {name for name in tensors(trained, "align") if ".lora_A" in name} - set(
         tensors(trained, "sft")
     )
-    model = trained.load_model("align")
+    model = load_model(trained, "align")
     for name, tensor in tensors(trained, "align").items():
         assert torch.equal(model.get_parameter(name), tensor)
 
@@ -277,7 +278,7 @@ def test_number_formats_of_a_stage(chain: Path) -> None:
     run = make(chain, "run", "stages.align.dtype.llm=bf16")
     train(run, "align")
     train(run, "asr")
-    align, asr = run.load_model("align"), run.load_model("asr")
+    align, asr = load_model(run, "align"), load_model(run, "asr")
     assert align.llm.model.dtype == torch.bfloat16
     assert asr.llm.model.dtype == torch.float32
     with pytest.raises(

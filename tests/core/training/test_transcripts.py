@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kikimimi.evaluation.evaluate import evaluate
+from kikimimi.inference.load import load_model
 from kikimimi.inference.transcriber import Transcriber
 from kikimimi.report.run_report import write_run_report
 from kikimimi.run.folder import RunFolder
@@ -63,7 +64,7 @@ def test_the_vocabulary_is_kept_with_the_run(make_run: Make) -> None:
     train(run)
     (kept,) = (run.assets / "adapter").iterdir()
     assert "お" in kept.read_text(encoding="utf-8")
-    assert run.load_model().adapter.ctc.vocabulary.size > 5  # type: ignore[union-attr, operator]
+    assert load_model(run).adapter.ctc.vocabulary.size > 5  # type: ignore[union-attr, operator]
 
 
 def test_clips_whose_words_are_not_known_have_no_part_in_the_loss(make_run: Make, tmp_path: Path) -> None:

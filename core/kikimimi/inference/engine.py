@@ -1,0 +1,142 @@
+"""The engine that answers: the only place that renders prompts, packs them, generates, and says what does not
+fit. Evaluation and transcription stand on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kikimimi.contracts.batch import Batch, Sample, collate
+from kikimimi.contracts.component import AdapterOutput
+from kikimimi.contracts.conversation import Conversation
+from kikimimi.contracts.generation import Generation
+from kikimimi.contracts.scored import Packed
+from kikimimi.errors import DataError, KikimimiError
+from kikimimi.model.speech_lm import SpeechLM
+
+BATCH_SIZE = 16
+"""How many conversations are answered together, where nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation that waits for an answer.
+
+    Attributes:
+        name: What messages call it: a record's place, a file; may be empty.
+        conversation: Ends before the answer.
+        clips: One (S,) waveform for each of its audio parts, in order, at the engine's sampling rate.
+    """
+
+    name: str
+    conversation: Conversation
+    clips: Sequence[Tensor]
+
+    def wrong(self, what: str) -> DataError:
+        """Return the error that something is wrong with it."""
+        return DataError(f"{self.name}: {what}" if self.name else what)
+
+
+class Engine:
+    """A model that answers conversations.
+
+    Args:
+        model: In eval mode; it is moved to the device.
+        device: Where it runs; None is a GPU if there is one.
+
+    Attributes:
+        sample_rate: Of the clips [Hz].
+        max_seconds: Longest clip [s]; None means unbounded.
+    """
+
+    def __init__(self, model: SpeechLM, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device)
+        self.sample_rate = model.encoder.sample_rate
+        self.max_seconds = model.encoder.max_seconds
+
+    def answer(
+        self, prompts: Sequence[Prompt], generation: Generation, batch_size: int = BATCH_SIZE
+    ) -> list[str]:
+        """Answer conversations, those of similar length together.
+
+        Args:
+            prompts: The conversations.
+            generation: How text is generated.
+            batch_size: How many are answered together.
+
+        Returns:
+            One text for each, in the order of the prompts.
+
+        Raises:
+            DataError: A clip is longer than the encoder takes, a conversation cannot be rendered, or it
+                leaves no room for an answer in the LLM's context.
+        """
+        for prompt in prompts:
+            self._check_clips(prompt)
+        lengths = [sum(map(len, prompt.clips)) for prompt in prompts]
+        by_length = sorted(range(len(prompts)), key=lambda number: -lengths[number])
+        answers = [""] * len(prompts)
+        for start in range(0, len(prompts), batch_size):
+            numbers = by_length[start : start + batch_size]
+            texts = self._answer([prompts[number] for number in numbers], generation)
+            for number, text in zip(numbers, texts, strict=True):
+                answers[number] = text
+        return answers
+
+    @torch.inference_mode()
+    def pack(self, prompts: Sequence[Prompt]) -> tuple[Batch, Packed, AdapterOutput | None]:
+        """Render prompts and write the audio tokens into their slots.
+
+        Returns:
+            The batch, its pack, and what the adapter made of the clips, where there are any.
+
+        Raises:
+            DataError: A conversation cannot be rendered.
+        """
+        samples = []
+        for prompt in prompts:
+            try:
+                rendered = self.model.llm.render(prompt.conversation, generate=True)
+            except ValueError as error:
+                raise prompt.wrong(str(error)) from error
+            samples.append(Sample(prompt.name, rendered, prompt.clips))
+        batch = collate(samples).to(self.device)
+        return batch, *self.model.pack(batch)
+
+    def _answer(self, prompts: Sequence[Prompt], generation: Generation) -> list[str]:
+        batch, packed, _ = self.pack(prompts)
+        for prompt, length in zip(prompts, packed.lengths.tolist(), strict=True):
+            self._check_room(prompt, length)
+        try:
+            answers = self.model.generate_ids(batch, generation, packed)
+        except ValueError as error:  # of a third party's LLM, which may have limits of its own
+            if isinstance(error, KikimimiError):
+                raise
+            named = ", ".join(filter(None, (prompt.name for prompt in prompts)))
+            raise DataError(f"{named or 'prompt'}: the LLM cannot answer: {error}") from error
+        return [self.model.llm.decode(ids) for ids in answers]
+
+    def _check_clips(self, prompt: Prompt) -> None:
+        limit = self.max_seconds
+        for number, clip in enumerate(prompt.clips):
+            if limit is not None and len(clip) > limit * self.sample_rate:
+                which = f"clip {number}" if len(prompt.clips) > 1 else "the clip"
+                raise prompt.wrong(
+                    f"{which} lasts {len(clip) / self.sample_rate:.2f} s, longer than the encoder takes "
+                    f"({limit:g} s). Nothing is cut"
+                )
+
+    def _check_room(self, prompt: Prompt, positions: int) -> None:
+        # Where the answer goes into a decoder of its own, the prompt may fill the context.
+        context, room = self.model.llm.context_length, 1 if self.model.llm.causal else 0
+        if context is not None and positions + room > context:
+            raise prompt.wrong(
+                f"too long for this run's LLM: a prompt of {positions} positions leaves no room in the "
+                f"context of {context}; it may have {context - room} at most. Leave it out, shorten its "
+                "clips or its text, or train an adapter that makes fewer tokens of a second"
+            )

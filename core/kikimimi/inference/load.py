@@ -1,0 +1,24 @@
+"""From a run to its model."""
+
+from __future__ import annotations
+
+from kikimimi.model.assembly import assemble
+from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.trained import load_trained
+from kikimimi.run.folder import RunFolder
+
+
+def load_model(run: RunFolder, stage: str | None = None) -> SpeechLM:
+    """Assemble a run's model with its newest trained weights, in eval mode and frozen.
+
+    Args:
+        run: A trained run.
+        stage: With what this stage left or has reached; None is the last stage that left or reached any.
+
+    Raises:
+        RunError: Nothing was trained yet, or the weights do not fit.
+    """
+    name, weights = run.newest_weights(stage)
+    model = assemble(run.recipe.at(name), assets=run.assets)
+    load_trained(model, run.recipe, name, weights)
+    return model.eval().requires_grad_(False)
