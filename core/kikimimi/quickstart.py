@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kikimimi.console.progress import Progress
-from kikimimi.console.words import duration
+from kikimimi.console.words import counted, duration
 from kikimimi.data.packing.pack import pack
 from kikimimi.data.packing.source import PackSource
 from kikimimi.errors import MissingExtraError
@@ -151,7 +151,7 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain
         held_out=course.held_out,
         dialogue=course.dialogue,
     )
-    console.print(f"{spoken.clips} clips, {duration(spoken.seconds)} of speech", highlight=False)
+    console.print(f"{counted(spoken.clips, 'clip')}, {duration(spoken.seconds)} of speech", highlight=False)
 
     manifests = {
         manifest: course.data / manifest.stem
@@ -166,7 +166,7 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain
         with Progress(f"Packing {folder.name}", len(source), unit) as bar:
             report = pack(source, folder, progress=bar)
         dropped = sum(counts["rows"] for counts in report.dropped().values())
-        console.print(f"{folder}: {report.records} records, {dropped:g} dropped", highlight=False)
+        console.print(f"{folder}: {counted(report.records, 'record')}, {dropped:g} dropped", highlight=False)
 
     where = [] if out == Path("runs") else ["--out", str(out)]
     announce(3, "Train", shlex.join(["kikimimi", "train", str(path), *overrides, *where]))

@@ -46,9 +46,24 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def amount(seconds: float) -> str:
+    """Return a length of audio for people: ``1,234.5 hours``, ``2.5 minutes`` or ``6.0 seconds``."""
+    for size, unit in ((3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
 def hours(seconds: float) -> str:
     """Return a length as ``1,234.5 h``, or ``12:34`` (minutes and seconds) below an hour."""
     return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else duration(seconds)
+
+
+def work_time(days: float) -> str:
+    """Return how long work takes, about: ``12.3 days``, ``4.5 h`` or ``6.7 min``."""
+    if days >= 2:
+        return f"{days:.1f} days"
+    return f"{days * 24:.1f} h" if days * 24 >= 1 else f"{max(days * 24 * 60, 0.1):.1f} min"
 
 
 def size(count: float) -> str:

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kikimimi.console.words import counted
+from kikimimi.console.words import counted, work_time
 from kikimimi.planning.advice import MEMORY, Way
 from kikimimi.planning.memory import Memory
 from kikimimi.planning.plan import NOT_COUNTED, Planner, StagePlan
@@ -116,14 +116,8 @@ def _work(stage: StagePlan, gpus: int, gpu: str) -> Table:
             f"{stage.audio_hours:,.0f} h" if stage.audio_hours >= 10 else f"{stage.audio_hours:.2g} h",
         )
     if stage.days is not None:
-        table.add_row(f"time on {gpus} x {gpu.upper()}", _days(stage.days))
+        table.add_row(f"time on {gpus} x {gpu.upper()}", work_time(stage.days))
     return table
-
-
-def _days(days: float) -> str:
-    if days >= 2:
-        return f"{days:.1f} days"
-    return f"{days * 24:.1f} h" if days * 24 >= 1 else f"{max(days * 24 * 60, 0.1):.1f} min"
 
 
 def _fits(stage: StagePlan, ways: dict[int, list[Way]]) -> Iterator[RenderableType]:

@@ -15,6 +15,7 @@ from kikimimi.contracts.normaliser import Normaliser
 from kikimimi.contracts.registry import load
 from kikimimi.evaluation.edits import Edit, edits, error_rate
 from kikimimi.evaluation.score import UNITS, Score
+from kikimimi.inspect.describe import Description
 from kikimimi.report.charts import Curve, bar, heat_map, line_chart
 from kikimimi.report.page import fill_page, save_page
 
@@ -119,24 +120,6 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComponentRow:
-    """A part of the model, and where it came from."""
-
-    kind: str
-    """Kind of plugin (``adapter``)."""
-    name: str
-    """Registered name (``mlp``)."""
-    distribution: str
-    """The pip distribution that brought it."""
-    version: str
-    """That distribution's version."""
-    parameters: int
-    """Its parameters."""
-    trainable: int
-    """Those of them that were trained."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything a report shows; a section without content is left out."""
 
@@ -156,7 +139,7 @@ class Report:
     """How similar audio tokens are to the tokens of what is said [cosine]."""
     counts: Sequence[Figure] = ()
     """Padding, drops and failures; zeros are worth showing."""
-    components: Sequence[ComponentRow] = ()
+    components: Sequence[Description] = ()
     """The parts of the model."""
     recipe: str = ""
     """The resolved recipe, YAML."""

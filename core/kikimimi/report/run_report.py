@@ -23,7 +23,6 @@ from kikimimi.inspect.describe import describe
 from kikimimi.recipe.show import to_yaml
 from kikimimi.report.charts import STYLES, Curve
 from kikimimi.report.report import (
-    ComponentRow,
     CurveGroup,
     Example,
     ExampleGroup,
@@ -62,17 +61,7 @@ def write_run_report(run: RunFolder) -> Path:
             examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
             similarities=[picture for name in run.recipe.evaluate for picture in _similarities(run, name)],
             counts=[*measured(lines), *_padding(lines), *_counts(lines), *_drops(run)],
-            components=[
-                ComponentRow(
-                    kind=item.kind,
-                    name=item.name,
-                    distribution=item.distribution,
-                    version=item.version,
-                    parameters=item.parameters,
-                    trainable=item.trainable,
-                )
-                for item in describe(run.recipe, run.assets)
-            ],
+            components=describe(run.recipe, run.assets),
             recipe=to_yaml(run.recipe),
             commands=[
                 f"kikimimi train {run.path / 'recipe.yaml'} --out NEW_FOLDER",

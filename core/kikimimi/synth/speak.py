@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from kikimimi.console.progress import Progress
-from kikimimi.console.words import duration
+from kikimimi.console.words import counted, duration
 from kikimimi.contracts import registry
 from kikimimi.contracts.voice import Voice
 from kikimimi.data.audio import MIN_SECONDS, encode_flac, is_silent, probe, resample
@@ -85,8 +85,8 @@ class SynthReport:
     def summary(self) -> str:
         """Return one line: what was made."""
         line = (
-            f"{self.clips} clips, {duration(self.seconds)} of speech ({self.kept} were there before): "
-            f"{', '.join(map(str, (self.train, self.held_out, *self.dialogue)))}"
+            f"{counted(self.clips, 'clip')}, {duration(self.seconds)} of speech ({self.kept} were there "
+            f"before): {', '.join(map(str, (self.train, self.held_out, *self.dialogue)))}"
         )
         return f"{line}; held-out characters that training lacks: {self.unseen}" if self.unseen else line
 

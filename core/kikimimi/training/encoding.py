@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kikimimi.console.words import counted, size
 from kikimimi.contracts.component import Encoder
 from kikimimi.contracts.precision import autocast
 from kikimimi.data.corpus import Corpus
@@ -63,12 +64,12 @@ def encode_ahead(
     seconds = sum(lengths)
     if seconds == 0 or sum(map(operator.mul, lengths, passes)) < 2 * seconds:
         return None
-    size = _forecast_bytes(
+    forecast = _forecast_bytes(
         [*corpora, *held_out], model.encoder, 4 if recipe.trainer.precision == "fp32" else 2
     )
-    if size > recipe.trainer.cache_limit_gb * 1e9:
+    if forecast > recipe.trainer.cache_limit_gb * 1e9:
         print(
-            f"stage {name}: encoder output would take {size / 1e9:.1f} GB on disk, above "
+            f"stage {name}: encoder output would take {size(forecast)} on disk, above "
             f"trainer.cache_limit_gb={recipe.trainer.cache_limit_gb:g}: encoding in every epoch instead",
             file=sys.stderr,
         )
@@ -98,8 +99,8 @@ def encode_ahead(
         )
     if encoded and global_rank() == 0:
         print(
-            f"{encoded} records encoded; {size / 1e6:.0f} MB kept in {cache_folder()} for later epochs "
-            "and runs",
+            f"{counted(encoded, 'record')} encoded; {size(forecast)} kept in {cache_folder()} for later "
+            "epochs and runs",
             file=sys.stderr,
         )
     return cache

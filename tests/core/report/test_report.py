@@ -11,9 +11,9 @@ import numpy as np
 import soundfile
 
 from kikimimi.evaluation.score import Metric, score
+from kikimimi.inspect.describe import Description
 from kikimimi.report.charts import Curve
 from kikimimi.report.report import (
-    ComponentRow,
     CurveGroup,
     Example,
     ExampleGroup,
@@ -73,17 +73,8 @@ FULL = replace(
         Figure(label="Clips cut", value=0),
     ],
     components=[
-        ComponentRow(
-            kind="encoder",
-            name="whisper",
-            distribution="kikimimi",
-            version="0.1.0",
-            parameters=20_000,
-            trainable=0,
-        ),
-        ComponentRow(
-            kind="adapter", name="mlp", distribution="other", version="2.0", parameters=3_000, trainable=3_000
-        ),
+        Description("encoder", "whisper", "kikimimi", "0.1.0", None, 20_000, 0, None),
+        Description("adapter", "mlp", "other", "2.0", None, 3_000, 3_000, None),
     ],
     recipe="name: quickstart\n",
     commands=["kikimimi train quickstart.yaml", "kikimimi evaluate runs/quickstart"],

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi.console.words import counted, nearest
+from kikimimi.console.words import amount, counted, nearest
 from kikimimi.data.packing.shard import PackedShard, Tally, note_path
 from kikimimi.data.whole_file import whole_file
 
@@ -139,14 +139,6 @@ class PackReport:
         }
         with whole_file(self.out / LEDGER) as unfinished:
             unfinished.write_text(json.dumps(ledger, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def amount(seconds: float) -> str:
-    """Return a length of audio for people: ``1,234.5 hours``, ``2.5 minutes`` or ``6.0 seconds``."""
-    for size, unit in ((3600, "hours"), (60, "minutes")):
-        if seconds >= size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.1f} seconds"
 
 
 def _in_hours(seconds: float) -> float:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from kikimimi.console.progress import Progress
+from kikimimi.console.words import amount
 from kikimimi.data.audio import decode
 from kikimimi.data.packing import row as pack_row
-from kikimimi.data.packing.ledger import amount
 from kikimimi.data.packing.pack import pack
 from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import DataError, RequestError
