@@ -211,50 +211,19 @@ def blocks_left_out(stacks: Sequence[Stack], keep: Mapping[int, int]) -> Iterato
 
 _HALF = frozenset(
     {
-        F.linear,
-        F.bilinear,
-        torch.conv1d,
-        torch.conv2d,
-        torch.conv3d,
-        torch.conv_transpose1d,
-        torch.conv_transpose2d,
-        torch.matmul,
-        Tensor.matmul,
-        Tensor.__matmul__,
-        torch.mm,
-        Tensor.mm,
-        torch.bmm,
-        Tensor.bmm,
-        torch.addmm,
-        torch.baddbmm,
-        torch.einsum,
+        F.linear, F.bilinear, torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d,
+        torch.conv_transpose2d, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm,
+        torch.bmm, Tensor.bmm, torch.addmm, torch.baddbmm, torch.einsum,
     }
-)
+)  # fmt: skip
 """What autocast runs in half precision."""
 _FULL = frozenset(
     {
-        F.layer_norm,
-        torch.layer_norm,
-        F.group_norm,
-        torch.group_norm,
-        F.softmax,
-        torch.softmax,
-        Tensor.softmax,
-        F.log_softmax,
-        torch.log_softmax,
-        Tensor.log_softmax,
-        F.cross_entropy,
-        torch.exp,
-        Tensor.exp,
-        torch.log,
-        Tensor.log,
-        torch.pow,
-        Tensor.pow,
-        Tensor.__pow__,
-        torch.rsqrt,
-        Tensor.rsqrt,
+        F.layer_norm, torch.layer_norm, F.group_norm, torch.group_norm, F.softmax, torch.softmax,
+        Tensor.softmax, F.log_softmax, torch.log_softmax, Tensor.log_softmax, F.cross_entropy, torch.exp,
+        Tensor.exp, torch.log, Tensor.log, torch.pow, Tensor.pow, Tensor.__pow__, torch.rsqrt, Tensor.rsqrt,
     }
-)
+)  # fmt: skip
 """What autocast runs in fp32, as it does on CUDA."""
 
 

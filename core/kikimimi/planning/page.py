@@ -13,7 +13,7 @@ from rich.text import Text
 from kikimimi.console.words import counted, work_time
 from kikimimi.planning.advice import MEMORY, Way
 from kikimimi.planning.memory import Memory
-from kikimimi.planning.plan import NOT_COUNTED, Planner, StagePlan
+from kikimimi.planning.plan import NOT_COUNTED, Planner, StageForecast
 from kikimimi.recipe import Recipe
 
 GB = 1e9
@@ -31,7 +31,7 @@ _NAMES = {
 
 
 def page(
-    recipe: Recipe, planner: Planner, stages: Sequence[StagePlan], ways: dict[str, dict[int, list[Way]]]
+    recipe: Recipe, planner: Planner, stages: Sequence[StageForecast], ways: dict[str, dict[int, list[Way]]]
 ) -> RenderableType:
     """Return everything to print.
 
@@ -58,7 +58,7 @@ def page(
     return Group(*pages, Text(), Text(NOT_COUNTED, style="dim"))
 
 
-def _stage(stage: StagePlan, gpus: int, gpu: str) -> RenderableType:
+def _stage(stage: StageForecast, gpus: int, gpu: str) -> RenderableType:
     both = Table.grid(padding=(0, 3))
     both.add_row(_memory(stage.memory), _work(stage, gpus, gpu))
     title = Text.assemble(
@@ -67,7 +67,7 @@ def _stage(stage: StagePlan, gpus: int, gpu: str) -> RenderableType:
     return Group(title, _parameters(stage), both)
 
 
-def _parameters(stage: StagePlan) -> Table:
+def _parameters(stage: StageForecast) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("part")
     for title in ("parameters", "trained", "TFLOP per audio hour"):
@@ -102,7 +102,7 @@ def gigabytes(size: float) -> str:
     return f"{size / GB:,.1f}" if size >= GB else f"{size / GB:.3f}"
 
 
-def _work(stage: StagePlan, gpus: int, gpu: str) -> Table:
+def _work(stage: StageForecast, gpus: int, gpu: str) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column(justify="right")
@@ -120,7 +120,7 @@ def _work(stage: StagePlan, gpus: int, gpu: str) -> Table:
     return table
 
 
-def _fits(stage: StagePlan, ways: dict[int, list[Way]]) -> Iterator[RenderableType]:
+def _fits(stage: StageForecast, ways: dict[int, list[Way]]) -> Iterator[RenderableType]:
     fitting = [size for size in MEMORY if stage.memory.total <= size * GB]
     if fitting:
         yield Text(f"fits {', '.join(f'{size} GB' for size in fitting)}", style="green")

@@ -51,8 +51,8 @@ class Hardware:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StagePlan:
-    """What one stage will take.
+class StageForecast:
+    """What one stage is expected to take.
 
     Attributes:
         name: The stage's name.
@@ -133,7 +133,7 @@ class Planner:
         """Return how many GPUs a recipe is planned for."""
         return self.hardware.gpus or recipe.trainer.devices * recipe.trainer.nodes
 
-    def plan(self, recipe: Recipe, name: str) -> StagePlan:
+    def plan(self, recipe: Recipe, name: str) -> StageForecast:
         """Plan one stage.
 
         Raises:
@@ -162,7 +162,7 @@ class Planner:
                     f"{part}: counted by its matrices, without activations, as it does not run on the meta "
                     f"device ({problem})",
                 )
-        return StagePlan(
+        return StageForecast(
             name=name,
             objective=stage.objective.name,
             counts={part: _count(model, part, names) for part in PARTS},

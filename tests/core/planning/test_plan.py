@@ -22,7 +22,7 @@ from kikimimi.errors import RequestError
 from kikimimi.model.trainable import freeze_all_but, trainable_names
 from kikimimi.planning.advice import Adviser
 from kikimimi.planning.gpus import GPUS, find_gpu
-from kikimimi.planning.plan import Hardware, Planner, StagePlan
+from kikimimi.planning.plan import Hardware, Planner, StageForecast
 from kikimimi.planning.workload import Workload
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.recipe.resolve import recipes_folder
@@ -59,7 +59,7 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
-def plan(path: Path, stage: str, *overrides: str, workload: Workload | None = None) -> StagePlan:
+def plan(path: Path, stage: str, *overrides: str, workload: Workload | None = None) -> StageForecast:
     return Planner(workload or Workload()).plan(load_recipe(path, overrides), stage)
 
 

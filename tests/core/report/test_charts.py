@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kikimimi.inspect.distribution import distribution
+from kikimimi.report import charts
 from kikimimi.report.charts import (
     BOTTOM,
     HEIGHT,
@@ -30,7 +31,7 @@ from kikimimi.report.charts import (
     heat_map,
     histogram,
     line_chart,
-)  # fmt: skip
+)
 
 Points = list[tuple[float, float]]
 PLOT = HEIGHT - TOP - BOTTOM
@@ -53,6 +54,10 @@ def labels(svg: Markup, side: str) -> list[str]:
 
 def titles(svg: Markup) -> list[str]:
     return re.findall("<title>([^<]*)</title>", svg)
+
+
+def style_sheet(name: str) -> str:
+    return (Path(charts.__file__).parent / "templates" / f"{name}.css").read_text(encoding="utf-8")
 
 
 def test_a_short_curve_has_a_marker_at_each_value() -> None:
@@ -85,26 +90,27 @@ def test_curves_differ_in_more_than_colour() -> None:
     curves = [Curve(name="same", points=[(0, n), (9, n + 1)]) for n in range(4)]
     chart = line_chart(curves, title="Reward")
     assert [classes for classes, _ in lines(chart.svg)] == [f"line-{n}" for n in range(4)]
-    css = (
-        Path(sys.modules[line_chart.__module__].__file__ or "").parent / "templates/report.css"
-    ).read_text()
+    css = style_sheet("report")
     dashes = re.findall(r"^\.line-[1-3] \{.* stroke-dasharray: ([\d ]+);", css, re.MULTILINE)
     assert len(set(dashes)) == 3
 
 
-def test_nothing_of_a_chart_can_meet_another_or_the_page() -> None:
-    spread = distribution(np.array([1.0, 2.0]), "s")
+def test_a_chart_meets_nothing_of_the_page_but_its_style_sheet() -> None:
+    css = style_sheet("report") + style_sheet("stats")
+    spread = distribution(np.append(np.linspace(2, 10, 997), 3600.0), "s")
     assert spread is not None
-    curve = Curve(name="a", points=[(0, 1.0), (1, 2.0)])
-    for chart in (
-        line_chart([curve], title="A"),
-        histogram(spread, title="B", of="clip"),
-        heat_map([[1.0]], ["a"], title="C", across="token"),
-    ):
+    curves = [Curve(name="a", points=[(n, n + 1.0) for n in range(count)]) for count in (9, 90)]
+    drawn = line_chart(curves, title="A"), histogram(spread, title="B", of="clip")
+    for chart in (*drawn, heat_map([[1.0]], ["a"], title="C", across="token")):
         assert not re.search(r' id="|style|url\(|#|xmlns|https?:|font|currentcolor', chart.svg)
-        assert chart.svg.startswith('<svg class="chart" viewBox="0 0 480 ')
-        assert 'width="480' not in chart.svg.partition(">")[0]
-    assert line_chart([curve], title="A").svg == line_chart([curve], title="A").svg
+        start = chart.svg.partition(">")[0]
+        assert start.startswith('<svg class="chart" viewBox="0 0 480 ')
+        assert " width=" not in start
+        classes = {name for names in re.findall(r'class="([^"]+)"', chart.svg) for name in names.split()}
+        assert [name for name in classes if f".{name}" not in css] == []
+    assert line_chart(curves, title="A") == drawn[0]
+    # A colour that stands outside of the two schemes would be seen in one of them only.
+    assert not re.search("#[0-9a-f]{3}", re.sub(r"(?s):root \{.*?\}|\.peak \{.*?\}", "", css))
 
 
 def test_values_over_decades_get_a_log_scale() -> None:
