@@ -34,6 +34,7 @@ from .contracts.layers import (
     tiny_layers as tiny_layers,
 )
 from .contracts.layout import Layout as Layout, LayoutConfig as LayoutConfig, Row as Row
+from .contracts.metric import Metric as Metric, MetricConfig as MetricConfig, Score as Score
 from .contracts.normaliser import Normaliser as Normaliser
 from .contracts.objective import (
     Loss as Loss,
@@ -72,6 +73,7 @@ from .errors import (
     RequestError as RequestError,
     WeightsError as WeightsError,
 )
+from .evaluation.error_rate import ErrorRate as ErrorRate
 from .inference.load import load_model as load_model
 from .inference.transcriber import Transcriber as Transcriber
 from .recipe.chosen import Chosen as Chosen

@@ -18,12 +18,12 @@ from rich.console import Console
 
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import counted, duration
+from kikimimi.contracts.metric import Score
 from kikimimi.data.packing.pack import pack
 from kikimimi.data.packing.source import PackSource
 from kikimimi.errors import MissingExtraError
 from kikimimi.evaluation.evaluate import evaluate
-from kikimimi.evaluation.score import Score
-from kikimimi.evaluation.table import print_scores
+from kikimimi.evaluation.score import print_scores
 from kikimimi.recipe import load_recipe
 from kikimimi.recipe.resolve import shipped_recipe
 from kikimimi.report.run_report import write_run_report

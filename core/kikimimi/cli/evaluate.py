@@ -15,7 +15,7 @@ def evaluate(
 ) -> None:
     """Evaluate a run and its baselines, and write the report."""
     from kikimimi.evaluation.evaluate import evaluate as evaluate_run
-    from kikimimi.evaluation.table import print_scores
+    from kikimimi.evaluation.score import print_scores
     from kikimimi.report.run_report import write_run_report
     from kikimimi.run.folder import RunFolder
 

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from kikimimi.contracts.registry import Plugin
 
-_CHECKED_KINDS = ("encoder", "adapter", "llm", "objective", "task")
+_CHECKED_KINDS = ("encoder", "adapter", "llm", "objective", "task", "metric")
 _LIST = "list"
 
 
@@ -42,8 +42,8 @@ def list_plugins(
     check: bool = typer.Option(
         False,
         "--check",
-        help="Import each plugin, run the contract's checks on encoders, adapters, LLMs, objectives and "
-        "tasks, and show the traceback of what fails.",
+        help="Import each plugin, run the contract's checks on encoders, adapters, LLMs, objectives, "
+        "tasks and metrics, and show the traceback of what fails.",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> None:

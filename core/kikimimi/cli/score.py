@@ -18,31 +18,29 @@ def score(
     normaliser: Annotated[
         str, typer.Option(help="What both sides go through first; 'kikimimi plugins' lists the normalisers.")
     ],
-    metric: Annotated[str, typer.Option(help="cer (characters) or wer (words).")] = "cer",
+    metric: Annotated[str, typer.Option(help="How they are compared: cer, wer or another metric.")] = "cer",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score the predictions in a table against its references.
 
-    The rate is that of the corpus: all edits over the length of all references. Rows whose reference is empty
-    after normalisation cannot be scored; they are left out and counted.
+    An error rate is that of the corpus: all edits over the length of all references. Rows whose reference is
+    empty after normalisation cannot be scored; they are left out and counted.
     """
+    from kikimimi.contracts.registry import load
     from kikimimi.evaluation.pairs import read_pairs
-    from kikimimi.evaluation.score import UNITS, parse_metric, score as compute
+    from kikimimi.evaluation.score import score as compute
 
-    wanted = parse_metric(metric)
-    result = compute(*read_pairs(file, reference, prediction), metric=wanted, normaliser=normaliser)
+    result = compute(*read_pairs(file, reference, prediction), metric=metric, normaliser=normaliser)
     if as_json:
         typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
         return
+    labels = load("metric", metric).labels
     rows = [
-        (wanted.upper(), f"{result.value:.4f} %"),
+        (result.label, result.shown(form=".4f")),
         ("normaliser", result.normaliser),
         ("pairs", f"{result.count}"),
         ("skipped", f"{result.skipped} (reference empty after normalisation)"),
-        (UNITS[wanted], f"{result.reference_length}"),
-        ("substitutions", f"{result.substitutions}"),
-        ("deletions", f"{result.deletions}"),
-        ("insertions", f"{result.insertions}"),
+        *((labels.get(name, name), f"{value}") for name, value in result.details.items()),
     ]
     for label, value in rows:
         typer.echo(f"{label:<14} {value}")

@@ -45,6 +45,7 @@ KINDS: dict[str, Kind] = {
         Kind("layout", "kikimimi.layouts", "kikimimi.contracts.layout:Layout"),
         Kind("voice", "kikimimi.voices", "kikimimi.contracts.voice:Voice"),
         Kind("normaliser", "kikimimi.normalisers", "kikimimi.contracts.normaliser:Normaliser"),
+        Kind("metric", "kikimimi.metrics", "kikimimi.contracts.metric:Metric"),
         Kind("recogniser", "kikimimi.recognisers", "kikimimi.contracts.recogniser:Recogniser"),
     )
 }

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.metric import Score
 from kikimimi.data.audio import decode
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.shards.record import named
 from kikimimi.errors import DataError, KikimimiError, RequestError
 from kikimimi.evaluation.predictions import Predictions, row_keys
-from kikimimi.evaluation.score import Score, score
+from kikimimi.evaluation.score import open_metric, score
 from kikimimi.evaluation.similarity import read_similarities, similarities, write_similarities
 from kikimimi.inference.engine import Engine, Prompt
 from kikimimi.inference.load import load_model
@@ -121,6 +122,8 @@ def _wanted(run: RunFolder, names: Sequence[str]) -> list[str]:
                 f"evaluate.{name}.baselines.{run.recipe.name}: has the name of the recipe itself, under "
                 "which the run's own score stands. Call it something else"
             )
+        metric = wanted[name].metric
+        open_metric(metric.name, wanted[name].normaliser, metric.config)  # an error comes before the work
     return names
 
 
@@ -161,8 +164,9 @@ def _write_scores(
         system: score(
             references,
             [predictions.texts[key] for key in keys],
-            metric=evaluation.metric,
+            metric=evaluation.metric.name,
             normaliser=evaluation.normaliser,
+            config=evaluation.metric.config,
         )
         for system, predictions in systems.items()
     }

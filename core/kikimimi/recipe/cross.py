@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kikimimi.console.words import listing, nearest
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
-from kikimimi.recipe.schema import Batching, Train, Trainer
+from kikimimi.recipe.schema import Batching, Evaluation, Gate, Train, Trainer
 from kikimimi.recipe.source import Entry
 
 if TYPE_CHECKING:
@@ -72,12 +72,28 @@ def _check_evaluations(stage: str, section: Entry, tree: Entry, builder: Builder
     named = [(f"{stage}.gate.{name}", name) for name in _inside(section, "gate")]
     for entry in listed.value if listed and isinstance(listed.value, list) else []:
         named.append((f"{stage}.evaluate", entry.text))
+    for name in _inside(section, "gate"):
+        _check_gate(f"{stage}.gate.{name}", name, builder)
     for key, name in named:
         if name not in known:
             said = (
                 f"the recipe has no evaluation '{name}'.{nearest(name, known)} Evaluations: {listing(known)}"
             )
             _add(builder, key, said)
+
+
+def _check_gate(key: str, evaluation: str, builder: Builder) -> None:
+    gate, given = builder.built.get(key), builder.built.get(f"evaluate.{evaluation}")
+    if not (isinstance(gate, Gate) and isinstance(given, Evaluation)):
+        return
+    better = given.metric.component.better
+    wrong, right, least = ("min", "max", "largest") if better == "lower" else ("max", "min", "smallest")
+    if getattr(gate, wrong) is not None:
+        said = (
+            f"of metric '{given.metric.name}' {better} values are better: give {right}, the {least} value "
+            "with which later stages begin"
+        )
+        _add(builder, f"{key}.{wrong}", said)
 
 
 def _check_modality(part: str, builder: Builder) -> None:

@@ -232,8 +232,13 @@ class EarlyStop(Options):
 class Gate(Options):
     """What has to be reached for later stages to begin."""
 
-    max: NonNegativeFloat
-    """Largest error rate [%]."""
+    max: NonNegativeFloat | None = None
+    """Largest value of a metric of which lower is better, such as an error rate [%]."""
+    min: float | None = None
+    """Smallest value of a metric of which higher is better, in its place."""
+
+    def __post_init__(self) -> None:
+        need((self.max is None) != (self.min is None), "give max or min: one of the two")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -338,6 +343,10 @@ class Stage(Options):
         return self.steps
 
 
+def _cer() -> Chosen:
+    return Chosen.of("metric", "cer")
+
+
 @dataclass(kw_only=True, frozen=True)
 class Evaluation(Options):
     """A test set, how it is scored, and what it is compared with."""
@@ -346,8 +355,8 @@ class Evaluation(Options):
     """Paths of the tar shards, as in a dataset."""
     task: Chosen = field(metadata={"kind": "task"})
     """What is asked of the records."""
-    metric: Literal["cer", "wer"] = "cer"
-    """Error rate over characters or words."""
+    metric: Chosen = field(default_factory=_cer, metadata={"kind": "metric"})
+    """How answers are scored."""
     normaliser: str = field(default="none", metadata={"kind": "normaliser"})
     """What is done to reference and prediction before they are compared."""
     generate: Generation = field(default_factory=Generation)

@@ -11,16 +11,20 @@ from pathlib import Path
 from markupsafe import Markup
 
 from kikimimi.console.words import duration
+from kikimimi.contracts.metric import Score
 from kikimimi.contracts.normaliser import Normaliser
 from kikimimi.contracts.registry import load
-from kikimimi.evaluation.edits import Edit, edits, error_rate
-from kikimimi.evaluation.score import UNITS, Score
+from kikimimi.evaluation.error_rate import Edit, edits, error_rate
 from kikimimi.inspect.describe import Description
 from kikimimi.report.charts import Curve, bar, heat_map, line_chart
 from kikimimi.report.page import fill_page, save_page
 
 KINDS = ("substitutions", "deletions", "insertions")
 """Kinds of errors, in the order in which a bar shows them."""
+
+
+LENGTH = "reference_length"
+"""What an error rate's details call the length of the references."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +165,7 @@ class _ScoreLine:
 class _ScoreGroup:
     evaluation: str
     score: Score
-    units: str
+    totals: tuple[str, ...]
     lines: tuple[_ScoreLine, ...]
 
 
@@ -229,26 +233,31 @@ def _score_groups(rows: Sequence[ScoreRow]) -> list[_ScoreGroup]:
     groups: dict[tuple[object, ...], list[ScoreRow]] = {}
     for row in rows:
         score = row.score
-        same = (row.evaluation, score.metric, score.normaliser, score.count, score.reference_length)
+        same = (row.evaluation, score.metric, score.normaliser, score.count, score.details.get(LENGTH))
         groups.setdefault(same, []).append(row)
     return [_score_group(group) for group in groups.values()]
 
 
 def _score_group(rows: list[ScoreRow]) -> _ScoreGroup:
     shown = [f"{row.score.value:.2f}" for row in rows]
-    best = min(shown, key=float)
+    score = rows[0].score
+    best = (min if score.better == "lower" else max)(shown, key=float)
     longest = max(row.score.value for row in rows) / 100
+    labels: Mapping[str, str] = load("metric", score.metric).labels
     return _ScoreGroup(
         rows[0].evaluation,
-        rows[0].score,
-        UNITS[rows[0].score.metric],
+        score,
+        tuple(f"{score.details[name]:,} {label}" for name, label in labels.items()),
         tuple(
             _ScoreLine(
                 row.system,
                 row.score,
                 value,
                 len(rows) > 1 and value == best,
-                bar({kind: getattr(row.score, kind) for kind in KINDS}, longest * row.score.reference_length),
+                bar(
+                    {kind: row.score.details.get(kind, 0) for kind in KINDS},
+                    longest * row.score.details.get(LENGTH, 0),
+                ),
                 "" if row.seconds is None else duration(row.seconds),
             )
             for row, value in zip(rows, shown, strict=True)

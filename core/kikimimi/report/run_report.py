@@ -11,13 +11,13 @@ from random import Random
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from kikimimi.contracts.metric import Score
 from kikimimi.contracts.registry import load
 from kikimimi.data.audio import decode, encode_flac
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import read_faults
-from kikimimi.evaluation.edits import edits, error_rate
+from kikimimi.evaluation.error_rate import edits, error_rate
 from kikimimi.evaluation.predictions import read_predictions, row_keys
-from kikimimi.evaluation.score import Score
 from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.inspect.describe import describe
 from kikimimi.recipe.show import to_yaml
@@ -83,7 +83,7 @@ def _facts(run: RunFolder, lines: Lines, scores: list[ScoreRow]) -> list[Fact]:
     facts = [
         Fact(
             label=f"{row.evaluation}: {row.system}",
-            value=f"{row.score.metric.upper()} {row.score.value:.2f} %",
+            value=str(row.score),
         )
         for row in scores
     ]

@@ -56,23 +56,23 @@ def open_loggers(run: RunFolder, stage: str, step: int | None) -> list[Logger]:
     return loggers
 
 
-def log_evaluation(run: RunFolder, rates: dict[str, float]) -> None:
-    """Write the error rates of a run to its loggers, where they are those of a finished stage.
+def log_evaluation(run: RunFolder, scores: dict[str, float]) -> None:
+    """Write the scores of a run to its loggers, where they are those of a finished stage.
 
-    A machine that evaluates may lack a logger's package: that is told, and the metrics file has the rates.
+    A machine that evaluates may lack a logger's package: that is told, and the metrics file has the scores.
 
     Args:
         run: The run.
-        rates: By name, such as ``cer/cv8`` [%].
+        scores: Values by name, such as ``cer/cv8``.
     """
     stage, _ = run.newest_weights()
     steps = [line["step"] for line in read_metrics(run.metrics) if line["stage"] == stage]
     if not (run.finished(stage) and steps):
         return
     try:
-        log_scores(run, stage, max(steps), rates)
+        log_scores(run, stage, max(steps), scores)
     except MissingExtraError as error:
-        print(f"the error rates stand in {run.metrics} alone: {error}", file=sys.stderr)
+        print(f"the scores stand in {run.metrics} alone: {error}", file=sys.stderr)
 
 
 def log_scores(run: RunFolder, stage: str, step: int, scores: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""The compliance kit: the contracts of components, objectives and tasks as tests for plugin authors.
+"""The compliance kit: the contracts of components, objectives, tasks and metrics as tests for plugin authors.
 
     from kikimimi.testing import parametrize_checks
     from my_package import MyAdapter

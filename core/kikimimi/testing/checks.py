@@ -11,6 +11,7 @@ import torch
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.component import LLM, Adapter, Component, Encoder
+from kikimimi.contracts.metric import Metric
 from kikimimi.contracts.objective import Objective
 from kikimimi.contracts.task import Task
 from kikimimi.testing import (
@@ -21,6 +22,7 @@ from kikimimi.testing import (
     encoder_checks,
     import_check,
     llm_checks,
+    metric_checks,
     objective_checks,
     rendering_checks,
     saving_checks,
@@ -132,14 +134,31 @@ FOR_OBJECTIVES: tuple[Function, ...] = (
     objective_checks.pickling_keeps_it,
 )
 
+FOR_METRICS: tuple[Function, ...] = (
+    config_checks.config_is_a_frozen_dataclass,
+    config_checks.config_has_defaults,
+    config_checks.config_is_documented,
+    config_checks.config_survives_yaml,
+    import_check.import_is_light,
+    metric_checks.states_unit_and_direction,
+    metric_checks.a_perfect_answer_is_best,
+    metric_checks.again_is_the_same,
+    metric_checks.order_changes_nothing,
+    metric_checks.value_comes_from_details,
+    metric_checks.empty_references_are_taken_or_left_out,
+    metric_checks.odd_texts_are_taken_or_refused,
+)
+
 _KINDS: dict[
-    str, tuple[type[Component] | type[Task] | type[Objective], type[Tested], tuple[Function, ...]]
+    str,
+    tuple[type[Component | Task | Objective | Metric], type[Tested], tuple[Function, ...]],
 ] = {
     "encoder": (Encoder, encoder_checks.EncoderSubject, (*FOR_ALL, *FOR_PADDED, *FOR_ENCODERS)),
     "adapter": (Adapter, adapter_checks.AdapterSubject, (*FOR_ALL, *FOR_PADDED, *FOR_ADAPTERS)),
     "llm": (LLM, llm_checks.LLMSubject, (*FOR_ALL, *FOR_LLMS)),
     "objective": (Objective, ObjectiveSubject, FOR_OBJECTIVES),
     "task": (Task, TaskSubject, FOR_TASKS),
+    "metric": (Metric, metric_checks.MetricSubject, FOR_METRICS),
 }
 
 
@@ -197,10 +216,10 @@ def list_checks(kind: str, component: type[Any], config: Any = None) -> list[Che
     """Return the checks of a component.
 
     Args:
-        kind: ``encoder``, ``adapter``, ``llm``, ``objective`` or ``task``.
+        kind: ``encoder``, ``adapter``, ``llm``, ``objective``, ``task`` or ``metric``.
         component: Its class.
-        config: The config whose tiny variant is checked (an objective's and a task's as it is); None for the
-            defaults.
+        config: The config whose tiny variant is checked (that of an objective, a task or a metric as
+            it is); None for the defaults.
 
     Raises:
         ValueError: There are no checks for that kind.
@@ -218,10 +237,10 @@ def run_checks(kind: str, component: type[Any], config: Any = None) -> list[Chec
     """Check a component against the contract of its kind.
 
     Args:
-        kind: ``encoder``, ``adapter``, ``llm``, ``objective`` or ``task``.
+        kind: ``encoder``, ``adapter``, ``llm``, ``objective``, ``task`` or ``metric``.
         component: Its class.
-        config: The config whose tiny variant is checked (an objective's and a task's as it is); None for the
-            defaults.
+        config: The config whose tiny variant is checked (that of an objective, a task or a metric as
+            it is); None for the defaults.
 
     Raises:
         ValueError: There are no checks for that kind.
@@ -238,5 +257,5 @@ def kind_of_component(component: type[Any]) -> str:
     for kind, (base, _, _) in _KINDS.items():
         if isinstance(component, type) and issubclass(component, base):
             return kind
-    bases = "kikimimi.Encoder, kikimimi.Adapter, kikimimi.LLM, kikimimi.Objective or kikimimi.Task"
+    bases = " or ".join(f"kikimimi.{base.__name__}" for base, _, _ in _KINDS.values())
     raise TypeError(f"{component!r} is no subclass of {bases}")

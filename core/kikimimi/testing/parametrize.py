@@ -22,12 +22,12 @@ def parametrize_checks(
             check()
 
     Args:
-        component: An encoder, an adapter, an LLM, an objective or a task.
+        component: An encoder, an adapter, an LLM, an objective, a task or a metric.
         expected_failures: Why a check fails, by its name (in all configs) or by its test id (in one:
             ``{"mean-bf16_runs": "an operator lacks bfloat16 on the CPU"}``). Such a test is a strict
             expected failure: once it passes, it has to be taken off the list.
-        configs: Configs whose tiny variants are checked (those of objectives and tasks as they are), by a
-            name for the test ids: ``parametrize_checks(MyAdapter, mean=MyAdapter.Config(pool="mean"))``.
+        configs: Configs whose tiny variants are checked (those of objectives, tasks and metrics as they are),
+            by a name for the test ids: ``parametrize_checks(MyAdapter, mean=MyAdapter.Config(pool="mean"))``.
             Without, the defaults are.
 
     Raises:

@@ -74,7 +74,7 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
             objective=_brief(given.objective),
             steps=STEPS,
             epochs=None,
-            gate={n: Gate(max=ANY_RATE) for n in given.gate},  # random parts get through none
+            gate={n: _wide(gate) for n, gate in given.gate.items()},  # random parts get through none
             data={n: evenly(source(f"{key}.data.{n}", data)) for n, data in given.data.items()},
             batch=replace(
                 given.batch,
@@ -105,6 +105,10 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
         },
         trainer=Trainer(precision=precision, accelerator="cpu", log_every=1, cache_features=False),
     )
+
+
+def _wide(gate: Gate) -> Gate:
+    return Gate(max=ANY_RATE) if gate.min is None else Gate(min=-ANY_RATE)
 
 
 def _tiny_parts(recipe: Recipe) -> Recipe:

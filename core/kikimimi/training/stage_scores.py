@@ -26,10 +26,10 @@ def score_stage(run: RunFolder, name: str) -> None:
 
     Args:
         run: The run.
-        name: Of the stage.
+        name: The stage's name.
 
     Raises:
-        GateError: An error rate is above what the stage's gate lets through.
+        GateError: A score is not what the stage's gate asks for.
         RunError: This rank waits, and the first rank has ended without a score.
     """
     stage = run.recipe.stages[name]
@@ -38,25 +38,29 @@ def score_stage(run: RunFolder, name: str) -> None:
     if global_rank() == 0:
         _score(run, name, stage)
     else:
-        while not _rates(run, name, stage):
+        while not _values(run, name, stage):
             if not run.is_locked():
                 raise RunError(f"stage {name}: the first rank ended before the stage was scored")
             time.sleep(_PAUSE)
-    rates = _rates(run, name, stage)
+    values = _values(run, name, stage)
     for evaluation, gate in stage.gate.items():
-        if rates[evaluation] > gate.max:
-            metric = run.recipe.evaluate[evaluation].metric.upper()
+        metric, found = run.recipe.evaluate[evaluation].metric, values[evaluation]
+        bound, least = ("max", gate.max) if gate.max is not None else ("min", gate.min)
+        assert least is not None
+        if found > least if bound == "max" else found < least:
+            unit = f" {metric.component.unit}".rstrip()
             later = [other for other in run.recipe.stages if not run.finished(other)]
             on = f"kikimimi train {run.path} --stage {later[0]}" if later else ""
             raise GateError(
-                f"stage {name}: {evaluation} has a {metric} of {rates[evaluation]:.2f} %, above "
-                f"stages.{name}.gate.{evaluation}.max of {gate.max:g} %"
+                f"stage {name}: {evaluation} has a {metric.name.upper()} of {found:.2f}{unit}, "
+                f"{'above' if bound == 'max' else 'below'} stages.{name}.gate.{evaluation}.{bound} of "
+                f"{least:g}{unit}"
                 + (f": no later stage begins. To go on all the same: {on}" if later else "")
             )
 
 
 def _score(run: RunFolder, name: str, stage: Stage) -> None:
-    if _rates(run, name, stage):
+    if _values(run, name, stage):
         return
     print(f"stage {name}: scoring what it leaves on {', '.join(stage.scored)}", file=sys.stderr)
     scores = evaluate_stage(run, name, stage.scored)
@@ -65,14 +69,11 @@ def _score(run: RunFolder, name: str, stage: Stage) -> None:
     log_scores(run, name, max(steps, default=0), values)
     for evaluation in stage.scored:
         score = scores[evaluation]
-        print(
-            f"stage {name}: {evaluation} {score.metric.upper()} {score.value:.2f} % ({score.count} clips)",
-            file=sys.stderr,
-        )
+        print(f"stage {name}: {evaluation} {score} ({score.count} clips)", file=sys.stderr)
 
 
-def _rates(run: RunFolder, name: str, stage: Stage) -> dict[str, float]:
-    """Return the stage's error rates as the metrics have them [%]; empty where one is missing."""
+def _values(run: RunFolder, name: str, stage: Stage) -> dict[str, float]:
+    """Return the stage's scores as the metrics file has them; empty where one is missing."""
     found: dict[str, float] = {}
     for line in read_metrics(run.metrics):
         if line["stage"] == name:
@@ -81,4 +82,4 @@ def _rates(run: RunFolder, name: str, stage: Stage) -> dict[str, float]:
 
 
 def _key(run: RunFolder, evaluation: str) -> str:
-    return f"{run.recipe.evaluate[evaluation].metric}/{evaluation}"
+    return f"{run.recipe.evaluate[evaluation].metric.name}/{evaluation}"

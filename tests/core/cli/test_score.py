@@ -63,7 +63,7 @@ def test_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
             "no column is called 'sad'. Did you mean 'said'? Columns: id, said, heard",
         ),
         (str(TABLE), {"normaliser": "nonee"}, "no normaliser is called 'nonee'. Did you mean 'none'?"),
-        (str(TABLE), {"metric": "bleu"}, "no metric is called 'bleu'. Metrics: cer, wer"),
+        (str(TABLE), {"metric": "bleu"}, "no metric is called 'bleu'. Registered metrics: cer, wer"),
     ],
 )
 def test_a_wrong_request_exits_with_2(

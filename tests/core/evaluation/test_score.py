@@ -1,16 +1,17 @@
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from kikimimi.contracts.metric import Score
 from kikimimi.errors import PluginError, RequestError
-from kikimimi.evaluation.edits import edits, error_rate
+from kikimimi.evaluation.error_rate import edits, error_rate
 from kikimimi.evaluation.pairs import read_pairs
-from kikimimi.evaluation.score import Metric, Score, score
+from kikimimi.evaluation.score import EDITS, add_up, score
 
 HAND_SCORED = Path(__file__).with_name("hand_scored.csv")
 PUBLISHED = "cv8_ja_predictions_step110000.csv"
@@ -20,10 +21,7 @@ def numbers(result: Score) -> tuple[int, ...]:
     return (
         result.count,
         result.skipped,
-        result.substitutions,
-        result.deletions,
-        result.insertions,
-        result.reference_length,
+        *(int(result.details[name]) for name in (*EDITS, "reference_length")),
     )
 
 
@@ -45,6 +43,9 @@ def test_hand_computed_with_normaliser() -> None:
     assert result.to_json() == {
         "metric": "cer",
         "cer": 18.1818,
+        "value": 100 * 4 / 22,
+        "unit": "%",
+        "better": "lower",
         "normaliser": "whisper-basic-nospace",
         "count": 5,
         "skipped": 1,
@@ -87,7 +88,7 @@ def test_a_reference_of_white_space_has_no_words_but_a_character() -> None:
 
 
 def test_white_space_at_the_ends_counts_without_normaliser() -> None:
-    assert score(["ab "], ["ab"], metric="cer", normaliser="none").deletions == 1
+    assert score(["ab "], ["ab"], metric="cer", normaliser="none").details["deletions"] == 1
 
 
 @settings(deadline=None)
@@ -101,12 +102,12 @@ def test_equals_the_sum_over_the_edits_of_each_pair(pairs: list[tuple[str, str]]
     result = score([r for r, _ in pairs], [p for _, p in pairs], metric="cer", normaliser="none")
     runs = [run for r, p in pairs if r for run in edits(r, p)]
     for op, total in (
-        ("substitute", result.substitutions),
-        ("delete", result.deletions),
-        ("insert", result.insertions),
+        ("substitute", result.details["substitutions"]),
+        ("delete", result.details["deletions"]),
+        ("insert", result.details["insertions"]),
     ):
         assert sum(run.errors for run in runs if run.op == op) == total
-    assert sum(len(run.reference) for run in runs) == result.reference_length
+    assert sum(len(run.reference) for run in runs) == result.details["reference_length"]
     assert result.value == error_rate(runs)
     assert result.skipped == sum(not r for r, _ in pairs)
 
@@ -127,9 +128,9 @@ def test_unknown_normaliser() -> None:
 
 def test_unknown_metric() -> None:
     with pytest.raises(
-        RequestError, match=r"no metric is called 'cerr'\. Did you mean 'cer'\? Metrics: cer, wer"
+        PluginError, match=r"no metric is called 'cerr'\. Did you mean 'cer'\? Registered metrics: cer, wer"
     ):
-        score(["a"], ["a"], metric=cast(Metric, "cerr"), normaliser="none")
+        score(["a"], ["a"], metric="cerr", normaliser="none")
 
 
 @pytest.mark.parametrize("references", [[], ["", "。"]])
@@ -141,21 +142,38 @@ def test_nothing_to_score(references: list[str]) -> None:
 
 
 def test_words_of_a_normaliser_that_joins_them() -> None:
-    with pytest.raises(RequestError, match="'whisper-basic-nospace' removes the white space between them"):
+    with pytest.raises(RequestError, match="normaliser 'whisper-basic-nospace': compares words, but"):
         score(["a b"], ["a b"], metric="wer", normaliser="whisper-basic-nospace")
 
 
-def test_a_score_of_nothing_cannot_be_made() -> None:
-    fields: dict[str, Any] = dict.fromkeys(
-        ("count", "skipped", "substitutions", "deletions", "insertions"), 0
+def test_each_utterance_has_its_details() -> None:
+    result = score(["ab", "", "abcd"], ["xb", "y", "abc"], metric="cer", normaliser="none")
+    first, second, third = result.utterances
+    assert first is not None
+    assert third is not None
+    assert second is None
+    assert (first["substitutions"], third["deletions"], third["reference_length"]) == (1, 1, 4)
+    assert add_up([first, third]) == result.details
+
+
+def test_json_holds_the_score() -> None:
+    result = score(["abc"] * 3, ["abd", "abc", "abc"], metric="cer", normaliser="none")
+    assert Score.from_json({**json.loads(json.dumps(result.to_json())), "seconds": 1.5}) == result
+
+
+def test_a_score_of_the_time_when_all_were_error_rates_is_read() -> None:
+    old = {"metric": "cer", "cer": 18.1818, "normaliser": "whisper-basic-nospace", "count": 5, "skipped": 1}
+    counts = {"substitutions": 1, "deletions": 1, "insertions": 2, "reference_length": 22}
+    found = Score.from_json({**old, **counts, "seconds": 3.25})
+    assert found == score(
+        *read_pairs(HAND_SCORED, "said", "heard"), metric="cer", normaliser="whisper-basic-nospace"
     )
-    with pytest.raises(ValueError, match="reference_length must be at least 1, not 0"):
-        Score(metric="cer", normaliser="none", reference_length=0, **fields)
+    assert (str(found), found.shown(form=".4f")) == ("CER 18.18 %", "18.1818 %")
 
 
 def test_scoring_imports_no_torch() -> None:
     code = (
-        "import sys; from kikimimi.evaluation.score import score; "
+        "import sys; from kikimimi.evaluation.score import EDITS, add_up, score; "
         "names = 'none', 'reazon-v3', 'whisper-basic-nospace'; "
         "[score(['a'], ['a'], metric='cer', normaliser=name) for name in names]; "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"

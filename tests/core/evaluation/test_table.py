@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from kikimimi.evaluation.score import Score, score
-from kikimimi.evaluation.table import print_scores
+from kikimimi.contracts.metric import Score
+from kikimimi.evaluation.score import print_scores, score
 
 
 def scores(system: str) -> dict[str, dict[str, Score]]:

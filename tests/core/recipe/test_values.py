@@ -108,7 +108,8 @@ from kikimimi.contracts import registry
         ),
         (
             "evaluate.held_out.metric=ser",
-            "evaluate.held_out.metric: expected one of cer, wer, not 'ser'. Did you mean 'wer'?",
+            "evaluate.held_out.metric: no metric is called 'ser'. Did you mean 'wer'? "
+            "Registered metrics: cer, wer",
         ),
         (
             "evaluate.held_out.normaliser=nonne",

@@ -11,7 +11,7 @@ import soundfile
 from markupsafe import Markup
 
 from kikimimi.errors import PluginError
-from kikimimi.evaluation.edits import edits
+from kikimimi.evaluation.error_rate import edits
 from kikimimi.evaluation.score import score
 from kikimimi.report.report import Example, ExampleGroup, Report, difference, render_report, write_report
 

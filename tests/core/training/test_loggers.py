@@ -134,7 +134,7 @@ def test_a_missing_wandb_is_told_first(make_run: Make, monkeypatch: pytest.Monke
 
 
 def test_an_unknown_logger(make_run: Make) -> None:
-    with pytest.raises(RecipeError, match=r"'wandbb' is not a logger\. Did you mean 'wandb'\?"):
+    with pytest.raises(RecipeError, match=r"not 'wandbb'\. Did you mean 'wandb'\?"):
         make_run("run", "trainer.loggers=[wandbb]")
 
 

@@ -20,6 +20,7 @@ from kikimimi.run.folder import RunFolder
 from kikimimi.testing import write_shard
 from kikimimi.training.stage import run_stage
 from kikimimi.training.train import train
+from kikimimi_metrics.cer import CER
 
 CHAIN = """
 name: chain
@@ -240,6 +241,15 @@ def test_scores_after_stages_and_a_gate(chain: Path, capsys: pytest.CaptureFixtu
     assert "held_out: chain:" not in captured
 
 
+def test_a_gate_of_a_metric_of_which_higher_is_better(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CER, "better", "higher")
+    with pytest.raises(RecipeError, match=r"max: of metric 'cer' higher values are better: give min"):
+        make(chain, "max", "stages.align.gate.held_out={max: 5}")
+    with pytest.raises(GateError, match=r"CER of .* %, below stages\.align\.gate\.held_out\.min of 10000 %"):
+        train(make(chain, "shut", "stages.align.gate.held_out={min: 10000}"), "align")
+    train(make(chain, "open", "stages.align.gate.held_out={min: -1}"), "align")
+
+
 def test_a_stage_that_no_longer_gets_better_ends(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = (
         "stages.align.steps=40",
@@ -317,7 +327,13 @@ def test_a_record_without_a_rejected_answer(chain: Path) -> None:
         (["stages.align.early_stop={}"], r"stages\.align\.early_stop: looks at the validation loss"),
         (["stages.align.checkpoint.keep_best=1"], r"checkpoint\.keep_best: looks at the validation loss"),
         (["stages.align.checkpoint.leave=best"], r"checkpoint\.leave: best needs keep_best of at least 1"),
-        (["stages.align.gate.held_out={max: -1}"], r"gate\.held_out\.max: must be 0 or more, not -1"),
+        (["stages.align.gate.held_out={max: -1}"], r"gate\.held_out\.max: must be at least 0, not -1"),
+        (["stages.align.gate.held_out={}"], r"gate\.held_out: give max or min: one of the two"),
+        (["stages.align.gate.held_out={max: 3, min: 3}"], r"gate\.held_out: give max or min: one of the two"),
+        (
+            ["stages.align.gate.held_out={min: 90}"],
+            r"gate\.held_out\.min: of metric 'cer' lower values are better: give max, the largest value",
+        ),
         (["stages.align.objective=dop"], r"stages\.align\.objective.*'dop'.*Did you mean 'dpo'\?"),
         (["stages.dpo.objective.beta=0"], r"stages\.dpo\.objective\.beta: must be above 0, not 0"),
     ],

@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from kikimimi.evaluation.edits import Edit, edits, error_rate
+from kikimimi.evaluation.error_rate import Edit, edits, error_rate
 
 
 @pytest.mark.parametrize(

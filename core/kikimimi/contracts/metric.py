@@ -1,0 +1,147 @@
+"""The contract of a metric: how answers are scored against references; and what a score is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from kikimimi.contracts.normaliser import Normaliser
+from kikimimi.contracts.options import Options
+
+Better = Literal["lower", "higher"]
+"""Which values of a metric are good ones."""
+Details = Mapping[str, float]
+"""What a value is computed from, by name: plain numbers that add up over utterances."""
+DECIMALS = 4
+_OLD_RATE = ("substitutions", "deletions", "insertions")  # what scores held when all were error rates
+
+
+@dataclass(kw_only=True, frozen=True)
+class MetricConfig(Options):
+    """Base of every metric's nested `Config`."""
+
+
+class Metric(ABC):
+    """Scores predictions against references. Built as `Metric(config)`; the docstring states its definition.
+
+    The value of a corpus is computed from sums over its utterances, so that it is that of the corpus and not
+    a mean of values, and that a part of the utterances, or a draw among them, has a value as well.
+
+    Attributes:
+        unit: Unit of the value (``%``); empty where it has none.
+        better: Whether lower or higher values are better.
+        labels: What tables call a detail, where it is not its name.
+    """
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(MetricConfig):
+        """A metric without options."""
+
+    unit: ClassVar[str] = ""
+    better: ClassVar[Better]
+    labels: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def check(self, normalise: Normaliser) -> None:  # noqa: B027 - most have nothing to check
+        """Check that texts can be compared after a normaliser. Default: any can.
+
+        Raises:
+            ValueError: They cannot.
+        """
+
+    @abstractmethod
+    def measure(self, references: Sequence[str], predictions: Sequence[str]) -> Sequence[Details | None]:
+        """Return the details of each utterance, from nothing but its own two texts.
+
+        Args:
+            references: What is right, normalised.
+            predictions: What a system wrote, normalised, in the same order.
+
+        Returns:
+            One for each, all with the same names; None where a reference has nothing to compare with, such
+            as an empty one for an error rate: the utterance is left out and counted.
+        """
+
+    @abstractmethod
+    def value(self, details: Details) -> float:
+        """Return the value of the details of one or more utterances, added up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a system scored on a corpus."""
+
+    metric: str
+    """Registered name of the metric."""
+    value: float
+    """The value, in `unit`."""
+    unit: str
+    """Unit of the value; empty where it has none."""
+    better: Better
+    """Whether lower or higher values are better."""
+    normaliser: str
+    """Registered name of the normaliser that both sides went through: without it a score means nothing."""
+    count: int
+    """Utterances scored."""
+    skipped: int
+    """Utterances left out of everything else here: their reference has nothing to compare with after
+    normalisation, and what a system says on them does not count."""
+    details: Details = field(default_factory=dict)
+    """What the value was computed from, summed over the utterances."""
+    utterances: Sequence[Details | None] = field(default=(), compare=False, repr=False)
+    """The details of each utterance in order, None where it was left out; empty where the score was read."""
+
+    @property
+    def label(self) -> str:
+        """What tables and messages call the metric: ``CER``."""
+        return self.metric.upper()
+
+    def __str__(self) -> str:
+        """Return the score in words: ``CER 3.14 %``."""
+        return f"{self.label} {self.shown()}"
+
+    def shown(self, value: float | None = None, form: str = ".2f") -> str:
+        """Return the value, or another one, with its unit: ``3.14 %``.
+
+        Args:
+            value: Shown in place of the score's own.
+            form: How the number is written.
+        """
+        return f"{self.value if value is None else value:{form}} {self.unit}".rstrip()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the score as JSON holds it: the value also to 4 decimals under the metric's name."""
+        return {
+            "metric": self.metric,
+            self.metric: round(self.value, DECIMALS),
+            "value": self.value,
+            "unit": self.unit,
+            "better": self.better,
+            "normaliser": self.normaliser,
+            "count": self.count,
+            "skipped": self.skipped,
+            **self.details,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Score:
+        """Read what `to_json` returned, now or when all were error rates; ``seconds`` may stand there."""
+        own = {name: values[name] for name in ("metric", "normaliser", "count", "skipped")}
+        named = {*cls.reserved(), values["metric"]}
+        details = {name: value for name, value in values.items() if name not in named}
+        if "value" not in values:
+            value = 100 * sum(values[name] for name in _OLD_RATE) / values["reference_length"]
+            return cls(**own, value=value, unit="%", better="lower", details=details)
+        rest = {name: values[name] for name in ("value", "unit", "better")}
+        return cls(**own, **rest, details=details)
+
+    @classmethod
+    def reserved(cls) -> frozenset[str]:
+        """Return the names that details cannot have, as JSON holds others under them."""
+        return frozenset(
+            ("metric", "value", "unit", "better", "normaliser", "count", "skipped", "seconds", "system")
+        )

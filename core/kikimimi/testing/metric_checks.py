@@ -1,0 +1,190 @@
+"""Checks of metrics: what they make of perfect, wrong, empty and odd answers, in any order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from kikimimi.contracts.metric import Details, Metric, MetricConfig, Score
+from kikimimi.testing.contract import ContractError, expect
+from kikimimi.testing.subject import Tested
+
+REFERENCES = (
+    "今日は 良い 天気 です ね",
+    "the quick brown fox jumps over the lazy dog",
+    "明日 の 朝 八時 に 駅 で 会いましょう",
+    "it was raining all night long",
+)
+WORSE = (
+    "今日は 悪い 天気 でした",
+    "the quick brown fox jumped over a lazy dog",
+    "明日 の 朝 八時 駅 で 会い ましょう か",
+    "it rained",
+)
+UNRELATED = ("zzz qqq", "ヌヌ ヌヌヌ", "xxx vvv jjj", "ゾゾ")
+ODD = ("", " ", "\n\t", "。", "\x00", "\U0001f442" * 3, "e\u0301", "あ" * 3000, "a " * 1000)
+
+
+class MetricSubject(Tested):
+    """A metric under test, with its config as it is given."""
+
+    config_base = MetricConfig
+    reserved = ("name",)
+
+    @cached_property
+    def config(self) -> Any:
+        """The config that was given, or the metric's defaults."""
+        return self.component.Config() if self.given is None else self.given
+
+    def build(self) -> Metric:
+        """Build the metric."""
+        metric: Metric = self.component(self.config)
+        return metric
+
+    def measure(self, references: Sequence[str], predictions: Sequence[str]) -> list[Details | None]:
+        """Measure utterances with a metric that is new each time; there is one result for each."""
+        found = list(self.build().measure(list(references), list(predictions)))
+        expect(
+            len(found) == len(references),
+            f"measure: expected one result for each of {len(references)} utterances, found {len(found)}",
+        )
+        return found
+
+    def value(self, references: Sequence[str], predictions: Sequence[str]) -> float:
+        """Return the value of a corpus, none of whose utterances may be left out."""
+        kept = [details for details in self.measure(references, predictions) if details is not None]
+        expect(
+            len(kept) == len(references), f"measure: expected details of {references}, found some left out"
+        )
+        return self.build().value(_sums(kept))
+
+
+def states_unit_and_direction(subject: MetricSubject) -> None:
+    """`better` is ``lower`` or ``higher``, `unit` a text, and every label names a detail."""
+    better, unit = getattr(subject.component, "better", None), getattr(subject.component, "unit", None)
+    expect(better in ("lower", "higher"), f"better: expected 'lower' or 'higher', found {better!r}")
+    expect(isinstance(unit, str), f"unit: expected a text, found {unit!r}")
+    details = subject.measure(REFERENCES, WORSE)[0] or {}
+    unknown = [name for name in subject.component.labels if name not in details]
+    expect(not unknown, f"labels: expected names of details ({', '.join(details)}), found {unknown}")
+
+
+def a_perfect_answer_is_best(subject: MetricSubject) -> None:
+    """No answer is better than the reference itself, and one that has nothing of it is worse."""
+    perfect = subject.value(REFERENCES, REFERENCES)
+    sign = 1 if subject.component.better == "higher" else -1
+    for what, answers in (("flawed", WORSE), ("unrelated", UNRELATED), ("empty", [""] * len(REFERENCES))):
+        found = subject.value(REFERENCES, answers)
+        expect(
+            sign * found <= sign * perfect,
+            f"{what} answers: expected a value no better than the references' own, {perfect:g} "
+            f"({subject.component.better} is better), found {found:g}",
+        )
+    expect(
+        subject.value(REFERENCES, UNRELATED) != perfect,
+        f"unrelated answers: expected a value worse than the references' own, {perfect:g}, found the same",
+    )
+
+
+def again_is_the_same(subject: MetricSubject) -> None:
+    """The same texts have the same details each time, and are left as they are."""
+    references, predictions = list(REFERENCES), list(WORSE)
+    metric = subject.build()
+    first = list(metric.measure(references, predictions))
+    expect(
+        (references, predictions) == (list(REFERENCES), list(WORSE)),
+        "measure: expected the lists of texts as they were, found them changed",
+    )
+    again = list(metric.measure(references, predictions))
+    expect(
+        first == again == subject.measure(REFERENCES, WORSE),
+        "the same texts again: expected the same details, found others",
+    )
+
+
+def order_changes_nothing(subject: MetricSubject) -> None:
+    """An utterance has the same details in any order, and alone."""
+    found = subject.measure(REFERENCES, WORSE)
+    expect(
+        subject.measure(REFERENCES[::-1], WORSE[::-1]) == found[::-1],
+        "utterances in reverse: expected the same details of each, found others",
+    )
+    alone = [subject.measure([r], [p])[0] for r, p in zip(REFERENCES, WORSE, strict=True)]
+    expect(alone == found, "utterances one by one: expected the same details of each, found others")
+
+
+def value_comes_from_details(subject: MetricSubject) -> None:
+    """Details are finite numbers that add up, and the value of a part, and of all, comes from their sums."""
+    found = [details for details in subject.measure(REFERENCES, WORSE) if details is not None]
+    expect(bool(found), "measure: expected details of ordinary sentences, found all left out")
+    for details in found:
+        expect(
+            list(details) == list(found[0]),
+            f"details: expected the names {list(found[0])} of every utterance, found {list(details)}",
+        )
+        _expect_plain(details)
+        taken = sorted(Score.reserved() & set(details))
+        expect(not taken, f"details: expected names that scores do not use themselves, found {taken}")
+    for some in (found[:1], found, found * 2):
+        value = subject.build().value(_sums(some))
+        expect(
+            isinstance(value, float | int) and math.isfinite(value),
+            f"value: expected a finite number, found {value!r}",
+        )
+    once, twice = (subject.build().value(_sums(found * times)) for times in (1, 2))
+    expect(
+        math.isclose(once, twice, rel_tol=1e-9, abs_tol=1e-12),
+        f"value: expected {once:g} of every utterance twice as of each once, found {twice:g}",
+    )
+
+
+def empty_references_are_taken_or_left_out(subject: MetricSubject) -> None:
+    """An empty reference has details, or none (it is left out), and changes nothing of the others."""
+    references, predictions = [*REFERENCES, ""], [*WORSE, "said all the same"]
+    try:
+        found = subject.measure(references, predictions)
+        subject.measure([""], [""])
+    except Exception as error:
+        raise ContractError(
+            f"an empty reference: expected details or None, found {type(error).__name__}: {error}"
+        ) from error
+    if found[-1] is not None:
+        _expect_plain(found[-1])
+    expect(
+        found[:-1] == subject.measure(REFERENCES, WORSE),
+        "an empty reference among others: expected the same details of the others, found others",
+    )
+
+
+def odd_texts_are_taken_or_refused(subject: MetricSubject) -> None:
+    """Any text gets finite details, or a ValueError that says what is wrong; never another error."""
+    for odd in ODD:
+        for pair in ((REFERENCES[0], odd), (odd, WORSE[0]), (odd, odd)):
+            shown = f"reference {pair[0][:20]!r}, prediction {pair[1][:20]!r}"
+            try:
+                details = subject.measure([pair[0]], [pair[1]])[0]
+                if details is not None:
+                    _expect_plain(details)
+                    _expect_plain({"value": subject.build().value(details)})
+            except ContractError as error:
+                raise ContractError(f"{shown}: {error}") from error
+            except ValueError:
+                continue
+            except Exception as error:
+                raise ContractError(
+                    f"{shown}: expected details or a ValueError, found {type(error).__name__}: {error}"
+                ) from error
+
+
+def _sums(details: Sequence[Details]) -> Details:
+    return {name: sum(one[name] for one in details) for name in details[0]}
+
+
+def _expect_plain(details: Details) -> None:
+    for name, number in details.items():
+        expect(
+            type(number) in (int, float) and math.isfinite(number),
+            f"{name}: expected a finite int or float, found {number!r}",
+        )
