@@ -1,5 +1,5 @@
-"""Evaluation: scores, the edits behind them, and the report.
+"""Evaluation: answers of systems, kept; scores of them, and the edits behind error rates.
 
-Import from the submodules. Scoring (`kikimimi.evaluation.score`) needs jiwer only; nothing is imported here,
-so that it starts at once.
+Import from the submodules. Scoring (`kikimimi.evaluation.score`) needs no torch; nothing is imported here, so
+that it starts at once.
 """

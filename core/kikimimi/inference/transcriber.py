@@ -36,7 +36,8 @@ class Transcriber:
 
     def __init__(self, run: RunFolder, device: torch.device | None = None) -> None:
         self.task = _task(run)
-        self.generation = _generation(run)
+        evaluations = list(run.recipe.evaluate.values())
+        self.generation = evaluations[0].generate if evaluations else Generation()
         self.engine = Engine(load_model(run), device)
         self.sample_rate = self.engine.sample_rate
         self.max_seconds = self.engine.max_seconds
@@ -124,9 +125,3 @@ def _task(run: RunFolder) -> Task:
     raise RequestError(
         f"{run.path}: none of its tasks asks a fixed question of a clip, as transcription does"
     )
-
-
-def _generation(run: RunFolder) -> Generation:
-    for evaluation in run.recipe.evaluate.values():
-        return evaluation.generate
-    return Generation()

@@ -53,6 +53,13 @@ def test_swaps_reach_tasks_and_short_forms_have_options(load: Any, base: str) ->
     assert recipe.stages["align"].data["clips"].task.config.language == "ja"
 
 
+def test_a_metric_is_a_name_or_a_section(load: Any, base: str) -> None:
+    recipe = load(base, "evaluate.held_out.metric=wer")
+    assert recipe == load(base, "evaluate.held_out.metric={name: wer}")
+    assert recipe.evaluate["held_out"].metric.name == "wer"
+    assert load(to_yaml(recipe)) == recipe
+
+
 def test_named_entries_are_added_and_removed(load: Any, base: str) -> None:
     recipe = load(
         base,

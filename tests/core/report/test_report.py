@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from kikimimi.contracts.metric import Score
 from kikimimi.evaluation.score import EDITS, score
 from kikimimi.inspect.describe import Description
 from kikimimi.report.charts import Curve
@@ -171,6 +172,29 @@ def test_the_numbers_are_those_of_score() -> None:
         value, counts = line.score.value, [line.score.details[kind] for kind in EDITS]
         shown = f"{line.system} {value:.2f} % {counts[0]} {counts[1]} {counts[2]} {compute}"
         assert shown.strip() in text
+
+
+def test_a_metric_that_counts_no_edits_and_of_which_higher_is_better() -> None:
+    given: Any = {
+        "metric": "wer",
+        "unit": "",
+        "better": "higher",
+        "normaliser": "none",
+        "count": 3,
+        "skipped": 0,
+    }
+    values = {"low": 1.5, "high": 2.5}
+    scores = [
+        ScoreRow(
+            evaluation="e",
+            system=name,
+            score=Score(**given, count=3, skipped=0, value=value, details={"reference_length": 9}),
+        )
+        for name, value in values.items()
+    ]
+    html = render_report(replace(EMPTY, scores=scores))
+    assert re.findall(r"<strong>([\d.]+)", html) == ["2.50"]
+    assert "low 1.50" in Page(html).text
 
 
 def test_skipped_pairs_are_shown() -> None:

@@ -77,6 +77,7 @@ def test_what_a_lock_holds(run: RunFolder, folder: Path) -> None:
         "stages.asr.data.tones.task",
         "stages.asr.validate.data.held_out.task",
         "evaluate.later.task",
+        "evaluate.later.metric",
         "evaluate.later.normaliser",
     }
     stages = {"stages.asr.data.tones", "stages.asr.validate.data.held_out"}
