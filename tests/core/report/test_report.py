@@ -188,7 +188,7 @@ def test_a_metric_that_counts_no_edits_and_of_which_higher_is_better() -> None:
         ScoreRow(
             evaluation="e",
             system=name,
-            score=Score(**given, count=3, skipped=0, value=value, details={"reference_length": 9}),
+            score=Score(**given, value=value, details={"reference_length": 9}),
         )
         for name, value in values.items()
     ]
