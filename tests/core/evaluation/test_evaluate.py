@@ -360,6 +360,17 @@ def test_a_prompt_that_leaves_no_room_is_named(run: Change, monkeypatch: pytest.
         evaluate(folder)
 
 
+def test_a_metric_that_the_normaliser_does_not_leave_is_told_before_the_work(
+    run: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LOAD, lambda *_: pytest.fail("the model was loaded"))
+    folder = run(metric=Chosen.of("metric", "wer"), normaliser="whisper-basic-nospace")
+    with pytest.raises(
+        RequestError, match=r"metric 'wer' with normaliser 'whisper-basic-nospace': compares words, but"
+    ):
+        evaluate(folder)
+
+
 def test_conversations(run: Change, tmp_path: Path) -> None:
     talk = write_shard(tmp_path / "talk", 2, form="conversations")
     chat = Chosen(kind="task", name="chat", config=registry.load("task", "chat").Config())
