@@ -28,8 +28,7 @@ from kikimimi.recipe import load_recipe
 from kikimimi.recipe.resolve import shipped_recipe
 from kikimimi.report.run_report import write_run_report
 from kikimimi.run.folder import RunFolder, run_name
-from kikimimi.synth.dialogue import DialogueSizes
-from kikimimi.synth.speak import synth
+from kikimimi.synth.synth import DialogueSizes, synth
 from kikimimi.training.train import train
 
 NEEDED = {

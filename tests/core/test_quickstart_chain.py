@@ -13,7 +13,7 @@ from kikimimi.cli import main
 from kikimimi.recipe import load_recipe
 from kikimimi.recipe.resolve import shipped_recipe
 from kikimimi.run.folder import RunFolder
-from kikimimi.synth.dialogue import DialogueSizes
+from kikimimi.synth.synth import DialogueSizes
 
 STAGES = tuple(load_recipe(shipped_recipe("llm_jp_4_8b_ja_cpu")).stages)
 OVERRIDES = (

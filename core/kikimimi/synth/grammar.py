@@ -21,25 +21,36 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import yaml
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RequestError
 from kikimimi.synth.instruction import Exchange, Instruction, check_slots, fill, slots_of, texts
-from kikimimi.synth.split import ExchangeSplit, Split, hold_out, in_turns, unseen
 
 _SHIPPED = Path(__file__).parent / "grammars"
-_PATIENCE = 100  # draws that were there before, after which a template's remaining sentences are listed
+_PATIENCE = 100  # choices that were there before, after which a template's remaining sentences are listed
 _NEEDED, _OPTIONAL = ("language", "sentences", "words"), ("instructions", "copy")
 
-Item = TypeVar("Item")
+
+class Split(NamedTuple):
+    """Sentences, or requests with their answers, for training and for evaluation; nothing is in both.
+
+    Attributes:
+        train: For training: first those that bring something new, then the others in random order.
+        held_out: For evaluation.
+        unseen: Characters of `held_out`, answers included, that `train` has not: few where it is large.
+    """
+
+    train: list[Exchange]
+    held_out: list[Exchange]
+    unseen: str
 
 
 @dataclass(frozen=True)
@@ -148,11 +159,9 @@ class Grammar:
         """
         rng = Random(seed)
         streams = [self._sentences(template, rng) for template in self.sentences]
-        sentences = in_turns(streams, str)
-        train, evaluation = self._split(sentences, frozenset, "sentences", count, held_out, seed)
-        return Split(train, evaluation, unseen("".join(train), "".join(evaluation)))
+        return self._split(streams, "sentence", count, held_out, seed)
 
-    def split_exchanges(self, count: int, held_out: int, seed: int) -> ExchangeSplit:
+    def split_exchanges(self, count: int, held_out: int, seed: int) -> Split:
         """Make different requests with their answers, and split them. Instructions and phrasings take turns.
 
         Every character, phrasing and word of the held-out requests also occurs in training wherever `count`
@@ -174,40 +183,41 @@ class Grammar:
             for i, instruction in enumerate(self.instructions)
             for j, request in enumerate(instruction.requests)
         ]
-        exchanges = in_turns(streams, lambda exchange: exchange.request)
-        train, evaluation = self._split(
-            exchanges, lambda exchange: exchange.parts, "requests", count, held_out, seed
-        )
-        written = ["".join(e.request + e.answer + e.rejected for e in part) for part in (train, evaluation)]
-        return ExchangeSplit(train, evaluation, unseen(*written))
+        return self._split(streams, "request", count, held_out, seed)
 
     def _split(
-        self,
-        stream: Iterable[Item],
-        parts: Callable[[Item], frozenset[str]],
-        what: str,
-        count: int,
-        held_out: int,
-        seed: int,
-    ) -> tuple[list[Item], list[Item]]:
-        """Take items of a stream and split them; those that bring a new part go to training first."""
+        self, streams: Sequence[Iterator[Exchange]], unit: str, count: int, held_out: int, seed: int
+    ) -> Split:
+        """Take different texts in turns; those that bring a new part go to training first."""
         if count < 1 or held_out < 0:
             raise RequestError(
-                f"expected at least 1 training {what.removesuffix('s')} and 0 held out, not {count} and "
-                f"{held_out}"
+                f"expected at least 1 training {unit} and 0 held out, not {count} and {held_out}"
             )
         wanted = count + held_out
-        items = list(itertools.islice(stream, wanted))
+        items = list(itertools.islice(_in_turns(streams), wanted))
         if len(items) < wanted:
             raise RequestError(
-                f"{self.name}: makes {len(items)} different {what}; {wanted} are asked for "
+                f"{self.name}: makes {len(items)} different {unit}s; {wanted} are asked for "
                 f"({count} + {held_out} held out)"
             )
-        return hold_out(items, parts, count, seed)
+        seen: set[str] = set()
+        new: list[Exchange] = []
+        old: list[Exchange] = []
+        for item in items:
+            (old if item.parts <= seen else new).append(item)
+            seen |= item.parts
+        shuffle = Random(seed)
+        ordered = new + sorted(old, key=lambda _: shuffle.random())
+        known, met = (
+            {*"".join(e.request + e.answer + e.rejected for e in part)}
+            for part in (ordered[:count], ordered[count:])
+        )
+        return Split(ordered[:count], ordered[count:], "".join(sorted(met - known)))
 
-    def _sentences(self, template: str, rng: Random) -> Iterator[str]:
+    def _sentences(self, template: str, rng: Random) -> Iterator[Exchange]:
         for words in self._fillings(slots_of(template), rng):
-            yield fill(template, words)
+            sentence = fill(template, words)
+            yield Exchange(sentence, frozenset(sentence))
 
     def _exchanges(
         self, phrasing: str, instruction: Instruction, request: str, rng: Random
@@ -222,7 +232,7 @@ class Grammar:
                     f"{self.name}: {asked!r}: is answered with {answer!r}, which is rejected, too"
                 )
             named = (f"{phrasing.partition('.')[0]} {slot} {word}" for slot, word in filled.items())
-            yield Exchange(asked, answer, rejected, frozenset((phrasing, *named, *asked, *answer, *rejected)))
+            yield Exchange(asked, frozenset((phrasing, *named, *asked, *answer, *rejected)), answer, rejected)
 
     def _fillings(self, slots: Sequence[str], rng: Random) -> Iterator[tuple[str, ...]]:
         """Yield every choice of words for slots once, in random order."""
@@ -244,6 +254,21 @@ class Grammar:
         ]
         rest.sort(key=lambda _: rng.random())
         yield from rest
+
+
+def _in_turns(streams: Iterable[Iterator[Exchange]]) -> Iterator[Exchange]:
+    """Yield exchanges of different requests, from one stream after the other."""
+    left = list(streams)
+    seen: set[str] = set()
+    while left:
+        for stream in list(left):
+            # Two templates may make the same text: the first has it.
+            item = next((item for item in stream if item.request not in seen), None)
+            if item is None:
+                left.remove(stream)
+                continue
+            seen.add(item.request)
+            yield item
 
 
 def _instructions(

@@ -19,19 +19,19 @@ Facts = Mapping[str, Mapping[str, Mapping[str, str]]]
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request with its answers.
+    """A request with its answers, or a sentence, which nothing answers.
 
     Attributes:
-        request: What is asked.
+        request: What is asked, or the sentence.
+        parts: What it is made of: its characters; of a request also the phrasing, and each word in its slot.
         answer: What is to be answered.
         rejected: What is not to be answered.
-        parts: What it is made of: its characters, the phrasing, and each word in its slot.
     """
 
     request: str
-    answer: str
-    rejected: str
     parts: frozenset[str]
+    answer: str = ""
+    rejected: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,20 @@
-"""Synthetic speech: sentences spoken by a voice, as clips and manifests that `kikimimi.data.packing` reads.
-
-What a grammar's instructions make of it beside sentences stands in `kikimimi.synth.dialogue`.
-"""
+"""Texts spoken by a voice, as clips: how each is spoken, and the processes that do it."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 from kikimimi.console.progress import Progress
-from kikimimi.console.words import counted, duration
 from kikimimi.contracts import registry
 from kikimimi.contracts.voice import Voice
 from kikimimi.data.audio import MIN_SECONDS, encode_flac, is_silent, probe, resample
 from kikimimi.data.whole_file import whole_file
 from kikimimi.data.workers import in_order
 from kikimimi.errors import AudioError, DataError, RequestError
-from kikimimi.synth.dialogue import DialogueSizes, make_dialogue, write_dialogue
-from kikimimi.synth.grammar import Grammar
 
 SPEEDS = (0.85, 1.2)
 """Slowest and fastest relative rate of speech."""
@@ -31,8 +24,6 @@ SEMITONES = (-3.0, 3.0)
 
 SAMPLE_RATE = 16_000
 """Of the clips [Hz]."""
-
-_COLUMNS = ("path", "text", "language", "voice", "speed", "semitones")
 
 
 @dataclass(frozen=True)
@@ -58,93 +49,6 @@ class Utterance:
         """Where the clip lies below the output folder; a function of all that it is made from."""
         recipe = f"{self.voice}\n{self.speed}\n{self.semitones}\n{SAMPLE_RATE}\n{self.text}"
         return f"clips/{hashlib.sha256(recipe.encode()).hexdigest()[:20]}.flac"
-
-
-@dataclass(frozen=True)
-class SynthReport:
-    """What was made.
-
-    Attributes:
-        train: Manifest of the training clips.
-        held_out: Manifest of the held-out clips.
-        clips: How many clips the manifests name.
-        seconds: Length of all of them [s].
-        kept: How many of them were there before.
-        unseen: Characters of what is held out that training lacks.
-        dialogue: Manifests of conversations, where they were asked for.
-    """
-
-    train: Path
-    held_out: Path
-    clips: int
-    seconds: float
-    kept: int
-    unseen: str
-    dialogue: tuple[Path, ...] = ()
-
-    def summary(self) -> str:
-        """Return one line: what was made."""
-        line = (
-            f"{counted(self.clips, 'clip')}, {duration(self.seconds)} of speech ({self.kept} were there "
-            f"before): {', '.join(map(str, (self.train, self.held_out, *self.dialogue)))}"
-        )
-        return f"{line}; held-out characters that training lacks: {self.unseen}" if self.unseen else line
-
-
-def synth(
-    grammar: str,
-    out: Path,
-    *,
-    count: int,
-    held_out: int,
-    dialogue: DialogueSizes | None = None,
-    voice: str = "open_jtalk",
-    seed: int = 0,
-    workers: int = 2,
-) -> SynthReport:
-    """Make sentences from a grammar and speak them: ``train.csv``, ``held_out.csv`` and ``clips/``.
-
-    With `dialogue`, also spoken instructions, conversations in text and preference pairs.
-
-    Args:
-        grammar: Path of a grammar, or the name of a shipped one.
-        out: Folder to write; what is already there is kept, so an interrupted run goes on.
-        count: Training sentences.
-        held_out: Held-out sentences.
-        dialogue: How many conversations of the grammar's instructions to make beside; None makes none.
-        voice: Registered name of a voice.
-        seed: Of the sentences and of how each is spoken.
-        workers: Processes that speak; 1 means this one.
-
-    Raises:
-        RequestError: The grammar or the voice is unknown, do not fit together, or cannot make so much.
-        DataError: The voice failed on a sentence.
-    """
-    loaded = Grammar.load(grammar)
-    speaking = partial(utterances, voice=voice, language=loaded.language, seed=seed)
-    copies = 0 if dialogue is None else dialogue.copies(loaded)
-    split = loaded.split(max(count, copies), held_out, seed)
-    parts = [
-        (out / "train.csv", speaking(split.train[:count])),
-        (out / "held_out.csv", speaking(split.held_out)),
-    ]
-    everything = [utterance for _, part in parts for utterance in part]
-    manifests: tuple[Path, ...] = ()
-    unseen = split.unseen
-    write: Callable[[], tuple[Path, ...]] | None = None
-    if dialogue is not None:
-        made = make_dialogue(loaded, dialogue, split.train, held_out, seed)
-        unseen = "".join(sorted({*unseen, *made.unseen}))
-        spoken = {utterance.text: utterance for utterance in speaking(made.requests())}
-        everything += spoken.values()
-        write = partial(write_dialogue, made, out, spoken, loaded)
-    kept = speak(everything, out, workers=workers)
-    for manifest, part in parts:
-        _write_manifest(manifest, part)
-    if write is not None:
-        manifests = write()
-    seconds = sum(probe(out / utterance.path, utterance.path)[0] for utterance in everything)
-    return SynthReport(parts[0][0], parts[1][0], len(everything), seconds, kept, unseen, manifests)
 
 
 def utterances(sentences: Sequence[str], *, voice: str, language: str, seed: int) -> list[Utterance]:
@@ -232,10 +136,3 @@ def _is_whole(path: Path) -> bool:
     except (RequestError, AudioError):
         return False
     return True
-
-
-def _write_manifest(path: Path, utterances: Sequence[Utterance]) -> None:
-    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        writer.writerows([getattr(utterance, column) for column in _COLUMNS] for utterance in utterances)

@@ -18,8 +18,7 @@ from kikimimi.data.packing.pack import pack
 from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import RequestError
 from kikimimi.synth import speak as module
-from kikimimi.synth.dialogue import DialogueSizes
-from kikimimi.synth.speak import SynthReport, synth
+from kikimimi.synth.synth import DialogueSizes, SynthReport, synth
 
 MANIFESTS = ["instructions", "held_out_instructions", "preferences", "texts"]
 

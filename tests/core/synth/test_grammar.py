@@ -7,12 +7,19 @@ from hypothesis import given, settings, strategies as st
 
 from kikimimi.errors import RequestError
 from kikimimi.synth.grammar import Grammar
+from kikimimi.synth.instruction import Exchange
 
 SMALL = """
 language: ja
 sentences: ["{a}と{a}です。", "{a}は{b}です。", "はい。"]
 words: {a: [犬, 猫, 鳥], b: [犬, 白]}
 """
+
+
+def texts(exchanges: list[Exchange]) -> list[str]:
+    """Return the sentences; nothing answers them."""
+    assert not any(exchange.answer or exchange.rejected for exchange in exchanges)
+    return [exchange.request for exchange in exchanges]
 
 
 @pytest.fixture
@@ -25,9 +32,10 @@ def small(tmp_path: Path) -> Grammar:
 def test_makes_every_sentence_once(small: Grammar) -> None:
     assert small.combinations == 3 * 2 + 3 * 2 + 1
     split = small.split(10, 3, seed=5)
-    assert len(set(split.train + split.held_out)) == 13
-    assert "犬と犬です。" not in split.train + split.held_out
-    assert "犬は犬です。" in split.train + split.held_out
+    sentences = texts(split.train + split.held_out)
+    assert len(set(sentences)) == 13
+    assert "犬と犬です。" not in sentences
+    assert "犬は犬です。" in sentences
     with pytest.raises(
         RequestError, match=r"makes 13 different sentences; 14 are asked for \(10 \+ 4 held out\)"
     ):
@@ -41,11 +49,12 @@ def test_makes_every_sentence_once(small: Grammar) -> None:
 def test_shipped_grammar(seed: int) -> None:
     grammar = Grammar.load("ja_small")
     split = grammar.split(300, 60, seed)
-    assert (len(set(split.train)), len(set(split.held_out))) == (300, 60)
-    assert not set(split.train) & set(split.held_out)
-    assert set("".join(split.held_out)) <= set("".join(split.train))
+    train, held_out = texts(split.train), texts(split.held_out)
+    assert (len(set(train)), len(set(held_out))) == (300, 60)
+    assert not set(train) & set(held_out)
+    assert set("".join(held_out)) <= set("".join(train))
     assert split.unseen == ""
-    assert all(sentence.endswith("。") and len(sentence) <= 30 for sentence in split.train)
+    assert all(sentence.endswith("。") and len(sentence) <= 30 for sentence in train)
     assert split == grammar.split(300, 60, seed)
 
 
@@ -55,7 +64,7 @@ def test_shipped_grammar_is_large_and_in_order() -> None:
     assert grammar.combinations > 10_000
     assert grammar.split(300, 60, 0) != grammar.split(300, 60, 1)
     # The same seed gives the same sentences tomorrow.
-    assert grammar.split(40, 3, 0).held_out == [
+    assert texts(grammar.split(40, 3, 0).held_out) == [
         "木曜日の午前十時に喫茶店で会いましょう。",
         "広場までは歩いて二時間です。",
         "田中さんの誕生日は六月二日です。",
@@ -64,14 +73,14 @@ def test_shipped_grammar_is_large_and_in_order() -> None:
 
 def test_templates_take_turns() -> None:
     grammar = Grammar.load("ja_small")
-    train = grammar.split(900, 90, 0).train
+    train = texts(grammar.split(900, 90, 0).train)
     assert 40 <= sum(sentence.endswith("食べました。") for sentence in train) <= 60
 
 
 def test_characters_that_training_lacks_are_told(small: Grammar) -> None:
     split = small.split(1, 3, seed=0)
     assert split.unseen
-    assert set(split.unseen) == set("".join(split.held_out)) - set("".join(split.train))
+    assert set(split.unseen) == set("".join(texts(split.held_out))) - set("".join(texts(split.train)))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from kikimimi.contracts.voice import Voice, VoiceConfig
 from kikimimi.data.audio import decode
 from kikimimi.errors import DataError, RequestError
 from kikimimi.synth import speak as module
-from kikimimi.synth.speak import SEMITONES, SPEEDS, Utterance, speak, synth, utterances
+from kikimimi.synth.speak import SEMITONES, SPEEDS, Utterance, speak, utterances
+from kikimimi.synth.synth import synth
 
 
 class Beeper(Voice):

@@ -36,8 +36,7 @@ def synth(
 ) -> None:
     """Make sentences from a grammar and speak them. Run it again to go on after an interruption."""
     from kikimimi.errors import RequestError
-    from kikimimi.synth.dialogue import DialogueSizes
-    from kikimimi.synth.speak import synth as make
+    from kikimimi.synth.synth import DialogueSizes, synth as make
 
     if (preferences or texts) and not instructions:
         raise RequestError("--preferences and --texts stand beside instructions: give --instructions as well")

@@ -1,0 +1,178 @@
+"""What `kikimimi data synth` makes of a grammar: spoken clips, and manifests that are packed into shards.
+
+train.csv, held_out.csv      spoken sentences
+instructions.jsonl           spoken requests and their answers
+held_out_instructions.jsonl  the same, of requests that are nowhere else; with the rejected answers
+preferences.jsonl            other spoken requests, with the answer that is chosen and one that is rejected
+texts.jsonl                  without audio: requests and answers, and sentences to write down
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kikimimi.console.words import counted, duration
+from kikimimi.data.audio import probe
+from kikimimi.data.whole_file import whole_file
+from kikimimi.errors import RequestError
+from kikimimi.synth.grammar import Grammar
+from kikimimi.synth.instruction import Exchange
+from kikimimi.synth.speak import Utterance, speak, utterances
+
+_ABOUT = ("language", "voice", "speed", "semitones")
+_COLUMNS = ("path", "text", *_ABOUT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DialogueSizes:
+    """How many conversations to make.
+
+    Attributes:
+        instructions: Spoken instructions for training.
+        preferences: Preference pairs; their requests are spoken, and others than the instructions.
+        texts: Conversations without audio; where the grammar has `copy`, half of them write down a sentence.
+    """
+
+    instructions: int
+    preferences: int = 0
+    texts: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in {"instructions": 1, "preferences": 0, "texts": 0}.items():
+            if (value := getattr(self, name)) < least:
+                raise RequestError(f"{name} must be at least {least}, not {value}")
+
+
+@dataclass(frozen=True)
+class SynthReport:
+    """What was made.
+
+    Attributes:
+        train: Manifest of the training clips.
+        held_out: Manifest of the held-out clips.
+        clips: How many clips the manifests name.
+        seconds: Length of all of them [s].
+        kept: How many of them were there before.
+        unseen: Characters of what is held out that training lacks.
+        dialogue: Manifests of conversations, where they were asked for.
+    """
+
+    train: Path
+    held_out: Path
+    clips: int
+    seconds: float
+    kept: int
+    unseen: str
+    dialogue: tuple[Path, ...] = ()
+
+    def summary(self) -> str:
+        """Return one line: what was made."""
+        line = (
+            f"{counted(self.clips, 'clip')}, {duration(self.seconds)} of speech ({self.kept} were there before): "
+            f"{', '.join(map(str, (self.train, self.held_out, *self.dialogue)))}"
+        )
+        return f"{line}; held-out characters that training lacks: {self.unseen}" if self.unseen else line
+
+
+def synth(
+    grammar: str,
+    out: Path,
+    *,
+    count: int,
+    held_out: int,
+    dialogue: DialogueSizes | None = None,
+    voice: str = "open_jtalk",
+    seed: int = 0,
+    workers: int = 2,
+) -> SynthReport:
+    """Make sentences from a grammar and speak them: ``train.csv``, ``held_out.csv`` and ``clips/``.
+
+    With `dialogue`, also spoken instructions, conversations in text and preference pairs.
+
+    Args:
+        grammar: Path of a grammar, or the name of a shipped one.
+        out: Folder to write; what is already there is kept, so an interrupted run goes on.
+        count: Training sentences.
+        held_out: Held-out sentences.
+        dialogue: How many conversations of the grammar's instructions to make beside; None makes none.
+        voice: Registered name of a voice.
+        seed: Of the sentences and of how each is spoken.
+        workers: Processes that speak; 1 means this one.
+
+    Raises:
+        RequestError: The grammar or the voice is unknown, do not fit together, or cannot make so much.
+        DataError: The voice failed on a sentence.
+    """
+    loaded = Grammar.load(grammar)
+    speaking = partial(utterances, voice=voice, language=loaded.language, seed=seed)
+    copies = 0 if dialogue is None or loaded.copy is None else dialogue.texts // 2
+    split = loaded.split(max(count, copies), held_out, seed)
+    train, evaluation = (
+        speaking([e.request for e in part]) for part in (split.train[:count], split.held_out)
+    )
+    spoken: dict[str, Utterance] = {}
+    manifests: dict[str, list[dict[str, Any]]] = {}
+    unseen = split.unseen
+    if dialogue is not None:
+        to_speak, to_write = dialogue.instructions + dialogue.preferences, dialogue.texts - copies
+        asked = loaded.split_exchanges(max(to_write, to_speak), held_out, seed)
+        requests = [e.request for e in (*asked.train[:to_speak], *asked.held_out)]
+        spoken = {utterance.text: utterance for utterance in speaking(requests)}
+        preferences = asked.train[dialogue.instructions : to_speak]
+        manifests = {
+            "instructions": [_heard(e, spoken) for e in asked.train[: dialogue.instructions]],
+            "held_out_instructions": [_heard(e, spoken) | {"rejected": e.rejected} for e in asked.held_out],
+            "preferences": [_heard(e, spoken) | {"rejected": e.rejected} for e in preferences],
+            "texts": [
+                *(_conversation(e.request, e.answer) for e in asked.train[:to_write]),
+                # As the task asr asks of a clip: what to write down, then the request to do it.
+                *(
+                    _conversation([_text(e.request), _text(loaded.copy)], e.request)
+                    for e in split.train[:copies]
+                ),
+            ],
+        }
+        manifests["texts"] = [line | {"language": loaded.language} for line in manifests["texts"]]
+        unseen = "".join(sorted({*unseen, *asked.unseen}))
+    everything = [*train, *evaluation, *spoken.values()]
+    kept = speak(everything, out, workers=workers)
+    train_table, held_out_table = out / "train.csv", out / "held_out.csv"
+    _write_table(train_table, train)
+    _write_table(held_out_table, evaluation)
+    written = tuple(_write_lines(out / f"{name}.jsonl", lines) for name, lines in manifests.items() if lines)
+    seconds = sum(probe(out / utterance.path, utterance.path)[0] for utterance in everything)
+    return SynthReport(train_table, held_out_table, len(everything), seconds, kept, unseen, written)
+
+
+def _heard(exchange: Exchange, spoken: Mapping[str, Utterance]) -> dict[str, Any]:
+    utterance = spoken[exchange.request]
+    audio = {"type": "audio", "audio": utterance.path, "text": exchange.request}
+    about = {name: getattr(utterance, name) for name in _ABOUT}
+    return _conversation([audio], exchange.answer) | about
+
+
+def _conversation(asked: str | list[dict[str, Any]], answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
+
+
+def _text(text: str | None) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _write_table(path: Path, part: Sequence[Utterance]) -> None:
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        writer.writerows([getattr(utterance, column) for column in _COLUMNS] for utterance in part)
+
+
+def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> Path:
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return path
