@@ -1,17 +1,16 @@
 """Training data, from a corpus as it was downloaded to the order in which records are trained on.
 
-Files of one subject begin with one word:
+``packing`` makes shards of a corpus, ``shards`` reads them, ``order`` plans and loads what is trained on.
+The way of a record:
 
-- ``audio``, ``opus``: clips.
-- ``record``, ``tar``: a record, and the tar that holds many of them.
-- ``index``: where the records of a shard lie; ``indexing``: of many shards at once.
-- ``shards``, ``columns``, ``store``, ``remote``: many shards as one dataset, on disks and on servers.
-- ``corpus``, ``fault``: a dataset as a task reads it, and the records of it that cannot be used.
-- ``plan``, ``mixture``: the order of training.
-- ``pack``, ``ledger``: a corpus becomes shards, with an account of what was left out.
-- ``check``: every record verified.
-- ``stats``, ``rates``, ``distribution``: what a dataset holds.
-- ``show``: what the model is shown.
-- ``synth``, ``grammar``: synthetic speech.
-- ``workers``, ``whole_file``: processes, and files that are whole or not there.
+- shard: a tar with an index beside it (`kikimimi.data.shards`)
+- `Record`: its JSON and the bytes of its clips (`kikimimi.data.shards.record`)
+- task: asks something about a labelled clip (`kikimimi.contracts.task`)
+- `Conversation`: turns of text and audio (`kikimimi.contracts.conversation`)
+- `Rendered`: token ids, audio slots, loss mask, by the chat template (`kikimimi.contracts.component`)
+- `Sample`: that, the clips as waveforms, and the views of the objective (`kikimimi.data.corpus`)
+- `Batch`: samples in planned order (`kikimimi.contracts.batch`, `kikimimi.data.order.loader`)
+- `Packed`: conversations end to end, audio tokens in their slots (`kikimimi.model.speech_lm`)
+- `Scored`: logits at the positions that have a target (`kikimimi.contracts.scored`)
+- loss: what the objective makes of them (`kikimimi.contracts.objective`)
 """

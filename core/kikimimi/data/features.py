@@ -14,7 +14,6 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
@@ -25,9 +24,6 @@ from kikimimi.console.progress import Progress
 from kikimimi.contracts.component import Encoder, Padded
 from kikimimi.data.corpus import Corpus
 from kikimimi.errors import DataError
-
-if TYPE_CHECKING:
-    pass
 
 RECORDS_PER_FILE = 64
 SECONDS_PER_BATCH = 60.0

@@ -74,8 +74,8 @@ class SynthReport:
     def summary(self) -> str:
         """Return one line: what was made."""
         line = (
-            f"{counted(self.clips, 'clip')}, {duration(self.seconds)} of speech ({self.kept} were there before): "
-            f"{', '.join(map(str, (self.train, self.held_out, *self.dialogue)))}"
+            f"{counted(self.clips, 'clip')}, {duration(self.seconds)} of speech ({self.kept} were there "
+            f"before): {', '.join(map(str, (self.train, self.held_out, *self.dialogue)))}"
         )
         return f"{line}; held-out characters that training lacks: {self.unseen}" if self.unseen else line
 

@@ -1,9 +1,4 @@
-"""Output of a frozen encoder, computed once per clip and kept on disk for every later epoch and run.
-
-Entries are named by content (the record's hash and everything that decides the encoder's output), so they
-cannot go stale, and a sweep over adapters shares them. A group of clips is encoded together, in an order that
-depends on the data alone: an interrupted pass goes on to exactly the same values, whoever encodes what.
-"""
+"""Whether a stage encodes its clips ahead of its training, and what names the output that is kept."""
 
 from __future__ import annotations
 
