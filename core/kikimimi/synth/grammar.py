@@ -32,7 +32,7 @@ import yaml
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RequestError
-from kikimimi.synth.instruction import Exchange, Instruction, check_slots, fill, slots_of, texts
+from kikimimi.synth.instruction import Exchange, Instruction, check_slots, check_texts, fill_slots, slots_of
 
 _SHIPPED = Path(__file__).parent / "grammars"
 _PATIENCE = 100  # choices that were there before, after which a template's remaining sentences are listed
@@ -111,13 +111,13 @@ class Grammar:
             raise RequestError(f"{name}: language: expected a code such as 'ja'")
         if not isinstance(words, dict):
             raise RequestError(f"{name}: words: expected named lists")
-        lists = {str(key): texts(f"{name}: words.{key}", _words(items)) for key, items in words.items()}
+        lists = {str(key): check_texts(f"{name}: words.{key}", _words(items)) for key, items in words.items()}
         facts = {
             str(key): _facts(f"{name}: words.{key}", items)
             for key, items in words.items()
             if isinstance(items, dict)
         }
-        sentences = texts(f"{name}: sentences", data["sentences"])
+        sentences = check_texts(f"{name}: sentences", data["sentences"])
         used: set[str] = set()
         for i, template in enumerate(sentences):
             used.update(check_slots(f"{name}: sentences[{i}]", template, lists))
@@ -132,7 +132,7 @@ class Grammar:
         if untold := [f"{key}.{fact}" for key, fact in known - told]:
             raise RequestError(f"{name}: no answer tells {listing(untold)}")
         if "copy" in data:
-            (copy,) = texts(f"{name}: copy", [copy])
+            (copy,) = check_texts(f"{name}: copy", [copy])
         return cls(name, language, sentences, lists, facts, instructions, copy)
 
     @cached_property
@@ -216,7 +216,7 @@ class Grammar:
 
     def _sentences(self, template: str, rng: Random) -> Iterator[Exchange]:
         for words in self._fillings(slots_of(template), rng):
-            sentence = fill(template, words)
+            sentence = fill_slots(template, words)
             yield Exchange(sentence, frozenset(sentence))
 
     def _exchanges(
@@ -225,7 +225,7 @@ class Grammar:
         slots = slots_of(request)
         for number, words in enumerate(self._fillings(slots, rng)):
             filled = dict(zip(slots, words, strict=True))
-            asked = fill(request, words)
+            asked = fill_slots(request, words)
             answer, rejected = instruction.answers(filled, self.facts, number)
             if answer == rejected:
                 raise RequestError(
@@ -295,7 +295,7 @@ def _facts(where: str, items: dict[str, Any]) -> dict[str, dict[str, str]]:
         if not isinstance(known, dict) or not known:
             raise RequestError(f"{where}.{word}: expected facts, such as {{prefecture: ...}}, not {known!r}")
         for fact, text in known.items():
-            texts(f"{where}.{word}.{fact}", [text])
+            check_texts(f"{where}.{word}.{fact}", [text])
         if set(known) != set(items[first]):
             raise RequestError(
                 f"{where}.{word}: says {listing(map(str, known))}, but {first} says "

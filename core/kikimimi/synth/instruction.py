@@ -63,9 +63,9 @@ class Instruction:
         """
         if not isinstance(data, dict) or set(data) != set(_KEYS):
             raise RequestError(f"{where}: an instruction has exactly the keys {', '.join(_KEYS)}")
-        requests = texts(f"{where}.requests", data["requests"])
-        (answer,) = texts(f"{where}.answer", [data["answer"]])
-        rejected = texts(f"{where}.rejected", data["rejected"])
+        requests = check_texts(f"{where}.requests", data["requests"])
+        (answer,) = check_texts(f"{where}.answer", [data["answer"]])
+        rejected = check_texts(f"{where}.rejected", data["rejected"])
         for i, request in enumerate(requests):
             slots = check_slots(f"{where}.requests[{i}]", request, lists)
             if twice := [slot for slot in slots if slots.count(slot) > 1]:
@@ -106,7 +106,7 @@ def slots_of(template: str) -> list[str]:
     return SLOT.findall(template)
 
 
-def fill(template: str, words: Sequence[str]) -> str:
+def fill_slots(template: str, words: Sequence[str]) -> str:
     """Put words into the slots of a template, in order."""
     remaining = iter(words)
     return SLOT.sub(lambda _: next(remaining), template)
@@ -132,7 +132,7 @@ def check_slots(where: str, template: str, lists: Mapping[str, Sequence[str]]) -
     return slots
 
 
-def texts(where: str, items: Any) -> tuple[str, ...]:
+def check_texts(where: str, items: Any) -> tuple[str, ...]:
     """Return a list of different texts.
 
     Raises:
@@ -177,4 +177,4 @@ def _answered(template: str, words: Mapping[str, str], facts: Facts) -> str:
     for slot in slots_of(template):
         name, _, fact = slot.partition(".")
         filled.append(facts[name][words[name]][fact] if fact else words[name])
-    return fill(template, filled)
+    return fill_slots(template, filled)

@@ -33,7 +33,7 @@ _ENCODERS: dict[str, Callable[[NDArray[np.float32], int], bytes]] = {
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedRow:
     """A record.
 
     Attributes:
@@ -71,7 +71,7 @@ class _LeftOutError(Exception):
         self.reason, self.detail = reason, detail
 
 
-def pack_row(row: Row, number: int, settings: PackSettings) -> Packed | Dropped:
+def pack_row(row: Row, number: int, settings: PackSettings) -> PackedRow | Dropped:
     """Make a record of a row. One clip that cannot be used leaves the whole row out.
 
     Args:
@@ -90,7 +90,7 @@ def pack_row(row: Row, number: int, settings: PackSettings) -> Packed | Dropped:
         _read_back(row, key_of(number), members)
     except _LeftOutError as left:
         return Dropped(number, row.name, left.reason, left.detail, _length(row))
-    return Packed(members, sum(map(len, clips)) / settings.sample_rate, any(map(is_silent, clips)))
+    return PackedRow(members, sum(map(len, clips)) / settings.sample_rate, any(map(is_silent, clips)))
 
 
 def key_of(number: int) -> str:
