@@ -16,8 +16,7 @@ import pytest
 from kikimimi.contracts import registry
 from kikimimi.contracts.layout import Layout
 from kikimimi.data.packing.pack import pack
-from kikimimi.data.packing.source import PackSource
-from kikimimi.data.packing.tars import find_tars
+from kikimimi.data.packing.source import PackSource, find_tars
 from kikimimi.data.shards.record import Record
 from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import RequestError

@@ -82,8 +82,7 @@ def pack(
     """
     from kikimimi.console.progress import Progress
     from kikimimi.data.packing.pack import pack as pack_corpus
-    from kikimimi.data.packing.source import PackSource
-    from kikimimi.data.packing.tars import find_tars
+    from kikimimi.data.packing.source import PackSource, find_tars
     from kikimimi.data.shards.indexing import index_shards
     from kikimimi.errors import RequestError
 

@@ -1,4 +1,4 @@
-"""What is packed: a corpus and the layout that reads it."""
+"""What is packed: a corpus and the layout that reads it; WebDataset tars only get their indexes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Self
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts import registry
 from kikimimi.contracts.layout import Layout
+from kikimimi.data.shards.shards import expand
 from kikimimi.errors import DataError, PluginError, RecipeError, RequestError
 
 _KIND = "layout"
@@ -120,3 +121,20 @@ def _config(name: str, options: Sequence[str]) -> Any:
         lines = "\n".join(f"  {problem}" for problem in error.problems)
         raise RequestError(f"options of layout '{name}':\n{lines}") from error
     return chosen.config
+
+
+def find_tars(source: str) -> list[str]:
+    """Return the shards that a source names, made elsewhere, or none where a layout reads it.
+
+    Args:
+        source: A ``.tar``, a pattern of them with wildcards or braces, or a folder that holds them.
+
+    Raises:
+        RequestError: A pattern matches nothing, or names what is missing.
+    """
+    if source.endswith(".tar"):
+        return expand(source)
+    # Archives of a corpus may lie beside what a layout reads: they are no shards.
+    folder = Path(source).expanduser()
+    tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
+    return [str(tar) for tar in tars] if tars and not matching(folder)[0] else []

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kikimimi.cli.data import app
-from kikimimi.data.packing.tars import find_tars
+from kikimimi.data.packing.source import find_tars
 from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import DataError, RequestError
 
