@@ -18,6 +18,8 @@ from .contracts.component import (
     LLMContext as LLMContext,
     Padded as Padded,
     Rendered as Rendered,
+    Span as Span,
+    Stretch as Stretch,
 )
 from .contracts.conversation import (
     AudioPart as AudioPart,

@@ -167,6 +167,16 @@ def test_rendering_is_plain_text() -> None:
     assert tokenizer.decode(rendered.ids[rendered.slots[1] + 1 : start]) == "d<|end|>"
     assert tokenizer.decode(rendered.ids[start:]) == "はい<|end|>"
     assert all(rendered.loss[start:])
+    said = [(s.kind, s.role, tokenizer.decode(rendered.ids[s.start : s.end])) for s in rendered.spans]
+    assert [(role, text) for kind, role, text in said if kind == "text"] == [
+        ("system", "S"),
+        ("user", "a"),
+        ("user", "b"),
+        ("assistant", "c"),
+        ("user", "d"),
+        ("assistant", "はい"),
+    ]
+    assert [text for kind, _, text in said if kind == "template"] == ["\n", "\n", "\n", "<|end|>", "<|end|>"]
     assert llm.render(talk.prompt(), generate=True).ids == rendered.ids[:start]
 
 

@@ -20,12 +20,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from kikimimi.contracts.conversation import Conversation
+from kikimimi.contracts.conversation import Conversation, Role
 from kikimimi.contracts.generation import Generation as Generation
 from kikimimi.contracts.options import Options
 from kikimimi.contracts.vocabulary import Vocabulary
@@ -126,7 +126,7 @@ class Encoder(Component):
     Attributes:
         sample_rate: Expected sampling rate [Hz].
         frame_rate: Output frames per second [Hz].
-        dim: Output width E, of all taps together.
+        dim: Output width E, all the layers that it gives together.
         max_seconds: Longest clip it can take [s]; None means unbounded.
         num_taps: Layers that stand side by side in the output, each `dim` / `num_taps` wide.
         padded_seconds: What every clip is padded to inside [s], for the account of what padding costs; None
@@ -171,7 +171,7 @@ class AdapterContext:
     """What the assembly knows when it builds an adapter; none of it stands in a recipe.
 
     Attributes:
-        in_dim: The encoder's width E, of all taps together.
+        in_dim: The encoder's width E, all the layers that it gives together.
         out_dim: The LLM's width D.
         frame_rate: The encoder's frame rate [Hz].
         num_taps: Encoder layers side by side in E, each `in_dim` / `num_taps` wide.
@@ -237,6 +237,30 @@ class Adapter(Component):
         """
 
 
+SpanKind = Literal["template", "text", "audio"]
+"""What stands in a span: what the LLM's template adds, written words of a turn, or the slot of one clip."""
+
+Stretch = tuple[SpanKind, Role | None, Sequence[int], bool]
+"""Ids of one kind on their way into a rendering: kind, who says them, ids, whether they are targets."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Neighbouring ids of a rendering that are of one kind, [start, end).
+
+    Attributes:
+        kind: What they are.
+        role: Who says it; None for what the template adds.
+        start: Position of the first id.
+        end: Position after the last one.
+    """
+
+    kind: SpanKind
+    role: Role | None
+    start: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Rendered:
     """A conversation as an LLM reads it.
@@ -246,11 +270,29 @@ class Rendered:
         loss: (L,) true where the token is one that the assistant has to produce (its content and the tokens
             that end its turn).
         slots: For each audio part, in order, the position in `ids` that its audio tokens replace.
+        spans: What stands where and who says it, covering `ids` in order; empty where the LLM does not tell.
     """
 
     ids: list[int]
     loss: list[bool]
     slots: list[int]
+    spans: tuple[Span, ...] = ()
+
+    @classmethod
+    def of(cls, stretches: Iterable[Stretch]) -> Self:
+        """Lay stretches of ids end to end. Neighbours that are alike are one span; each slot is its own."""
+        ids: list[int] = []
+        loss: list[bool] = []
+        spans: list[Span] = []
+        for kind, role, new, wanted in stretches:
+            start = len(ids)
+            ids += new
+            loss += [wanted] * len(new)
+            if spans and kind != "audio" and (spans[-1].kind, spans[-1].role) == (kind, role):
+                start = spans.pop().start
+            if start < len(ids):
+                spans.append(Span(kind, role, start, len(ids)))
+        return cls(ids, loss, [span.start for span in spans if span.kind == "audio"], tuple(spans))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,7 @@ class Conversation:
         A line break keeps the words of a clip apart from words that stand beside it in the same turn.
 
         Raises:
-            ValueError: Of a clip it is not known what is said.
+            ValueError: What is said in a clip is not known.
         """
         return Conversation(
             tuple(Message(message.role, _written(message.parts)) for message in self.messages),

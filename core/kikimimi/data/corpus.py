@@ -127,7 +127,7 @@ class Corpus:
         Args:
             row: Position in the shards.
             llm: Renders the conversation.
-            sample_rate: Of the waveforms [Hz].
+            sample_rate: The waveforms' rate [Hz].
             draw: Seeds the choice among phrasings; None takes the first.
             features: Where the encoder's output is kept; with it no audio is decoded.
             views: What else is rendered.

@@ -24,7 +24,7 @@ class Reference:
 
     Args:
         model: At the start of the stage.
-        names: Of the parameters that the stage trains.
+        names: Names of the parameters that the stage trains.
 
     Attributes:
         copied: Number of values that are kept twice, on this rank.

@@ -24,7 +24,7 @@ class SpeechLM(nn.Module):
         llm: The text LLM that hears them.
         fixed: Names of parameters that are constants by design (sinusoidal positions); no stage trains them.
         pretrained: Names of parameters that are filled from a source that checkpoints refer to.
-        gate: Of low-rank updates of the LLM that act only in conversations with audio, or None.
+        gate: The switch of low-rank updates of the LLM that act only in conversations with audio, or None.
 
     Attributes:
         stand_in: What encoder and adapter run in a batch without clips, where all ranks have to run all parts

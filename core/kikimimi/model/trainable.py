@@ -25,8 +25,8 @@ def trainable_names(
     """Return the names of the parameters that a stage trains, by component, or by ``component.group``.
 
     Args:
-        model: Of the recipe.
-        stage: Of the recipe.
+        model: The recipe's model.
+        stage: A stage of the recipe.
         where: The stage's key, for messages.
         check_dtype: Refuse parameters of half precision; not where the model is as another stage has it.
 

@@ -27,7 +27,7 @@ def kept_names(model: SpeechLM, recipe: Recipe, stage: str | None = None) -> set
     reference.
 
     Args:
-        model: Of the recipe.
+        model: The recipe's model.
         recipe: Whose stages count.
         stage: None counts every stage.
     """
@@ -86,8 +86,8 @@ def load_trained(model: SpeechLM, recipe: Recipe, stage: str, path: Path) -> Non
     """Load what a stage of a run left, or had reached, into its model, sharded or not.
 
     Args:
-        model: Of the recipe.
-        recipe: Of the run.
+        model: The recipe's model.
+        recipe: The run's recipe.
         stage: Whose weights they are.
         path: The safetensors file, or one of the pieces of a set.
 

@@ -27,14 +27,16 @@ TRANSCRIPTS: dict[int, str | None] = {13: "おはようございます", 40: "hi
 """What is said in a clip, by its frames: more than it has room for, little, nothing known, little."""
 
 
-def texts() -> list[str]:
+def said_texts() -> list[str]:
     """Return the texts that an adapter's own vocabulary is built from; a function of a module pickles."""
     return [text for text in TRANSCRIPTS.values() if text is not None]
 
 
 # Two widths that differ, both with many divisors: attention heads fit into either.
-CONTEXT = AdapterContext(in_dim=32, out_dim=48, frame_rate=50.0, vocabulary=BytesVocabulary(), texts=texts)
-TAPS = (1, 2)
+CONTEXT = AdapterContext(
+    in_dim=32, out_dim=48, frame_rate=50.0, vocabulary=BytesVocabulary(), texts=said_texts
+)
+NUMBERS_OF_LAYERS = (1, 2)
 """Numbers of encoder layers side by side that an adapter is built for, or refuses."""
 
 
@@ -57,13 +59,13 @@ class AdapterSubject(PaddedSubject):
         return replace(CONTEXT, num_taps=self.taken()[0])
 
     def taken(self) -> list[int]:
-        """Return the numbers of taps that the adapter takes.
+        """Return the numbers of encoder layers that the adapter takes.
 
         Raises:
             ValueError: It refuses all of them.
         """
-        found, refusal = [], ValueError("no taps were tried")
-        for num_taps in TAPS:
+        found, refusal = [], ValueError("no number of layers was tried")
+        for num_taps in NUMBERS_OF_LAYERS:
             try:
                 with torch.device("meta"):
                     self.component(self.config, replace(CONTEXT, num_taps=num_taps))

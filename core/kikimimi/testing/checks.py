@@ -92,6 +92,7 @@ FOR_LLMS: tuple[Function, ...] = (
     llm_checks.vocabulary_spells,
     rendering_checks.slots_are_the_clips,
     rendering_checks.loss_covers_the_answers,
+    rendering_checks.spans_tell_who_says_what,
     rendering_checks.training_continues_the_prompt,
     rendering_checks.text_is_never_control,
     llm_checks.assets_restore,
@@ -167,7 +168,7 @@ class CheckResult:
     """Outcome of one check.
 
     Attributes:
-        name: Of the check.
+        name: The check's name.
         error: What was expected and what was found, or None where the check passed.
     """
 
@@ -180,7 +181,7 @@ class Check:
     """One check of one component, ready to be called.
 
     Attributes:
-        name: Of the check.
+        name: The check's name.
         function: Raises a `ContractError` where the contract is broken.
         subject: The component under test.
     """

@@ -30,7 +30,7 @@ _TALKS = (
 
 
 @dataclass(frozen=True)
-class Stage:
+class TinyStage:
     """A stage in which everything trains, after some steps.
 
     Attributes:
@@ -58,7 +58,7 @@ class ObjectiveSubject(Tested):
         objective: Objective = self.component(self.config)
         return objective
 
-    def stage(self) -> Stage:
+    def stage(self) -> TinyStage:
         """Assemble a tiny model whose adapter gives one audio token per token of what is said."""
         from kikimimi.model.reference import Reference
         from kikimimi.model.trainable import freeze_all_but
@@ -79,7 +79,7 @@ class ObjectiveSubject(Tested):
             for name in names:
                 parameter = model.get_parameter(name)
                 parameter.add_(NUDGE * torch.randn(parameter.shape, generator=generator))
-        return Stage(model, frozen)
+        return TinyStage(model, frozen)
 
     def batch(
         self, model: SpeechLM, *, known: bool = True, text: bool = False, turned: bool = False
@@ -100,7 +100,7 @@ class ObjectiveSubject(Tested):
         talks = [talk for talk in _TALKS if not text or talk[0] is None]
         return collate([self._sample(model, *talk, known=known) for talk in talks[:: -1 if turned else 1]])
 
-    def run(self, stage: Stage, batch: Batch) -> Loss:
+    def run(self, stage: TinyStage, batch: Batch) -> Loss:
         """Return the loss of a micro-batch."""
         found = self.build().loss(ModelStep(stage.model, batch, stage.frozen))
         expect(isinstance(found, Loss), f"loss: expected a kikimimi.Loss, found {type(found).__name__}")

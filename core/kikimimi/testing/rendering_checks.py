@@ -86,6 +86,45 @@ def loss_covers_the_answers(subject: LLMSubject) -> None:
         )
 
 
+def spans_tell_who_says_what(subject: LLMSubject) -> None:
+    """Spans, where the LLM gives any, cover the ids in order and agree with words, slots and loss."""
+    llm = subject.build()
+    rendered = llm.render(_TALK)
+    ids, loss, spans = rendered.ids, rendered.loss, rendered.spans
+    if not spans:
+        return
+    edges = [(span.start, span.end) for span in spans]
+    expect(
+        all(start < end for start, end in edges)
+        and [0, *(end for _, end in edges)] == [*(start for start, _ in edges), len(ids)],
+        f"spans: expected them to cover the {len(ids)} ids one after the other, found {edges}",
+    )
+    slots = [(slot, slot + 1) for slot in rendered.slots]
+    audio = [edge for edge, span in zip(edges, spans, strict=True) if span.kind == "audio"]
+    expect(audio == slots, f"spans: expected those of audio at the slots, {slots}, found {audio}")
+    said = [
+        (span.role, "audio" if span.kind == "audio" else llm.decode(ids[span.start : span.end]).strip())
+        for span in spans
+        if span.kind != "template"
+    ]
+    wanted = [
+        (message.role, part.text if isinstance(part, TextPart) else "audio")
+        for message in _TALK.messages
+        for part in message.parts
+    ]
+    expect(said == wanted, f"spans: expected the roles and words {wanted}, found {said}")
+    strange = [
+        (span.role, span.start)
+        for span in spans
+        if span.kind != "template" and span.role != "assistant" and any(loss[span.start : span.end])
+    ]
+    expect(not strange, f"spans: expected the loss on what the assistant says, found it on {strange}")
+    answers = [span for span in spans if (span.kind, span.role) == ("text", "assistant")]
+    # An encoder-decoder reads earlier answers as a part of the prompt.
+    missed = [a.start for a in (answers if llm.causal else answers[-1:]) if not all(loss[a.start : a.end])]
+    expect(not missed, f"spans: expected the loss on all of each answer, found it missing from {missed}")
+
+
 def training_continues_the_prompt(subject: LLMSubject) -> None:
     """The rendering that generation starts from is what comes before the first token with a loss."""
     llm = subject.build()

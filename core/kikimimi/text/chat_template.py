@@ -14,40 +14,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from kikimimi.console.words import listing
-from kikimimi.contracts.component import Rendered
+from kikimimi.contracts.component import Rendered, Stretch
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, Role, TextPart
-from kikimimi.text.guarded_tokenizer import (
-    AUDIO,
-    AUDIO_ID,
-    GuardedTokenizer,
-    Token,
-    check_fast,
-    control_tokens,
-    one_token,
-)
+from kikimimi.text.guarded_tokenizer import AUDIO, AUDIO_ID, GuardedTokenizer, Token
 from kikimimi.text.templates import TEMPLATES, find_template
 
 # A noncharacter of Unicode, like AUDIO: it marks where in a template's output a content stands.
 _CONTENT = "\ufdd0"
 _MARK = re.compile(f"{_CONTENT}(\\d+){_CONTENT}")
-SLOT_ID = 0
 
 
 @dataclass(frozen=True)
-class _Span:
+class _Content:
     """A stretch of the rendered text that is somebody's content, [start, end).
 
     Attributes:
+        role: Whose it is.
         start: Its first character.
         end: The character after its last one.
         begin: Where the assistant starts to write: after the header that generation starts from.
-        assistant: Whether it is the assistant's.
     """
 
+    role: Role
     start: int
     end: int
     begin: int
-    assistant: bool
 
 
 class ChatTemplate:
@@ -87,7 +78,6 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.source = source
         self._variables = dict(variables or {})
-        check_fast(tokenizer, source=source)
         if template is not None:
             tokenizer.chat_template = find_template(template)
         if tokenizer.chat_template is None:
@@ -100,12 +90,9 @@ class ChatTemplate:
         for name in self._variables:
             if name not in self._jinja:
                 raise ValueError(f"{source}: the chat template reads no variable {name!r}")
-        self._audio_start = one_token(tokenizer, audio_start, option="audio_start", source=source)
-        self._audio_end = one_token(tokenizer, audio_end, option="audio_end", source=source)
-        markers = [token for token in (audio_start, audio_end) if token is not None]
-        control = control_tokens(tokenizer, markers, spelled=self._jinja)
-        self._control_ids = set(control.values())
-        self._guarded = GuardedTokenizer(tokenizer, control, source=source)
+        self._guarded = GuardedTokenizer(
+            tokenizer, source=source, spelled=self._jinja, audio_start=audio_start, audio_end=audio_end
+        )
         self._header = self._find_header()
         self.end_of_turn = self._find_end(("a", "b"))
         self.stop_ids = self._find_stop_ids()
@@ -115,7 +102,7 @@ class ChatTemplate:
         return self._lay_out(conversation, generate)[0]
 
     def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
-        """Render to ids, loss mask and slots.
+        """Render to ids, loss mask, slots and spans.
 
         Args:
             conversation: The turns.
@@ -125,41 +112,38 @@ class ChatTemplate:
             ValueError: The template refuses the conversation or rewrites its texts, or a text cannot be
                 encoded without forming a control token.
         """
-        text, spans = self._lay_out(conversation, generate)
-        ids: list[int] = []
-        loss: list[bool] = []
-        slots: list[int] = []
-        tokens = self._guarded.encode(text, [(span.start, span.end) for span in spans])
-        for token, wanted in zip(tokens, self._wanted(tokens, spans), strict=True):
-            new = [token.id]
-            if token.id == AUDIO_ID:
-                slots.append(len(ids) + len(self._audio_start))
-                new = [*self._audio_start, SLOT_ID, *self._audio_end]
-            ids += new
-            loss += [wanted] * len(new)
-        return Rendered(ids, loss, slots)
+        text, contents = self._lay_out(conversation, generate)
+        tokens = self._guarded.encode(text, [(content.start, content.end) for content in contents])
+        # A template may put the clips of a turn outside its content; they keep their order.
+        clips = iter([m.role for m in conversation.messages for p in m.parts if isinstance(p, AudioPart)])
+        stretches: list[Stretch] = []
+        for token, wanted in zip(tokens, self._wanted(tokens, contents), strict=True):
+            said = (c.role for c in contents if token.start < c.end and c.start < token.end)
+            role = next(clips if token.id == AUDIO_ID else said, None)
+            stretches += self._guarded.stretches(token, role, loss=wanted)
+        return Rendered.of(stretches)
 
-    def _wanted(self, tokens: list[Token], spans: list[_Span]) -> list[bool]:
+    def _wanted(self, tokens: list[Token], contents: list[_Content]) -> list[bool]:
         """Return for each token whether the assistant has to produce it."""
         wanted = [False] * len(tokens)
-        starts = [span.start for span in spans[1:]]
-        for span, following in zip(spans, [*starts, tokens[-1].end if tokens else 0], strict=True):
-            if not span.assistant:
+        starts = [content.start for content in contents[1:]]
+        for content, following in zip(contents, [*starts, tokens[-1].end if tokens else 0], strict=True):
+            if content.role != "assistant":
                 continue
             ending: list[int] = []  # after the content, until the turn is closed
             for place, token in enumerate(tokens):
-                if token.start < span.end:
-                    wanted[place] |= token.end > span.begin and token.id != AUDIO_ID
+                if token.start < content.end:
+                    wanted[place] |= token.end > content.begin and token.id != AUDIO_ID
                 elif token.start >= following or token.id == AUDIO_ID:
                     break
                 else:
                     ending.append(place)
-                    if token.id in self._control_ids:
+                    if token.id in self._guarded.control_ids:
                         wanted[ending[0] : place + 1] = [True] * (place + 1 - ending[0])
                         break
         return wanted
 
-    def _lay_out(self, conversation: Conversation, generate: bool) -> tuple[str, list[_Span]]:
+    def _lay_out(self, conversation: Conversation, generate: bool) -> tuple[str, list[_Content]]:
         """Return the rendered text and where in it the contents stand."""
         messages = [self._message(message) for message in conversation.messages]
         text = self._apply(messages, generate)
@@ -167,10 +151,10 @@ class ChatTemplate:
         # Pieces of the frame, and between them the numbers of the turns whose contents stand there.
         frame = _MARK.split(self._apply(marked, generate))
         order = [int(number) for number in frame[1::2]]
-        spans: list[_Span] = []
+        contents: list[_Content] = []
         position = 0
         for before, i, following in zip(frame[::2], order, frame[2::2], strict=False):
-            role, content = messages[i]["role"], messages[i]["content"]
+            role, content = conversation.messages[i].role, messages[i]["content"]
             start = position + len(before)
             for form in _forms(content):
                 if (
@@ -181,10 +165,9 @@ class ChatTemplate:
                     break
             else:
                 raise self._rewrites(role, i, "")
-            assistant = role == "assistant"
-            begin = self._begin(messages[:i], text, position, start) if assistant else start
+            begin = self._begin(messages[:i], text, position, start) if role == "assistant" else start
             position = start + len(form)
-            spans.append(_Span(start, position, begin, assistant))
+            contents.append(_Content(role, start, position, begin))
         for i, message in enumerate(messages):
             if order.count(i) != 1:
                 line = self._fixed_line(marked, i, generate) if i not in order else ""
@@ -196,7 +179,7 @@ class ChatTemplate:
         heard = [i for i in order if AUDIO in messages[i]["content"]]
         if text.count(AUDIO) != len(conversation.clips()) or heard != sorted(heard):
             raise ValueError(f"{self.source}: the chat template drops, repeats or moves clips")
-        return text, spans
+        return text, contents
 
     def _begin(self, asked: list[dict[str, str]], text: str, after: int, start: int) -> int:
         """Return where the assistant starts to write: where the rendering that generation continues ends.
@@ -254,10 +237,10 @@ class ChatTemplate:
         """Return the first control token after the second of some turns, which is the assistant's."""
         roles: tuple[Role, ...] = ("user", "assistant", "user", "assistant")
         messages = tuple(Message(r, (TextPart(t),)) for r, t in zip(roles, turns, strict=False))
-        text, spans = self._lay_out(Conversation(messages), False)
-        end = spans[2].start if len(spans) > 2 else len(text)
-        for token in self._guarded.encode(text[spans[1].end : end], []):
-            if token.id in self._control_ids:
+        text, contents = self._lay_out(Conversation(messages), False)
+        end = contents[2].start if len(contents) > 2 else len(text)
+        for token in self._guarded.encode(text[contents[1].end : end], []):
+            if token.id in self._guarded.control_ids:
                 return token.id
         raise ValueError(f"{self.source}: the chat template ends an assistant turn with no control token")
 

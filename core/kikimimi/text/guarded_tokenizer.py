@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,10 +18,14 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from kikimimi.console.words import nearest
+from kikimimi.contracts.component import Stretch
+from kikimimi.contracts.conversation import Role
 
 # A noncharacter of Unicode: no text that people write holds it.
 AUDIO = "\ufdd1"
 AUDIO_ID = -1
+SLOT_ID = 0
+"""The placeholder at a slot."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,35 @@ class GuardedTokenizer:
 
     Args:
         tokenizer: The tokenizer; a copy of it is used.
-        control: The tokens that words must never become, with their ids; longer than one character where
-            words may hold them.
         source: What to call the tokenizer in messages.
+        spelled: Text of a template: the tokens that it spells are control tokens, too.
+        audio_start: Control token to put before every slot, or None.
+        audio_end: Control token to put after every slot, or None.
+
+    Attributes:
+        control_ids: The tokens that words never become.
+
+    Raises:
+        ValueError: It does not say which characters a token stands for, or a token does not exist.
     """
 
-    def __init__(self, tokenizer: Any, control: dict[str, int], *, source: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        source: str,
+        spelled: str = "",
+        audio_start: str | None = None,
+        audio_end: str | None = None,
+    ) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(f"{source}: needs a fast tokenizer (tokenizer.json), for character offsets")
         self.source = source
-        self._control = control
-        self._control_ids = set(control.values())
-        self._spelling = {token_id: token for token, token_id in control.items()}
+        self._audio_start = _one_token(tokenizer, audio_start, option="audio_start", source=source)
+        self._audio_end = _one_token(tokenizer, audio_end, option="audio_end", source=source)
+        self._control = _control_tokens(tokenizer, spelled) | self._audio_start | self._audio_end
+        self.control_ids = set(self._control.values())
+        self._spelling = {token_id: token for token, token_id in self._control.items()}
         self._unknown: int | None = tokenizer.unk_token_id
         self._outer: Any = copy.deepcopy(tokenizer)
         self._outer.add_tokens([AddedToken(AUDIO, special=True, normalized=False)], special_tokens=True)
@@ -73,6 +96,21 @@ class GuardedTokenizer:
                 return tokens
             cuts |= found
 
+    def stretches(self, token: Token, role: Role | None, *, loss: bool) -> Iterator[Stretch]:
+        """Yield what a token is in a rendering: a clip is a slot between its control tokens.
+
+        Args:
+            token: What `encode` gave.
+            role: Who says it; None where the template adds it.
+            loss: Whether it is a target, where it is no clip.
+        """
+        if token.id == AUDIO_ID:
+            yield "template", None, list(self._audio_start.values()), False
+            yield "audio", role, [SLOT_ID], False
+            yield "template", None, list(self._audio_end.values()), False
+        else:
+            yield "template" if role is None else "text", role, [token.id], loss
+
     def _cuts(self, text: str, contents: Sequence[tuple[int, int]]) -> tuple[set[int], set[int]]:
         """Return where to cut, and where clips and the frame's own control tokens start."""
         cuts, resumes = set(), set(_occurrences(text, AUDIO))
@@ -87,7 +125,7 @@ class GuardedTokenizer:
 
     def _place_of_cut(self, text: str, token: Token, contents: Sequence[tuple[int, int]]) -> int | None:
         """Return where to cut a control token that words became, or None where the token is right."""
-        if token.id not in self._control_ids or token.id == self._unknown:
+        if token.id not in self.control_ids or token.id == self._unknown:
             return None
         # A token of the frame may take white space of the words next to it; it is where it is spelled.
         spelling = self._spelling[token.id]
@@ -132,24 +170,8 @@ class GuardedTokenizer:
             yield Token(given, start + first, start + max(right, first + 1))
 
 
-def check_fast(tokenizer: Any, *, source: str) -> None:
-    """Check that a tokenizer says which characters a token stands for.
-
-    Raises:
-        ValueError: It does not.
-    """
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"{source}: needs a fast tokenizer (tokenizer.json), for character offsets")
-
-
-def control_tokens(tokenizer: Any, markers: Sequence[str], *, spelled: str = "") -> dict[str, int]:
-    """Return the tokens that no text may become, with their ids.
-
-    Args:
-        tokenizer: A fast tokenizer of transformers: its special tokens are control tokens.
-        markers: Tokens that are control tokens, whatever the tokenizer says.
-        spelled: Other tokens that were added to the vocabulary are, where they stand in this text.
-    """
+def _control_tokens(tokenizer: Any, spelled: str) -> dict[str, int]:
+    """Return the special tokens, and others that were added to the vocabulary where a text spells them."""
     special = set(tokenizer.all_special_ids) | {
         token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
     }
@@ -158,17 +180,17 @@ def control_tokens(tokenizer: Any, markers: Sequence[str], *, spelled: str = "")
         token: token_id
         for token, token_id in {**named, **tokenizer.get_added_vocab()}.items()
         if token.strip() and (token_id in special or token in spelled)
-    } | {token: tokenizer.convert_tokens_to_ids(token) for token in markers}
+    }
 
 
-def one_token(tokenizer: Any, token: str | None, *, option: str, source: str) -> list[int]:
-    """Return the id of an option's control token, or nothing for None.
+def _one_token(tokenizer: Any, token: str | None, *, option: str, source: str) -> dict[str, int]:
+    """Return an option's control token with its id, or nothing for None.
 
     Raises:
         ValueError: It is not one token of the vocabulary, or only a character.
     """
     if token is None:
-        return []
+        return {}
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     if len(token) < 2 or token not in vocabulary:
         known = [name for name in vocabulary if name[:1] == token[:1]]
@@ -176,7 +198,7 @@ def one_token(tokenizer: Any, token: str | None, *, option: str, source: str) ->
             f"{option}: {token!r} is not one control token of the vocabulary of {source}."
             f"{nearest(token, known)}"
         )
-    return [vocabulary[token]]
+    return {token: vocabulary[token]}
 
 
 def _without_prefix(backend: Tokenizer) -> Tokenizer:

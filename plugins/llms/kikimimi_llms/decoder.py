@@ -43,7 +43,7 @@ class Decoder(TransformersLLM):
     Args:
         config: Options.
         context: What the assembly knows.
-        name: Of the plugin, for messages.
+        name: The plugin's name, for messages.
 
     Attributes:
         chat: The tokenizer with its chat template.

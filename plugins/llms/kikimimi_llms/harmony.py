@@ -18,7 +18,7 @@ class Piece:
     """Ids of a generated answer that belong together.
 
     Attributes:
-        channel: Of the message; None before any header.
+        channel: The message's channel; None before any header.
         ids: The message's text.
         closed: Whether the message's end follows.
     """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -11,10 +12,21 @@ from torch import Tensor, nn
 from transformers import T5Config
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
-from kikimimi import ComponentConfig, Conversation, Generation, LLMContext, Padded, Rendered, WeightsError
+from kikimimi import (
+    AudioPart,
+    ComponentConfig,
+    Conversation,
+    Generation,
+    LLMContext,
+    Message,
+    Padded,
+    Rendered,
+    Stretch,
+    WeightsError,
+)
+from kikimimi.text import GuardedTokenizer, flatten
 from kikimimi_llms.generation import pad_left, settings, until_stop
 from kikimimi_llms.options import check_scratch
-from kikimimi_llms.plain_text import PlainText
 from kikimimi_llms.transformers_llm import TransformersLLM
 
 MODEL_TYPES = ("mt5", "t5", "umt5")
@@ -41,6 +53,76 @@ class T5Scratch:
 
     def __post_init__(self) -> None:
         check_scratch(self)
+
+
+class PlainText:
+    """A tokenizer that writes a prompt, the end-of-sequence token, an answer, and that token again.
+
+    The turns of the prompt stand on lines of their own, earlier answers among them. No text can become a
+    control token.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers with an end-of-sequence token.
+        source: What to call it in messages.
+        audio_start: Control token to put before every slot, or None.
+        audio_end: Control token to put after every slot, or None.
+
+    Attributes:
+        tokenizer: The tokenizer.
+        end: The id that ends prompt and answer.
+
+    Raises:
+        ValueError: It is no fast tokenizer, or a token does not exist.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        source: str,
+        audio_start: str | None = None,
+        audio_end: str | None = None,
+    ) -> None:
+        self._guarded = GuardedTokenizer(
+            tokenizer, source=source, audio_start=audio_start, audio_end=audio_end
+        )
+        if tokenizer.eos_token_id is None:
+            raise ValueError(f"{source}: the tokenizer has no end-of-sequence token")
+        self.tokenizer = tokenizer
+        self.end = int(tokenizer.eos_token_id)
+
+    def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
+        """Render to ids, loss mask, slots and spans.
+
+        Args:
+            conversation: The turns. The last one is what is learnt, where it is the assistant's.
+            generate: All turns are the prompt.
+
+        Raises:
+            ValueError: An answer holds audio, or a text cannot be encoded without forming a control token.
+        """
+        asked = (conversation if generate else conversation.prompt()).messages
+        answers = conversation.messages[len(asked) :]
+        if any(isinstance(part, AudioPart) for answer in answers for part in answer.parts):
+            raise ValueError("an answer that is to be learnt holds audio")
+        stretches = [*self._lay(asked, loss=False)]
+        for answer in answers:
+            stretches += self._lay((answer,), loss=True)
+        return Rendered.of(stretches)
+
+    def _lay(self, messages: tuple[Message, ...], *, loss: bool) -> Iterator[Stretch]:
+        """Yield turns on lines of their own, and the end after them."""
+        texts = [flatten(message) for message in messages]
+        text = "\n".join(texts)
+        starts = [0, *accumulate(len(line) + 1 for line in texts)]
+        for token in self._guarded.encode(text, [(0, len(text))]):
+            said = (
+                message.role
+                for message, line, start in zip(messages, texts, starts, strict=False)
+                if token.start < start + len(line) and start < token.end
+            )
+            yield from self._guarded.stretches(token, next(said, None), loss=loss)
+        yield "template", None, [self.end], loss
 
 
 class Seq2Seq(TransformersLLM):

@@ -14,9 +14,17 @@ from kikimimi.data.corpus import all_texts, training_corpora
 from kikimimi.data.order.loader import PlanSampler, Reader
 from kikimimi.data.order.sources import make_plan
 from kikimimi.errors import RequestError
-from kikimimi.inspect.show import Shown, ShownStage, seconds_of, show
-from kikimimi.inspect.show_text import print_stage, rendered, token_lines
-from kikimimi.inspect.show_tokens import Piece, Token, spell
+from kikimimi.inspect.show import (
+    Shown,
+    ShownStage,
+    ShownTokens,
+    print_stage,
+    rendered,
+    seconds_of,
+    show,
+    spell,
+    token_lines,
+)
 from kikimimi.model.assembly import assemble
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.testing import write_shard
@@ -79,8 +87,8 @@ def test_the_records_are_those_of_training(recipe: Recipe) -> None:
         assert (shown.step, shown.micro_batch, shown.place) == (step, micro_batch, place)
         assert batch.names == (f"{shown.dataset}/{shown.where.split(chr(39))[1]}",)
         slots = batch.slots.tolist()
-        ids = [None if i in slots else number for i, number in enumerate(batch.ids.tolist())]
-        assert [token.id for token in shown.tokens] == ids
+        ids = [() if i in slots else (number,) for i, number in enumerate(batch.ids.tolist())]
+        assert [token.ids for token in shown.tokens] == ids
         assert [token.target for token in shown.tokens] == batch.loss.tolist()
         assert batch.audio is not None
         lengths = batch.audio.lengths.tolist()
@@ -93,8 +101,7 @@ def test_the_records_are_those_of_training(recipe: Recipe) -> None:
 def test_turns_are_told_apart(recipe: Recipe) -> None:
     _, records = stage(recipe, count=24)
     for shown in records:
-        spoken = [piece for piece in shown.pieces if piece.role is not None]
-        # The request is found only if its phrasing was drawn as the reader drew it.
+        spoken = [piece for piece in shown.pieces if piece.role is not None and piece.kind == "text"]
         assert [piece.role for piece in spoken] == ["user", "assistant"]
         assert [piece.target for piece in spoken] == [False, True]
         control = [piece.text for piece in shown.pieces if piece.kind == "control"]
@@ -197,7 +204,7 @@ def test_printed_without_colour(recipe: Recipe) -> None:
     assert lines[2].endswith("micro-batches of up to 3 s; 40 steps take 80")
     assert lines[4] == f"1. {first.dataset}  {first.where}"
     assert lines[5] == (
-        f"   step 1, micro-batch 1 of 2, record 1 of {first.company}, pass 1 through the dataset"
+        f"   step 1, micro-batch 1 of 2, record 1 of {first.num_records}, pass 1 through the dataset"
     )
     assert lines[6] == (
         f"   {first.seconds:.2f} s of audio; {first.text_tokens} text tokens + "
@@ -233,26 +240,26 @@ def test_tokens_one_on_a_line(recipe: Recipe) -> None:
     found, records = stage(recipe, count=1, dataset="tones")
     lines = printed(found, records, tokens=True).splitlines()[8:-1]
     assert len(lines) == len(records[0].tokens)
-    assert lines[0].split() == ["0", str(records[0].tokens[0].id), "<|user|>"]
+    assert lines[0].split() == ["0", str(records[0].tokens[0].ids[0]), "<|user|>"]
     assert lines[1].split()[:3] == ["1", "-", "\u25d60.flac"]
-    assert lines[-1].split() == [str(len(lines) - 1), str(records[0].tokens[-1].id), "target", "<|end|>"]
+    assert lines[-1].split() == [str(len(lines) - 1), str(records[0].tokens[-1].ids[0]), "target", "<|end|>"]
     assert sum("target" in line for line in lines) == records[0].targets
 
 
 def test_everything_can_be_seen() -> None:
     pieces = [
-        Piece("control", None, False, "<s>"),
-        Piece("text", "user", False, "a\nb\x1b[31m\u200b [bold]"),
-        Piece("audio", None, False, "0.flac 1.00 s -> 4 tokens"),
-        Piece("text", "assistant", True, "c"),
-        Piece("control", None, True, "</s>"),
-        Piece("text", None, False, "\n"),
+        ShownTokens("control", None, False, (1,), "<s>"),
+        ShownTokens("text", "user", False, (4, 5), "a\nb\x1b[31m\u200b [bold]"),
+        ShownTokens("audio", "user", False, (), "0.flac 1.00 s -> 4 tokens"),
+        ShownTokens("text", "assistant", True, (6,), "c"),
+        ShownTokens("control", None, True, (2,), "</s>"),
+        ShownTokens("text", None, False, (3,), "\n"),
     ]
     assert rendered(pieces, marks=True).plain == (
         "   <s>a\u21b5\n   b\\x1b[31m\\u200b [bold]\u25d60.flac 1.00 s -> 4 tokens\u25d7[[c</s>]]\u21b5\n   "
     )
     assert "[[" not in rendered(pieces, marks=False).plain
-    tokens = [Token("text", 7, True, " \n"), Token("control", 2, False, "</s>")]
+    tokens = [ShownTokens("text", None, True, (7,), " \n"), ShownTokens("control", None, False, (2,), "</s>")]
     first, second = token_lines(tokens, marks=True)
     assert first.plain.split(maxsplit=3) == ["0", "7", "target", "' \\n'"]
     assert second.plain.split() == ["1", "2", "</s>"]

@@ -55,6 +55,47 @@ def test_nobody_can_spell_a_control_token(question: str, answer: str, template: 
     assert rendering.tokenizer.decode(ids) == rendering.text(turns)
 
 
+@given(FINE, FINE, st.sampled_from([None, LLAMA3]))
+def test_spans_tell_who_says_what(question: str, answer: str, template: str | None) -> None:
+    rendering = chat(template)
+    decode = rendering.tokenizer.decode
+    asked = (TextPart(question), AudioPart("0"), AudioPart("1"), TextPart("."))
+    rendered = rendering.render(conversation(("user", asked), ("assistant", answer)))
+    ids, loss, spans = rendered.ids, rendered.loss, rendered.spans
+    assert [0, *(span.end for span in spans)] == [*(span.start for span in spans), len(ids)]
+    assert [(s.role, s.start) for s in spans if s.kind == "audio"] == [("user", i) for i in rendered.slots]
+    said = [(s.role, decode(ids[s.start : s.end])) for s in spans if s.kind == "text"]
+    texts = [question, ".", answer] if template is None else [question.lstrip(), ".", answer.strip()]
+    assert said == [(who, t) for who, t in zip(("user", "user", "assistant"), texts, strict=True) if t]
+    for span in spans:
+        if span.kind != "template":
+            assert set(loss[span.start : span.end]) == {span.role == "assistant"}
+    added = [i for s in spans if s.kind == "template" for i in range(s.start, s.end)]
+    assert [ids[i] for i in added if loss[i]] == [rendering.end_of_turn]
+
+
+def test_clips_outside_the_content_are_their_speaker_s() -> None:
+    rendering = chat(
+        "{% for message in messages %}"
+        "{{ message.audio + '<|' + message.role + '|>' + message.content + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    asked = (AudioPart("0"), TextPart("a"))
+    rendered = rendering.render(
+        conversation(("user", asked), ("assistant", "b"), ("user", (AudioPart("1"),)))
+    )
+    assert [(s.kind, s.role) for s in rendered.spans] == [
+        ("audio", "user"),
+        ("template", None),
+        ("text", "user"),
+        ("template", None),
+        ("text", "assistant"),
+        ("template", None),
+        ("audio", "user"),
+        ("template", None),
+    ]
+
+
 @given(st.text(max_size=20, alphabet="ab \n。あ"), st.text(max_size=20, alphabet="cd \n。い"))
 @pytest.mark.parametrize("template", [None, LLAMA3])
 def test_text_and_ids_are_the_template_s_own(template: str | None, question: str, answer: str) -> None:

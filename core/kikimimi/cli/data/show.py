@@ -29,8 +29,7 @@ def show(
 
     from rich.console import Console
 
-    from kikimimi.inspect.show import show as show_stages
-    from kikimimi.inspect.show_text import print_stage
+    from kikimimi.inspect.show import print_stage, show as show_stages
 
     recipe, assets = open_recipe(source, overrides or [], "kikimimi data show")
     if seed is not None:

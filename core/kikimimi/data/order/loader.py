@@ -23,7 +23,7 @@ class Reader(Dataset[Batch]):
     Args:
         corpora: In the order of the plan's sources.
         model: Renders conversations and bounds their length.
-        seed: Of the recipe; with pass and row it draws the phrasing.
+        seed: The recipe's seed; with pass and row it draws the phrasing.
         features: Encoder output kept on disk, or None to deliver waveforms.
         views: What the objective asks for besides the conversations.
     """
@@ -43,34 +43,32 @@ class Reader(Dataset[Batch]):
         self.views = sorted(views)
 
     def __getitem__(self, planned: list[Planned]) -> Batch:
-        """Read one micro-batch.
+        """Read one micro-batch; its outcomes tell what was left out, and why."""
+        found = [self.sample(item) for item in planned]
+        outcomes = [one if isinstance(one, Fault) else None for one in found]
+        return collate([one for one in found if isinstance(one, Sample)], outcomes if any(outcomes) else ())
 
-        What cannot be read, or does not fit the LLM's context, is told in its outcomes and not raised: errors
-        of worker processes lose their type, and what is done about it is not for the reader to say.
+    def sample(self, item: Planned) -> Sample | Fault:
+        """Read one record, or say why it cannot be read or does not fit the LLM's context.
+
+        That is not raised: errors of worker processes lose their type, and what is done about it is not for
+        the reader to say.
         """
-        samples: list[Sample] = []
-        outcomes: list[Fault | None] = []
-        for item in planned:
-            corpus = self.corpora[item.source]
-            try:
-                samples.append(self._sample(corpus, item))
-                outcomes.append(None)
-            except KikimimiError as error:
-                outcomes.append(Fault.of(corpus.name, corpus.shards.where(item.row), error))
-        return collate(samples, outcomes if any(outcomes) else ())
-
-    def _sample(self, corpus: Corpus, item: Planned) -> Sample:
-        sample = corpus.sample(
-            item.row,
-            self.model.llm,
-            self.model.encoder.sample_rate,
-            draw=item.draw(self.seed, corpus.name),
-            features=self.features,
-            views=self.views,
-        )
-        clips = [len(clip) for clip in sample.clips]
-        for rendered in (sample.rendered, *sample.views.values()):
-            self._check_context(len(rendered.ids), clips if rendered.slots else [])
+        corpus = self.corpora[item.source]
+        try:
+            sample = corpus.sample(
+                item.row,
+                self.model.llm,
+                self.model.encoder.sample_rate,
+                draw=item.draw(self.seed, corpus.name),
+                features=self.features,
+                views=self.views,
+            )
+            clips = [len(clip) for clip in sample.clips]
+            for rendered in (sample.rendered, *sample.views.values()):
+                self._check_context(len(rendered.ids), clips if rendered.slots else [])
+        except KikimimiError as error:
+            return Fault.of(corpus.name, corpus.shards.where(item.row), error)
         return sample
 
     def _check_context(self, text_length: int, clip_lengths: list[int]) -> None:
