@@ -45,8 +45,7 @@ from kikimimi.recipe.schema import (
 )
 from kikimimi.recipe.shape import Leaf, Named, Pluggable, Section, Several, Shape, shapes
 from kikimimi.recipe.show import plain
-from kikimimi_layouts.fields_file import FIELDS_FOLDER, shipped_fields
-from kikimimi_layouts.fields_schema import Fields, Messages, Part, Turn
+from kikimimi_layouts.fields import FIELDS_FOLDER, Fields, Messages, Part, Turn, shipped_fields
 
 DOCS = Path(__file__).parent
 GENERATED = re.compile(r"(<!-- generated.*?-->\n)(.*)(<!-- end -->)", re.DOTALL)

@@ -179,10 +179,10 @@ def test_shard_classes() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocabulary": "phones"}, "vocabulary must be characters, bytes, llm or head, not 'phones'"),
+        ({"vocabulary": "phones"}, "vocabulary: 'phones' is not one of"),
         ({"num_heads": 5}, r"num_heads \(5\) must divide hidden_dim \(768\)"),
-        ({"num_layers": 0}, "num_layers must be at least 1, not 0"),
-        ({"dropout": -0.1}, "dropout must be at least 0 and below 1, not -0.1"),
+        ({"num_layers": 0}, "num_layers: must be at least 1, not 0"),
+        ({"dropout": -0.1}, "dropout: must be at least 0 and below 1, not -0.1"),
         ({"freeze_head": True}, "freeze_head needs head_weights"),
     ],
 )

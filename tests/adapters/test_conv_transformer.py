@@ -211,19 +211,19 @@ def test_tiny_config_keeps_the_structure() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kernel_size": 0}, "kernel_size must be at least 1, not 0"),
-        ({"num_layers": 0}, "num_layers must be at least 1, not 0"),
+        ({"kernel_size": 0}, "kernel_size: must be at least 1, not 0"),
+        ({"num_layers": 0}, "num_layers: must be at least 1, not 0"),
         ({"strides": []}, "kernel_sizes and strides must name each convolution, and there are 0 and 0"),
         ({"strides": [4]}, "a stride of 4 with a kernel of 3 .* leaves frames unread"),
         ({"num_heads": 5}, r"num_heads \(5\) must divide dim \(3072\)"),
-        ({"activation": "silu"}, "activation must be swiglu, gelu or relu, not 'silu'"),
-        ({"position": "learned"}, "position must be rotary, sinusoidal or none, not 'learned'"),
+        ({"activation": "silu"}, "activation: 'silu' is not one of"),
+        ({"position": "learned"}, "position: 'learned' is not one of"),
         ({"dim": 9, "num_heads": 3}, "dim / num_heads must be even with position: rotary, not 3"),
         (
             {"dim": 9, "num_heads": 3, "position": "sinusoidal"},
             "dim must be even and at least 4 with position: sinusoidal, not 9",
         ),
-        ({"dropout": 1.0}, "dropout must be from 0 up to below 1, not 1.0"),
+        ({"dropout": 1.0}, "dropout: must be at least 0 and below 1, not 1.0"),
     ],
 )
 def test_refuses(options: dict[str, Any], message: str) -> None:

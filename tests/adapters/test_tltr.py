@@ -129,10 +129,10 @@ def test_tiny_config_keeps_the_structure() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"downsample": 0}, "downsample must be at least 1, not 0"),
-        ({"time_heads": 0}, "time_heads must be at least 1, not 0"),
-        ({"layer_heads": 0}, "layer_heads must be at least 1, not 0"),
-        ({"dim": 0}, "dim must be at least 1, not 0"),
+        ({"downsample": 0}, "downsample: must be at least 1, not 0"),
+        ({"time_heads": 0}, "time_heads: must be at least 1, not 0"),
+        ({"layer_heads": 0}, "layer_heads: must be at least 1, not 0"),
+        ({"dim": 0}, "dim: must be at least 1, not 0"),
     ],
 )
 def test_refuses(options: dict[str, Any], message: str) -> None:

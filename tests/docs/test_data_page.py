@@ -14,7 +14,7 @@ from kikimimi.recipe.build import Builder
 from kikimimi.recipe.merge import apply_overrides
 from kikimimi.recipe.shape import Pluggable
 from kikimimi.recipe.source import Entry, Problems
-from kikimimi_layouts.fields_file import load_fields
+from kikimimi_layouts.fields import load_fields
 from kikimimi_layouts.manifest import Manifest, ManifestConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")

@@ -9,8 +9,8 @@ import pytest
 
 from kikimimi.contracts.layout import Layout, Row
 from kikimimi.errors import DataError, RequestError
+from kikimimi_layouts.corpus_folder import licence_name
 from kikimimi_layouts.fsd50k import FSD50K, FSD50KConfig
-from kikimimi_layouts.licence import licence_name
 
 INFO = {
     "63": {

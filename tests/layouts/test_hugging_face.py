@@ -14,7 +14,7 @@ from kikimimi.contracts.conversation import parse_conversation
 from kikimimi.contracts.layout import Layout, Row
 from kikimimi.data.audio import decode
 from kikimimi.errors import MissingExtraError, RequestError
-from kikimimi_layouts.fields_file import load_fields, shipped_fields
+from kikimimi_layouts.fields import load_fields, shipped_fields
 from kikimimi_layouts.hugging_face import HuggingFace, HuggingFaceConfig
 
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -363,7 +363,7 @@ def test_every_set_of_the_japanese_system_has_fields() -> None:
         ),
         (
             "messages: {column: m, roles: {gpt: bot}}\n",
-            [r"roles: gpt: 'bot' is not one of system, user, ass"],
+            [r"messages\.roles: expected one of system, user, assistant, not 'bot'"],
         ),
         ("messages: {column: m, text: null}\n", [r"messages: needs text or audio, or both"]),
         ("messages: {column: m, transcript: t}\n", [r"transcript: tells of the audio, so name that too"]),

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kikimimi import AdapterContext, Padded
+from kikimimi import AdapterContext, Padded, PositiveInt, Probability
 from kikimimi_adapters.ctc.compressor import CTCCompressor
 from kikimimi_adapters.ctc.head import CTCConfig, CTCHead, tiny_head
-from kikimimi_adapters.qformer.layers import INIT_STD, QFormer, QFormerLayer, check_sizes
+from kikimimi_adapters.qformer.layers import INIT_STD, QFormer, QFormerLayer
 
 
 class AlignFormerAdapter(CTCCompressor):
@@ -35,26 +35,21 @@ class AlignFormerAdapter(CTCCompressor):
         vocabulary: Literal["characters", "bytes", "llm", "head"] = "llm"
         """What the labels, and so the tokens, are: the LLM's tokens, the characters of the training data, the
         256 bytes of UTF-8, or what the head of `head_weights` knows."""
-        num_layers: int = 2
+        num_layers: PositiveInt = 2
         """Transformer layers; each attends to the frames."""
-        hidden_dim: int = 768
+        hidden_dim: PositiveInt = 768
         """Width of the query."""
-        num_heads: int = 12
+        num_heads: PositiveInt = 12
         """Attention heads; they divide `hidden_dim`."""
-        ffn_dim: int = 3072
+        ffn_dim: PositiveInt = 3072
         """Inner width of the feed-forward networks."""
-        dropout: float = 0.1
+        dropout: Probability = 0.1
         """Dropout probability, on attention weights and before residuals."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            check_sizes(
-                hidden_dim=self.hidden_dim,
-                num_layers=self.num_layers,
-                num_heads=self.num_heads,
-                ffn_dim=self.ffn_dim,
-                dropout=self.dropout,
-            )
+            if self.hidden_dim % self.num_heads:
+                raise ValueError(f"num_heads ({self.num_heads}) must divide hidden_dim ({self.hidden_dim})")
 
     config: Config
 

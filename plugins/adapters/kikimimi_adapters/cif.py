@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from kikimimi import (
@@ -63,26 +64,20 @@ class CIFAdapter(Adapter):
 
         vocabulary: Literal["llm", "characters", "bytes"] = "llm"
         """What the tokens of a transcript are: the LLM's, its characters, or its bytes in UTF-8."""
-        loss_weight: float = 1.0
+        loss_weight: Annotated[float, Ge(0)] = 1.0
         """What the quantity loss is multiplied by: the mean over the clips [tokens]. 0 is no loss."""
         kernel_size: int = 3
         """Width of the convolution that the weights come from [frames]; odd."""
-        tail_threshold: float = 0.5
+        tail_threshold: Annotated[float, Gt(0), Le(1)] = 0.5
         """Least rest at the end of a clip that becomes a token [tokens]; above 0 and at most 1."""
-        num_layers: int = 1
+        num_layers: Annotated[int, Ge(1)] = 1
         """Linear layers of the projection, with GELU between them."""
-        hidden_dim: int | None = None
+        hidden_dim: Annotated[int, Ge(1)] | None = None
         """Width between the layers; null is the LLM's width D. Refused with one layer."""
 
         def __post_init__(self) -> None:
-            if self.vocabulary not in ("llm", "characters", "bytes"):
-                raise ValueError(f"vocabulary must be llm, characters or bytes, not {self.vocabulary!r}")
-            if self.loss_weight < 0:
-                raise ValueError(f"loss_weight must be at least 0, not {self.loss_weight}")
             if self.kernel_size < 1 or self.kernel_size % 2 == 0:
                 raise ValueError(f"kernel_size must be odd and at least 1, not {self.kernel_size}")
-            if not 0 < self.tail_threshold <= 1:
-                raise ValueError(f"tail_threshold must be above 0 and at most 1, not {self.tail_threshold}")
             check_projection(self.num_layers, self.hidden_dim)
 
     config: Config

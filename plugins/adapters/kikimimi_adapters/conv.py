@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
+from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded, PositiveInt
 from kikimimi_adapters.frame_groups import zero_past_lengths
 
 Activation = Literal["none", "glu", "gelu", "relu"]
 Padding = Literal["half", "fill"]
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "none": lambda hidden: hidden,
+    "glu": lambda hidden: nn.functional.glu(hidden, dim=1),
+    "gelu": nn.functional.gelu,
+    "relu": nn.functional.relu,
+}
 
 
 class ConvLayer(nn.Module):
@@ -43,7 +50,7 @@ class ConvLayer(nn.Module):
         kernel_size: int,
         stride: int,
         padding: Padding = "half",
-        activation: Activation = "none",
+        activation: Activation,
         norm: bool = False,
         bias: bool = True,
     ) -> None:
@@ -51,14 +58,8 @@ class ConvLayer(nn.Module):
         self.activation = activation
         self.fills = padding == "fill"
         channels = out_dim * (2 if activation == "glu" else 1)
-        self.conv = nn.Conv1d(
-            in_dim,
-            channels,
-            kernel_size,
-            stride=stride,
-            padding=0 if self.fills else kernel_size // 2,
-            bias=bias,
-        )
+        zeros = 0 if self.fills else kernel_size // 2
+        self.conv = nn.Conv1d(in_dim, channels, kernel_size, stride=stride, padding=zeros, bias=bias)
         self.norm = nn.LayerNorm(out_dim) if norm else None
 
     def num_positions(self, num_frames: int) -> int:
@@ -76,15 +77,8 @@ class ConvLayer(nn.Module):
         if self.fills:
             wanted = (max(lengths) - 1) * self.conv.stride[0] + self.conv.kernel_size[0]
             values = nn.functional.pad(values, (0, max(0, wanted - values.shape[-1])))
-        hidden: Tensor = self.conv(values)
-        if self.activation == "glu":
-            hidden = nn.functional.glu(hidden, dim=1)
-        elif self.activation == "gelu":
-            hidden = nn.functional.gelu(hidden)
-        elif self.activation == "relu":
-            hidden = nn.functional.relu(hidden)
         # (B, width, positions) -> (B, positions, width)
-        hidden = hidden.transpose(1, 2).contiguous()
+        hidden = _ACTIVATIONS[self.activation](self.conv(values)).transpose(1, 2).contiguous()
         if self.norm is not None:
             hidden = self.norm(hidden)
         return Padded(hidden, torch.tensor(lengths, dtype=torch.int64, device=frames.lengths.device))
@@ -92,9 +86,6 @@ class ConvLayer(nn.Module):
 
 class ConvStack(nn.Sequential):
     """Convolutions one after the other."""
-
-    def __init__(self, layers: Iterable[ConvLayer]) -> None:
-        super().__init__(*layers)
 
     def num_positions(self, num_frames: int) -> int:
         """Return how many positions the last one has for a clip of `num_frames` frames, which is exact."""
@@ -130,10 +121,6 @@ def check_convolutions(kernel_sizes: list[int], strides: list[int], padding: Pad
             f"{len(strides)}"
         )
     for kernel_size, stride in zip(kernel_sizes, strides, strict=True):
-        if kernel_size < 1 or stride < 1:
-            raise ValueError(
-                f"kernel_sizes and strides must be at least 1, not {list(kernel_sizes)} and {list(strides)}"
-            )
         widest = kernel_size if padding == "fill" else kernel_size // 2 + 1
         if stride > widest:
             other = "" if padding == "fill" or stride > kernel_size else ", or padding: fill"
@@ -164,38 +151,28 @@ class ConvAdapter(Adapter):
     class Config(ComponentConfig):
         """Options of the `conv` adapter."""
 
-        kernel_sizes: list[int] = field(default_factory=lambda: [3, 3])
+        kernel_sizes: list[PositiveInt] = field(default_factory=lambda: [3, 3])
         """Frames that a position of each convolution sees."""
-        strides: list[int] = field(default_factory=lambda: [2, 2])
+        strides: list[PositiveInt] = field(default_factory=lambda: [2, 2])
         """Frames from one position of each convolution to the next; their product is the shortening."""
-        padding: Literal["half", "fill"] = "half"
+        padding: Padding = "half"
         """Zeros around a clip: half a kernel on either side, or only what fills its last window."""
-        hidden_dim: int | None = None
+        hidden_dim: PositiveInt | None = None
         """Width between the convolutions, and before the linear layer; None is the LLM's width D. Refused
         with one convolution that no linear layer follows."""
-        activation: Literal["none", "glu", "gelu", "relu"] = "none"
+        activation: Activation = "none"
         """What follows each convolution; `glu` is a gated linear unit over twice the width."""
         norm: Literal["none", "each", "last"] = "each"
         """Layer norm: none, after each convolution (and its activation), or once at the very end."""
         linear: bool = False
         """Whether a linear layer from `hidden_dim` to D follows; if not, the last convolution maps to D."""
-        bottleneck_dim: int | None = None
+        bottleneck_dim: PositiveInt | None = None
         """Inner width of a residual bottleneck at width D (linear, GELU, linear, no bias); None is none."""
         bias: bool = True
         """Whether the convolutions and the linear layer have a bias."""
 
         def __post_init__(self) -> None:
-            if self.padding not in ("half", "fill"):
-                raise ValueError(f"padding must be half or fill, not {self.padding!r}")
             check_convolutions(self.kernel_sizes, self.strides, self.padding)
-            if self.activation not in ("none", "glu", "gelu", "relu"):
-                raise ValueError(f"activation must be none, glu, gelu or relu, not {self.activation!r}")
-            if self.norm not in ("none", "each", "last"):
-                raise ValueError(f"norm must be none, each or last, not {self.norm!r}")
-            for name in ("hidden_dim", "bottleneck_dim"):
-                value = getattr(self, name)
-                if value is not None and value < 1:
-                    raise ValueError(f"{name} must be at least 1, not {value}")
             if self.hidden_dim is not None and len(self.kernel_sizes) == 1 and not self.linear:
                 raise ValueError(
                     "hidden_dim is read only with two or more convolutions, or with linear: true"
@@ -209,18 +186,20 @@ class ConvAdapter(Adapter):
         dims = [context.in_dim] + [hidden] * len(config.strides)
         if not config.linear:
             dims[-1] = context.out_dim
+        shapes = zip(pairwise(dims), config.kernel_sizes, config.strides, strict=True)
         self.layers = ConvStack(
-            ConvLayer(
-                dims[i],
-                dims[i + 1],
-                kernel_size=kernel_size,
-                stride=stride,
-                padding=config.padding,
-                activation=config.activation,
-                norm=config.norm == "each",
-                bias=config.bias,
+            *(
+                ConvLayer(
+                    *widths,
+                    kernel_size=kernel_size,
+                    stride=stride,
+                    padding=config.padding,
+                    activation=config.activation,
+                    norm=config.norm == "each",
+                    bias=config.bias,
+                )
+                for widths, kernel_size, stride in shapes
             )
-            for i, (kernel_size, stride) in enumerate(zip(config.kernel_sizes, config.strides, strict=True))
         )
         self.linear = nn.Linear(hidden, context.out_dim, bias=config.bias) if config.linear else None
         self.bottleneck = (

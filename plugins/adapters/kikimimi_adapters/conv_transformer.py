@@ -8,7 +8,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
+from kikimimi import (
+    Adapter,
+    AdapterContext,
+    AdapterOutput,
+    ComponentConfig,
+    Padded,
+    PositiveInt,
+    Probability,
+)
 from kikimimi_adapters.conv import ConvLayer, ConvStack, check_convolutions
 
 _BASE = 10000.0
@@ -63,10 +71,8 @@ class FeedForward(nn.Module):
         hidden: Tensor = self.up_proj(frames)
         if self.gate_proj is not None:
             hidden = hidden * nn.functional.silu(self.gate_proj(frames))
-        elif self.activation == "relu":
-            hidden = nn.functional.relu(hidden)
         else:
-            hidden = nn.functional.gelu(hidden)
+            hidden = nn.functional.relu(hidden) if self.activation == "relu" else nn.functional.gelu(hidden)
         out: Tensor = self.down_proj(hidden)
         return out
 
@@ -108,58 +114,46 @@ class ConvTransformerAdapter(Adapter):
     class Config(ComponentConfig):
         """Options of the `conv_transformer` adapter."""
 
-        kernel_size: int = 3
+        kernel_size: PositiveInt = 3
         """Frames that a position of each convolution sees, half of them on either side of its centre."""
-        strides: list[int] = field(default_factory=lambda: [2])
+        strides: list[PositiveInt] = field(default_factory=lambda: [2])
         """Frames from one position of each convolution to the next; their product is the shortening."""
-        dim: int = 3072
+        dim: PositiveInt = 3072
         """Width of the transformer layers."""
-        num_layers: int = 1
+        num_layers: PositiveInt = 1
         """Transformer layers."""
-        num_heads: int = 24
+        num_heads: PositiveInt = 24
         """Attention heads; they divide `dim`."""
-        ffn_dim: int = 4096
+        ffn_dim: PositiveInt = 4096
         """Inner width of the feed-forward network."""
         activation: Literal["swiglu", "gelu", "relu"] = "swiglu"
         """Of the feed-forward network; `swiglu` has a third linear layer, a gate."""
         position: Literal["rotary", "sinusoidal", "none"] = "rotary"
         """How the layers know the order: keys and queries are turned, sines are added, or they do not."""
-        dropout: float = 0.0
+        dropout: Probability = 0.0
         """Probability of dropping an attention weight, or a value of a layer's two outputs, in training."""
 
         def __post_init__(self) -> None:
-            for name in ("kernel_size", "dim", "num_layers", "num_heads", "ffn_dim"):
-                if getattr(self, name) < 1:
-                    raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
             check_convolutions([self.kernel_size] * len(self.strides), self.strides, "half")
             if self.dim % self.num_heads:
                 raise ValueError(f"num_heads ({self.num_heads}) must divide dim ({self.dim})")
-            if self.activation not in ("swiglu", "gelu", "relu"):
-                raise ValueError(f"activation must be swiglu, gelu or relu, not {self.activation!r}")
-            if self.position not in ("rotary", "sinusoidal", "none"):
-                raise ValueError(f"position must be rotary, sinusoidal or none, not {self.position!r}")
             if self.position == "rotary" and self.dim // self.num_heads % 2:
                 raise ValueError(
                     f"dim / num_heads must be even with position: rotary, not {self.dim // self.num_heads}"
                 )
             if self.position == "sinusoidal" and (self.dim % 2 or self.dim < 4):
                 raise ValueError(f"dim must be even and at least 4 with position: sinusoidal, not {self.dim}")
-            if not 0 <= self.dropout < 1:
-                raise ValueError(f"dropout must be from 0 up to below 1, not {self.dropout}")
 
     config: Config
 
     def __init__(self, config: Config, context: AdapterContext) -> None:
         super().__init__(config, context)
+        widths = [context.in_dim] + [config.dim] * (len(config.strides) - 1)
         self.convolutions = ConvStack(
-            ConvLayer(
-                context.in_dim if i == 0 else config.dim,
-                config.dim,
-                kernel_size=config.kernel_size,
-                stride=stride,
-                activation="gelu",
+            *(
+                ConvLayer(width, config.dim, kernel_size=config.kernel_size, stride=stride, activation="gelu")
+                for width, stride in zip(widths, config.strides, strict=True)
             )
-            for i, stride in enumerate(config.strides)
         )
         self.layers = nn.ModuleList(
             TransformerLayer(config.dim, config.num_heads, config.ffn_dim, config.activation, config.dropout)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
+from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded, PositiveInt
 from kikimimi_adapters.frame_groups import FrameGroups
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -28,15 +28,7 @@ class MLP(nn.Sequential):
 
 
 def check_projection(num_layers: int, hidden_dim: int | None) -> None:
-    """Check the options of the projection to the LLM's width.
-
-    Raises:
-        ValueError: One is out of range, or would not be read.
-    """
-    if num_layers < 1:
-        raise ValueError(f"num_layers must be at least 1, not {num_layers}")
-    if hidden_dim is not None and hidden_dim < 1:
-        raise ValueError(f"hidden_dim must be at least 1, not {hidden_dim}")
+    """Raise a ValueError if an option of the projection to the LLM's width would not be read."""
     if num_layers == 1 and hidden_dim is not None:
         raise ValueError("hidden_dim is read only with num_layers of 2 or more")
 
@@ -77,7 +69,7 @@ class MLPAdapter(Adapter):
     class Config(ComponentConfig):
         """Options of the `mlp` adapter."""
 
-        downsample: int = 4
+        downsample: PositiveInt = 4
         """Encoder frames per audio token."""
         pool: Literal["stack", "mean"] = "stack"
         """How a group of frames becomes one vector: side by side (`downsample` x E wide), or averaged (E)."""
@@ -86,9 +78,9 @@ class MLPAdapter(Adapter):
         counted in the metrics). A clip without one full group has one token either way."""
         norm: Literal["none", "layer", "plain"] = "none"
         """Layer norm of the pooled vectors: none, with a learned scale and shift, or without them."""
-        num_layers: int = 2
+        num_layers: PositiveInt = 2
         """Linear layers."""
-        hidden_dim: int | None = None
+        hidden_dim: PositiveInt | None = None
         """Width between the layers; None is the LLM's width D. Refused with one layer."""
         activation: Literal["gelu", "relu", "silu"] = "gelu"
         """Activation between the layers. Only the default is taken with one layer."""
@@ -98,19 +90,9 @@ class MLPAdapter(Adapter):
         """Whether a learned vector stands before a clip's audio tokens, and another one after them."""
 
         def __post_init__(self) -> None:
-            if self.downsample < 1:
-                raise ValueError(f"downsample must be at least 1, not {self.downsample}")
-            if self.pool not in ("stack", "mean"):
-                raise ValueError(f"pool must be stack or mean, not {self.pool!r}")
-            if self.remainder not in ("pad", "drop"):
-                raise ValueError(f"remainder must be pad or drop, not {self.remainder!r}")
             if self.remainder == "drop" and self.downsample == 1:
                 raise ValueError("remainder is read only with a downsample of 2 or more")
-            if self.norm not in ("none", "layer", "plain"):
-                raise ValueError(f"norm must be none, layer or plain, not {self.norm!r}")
             check_projection(self.num_layers, self.hidden_dim)
-            if self.activation not in _ACTIVATIONS:
-                raise ValueError(f"activation must be gelu, relu or silu, not {self.activation!r}")
             if self.num_layers == 1 and self.activation != "gelu":
                 raise ValueError("activation is read only with num_layers of 2 or more")
 

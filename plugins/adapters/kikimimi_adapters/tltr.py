@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
+from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded, PositiveInt
 from kikimimi_adapters.frame_groups import FrameGroups
 
 
@@ -71,22 +71,15 @@ class TLTRAdapter(Adapter):
     class Config(ComponentConfig):
         """Options of the `tltr` adapter."""
 
-        downsample: int = 20
+        downsample: PositiveInt = 20
         """Encoder frames per audio token."""
-        time_heads: int = 1
+        time_heads: PositiveInt = 1
         """Attention heads of the block that looks along time; they divide the blocks' width."""
-        layer_heads: int = 8
+        layer_heads: PositiveInt = 8
         """Attention heads of the block that looks along layers; they divide the blocks' width."""
-        dim: int | None = None
+        dim: PositiveInt | None = None
         """Width of the blocks, which a layer norm and a linear layer lead to; None is that of an encoder
         layer, and then there are neither."""
-
-        def __post_init__(self) -> None:
-            for name in ("downsample", "time_heads", "layer_heads"):
-                if getattr(self, name) < 1:
-                    raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-            if self.dim is not None and self.dim < 1:
-                raise ValueError(f"dim must be at least 1, not {self.dim}")
 
     config: Config
 

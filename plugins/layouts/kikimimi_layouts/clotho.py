@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, Layout, LayoutConfig, RequestError, Row, check_choice
-from kikimimi_layouts.corpus_folder import is_missing
-from kikimimi_layouts.licence import licence_name
+from kikimimi import DataError, Layout, LayoutConfig, RequestError, Row
+from kikimimi_layouts.corpus_folder import is_missing, licence_name
 from kikimimi_layouts.table import Fields, Table
 
 Split = Literal["development", "validation", "evaluation"]
@@ -25,9 +24,6 @@ class ClothoConfig(LayoutConfig):
 
     split: Split = "development"
     """The set whose clips are taken."""
-
-    def __post_init__(self) -> None:
-        check_choice("split", self.split, get_args(Split))
 
 
 class Clotho(Layout):

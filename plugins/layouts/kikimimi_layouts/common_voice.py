@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, Layout, LayoutConfig, RequestError, Row, check_choice
+from kikimimi import DataError, Layout, LayoutConfig, RequestError, Row
 from kikimimi_layouts.corpus_folder import is_missing
 from kikimimi_layouts.table import Fields, Table
 
@@ -24,7 +24,6 @@ class CommonVoiceConfig(LayoutConfig):
     """Language of every clip (ISO 639-1 code); null takes it from the column ``locale``."""
 
     def __post_init__(self) -> None:
-        check_choice("split", self.split, get_args(Split))
         if self.language == "":
             raise ValueError("language: is empty; leave it out to take it from the column locale")
 

@@ -1,13 +1,15 @@
-"""What the folder of a corpus holds: its transcripts, and what is missing."""
+"""What corpora share: the folder of transcripts, the name of a licence, and what is missing."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from kikimimi import DataError, RequestError, listing, nearest
 
 _SHOWN = 12
+_CREATIVE_COMMONS = re.compile(r"https?://creativecommons\.org/(?:licenses|publicdomain)/([a-z+-]+)/([\d.]+)")
 
 
 def is_missing(folder: Path, wanted: str, what: str, hint: str = "") -> RequestError:
@@ -40,3 +42,19 @@ def lines_of(transcript: Path) -> Iterator[tuple[str, str]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{transcript}: not UTF-8: {error}") from error
     yield from ((f"{transcript}:{number}", line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def licence_name(address: str) -> str:
+    """Return the SPDX name of a Creative Commons licence; what is none is returned as it is.
+
+    SPDX has no name for the retired Sampling+ licence, only the form for such cases: ``LicenseRef-...``.
+    """
+    found = _CREATIVE_COMMONS.match(address.strip())
+    if found is None:
+        return address.strip()
+    kind, version = found[1], found[2].rstrip(".")
+    if kind == "zero":
+        return f"CC0-{version}"
+    if "sampling" in kind:
+        return f"LicenseRef-CC-{kind.replace('+', '-Plus').title()}-{version}"
+    return f"CC-{kind.upper()}-{version}"

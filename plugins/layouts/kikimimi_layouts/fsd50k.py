@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, Layout, LayoutConfig, RequestError, Row, check_choice
-from kikimimi_layouts.corpus_folder import is_missing
-from kikimimi_layouts.licence import licence_name
+from kikimimi import DataError, Layout, LayoutConfig, RequestError, Row
+from kikimimi_layouts.corpus_folder import is_missing, licence_name
 from kikimimi_layouts.table import Fields, Table
 
 Split = Literal["dev", "eval"]
-Part = Literal["all", "train", "val"]
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -23,12 +21,10 @@ class FSD50KConfig(LayoutConfig):
 
     split: Split = "dev"
     """The development or the evaluation set."""
-    part: Part = "all"
+    part: Literal["all", "train", "val"] = "all"
     """Part of the development set: its own training or validation clips, or all."""
 
     def __post_init__(self) -> None:
-        check_choice("split", self.split, get_args(Split))
-        check_choice("part", self.part, get_args(Part))
         if self.split == "eval" and self.part != "all":
             raise ValueError("part: only the development set has parts; leave it out with split=eval")
 

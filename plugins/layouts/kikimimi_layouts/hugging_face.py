@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi import DataError, Layout, LayoutConfig, MissingExtraError, RequestError, Row, listing, nearest
-from kikimimi_layouts.fields_file import load_fields, shipped_fields
-from kikimimi_layouts.fields_row import FieldsRow
+from kikimimi_layouts.fields import FieldsRow, load_fields, shipped_fields
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = {".parquet": "parquet", ".arrow": "arrow"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, Layout, LayoutConfig, Row, check_choice
+from kikimimi import DataError, Layout, LayoutConfig, Row
 from kikimimi_layouts.corpus_folder import is_missing, lines_of
 
 Subset = Literal[
@@ -31,9 +31,6 @@ class JSUTConfig(LayoutConfig):
 
     subset: Subset = "basic5000"
     """Folder whose sentences are taken; ``all`` takes every one that is there."""
-
-    def __post_init__(self) -> None:
-        check_choice("subset", self.subset, get_args(Subset))
 
 
 class JSUT(Layout):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, Layout, LayoutConfig, Row, check_choice
+from kikimimi import DataError, Layout, LayoutConfig, Row
 from kikimimi_layouts.corpus_folder import is_missing, lines_of
 
 Split = Literal[
@@ -21,7 +21,6 @@ Split = Literal[
     "train-clean-5",
     "dev-clean-2",
 ]
-Case = Literal["lower", "as_is"]
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -30,12 +29,8 @@ class LibriSpeechConfig(LayoutConfig):
 
     split: Split = "train-clean-100"
     """Folder whose clips are taken; ``train-clean-5`` and ``dev-clean-2`` are those of Mini LibriSpeech."""
-    case: Case = "lower"
+    case: Literal["lower", "as_is"] = "lower"
     """The transcripts are in capitals, as no LLM writes: lower makes them small, as_is keeps them."""
-
-    def __post_init__(self) -> None:
-        check_choice("split", self.split, get_args(Split))
-        check_choice("case", self.case, get_args(Case))
 
 
 class LibriSpeech(Layout):

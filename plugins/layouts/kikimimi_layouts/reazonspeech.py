@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from kikimimi import Layout, LayoutConfig, RequestError, Row, check_choice, listing
+from kikimimi import Layout, LayoutConfig, RequestError, Row, listing
 from kikimimi_layouts.corpus_folder import is_missing
 from kikimimi_layouts.table import Fields, Table
 
@@ -22,10 +22,6 @@ class ReazonSpeechConfig(LayoutConfig):
     """Table whose clips are taken (``tiny.tsv`` to ``all.tsv``); null takes the only one that is there."""
     audio: str = "."
     """Folder into which the archives were unpacked, seen from the folder of the table."""
-
-    def __post_init__(self) -> None:
-        if self.size is not None:
-            check_choice("size", self.size, get_args(Size))
 
 
 class ReazonSpeech(Layout):

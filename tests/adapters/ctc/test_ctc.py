@@ -228,15 +228,15 @@ def test_two_layers() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "sum"}, "mode must be average or non_blank, not 'sum'"),
-        ({"vocabulary": "words"}, "vocabulary must be characters, bytes, llm or head, not 'words'"),
-        ({"loss_weight": -1.0}, "loss_weight must be at least 0, not -1.0"),
+        ({"mode": "sum"}, "mode: 'sum' is not one of"),
+        ({"vocabulary": "words"}, "vocabulary: 'words' is not one of"),
+        ({"loss_weight": -1.0}, "loss_weight: must be at least 0, not -1.0"),
         ({"vocabulary": "head"}, "vocabulary: head needs head_weights"),
         ({"head_weights": "org/name"}, "head_weights brings its own labels: set vocabulary: head"),
         ({"freeze_head": True}, "freeze_head needs head_weights"),
         ({"loss_weight": 0.0}, "loss_weight: 0 needs freeze_head"),
-        ({"num_layers": 0}, "num_layers must be at least 1, not 0"),
-        ({"num_layers": 2, "hidden_dim": 0}, "hidden_dim must be at least 1, not 0"),
+        ({"num_layers": 0}, "num_layers: must be at least 1, not 0"),
+        ({"num_layers": 2, "hidden_dim": 0}, "hidden_dim: must be at least 1, not 0"),
         ({"hidden_dim": 8}, "hidden_dim is read only with num_layers of 2 or more"),
     ],
 )

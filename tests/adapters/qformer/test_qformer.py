@@ -309,14 +309,14 @@ def test_shard_classes() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_queries": 0}, "num_queries must be at least 1, not 0"),
-        ({"cross_attention_frequency": 0}, "cross_attention_frequency must be at least 1, not 0"),
-        ({"num_layers": 0}, "num_layers must be at least 1, not 0"),
-        ({"ffn_dim": 0}, "ffn_dim must be at least 1, not 0"),
+        ({"num_queries": 0}, "num_queries: must be at least 1, not 0"),
+        ({"cross_attention_frequency": 0}, "cross_attention_frequency: must be at least 1, not 0"),
+        ({"num_layers": 0}, "num_layers: must be at least 1, not 0"),
+        ({"ffn_dim": 0}, "ffn_dim: must be at least 1, not 0"),
         ({"num_heads": 5}, r"num_heads \(5\) must divide hidden_dim \(768\)"),
-        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, not 1.0"),
-        ({"window_seconds": 0.0}, "window_seconds must be above 0, or null, not 0.0"),
-        ({"remainder": "pad"}, "remainder must be keep or drop, not 'pad'"),
+        ({"dropout": 1.0}, "dropout: must be at least 0 and below 1, not 1.0"),
+        ({"window_seconds": 0.0}, "window_seconds: must be above 0 and below inf, not 0.0"),
+        ({"remainder": "pad"}, "remainder: 'pad' is not one of"),
         ({"remainder": "drop", "window_seconds": None}, "remainder is read only with window_seconds"),
     ],
 )

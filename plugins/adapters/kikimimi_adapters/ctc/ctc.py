@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kikimimi import AdapterContext
+from kikimimi import AdapterContext, PositiveInt
 from kikimimi_adapters.ctc.compressor import CTCCompressor
 from kikimimi_adapters.ctc.head import CTCConfig, CTCHead, tiny_head
 from kikimimi_adapters.mlp import MLP, check_projection, projection
@@ -32,15 +32,13 @@ class CTCAdapter(CTCCompressor):
 
         mode: Literal["average", "non_blank"] = "non_blank"
         """What becomes a token: every run of one label, runs of blanks included; or those of other labels."""
-        num_layers: int = 1
+        num_layers: PositiveInt = 1
         """Linear layers of the projection, with GELU between them."""
-        hidden_dim: int | None = None
+        hidden_dim: PositiveInt | None = None
         """Width between the layers; null is the LLM's width D. Refused with one layer."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.mode not in ("average", "non_blank"):
-                raise ValueError(f"mode must be average or non_blank, not {self.mode!r}")
             check_projection(self.num_layers, self.hidden_dim)
 
     config: Config

@@ -16,6 +16,7 @@ from kikimimi import (
     AdapterContext,
     CharacterVocabulary,
     ComponentConfig,
+    NonNegativeFloat,
     Vocabulary,
     WeightsError,
     WeightsFiles,
@@ -37,7 +38,7 @@ class CTCConfig(ComponentConfig):
     vocabulary: Literal["characters", "bytes", "llm", "head"] = "characters"
     """What the labels are: the characters of the training data, the 256 bytes of UTF-8, the LLM's tokens, or
     what the head of `head_weights` knows."""
-    loss_weight: float = 1.0
+    loss_weight: NonNegativeFloat = 1.0
     """What the CTC loss is multiplied by. 0, no loss, needs `freeze_head`."""
     head_weights: str = "random"
     """A CTC model of transformers whose head (a Linear, or Parakeet's) is taken: a Hub id, a folder,
@@ -46,10 +47,6 @@ class CTCConfig(ComponentConfig):
     """Whether the head stays as it is loaded. Needs `head_weights`."""
 
     def __post_init__(self) -> None:
-        if self.vocabulary not in ("characters", "bytes", "llm", "head"):
-            raise ValueError(f"vocabulary must be characters, bytes, llm or head, not {self.vocabulary!r}")
-        if self.loss_weight < 0:
-            raise ValueError(f"loss_weight must be at least 0, not {self.loss_weight}")
         if self.vocabulary == "head" and self.head_weights == "random":
             raise ValueError("vocabulary: head needs head_weights, a model that has a CTC head")
         if self.vocabulary != "head" and self.head_weights != "random":

@@ -7,6 +7,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import Blip2QFormerConfig
+from transformers.models.blip_2.modeling_blip_2 import (
+    Blip2QFormerIntermediate,
+    Blip2QFormerOutput,
+    Blip2QFormerSelfOutput,
+)
 
 Source = tuple[Tensor, Tensor]
 """What n groups of queries look at: (n, K, E) frames, finite also where they are not real, and (n, K) bool,
@@ -19,15 +25,16 @@ INIT_STD = 0.02
 
 
 class QFormerAttention(nn.Module):
-    """Multi-head attention with separate key and value width.
+    """Multi-head attention with separate key and value width, through torch's fused kernels.
 
     Names of parameters as in transformers' `Blip2QFormerMultiHeadAttention`.
     """
 
-    def __init__(self, dim: int, source_dim: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, sizes: Blip2QFormerConfig, source_dim: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
+        self.num_heads = sizes.num_attention_heads
+        self.dropout = sizes.attention_probs_dropout_prob
+        dim = sizes.hidden_size
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(source_dim, dim)
         self.value = nn.Linear(source_dim, dim)
@@ -49,45 +56,18 @@ class QFormerAttention(nn.Module):
         return mixed.transpose(1, 2).flatten(2)
 
 
-class QFormerOutput(nn.Module):
-    """Linear layer, dropout, residual, LayerNorm (post-norm). Names as in `Blip2QFormerSelfOutput`."""
-
-    def __init__(self, in_dim: int, dim: int, dropout: float) -> None:
-        super().__init__()
-        self.dense = nn.Linear(in_dim, dim)
-        self.LayerNorm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        """Map (N, Q, in_dim) to (N, Q, H) and add the residual."""
-        out: Tensor = self.LayerNorm(self.dropout(self.dense(hidden)) + residual)
-        return out
-
-
 class QFormerBlock(nn.Module):
     """Attention with its output. Names as in `Blip2QFormerAttention`."""
 
-    def __init__(self, dim: int, source_dim: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, sizes: Blip2QFormerConfig, source_dim: int) -> None:
         super().__init__()
-        self.attention = QFormerAttention(dim, source_dim, num_heads, dropout)
-        self.output = QFormerOutput(dim, dim, dropout)
+        self.attention = QFormerAttention(sizes, source_dim)
+        self.output = Blip2QFormerSelfOutput(sizes)
 
     def forward(self, hidden: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend from (N, Q, H) to (N, K, width)."""
         out: Tensor = self.output(self.attention(hidden, source, mask), hidden)
         return out
-
-
-class QFormerIntermediate(nn.Module):
-    """First half of the feed-forward network. Names as in `Blip2QFormerIntermediate`."""
-
-    def __init__(self, dim: int, ffn_dim: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(dim, ffn_dim)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map (N, Q, H) to (N, Q, ffn_dim)."""
-        return F.gelu(self.dense(hidden))
 
 
 class QFormerLayer(nn.Module):
@@ -96,16 +76,13 @@ class QFormerLayer(nn.Module):
     Names as in transformers' `Blip2QFormerLayer`, without the branch that reads text.
     """
 
-    def __init__(
-        self, dim: int, source_dim: int | None, num_heads: int, ffn_dim: int, dropout: float
-    ) -> None:
+    def __init__(self, sizes: Blip2QFormerConfig, number: int) -> None:
         super().__init__()
-        self.attention = QFormerBlock(dim, dim, num_heads, dropout)
-        self.crossattention = (
-            None if source_dim is None else QFormerBlock(dim, source_dim, num_heads, dropout)
-        )
-        self.intermediate_query = QFormerIntermediate(dim, ffn_dim)
-        self.output_query = QFormerOutput(ffn_dim, dim, dropout)
+        self.attention = QFormerBlock(sizes, sizes.hidden_size)
+        looks = number % sizes.cross_attention_frequency == 0
+        self.crossattention = QFormerBlock(sizes, sizes.encoder_hidden_size) if looks else None
+        self.intermediate_query = Blip2QFormerIntermediate(sizes)
+        self.output_query = Blip2QFormerOutput(sizes)
 
     def forward(self, hidden: Tensor, sources: Sequence[Source]) -> Tensor:
         """Transform (N, Q, H) queries; the first groups look at the first source, and so on."""
@@ -125,9 +102,9 @@ class QFormerLayer(nn.Module):
 class QFormerEncoder(nn.Module):
     """The stack of layers. Names as in `Blip2QFormerEncoder`."""
 
-    def __init__(self, layers: list[QFormerLayer]) -> None:
+    def __init__(self, sizes: Blip2QFormerConfig) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(layers)
+        self.layer = nn.ModuleList(QFormerLayer(sizes, number) for number in range(sizes.num_hidden_layers))
 
     def forward(self, hidden: Tensor, sources: Sequence[Source]) -> Tensor:
         """Run every layer on (N, Q, H)."""
@@ -169,20 +146,20 @@ class QFormer(nn.Module):
         input_norm: bool,
     ) -> None:
         super().__init__()
+        sizes = Blip2QFormerConfig(
+            hidden_size=dim,
+            encoder_hidden_size=source_dim,
+            num_hidden_layers=num_layers,
+            num_attention_heads=num_heads,
+            intermediate_size=ffn_dim,
+            cross_attention_frequency=cross_attention_frequency,
+            attention_probs_dropout_prob=dropout,
+            hidden_dropout_prob=dropout,
+            layer_norm_eps=NORM_EPS,
+        )
         self.layernorm = nn.LayerNorm(dim, eps=NORM_EPS) if input_norm else None
         self.dropout = nn.Dropout(dropout)
-        self.encoder = QFormerEncoder(
-            [
-                QFormerLayer(
-                    dim,
-                    None if number % cross_attention_frequency else source_dim,
-                    num_heads,
-                    ffn_dim,
-                    dropout,
-                )
-                for number in range(num_layers)
-            ]
-        )
+        self.encoder = QFormerEncoder(sizes)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=INIT_STD)
@@ -207,24 +184,3 @@ class QFormer(nn.Module):
             queries = self.dropout(self.layernorm(queries))
         out: Tensor = self.encoder(queries, sources)
         return out
-
-
-def check_sizes(*, hidden_dim: int, num_layers: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
-    """Check the options that adapters built of these layers share.
-
-    Raises:
-        ValueError: One is out of range.
-    """
-    sizes = {
-        "hidden_dim": hidden_dim,
-        "num_layers": num_layers,
-        "num_heads": num_heads,
-        "ffn_dim": ffn_dim,
-    }
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}")
-    if hidden_dim % num_heads:
-        raise ValueError(f"num_heads ({num_heads}) must divide hidden_dim ({hidden_dim})")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be at least 0 and below 1, not {dropout}")

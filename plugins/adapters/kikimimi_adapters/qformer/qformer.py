@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Gt, Lt
 from torch import Tensor, nn
 
-from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
+from kikimimi import (
+    Adapter,
+    AdapterContext,
+    AdapterOutput,
+    ComponentConfig,
+    Padded,
+    PositiveInt,
+    Probability,
+)
 from kikimimi_adapters.frame_groups import FrameGroups
-from kikimimi_adapters.qformer.layers import INIT_STD, NORM_EPS, QFormer, QFormerLayer, check_sizes
+from kikimimi_adapters.qformer.layers import INIT_STD, NORM_EPS, QFormer, QFormerLayer
 
 
 class QFormerAdapter(Adapter):
@@ -30,24 +39,24 @@ class QFormerAdapter(Adapter):
     class Config(ComponentConfig):
         """Options of the `qformer` adapter."""
 
-        num_queries: int = 1
+        num_queries: PositiveInt = 1
         """Queries, which are audio tokens, per window; or per clip without windows."""
-        window_seconds: float | None = 0.333333
+        window_seconds: Annotated[float, Gt(0), Lt(math.inf)] | None = 0.333333
         """Length of the windows, which do not overlap [s], rounded to whole frames; null: one per clip."""
         remainder: Literal["keep", "drop"] = "keep"
         """What becomes of the frames that do not fill the last window: a window of their own, or dropped and
         counted (a clip shorter than one window is kept). Only the default is taken without windows."""
-        num_layers: int = 2
+        num_layers: PositiveInt = 2
         """Transformer layers."""
-        hidden_dim: int = 768
+        hidden_dim: PositiveInt = 768
         """Width of the queries."""
-        num_heads: int = 12
+        num_heads: PositiveInt = 12
         """Attention heads; they divide `hidden_dim`."""
-        ffn_dim: int = 3072
+        ffn_dim: PositiveInt = 3072
         """Inner width of the feed-forward networks."""
-        cross_attention_frequency: int = 1
+        cross_attention_frequency: PositiveInt = 1
         """The first of so many layers attends to the frames (BLIP-2: 2)."""
-        dropout: float = 0.1
+        dropout: Probability = 0.1
         """Dropout probability, on attention weights and before residuals."""
         query_norm: bool = True
         """Whether queries pass a LayerNorm before the first layer. They start at a deviation of 0.02 with it,
@@ -56,20 +65,8 @@ class QFormerAdapter(Adapter):
         """Whether a LayerNorm stands before the projection to the LLM's width."""
 
         def __post_init__(self) -> None:
-            for name in ("num_queries", "cross_attention_frequency"):
-                if getattr(self, name) < 1:
-                    raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-            check_sizes(
-                hidden_dim=self.hidden_dim,
-                num_layers=self.num_layers,
-                num_heads=self.num_heads,
-                ffn_dim=self.ffn_dim,
-                dropout=self.dropout,
-            )
-            if self.window_seconds is not None and not 0 < self.window_seconds < math.inf:
-                raise ValueError(f"window_seconds must be above 0, or null, not {self.window_seconds}")
-            if self.remainder not in ("keep", "drop"):
-                raise ValueError(f"remainder must be keep or drop, not {self.remainder!r}")
+            if self.hidden_dim % self.num_heads:
+                raise ValueError(f"num_heads ({self.num_heads}) must divide hidden_dim ({self.hidden_dim})")
             if self.window_seconds is None and self.remainder != "keep":
                 raise ValueError("remainder is read only with window_seconds")
 

@@ -1,0 +1,315 @@
+"""Which columns of a data set are what: a YAML file says it, and its rows become rows of a layout."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from kikimimi import RequestError, Row, encode_audio, listing, nearest, read_options
+
+FIELDS_FOLDER = Path(__file__).parent / "fields"
+"""Holds the shipped files."""
+Clip = bytes | Path
+Role = Literal["system", "user", "assistant"]
+
+
+def need(holds: bool, message: str) -> None:
+    """Raise a ValueError with the message unless the condition holds."""
+    if not holds:
+        raise ValueError(message)
+
+
+@dataclass(kw_only=True, frozen=True)
+class Part:
+    """One part of a turn: audio, text of a column, or a fixed text."""
+
+    audio: str | None = None
+    """Column with a clip."""
+    transcript: str | None = None
+    """Column with what is said in that clip; the LLM never sees it."""
+    text: str | None = None
+    """Column with a text."""
+    fixed: str | None = None
+    """A text that is the same in every row."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("audio", "text", "fixed") if getattr(self, name) is not None]
+        need(len(given) == 1, f"needs exactly one of audio, text, fixed; it has {', '.join(given) or 'none'}")
+        need(
+            self.transcript is None or self.audio is not None,
+            "transcript: tells of the audio, so name that too",
+        )
+
+
+@dataclass(kw_only=True, frozen=True)
+class Turn(Part):
+    """One turn of a conversation: a single part, or several."""
+
+    role: Role
+    """Who speaks."""
+    parts: list[Part] = field(default_factory=list)
+    """Several parts in this order, in place of audio, transcript, text and fixed."""
+    if_null: Literal["error", "skip", "end"] = "error"
+    """What to do where a column of the turn is null: leave the row out as malformed (error), leave the turn
+    out (skip), or end the conversation before it (end)."""
+
+    def __post_init__(self) -> None:
+        single = {name: getattr(self, name) for name in ("audio", "transcript", "text", "fixed")}
+        given = {name: value for name, value in single.items() if value is not None}
+        need(
+            not (given and self.parts),
+            f"parts: stands in place of {', '.join(given)}: leave one of the two out",
+        )
+        if not self.parts:
+            object.__setattr__(self, "parts", [Part(**given)])
+
+
+@dataclass(kw_only=True, frozen=True)
+class Messages:
+    """A column that holds a list of turns, each with its role."""
+
+    column: str
+    """Column with the list."""
+    role: str = "role"
+    """Key of a turn that says who speaks."""
+    text: str | None = "content"
+    """Key of a turn with its text."""
+    audio: str | None = None
+    """Key of a turn with its clip; null where it has none."""
+    transcript: str | None = None
+    """Key of a turn with what is said in its clip. Where it is also the key of the text, it is text in turns
+    without a clip and transcript in those with one."""
+    roles: dict[str, Role] = field(default_factory=dict)
+    """The set's own names of the roles, each with its meaning: system, user or assistant."""
+    system: str | None = None
+    """A system turn that is put in front, the same in every row."""
+
+    def __post_init__(self) -> None:
+        need(self.text is not None or self.audio is not None, "needs text or audio, or both")
+        need(
+            self.transcript is None or self.audio is not None,
+            "transcript: tells of the audio, so name that too",
+        )
+
+
+@dataclass(kw_only=True, frozen=True)
+class Fields:
+    """The whole file: a labelled clip (audio and text), turns column by column, or a column of messages."""
+
+    audio: str | None = None
+    """Column with the clip of a labelled clip."""
+    text: str | None = None
+    """Column with the text of a labelled clip."""
+    turns: list[Turn] = field(default_factory=list)
+    """The turns of a conversation, each from columns of its own."""
+    messages: Messages | None = None
+    """A column that holds the turns of a conversation."""
+    chosen: str | None = None
+    """Column with the preferred answer to a conversation that ends with the user."""
+    rejected: str | None = None
+    """Column with the answer that preference objectives push down."""
+    language: str | dict[str, str] | None = None
+    """Language (ISO 639-1 code) of every row, or ``{column: NAME}``."""
+    license: str | dict[str, str] | None = None
+    """Licence (SPDX name) of every row, or ``{column: NAME}``."""
+    meta: dict[str, str | int | float | bool | dict[str, str]] = field(default_factory=dict)
+    """What else to keep: names, each with a value for every row or with ``{column: NAME}``."""
+
+    def __post_init__(self) -> None:
+        labelled = self.audio is not None or self.text is not None
+        forms = {"audio and text": labelled, "turns": bool(self.turns), "messages": self.messages is not None}
+        given = [form for form, is_given in forms.items() if is_given]
+        need(
+            len(given) == 1,
+            f"needs exactly one of {', '.join(forms)}; it has {' and '.join(given) or 'none of them'}",
+        )
+        if labelled:
+            need(self.audio is not None, "text: is that of a labelled clip, which needs audio too")
+            need(self.text is not None, "audio: is that of a labelled clip, which needs text too")
+            for name in ("chosen", "rejected"):
+                need(getattr(self, name) is None, f"{name}: answers a conversation; this is a labelled clip")
+        for name in ("language", "license"):
+            value = getattr(self, name)
+            need(
+                value is None or (bool(value) and isinstance(value, str)) or column_of(value) is not None,
+                f"{name}: expected a text or {{column: NAME}}, not {value!r}",
+            )
+        for name, value in self.meta.items():
+            need(
+                not isinstance(value, dict) or column_of(value) is not None,
+                f"meta: {name}: expected a value or {{column: NAME}}, not {value!r}",
+            )
+            need(name not in ("language", "license"), f"meta: {name}: stands beside meta, not in it")
+
+    def columns(self) -> list[str]:
+        """Return every column that is named, each once, in the order in which they are named."""
+        found: list[str | None] = [self.audio, self.text]
+        for turn in self.turns:
+            for part in turn.parts:
+                found += [part.audio, part.transcript, part.text]
+        if self.messages is not None:
+            found.append(self.messages.column)
+        found += [self.chosen, self.rejected]
+        found += [column_of(value) for value in (self.language, self.license, *self.meta.values())]
+        return list(dict.fromkeys(name for name in found if name is not None))
+
+
+def column_of(value: Any) -> str | None:
+    """Return the column that ``{column: NAME}`` names, or None where the value is none of this form."""
+    if isinstance(value, dict) and list(value) == ["column"] and isinstance(value["column"], str):
+        return value["column"]
+    return None
+
+
+def shipped_fields() -> list[str]:
+    """Return the names of the shipped files."""
+    return sorted(path.stem for path in FIELDS_FOLDER.glob("*.yaml"))
+
+
+def load_fields(source: str) -> Fields:
+    """Read which columns are what.
+
+    Args:
+        source: Path of a YAML file, or the name of one that is shipped (``spoken-magpie-ja``).
+
+    Raises:
+        RequestError: There is no such file, or it is wrong; then the message holds every problem found.
+    """
+    shipped = shipped_fields()
+    path = FIELDS_FOLDER / f"{source}.yaml" if source in shipped else Path(source)
+    if not path.is_file():
+        raise RequestError(
+            f"fields: there is no file {source}, and none of this name is shipped.{nearest(source, shipped)} "
+            f"Shipped: {listing(shipped)}"
+        )
+    return read_options(path, Fields, what="a file of fields")
+
+
+class FieldsRow:
+    """Makes rows. What a row lacks stays visible in its record, so that it is counted as malformed.
+
+    Args:
+        fields: Which columns are what.
+        folder: Where paths of clips begin; None where clips are bytes or paths from the root.
+    """
+
+    def __init__(self, fields: Fields, folder: Path | None = None) -> None:
+        self.fields, self.folder = fields, folder
+
+    def row(self, name: str, values: dict[str, Any]) -> Row:
+        """Make the row of these values.
+
+        Args:
+            name: What messages call it.
+            values: Column to value, as Arrow gives it.
+        """
+        fields = self.fields
+        meta = {key: _plain(_constant(value, values)) for key, value in fields.meta.items()}
+        meta = {key: value for key, value in meta.items() if value is not None}
+        language, license_name = _constant(fields.language, values), _constant(fields.license, values)
+        if license_name is not None:
+            meta["license"] = license_name
+        clips: list[Clip] = []
+        if fields.audio is not None and fields.text is not None:
+            clip = self._clip(values[fields.audio])
+            text = values[fields.text]
+            labelled = {"text": "" if text is None else text, "language": language, "meta": meta}
+            return Row(name, labelled, () if clip is None else (clip,))
+        if language is not None:
+            meta["language"] = language
+        turns = (
+            self._turns(values, clips)
+            if fields.messages is None
+            else self._messages(fields.messages, values, clips)
+        )
+        record: dict[str, Any] = {"messages": turns}
+        for key in ("chosen", "rejected"):
+            if (column := getattr(fields, key)) is not None:
+                record[key] = "" if values[column] is None else values[column]
+        return Row(name, {**record, "meta": meta}, tuple(clips))
+
+    def _turns(self, values: dict[str, Any], clips: list[Clip]) -> list[dict[str, Any]]:
+        turns: list[dict[str, Any]] = []
+        for turn in self.fields.turns:
+            if turn.if_null != "error" and any(self._is_null(part, values) for part in turn.parts):
+                if turn.if_null == "end":
+                    break
+                continue
+            turns.append({"role": turn.role, "content": self._parts(turn, values, clips)})
+        return turns
+
+    def _is_null(self, part: Part, values: dict[str, Any]) -> bool:
+        if part.audio is not None:
+            return self._clip(values[part.audio]) is None
+        return part.text is not None and values[part.text] is None
+
+    def _parts(self, turn: Turn, values: dict[str, Any], clips: list[Clip]) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = []
+        for part in turn.parts:
+            if part.audio is not None:
+                said = None if part.transcript is None else values[part.transcript]
+                parts.append(_audio(self._clip(values[part.audio]), said, clips))
+            else:
+                text = part.fixed if part.text is None else values[part.text]
+                parts.append({"type": "text", "text": text})
+        return parts
+
+    def _messages(
+        self, messages: Messages, values: dict[str, Any], clips: list[Clip]
+    ) -> list[dict[str, Any]]:
+        turns: list[dict[str, Any]] = []
+        if messages.system is not None:
+            turns.append({"role": "system", "content": messages.system})
+        for turn in values[messages.column] or ():
+            role, content = turn.get(messages.role), []
+            clip = None if messages.audio is None else self._clip(turn.get(messages.audio))
+            text = None if messages.text is None else turn.get(messages.text)
+            if clip is not None:
+                said = None if messages.transcript is None else turn.get(messages.transcript)
+                content.append(_audio(clip, said, clips))
+            if text is not None and (clip is None or messages.text != messages.transcript):
+                content.append({"type": "text", "text": text})
+            turns.append({"role": messages.roles.get(role, role), "content": content})
+        return turns
+
+    def _clip(self, value: Any) -> Clip | None:
+        """Return a clip from any of the forms in which Arrow holds audio."""
+        if isinstance(value, dict):
+            if value.get("bytes"):
+                return bytes(value["bytes"])
+            if value.get("array") is not None:
+                return _wav(value["array"], value.get("sampling_rate"))
+            value = value.get("path")
+        if isinstance(value, bytes):
+            return value or None
+        if isinstance(value, str) and value:
+            return Path(value) if self.folder is None else self.folder / value
+        return None
+
+
+def _constant(value: Any, values: dict[str, Any]) -> Any:
+    column = column_of(value)
+    return value if column is None else values[column]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON holds it: moments as texts."""
+    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
+
+
+def _audio(clip: Clip | None, said: Any, clips: list[Clip]) -> dict[str, Any]:
+    part: dict[str, Any] = {"type": "audio", "audio": None if clip is None else str(len(clips))}
+    if clip is not None:
+        clips.append(clip)
+    return part if said is None else {**part, "text": said}
+
+
+def _wav(samples: Any, rate: Any) -> bytes | None:
+    """Return samples that were stored as numbers as a WAV file of 32-bit floats."""
+    if not isinstance(rate, int) or not len(samples):
+        return None
+    return encode_audio(np.asarray(samples, dtype=np.float32), rate, kind="WAV", subtype="FLOAT")
