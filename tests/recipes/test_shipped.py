@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def test_it_is_named_like_its_file_and_says_what_it_is_for(path: Path, tmp_path:
     shown = tmp_path / "shown.yaml"
     shown.write_text(to_yaml(recipe), encoding="utf-8")
     assert load_recipe(shown) == recipe
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_it_is_shown_offline(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("the network is asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    for item in describe(load_recipe(path)):
+        assert (item.parameters or 0) > 0, item.problem
+        assert item.kind == "llm" or item.problem is None
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

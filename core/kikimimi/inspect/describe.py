@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kikimimi.contracts import registry
+from kikimimi.contracts.component import LLMContext
+from kikimimi.costs.shapes import shapes_only
 from kikimimi.data.corpus import all_texts, training_corpora
-from kikimimi.errors import RequestError
+from kikimimi.errors import RequestError, WeightsError
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import Count, count_parameters
-from kikimimi.recipe import Recipe
+from kikimimi.recipe import Recipe, Train
 from kikimimi.recipe.chosen import PARTS, Chosen
 
 
@@ -28,9 +30,9 @@ class Description:
         distribution: The pip distribution that registers it.
         version: That distribution's version.
         weights: Where its weights come from, or None for a component that is always trained from scratch.
-        parameters: How many.
-        trainable: How many of them some stage trains.
-        problem: Why the counts are not exact yet, or None.
+        parameters: How many; None where it cannot be told.
+        trainable: How many of them some stage trains; None where it cannot be told.
+        problem: Why the counts are not exact, or not known; or None.
     """
 
     kind: str
@@ -38,8 +40,8 @@ class Description:
     distribution: str
     version: str
     weights: str | None
-    parameters: int
-    trainable: int
+    parameters: int | None
+    trainable: int | None
     problem: str | None
 
     def to_json(self) -> dict[str, Any]:
@@ -50,21 +52,34 @@ class Description:
 def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
     """Describe the components; their parameters are counted on the meta device, without any weights.
 
+    Sizes come from known shapes, from files on this machine and from the Hub's cache: nothing is fetched.
+
     Args:
         recipe: Resolved.
         assets: Of a run, where there is one.
     """
-    problem = None
-    try:
-        counts = _count(recipe, assets, all_texts(training_corpora(recipe)) if assets is None else [])
-    except RequestError as error:
-        # The data is not there yet. A tokenizer of one character gives the sizes of everything but its rows.
-        problem = f"a lower bound, without the tokens that the training data will bring: {error}"
-        counts = _count(recipe, assets, ["?"])
+    with shapes_only():
+        unknown = _unknown(recipe, assets)
+        problems: dict[str, str | None] = {**dict.fromkeys(PARTS), **unknown}
+        if unknown:
+            missing = " and ".join(unknown)
+            problems["adapter"] = f"its size follows from that of the {missing}, which is not known"
+        counted = _with_tiny(recipe, unknown) if unknown else recipe
+        try:
+            counts = _count(counted, assets, all_texts(training_corpora(recipe)) if assets is None else [])
+        except RequestError as error:
+            # The data is not there yet. A tokenizer of one character gives the sizes of everything but its
+            # rows.
+            if "llm" not in unknown:
+                problems["llm"] = (
+                    f"a lower bound, without the tokens that the training data will bring: {error}"
+                )
+            counts = _count(counted, assets, ["?"])
     descriptions = []
     for part in PARTS:
         chosen = getattr(recipe, part)
         plugin = registry.find(part, chosen.name)
+        known = not unknown or part not in {*unknown, "adapter"}
         descriptions.append(
             Description(
                 part,
@@ -72,12 +87,40 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
                 plugin.distribution,
                 plugin.version,
                 " + ".join(_sources(chosen)) or None,
-                counts[part].total,
-                counts[part].trainable,
-                problem if part == "llm" else None,
+                counts[part].total if known else None,
+                counts[part].trainable if known else None,
+                problems[part],
             )
         )
     return descriptions
+
+
+def _unknown(recipe: Recipe, assets: Path | None) -> dict[str, str]:
+    """Return why the sizes of encoder and LLM cannot be told, of those that cannot."""
+    found: dict[str, str] = {}
+    for part in ("encoder", "llm"):
+        chosen: Chosen = getattr(recipe, part)
+        if set(_sources(chosen)) <= {"random"}:
+            continue
+        own = assets / part if assets is not None else None
+        context = [LLMContext(texts=list, assets=own, measured=True)] if part == "llm" else []
+        try:
+            with torch.device("meta"):
+                chosen.component(chosen.config, *context)
+        except WeightsError as error:
+            found[part] = str(error)
+    return found
+
+
+def _with_tiny(recipe: Recipe, parts: Collection[str]) -> Recipe:
+    """Return a recipe that can be built: tiny in the parts whose sizes are not known, all of them trained."""
+    chosen = {part: getattr(recipe, part) for part in parts}
+    tiny = {part: replace(one, config=one.component.tiny_config(one.config)) for part, one in chosen.items()}
+    stages = {
+        name: replace(stage, train={p: Train() if p in parts else train for p, train in stage.train.items()})
+        for name, stage in recipe.stages.items()
+    }
+    return replace(recipe, **tiny, stages=stages)
 
 
 def _sources(chosen: Chosen) -> Iterator[str]:
@@ -89,8 +132,12 @@ def _sources(chosen: Chosen) -> Iterator[str]:
 
 def _count(recipe: Recipe, assets: Path | None, texts: Iterable[str]) -> dict[str, Count]:
     with torch.device("meta"):
-        model = assemble(recipe, texts=lambda: texts, assets=assets, load_weights=False)
+        model = assemble(recipe, texts=lambda: texts, assets=assets, load_weights=False, measured=True)
     return count_parameters(model, recipe)
+
+
+def _shown(count: int | None, bound: str) -> str:
+    return "?" if count is None else f"{bound}{count:,}" if count else "0"
 
 
 def as_comments(components: list[Description]) -> str:
@@ -103,8 +150,8 @@ def as_comments(components: list[Description]) -> str:
                 item.kind,
                 item.name,
                 f"{item.distribution} {item.version}",
-                f"{bound}{item.parameters:,}",
-                f"{bound}{item.trainable:,}" if item.trainable else "0",
+                _shown(item.parameters, bound),
+                _shown(item.trainable, bound),
                 item.weights or "from scratch",
             )
         )

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
+from struct import unpack_from
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -61,7 +66,8 @@ class Pretrained:
         """
         folder, options = self._source()
         try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
+            with _without_vocabulary() if self.gguf is not None else nullcontext():
+                config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
         except (ValueError, OSError) as error:
             raise WeightsError(
                 f"{self.weights}: its config.json names no architecture of transformers: {error}"
@@ -183,3 +189,36 @@ def _tied_names(model: nn.Module) -> tuple[str, ...]:
     first = {name for name, _ in model.named_parameters()}
     every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return tuple(sorted(every - first))
+
+
+@contextmanager
+def _without_vocabulary() -> Iterator[None]:
+    """Let transformers pass over the texts of a GGUF file's lists: a configuration needs their number alone.
+
+    Each is an object of its own in gguf's reader, which takes ten seconds for the tokens of a small LLM.
+    """
+    import gguf
+
+    class Reader(gguf.GGUFReader):  # type: ignore[misc]
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            if raw_type != gguf.GGUFValueType.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            kind = gguf.GGUFValueType(int(self._get(orig_offs, np.uint32)[0]))
+            count, start = int(self._get(orig_offs + 4, np.uint64)[0]), orig_offs + 12
+            if kind in self.gguf_scalar_to_np:
+                body: Any = np.asarray(self._get(start, self.gguf_scalar_to_np[kind], count))
+                items = [body[i : i + 1] for i in range(count)]
+            elif kind == gguf.GGUFValueType.STRING:
+                order, end = "<" if self.endianess.name == "LITTLE" else ">", start
+                for _ in range(count):
+                    end += 8 + unpack_from(f"{order}Q", self.data, end)[0]
+                body, items = np.asarray(self.data[start:end]), [np.empty(0, np.uint8)] * count
+                items = [*items, body]
+            else:
+                return super()._get_field_parts(orig_offs, raw_type)
+            head = [self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)]
+            types = [gguf.GGUFValueType.ARRAY, kind]
+            return 12 + body.nbytes, [*head, *items], list(range(2, 2 + count)), types
+
+    with patch.object(gguf, "GGUFReader", Reader):
+        yield

@@ -100,13 +100,27 @@ def test_nothing_is_computed_on_real_weights(
         ("adapter.downsampel=8", "Did you mean 'downsample'?"),
         ("adapter.downsample=0", "adapter.downsample"),
         ("adapter=mpl", "no adapter is called 'mpl'. Did you mean 'mlp'?"),
-        ("encoder.weights=package:no_such_package_here", "no_such_package_here"),
     ],
 )
 def test_wrong_changes(cli: Cli, recipe_file: Path, change: str, message: str) -> None:
     done = cli("show", recipe_file, change)
     assert (done.code, done.out) == (2, "")
     assert message in done.err
+
+
+def test_weights_that_are_not_at_hand(cli: Cli, recipe_file: Path) -> None:
+    change = "encoder={name: whisper, weights: 'package:no_such_package_here'}"
+    done = cli("show", recipe_file, change)
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert [line.split()[5:7] for line in lines[1:3]] == [["?", "?"], ["?", "?"]]
+    assert lines[4].startswith("# encoder: ")
+    assert "no_such_package_here" in lines[4]
+    assert "# adapter: its size follows from that of the encoder, which is not known" in lines
+    assert to_yaml(load_recipe(recipe_file, [change])).strip() in done.out
+    rows = json.loads(cli("show", recipe_file, change, "--json").out)
+    assert [row["parameters"] for row in rows][:2] == [None, None]
+    assert rows[2]["parameters"] > 0
 
 
 def test_a_run_is_shown_as_it_is(cli: Cli, trained: Path) -> None:
