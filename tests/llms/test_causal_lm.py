@@ -13,8 +13,7 @@ from kikimimi.errors import WeightsError
 from kikimimi.testing import parametrize_checks
 from kikimimi_llms.causal_lm import CausalLM
 from kikimimi_llms.decoder import PACKED
-from kikimimi_llms.options import Scratch
-from kikimimi_llms.scratch_tokenizer import build_tokenizer
+from kikimimi_llms.scratch import Scratch, build_tokenizer
 
 COMMON = {
     "vocab_size": 300,

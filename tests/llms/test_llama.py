@@ -13,8 +13,9 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTo
 from kikimimi import AudioPart, Conversation, Generation, LLMContext, Message, TextPart
 from kikimimi.errors import WeightsError
 from kikimimi.testing import parametrize_checks
-from kikimimi_llms.llama import Llama, Scratch
+from kikimimi_llms.llama import Llama
 from kikimimi_llms.pretrained import Pretrained
+from kikimimi_llms.scratch import Scratch
 
 TEXTS = ["今日は晴れです。", "Hello, world!"]
 
@@ -174,10 +175,10 @@ def test_config_errors() -> None:
     with pytest.raises(ValueError, match=r"num_kv_heads \(3\) must divide num_heads \(4\)"):
         Scratch(num_kv_heads=3)
     for name in ("dim", "num_layers", "num_heads", "ffn_dim", "num_kv_heads", "context_length"):
-        with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+        with pytest.raises(ValueError, match=f"{name}: must be at least 1, not 0"):
             replace(Scratch(), **{name: 0})  # type: ignore[arg-type]
     for dropout in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=f"dropout must be at least 0 and below 1, not {dropout}"):
+        with pytest.raises(ValueError, match=f"dropout: must be at least 0 and below 1, not {dropout}"):
             Scratch(dropout=dropout)
 
 

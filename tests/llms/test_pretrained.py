@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 from kikimimi import LLMContext
 from kikimimi_llms.causal_lm import CausalLM
 from kikimimi_llms.llama import Llama
-from kikimimi_llms.scratch_tokenizer import build_tokenizer
+from kikimimi_llms.scratch import build_tokenizer
 from kikimimi_llms.seq2seq import Seq2Seq
 
 

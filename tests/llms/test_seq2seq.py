@@ -20,7 +20,7 @@ from transformers import (
 from kikimimi import AudioPart, Conversation, Generation, LLMContext, Message, TextPart
 from kikimimi.errors import WeightsError
 from kikimimi.testing import parametrize_checks
-from kikimimi_llms.scratch_tokenizer import build_tokenizer
+from kikimimi_llms.scratch import build_tokenizer
 from kikimimi_llms.seq2seq import Seq2Seq, T5Scratch
 
 SIZES = {
@@ -195,7 +195,7 @@ def test_errors(tmp_path: Path) -> None:
         Seq2Seq.Config(weights="org/name", scratch=T5Scratch())
     with pytest.raises(ValueError, match=r"num_heads \(3\) must divide dim \(64\)"):
         T5Scratch(dim=64, num_heads=3)
-    with pytest.raises(ValueError, match="num_heads must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="num_heads: must be at least 1, not 0"):
         T5Scratch(num_heads=0)
     with pytest.raises(ValueError, match=r"built from the training data.*llm\.scratch\.tokenizer=bytes"):
         Seq2Seq(Seq2Seq.Config(), LLMContext())

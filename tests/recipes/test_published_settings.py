@@ -16,7 +16,7 @@ from kikimimi.recipe.resolve import shipped_recipe
 from kikimimi.testing.records import CLIP as NAME, labelled_clip
 from kikimimi.text.chat_template import ChatTemplate
 from kikimimi.text.guarded_tokenizer import AUDIO
-from kikimimi_llms.scratch_tokenizer import END, build_tokenizer
+from kikimimi_llms.scratch import END, build_tokenizer
 
 
 def recipe_of(name: str) -> Recipe:

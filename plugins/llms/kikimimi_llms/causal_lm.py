@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
 from kikimimi import LLMContext, WeightsError
-from kikimimi_llms.decoder import Decoder
-from kikimimi_llms.options import DecoderConfig
-from kikimimi_llms.scratch_config import scratch_config
+from kikimimi_llms.decoder import Decoder, DecoderConfig
+from kikimimi_llms.pretrained import Pretrained
 
 Architecture = Literal["qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2"]
 
@@ -34,21 +31,13 @@ class CausalLM(Decoder):
         of it where both are given: then a tiny stand-in has the same layers (LoRA goes by their names)."""
 
     def __init__(self, config: Config, context: LLMContext) -> None:
+        self.scratch_type = config.architecture or "qwen2"
         super().__init__(config, context, name="causal_lm")
 
-    def _build_model(self) -> Any:
-        config = self._model_config()
-        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        return model_class(config)
-
-    def _model_config(self) -> Any:
-        scratch = self.config.from_scratch
-        if scratch is not None:
-            return scratch_config(self.config.architecture or "qwen2", scratch, self.tokenizer)
-        assert self._pretrained is not None
-        config = self._pretrained.config()
+    def _checked_config(self, pretrained: Pretrained) -> Any:
+        config = pretrained.config()
         name = f"{self.config.weights}: is a {config.model_type!r} model"
-        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "is_encoder_decoder", False):
+        if type(config) not in self.model_classes or getattr(config, "is_encoder_decoder", False):
             raise WeightsError(
                 f"{name}, which is no decoder; llm 'causal_lm' takes decoders, llm 'seq2seq' T5 and mT5"
             )

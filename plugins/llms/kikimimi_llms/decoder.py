@@ -4,37 +4,59 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteriaList
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from kikimimi import Conversation, Generation, LLMContext, Padded, Rendered
-from kikimimi.text import ChatTemplate
+from kikimimi import ComponentConfig, Conversation, Generation, LLMContext, Padded, Rendered
+from kikimimi.text import TEMPLATES, ChatTemplate, find_template
 from kikimimi_llms.attention import install, packed_arguments
-from kikimimi_llms.generation import pad_left, settings, until_stop
-from kikimimi_llms.options import DecoderConfig
-from kikimimi_llms.transformers_llm import TransformersLLM
+from kikimimi_llms.scratch import Scratch, scratch_config
+from kikimimi_llms.transformers_llm import TransformersLLM, until_stop
 
-PACKED = frozenset(
-    {
-        "llama",
-        "mistral",
-        "qwen2",
-        "qwen3",
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "phi3",
-        "gpt2",
-        "olmo2",
-        "smollm3",
-    }
-)
+_PACKED = "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi3 gpt2 olmo2 smollm3"
+PACKED = frozenset(_PACKED.split())
 """Model types that run a pack as it is: proven one by one against transformers' own logits. Any other gets
 its sequences as a padded batch: the same logits, with work on padding."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class DecoderConfig(ComponentConfig):
+    """Options of every decoder."""
+
+    weights: str = "random"
+    """A Hub id, a folder, `package:...` (a GGUF file too), or `random` to train from scratch."""
+    scratch: Scratch | None = None
+    """Sizes and tokenizer with `weights: random`; None is their defaults. Refused with other weights."""
+    chat_template: str | None = None
+    """Jinja, or the name of a shipped template (plain, vicuna, alpaca, ...), in place of the tokenizer's own,
+    which base models lack; None is the tokenizer's own."""
+    template_variables: dict[str, bool | str] = field(default_factory=dict)
+    """Further variables of the chat template, such as `enable_thinking: false` of Qwen3."""
+    audio_start: str | None = None
+    """Control token of the tokenizer before every clip (Qwen2-Audio: `<|audio_bos|>`); None is none."""
+    audio_end: str | None = None
+    """Control token of the tokenizer after every clip (Qwen2-Audio: `<|audio_eos|>`); None is none."""
+
+    def __post_init__(self) -> None:
+        if self.weights != "random" and self.scratch is not None:
+            raise ValueError(f"scratch is read only with weights: random, not with {self.weights!r}")
+        if self.chat_template is not None:
+            find_template(self.chat_template)
+
+    @property
+    def from_scratch(self) -> Scratch | None:
+        """The sizes of a decoder from scratch, or None for a pretrained one."""
+        return (self.scratch or Scratch()) if self.weights == "random" else None
+
+    def tiny_template(self) -> str | None:
+        """Return the chat template where it is a shipped one: no other is sure to fit another tokenizer."""
+        shipped = {path.stem for path in TEMPLATES.glob("*.jinja")}
+        return self.chat_template if self.chat_template in shipped else None
 
 
 class Decoder(TransformersLLM):
@@ -46,10 +68,13 @@ class Decoder(TransformersLLM):
         name: The plugin's name, for messages.
 
     Attributes:
+        scratch_type: Model type of transformers that a decoder from scratch has.
         chat: The tokenizer with its chat template.
     """
 
     config: Any  # a DecoderConfig; each plugin has its own
+    model_classes = MODEL_FOR_CAUSAL_LM_MAPPING
+    scratch_type = "llama"
 
     def __init__(self, config: DecoderConfig, context: LLMContext, *, name: str) -> None:
         super().__init__(config, context)
@@ -147,15 +172,8 @@ class Decoder(TransformersLLM):
                 f"a prompt of {longest} positions leaves no room in the context of {self.context_length}"
             )
         allowed = replace(generation, max_new_tokens=min(generation.max_new_tokens, room))
-        embeddings, mask = pad_left(prompts)
-        with torch.inference_mode():
-            output = self.model.generate(
-                inputs_embeds=embeddings,
-                attention_mask=mask,
-                generation_config=settings(allowed, self.chat.stop_ids),
-                stopping_criteria=self._stopping(),
-            )
-        answers = [self._until_stop(row) for row in output.tolist()]
+        rows = self._continue(prompts, allowed, self.chat.stop_ids, stopping_criteria=self._stopping())
+        answers = [self._until_stop(row) for row in rows]
         cut = sum(len(answer) == room for answer in answers)
         if cut and room < generation.max_new_tokens:
             warnings.warn(
@@ -165,6 +183,9 @@ class Decoder(TransformersLLM):
                 stacklevel=2,
             )
         return answers
+
+    def _scratch_config(self, scratch: Scratch) -> Any:
+        return scratch_config(self.scratch_type, scratch, self.tokenizer)
 
     def _stopping(self) -> StoppingCriteriaList:
         """Return what ends an answer besides the ids in `chat.stop_ids`."""

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
 from kikimimi import LLMContext, WeightsError
-from kikimimi_llms.decoder import Decoder
-from kikimimi_llms.options import DecoderConfig, Scratch
-from kikimimi_llms.scratch_config import scratch_config
-
-__all__ = ["Llama", "Scratch"]
+from kikimimi_llms.decoder import Decoder, DecoderConfig
+from kikimimi_llms.pretrained import Pretrained
 
 
 class Llama(Decoder):
@@ -25,15 +22,8 @@ class Llama(Decoder):
     def __init__(self, config: Config, context: LLMContext, *, name: str = "llama") -> None:
         super().__init__(config, context, name=name)
 
-    def _build_model(self) -> Any:
-        return LlamaForCausalLM(self._model_config())
-
-    def _model_config(self) -> Any:
-        scratch = self.config.from_scratch
-        if scratch is not None:
-            return scratch_config("llama", scratch, self.tokenizer)
-        assert self._pretrained is not None
-        config = self._pretrained.config()
+    def _checked_config(self, pretrained: Pretrained) -> Any:
+        config = pretrained.config()
         if config.model_type != "llama":
             raise WeightsError(
                 f"{self.config.weights}: is a {config.model_type!r} model; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,40 +19,43 @@ from kikimimi import (
     Generation,
     LLMContext,
     Message,
+    Options,
     Padded,
+    PositiveInt,
+    Probability,
     Rendered,
     Stretch,
     WeightsError,
 )
 from kikimimi.text import GuardedTokenizer, flatten
-from kikimimi_llms.generation import pad_left, settings, until_stop
-from kikimimi_llms.options import check_scratch
-from kikimimi_llms.transformers_llm import TransformersLLM
+from kikimimi_llms.pretrained import Pretrained
+from kikimimi_llms.scratch import Tokens, check_heads
+from kikimimi_llms.transformers_llm import TransformersLLM, until_stop
 
 MODEL_TYPES = ("mt5", "t5", "umt5")
 
 
 @dataclass(kw_only=True, frozen=True)
-class T5Scratch:
+class T5Scratch(Options):
     """Sizes of a T5 that is trained from scratch."""
 
-    dim: int = 256
+    dim: PositiveInt = 256
     """Width D of embeddings and residual streams."""
-    num_layers: int = 4
+    num_layers: PositiveInt = 4
     """Layers of the encoder, and as many of the decoder."""
-    num_heads: int = 4
+    num_heads: PositiveInt = 4
     """Attention heads; they divide `dim`."""
-    ffn_dim: int = 1024
+    ffn_dim: PositiveInt = 1024
     """Inner width of the gated feed-forward networks."""
     tie_embeddings: bool = False
     """Whether the output head is the embedding table, on scaled states (T5 1.0); T5 1.1 has a head."""
-    dropout: float = 0.0
+    dropout: Probability = 0.0
     """Dropout while training [probability]."""
-    tokenizer: Literal["characters", "bytes"] = "characters"
+    tokenizer: Tokens = "characters"
     """What a token is: a character of the training data, or a UTF-8 byte."""
 
     def __post_init__(self) -> None:
-        check_scratch(self)
+        check_heads(self.dim, self.num_heads)
 
 
 class PlainText:
@@ -157,6 +160,7 @@ class Seq2Seq(TransformersLLM):
             return (self.scratch or T5Scratch()) if self.weights == "random" else None
 
     config: Config
+    model_classes = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
     def __init__(self, config: Config, context: LLMContext) -> None:
         super().__init__(config, context)
@@ -225,15 +229,9 @@ class Seq2Seq(TransformersLLM):
 
     def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
         """Encode prompts of (L_i, D) as one batch and decode with transformers' `generate` and cache."""
-        embeddings, mask = pad_left(prompts)
         stop_ids = [self.text.end]
-        with torch.inference_mode():
-            output = self.model.generate(
-                inputs_embeds=embeddings,
-                attention_mask=mask,
-                generation_config=settings(generation, stop_ids, decoder_start_token_id=self._start_id),
-            )
-        return [until_stop(row[1:], stop_ids) for row in output.tolist()]
+        rows = self._continue(prompts, generation, stop_ids)
+        return [until_stop(row[1:], stop_ids) for row in rows]
 
     @property
     def _start_id(self) -> int:
@@ -246,34 +244,26 @@ class Seq2Seq(TransformersLLM):
         assert self._pretrained is not None
         return "lm_head.weight" not in self._pretrained.tensor_names()
 
-    def _build_model(self) -> Any:
-        config = self._model_config()
-        model_class: Any = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)]
-        return model_class(config)
+    def _scratch_config(self, scratch: T5Scratch) -> Any:
+        return T5Config(
+            vocab_size=len(self.tokenizer),
+            d_model=scratch.dim,
+            d_kv=scratch.dim // scratch.num_heads,
+            d_ff=scratch.ffn_dim,
+            num_layers=scratch.num_layers,
+            num_heads=scratch.num_heads,
+            dropout_rate=scratch.dropout,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=scratch.tie_embeddings,  # also says whether states are scaled
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            decoder_start_token_id=self.tokenizer.pad_token_id,
+        )
 
-    def _model_config(self) -> Any:
-        scratch = self.config.from_scratch
-        if scratch is not None:
-            tokenizer = self.tokenizer
-            sizes: dict[str, Any] = {
-                "vocab_size": len(tokenizer),
-                "d_model": scratch.dim,
-                "d_kv": scratch.dim // scratch.num_heads,
-                "d_ff": scratch.ffn_dim,
-                "num_layers": scratch.num_layers,
-                "num_heads": scratch.num_heads,
-                "dropout_rate": scratch.dropout,
-                "feed_forward_proj": "gated-gelu",
-                "tie_word_embeddings": scratch.tie_embeddings,  # also says whether states are scaled
-                "pad_token_id": tokenizer.pad_token_id,
-                "eos_token_id": tokenizer.eos_token_id,
-                "decoder_start_token_id": tokenizer.pad_token_id,
-            }
-            return T5Config(**sizes)
-        assert self._pretrained is not None
-        config = self._pretrained.config()
-        if config.model_type not in MODEL_TYPES or self._pretrained.gguf is not None:
-            kind = "GGUF" if self._pretrained.gguf is not None else config.model_type
+    def _checked_config(self, pretrained: Pretrained) -> Any:
+        config = pretrained.config()
+        if config.model_type not in MODEL_TYPES or pretrained.gguf is not None:
+            kind = "GGUF" if pretrained.gguf is not None else config.model_type
             raise WeightsError(
                 f"{self.config.weights}: is a {kind!r} model; llm 'seq2seq' takes {', '.join(MODEL_TYPES)} "
                 "with safetensors"

@@ -1,20 +1,21 @@
-"""What LLMs of transformers share: a model and a tokenizer, pretrained or from scratch."""
+"""What LLMs of transformers share: a model and a tokenizer, pretrained or from scratch, and generation."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import Tensor
-from transformers import AutoTokenizer
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, GenerationConfig
 from transformers.initialization import no_init_weights
 
-from kikimimi import LLM, LLMContext, TokenizerVocabulary, Vocabulary
+from kikimimi import LLM, Generation, LLMContext, TokenizerVocabulary, Vocabulary
 from kikimimi_llms.pretrained import Pretrained
-from kikimimi_llms.scratch_tokenizer import build_tokenizer
+from kikimimi_llms.scratch import build_tokenizer
 
 TOKENIZER_FOLDER = "tokenizer"
 
@@ -27,10 +28,12 @@ class TransformersLLM(LLM):
         context: What the assembly knows.
 
     Attributes:
+        model_classes: transformers' class of the model by that of its configuration.
         model: The model with its head.
         tokenizer: The tokenizer, which has no parameters and is no module.
     """
 
+    model_classes: ClassVar[Mapping[Any, Any]]
     model: Any
     fills_pieces = True
 
@@ -40,8 +43,16 @@ class TransformersLLM(LLM):
         self.tokenizer = self._build_tokenizer()
 
     @abstractmethod
-    def _build_model(self) -> Any:
-        """Build the model with random or unspecified weights."""
+    def _scratch_config(self, scratch: Any) -> Any:
+        """Return transformers' configuration of a model from scratch."""
+
+    @abstractmethod
+    def _checked_config(self, pretrained: Pretrained) -> Any:
+        """Return transformers' configuration of a pretrained model.
+
+        Raises:
+            WeightsError: It is of another kind.
+        """
 
     def _find_pretrained(self) -> Pretrained:
         return Pretrained(self.config.weights)
@@ -50,7 +61,11 @@ class TransformersLLM(LLM):
         """Return the model, with random weights where `load_weights` brings none."""
         # What it overwrites need not be drawn at random first: minutes for 8 B parameters.
         with nullcontext() if self._pretrained is None else no_init_weights():
-            model = self._build_model()
+            if self._pretrained is None:
+                config = self._scratch_config(self.config.from_scratch)
+            else:
+                config = self._checked_config(self._pretrained)
+            model = self.model_classes[type(config)](config)
         model.tie_weights()
         return model
 
@@ -99,3 +114,48 @@ class TransformersLLM(LLM):
             )
         texts = self.context.texts() if self.context.texts else ()
         return build_tokenizer(scratch.tokenizer, texts, markers)
+
+    def _continue(
+        self, prompts: Sequence[Tensor], generation: Generation, stop_ids: Sequence[int], **others: Any
+    ) -> list[list[int]]:
+        """Continue prompts (L_i, D), padded on the left, with transformers' `generate`.
+
+        Nothing of a model's own generation_config.json is mixed in.
+
+        Args:
+            prompts: What is continued.
+            generation: How.
+            stop_ids: What ends an answer.
+            others: Further arguments of `generate`.
+
+        Returns:
+            The ids of each answer, with what comes after its end.
+        """
+        longest = max(len(prompt) for prompt in prompts)
+        embeddings = torch.stack([nn.functional.pad(p, (0, 0, longest - len(p), 0)) for p in prompts])
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=embeddings.device)
+        mask = torch.arange(longest, device=embeddings.device) >= longest - lengths[:, None]
+        drawn = {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": 0}
+        settings = GenerationConfig(
+            max_new_tokens=generation.max_new_tokens,
+            do_sample=generation.temperature > 0,
+            num_beams=generation.num_beams,
+            eos_token_id=list(stop_ids),
+            pad_token_id=stop_ids[0],
+            decoder_start_token_id=getattr(self.model.config, "decoder_start_token_id", None),
+            **(drawn if generation.temperature > 0 else {}),
+        )
+        with torch.inference_mode():
+            output = self.model.generate(
+                inputs_embeds=embeddings, attention_mask=mask.long(), generation_config=settings, **others
+            )
+        answers: list[list[int]] = output.tolist()
+        return answers
+
+
+def until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+    """Return the ids before the first one that ends an answer."""
+    for i, token_id in enumerate(ids):
+        if token_id in stop_ids:
+            return ids[:i]
+    return ids

@@ -7,7 +7,7 @@ import pytest
 from kikimimi import CharacterVocabulary, TokenizerVocabulary
 from kikimimi.contracts.vocabulary import BytesVocabulary
 from kikimimi.errors import RunError
-from kikimimi_llms.scratch_tokenizer import build_tokenizer
+from kikimimi_llms.scratch import build_tokenizer
 
 
 def test_characters() -> None:

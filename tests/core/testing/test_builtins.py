@@ -9,7 +9,8 @@ import pytest
 from kikimimi.contracts import registry
 from kikimimi.testing import Check, list_checks, parametrize_checks
 from kikimimi_adapters.mlp import MLPAdapter
-from kikimimi_llms.llama import Llama, Scratch
+from kikimimi_llms.llama import Llama
+from kikimimi_llms.scratch import Scratch
 
 
 def _all_checks() -> list[Any]:

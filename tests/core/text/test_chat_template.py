@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from kikimimi import AudioPart, Conversation, Message, TextPart
 from kikimimi.text.chat_template import ChatTemplate
 from kikimimi.text.templates import TEMPLATES
-from kikimimi_llms.scratch_tokenizer import CONTROL, build_tokenizer
+from kikimimi_llms.scratch import CONTROL, build_tokenizer
 
 LLAMA3 = (
     "{{ '<|assistant|>' }}{% for m in messages %}"
