@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from kikimimi import __version__
-from kikimimi.cli import data, evaluate, plan, plugins, quickstart, score, show, train, transcribe
+from kikimimi.cli import data, evaluate, plan, plugins, show, train, transcribe
 from kikimimi.errors import KikimimiError, RequestError
 
 
@@ -55,14 +55,14 @@ def _options(
     pass
 
 
-app.command(name="quickstart")(quickstart.quickstart)
+app.command(name="quickstart")(train.quickstart)
 app.command(name="plan")(plan.plan)
 app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="transcribe")(transcribe.transcribe)
 app.command(name="show")(show.show)
 app.add_typer(plugins.app, name="plugins")
-app.command(name="score")(score.score)
+app.command(name="score")(evaluate.score)
 app.add_typer(data.app, name="data")
 
 

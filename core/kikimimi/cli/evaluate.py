@@ -1,9 +1,10 @@
-"""``kikimimi evaluate``."""
+"""``kikimimi evaluate`` and ``kikimimi score``."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -31,3 +32,40 @@ def evaluate(
         return
     print_scores(scores)
     typer.echo(f"report: {folder.report}", err=True)
+
+
+def score(
+    file: Annotated[
+        Path, typer.Argument(help="Table in UTF-8: .csv, .tsv (no quoting) or .jsonl.", metavar="FILE")
+    ],
+    reference: Annotated[str, typer.Option(help="Column that holds what was said.")],
+    prediction: Annotated[str, typer.Option(help="Column that holds what a system wrote.")],
+    normaliser: Annotated[
+        str, typer.Option(help="What both sides go through first; 'kikimimi plugins' lists the normalisers.")
+    ],
+    metric: Annotated[str, typer.Option(help="How they are compared: cer, wer or another metric.")] = "cer",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Score the predictions in a table against its references.
+
+    An error rate is that of the corpus: all edits over the length of all references. Rows whose reference is
+    empty after normalisation cannot be scored; they are left out and counted.
+    """
+    from kikimimi.contracts.registry import load
+    from kikimimi.evaluation.pairs import read_pairs
+    from kikimimi.evaluation.score import score as compute
+
+    result = compute(*read_pairs(file, reference, prediction), metric=metric, normaliser=normaliser)
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
+        return
+    labels = load("metric", metric).labels
+    rows = [
+        (result.label, result.shown(form=".4f")),
+        ("normaliser", result.normaliser),
+        ("pairs", f"{result.count}"),
+        ("skipped", f"{result.skipped} (reference empty after normalisation)"),
+        *((labels.get(name, name), f"{value}") for name, value in result.details.items()),
+    ]
+    for label, value in rows:
+        typer.echo(f"{label:<14} {value}")

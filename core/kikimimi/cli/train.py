@@ -1,4 +1,4 @@
-"""``kikimimi train``."""
+"""``kikimimi train`` and ``kikimimi quickstart``."""
 
 from __future__ import annotations
 
@@ -77,3 +77,19 @@ def _repeat(source: Path, overrides: list[str], out: Path | None) -> RunFolder:
         raise RequestError(f"{path} is the run that {source} locks. Choose another --out for its repetition")
     hold_to(source, held, recipe)
     return RunFolder.create(path, recipe)
+
+
+def quickstart(
+    overrides: list[str] = typer.Argument(None, help="Changes to the recipe, as for train."),
+    out: Path = typer.Option(Path("runs"), "--out", help="Where the run folder goes."),
+    chain: bool = typer.Option(
+        False,
+        "--chain",
+        help="The stages of the Japanese chain in small: text, adapter, spoken instructions, preferences.",
+    ),
+) -> None:
+    """From nothing to a trained speech LLM: speak, pack, train, evaluate, report. Minutes on two cores."""
+    from kikimimi.quickstart import quickstart as run_quickstart
+
+    outcome = run_quickstart(overrides or [], out, chain=chain)
+    typer.echo(str(outcome.run.report))

@@ -1,0 +1,300 @@
+"""``kikimimi data``: make, pack, index and look at training data."""
+
+from __future__ import annotations
+
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kikimimi.cli.show import open_recipe
+
+app = typer.Typer(help="Make, pack and index training data.", no_args_is_help=True)
+_OF_PACKING = ("layout", "records_per_shard", "prefix", "sample_rate", "codec", "min_seconds", "max_seconds")
+_Shards = Annotated[list[str], typer.Argument(metavar="SHARD...", help="Shards, or patterns in quotes.")]
+
+
+@app.command()
+def synth(
+    grammar: Annotated[
+        str, typer.Argument(help="A grammar (YAML), or the name of a shipped one: ja_small, ja_dialogue.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for train.csv, held_out.csv and clips/.")],
+    count: Annotated[int, typer.Option(min=1, help="Training sentences.")] = 1000,
+    held_out: Annotated[int, typer.Option(min=0, help="Held-out sentences; none is in training.")] = 100,
+    instructions: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Spoken instructions for training (instructions.jsonl); as many are held out as sentences.",
+        ),
+    ] = 0,
+    preferences: Annotated[
+        int, typer.Option(min=0, help="Preference pairs beside them (preferences.jsonl).")
+    ] = 0,
+    texts: Annotated[
+        int, typer.Option(min=0, help="Conversations without audio beside them (texts.jsonl).")
+    ] = 0,
+    voice: Annotated[
+        str, typer.Option(help="A registered voice ('kikimimi plugins' lists them).")
+    ] = "open_jtalk",
+    seed: Annotated[int, typer.Option(help="Of the sentences, and of the speed and pitch of each.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that speak.")] = 2,
+) -> None:
+    """Make sentences from a grammar and speak them. Run it again to go on after an interruption."""
+    from kikimimi.errors import RequestError
+    from kikimimi.synth.synth import DialogueSizes, synth as make
+
+    if (preferences or texts) and not instructions:
+        raise RequestError("--preferences and --texts stand beside instructions: give --instructions as well")
+    report = make(
+        grammar,
+        out,
+        count=count,
+        held_out=held_out,
+        dialogue=DialogueSizes(instructions=instructions, preferences=preferences, texts=texts)
+        if instructions
+        else None,
+        voice=voice,
+        seed=seed,
+        workers=workers,
+    )
+    typer.echo(report.summary())
+
+
+class Codec(StrEnum):
+    """How clips are encoded."""
+
+    flac = "flac"
+    opus = "opus"
+
+
+@app.command()
+def pack(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="The corpus: a CSV, TSV or JSON Lines file with path and text, or a folder as it was "
+            "downloaded. WebDataset tars (a .tar, a pattern in quotes, a folder of them) are only indexed."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder for the shards, their indexes, ledger.json and dropped.jsonl. Left out for tars."
+        ),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Options of the layout, such as text=sentence."),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="How the corpus is laid out ('kikimimi plugins' lists the layouts).",
+            show_default="the one that matches",
+        ),
+    ] = None,
+    sample_rate: Annotated[int, typer.Option(min=1, help="Of the packed audio [Hz].")] = 16_000,
+    codec: Annotated[
+        Codec,
+        typer.Option(
+            help="flac: 16 bits, lossless. opus: for speech a sixth of the size, not lossless, and "
+            "slow to make: 20 minutes of audio take a core one minute."
+        ),
+    ] = Codec.flac,
+    min_seconds: Annotated[
+        float | None, typer.Option(help="Leave rows out that have a shorter clip [s].", show_default="any")
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Leave rows out that have a longer clip [s].", show_default="any")
+    ] = None,
+    licenses: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--license",
+            metavar="NAME",
+            help="Keep only rows with this licence (meta.license); may be given several times.",
+            show_default="all",
+        ),
+    ] = None,
+    records_per_shard: Annotated[int, typer.Option(min=1, help="Rows of the corpus for each shard.")] = 1000,
+    prefix: Annotated[str, typer.Option(help="What the names of the shards begin with.")] = "shard",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that pack.", show_default="one for each core, at most 8"),
+    ] = None,
+) -> None:
+    """Pack a corpus into shards (WebDataset tar) that training reads. Run it again to go on where it stopped.
+
+    The shards are the same, byte for byte, with any number of workers and after any interruption. What is
+    left out is counted, with the reason, in ledger.json.
+    """
+    from kikimimi.console.progress import Progress
+    from kikimimi.data.packing.pack import pack as pack_corpus
+    from kikimimi.data.packing.source import PackSource, find_tars
+    from kikimimi.data.shards.indexing import index_shards
+    from kikimimi.errors import RequestError
+
+    workers = workers or min(8, _cores())
+    if out is not None and out.suffix == ".tar":
+        raise RequestError(f"{out} stands where OUT is expected. A pattern of tars must be in quotes")
+    if layout is None and (tars := find_tars(source)):
+        sources = {name: context.get_parameter_source(name) for name in _OF_PACKING}
+        given = [name for name, source_ in sources.items() if source_ and source_.name == "COMMANDLINE"]
+        given += ["license"] if licenses else []
+        if given or options:
+            said = ", ".join([*(f"--{name.replace('_', '-')}" for name in given), *(options or [])])
+            raise RequestError(
+                f"{source}: these tars are shards already and are only indexed: leave out {said}"
+            )
+        if out is not None and any(out.resolve() != Path(tar).resolve().parent for tar in tars):
+            raise RequestError(
+                f"{source}: these tars are shards already, and their indexes go beside them: leave out {out}"
+            )
+        with Progress("Indexing", len(tars), "shards") as progress:
+            indexed = index_shards(tars, workers=workers, progress=progress)
+        typer.echo(f"{indexed.summary()}; they stay where they are and now have their indexes")
+        return
+    if out is None or "=" in out.name:
+        given_out = "" if out is None else f", not '{out}'"
+        raise RequestError(f"OUT must be given after {source}: the folder for the shards{given_out}")
+    opened = PackSource.open(source, layout, options or [])
+    with Progress("Packing", len(opened), "rows") as progress:
+        report = pack_corpus(
+            opened,
+            out,
+            sample_rate=sample_rate,
+            records_per_shard=records_per_shard,
+            prefix=prefix,
+            codec=codec.value,
+            min_seconds=min_seconds,
+            max_seconds=max_seconds,
+            licenses=licenses or [],
+            workers=workers,
+            progress=progress,
+        )
+    typer.echo(report.summary())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@app.command()
+def index(
+    shards: _Shards,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Leave out records that cannot be used, and list them.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, a shard at a time each.")] = 1,
+) -> None:
+    """Index shards that were made elsewhere, or that have changed."""
+    from kikimimi.console.progress import Progress
+    from kikimimi.data.shards.indexing import index_shards
+    from kikimimi.data.shards.shards import expand
+
+    paths = [path for pattern in shards for path in expand(pattern)]
+    with Progress("Indexing", len(paths), "shards") as progress:
+        report = index_shards(paths, skip=skip, workers=workers, progress=progress)
+    typer.echo(report.summary())
+
+
+@app.command()
+def check(
+    shards: _Shards,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read and decode.")] = 1,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+) -> None:
+    """Verify every record: its hash, its form, and every clip decoded to its end. A bad one: exit code 1."""
+    from kikimimi.console.progress import Progress
+    from kikimimi.console.words import counted
+    from kikimimi.data.shards.check import ShardCheck
+    from kikimimi.data.shards.shards import expand
+
+    to_do = ShardCheck([name for pattern in shards for name in expand(pattern)])
+    with Progress("Checking", to_do.records, "records") as progress:
+        report = to_do.run(workers=workers, progress=progress)
+    if as_json is not None:
+        _write_json(as_json, report.json(), indent=2)
+    if report.problems:
+        typer.echo(report.table())
+    found = f"{counted(report.records, 'record')} in {counted(report.shards, 'shard')}"
+    typer.echo(f"{found}, {counted(len(report.problems), 'problem')}")
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def stats(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="Shards, or patterns in quotes; or a recipe (YAML), for its datasets.",
+        ),
+    ],
+    html: Annotated[Path | None, typer.Option(help="Write a page with charts to this file.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    worst: Annotated[
+        int, typer.Option(min=0, help="Records to list whose text is too much, or too little, for the audio.")
+    ] = 10,
+) -> None:
+    """Measure data: hours, lengths, languages, licences, and texts that do not fit their audio."""
+    from rich.console import Console
+
+    from kikimimi.inspect.stats import find_shards, measure_stats
+    from kikimimi.inspect.stats_text import print_stats
+
+    measured = [
+        measure_stats(shards, name=name, worst=worst) for name, shards in find_shards(sources).items()
+    ]
+    print_stats(Console(), measured)
+    if html is not None:
+        from kikimimi.report.stats_page import write_stats_page
+
+        write_stats_page(html, measured)
+        typer.echo(f"page: {html}", err=True)
+    if as_json is not None:
+        _write_json(as_json, [item.to_json() for item in measured], indent=1)
+        typer.echo(f"figures: {as_json}", err=True)
+
+
+@app.command()
+def show(
+    source: Annotated[
+        Path, typer.Argument(metavar="RECIPE_OR_RUN", help="A recipe (YAML), or a run folder.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to the recipe, as for train.")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Records of each stage.")] = 5,
+    stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only records of this dataset.")] = None,
+    step: Annotated[int, typer.Option(min=1, help="Begin with this optimiser step.")] = 1,
+    seed: Annotated[int | None, typer.Option(min=0, help="In place of the recipe's.")] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Also list the tokens, one on a line.")] = False,
+) -> None:
+    """Print what the model is shown, in training order: rendered text, clips, lengths, and what it learns."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from kikimimi.inspect.show import print_stage, show as show_stages
+
+    recipe, assets = open_recipe(source, overrides or [], "kikimimi data show")
+    if seed is not None:
+        recipe = replace(recipe, seed=seed)
+    console = Console()
+    for shown in show_stages(recipe, assets=assets, stage=stage, dataset=dataset, count=count, step=step):
+        print_stage(console, shown, tokens=tokens)
+
+
+def _write_json(path: Path, value: Any, *, indent: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
