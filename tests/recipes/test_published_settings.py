@@ -129,7 +129,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "stages.dpo.objective": {"name": "dpo", "beta": 0.1, "form": "sigmoid", "label_smoothing": 0.0},
         "stages.dpo.train.llm": {"lr": 5e-6, "part": "all"},
         "stages.dpo.schedule": {"name": "constant", "warmup": 100, "start": 0.1},
-        "evaluate.cv8": {"metric": "cer", "normaliser": "whisper-basic-nospace"},
+        "evaluate.cv8": {"metric": {"name": "cer"}, "normaliser": "whisper-basic-nospace"},
     },
     "llm_jp_4_8b_ja_lora": {
         "llm.lora": {"rank": 16, "alpha": 32.0, "dropout": 0.05, "targets": ["q_proj", "v_proj"]},

@@ -79,7 +79,7 @@ def test_early_stop(tmp_path: Path, losses: list[float], early: str, stalled: bo
 
 
 def test_options() -> None:
-    with pytest.raises(ValueError, match="patience must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="patience: must be at least 1, not 0"):
         EarlyStop(patience=0)
-    with pytest.raises(ValueError, match="min_delta must be 0 or more, not -1"):
+    with pytest.raises(ValueError, match="min_delta: must be at least 0, not -1"):
         EarlyStop(min_delta=-1)

@@ -391,7 +391,7 @@ def test_refuses_biases_that_differ_between_layers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"remainder": "cut"}, "remainder must be pad or drop, not 'cut'"),
+        ({"remainder": "cut"}, "remainder: 'cut' is not one of drop, pad"),
         ({"layers": []}, "layers must name at least one layer"),
         ({"layers": [2], "combine": "weighted_sum"}, "combine is read only with two or more layers"),
         ({"weights": "beats", "sizes": Sizes()}, "sizes is read only with weights: random, not with 'beats'"),

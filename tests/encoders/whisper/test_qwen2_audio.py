@@ -285,7 +285,7 @@ def test_a_longer_clip_is_refused() -> None:
             {"sizes": Qwen2AudioSizes()},
             "sizes is read only with weights: random, not with 'Qwen/Qwen2-Audio-7B'",
         ),
-        ({"pad": "longest"}, "pad must be none or window, not 'longest'"),
+        ({"pad": "longest"}, "pad: 'longest' is not one of none, window"),
         ({"combine": "weighted_sum"}, "combine is read only with two or more layers"),
     ],
 )

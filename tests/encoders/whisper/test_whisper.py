@@ -259,7 +259,7 @@ def test_a_longer_clip_is_refused() -> None:
     ("options", "message"),
     [
         ({"weights": "openai/whisper-base", "sizes": Sizes()}, "sizes is read only with weights: random"),
-        ({"pad": "longest"}, "pad must be none or window, not 'longest'"),
+        ({"pad": "longest"}, "pad: 'longest' is not one of none, window"),
     ],
 )
 def test_refuses_options(options: dict[str, Any], message: str) -> None:
