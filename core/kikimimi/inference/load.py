@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.model.trained import load_trained
+from kikimimi.model.trainable import load_trained
 from kikimimi.run.folder import RunFolder
 
 

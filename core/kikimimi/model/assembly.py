@@ -1,4 +1,8 @@
-"""From a recipe to a model: builds the three parts, tells each what it has to know, and counts."""
+"""From a recipe to a model: builds the three parts and tells each what it has to know.
+
+For a model that no process is to hold whole, parts are built without memory: assembled with their parameters
+on the meta device, sharded, and filled afterwards, when each rank reads the rows that it holds.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,15 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
 
 from kikimimi.contracts.component import AdapterContext, Component, Encoder, LLMContext
 from kikimimi.contracts.precision import DTYPES
 from kikimimi.errors import RecipeError
-from kikimimi.model.deferred import standing_in, without_memory
 from kikimimi.model.lora import AudioGate, add_lora
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe.chosen import PARTS
@@ -88,7 +94,7 @@ def assemble(
             loaded = {id(p) for name, p in part.named_parameters() if name in sourced}
             if chosen.lora is not None:
                 _seed(recipe.seed, f"{where}.lora")
-                with standing_in(part):
+                with _standing_in(part):
                     gates[where] = add_lora(part, chosen.lora, where=where)
             named = [(f"{where}.{name}", id(p)) for name, p in part.named_parameters()]
             fixed.update(name for name, identity in named if identity in constants)
@@ -121,7 +127,7 @@ def _build(recipe: Recipe, where: str, *context: object, deferred: bool = False)
     try:
         with (
             _default_dtype(DTYPES[chosen.dtype] if reads else torch.float32),
-            without_memory() if deferred else nullcontext(),
+            _without_memory() if deferred else nullcontext(),
         ):
             part = chosen.component(chosen.config, *context)
     except RecipeError:
@@ -154,3 +160,71 @@ def _set_dtype(part: Component, dtype: torch.dtype) -> None:
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point() and name not in module._non_persistent_buffers_set:
                 module._buffers[name] = buffer.to(dtype)
+
+
+@contextmanager
+def _without_memory() -> Iterator[None]:
+    """Put parameters on the meta device as modules register them; buffers, which are computed, stay real.
+
+    A parameter that is there already is left as it is: what is tied stays so.
+    """
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not param.is_meta:
+            param = nn.Parameter(param.detach().to("meta"), requires_grad=param.requires_grad)
+        register(module, name, param)
+
+    with patch.object(nn.Module, "register_parameter", register_on_meta):
+        yield
+
+
+@contextmanager
+def _standing_in(component: nn.Module) -> Iterator[None]:
+    """Give linear layers on the meta device weights of no size to speak of, which low-rank updates can join.
+
+    peft puts an update where the layer's weight is, and would throw away the numbers that it drew for it.
+    """
+    held = [
+        (module, module.weight)
+        for module in component.modules()
+        if isinstance(module, nn.Linear) and module.weight.is_meta
+    ]
+    for module, weight in held:
+        one = torch.zeros((), dtype=weight.dtype)
+        module.weight = nn.Parameter(one.expand(weight.shape), requires_grad=weight.requires_grad)
+    try:
+        yield
+    finally:
+        for module, weight in held:
+            module.weight = weight
+
+
+def load_deferred(model: SpeechLM) -> None:
+    """Fill the parts that were built without memory, once they have some.
+
+    Raises:
+        WeightsError: Weights are missing or do not fit.
+    """
+    for name in sorted(model.deferred):
+        part = getattr(model, name)
+        with _without_updates(part):
+            part.load_weights()
+
+
+@contextmanager
+def _without_updates(part: nn.Module) -> Iterator[None]:
+    """Put the layers that low-rank updates are beside back in their places: names are those of the source."""
+    held: list[tuple[nn.Module, str, Any]] = [
+        (module, name, child)
+        for module in part.modules()
+        for name, child in module.named_children()
+        if isinstance(child, LoraLayer)
+    ]
+    for module, name, child in held:
+        setattr(module, name, child.base_layer)
+    try:
+        yield
+    finally:
+        for module, name, child in held:
+            setattr(module, name, child)

@@ -51,6 +51,22 @@ class SpeechLM(nn.Module):
         self.adapter = adapter
         self.llm = llm
 
+    def blocks(self) -> list[nn.Module]:
+        """Return what is sharded, gathered and recomputed as one, in order; none lies in another.
+
+        The parts name them: `Component.shard_classes`.
+        """
+        classes = tuple(
+            cls for part in (self.encoder, self.adapter, self.llm) for cls in part.shard_classes()
+        )
+        found: list[nn.Module] = []
+        inside: set[nn.Module] = set()
+        for module in self.modules():
+            if type(module) in classes and module not in inside:
+                found.append(module)
+                inside.update(module.modules())
+        return found
+
     def max_positions(self, rendered_length: int, clip_samples: list[int]) -> int:
         """Return the most positions that a conversation can take once its clips are audio tokens."""
         tokens = [self.adapter.max_tokens(self.encoder.num_frames(samples)) for samples in clip_samples]

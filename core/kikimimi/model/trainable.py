@@ -1,19 +1,21 @@
-"""From a recipe to a model: builds the three parts, tells each what it has to know, and counts."""
+"""Which parameters a stage trains, which ones a run has to keep, and loading those back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RecipeError
+from kikimimi.errors import RecipeError, RunError
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe.chosen import PARTS
+from kikimimi.weights.tensors import StoredTensor, copy_into, stored_tensors
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Recipe, Stage
@@ -115,10 +117,7 @@ class Count:
 
 def count_parameters(model: SpeechLM, recipe: Recipe) -> dict[str, Count]:
     """Count the parameters of each part, and how many some stage trains."""
-    trained: set[str] = set()
-    for name, stage in recipe.stages.items():
-        for names in trainable_names(model, stage, where=f"stages.{name}", check_dtype=False).values():
-            trained.update(names)
+    trained = _trained_names(model, recipe, recipe.stages)
     counts = {}
     for part in PARTS:
         parameters = {f"{part}.{name}": p.numel() for name, p in getattr(model, part).named_parameters()}
@@ -126,3 +125,89 @@ def count_parameters(model: SpeechLM, recipe: Recipe) -> dict[str, Count]:
             sum(parameters.values()), sum(size for name, size in parameters.items() if name in trained)
         )
     return counts
+
+
+def _trained_names(model: SpeechLM, recipe: Recipe, stages: Iterable[str]) -> set[str]:
+    found = (
+        trainable_names(model, recipe.stages[name], where=f"stages.{name}", check_dtype=False)
+        for name in stages
+    )
+    return {name for groups in found for names in groups.values() for name in names}
+
+
+def kept_names(model: SpeechLM, recipe: Recipe, stage: str | None = None) -> set[str]:
+    """Return the names of the tensors that checkpoints of a stage hold.
+
+    They are the parameters that the stage or one that it builds on trains, those that have no pretrained
+    source, and the buffers of the components that either belong to (running statistics); the rest is there by
+    reference.
+
+    Args:
+        model: The recipe's model.
+        recipe: Whose stages count.
+        stage: None counts every stage.
+    """
+    names = _trained_names(model, recipe, recipe.stages if stage is None else lineage(recipe, stage))
+    parameters = {name for name, _ in model.named_parameters()}
+    names.update(parameters - model.pretrained)
+    buffers = named_tensors(model).keys() - parameters
+    for part in PARTS:
+        if any(name.startswith(f"{part}.") for name in names):
+            names.update(name for name in buffers if name.startswith(f"{part}."))
+    return names
+
+
+def lineage(recipe: Recipe, stage: str) -> list[str]:
+    """Return the stages that a stage builds on, the first one first, and the stage itself."""
+    found = [stage]
+    while (before := recipe.start_of(found[0])) is not None:
+        found.insert(0, before)
+    return found
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters (a tied one once) and persistent buffers by name."""
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    state = model.state_dict(keep_vars=True)
+    return parameters | {name: tensor for name, tensor in state.items() if name not in tied}
+
+
+def load_kept(
+    model: nn.Module, state: Mapping[str, Tensor | StoredTensor], kept: Collection[str], *, source: str
+) -> None:
+    """Copy named parameters into a model, sharded or not: all of `kept` and nothing else.
+
+    Raises:
+        RunError: The names or shapes differ.
+    """
+    parameters = named_tensors(model)
+    wrong = sorted(set(kept) ^ set(state))
+    if wrong:
+        raise RunError(f"{source} does not fit the recipe: it differs in {listing(wrong[:5])}")
+    for name, tensor in state.items():
+        if parameters[name].shape != tensor.shape:
+            raise RunError(
+                f"{source} does not fit the recipe: {name} is {tuple(tensor.shape)} there and "
+                f"{tuple(parameters[name].shape)} in the model"
+            )
+        copy_into(parameters[name], tensor)
+
+
+def load_trained(model: SpeechLM, recipe: Recipe, stage: str, path: Path) -> None:
+    """Load what a stage of a run left, or had reached, into its model, sharded or not.
+
+    Args:
+        model: The recipe's model.
+        recipe: The run's recipe.
+        stage: Whose weights they are.
+        path: The safetensors file, or one of the pieces of a set.
+
+    Raises:
+        RunError: The file is damaged or does not fit.
+    """
+    try:
+        state = stored_tensors(path)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
+    load_kept(model, state, kept_names(model, recipe, stage), source=str(path))

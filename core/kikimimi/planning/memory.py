@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from torch import nn
 
 from kikimimi.costs.operations import Costs
-from kikimimi.model.blocks import find_blocks
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.planning.workload import MicroBatch, Passes
 from kikimimi.recipe import Trainer
@@ -114,7 +113,7 @@ def rank_memory(
 
 def _count_blocks(model: SpeechLM, part: str) -> int:
     own = set(getattr(model, part).modules())
-    return sum(block in own for block in find_blocks(model))
+    return sum(block in own for block in model.blocks())
 
 
 def _checkpointed(blocks: int, kept: float, numbers: float) -> float:
@@ -123,7 +122,7 @@ def _checkpointed(blocks: int, kept: float, numbers: float) -> float:
 
 
 def _gathered(model: SpeechLM, width: int) -> float:
-    sizes = [_size(block) for block in find_blocks(model)]
+    sizes = [_size(block) for block in model.blocks()]
     whole, trained = _size(model)
     rest, rest_trained = whole - sum(s for s, _ in sizes), trained - sum(t for _, t in sizes)
     largest, largest_trained = max(sizes, default=(0, 0))

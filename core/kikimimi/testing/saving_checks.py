@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from kikimimi.model.trained import named_tensors
+from kikimimi.model.trainable import named_tensors
 from kikimimi.testing.contract import expect, expect_close
 from kikimimi.testing.subject import Subject
 from kikimimi.testing.training_checks import take_step

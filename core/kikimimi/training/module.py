@@ -20,8 +20,7 @@ from kikimimi.model.reference import Reference
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn, evaluating
 from kikimimi.model.step import ModelStep
-from kikimimi.model.trainable import set_modes
-from kikimimi.model.trained import load_kept, named_tensors
+from kikimimi.model.trainable import load_kept, named_tensors, set_modes
 from kikimimi.training.best import Best
 from kikimimi.training.flops import FlopMeter
 from kikimimi.training.parallel.fsdp import complete_gradients, is_sharded, share_buffers

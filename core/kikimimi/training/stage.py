@@ -21,12 +21,10 @@ from kikimimi.data.fault import FaultLog
 from kikimimi.data.features import FeatureCache
 from kikimimi.data.order.loader import PlanSampler, Reader, StageLoader
 from kikimimi.data.order.sources import describe_left_out, make_plan, usable, with_steps
-from kikimimi.model.blocks import find_blocks
-from kikimimi.model.deferred import load_deferred
+from kikimimi.model.assembly import load_deferred
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn
-from kikimimi.model.trainable import freeze_all_but, trainable_names
-from kikimimi.model.trained import kept_names, load_trained
+from kikimimi.model.trainable import freeze_all_but, kept_names, load_trained, trainable_names
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.recipe.schema import Mixture
 from kikimimi.recipe.show import digest
@@ -72,7 +70,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     freeze_all_but(model, [parameter for names in trained.values() for parameter in names])
     meter = FlopMeter(model, recipe.trainer.precision)  # before anything is computed twice, or sharded
     if recipe.trainer.activation_checkpointing:
-        recompute(find_blocks(model), model.gate)
+        recompute(model.blocks(), model.gate)
     faults = FaultLog(run.faults(name, global_rank()), stage.faults)
     corpora = _usable(stage.data, stage, model, faults)
     plan = make_plan(

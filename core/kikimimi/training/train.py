@@ -12,7 +12,7 @@ from kikimimi.data.corpus import Corpus, all_texts, training_corpora
 from kikimimi.errors import RunError
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.model.trained import load_trained
+from kikimimi.model.trainable import load_trained
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import keep_lock
 from kikimimi.run.loggers import check_loggers

@@ -12,7 +12,7 @@ from kikimimi import PluginError, __version__
 from kikimimi.errors import RecipeError
 from kikimimi.inspect.describe import as_comments, describe
 from kikimimi.model.assembly import assemble
-from kikimimi.model.trained import kept_names
+from kikimimi.model.trainable import kept_names
 from kikimimi.recipe import Chosen, LoRA, Recipe, Train, digest, load_recipe, to_yaml
 from kikimimi.run.lock import lock, weights_lock
 from kikimimi.testing import tiny_model, tiny_recipe, write_shard

@@ -11,8 +11,7 @@ import torch
 from kikimimi import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.batch import Sample, collate
 from kikimimi.model.assembly import assemble
-from kikimimi.model.trainable import freeze_all_but, trainable_names
-from kikimimi.model.trained import kept_names
+from kikimimi.model.trainable import freeze_all_but, kept_names, trainable_names
 from kikimimi.recipe import Recipe, digest, load_recipe
 from kikimimi.testing import tiny_model
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from kikimimi.errors import KikimimiError, RequestError
-from kikimimi.model.assembly import assemble
-from kikimimi.model.deferred import load_deferred
+from kikimimi.model.assembly import assemble, load_deferred
 from kikimimi.training.parallel.fsdp import shard
 from kikimimi.training.state import checkpoint
 from kikimimi.training.train import train

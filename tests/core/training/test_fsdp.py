@@ -18,7 +18,7 @@ from kikimimi.data.shards.index import ShardIndex
 from kikimimi.data.shards.indexing import build_index
 from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
-from kikimimi.model.trained import named_tensors
+from kikimimi.model.trainable import named_tensors
 from kikimimi.run.folder import RunFolder, checkpoint_folders
 from kikimimi.run.metrics import read_metrics
 from kikimimi.training.train import train

@@ -7,7 +7,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kikimimi.model.assembly import assemble
-from kikimimi.model.blocks import find_blocks
 from kikimimi.run.metrics import read_metrics
 from kikimimi.training.parallel.recompute import Recomputed, recompute
 from kikimimi.training.train import train
@@ -58,7 +57,7 @@ def test_the_same_numbers(make_run: Make, conversations: str, options: list[str]
 def test_blocks_run_again_and_keep_their_names(make_run: Make) -> None:
     model = assemble(make_run("run").recipe, texts=lambda: ["a"])
     names = [name for name, _ in model.named_parameters()]
-    blocks = find_blocks(model)
+    blocks = model.blocks()
     recompute(blocks, model.gate)
     assert [name for name, _ in model.named_parameters()] == names
     layer = next(block for block in blocks if "WhisperEncoderLayer" in type(block).__name__)

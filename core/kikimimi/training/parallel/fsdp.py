@@ -30,7 +30,6 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from kikimimi.errors import RequestError
-from kikimimi.model.blocks import find_blocks
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.training.state.checkpoint import FolderCheckpointIO
 from kikimimi.weights.tensors import StoredTensor, like
@@ -120,7 +119,7 @@ def shard(model: SpeechLM, mesh: DeviceMesh, precision: str) -> None:
     if precision == "bf16":
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     names_of = _names_of_parameters(model)
-    blocks = find_blocks(model)
+    blocks = model.blocks()
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)

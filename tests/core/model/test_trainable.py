@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from kikimimi.errors import RunError
-from kikimimi.model.trained import load_kept, named_tensors
+from kikimimi.model.trainable import load_kept, named_tensors
 
 
 class Parts(nn.Module):
