@@ -56,17 +56,7 @@ class AlignFormerAdapter(CTCCompressor):
     def __init__(self, config: Config, context: AdapterContext) -> None:
         super().__init__(config, context)
         self.query = nn.Parameter(nn.init.normal_(torch.empty(1, 1, config.hidden_dim), std=INIT_STD))
-        self.qformer = QFormer(
-            dim=config.hidden_dim,
-            source_dim=context.in_dim,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            ffn_dim=config.ffn_dim,
-            cross_attention_frequency=1,
-            dropout=config.dropout,
-            num_queries=1,
-            input_norm=True,
-        )
+        self.qformer = QFormer(config, source_dim=context.in_dim)
         self.proj = nn.Linear(config.hidden_dim, context.out_dim)
 
     @classmethod

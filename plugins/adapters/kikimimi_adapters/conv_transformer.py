@@ -17,6 +17,7 @@ from kikimimi import (
     PositiveInt,
     Probability,
 )
+from kikimimi_adapters.attention import attend
 from kikimimi_adapters.conv import ConvLayer, ConvStack, check_convolutions
 
 _BASE = 10000.0
@@ -37,22 +38,16 @@ class Attention(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor, *, rotary: bool) -> Tensor:
         """Attend: (B, T, E) frames, of which (B, T) are real."""
-        # (B, T, E) -> (B, heads, T, width)
-        query, key, value = (
-            proj(frames).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        mixed = attend(
+            self.q_proj(frames),
+            self.k_proj(frames),
+            self.v_proj(frames),
+            mask,
+            num_heads=self.num_heads,
+            dropout=self.dropout if self.training else 0.0,
+            turn=rotate if rotary else None,
         )
-        if rotary:
-            query, key = rotate(query), rotate(key)
-        mixed = nn.functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask[:, None, None],
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        # (B, heads, T, width) -> (B, T, E)
-        out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.o_proj(mixed)
         return out
 
 

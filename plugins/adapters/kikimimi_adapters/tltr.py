@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded, PositiveInt
+from kikimimi_adapters.attention import attend
 from kikimimi_adapters.frame_groups import FrameGroups
 
 
@@ -24,16 +25,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, vectors: Tensor, mask: Tensor | None) -> Tensor:
         """Attend within the rows of (rows, length, E) vectors, of which (rows, length) are real."""
-        # (rows, length, E) -> (rows, heads, length, width)
-        query, key, value = (
-            proj(vectors).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for proj in (self.query, self.key, self.value)
-        )
-        mixed = nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=None if mask is None else mask[:, None, None]
-        )
-        # (rows, heads, length, width) -> (rows, length, E)
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        query, key, value = self.query(vectors), self.key(vectors), self.value(vectors)
+        out: Tensor = self.out(attend(query, key, value, mask, num_heads=self.num_heads))
         return out
 
 

@@ -81,17 +81,8 @@ def reference(
         )
     ).eval()
     shake(theirs)
-    ours = QFormer(
-        dim=32,
-        source_dim=source_dim,
-        num_layers=layers,
-        num_heads=heads,
-        ffn_dim=64,
-        cross_attention_frequency=frequency,
-        dropout=0.1,
-        num_queries=3,
-        input_norm=True,
-    ).eval()
+    config = QFormerAdapter.Config(num_layers=layers, hidden_dim=32, num_heads=heads, ffn_dim=64)
+    ours = QFormer(config, source_dim=source_dim, num_queries=3, cross_attention_frequency=frequency).eval()
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours
 

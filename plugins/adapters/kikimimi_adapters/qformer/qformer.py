@@ -89,14 +89,10 @@ class QFormerAdapter(Adapter):
             nn.Parameter(torch.zeros(config.num_queries, context.num_taps)) if context.num_taps > 1 else None
         )
         self.qformer = QFormer(
-            dim=config.hidden_dim,
+            config,
             source_dim=context.in_dim // context.num_taps,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            ffn_dim=config.ffn_dim,
-            cross_attention_frequency=config.cross_attention_frequency,
-            dropout=config.dropout,
             num_queries=config.num_queries,
+            cross_attention_frequency=config.cross_attention_frequency,
             input_norm=config.query_norm,
         )
         self.norm = nn.LayerNorm(config.hidden_dim, eps=NORM_EPS) if config.output_norm else None
