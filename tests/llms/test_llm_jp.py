@@ -13,8 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalL
 
 from kikimimi import AudioPart, Conversation, Generation, LLMContext, Message, TextPart, find_weights
 from kikimimi.errors import WeightsError
-from kikimimi_llms.harmony import Harmony
-from kikimimi_llms.llm_jp import LLMJP
+from kikimimi_llms.llm_jp import LLMJP, Harmony
 
 LINE = "以下は、タスクを説明する指示です。要求を適切に満たす応答を書きなさい。"
 # The text that LLM-jp-3's published template gives: a system turn prints one line, whatever it says.

@@ -30,9 +30,11 @@ class CausalLM(Decoder):
         """Model type of transformers; None is that of the weights, and qwen2 from scratch. Weights have to be
         of it where both are given: then a tiny stand-in has the same layers (LoRA goes by their names)."""
 
+    name = "causal_lm"
+
     def __init__(self, config: Config, context: LLMContext) -> None:
         self.scratch_type = config.architecture or "qwen2"
-        super().__init__(config, context, name="causal_lm")
+        super().__init__(config, context)
 
     def _checked_config(self, pretrained: Pretrained) -> Any:
         config = pretrained.config()

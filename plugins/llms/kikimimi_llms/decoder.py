@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -65,25 +65,25 @@ class Decoder(TransformersLLM):
     Args:
         config: Options.
         context: What the assembly knows.
-        name: The plugin's name, for messages.
 
     Attributes:
+        name: The plugin's name, for messages.
         scratch_type: Model type of transformers that a decoder from scratch has.
         chat: The tokenizer with its chat template.
     """
 
     config: Any  # a DecoderConfig; each plugin has its own
+    name: ClassVar[str]
     model_classes = MODEL_FOR_CAUSAL_LM_MAPPING
     scratch_type = "llama"
 
-    def __init__(self, config: DecoderConfig, context: LLMContext, *, name: str) -> None:
+    def __init__(self, config: DecoderConfig, context: LLMContext) -> None:
         super().__init__(config, context)
-        self._name = name
         # A template may spell control tokens that only the model's own tokenizer has.
         own = not context.measured or config.weights == "random"
         self.chat = ChatTemplate(
             self.tokenizer,
-            source=f"llm '{name}' ({config.weights})",
+            source=f"llm '{self.name}' ({config.weights})",
             template=config.chat_template if own else None,
             variables=config.template_variables if own else None,
             audio_start=config.audio_start,
@@ -178,7 +178,7 @@ class Decoder(TransformersLLM):
         if cut and room < generation.max_new_tokens:
             warnings.warn(
                 f"{cut} of {len(answers)} answers end after {room} tokens, before max_new_tokens "
-                f"({generation.max_new_tokens}): the context of llm '{self._name}' is {self.context_length} "
+                f"({generation.max_new_tokens}): the context of llm '{self.name}' is {self.context_length} "
                 "positions",
                 stacklevel=2,
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from kikimimi import LLMContext, WeightsError
+from kikimimi import WeightsError
 from kikimimi_llms.decoder import Decoder, DecoderConfig
 from kikimimi_llms.pretrained import Pretrained
 
@@ -19,14 +19,13 @@ class Llama(Decoder):
     class Config(DecoderConfig):
         """Options of the `llama` LLM."""
 
-    def __init__(self, config: Config, context: LLMContext, *, name: str = "llama") -> None:
-        super().__init__(config, context, name=name)
+    name = "llama"
 
     def _checked_config(self, pretrained: Pretrained) -> Any:
         config = pretrained.config()
         if config.model_type != "llama":
             raise WeightsError(
                 f"{self.config.weights}: is a {config.model_type!r} model; "
-                f"llm '{self._name}' takes Llama-class models (llm 'causal_lm' takes others)"
+                f"llm '{self.name}' takes Llama-class models (llm 'causal_lm' takes others)"
             )
         return LlamaConfig(**{k: v for k, v in config.to_dict().items() if k != "quantization_config"})
