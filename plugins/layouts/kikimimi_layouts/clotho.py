@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, Layout, LayoutConfig, RequestError, Row
+from kikimimi import DataError, Layout, LayoutConfig, Row
 from kikimimi_layouts.corpus_folder import is_missing, licence_name
-from kikimimi_layouts.table import Fields, Table
+from kikimimi_layouts.table import Table
 
 Split = Literal["development", "validation", "evaluation"]
 _CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
@@ -45,7 +45,7 @@ class Clotho(Layout):
         metadata = _find(folder, _TABLES, f"clotho_metadata_{config.split}.csv", "the licence of each clip")
         self.audio = _find(folder, _AUDIO, config.split, f"the clips of split={config.split}")
         self.about = _about(metadata)
-        self.table = Table(captions, check=_check)
+        self.table = Table(captions, needs=("file_name", *_CAPTIONS), what="a table of Clotho's captions")
 
     @classmethod
     def matches(cls, path: Path) -> bool:
@@ -69,12 +69,6 @@ def _find(folder: Path, places: tuple[str, ...], name: str, what: str) -> Path:
         if (found := folder / place / name).exists():
             return found
     raise is_missing(folder, name, what)
-
-
-def _check(where: str, fields: Fields) -> None:
-    for column in ("file_name", *_CAPTIONS):
-        if column not in fields:
-            raise RequestError(f"{where}: no column '{column}': not a table of Clotho's captions")
 
 
 def _about(metadata: Path) -> dict[str, dict[str, Any]]:

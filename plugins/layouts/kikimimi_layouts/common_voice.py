@@ -48,7 +48,8 @@ class CommonVoice(Layout):
             raise is_missing(self.folder, "clips", "the audio of a language of Common Voice")
         if not (self.folder / table).is_file():
             raise is_missing(self.folder, table, f"the clips of split={config.split}")
-        self.table = Table(self.folder / table, check=self._row)
+        needs, what = ("path", "sentence"), "a table of Common Voice"
+        self.table = Table(self.folder / table, needs=needs, what=what, check=self._row)
 
     @classmethod
     def matches(cls, path: Path) -> bool:
@@ -64,9 +65,6 @@ class CommonVoice(Layout):
             yield self._row(where, fields)
 
     def _row(self, where: str, fields: Fields) -> Row:
-        for column in ("path", "sentence"):
-            if column not in fields:
-                raise RequestError(f"{where}: no column '{column}': not a table of Common Voice")
         name, text, locale = fields.pop("path"), fields.pop("sentence"), fields.get("locale", "")
         if not name:
             raise DataError(f"{where}: path: is empty")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, Layout, LayoutConfig, RequestError, Row
+from kikimimi import DataError, Layout, LayoutConfig, Row
 from kikimimi_layouts.corpus_folder import is_missing, licence_name
 from kikimimi_layouts.table import Fields, Table
 
@@ -53,7 +53,8 @@ class FSD50K(Layout):
         if not info.is_file():
             raise is_missing(metadata, info.name, "the licence of each clip")
         self.about = _about(info)
-        self.table = Table(truth / f"{split}.csv", check=_check, keep=self._is_of_part)
+        needs, what = ("fname", "labels"), "the ground truth of FSD50K"
+        self.table = Table(truth / f"{split}.csv", needs=needs, what=what, keep=self._is_of_part)
 
     @classmethod
     def matches(cls, path: Path) -> bool:
@@ -76,12 +77,6 @@ class FSD50K(Layout):
 
     def _is_of_part(self, fields: Fields) -> bool:
         return self.config.part in ("all", fields.get("split"))
-
-
-def _check(where: str, fields: Fields) -> None:
-    for column in ("fname", "labels"):
-        if column not in fields:
-            raise RequestError(f"{where}: no column '{column}': not the ground truth of FSD50K")
 
 
 def _about(info: Path) -> dict[str, dict[str, str]]:

@@ -29,11 +29,13 @@ class Table:
     Args:
         path: The file.
         columns: Names of the columns where a ``.csv`` or ``.tsv`` has no header line.
+        needs: Columns that a row has to have.
+        what: What a table with these columns is, for messages.
         check: Called with the place (``table.csv:7``) and the fields of every row; raises where one is wrong.
         keep: Tells which rows count; None takes all.
 
     Raises:
-        RequestError: It does not exist, is of no known kind, or holds no row.
+        RequestError: It does not exist, is of no known kind, lacks a column, or holds no row.
         DataError: It is not UTF-8, or a row is malformed.
     """
 
@@ -42,6 +44,8 @@ class Table:
         path: Path,
         *,
         columns: Sequence[str] = (),
+        needs: Sequence[str] = (),
+        what: str = "",
         check: Check | None = None,
         keep: Keep | None = None,
     ) -> None:
@@ -58,6 +62,8 @@ class Table:
             for offset, number, fields in self._read(lines):
                 self._offsets.append(offset)
                 self._numbers.append(number)
+                if missing := [column for column in needs if column not in fields]:
+                    raise RequestError(f"{path}:{number}: no column '{missing[0]}': not {what}")
                 if check is not None:
                     check(f"{path}:{number}", fields)
         if not len(self):
