@@ -264,8 +264,8 @@ def stats(
         typer.echo(f"figures: {as_json}", err=True)
 
 
-@app.command()
-def show(
+@app.command(name="show")
+def show_data(
     source: Annotated[
         Path, typer.Argument(metavar="RECIPE_OR_RUN", help="A recipe (YAML), or a run folder.")
     ],

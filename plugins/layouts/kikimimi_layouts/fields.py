@@ -17,7 +17,7 @@ Clip = bytes | Path
 Role = Literal["system", "user", "assistant"]
 
 
-def need(holds: bool, message: str) -> None:
+def _need(holds: bool, message: str) -> None:
     """Raise a ValueError with the message unless the condition holds."""
     if not holds:
         raise ValueError(message)
@@ -38,8 +38,10 @@ class Part:
 
     def __post_init__(self) -> None:
         given = [name for name in ("audio", "text", "fixed") if getattr(self, name) is not None]
-        need(len(given) == 1, f"needs exactly one of audio, text, fixed; it has {', '.join(given) or 'none'}")
-        need(
+        _need(
+            len(given) == 1, f"needs exactly one of audio, text, fixed; it has {', '.join(given) or 'none'}"
+        )
+        _need(
             self.transcript is None or self.audio is not None,
             "transcript: tells of the audio, so name that too",
         )
@@ -60,7 +62,7 @@ class Turn(Part):
     def __post_init__(self) -> None:
         single = {name: getattr(self, name) for name in ("audio", "transcript", "text", "fixed")}
         given = {name: value for name, value in single.items() if value is not None}
-        need(
+        _need(
             not (given and self.parts),
             f"parts: stands in place of {', '.join(given)}: leave one of the two out",
         )
@@ -89,8 +91,8 @@ class Messages:
     """A system turn that is put in front, the same in every row."""
 
     def __post_init__(self) -> None:
-        need(self.text is not None or self.audio is not None, "needs text or audio, or both")
-        need(
+        _need(self.text is not None or self.audio is not None, "needs text or audio, or both")
+        _need(
             self.transcript is None or self.audio is not None,
             "transcript: tells of the audio, so name that too",
         )
@@ -123,27 +125,27 @@ class Fields:
         labelled = self.audio is not None or self.text is not None
         forms = {"audio and text": labelled, "turns": bool(self.turns), "messages": self.messages is not None}
         given = [form for form, is_given in forms.items() if is_given]
-        need(
+        _need(
             len(given) == 1,
             f"needs exactly one of {', '.join(forms)}; it has {' and '.join(given) or 'none of them'}",
         )
         if labelled:
-            need(self.audio is not None, "text: is that of a labelled clip, which needs audio too")
-            need(self.text is not None, "audio: is that of a labelled clip, which needs text too")
+            _need(self.audio is not None, "text: is that of a labelled clip, which needs audio too")
+            _need(self.text is not None, "audio: is that of a labelled clip, which needs text too")
             for name in ("chosen", "rejected"):
-                need(getattr(self, name) is None, f"{name}: answers a conversation; this is a labelled clip")
+                _need(getattr(self, name) is None, f"{name}: answers a conversation; this is a labelled clip")
         for name in ("language", "license"):
             value = getattr(self, name)
-            need(
+            _need(
                 value is None or (bool(value) and isinstance(value, str)) or column_of(value) is not None,
                 f"{name}: expected a text or {{column: NAME}}, not {value!r}",
             )
         for name, value in self.meta.items():
-            need(
+            _need(
                 not isinstance(value, dict) or column_of(value) is not None,
                 f"meta: {name}: expected a value or {{column: NAME}}, not {value!r}",
             )
-            need(name not in ("language", "license"), f"meta: {name}: stands beside meta, not in it")
+            _need(name not in ("language", "license"), f"meta: {name}: stands beside meta, not in it")
 
     def columns(self) -> list[str]:
         """Return every column that is named, each once, in the order in which they are named."""
