@@ -25,6 +25,7 @@ from kikimimi import (
     nearest,
 )
 from kikimimi.weights import DEFAULT_PATTERNS, load_state
+from kikimimi_encoders.pretrained import SAMPLE_RATE
 from kikimimi_encoders.whisper.ctranslate2 import (
     MODEL,
     is_ctranslate2,
@@ -32,7 +33,7 @@ from kikimimi_encoders.whisper.ctranslate2 import (
     model_state,
     open_whisper,
 )
-from kikimimi_encoders.whisper.log_mel import HOP, SAMPLE_RATE, log_mel
+from kikimimi_encoders.whisper.log_mel import HOP, log_mel
 
 _PROMPT = 4
 _MULTILINGUAL_VOCABULARY = 51865

@@ -222,7 +222,10 @@ def test_loads_the_published_names_and_those_in_memory(tmp_path: Path, prefix: s
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "bert"}, "is a 'bert' model; encoder 'qwen2_audio' takes qwen2_audio, qwen2_audio_"),
+        (
+            {"model_type": "bert"},
+            "is a 'bert' model; encoder 'qwen2_audio' takes 'qwen2_audio', 'qwen2",
+        ),
         ({"model_type": "qwen2_audio"}, "config.json lacks 'd_model'"),
         ({"model_type": "qwen2_audio_encoder", "activation_function": "relu"}, "is not a plain Whisper"),
     ],

@@ -3,50 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 import torchaudio.compliance.kaldi
 from torch import Tensor, nn
 
-from kikimimi import (
-    Combine,
-    ComponentConfig,
-    Padded,
-    WeightsError,
-    WeightsFiles,
-    check_taps,
-    find_weights,
-    full_precision,
-    tiny_layers,
+from kikimimi import Padded, WeightsError, WeightsFiles, full_precision
+from kikimimi_encoders import pretrained
+from kikimimi_encoders.beats.layers import NUM_MELS, PATCH, BEATsModel
+from kikimimi_encoders.pretrained import (
+    SAMPLE_RATE,
+    PretrainedConfig,
+    PretrainedEncoder,
+    check_expected,
+    read_config,
 )
-from kikimimi.weights import CONFIG_PATTERNS, load_state, matches
-from kikimimi_encoders.beats.layers import NUM_MELS, PATCH, BEATsLayer, BEATsModel, PositionalConvolution
-from kikimimi_encoders.checkpoint_config import read_config
-from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
-from kikimimi_encoders.tapped_encoder import TappedEncoder
 
-SAMPLE_RATE = 16000
 _HOP = 160
 _WINDOW = 400
 _MEAN, _STD = 15.41663, 6.55582
 """Of the log-mel values over AudioSet; the reference divides by twice the latter."""
-_TINY_LAYERS = 2
 
 
 @dataclass(kw_only=True, frozen=True)
-class Sizes:
+class Sizes(pretrained.Sizes):
     """Sizes of a BEATs with random weights; the defaults are those of the published models."""
 
-    dim: int = 768
-    """Width E of the frames."""
-    num_layers: int = 12
-    """Transformer layers."""
-    num_heads: int = 12
-    """Attention heads; they divide `dim`."""
-    ffn_dim: int = 3072
-    """Inner width of the feed-forward network."""
     patch_dim: int = 512
     """Width of the patches before they are projected to `dim`; another one than that."""
     conv_pos: int = 128
@@ -59,10 +43,9 @@ class Sizes:
     """Distance from which on all fall in the last bucket [patches]; above `num_buckets` / 4."""
 
     def __post_init__(self) -> None:
-        check_positive(
-            self, "dim", "num_layers", "num_heads", "ffn_dim", "patch_dim", "conv_pos", "conv_pos_groups"
-        )
-        check_divisors(self, "num_heads", "conv_pos_groups")
+        super().__post_init__()
+        self.check_positive("patch_dim", "conv_pos", "conv_pos_groups")
+        self.check_divisors("conv_pos_groups")
         if self.patch_dim == self.dim:
             raise ValueError(f"sizes.patch_dim must differ from sizes.dim ({self.dim})")
         if self.num_buckets < 4 or self.num_buckets % 4:
@@ -74,7 +57,7 @@ class Sizes:
             )
 
 
-class BEATsEncoder(TappedEncoder):
+class BEATsEncoder(PretrainedEncoder):
     """BEATs (Chen et al. 2022, arXiv 2212.09058), the ear for sounds beside Whisper in SALMONN.
 
     A row of 8 patches, low frequencies first, covers 160 ms; the patches of all rows, laid end to end, are
@@ -93,7 +76,7 @@ class BEATsEncoder(TappedEncoder):
     """
 
     @dataclass(kw_only=True, frozen=True)
-    class Config(ComponentConfig):
+    class Config(PretrainedConfig):
         """Options of the `beats` encoder."""
 
         weights: str = "random"
@@ -101,75 +84,73 @@ class BEATsEncoder(TappedEncoder):
         remainder: Literal["pad", "drop"] = "pad"
         """What becomes of audio that does not fill the last row of patches (160 ms): silence fills it up, or
         it is left out as in the reference. A clip shorter than one row is filled up either way."""
-        layers: list[int] | None = None
-        """Layers to read, ascending, 0 being what enters the first; None is the last one. Those above the
-        highest one are not built."""
-        combine: Combine = "concat"
-        """What becomes of several layers: side by side, or a sum with learned weights."""
         sizes: Sizes | None = None
         """Sizes with `weights: random` (None: the published ones); refused with any other weights."""
 
         def __post_init__(self) -> None:
+            PretrainedConfig.__post_init__(self)
             if self.remainder not in ("pad", "drop"):
                 raise ValueError(f"remainder must be pad or drop, not {self.remainder!r}")
-            check_taps(self.layers, self.combine)
-            check_read(self.weights, self.sizes)
 
     config: Config
-    sample_rate = SAMPLE_RATE
+    sizes: Sizes
+    model: BEATsModel
+    name = "beats"
+    sizes_class = Sizes
     frame_rate = SAMPLE_RATE / _HOP * NUM_MELS / PATCH**2
-    max_seconds = None
+    tiny_sizes: ClassVar = {
+        "dim": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "ffn_dim": 64,
+        "patch_dim": 16,
+        "conv_pos": 16,
+        "conv_pos_groups": 4,
+        "num_buckets": 32,
+        "max_distance": 80,
+    }
+    stack = "encoder.layers"
+    stem = "encoder.pos_conv.0"
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        files = find_weights(config.weights, patterns=CONFIG_PATTERNS)
-        self.sizes = (config.sizes or Sizes()) if files is None else _read_sizes(files)
-        self.tap(config, num_layers=self.sizes.num_layers, dim=self.sizes.dim)
-        self.model = BEATsModel(**asdict(self.sizes), built_layers=self.taps.layers[-1])
+        super().__init__(config)
+        last = self.tap(num_layers=self.sizes.num_layers, dim=self.sizes.dim)
+        self.model = BEATsModel(**asdict(self.sizes), built_layers=last)
 
-    @classmethod
-    def tiny_config(cls, config: Any | None = None) -> Config:
-        """Return `config` with 2 layers x 32 and random weights."""
-        chosen: BEATsEncoder.Config = cls.Config() if config is None else config
-        layers = tiny_layers(chosen.layers, _TINY_LAYERS)
-        sizes = Sizes(
-            dim=32,
-            num_layers=_TINY_LAYERS,
-            num_heads=2,
-            ffn_dim=64,
-            patch_dim=16,
-            conv_pos=16,
-            conv_pos_groups=4,
-            num_buckets=32,
-            max_distance=80,
-        )
-        combine: Combine = chosen.combine if layers is not None and len(layers) > 1 else "concat"
-        return replace(chosen, weights="random", layers=layers, combine=combine, sizes=sizes)
-
-    def load_weights(self) -> None:
-        """Fill from safetensors.
+    def read(self, files: WeightsFiles) -> Sizes:
+        """Read the sizes from `config.json`.
 
         Raises:
-            WeightsError: The tensors do not fit.
+            WeightsError: It is another model, or they are missing or impossible.
         """
-        files = find_weights(self.config.weights)
-        if files is None:
-            return
-        state = files.state_dict()
-        _check_shared_bias(state, files.source)
-        built = len(self.model.encoder.layers)
-        unread = [
-            "predictor.*",
-            *(f"encoder.{layers}" for layers in self.unread_layers()),
-            *(f"encoder.layers.{i}.{_BIAS}" for i in range(1, built)),
-        ]
-        state = {name: value for name, value in state.items() if not matches(name, unread)}
-        load_state(self.model, state, source=files.source)
+        config = read_config(files, self.name, self.name)
+        sizes = Sizes.read(config, _NAMES, files.source)
+        for name in _FIXED:
+            if name not in config:
+                raise WeightsError(f"{files.source}: config.json lacks {name!r}")
+        check_expected(config, _FIXED, f"{files.source}: config.json", self.name)
+        return sizes
 
-    def shard_classes(self) -> set[type[nn.Module]]:
-        """Return the layer's class, or that of the positions where no layer is built."""
-        return {BEATsLayer if self.taps.layers[-1] else PositionalConvolution}
+    def fill(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Fill the model.
+
+        Raises:
+            WeightsError: The tensors do not fit, or layers differ in the table of the position bias.
+        """
+        # Checkpoints hold the one table under every layer's name.
+        first = state.get(f"{self.stack}.0.{_BIAS}")
+        for name, value in state.items():
+            if name.endswith(_BIAS) and first is not None and not torch.equal(value, first):
+                raise WeightsError(
+                    f"{source}: {name} differs from the first layer's; "
+                    "encoder 'beats' takes one for all layers"
+                )
+        super().fill(state, source)
+
+    def unread(self) -> list[str]:
+        """Return patterns of the tensors that are not built: layers, all tables but one, the head."""
+        tables = [f"{self.stack}.{layer}.{_BIAS}" for layer in range(1, self.taps.layers[-1])]
+        return ["predictor.*", *tables, *super().unread()]
 
     def num_frames(self, num_samples: int) -> int:
         """Return 8 for each row of patches: 16 mel frames of 25 ms, every 10 ms, that lie within the clip."""
@@ -229,29 +210,3 @@ _FIXED: dict[str, Any] = {
     "gru_rel_pos": True,
 }
 """What is so in every published checkpoint, and cannot be otherwise here."""
-
-
-def _read_sizes(files: WeightsFiles) -> Sizes:
-    config = read_config(files, "beats", "beats")
-    try:
-        for name, value in _FIXED.items():
-            if config[name] != value:
-                raise WeightsError(
-                    f"{files.source}: config.json: {name} is {config[name]!r}, and encoder 'beats' takes "
-                    f"only {value!r}, which the published checkpoints have"
-                )
-        return Sizes(**{size: config[name] for size, name in _NAMES.items()})
-    except KeyError as error:
-        raise WeightsError(f"{files.source}: config.json lacks {error}") from error
-    except ValueError as error:
-        raise WeightsError(f"{files.source}: config.json: {error}") from error
-
-
-def _check_shared_bias(state: Mapping[str, Tensor], source: str) -> None:
-    """Checkpoints hold the one table of the position bias under every layer's name."""
-    first = state.get(f"encoder.layers.0.{_BIAS}")
-    for name, value in state.items():
-        if name.endswith(_BIAS) and first is not None and not torch.equal(value, first):
-            raise WeightsError(
-                f"{source}: {name} differs from the first layer's; encoder 'beats' takes one for all layers"
-            )

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from kikimimi import Padded, full_precision
 from kikimimi_encoders.mel_filters import mel_filters
+from kikimimi_encoders.pretrained import SAMPLE_RATE
 
-SAMPLE_RATE = 16000
 HOP = 160
 FFT = 512
 WINDOW = 400

@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from transformers import ParakeetEncoderConfig
 
-from kikimimi import (
-    Combine,
-    ComponentConfig,
-    Padded,
-    WeightsError,
-    WeightsFiles,
-    check_taps,
-    find_weights,
-    tiny_layers,
-)
-from kikimimi.weights import CONFIG_PATTERNS, load_state
-from kikimimi_encoders.checkpoint_config import build_config, read_config
+from kikimimi import Padded, WeightsError, WeightsFiles
+from kikimimi_encoders import pretrained
 from kikimimi_encoders.parakeet.log_mel import (
     FFT,
     HOP,
     PREEMPHASIS,
-    SAMPLE_RATE,
     WINDOW,
     normalised_log_mel,
     num_mel_frames,
 )
 from kikimimi_encoders.parakeet.model import FastConformer
-from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
+from kikimimi_encoders.pretrained import (
+    SAMPLE_RATE,
+    PretrainedConfig,
+    PretrainedEncoder,
+    build_config,
+    check_expected,
+    read_config,
+)
 from kikimimi_encoders.spec_augment import SpecAugment, SpectrogramMasking
-from kikimimi_encoders.tapped_encoder import TappedEncoder
 
-TINY_LAYERS = 2
+_FRONT_END = "preprocessor_config.json"
 MODEL_TYPES = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
 """Models with a head; their config holds that of the encoder."""
 
 
 @dataclass(kw_only=True, frozen=True)
-class Sizes:
+class Sizes(pretrained.Sizes):
     """Sizes of an encoder with random weights; the defaults are those of Parakeet CTC 1.1B."""
 
     dim: int = 1024
@@ -64,8 +58,8 @@ class Sizes:
     """Dropout while training: of what enters the blocks, in attention and in the feed-forward networks."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "dim", "num_layers", "num_heads", "ffn_dim", "num_mels", "subsampling_channels")
-        check_divisors(self, "num_heads")
+        super().__post_init__()
+        self.check_positive("num_mels", "subsampling_channels")
         if self.dim % 2:
             raise ValueError(f"sizes.dim must be even (sines and cosines), not {self.dim}")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
@@ -81,7 +75,7 @@ class Sizes:
             raise ValueError(f"sizes.dropout must be at least 0 and below 1, not {self.dropout}")
 
 
-class ParakeetEncoder(TappedEncoder):
+class ParakeetEncoder(PretrainedEncoder):
     """The FastConformer of Parakeet (Rekesh et al. 2023, arXiv 2305.05084), equal to transformers' module.
 
     With `weights: random` and `sizes` it is a plain Conformer (Gulati et al. 2020) to train from scratch.
@@ -92,80 +86,88 @@ class ParakeetEncoder(TappedEncoder):
     """
 
     @dataclass(kw_only=True, frozen=True)
-    class Config(ComponentConfig):
+    class Config(PretrainedConfig):
         """Options of the `parakeet` encoder."""
 
         weights: str = "nvidia/parakeet-ctc-1.1b"
         """A Parakeet of transformers, with or without its head: a Hub id, a folder, `package:...`; or
         `random`."""
-        layers: list[int] | None = None
-        """Layers to read, from 0 (what enters the first block) up; None is the last. Those above are not
-        built."""
-        combine: Combine = "concat"
-        """What becomes of several layers: side by side, or a learned weighted sum."""
         spec_augment: SpecAugment | None = None
         """Masks over the spectrogram while training; None means none."""
         sizes: Sizes | None = None
         """Sizes with `weights: random` (None: those of Parakeet CTC 1.1B); refused with any other weights."""
 
-        def __post_init__(self) -> None:
-            check_taps(self.layers, self.combine)
-            check_read(self.weights, self.sizes)
-
     config: Config
-    sample_rate = SAMPLE_RATE
-    max_seconds = None
+    model: FastConformer
+    name = "parakeet"
+    sizes_class = Sizes
+    tiny_sizes: ClassVar = {
+        "dim": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "ffn_dim": 64,
+        "subsampling_channels": 8,
+    }
+    # Of a model with a head, or of the encoder alone.
+    prefixes = ("encoder.", "")
+    stem = "subsampling"
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        # The weights themselves are fetched by `load_weights`.
-        files = find_weights(config.weights, patterns=CONFIG_PATTERNS)
-        hf_config = _random_config(config.sizes or Sizes()) if files is None else _read_config(files)
+        super().__init__(config)
+        hf_config = self.sizes
         self.num_mels = int(hf_config.num_mel_bins)
         self.kernel_size = int(hf_config.subsampling_conv_kernel_size)
         self.stride = int(hf_config.subsampling_conv_stride)
         self.num_strides = int(hf_config.subsampling_factor).bit_length() - 1
         self.frame_rate = SAMPLE_RATE / HOP / self.stride**self.num_strides
-        self.tap(config, num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
-        self.model = FastConformer(hf_config, last=self.taps.layers[-1])
+        last = self.tap(num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
+        self.model = FastConformer(hf_config, last)
         if config.spec_augment is not None:
             self.augmentation = SpectrogramMasking(config.spec_augment, self.num_mels)
 
-    @classmethod
-    def tiny_config(cls, config: Any | None = None) -> Config:
-        """Return a config of 2 blocks x 32 with random weights and else the options of `config`."""
-        given = cls.Config() if config is None else config
-        sizes = replace(
-            given.sizes or Sizes(),
-            dim=32,
-            num_layers=TINY_LAYERS,
-            num_heads=2,
-            ffn_dim=64,
-            subsampling_channels=8,
+    def new_sizes(self, sizes: Sizes) -> Any:
+        """Return transformers' config."""
+        return ParakeetEncoderConfig(
+            hidden_size=sizes.dim,
+            num_hidden_layers=sizes.num_layers,
+            num_attention_heads=sizes.num_heads,
+            intermediate_size=sizes.ffn_dim,
+            conv_kernel_size=sizes.kernel_size,
+            num_mel_bins=sizes.num_mels,
+            subsampling_factor=sizes.subsampling,
+            subsampling_conv_channels=sizes.subsampling_channels,
+            dropout=sizes.dropout,
+            activation_dropout=sizes.dropout,
+            attention_dropout=sizes.dropout,
         )
-        tiny: ParakeetEncoder.Config = replace(
-            given, weights="random", sizes=sizes, layers=tiny_layers(given.layers, TINY_LAYERS)
-        )
-        return tiny
 
-    def load_weights(self) -> None:
-        """Fill from safetensors of a model with a head (of the encoder's tensors only) or of the encoder.
+    def read(self, files: WeightsFiles) -> Any:
+        """Read transformers' config.
 
         Raises:
-            WeightsError: The tensors do not fit.
+            WeightsError: It is another model, or has another front end.
         """
-        files = find_weights(self.config.weights)
-        if files is None:
-            return
-        state = files.state_dict("encoder.") or files.state_dict()
-        # The first counts batches, and nothing reads it.
-        ignore = ["*.num_batches_tracked", *self.unread_layers()]
-        load_state(self.model, state, source=files.source, ignore=ignore)
+        config: Any = read_config(files, self.name, *MODEL_TYPES, "parakeet_encoder")
+        if config["model_type"] in MODEL_TYPES:
+            config = config.get("encoder_config")
+            if not isinstance(config, dict):
+                raise WeightsError(f"{files.source}: config.json has no encoder_config")
+        if _FRONT_END in files.files:
+            expected = {
+                "sampling_rate": SAMPLE_RATE,
+                "hop_length": HOP,
+                "n_fft": FFT,
+                "win_length": WINDOW,
+                "preemphasis": PREEMPHASIS,
+                "feature_size": config.get("num_mel_bins", 80),
+            }
+            where = f"{files.source}: {_FRONT_END}"
+            check_expected(files.read_json(_FRONT_END), expected, where, self.name)
+        return build_config(ParakeetEncoderConfig, config, files.source)
 
-    def shard_classes(self) -> set[type[nn.Module]]:
-        """Return the class of the blocks; with `layers: [0]`, where there are none, of the subsampling."""
-        return {type(module) for module in self.model.layers} or {type(self.model.subsampling)}
+    def unread(self) -> list[str]:
+        """Return patterns of tensors that are not built, or, as the count of batches, that nothing reads."""
+        return ["*.num_batches_tracked", *super().unread()]
 
     def num_frames(self, num_samples: int) -> int:
         """Return the frames of a clip: its whole hops of 10 ms, at least 2, subsampled and rounded up."""
@@ -185,49 +187,3 @@ class ParakeetEncoder(TappedEncoder):
         return Padded(
             self.taps(outputs), torch.tensor(lengths, dtype=torch.int64, device=audio.lengths.device)
         )
-
-
-def _random_config(sizes: Sizes) -> Any:
-    return ParakeetEncoderConfig(
-        hidden_size=sizes.dim,
-        num_hidden_layers=sizes.num_layers,
-        num_attention_heads=sizes.num_heads,
-        intermediate_size=sizes.ffn_dim,
-        conv_kernel_size=sizes.kernel_size,
-        num_mel_bins=sizes.num_mels,
-        subsampling_factor=sizes.subsampling,
-        subsampling_conv_channels=sizes.subsampling_channels,
-        dropout=sizes.dropout,
-        activation_dropout=sizes.dropout,
-        attention_dropout=sizes.dropout,
-    )
-
-
-def _read_config(files: WeightsFiles) -> Any:
-    config: Any = read_config(files, "parakeet", *MODEL_TYPES, "parakeet_encoder")
-    if config["model_type"] in MODEL_TYPES:
-        config = config.get("encoder_config")
-        if not isinstance(config, dict):
-            raise WeightsError(f"{files.source}: config.json has no encoder_config")
-    _check_front_end(files, config)
-    return build_config(ParakeetEncoderConfig, config, files.source)
-
-
-def _check_front_end(files: WeightsFiles, config: dict[str, Any]) -> None:
-    name = "preprocessor_config.json"
-    if name not in files.files:
-        return
-    expected = {
-        "sampling_rate": SAMPLE_RATE,
-        "hop_length": HOP,
-        "n_fft": FFT,
-        "win_length": WINDOW,
-        "preemphasis": PREEMPHASIS,
-        "feature_size": config.get("num_mel_bins", 80),
-    }
-    for option, given in files.read_json(name).items():
-        if given != expected.get(option, given):
-            raise WeightsError(
-                f"{files.source}: {name}: {option} is {given}, where the front end of 'parakeet' has "
-                f"{expected[option]}"
-            )

@@ -4,36 +4,23 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from kikimimi import Combine, Padded, WeightsError, WeightsFiles, check_taps, find_weights, tiny_layers
-from kikimimi.weights import CONFIG_PATTERNS, load_state
-from kikimimi_encoders.checkpoint_config import build_config, read_config
-from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
-from kikimimi_encoders.ssl.masking import MaskingConfig, SpanMasking, masking_of
+from kikimimi import Padded, WeightsError, WeightsFiles
+from kikimimi_encoders import pretrained
+from kikimimi_encoders.pretrained import SAMPLE_RATE, build_config, read_config
+from kikimimi_encoders.ssl.masking import MaskedEncoder, MaskingConfig
 from kikimimi_encoders.ssl.model import Family, SpeechTransformer
-from kikimimi_encoders.tapped_encoder import TappedEncoder
-
-SAMPLE_RATE = 16000
-TINY_LAYERS = 2
 
 
 @dataclass(kw_only=True, frozen=True)
-class Sizes:
+class Sizes(pretrained.Sizes):
     """Sizes of an encoder with random weights; the defaults are those of the base models."""
 
-    dim: int = 768
-    """Width E of the frames."""
-    num_layers: int = 12
-    """Transformer layers."""
-    num_heads: int = 12
-    """Attention heads; they divide `dim`."""
-    ffn_dim: int = 3072
-    """Inner width of the feed-forward network."""
     conv_dim: int = 512
     """Channels of each of the seven convolutions."""
     conv_norm: Literal["group", "layer"] = "group"
@@ -44,8 +31,9 @@ class Sizes:
     """Groups of the positional convolution; they divide `dim`."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "dim", "num_layers", "num_heads", "ffn_dim", "conv_dim", "position_groups")
-        check_divisors(self, "num_heads", "position_groups")
+        super().__post_init__()
+        self.check_positive("conv_dim", "position_groups")
+        self.check_divisors("position_groups")
         if self.conv_norm not in ("group", "layer"):
             raise ValueError(f"sizes.conv_norm must be group or layer, not {self.conv_norm!r}")
 
@@ -54,12 +42,6 @@ class Sizes:
 class SSLConfig(MaskingConfig):
     """Options that the encoders of the family share."""
 
-    weights: str = "random"
-    """A model of transformers: a Hub id, a folder, `package:...`; or `random`."""
-    layers: list[int] | None = None
-    """Layers to read, from 0 (what enters the first one) up; None is the last. Those above are not built."""
-    combine: Combine = "concat"
-    """What becomes of several layers: side by side, or a learned weighted sum."""
     freeze_feature_extractor: bool = True
     """Keep the convolutions over the waveform constant: no stage trains them."""
     normalise: bool | None = None
@@ -67,13 +49,8 @@ class SSLConfig(MaskingConfig):
     sizes: Sizes | None = None
     """Sizes with `weights: random` (None: those of the base models); refused with any other weights."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_taps(self.layers, self.combine)
-        check_read(self.weights, self.sizes)
 
-
-class SSLEncoder(TappedEncoder):
+class SSLEncoder(MaskedEncoder):
     """Base of the encoders that learned speech from unlabelled waveforms.
 
     Clips pass the convolutions one by one, as those of the base models take their statistics over the whole
@@ -84,69 +61,36 @@ class SSLEncoder(TappedEncoder):
 
     Config = SSLConfig
     family: ClassVar[Family]
+    sizes_class = Sizes
+    tiny_sizes: ClassVar = {**MaskedEncoder.tiny_sizes, "conv_dim": 16, "position_groups": 4}
     config: SSLConfig
-    sample_rate = SAMPLE_RATE
-    max_seconds = None
+    model: SpeechTransformer
+    normalise: bool | None = None
 
     def __init__(self, config: SSLConfig) -> None:
-        super().__init__()
-        self.config = config
-        # The weights themselves are fetched by `load_weights`.
-        files = find_weights(config.weights, patterns=CONFIG_PATTERNS)
-        if files is None:
-            hf_config, normalise = self._random_config(config.sizes or Sizes()), None
-        else:
-            hf_config, normalise = self._read_config(files), _read_normalise(files)
-        if config.normalise is not None:
-            normalise = config.normalise
-        self.normalise = self.family.normalises(hf_config) if normalise is None else normalise
+        super().__init__(config)
+        hf_config = self.sizes
+        wanted = (config.normalise, self.normalise, self.family.normalises(hf_config))
+        self.normalise = next(choice for choice in wanted if choice is not None)
         self.convolutions = list(zip(hf_config.conv_kernel, hf_config.conv_stride, strict=True))
         self.frame_rate = SAMPLE_RATE / math.prod(hf_config.conv_stride)
         self.min_samples = _receptive_field(self.convolutions)
-        self.tap(config, num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
-        self.model = SpeechTransformer(self.family, hf_config, last=self.taps.layers[-1])
+        last = self.tap(num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
+        self.model = SpeechTransformer(self.family, hf_config, last)
         if config.freeze_feature_extractor:
             self.model.feature_extractor.requires_grad_(False)
-        self.augmentation = masking_of(config, hf_config.hidden_size)
+        self.mask(hf_config.hidden_size)
 
-    @classmethod
-    def tiny_config(cls, config: Any | None = None) -> SSLConfig:
-        """Return a config of 2 layers x 32 with random weights and else the options of `config`."""
-        given: Any = cls.Config() if config is None else config
-        sizes = replace(
-            given.sizes or Sizes(),
-            dim=32,
-            num_layers=TINY_LAYERS,
-            num_heads=2,
-            ffn_dim=64,
-            conv_dim=16,
-            position_groups=4,
-        )
-        layers = tiny_layers(given.layers, TINY_LAYERS)
-        tiny: SSLConfig = replace(given, weights="random", sizes=sizes, layers=layers)
-        return tiny
-
-    def load_weights(self) -> None:
-        """Fill from safetensors of the bare model or of one with a head.
-
-        Raises:
-            WeightsError: The tensors do not fit.
-        """
-        files = find_weights(self.config.weights)
-        if files is None:
-            return
+    def state(self, files: WeightsFiles) -> dict[str, Tensor]:
+        """Read the tensors of a checkpoint, old or new, under their names in `model`."""
         # HubertForCTC, Wav2Vec2ForPreTraining, ...; or HubertModel.
         state = files.state_dict(f"{self.family.model_type}.") or files.state_dict()
-        ignore = ["masked_spec_embed", *self.unread_layers()]
-        if self.model.layer_norm is None:
-            ignore.append("layer_norm.*")
-        load_state(self.model, self.model.renamed(state), source=files.source, ignore=ignore)
-        if isinstance(self.augmentation, SpanMasking):
-            self.augmentation.load(state, source=files.source)
+        return self.model.renamed(state)
 
-    def shard_classes(self) -> set[type[nn.Module]]:
-        """Return the class of the layers; with `layers: [0]`, where there are none, of the projection."""
-        return {type(module) for module in self.model.layers} or {type(self.model.feature_projection)}
+    def unread(self) -> list[str]:
+        """Return patterns of the tensors of a whole encoder that are not built."""
+        norm = [] if self.model.layer_norm is not None else ["layer_norm.*"]
+        return [*super().unread(), *norm]
 
     def num_frames(self, num_samples: int) -> int:
         """Return the frames of about 20 ms whose 25 ms lie within the clip, at least 1."""
@@ -170,7 +114,8 @@ class SSLEncoder(TappedEncoder):
             clip = (clip - mean) / (variance + 1e-7).sqrt()
         return nn.functional.pad(clip, (0, max(0, self.min_samples - len(clip))))
 
-    def _random_config(self, sizes: Sizes) -> Any:
+    def new_sizes(self, sizes: Sizes) -> Any:
+        """Return transformers' config."""
         return self.family.config_class(
             hidden_size=sizes.dim,
             num_hidden_layers=sizes.num_layers,
@@ -183,12 +128,18 @@ class SSLEncoder(TappedEncoder):
             num_conv_pos_embedding_groups=sizes.position_groups,
         )
 
-    def _read_config(self, files: WeightsFiles) -> Any:
+    def read(self, files: WeightsFiles) -> Any:
+        """Read transformers' config, and what the checkpoint's front end does.
+
+        Raises:
+            WeightsError: It is another model, or has parts that are not built here.
+        """
         # The encoders have the names of their models' types.
         config = read_config(files, self.family.model_type, self.family.model_type)
         for option in ("add_adapter", "conv_pos_batch_norm"):
             if config.get(option, False):
                 raise WeightsError(f"{files.source}: config.json sets {option}, which is not built here")
+        self.normalise = _read_normalise(files)
         return build_config(self.family.config_class, config, files.source)
 
 

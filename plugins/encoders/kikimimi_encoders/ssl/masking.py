@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from kikimimi import ComponentConfig, Padded, WeightsError
+from kikimimi import Padded, WeightsError
 from kikimimi.weights import load_state
+from kikimimi_encoders.pretrained import PretrainedConfig, PretrainedEncoder
 
 MIN_TIME_SPANS = 2
 """Fewest spans of frames in a clip, where as many fit: that of fairseq and of transformers."""
 
 
 @dataclass(kw_only=True, frozen=True)
-class MaskingConfig(ComponentConfig):
+class MaskingConfig(PretrainedConfig):
     """Options of an encoder whose frames are masked while it trains."""
 
     mask_time_prob: float = 0.0
@@ -29,6 +31,7 @@ class MaskingConfig(ComponentConfig):
     """Length of such a span [channels]; read only with `mask_feature_prob`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for kind in ("time", "feature"):
             prob, length = getattr(self, f"mask_{kind}_prob"), getattr(self, f"mask_{kind}_length")
             if not 0 <= prob < 1:
@@ -96,9 +99,26 @@ class SpanMasking(nn.Module):
         return values
 
 
-def masking_of(config: MaskingConfig, dim: int) -> SpanMasking | None:
-    """Build the masks of frames `dim` wide, or None where the config asks for none."""
-    return SpanMasking(config, dim) if config.mask_time_prob or config.mask_feature_prob else None
+class MaskedEncoder(PretrainedEncoder):
+    """Base of the encoders with these options; they are built of transformers' config."""
+
+    tiny_sizes: ClassVar[Mapping[str, Any]] = {"dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 64}
+    stem = "feature_projection"
+
+    def mask(self, dim: int) -> None:
+        """Build the masks of frames `dim` wide where the config asks for any."""
+        if self.config.mask_time_prob or self.config.mask_feature_prob:
+            self.augmentation = SpanMasking(self.config, dim)
+
+    def fill(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Fill the model, and the vector that stands for masked frames."""
+        super().fill(state, source)
+        if isinstance(self.augmentation, SpanMasking):
+            self.augmentation.load(state, source=source)
+
+    def unread(self) -> list[str]:
+        """Return patterns of the tensors that the model does not have."""
+        return ["masked_spec_embed", *super().unread()]
 
 
 def spans(length: int, width: int, prob: float, span: int, at_least: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,33 +15,20 @@ from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import (
     Wav2Vec2BertFeatureProjection,
 )
 
-from kikimimi import (
-    Combine,
-    Padded,
-    WeightsError,
-    WeightsFiles,
-    check_taps,
-    find_weights,
-    full_precision,
-    tiny_layers,
-)
-from kikimimi.weights import CONFIG_PATTERNS, load_state
-from kikimimi_encoders.checkpoint_config import build_config, read_config
-from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
-from kikimimi_encoders.ssl.masking import MaskingConfig, SpanMasking, masking_of
-from kikimimi_encoders.tapped_encoder import TappedEncoder
+from kikimimi import Padded, WeightsFiles, full_precision
+from kikimimi_encoders import pretrained
+from kikimimi_encoders.pretrained import SAMPLE_RATE, build_config, check_expected, read_config
+from kikimimi_encoders.ssl.masking import MaskedEncoder, MaskingConfig
 
-SAMPLE_RATE = 16000
 HOP = 160
 WINDOW = 400
 NUM_MELS = 80
 STACK = 2
 MIN_SAMPLES = WINDOW + HOP * (STACK - 1)
-TINY_LAYERS = 2
 
 
 @dataclass(kw_only=True, frozen=True)
-class Sizes:
+class Sizes(pretrained.Sizes):
     """Sizes of an encoder with random weights; the defaults are those of w2v-BERT 2.0."""
 
     dim: int = 1024
@@ -56,8 +43,8 @@ class Sizes:
     """Width of the causal depthwise convolutions [frames]; odd."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "dim", "num_layers", "num_heads", "ffn_dim", "kernel_size")
-        check_divisors(self, "num_heads")
+        super().__post_init__()
+        self.check_positive("kernel_size")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"sizes.kernel_size must be odd, not {self.kernel_size}")
 
@@ -119,7 +106,7 @@ class Wav2Vec2BertTransformer(nn.Module):
         return outputs
 
 
-class Wav2Vec2BertEncoder(TappedEncoder):
+class Wav2Vec2BertEncoder(MaskedEncoder):
     """w2v-BERT 2.0 (Seamless Communication 2023, arXiv 2312.05187).
 
     It equals transformers' `Wav2Vec2BertModel`. Frames are two of Kaldi's filter banks (25 ms every 10 ms)
@@ -135,66 +122,45 @@ class Wav2Vec2BertEncoder(TappedEncoder):
 
         weights: str = "facebook/w2v-bert-2.0"
         """A w2v-BERT 2.0 of transformers: a Hub id, a folder, `package:...`; or `random`."""
-        layers: list[int] | None = None
-        """Layers to read, from 0 (what enters the first block) up; None is the last. Those above are not
-        built."""
-        combine: Combine = "concat"
-        """What becomes of several layers: side by side, or a learned weighted sum."""
         sizes: Sizes | None = None
         """Sizes with `weights: random` (None: those of w2v-BERT 2.0); refused with any other weights."""
 
-        def __post_init__(self) -> None:
-            MaskingConfig.__post_init__(self)
-            check_taps(self.layers, self.combine)
-            check_read(self.weights, self.sizes)
-
     config: Config
-    sample_rate = SAMPLE_RATE
+    model: Wav2Vec2BertTransformer
+    name = "wav2vec2_bert"
+    sizes_class = Sizes
     frame_rate = SAMPLE_RATE / HOP / STACK
-    max_seconds = None
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        # The weights themselves are fetched by `load_weights`.
-        files = find_weights(config.weights, patterns=CONFIG_PATTERNS)
-        hf_config = _random_config(config.sizes or Sizes()) if files is None else _read_config(files)
-        self.tap(config, num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
-        self.model = Wav2Vec2BertTransformer(hf_config, last=self.taps.layers[-1])
-        self.augmentation = masking_of(config, hf_config.hidden_size)
+        super().__init__(config)
+        last = self.tap(num_layers=self.sizes.num_hidden_layers, dim=self.sizes.hidden_size)
+        self.model = Wav2Vec2BertTransformer(self.sizes, last)
+        self.mask(self.sizes.hidden_size)
 
-    @classmethod
-    def tiny_config(cls, config: Any | None = None) -> Config:
-        """Return a config of 2 blocks x 32 with random weights and else the options of `config`."""
-        given = cls.Config() if config is None else config
-        sizes = replace(given.sizes or Sizes(), dim=32, num_layers=TINY_LAYERS, num_heads=2, ffn_dim=64)
-        tiny: Wav2Vec2BertEncoder.Config = replace(
-            given, weights="random", sizes=sizes, layers=tiny_layers(given.layers, TINY_LAYERS)
+    def new_sizes(self, sizes: Sizes) -> Any:
+        """Return transformers' config."""
+        return Wav2Vec2BertConfig(
+            hidden_size=sizes.dim,
+            num_hidden_layers=sizes.num_layers,
+            num_attention_heads=sizes.num_heads,
+            intermediate_size=sizes.ffn_dim,
+            conv_depthwise_kernel_size=sizes.kernel_size,
         )
-        return tiny
 
-    def load_weights(self) -> None:
-        """Fill from safetensors of the bare model or of one with a head.
+    def read(self, files: WeightsFiles) -> Any:
+        """Read transformers' config.
 
         Raises:
-            WeightsError: The tensors do not fit.
+            WeightsError: It is another model, or has parts that are not built here.
         """
-        files = find_weights(self.config.weights)
-        if files is None:
-            return
-        state = files.state_dict("wav2vec2_bert.") or files.state_dict()
-        load_state(
-            self.model,
-            {name.removeprefix("encoder."): value for name, value in state.items()},
-            source=files.source,
-            ignore=["masked_spec_embed", *self.unread_layers()],
-        )
-        if isinstance(self.augmentation, SpanMasking):
-            self.augmentation.load(state, source=files.source)
+        config = read_config(files, self.name, "wav2vec2-bert")
+        check_expected(config, _FIXED, f"{files.source}: config.json", self.name)
+        return build_config(Wav2Vec2BertConfig, config, files.source)
 
-    def shard_classes(self) -> set[type[nn.Module]]:
-        """Return the class of the blocks; with `layers: [0]`, where there are none, of the projection."""
-        return {type(module) for module in self.model.layers} or {type(self.model.feature_projection)}
+    def state(self, files: WeightsFiles) -> dict[str, Tensor]:
+        """Read the tensors of the bare model or of one with a head."""
+        state = files.state_dict("wav2vec2_bert.") or files.state_dict()
+        return {name.removeprefix("encoder."): value for name, value in state.items()}
 
     def num_frames(self, num_samples: int) -> int:
         """Return the pairs of filter banks whose windows lie within the clip, at least 1."""
@@ -227,28 +193,9 @@ def stacked_fbank(clip: Tensor) -> Tensor:
         return banks[: len(banks) // STACK * STACK].reshape(-1, STACK * NUM_MELS)
 
 
-def _random_config(sizes: Sizes) -> Any:
-    return Wav2Vec2BertConfig(
-        hidden_size=sizes.dim,
-        num_hidden_layers=sizes.num_layers,
-        num_attention_heads=sizes.num_heads,
-        intermediate_size=sizes.ffn_dim,
-        conv_depthwise_kernel_size=sizes.kernel_size,
-    )
-
-
-def _read_config(files: WeightsFiles) -> Any:
-    config = read_config(files, "wav2vec2_bert", "wav2vec2-bert")
-    expected = {
-        "add_adapter": False,
-        "use_intermediate_ffn_before_adapter": False,
-        "position_embeddings_type": "relative_key",
-        "feature_projection_input_dim": STACK * NUM_MELS,
-    }
-    for option, value in expected.items():
-        if config.get(option, value) != value:
-            raise WeightsError(
-                f"{files.source}: config.json: {option} is {config[option]!r}, and only {value!r} is "
-                "built here"
-            )
-    return build_config(Wav2Vec2BertConfig, config, files.source)
+_FIXED = {
+    "add_adapter": False,
+    "use_intermediate_ffn_before_adapter": False,
+    "position_embeddings_type": "relative_key",
+    "feature_projection_input_dim": STACK * NUM_MELS,
+}

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
-from torch import nn
-
-from kikimimi import (
-    Combine,
-    ComponentConfig,
-    Padded,
-    WeightsError,
-    WeightsFiles,
-    check_taps,
-    find_weights,
-    tiny_layers,
-)
-from kikimimi.weights import CONFIG_PATTERNS
-from kikimimi_encoders.sizes import check_divisors, check_positive, check_read
+from kikimimi import Padded, WeightsError
+from kikimimi_encoders import pretrained
+from kikimimi_encoders.pretrained import SAMPLE_RATE, TINY_LAYERS, PretrainedConfig, PretrainedEncoder
 from kikimimi_encoders.spec_augment import SpecAugment, SpectrogramMasking
-from kikimimi_encoders.tapped_encoder import TappedEncoder
-from kikimimi_encoders.whisper.layers import WhisperEncoderLayer, WhisperTransformer, num_pairs
-from kikimimi_encoders.whisper.log_mel import HOP, SAMPLE_RATE, check_window, log_mel, num_mel_frames
-
-TINY_LAYERS = 2
+from kikimimi_encoders.whisper.layers import WhisperTransformer, num_pairs
+from kikimimi_encoders.whisper.log_mel import HOP, check_window, log_mel, num_mel_frames
 
 
 @dataclass(kw_only=True, frozen=True)
-class Sizes:
+class Sizes(pretrained.Sizes):
     """Sizes of a Whisper encoder with random weights; the defaults are those of Whisper base."""
 
     dim: int = 512
@@ -47,13 +32,13 @@ class Sizes:
     """Longest clip [frames of 20 ms]."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "dim", "num_layers", "num_heads", "ffn_dim", "num_mels", "num_positions")
-        check_divisors(self, "num_heads")
+        super().__post_init__()
+        self.check_positive("num_mels", "num_positions")
         if self.dim % 2 or self.dim < 4:
             raise ValueError(f"sizes.dim must be even and at least 4 (sines and cosines), not {self.dim}")
 
     @classmethod
-    def read(cls, config: Mapping[str, Any], source: str) -> Self:
+    def of_whisper(cls, config: Mapping[str, Any], source: str) -> Self:
         """Read sizes under their names in transformers' `WhisperConfig`.
 
         Raises:
@@ -61,23 +46,21 @@ class Sizes:
         """
         if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
             raise WeightsError(f"{source}: is not a plain Whisper (gelu, embeddings not scaled)")
-        try:
-            return cls(
-                dim=config["d_model"],
-                num_layers=config["encoder_layers"],
-                num_heads=config["encoder_attention_heads"],
-                ffn_dim=config["encoder_ffn_dim"],
-                num_mels=config["num_mel_bins"],
-                num_positions=config["max_source_positions"],
-            )
-        except KeyError as error:
-            raise WeightsError(f"{source}: config.json lacks {error}") from error
-        except ValueError as error:
-            raise WeightsError(f"{source}: config.json: {error}") from error
+        return cls.read(config, _NAMES, source)
+
+
+_NAMES = {
+    "dim": "d_model",
+    "num_layers": "encoder_layers",
+    "num_heads": "encoder_attention_heads",
+    "ffn_dim": "encoder_ffn_dim",
+    "num_mels": "num_mel_bins",
+    "num_positions": "max_source_positions",
+}
 
 
 @dataclass(kw_only=True, frozen=True)
-class WhisperConfig(ComponentConfig):
+class WhisperConfig(PretrainedConfig):
     """Options that the encoders of the family share."""
 
     weights: str = "random"
@@ -89,53 +72,49 @@ class WhisperConfig(ComponentConfig):
     layers: list[int] | None = None
     """Layers whose outputs are the frames (None: the last), as transformers' `hidden_states` counts them:
     0 is what enters the first layer, i what leaves the i-th, the last one's after the final norm."""
-    combine: Combine = "concat"
-    """What becomes of several layers: side by side, or a sum with learned weights."""
     spec_augment: SpecAugment | None = None
     """Masks over the spectrogram while training; None means none."""
 
     def __post_init__(self) -> None:
-        check_taps(self.layers, self.combine)
+        super().__post_init__()
         if self.pad not in ("none", "window"):
             raise ValueError(f"pad must be none or window, not {self.pad!r}")
-        check_read(self.weights, self.sizes)
 
 
-class WhisperFamilyEncoder(TappedEncoder):
+class WhisperFamilyEncoder(PretrainedEncoder):
     """Base of the encoders with Whisper's layers.
 
     Only the layers up to the highest that `layers` names are built, and loaded.
 
     Attributes:
-        name: Registered name.
-        sizes_class: What `sizes` is.
         pairs: Whether every two frames are averaged after the layers. Attention then stays within the clip's
             own frames, whatever the convolutions see after them.
-        patterns: Files from which the sizes are read.
     """
 
     Config = WhisperConfig
     fills_pieces = True
-    name: ClassVar[str]
-    sizes_class: ClassVar[type[Sizes]]
     pairs: ClassVar[bool]
-    patterns: ClassVar[tuple[str, ...]] = CONFIG_PATTERNS
+    sizes_class: ClassVar[type[Sizes]] = Sizes
+    tiny_sizes: ClassVar = {
+        "dim": 32,
+        "num_layers": TINY_LAYERS,
+        "num_heads": 2,
+        "ffn_dim": 64,
+        "num_positions": 1500,
+    }
+    stem = "conv1"
     config: WhisperConfig
-    sample_rate = SAMPLE_RATE
+    sizes: Sizes
+    model: WhisperTransformer
 
     def __init__(self, config: WhisperConfig) -> None:
-        super().__init__()
-        self.config = config
-        # The weights themselves are fetched by `load_weights`.
-        files = find_weights(config.weights, patterns=self.patterns)
-        self.sizes = (config.sizes or self.sizes_class()) if files is None else self.read_sizes(files)
+        super().__init__(config)
         self.max_seconds = self.sizes.num_positions * 2 * HOP / SAMPLE_RATE
         if config.pad == "window" and not self.pairs:
             self.padded_seconds = self.max_seconds
-        self.tap(config, num_layers=self.sizes.num_layers, dim=self.sizes.dim)
         if config.spec_augment is not None:
             self.augmentation = SpectrogramMasking(config.spec_augment, self.sizes.num_mels)
-        last = self.taps.layers[-1]
+        last = self.tap(num_layers=self.sizes.num_layers, dim=self.sizes.dim)
         self.model = WhisperTransformer(
             dim=self.sizes.dim,
             num_layers=last,
@@ -147,39 +126,20 @@ class WhisperFamilyEncoder(TappedEncoder):
             pairs=self.pairs,
         )
 
-    @abstractmethod
-    def read_sizes(self, files: WeightsFiles) -> Sizes:
-        """Read the sizes of a checkpoint.
-
-        Raises:
-            WeightsError: It is another model, or they are missing or impossible.
-        """
-
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Any:
-        """Return a config of 2 layers x 32 with random weights that pads, taps and masks as `config` does."""
-        given: Any = cls.Config() if config is None else config
-        if given.sizes is not None:
-            num_mels = given.sizes.num_mels
-        else:
-            # Those of the weights may be more than those of the defaults, and the masks be made for them.
-            masks = given.spec_augment
-            num_mels = max(cls.sizes_class.num_mels, 0 if masks is None else masks.freq_width)
-        return replace(
-            given,
-            weights="random",
-            sizes=cls.sizes_class(dim=32, num_layers=TINY_LAYERS, num_heads=2, ffn_dim=64, num_mels=num_mels),
-            layers=tiny_layers(given.layers, TINY_LAYERS),
-        )
+        """Return a config of 2 layers x 32 with random weights, and else the options of `config`."""
+        tiny = super().tiny_config(config)
+        if tiny.spec_augment is None:
+            return tiny
+        # The bands of the weights may be more than those of the defaults, and the masks be made for them.
+        num_mels = max(tiny.sizes.num_mels, tiny.spec_augment.freq_width)
+        return replace(tiny, sizes=replace(tiny.sizes, num_mels=num_mels))
 
     def unread(self) -> list[str]:
         """Return patterns of the tensors of a whole encoder that are not built."""
         norm = [] if self.model.layer_norm is not None else ["layer_norm.*"]
-        return [*self.unread_layers(), *norm]
-
-    def shard_classes(self) -> set[type[nn.Module]]:
-        """Return the encoder layer's class; where no layer is read, that of the convolutions."""
-        return {WhisperEncoderLayer if self.model.layers else nn.Conv1d}
+        return [*super().unread(), *norm]
 
     def num_frames(self, num_samples: int) -> int:
         """Return the frames of 20 ms that the clip touches, ceil(ceil(S / 160) / 2), or their pairs."""

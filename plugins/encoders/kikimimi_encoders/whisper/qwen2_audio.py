@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from kikimimi import WeightsError, WeightsFiles, find_weights, listing
-from kikimimi.weights import load_state
+from kikimimi import WeightsFiles
+from kikimimi_encoders.pretrained import SAMPLE_RATE, read_config
 from kikimimi_encoders.whisper.family import Sizes, WhisperConfig, WhisperFamilyEncoder
-from kikimimi_encoders.whisper.log_mel import HOP, SAMPLE_RATE
-
-_PREFIXES = {
-    "qwen2_audio": ("audio_tower.", "model.audio_tower."),
-    "qwen2_audio_encoder": ("",),
-    "whisper": ("model.encoder.", "encoder."),
-}
-"""Where the encoder's tensors stand in a checkpoint, by the model's type."""
+from kikimimi_encoders.whisper.log_mel import HOP
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -69,32 +62,16 @@ class Qwen2AudioEncoder(WhisperFamilyEncoder):
     pairs = True
     frame_rate = SAMPLE_RATE / HOP / 4
 
-    def read_sizes(self, files: WeightsFiles) -> Qwen2AudioSizes:
+    # Inside a whole model as published, or as transformers names it in memory; in a Whisper; or alone.
+    prefixes = ("audio_tower.", "model.audio_tower.", "model.encoder.", "encoder.", "")
+
+    def read(self, files: WeightsFiles) -> Qwen2AudioSizes:
         """Read the sizes from `config.json`.
 
         Raises:
             WeightsError: It is another model, or they are missing or impossible.
         """
-        config: dict[str, Any] = files.read_json("config.json")
-        found = config.get("model_type")
-        if found not in _PREFIXES:
-            raise WeightsError(
-                f"{files.source}: is a {found!r} model; encoder 'qwen2_audio' takes {listing(_PREFIXES)}"
-            )
-        if found == "qwen2_audio":
+        config = read_config(files, self.name, "qwen2_audio", "qwen2_audio_encoder", "whisper")
+        if config["model_type"] == "qwen2_audio":
             config = config.get("audio_config") or {}
-        return Qwen2AudioSizes.read(config, files.source)
-
-    def load_weights(self) -> None:
-        """Fill from safetensors, of the encoder's tensors only.
-
-        Raises:
-            WeightsError: The tensors do not fit.
-        """
-        files = find_weights(self.config.weights)
-        if files is None:
-            return
-        # The encoder alone, or inside a whole model: as published, or as transformers names it in memory.
-        prefixes = _PREFIXES[files.read_json("config.json")["model_type"]]
-        state = next((state for prefix in prefixes if (state := files.state_dict(prefix))), {})
-        load_state(self.model, state, source=files.source, ignore=self.unread())
+        return Qwen2AudioSizes.of_whisper(config, files.source)

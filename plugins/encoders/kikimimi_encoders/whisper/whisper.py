@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kikimimi import WeightsFiles, find_weights
-from kikimimi.weights import CONFIG_PATTERNS, DEFAULT_PATTERNS, load_state
-from kikimimi_encoders.checkpoint_config import read_config
+from torch import Tensor
+
+from kikimimi import WeightsFiles
+from kikimimi.weights import CONFIG_PATTERNS, DEFAULT_PATTERNS
+from kikimimi_encoders.pretrained import SAMPLE_RATE, read_config
 from kikimimi_encoders.whisper.ctranslate2 import (
     MODEL,
     encoder_sizes,
@@ -15,7 +17,7 @@ from kikimimi_encoders.whisper.ctranslate2 import (
     open_whisper,
 )
 from kikimimi_encoders.whisper.family import Sizes as Sizes, WhisperConfig, WhisperFamilyEncoder
-from kikimimi_encoders.whisper.log_mel import HOP, SAMPLE_RATE
+from kikimimi_encoders.whisper.log_mel import HOP
 
 
 class WhisperEncoder(WhisperFamilyEncoder):
@@ -38,34 +40,24 @@ class WhisperEncoder(WhisperFamilyEncoder):
         `random`."""
 
     name = "whisper"
-    sizes_class = Sizes
     pairs = False
     # A CTranslate2 file states its sizes itself.
-    patterns = (*CONFIG_PATTERNS, MODEL)
+    config_patterns = (*CONFIG_PATTERNS, MODEL)
+    weight_patterns = (*DEFAULT_PATTERNS, MODEL)
+    # WhisperForConditionalGeneration, or WhisperModel.
+    prefixes = ("model.encoder.", "encoder.")
     frame_rate = SAMPLE_RATE / HOP / 2
 
-    def read_sizes(self, files: WeightsFiles) -> Sizes:
+    def read(self, files: WeightsFiles) -> Sizes:
         """Read the sizes from `config.json`, or from a CTranslate2 file.
 
         Raises:
             WeightsError: It is another model, or they are missing or impossible.
         """
         if is_ctranslate2(files):
-            return Sizes.read(encoder_sizes(open_whisper(files)), files.source)
-        return Sizes.read(read_config(files, self.name, "whisper"), files.source)
+            return Sizes.of_whisper(encoder_sizes(open_whisper(files)), files.source)
+        return Sizes.of_whisper(read_config(files, self.name, "whisper"), files.source)
 
-    def load_weights(self) -> None:
-        """Fill from safetensors (of the encoder's tensors only) or from a CTranslate2 file.
-
-        Raises:
-            WeightsError: The tensors do not fit.
-        """
-        files = find_weights(self.config.weights, patterns=(*DEFAULT_PATTERNS, MODEL))
-        if files is None:
-            return
-        if is_ctranslate2(files):
-            state = encoder_state(open_whisper(files))
-        else:
-            # WhisperForConditionalGeneration, or WhisperModel.
-            state = files.state_dict("model.encoder.") or files.state_dict("encoder.")
-        load_state(self.model, state, source=files.source, ignore=self.unread())
+    def state(self, files: WeightsFiles) -> dict[str, Tensor]:
+        """Read the encoder's tensors from safetensors or from a CTranslate2 file."""
+        return encoder_state(open_whisper(files)) if is_ctranslate2(files) else super().state(files)
