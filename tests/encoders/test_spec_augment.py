@@ -114,13 +114,13 @@ def test_the_number_of_masks() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_freq_masks": -1}, "num_freq_masks must be at least 0, not -1"),
-        ({"num_time_masks": -1}, "num_time_masks must be at least 0, not -1"),
-        ({"freq_width": 0}, "freq_width must be at least 1, not 0"),
-        ({"time_width": 0}, "time_width must be at least 1, not 0"),
+        ({"num_freq_masks": -1}, "num_freq_masks: must be at least 0, not -1"),
+        ({"num_time_masks": -1}, "num_time_masks: must be at least 0, not -1"),
+        ({"freq_width": 0}, "freq_width: must be at least 1, not 0"),
+        ({"time_width": 0}, "time_width: must be at least 1, not 0"),
         ({"num_freq_masks": 0, "num_time_masks": 0}, "are both 0; leave out spec_augment instead"),
-        ({"max_time_fraction": 0.0}, "max_time_fraction must be above 0 and at most 1, not 0.0"),
-        ({"max_time_fraction": 1.5}, "max_time_fraction must be above 0 and at most 1, not 1.5"),
+        ({"max_time_fraction": 0.0}, "max_time_fraction: must be above 0 and at most 1, not 0.0"),
+        ({"max_time_fraction": 1.5}, "max_time_fraction: must be above 0 and at most 1, not 1.5"),
     ],
 )
 def test_refuses_options(options: dict[str, Any], message: str) -> None:

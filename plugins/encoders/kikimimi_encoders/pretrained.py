@@ -14,6 +14,8 @@ from kikimimi import (
     Combine,
     ComponentConfig,
     Encoder,
+    Options,
+    PositiveInt,
     Taps,
     WeightsError,
     WeightsFiles,
@@ -28,31 +30,20 @@ TINY_LAYERS = 2
 
 
 @dataclass(kw_only=True, frozen=True)
-class Sizes:
+class Sizes(Options):
     """Sizes that every encoder with random weights has."""
 
-    dim: int = 768
+    dim: PositiveInt = 768
     """Width E of the frames."""
-    num_layers: int = 12
+    num_layers: PositiveInt = 12
     """Layers."""
-    num_heads: int = 12
+    num_heads: PositiveInt = 12
     """Attention heads; they divide `dim`."""
-    ffn_dim: int = 3072
+    ffn_dim: PositiveInt = 3072
     """Inner width of the feed-forward network."""
 
     def __post_init__(self) -> None:
-        self.check_positive("dim", "num_layers", "num_heads", "ffn_dim")
         self.check_divisors("num_heads")
-
-    def check_positive(self, *names: str) -> None:
-        """Check that the fields of these names are at least 1.
-
-        Raises:
-            ValueError: One is not.
-        """
-        for name in names:
-            if getattr(self, name) < 1:
-                raise ValueError(f"sizes.{name} must be at least 1, not {getattr(self, name)}")
 
     def check_divisors(self, *names: str) -> None:
         """Check that the fields of these names divide the width, `dim`.

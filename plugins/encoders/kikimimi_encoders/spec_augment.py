@@ -4,40 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor, nn
+
+from kikimimi import NonNegativeInt, Options, PositiveInt
 
 
 @dataclass(kw_only=True, frozen=True)
-class SpecAugment:
+class SpecAugment(Options):
     """Masks of Park et al. 2019 (arXiv 1904.08779, section 2), without the time warping.
 
     The defaults are the paper's policy "Switchboard strong" (its table 1).
     """
 
-    num_freq_masks: int = 2
+    num_freq_masks: NonNegativeInt = 2
     """Masks over mel bands for each clip."""
-    freq_width: int = 27
+    freq_width: PositiveInt = 27
     """Widest mask over mel bands [bands]; each mask's width is drawn uniformly from 0 to this."""
-    num_time_masks: int = 2
+    num_time_masks: NonNegativeInt = 2
     """Masks over time for each clip."""
-    time_width: int = 70
+    time_width: PositiveInt = 70
     """Widest mask over time [spectrogram frames, of 10 ms as a rule]; each mask's width is drawn uniformly
     from 0 to this."""
-    max_time_fraction: float = 0.2
+    max_time_fraction: Annotated[float, Gt(0), Le(1)] = 0.2
     """Widest mask over time as a fraction of the clip's own length, above 0 and at most 1 (the paper's p)."""
 
     def __post_init__(self) -> None:
-        for masks, width in (("num_freq_masks", "freq_width"), ("num_time_masks", "time_width")):
-            if getattr(self, masks) < 0:
-                raise ValueError(f"{masks} must be at least 0, not {getattr(self, masks)}")
-            if getattr(self, width) < 1:
-                raise ValueError(f"{width} must be at least 1, not {getattr(self, width)}")
         if self.num_freq_masks == 0 and self.num_time_masks == 0:
             raise ValueError("num_freq_masks and num_time_masks are both 0; leave out spec_augment instead")
-        if not 0 < self.max_time_fraction <= 1:
-            raise ValueError(f"max_time_fraction must be above 0 and at most 1, not {self.max_time_fraction}")
 
 
 class SpectrogramMasking(nn.Module):

@@ -410,11 +410,11 @@ def test_refuses_a_layer_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"conv_pos": 0}, "sizes.conv_pos must be at least 1, not 0"),
+        ({"conv_pos": 0}, "conv_pos: must be at least 1, not 0"),
         ({"num_heads": 7}, r"sizes.num_heads \(7\) must divide sizes.dim \(768\)"),
         ({"conv_pos_groups": 5}, r"sizes.conv_pos_groups \(5\) must divide sizes.dim \(768\)"),
         ({"patch_dim": 768}, r"sizes.patch_dim must differ from sizes.dim \(768\)"),
-        ({"num_buckets": 6}, "sizes.num_buckets must be a multiple of 4, not 6"),
+        ({"num_buckets": 6}, "num_buckets: must be at least 4 and a multiple of 4, not 6"),
         ({"max_distance": 80}, r"sizes.max_distance must be above sizes.num_buckets / 4 \(80\), not 80"),
     ],
 )

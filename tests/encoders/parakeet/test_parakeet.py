@@ -320,13 +320,13 @@ def test_refuses_options(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"num_layers": 0}, "sizes.num_layers must be at least 1, not 0"),
+        ({"num_layers": 0}, "num_layers: must be at least 1, not 0"),
         ({"num_heads": 7}, r"sizes.num_heads \(7\) must divide sizes.dim \(1024\)"),
-        ({"dim": 33, "num_heads": 3}, "sizes.dim must be even"),
-        ({"kernel_size": 8}, "sizes.kernel_size must be odd and at least 1, not 8"),
+        ({"dim": 33, "num_heads": 3}, "dim: must be at least 2 and a multiple of 2"),
+        ({"kernel_size": 8}, "sizes.kernel_size must be odd, not 8"),
         ({"subsampling": 6}, "sizes.subsampling must be 2, 4, 8, ..., not 6"),
         ({"num_mels": 84}, r"sizes.num_mels \(84\) must be a multiple of sizes.subsampling \(8\)"),
-        ({"dropout": 1.0}, "sizes.dropout must be at least 0 and below 1, not 1.0"),
+        ({"dropout": 1.0}, "dropout: must be at least 0 and below 1, not 1.0"),
     ],
 )
 def test_refuses_sizes(sizes: dict[str, Any], message: str) -> None:

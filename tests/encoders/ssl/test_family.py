@@ -443,9 +443,9 @@ def test_a_layer_that_is_not_there_is_refused(tmp_path: Path) -> None:
             "sizes is read only with weights: random, not with 'facebook/hubert-base-ls960'",
         ),
         ({"layers": []}, "layers must name at least one layer"),
-        ({"mask_time_prob": 1.0}, "mask_time_prob must be at least 0 and below 1, not 1.0"),
-        ({"mask_feature_prob": -0.1}, "mask_feature_prob must be at least 0"),
-        ({"mask_time_prob": 0.1, "mask_time_length": 0}, "mask_time_length must be at least 1, not 0"),
+        ({"mask_time_prob": 1.0}, "mask_time_prob: must be at least 0 and below 1, not 1.0"),
+        ({"mask_feature_prob": -0.1}, "mask_feature_prob: must be at least 0"),
+        ({"mask_time_prob": 0.1, "mask_time_length": 0}, "mask_time_length: must be at least 1, not 0"),
         ({"mask_feature_length": 64}, "mask_feature_length is read only with mask_feature_prob above 0"),
     ],
 )
@@ -457,10 +457,10 @@ def test_refuses_options(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"num_layers": 0}, "sizes.num_layers must be at least 1, not 0"),
+        ({"num_layers": 0}, "num_layers: must be at least 1, not 0"),
         ({"num_heads": 7}, r"sizes.num_heads \(7\) must divide sizes.dim \(768\)"),
         ({"position_groups": 7}, r"sizes.position_groups \(7\) must divide sizes.dim \(768\)"),
-        ({"conv_norm": "batch"}, "sizes.conv_norm must be group or layer, not 'batch'"),
+        ({"conv_norm": "batch"}, "conv_norm: 'batch' is not one of"),
     ],
 )
 def test_refuses_sizes(sizes: dict[str, Any], message: str) -> None:

@@ -20,7 +20,6 @@ from kikimimi.testing import Check, parametrize_checks
 from kikimimi_encoders.ssl.masking import SpanMasking
 from kikimimi_encoders.ssl.wav2vec2_bert import (
     NUM_MELS,
-    SAMPLE_RATE,
     Sizes,
     Wav2Vec2BertEncoder,
     stacked_fbank,
@@ -171,7 +170,7 @@ def test_refuses_options(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"num_layers": 0}, "sizes.num_layers must be at least 1, not 0"),
+        ({"num_layers": 0}, "num_layers: must be at least 1, not 0"),
         ({"num_heads": 7}, r"sizes.num_heads \(7\) must divide sizes.dim \(1024\)"),
         ({"kernel_size": 30}, "sizes.kernel_size must be odd, not 30"),
     ],

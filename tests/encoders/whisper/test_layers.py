@@ -185,7 +185,7 @@ def test_layers_above_the_highest_tap_are_left_out_and_nothing_else(tmp_path: Pa
         ({"layers": []}, "layers must name at least one layer"),
         ({"layers": [2, 1]}, r"in ascending order, each once, not \[2, 1\]"),
         ({"combine": "weighted_sum"}, "combine is read only with two or more layers"),
-        ({"combine": "sum"}, "combine must be concat or weighted_sum, not 'sum'"),
+        ({"combine": "sum"}, "combine: 'sum' is not one of concat, weighted_sum"),
         ({"layers": [1, 5]}, "layers names layer 5, and the encoder has 4"),
         ({"spec_augment": SpecAugment(freq_width=81)}, "spec_augment.freq_width must be at most 80"),
     ],

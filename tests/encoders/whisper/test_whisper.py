@@ -270,9 +270,9 @@ def test_refuses_options(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"num_layers": 0}, "sizes.num_layers must be at least 1, not 0"),
+        ({"num_layers": 0}, "num_layers: must be at least 1, not 0"),
         ({"num_heads": 7}, r"sizes.num_heads \(7\) must divide sizes.dim \(512\)"),
-        ({"dim": 33, "num_heads": 3}, "sizes.dim must be even and at least 4"),
+        ({"dim": 33, "num_heads": 3}, "dim: must be at least 4 and a multiple of 2"),
     ],
 )
 def test_refuses_sizes(sizes: dict[str, int], message: str) -> None:

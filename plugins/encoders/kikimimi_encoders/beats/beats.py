@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torchaudio.compliance.kaldi
+from annotated_types import Ge, MultipleOf
 from torch import Tensor, nn
 
-from kikimimi import Padded, WeightsError, WeightsFiles, full_precision
+from kikimimi import Padded, PositiveInt, WeightsError, WeightsFiles, full_precision
 from kikimimi_encoders import pretrained
 from kikimimi_encoders.beats.layers import NUM_MELS, PATCH, BEATsModel
 from kikimimi_encoders.pretrained import (
@@ -31,25 +32,22 @@ _MEAN, _STD = 15.41663, 6.55582
 class Sizes(pretrained.Sizes):
     """Sizes of a BEATs with random weights; the defaults are those of the published models."""
 
-    patch_dim: int = 512
+    patch_dim: PositiveInt = 512
     """Width of the patches before they are projected to `dim`; another one than that."""
-    conv_pos: int = 128
+    conv_pos: PositiveInt = 128
     """Kernel of the convolutional positions [patches]."""
-    conv_pos_groups: int = 16
+    conv_pos_groups: PositiveInt = 16
     """Groups of that convolution; they divide `dim`."""
-    num_buckets: int = 320
+    num_buckets: Annotated[int, Ge(4), MultipleOf(4)] = 320
     """Buckets of relative distances; a multiple of 4."""
-    max_distance: int = 800
+    max_distance: PositiveInt = 800
     """Distance from which on all fall in the last bucket [patches]; above `num_buckets` / 4."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("patch_dim", "conv_pos", "conv_pos_groups")
         self.check_divisors("conv_pos_groups")
         if self.patch_dim == self.dim:
             raise ValueError(f"sizes.patch_dim must differ from sizes.dim ({self.dim})")
-        if self.num_buckets < 4 or self.num_buckets % 4:
-            raise ValueError(f"sizes.num_buckets must be a multiple of 4, not {self.num_buckets}")
         if self.max_distance <= self.num_buckets // 4:
             raise ValueError(
                 f"sizes.max_distance must be above sizes.num_buckets / 4 ({self.num_buckets // 4}), not "
@@ -86,11 +84,6 @@ class BEATsEncoder(PretrainedEncoder):
         it is left out as in the reference. A clip shorter than one row is filled up either way."""
         sizes: Sizes | None = None
         """Sizes with `weights: random` (None: the published ones); refused with any other weights."""
-
-        def __post_init__(self) -> None:
-            PretrainedConfig.__post_init__(self)
-            if self.remainder not in ("pad", "drop"):
-                raise ValueError(f"remainder must be pad or drop, not {self.remainder!r}")
 
     config: Config
     sizes: Sizes

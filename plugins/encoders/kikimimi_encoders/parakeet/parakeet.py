@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Ge, MultipleOf
 from transformers import ParakeetEncoderConfig
 
-from kikimimi import Padded, WeightsError, WeightsFiles
+from kikimimi import Padded, PositiveInt, Probability, WeightsError, WeightsFiles
 from kikimimi_encoders import pretrained
 from kikimimi_encoders.parakeet.log_mel import (
     FFT,
@@ -38,41 +39,36 @@ MODEL_TYPES = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
 class Sizes(pretrained.Sizes):
     """Sizes of an encoder with random weights; the defaults are those of Parakeet CTC 1.1B."""
 
-    dim: int = 1024
+    dim: Annotated[int, Ge(2), MultipleOf(2)] = 1024
     """Width E of the frames; even."""
-    num_layers: int = 42
+    num_layers: PositiveInt = 42
     """Conformer blocks."""
-    num_heads: int = 8
+    num_heads: PositiveInt = 8
     """Attention heads; they divide `dim`."""
-    ffn_dim: int = 4096
+    ffn_dim: PositiveInt = 4096
     """Inner width of both feed-forward networks of a block."""
-    kernel_size: int = 9
+    kernel_size: PositiveInt = 9
     """Width of the depthwise convolutions [frames]; odd."""
-    num_mels: int = 80
+    num_mels: PositiveInt = 80
     """Mel bands of the spectrogram; a multiple of `subsampling`."""
-    subsampling: int = 8
+    subsampling: Annotated[int, Ge(2)] = 8
     """Mel frames of 10 ms that become one frame: a power of 2."""
-    subsampling_channels: int = 256
+    subsampling_channels: PositiveInt = 256
     """Channels of the convolutions that subsample."""
-    dropout: float = 0.1
+    dropout: Probability = 0.1
     """Dropout while training: of what enters the blocks, in attention and in the feed-forward networks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("num_mels", "subsampling_channels")
-        if self.dim % 2:
-            raise ValueError(f"sizes.dim must be even (sines and cosines), not {self.dim}")
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ValueError(f"sizes.kernel_size must be odd and at least 1, not {self.kernel_size}")
-        if self.subsampling < 2 or self.subsampling & (self.subsampling - 1):
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"sizes.kernel_size must be odd, not {self.kernel_size}")
+        if self.subsampling & (self.subsampling - 1):
             raise ValueError(f"sizes.subsampling must be 2, 4, 8, ..., not {self.subsampling}")
         if self.num_mels % self.subsampling:
             raise ValueError(
                 f"sizes.num_mels ({self.num_mels}) must be a multiple of sizes.subsampling "
                 f"({self.subsampling})"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"sizes.dropout must be at least 0 and below 1, not {self.dropout}")
 
 
 class ParakeetEncoder(PretrainedEncoder):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from kikimimi import Padded, WeightsError, WeightsFiles
+from kikimimi import Padded, PositiveInt, WeightsError, WeightsFiles
 from kikimimi_encoders import pretrained
 from kikimimi_encoders.pretrained import SAMPLE_RATE, build_config, read_config
 from kikimimi_encoders.ssl.masking import MaskedEncoder, MaskingConfig
@@ -21,21 +21,18 @@ from kikimimi_encoders.ssl.model import Family, SpeechTransformer
 class Sizes(pretrained.Sizes):
     """Sizes of an encoder with random weights; the defaults are those of the base models."""
 
-    conv_dim: int = 512
+    conv_dim: PositiveInt = 512
     """Channels of each of the seven convolutions."""
     conv_norm: Literal["group", "layer"] = "group"
     """Norm in the convolutions: of each channel over time after the first (base), or after each (large)."""
     pre_norm: bool = False
     """Whether layers norm what enters them (large) rather than what leaves them (base)."""
-    position_groups: int = 16
+    position_groups: PositiveInt = 16
     """Groups of the positional convolution; they divide `dim`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("conv_dim", "position_groups")
         self.check_divisors("position_groups")
-        if self.conv_norm not in ("group", "layer"):
-            raise ValueError(f"sizes.conv_norm must be group or layer, not {self.conv_norm!r}")
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kikimimi import Padded, WeightsError
+from kikimimi import Padded, PositiveInt, Probability, WeightsError
 from kikimimi.weights import load_state
 from kikimimi_encoders.pretrained import PretrainedConfig, PretrainedEncoder
 
@@ -21,23 +21,19 @@ MIN_TIME_SPANS = 2
 class MaskingConfig(PretrainedConfig):
     """Options of an encoder whose frames are masked while it trains."""
 
-    mask_time_prob: float = 0.0
+    mask_time_prob: Probability = 0.0
     """Share of the frames that spans of a learned vector replace in training; spans may overlap."""
-    mask_time_length: int = 10
+    mask_time_length: PositiveInt = 10
     """Length of such a span [frames]; read only with `mask_time_prob`."""
-    mask_feature_prob: float = 0.0
+    mask_feature_prob: Probability = 0.0
     """Share of the channels that spans set to zero in training; spans may overlap."""
-    mask_feature_length: int = 10
+    mask_feature_length: PositiveInt = 10
     """Length of such a span [channels]; read only with `mask_feature_prob`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for kind in ("time", "feature"):
             prob, length = getattr(self, f"mask_{kind}_prob"), getattr(self, f"mask_{kind}_length")
-            if not 0 <= prob < 1:
-                raise ValueError(f"mask_{kind}_prob must be at least 0 and below 1, not {prob}")
-            if length < 1:
-                raise ValueError(f"mask_{kind}_length must be at least 1, not {length}")
             if not prob and length != 10:
                 raise ValueError(f"mask_{kind}_length is read only with mask_{kind}_prob above 0")
 

@@ -15,7 +15,7 @@ from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import (
     Wav2Vec2BertFeatureProjection,
 )
 
-from kikimimi import Padded, WeightsFiles, full_precision
+from kikimimi import Padded, PositiveInt, WeightsFiles, full_precision
 from kikimimi_encoders import pretrained
 from kikimimi_encoders.pretrained import SAMPLE_RATE, build_config, check_expected, read_config
 from kikimimi_encoders.ssl.masking import MaskedEncoder, MaskingConfig
@@ -31,20 +31,19 @@ MIN_SAMPLES = WINDOW + HOP * (STACK - 1)
 class Sizes(pretrained.Sizes):
     """Sizes of an encoder with random weights; the defaults are those of w2v-BERT 2.0."""
 
-    dim: int = 1024
+    dim: PositiveInt = 1024
     """Width E of the frames."""
-    num_layers: int = 24
+    num_layers: PositiveInt = 24
     """Conformer blocks."""
-    num_heads: int = 16
+    num_heads: PositiveInt = 16
     """Attention heads; they divide `dim`."""
-    ffn_dim: int = 4096
+    ffn_dim: PositiveInt = 4096
     """Inner width of both feed-forward networks of a block."""
-    kernel_size: int = 31
+    kernel_size: PositiveInt = 31
     """Width of the causal depthwise convolutions [frames]; odd."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("kernel_size")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"sizes.kernel_size must be odd, not {self.kernel_size}")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from kikimimi import Padded, WeightsError
+from annotated_types import Ge, MultipleOf
+
+from kikimimi import Padded, PositiveInt, WeightsError
 from kikimimi_encoders import pretrained
 from kikimimi_encoders.pretrained import SAMPLE_RATE, TINY_LAYERS, PretrainedConfig, PretrainedEncoder
 from kikimimi_encoders.spec_augment import SpecAugment, SpectrogramMasking
@@ -18,24 +20,18 @@ from kikimimi_encoders.whisper.log_mel import HOP, check_window, log_mel, num_me
 class Sizes(pretrained.Sizes):
     """Sizes of a Whisper encoder with random weights; the defaults are those of Whisper base."""
 
-    dim: int = 512
+    dim: Annotated[int, Ge(4), MultipleOf(2)] = 512
     """Width E of the frames; even."""
-    num_layers: int = 6
+    num_layers: PositiveInt = 6
     """Transformer layers."""
-    num_heads: int = 8
+    num_heads: PositiveInt = 8
     """Attention heads; they divide `dim`."""
-    ffn_dim: int = 2048
+    ffn_dim: PositiveInt = 2048
     """Inner width of the feed-forward network."""
-    num_mels: int = 80
+    num_mels: PositiveInt = 80
     """Mel bands of the spectrogram (80; 128 in large-v3)."""
-    num_positions: int = 1500
+    num_positions: PositiveInt = 1500
     """Longest clip [frames of 20 ms]."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_positive("num_mels", "num_positions")
-        if self.dim % 2 or self.dim < 4:
-            raise ValueError(f"sizes.dim must be even and at least 4 (sines and cosines), not {self.dim}")
 
     @classmethod
     def of_whisper(cls, config: Mapping[str, Any], source: str) -> Self:
@@ -74,11 +70,6 @@ class WhisperConfig(PretrainedConfig):
     0 is what enters the first layer, i what leaves the i-th, the last one's after the final norm."""
     spec_augment: SpecAugment | None = None
     """Masks over the spectrogram while training; None means none."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pad not in ("none", "window"):
-            raise ValueError(f"pad must be none or window, not {self.pad!r}")
 
 
 class WhisperFamilyEncoder(PretrainedEncoder):

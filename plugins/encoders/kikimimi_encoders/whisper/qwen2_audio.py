@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from kikimimi import WeightsFiles
+from annotated_types import Ge, MultipleOf
+
+from kikimimi import PositiveInt, WeightsFiles
 from kikimimi_encoders.pretrained import SAMPLE_RATE, read_config
 from kikimimi_encoders.whisper.family import Sizes, WhisperConfig, WhisperFamilyEncoder
 from kikimimi_encoders.whisper.log_mel import HOP
@@ -15,17 +17,17 @@ from kikimimi_encoders.whisper.log_mel import HOP
 class Qwen2AudioSizes(Sizes):
     """Sizes of a Qwen2-Audio encoder with random weights; the defaults are those of Qwen2-Audio-7B."""
 
-    dim: int = 1280
+    dim: Annotated[int, Ge(4), MultipleOf(2)] = 1280
     """Width E of the frames; even."""
-    num_layers: int = 32
+    num_layers: PositiveInt = 32
     """Transformer layers."""
-    num_heads: int = 20
+    num_heads: PositiveInt = 20
     """Attention heads; they divide `dim`."""
-    ffn_dim: int = 5120
+    ffn_dim: PositiveInt = 5120
     """Inner width of the feed-forward network."""
-    num_mels: int = 128
+    num_mels: PositiveInt = 128
     """Mel bands of the spectrogram."""
-    num_positions: int = 1500
+    num_positions: PositiveInt = 1500
     """Longest clip [frames of 20 ms]."""
 
 
