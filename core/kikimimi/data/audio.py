@@ -2,22 +2,27 @@
 
 libsndfile (through soundfile) decodes; torchaudio resamples, and is imported only when rates differ. What
 cannot be used whole is an error: a file that breaks off in the middle is never taken for a shorter one.
+
+Bytes are given to libsndfile as a file that it reads by itself. It also takes any object with `read` and
+`seek`, and calls back for every block; but what a signal raises in such a call is lost, and so is the clip:
+nothing stops, and a good clip is taken for a broken one.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.data.memory_file import memory_file, whole
 from kikimimi.errors import AudioError, RequestError
 
 AUDIO_SUFFIXES = ("flac", "mp3", "ogg", "opus", "wav")
@@ -230,3 +235,32 @@ def _header(file: Any, name: str) -> tuple[float, int, int]:
     if seconds < MIN_SECONDS:
         raise AudioError(f"{name}: {seconds * 1000:.1f} ms long; the shortest is {MIN_SECONDS * 1000:.0f} ms")
     return seconds, rate, int(file.channels)
+
+
+@contextmanager
+def memory_file(content: bytes = b"") -> Iterator[int]:
+    """Open a file that has no name and is gone in the end: in memory where the system knows such files.
+
+    Args:
+        content: What it holds.
+
+    Yields:
+        Its descriptor, at the beginning.
+    """
+    with (
+        os.fdopen(os.memfd_create("kikimimi"), "w+b", buffering=0)
+        if hasattr(os, "memfd_create")
+        else tempfile.TemporaryFile(buffering=0)
+    ) as file:
+        left = memoryview(content)
+        while left:
+            left = left[cast(int, file.write(left)) :]  # the system takes 2 GiB at a time
+        file.seek(0)
+        yield file.fileno()
+
+
+def whole(descriptor: int) -> bytes:
+    """Return all that a memory file holds."""
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        file.seek(0)
+        return file.read()

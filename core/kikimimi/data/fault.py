@@ -25,7 +25,7 @@ class FaultLog:
 
     Args:
         path: The file; records that stand there from an earlier start are not listed twice.
-        policy: Of the stage.
+        policy: What the stage allows.
     """
 
     def __init__(self, path: Path, policy: Faults) -> None:

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.data.audio import within_full_scale
-from kikimimi.data.memory_file import memory_file, whole
+from kikimimi.data.audio import memory_file, whole, within_full_scale
 from kikimimi.errors import RequestError
 
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)

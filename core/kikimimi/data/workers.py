@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from kikimimi.errors import DataError
 
 # Spawned, not forked: a fork copies the locks of threads that torch, a voice or a progress bar has started.
-CONTEXT = multiprocessing.get_context("spawn")
+SPAWNING = multiprocessing.get_context("spawn")
 """Makes the processes, and what they share."""
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Done = TypeVar("_Done")
 
 
 def start_pool(
@@ -32,10 +32,10 @@ def start_pool(
         prepare: Is called in each of them first; a function of a module, so that they find it.
         arguments: What it is called with.
     """
-    return ProcessPoolExecutor(workers, CONTEXT, _start, (prepare, arguments))
+    return ProcessPoolExecutor(workers, SPAWNING, _start, (prepare, arguments))
 
 
-def in_order(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
+def in_order(work: Callable[[_Item], _Done], tasks: Sequence[_Item], workers: int) -> Iterator[_Done]:
     """Yield the results of `work` in the order of the tasks.
 
     Args:

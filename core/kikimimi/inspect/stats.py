@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi.data.shards.index import LeftOut
-from kikimimi.data.shards.record import UNKNOWN
+from kikimimi.data.shards.record import UNNAMED
 from kikimimi.data.shards.shards import NameColumn, Shards
 from kikimimi.errors import RequestError
 from kikimimi.inspect.distribution import Distribution, distribution
@@ -35,7 +35,7 @@ class Subset:
     """Records that share a language or a licence.
 
     Attributes:
-        name: The language or licence, or `UNKNOWN`.
+        name: The language or licence, or `UNNAMED`.
         records: How many.
         seconds: Their audio [s].
         characters: Their text [characters].
@@ -53,7 +53,7 @@ class Suspect:
 
     Attributes:
         where: Shard, byte and key.
-        language: Its language, or `UNKNOWN`.
+        language: Its language, or `UNNAMED`.
         seconds: Its audio [s].
         characters: Its text [characters].
         rate: Their ratio [characters/s].
@@ -179,13 +179,13 @@ def _joined(parts: list[Shards], column: str) -> NDArray[Any]:
 
 
 def _codes(parts: list[Shards], column: str) -> tuple[NDArray[np.int64], list[str]]:
-    """Return codes that mean the same in all parts, and their names, `UNKNOWN` among them."""
+    """Return codes that mean the same in all parts, and their names, `UNNAMED` among them."""
     joined = NameColumn()
     for part in parts:
         joined.append(getattr(part, column), getattr(part, f"{column[:-1]}_names"))
     found, codes = joined.finish()
-    names = [*found, *({UNKNOWN} - {*found})]
-    return np.where(codes < 0, names.index(UNKNOWN), codes).astype(np.int64), names
+    names = [*found, *({UNNAMED} - {*found})]
+    return np.where(codes < 0, names.index(UNNAMED), codes).astype(np.int64), names
 
 
 def _groups(

@@ -18,8 +18,7 @@ from kikimimi.contracts.batch import Batch, Sample, View, collate, render_view
 from kikimimi.contracts.component import LLM, Encoder, Padded
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 
-SECONDS = 0.5
-"""Length of the clip [s]."""
+_SECONDS = 0.5  # length of the clip [s]
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class StandIn:
             encoder: Whose rate, and width, it has.
             cached: Whether training reads the encoder's output from a cache.
         """
-        seconds = SECONDS if encoder.max_seconds is None else min(SECONDS, encoder.max_seconds)
+        seconds = _SECONDS if encoder.max_seconds is None else min(_SECONDS, encoder.max_seconds)
         samples = int(seconds * encoder.sample_rate)
         tone = 0.01 * torch.sin(torch.arange(samples) * (2 * math.pi * 440 / encoder.sample_rate))
         features = None

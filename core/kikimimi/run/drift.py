@@ -38,7 +38,7 @@ class DriftError(RunError):
     """Something that a run was locked to has changed. Holds every change.
 
     Args:
-        path: Of the lock.
+        path: The lock's file.
         changes: What has changed.
     """
 

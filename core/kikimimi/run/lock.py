@@ -47,7 +47,7 @@ LIBRARIES = (
     "webdataset",
     "numpy",
 )
-FILE = "lock.json"
+_LOCK = "lock.json"
 
 
 def lock(recipe: Recipe, recipe_file: Path | None = None) -> dict[str, Any]:
@@ -87,15 +87,15 @@ def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = F
         DriftError: Something has changed, and it is held to the lock.
         RunError: It is to be held to a lock, and there is none.
     """
-    held = run.read_json(FILE)
+    held = run.read_json(_LOCK)
     if held is not None and "sessions" not in held:
         held = None  # an early version's, which says too little
     if held is None and hold:
-        raise RunError(f"{run.path} has no {FILE} to hold it to. The first 'kikimimi train' writes it")
+        raise RunError(f"{run.path} has no {_LOCK} to hold it to. The first 'kikimimi train' writes it")
     present = lock(run.recipe, recipe_file)
     changes = [] if held is None else drift(held, present)
     if hold and changes:
-        raise DriftError(run.path / FILE, changes)
+        raise DriftError(run.path / _LOCK, changes)
     if held is None or not (run.begun or hold):
         held, changes = {**present, "sessions": []}, []
     held["sessions"].append(
@@ -106,7 +106,7 @@ def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = F
             "changes": [vars(change) for change in changes],
         }
     )
-    run.write_json(FILE, held)
+    run.write_json(_LOCK, held)
 
 
 def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]:
@@ -126,7 +126,7 @@ def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]
         held = json.loads(path.read_text(encoding="utf-8"))
         text = held["recipe"]["yaml"]
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is not the {FILE} of a run: {type(error).__name__}: {error}") from error
+        raise RunError(f"{path} is not the {_LOCK} of a run: {type(error).__name__}: {error}") from error
     with TemporaryDirectory() as folder:
         file = Path(folder) / "recipe.yaml"
         file.write_text(text, encoding="utf-8")
@@ -244,7 +244,7 @@ def source_digest(name: str) -> str | None:
     """Return the SHA-256 over the modules of an editable install; None where the version says what runs.
 
     Args:
-        name: Of a distribution.
+        name: The distribution's name.
     """
     try:
         held = distribution(name)

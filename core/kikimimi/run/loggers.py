@@ -81,7 +81,7 @@ def log_scores(run: RunFolder, stage: str, step: int, scores: dict[str, float]) 
     Args:
         run: The run.
         stage: After which they were measured.
-        step: Of that stage.
+        step: The stage's step.
         scores: By name, such as ``cer/cv8``; what stands there for the step already is left.
     """
     metrics = MetricsFile(run.path, stage)

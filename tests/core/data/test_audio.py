@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -13,7 +14,17 @@ import pytest
 import soundfile
 
 from kikimimi.data import audio
-from kikimimi.data.audio import decode, decode_whole, encode_flac, is_silent, probe, resample
+from kikimimi.data.audio import (
+    decode,
+    decode_whole,
+    encode_flac,
+    is_silent,
+    memory_file,
+    probe,
+    resample,
+    whole,
+)
+from kikimimi.data.opus import encode_opus
 from kikimimi.errors import AudioError, RequestError
 
 Tone = Callable[..., bytes]
@@ -207,3 +218,38 @@ def test_channels_of_a_long_clip_are_averaged_block_by_block(monkeypatch: pytest
     buffer = io.BytesIO()
     soundfile.write(buffer, stereo[:, 0], 16_000, format="WAV", subtype="FLOAT")
     np.testing.assert_array_equal(decode_whole(buffer.getvalue(), name="clip")[0], stereo[:, 0])
+
+
+SAMPLES = np.random.default_rng(0).normal(0, 0.1, 48_000).astype(np.float32)
+FLAC = encode_flac(SAMPLES, 16_000)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        pytest.param(lambda: probe(FLAC, name="clip"), id="probe"),
+        pytest.param(lambda: decode_whole(FLAC, name="clip"), id="decode"),
+        pytest.param(lambda: encode_flac(SAMPLES, 16_000), id="flac"),
+        pytest.param(lambda: encode_opus(SAMPLES, 16_000), id="opus"),
+    ],
+)
+def test_libsndfile_does_not_call_back(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a signal raises in such a call is lost, and the clip is taken for a broken one."""
+
+    def callbacks(self: soundfile.SoundFile, file: object) -> None:
+        raise AssertionError("functions that libsndfile calls")
+
+    monkeypatch.setattr(soundfile.SoundFile, "_init_virtual_io", callbacks)
+    assert work()
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_holds_bytes_as_any_file_does(in_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not in_memory:
+        monkeypatch.delattr(os, "memfd_create", raising=False)  # other systems have temporary files only
+    with memory_file(b"abc") as file:
+        assert os.read(file, 9) == b"abc"
+        os.write(file, b"def")
+        assert whole(file) == b"abcdef"
+    with memory_file() as file:
+        assert whole(file) == b""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kikimimi.data.shards.indexing import build_index
-from kikimimi.data.shards.record import UNKNOWN
+from kikimimi.data.shards.record import UNNAMED
 from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import DataError, RequestError
 from kikimimi.inspect.stats import (
@@ -82,10 +82,10 @@ def test_figures_of_a_small_dataset(write: Write) -> None:
     assert stats.languages == (
         Subset("ja", 2, 1.5, 8),
         Subset("en", 1, 0.75, 5),
-        Subset(UNKNOWN, 1, 0.0, 10),
+        Subset(UNNAMED, 1, 0.0, 10),
     )
     assert stats.licenses == (
-        Subset(UNKNOWN, 2, 1.0, 13),
+        Subset(UNNAMED, 2, 1.0, 13),
         Subset("MIT", 1, 0.75, 5),
         Subset("CC0-1.0", 1, 0.5, 5),
     )

@@ -14,8 +14,7 @@ from kikimimi.console.words import counted, duration
 from kikimimi.contracts.batch import Fault
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import HOW_TO_SKIP
-from kikimimi.data.order.mixture import record_shares
-from kikimimi.data.order.plan import Plan, Source
+from kikimimi.data.order.plan import Plan, Source, record_shares
 from kikimimi.errors import DataError, RequestError
 from kikimimi.model.speech_lm import SpeechLM
 
@@ -35,7 +34,7 @@ def usable(corpus: Corpus, model: SpeechLM, batch: Batching, *, skip: bool) -> t
     Args:
         corpus: All of it.
         model: Whose limits count.
-        batch: Of the stage.
+        batch: The stage's batch size and padding.
         skip: Leave out what does not fit; otherwise it is an error.
 
     Returns:
@@ -127,11 +126,11 @@ def make_plan(
 
     Args:
         corpora: Usable ones, in the order of the recipe.
-        weights: Of each.
+        weights: Each dataset's weight.
         model: Whose adapter bounds the audio tokens.
-        batch: Of the stage.
-        mixture: Of the stage.
-        seed: Of the recipe.
+        batch: The stage's batch size and padding.
+        mixture: How the stage mixes its datasets.
+        seed: The recipe's seed.
     """
     sources = []
     for corpus in corpora:

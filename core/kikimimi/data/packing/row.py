@@ -1,25 +1,77 @@
-"""One row of a corpus becomes one record, or is left out with the reason."""
+"""One row of a corpus becomes one record, as the packing's settings say, or is left out with the reason."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.console.words import listing
+from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.layout import Row
-from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, is_silent, probe
-from kikimimi.data.opus import encode_opus
-from kikimimi.data.packing.settings import PackSettings
+from kikimimi.data.audio import MIN_SAMPLE_RATE, MIN_SECONDS, decode, encode_flac, is_silent, probe
+from kikimimi.data.opus import check_opus_rate, encode_opus
 from kikimimi.data.shards.record import Member, RecordError, make_record, named
 from kikimimi.errors import AudioError, RequestError
+
+Codec = Literal["flac", "opus"]
+
+_MAX_FLAC_RATE = 655_350  # of the format [Hz]
+
+
+@dataclass(kw_only=True, frozen=True)
+class PackSettings:
+    """What decides, beside the rows themselves, on the bytes of a shard.
+
+    Raises:
+        RequestError: A setting is out of its range.
+    """
+
+    sample_rate: int = 16_000
+    """Sampling rate of the packed clips [Hz]."""
+    codec: Codec = "flac"
+    """FLAC (16 bits, lossless), or Opus."""
+    min_seconds: float | None = None
+    """Rows with a shorter clip are left out [s]; None keeps every length."""
+    max_seconds: float | None = None
+    """Rows with a longer clip are left out [s]; None keeps every length."""
+    licenses: tuple[str, ...] = ()
+    """Only rows with one of these licences (``meta.license``) are kept; empty keeps all."""
+
+    def __post_init__(self) -> None:
+        codecs = get_args(Codec)
+        if self.codec not in codecs:
+            guess = nearest(self.codec, codecs)
+            raise RequestError(f"codec '{self.codec}' is none of {listing(codecs)}.{guess}")
+        if not MIN_SAMPLE_RATE <= self.sample_rate <= _MAX_FLAC_RATE:
+            raise RequestError(
+                f"sample_rate must be from {MIN_SAMPLE_RATE} to {_MAX_FLAC_RATE} Hz, not {self.sample_rate}"
+            )
+        if self.codec == "opus":
+            check_opus_rate(self.sample_rate)
+        for name in ("min_seconds", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise RequestError(f"{name} must be above 0, not {value:g}")
+        shortest, longest = self.min_seconds or 0.0, self.max_seconds or math.inf
+        if shortest > longest:
+            raise RequestError(f"min_seconds ({shortest:g}) must not be above max_seconds ({longest:g})")
+        if not all(name.strip() for name in self.licenses):
+            raise RequestError("a licence to keep has no name; give one such as CC0-1.0")
+        # In one order, so that the order in which they were given changes no shard.
+        object.__setattr__(self, "licenses", tuple(sorted(set(self.licenses))))
+
+    def to_json(self) -> str:
+        """Return them as one line; equal for equal settings."""
+        return json.dumps(asdict(self), sort_keys=True)
+
 
 MISSING, UNDECODABLE, NO_TEXT = "missing file", "undecodable audio", "empty text"
 TOO_LONG, TOO_SHORT, LICENCE, MALFORMED = "too long", "too short", "licence", "malformed"
@@ -77,7 +129,7 @@ def pack_row(row: Row, number: int, settings: PackSettings) -> PackedRow | Dropp
     Args:
         row: As the layout has it.
         number: Its place in the corpus, from 0.
-        settings: Of the packing.
+        settings: How clips are encoded, and which rows are kept.
     """
     try:
         _check(row, settings)

@@ -1,4 +1,7 @@
-"""One shard: a fixed range of a corpus's rows, whole or not there, with a note of what it was made from."""
+"""One shard: a fixed range of a corpus's rows, whole or not there, with a note of what it was made from.
+
+Processes make whole shards each, so that their number changes nothing in what is made.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,25 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kikimimi.contracts.layout import Row
-from kikimimi.data.packing.row import Dropped, key_of, pack_row
-from kikimimi.data.packing.settings import PackSettings
+from kikimimi.data.packing.row import Dropped, PackSettings, key_of, pack_row
 from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.index import ShardIndex, index_path
 from kikimimi.data.shards.indexing import build_index
-from kikimimi.data.shards.record import UNKNOWN, named
+from kikimimi.data.shards.record import UNNAMED, named
 from kikimimi.data.whole_file import whole_file
-from kikimimi.errors import DataError, RequestError
+from kikimimi.data.workers import SPAWNING, start_pool
+from kikimimi.errors import DataError, KikimimiError, RequestError
 
-VERSION = 3
-"""Of how shards are made: a newer one makes them again."""
+_VERSION = 3  # of how shards are made: a newer one makes them again
 
 
 @dataclass
@@ -57,7 +62,7 @@ class PackedShard:
         seconds: Length of their clips [s].
         silent: How many of them have a silent clip, kept nevertheless.
         dropped: By reason.
-        licenses: How many rows of its range, left out or not, name each licence, or `UNKNOWN`.
+        licenses: How many rows of its range, left out or not, name each licence, or `UNNAMED`.
     """
 
     name: str
@@ -91,7 +96,7 @@ def pack_shard(
     Args:
         job: Which one.
         source: The corpus.
-        settings: Of the packing.
+        settings: How clips are encoded, and which rows are kept.
         advance: Is called with how many more rows are done.
 
     Returns:
@@ -100,7 +105,7 @@ def pack_shard(
     Raises:
         DataError: The corpus is malformed, or its layout does not keep its contract.
     """
-    digest = hashlib.sha256(f"{VERSION} {settings.to_json()} {source.name} {job.begin} {job.end} ".encode())
+    digest = hashlib.sha256(f"{_VERSION} {settings.to_json()} {source.name} {job.begin} {job.end} ".encode())
     digest.update(source.layout.fingerprint(job.begin, job.end).encode())
     made_from = digest.hexdigest()
     if (finished := _finished(job.shard, made_from)) is not None:
@@ -168,7 +173,7 @@ class _Writer:
         return self._note(made_from)
 
     def _members(self, row: Row, number: int) -> dict[str, bytes] | None:
-        license_name = named(row.record, "license") or UNKNOWN
+        license_name = named(row.record, "license") or UNNAMED
         self.licenses[license_name] = self.licenses.get(license_name, 0) + 1
         made = pack_row(row, number, self.settings)
         if isinstance(made, Dropped):
@@ -215,3 +220,131 @@ def clear_leftovers(out: Path, prefix: str) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise RequestError(f"{path}: is left from an interrupted packing: {error.strerror}") from error
+
+
+_SECONDS_BETWEEN_LOOKS = 0.2  # at how far the processes are
+_WAITING = -1  # in place of the rows that are done, for a shard that nobody has begun
+
+Made = tuple[PackedShard, bool]
+
+
+def pack_shards(
+    jobs: Sequence[ShardJob],
+    source: PackSource,
+    settings: PackSettings,
+    *,
+    workers: int,
+    advance: Callable[[int], None],
+) -> list[Made]:
+    """Make shards, in processes where there is more than one worker.
+
+    Args:
+        jobs: The shards.
+        source: The corpus; each process opens it anew.
+        settings: How clips are encoded, and which rows are kept.
+        workers: Processes; 1 means this one.
+        advance: Is called in this process with how many more rows are done.
+
+    Returns:
+        For each job what the shard holds, and whether it was there before.
+
+    Raises:
+        RequestError: The corpus cannot be opened by a process.
+        DataError: The corpus is malformed, or a process died. Shards that are whole are kept.
+    """
+    workers = min(workers, len(jobs))
+    if workers == 1:
+        return [pack_shard(job, source, settings, advance) for job in jobs]
+    return _Processes(jobs, source, settings, workers).run(advance)
+
+
+class _Processes:
+    def __init__(
+        self, jobs: Sequence[ShardJob], source: PackSource, settings: PackSettings, workers: int
+    ) -> None:
+        self.jobs, self.workers = jobs, workers
+        # Memory that is shared without a lock: a process that is killed with a lock in hand would stop all
+        # others. Only the process that makes a shard writes its number.
+        self.rows = SPAWNING.RawArray("q", [_WAITING] * len(jobs))
+        self.stop = SPAWNING.RawValue("b", 0)
+        self.made: dict[int, Made] = {}
+        corpus = (source.path, source.name, source.config)
+        self.pool = start_pool(workers, _open, corpus, settings, self.rows, self.stop)
+
+    def run(self, advance: Callable[[int], None]) -> list[Made]:
+        try:
+            self._run(advance)
+        except BrokenProcessPool as error:
+            raise DataError(self._died()) from error
+        finally:
+            self.stop.value = 1  # after their current rows, where some are left
+            self.pool.shutdown(cancel_futures=True)
+        return [self.made[number] for number in range(len(self.jobs))]
+
+    def _run(self, advance: Callable[[int], None]) -> None:
+        todo = iter(range(len(self.jobs)))
+        running: dict[Future[Made], int] = {}
+        shown = 0
+        while True:
+            # A few at a time: waiting looks at every one of them.
+            while len(running) < 2 * self.workers and (number := next(todo, None)) is not None:
+                running[self.pool.submit(_work, number, self.jobs[number])] = number
+            if not running:
+                return
+            finished, _ = wait(running, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+            for future in finished:
+                number = running.pop(future)
+                self.made[number] = future.result()
+            done = sum(rows for rows in self.rows if rows > 0)
+            advance(done - shown)
+            shown = done
+
+    def _died(self) -> str:
+        at_work = ", ".join(
+            f"row {job.begin + rows} ({job.shard.name})"
+            for number, (job, rows) in enumerate(zip(self.jobs, self.rows, strict=True))
+            if rows != _WAITING and number not in self.made
+        )
+        return (
+            f"a process that packs has died; out of memory? At work then: {at_work or 'none'}. Whole shards "
+            "are kept: the same command goes on from here, and with fewer --workers it needs less memory"
+        )
+
+
+class _StoppedError(Exception):
+    pass
+
+
+class _Worker:
+    def __init__(self, corpus: tuple[str, str, Any], settings: PackSettings, rows: Any, stop: Any) -> None:
+        self.corpus, self.settings, self.rows, self.stop = corpus, settings, rows, stop
+
+    @cached_property
+    def source(self) -> PackSource:
+        # Opened for the first shard, not when the process starts: an error there would reach nobody.
+        return PackSource.build(*self.corpus)
+
+    def make(self, number: int, job: ShardJob) -> Made:
+        self.rows[number] = 0
+
+        def advance(count: int) -> None:
+            self.rows[number] += count
+            if self.stop.value:
+                raise _StoppedError
+
+        return pack_shard(job, self.source, self.settings, advance)
+
+
+_worker: list[_Worker] = []  # the one of this process, or none in the first process
+
+
+def _open(corpus: tuple[str, str, Any], settings: PackSettings, rows: Any, stop: Any) -> None:
+    _worker.append(_Worker(corpus, settings, rows, stop))
+
+
+def _work(number: int, job: ShardJob) -> Made:
+    try:
+        return _worker[0].make(number, job)
+    except KikimimiError as error:
+        # Some errors take more than a message, and could not be sent to the first process.
+        raise (RequestError if isinstance(error, RequestError) else DataError)(str(error)) from None

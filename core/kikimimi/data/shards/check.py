@@ -35,7 +35,7 @@ class Problem:
     Attributes:
         shard: Path or URL.
         offset: Where in the shard [bytes].
-        key: Of the record; empty where it is not about one.
+        key: The record's key; empty where it is not about one.
         reason: What is wrong.
     """
 

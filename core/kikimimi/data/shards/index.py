@@ -28,7 +28,7 @@ from kikimimi.errors import DataError, RequestError
 SUFFIX = ".index.safetensors"
 """What the name of an index adds to that of its shard."""
 FORMAT = "kikimimi-index"
-VERSION = 2
+INDEX_VERSION = 2
 
 COLUMNS: dict[str, type[np.generic]] = {
     "offsets": np.int64,
@@ -58,7 +58,7 @@ class Rejected(NamedTuple):
 
     Attributes:
         key: Its name, or an empty text where none can be told.
-        offset: Of its first header in the shard, or of where the shard breaks off [bytes].
+        offset: Where its first header is in the shard, or where the shard breaks off [bytes].
         reason: What is wrong with it.
     """
 
@@ -233,7 +233,7 @@ def write_columns(columns: Columns, header: Mapping[str, Any]) -> bytes:
     """Return the bytes of an index file; the same columns and header always give the same."""
     from safetensors.numpy import save
 
-    whole = {"format": FORMAT, "version": VERSION, "digest": _digest(columns, header), **header}
+    whole = {"format": FORMAT, "version": INDEX_VERSION, "digest": _digest(columns, header), **header}
     text = json.dumps(whole, ensure_ascii=False, sort_keys=True)
     # One entry of metadata: the order of several is not fixed.
     return save({name: np.ascontiguousarray(columns[name]) for name in COLUMNS}, {"kikimimi": text})
@@ -241,7 +241,7 @@ def write_columns(columns: Columns, header: Mapping[str, Any]) -> bytes:
 
 def _digest(columns: Columns, header: Mapping[str, Any]) -> str:
     """Return the SHA-256 (hex) of what an index says of a shard's content."""
-    digest = hashlib.sha256(json.dumps([VERSION, header["languages"], header["licenses"]]).encode())
+    digest = hashlib.sha256(json.dumps([INDEX_VERSION, header["languages"], header["licenses"]]).encode())
     for name in COLUMNS:
         digest.update(np.ascontiguousarray(columns[name]).data)
     return digest.hexdigest()
@@ -286,8 +286,8 @@ def _header(data: bytes) -> dict[str, Any]:
         raise ValueError("not an index of a shard") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError("not an index of a shard")
-    if header.get("version") != VERSION:
-        raise OtherVersionError(f"is of version {header.get('version')}, not {VERSION}")
+    if header.get("version") != INDEX_VERSION:
+        raise OtherVersionError(f"is of version {header.get('version')}, not {INDEX_VERSION}")
     texts = {name: header.get(name) for name in ("languages", "licenses")}
     rejected = header.get("rejected")
     fits = {name: isinstance(header.get(name), kind) for name, kind in _HEADER.items()}

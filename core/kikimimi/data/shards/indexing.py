@@ -43,7 +43,7 @@ class IndexReport:
     Attributes:
         shards: How many shards.
         records: In all of them.
-        seconds: Of audio [s].
+        seconds: Length of the audio [s].
         left_out: Records that are not in the indexes.
     """
 

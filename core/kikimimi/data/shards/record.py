@@ -26,7 +26,7 @@ MAX_TRANSCRIPT = 1_000_000
 """Longest text member [bytes]: what is longer is no transcript of a clip."""
 
 
-UNKNOWN = "unknown"
+UNNAMED = "unknown"
 """Stands for the language or licence of a record that names none."""
 
 
@@ -50,7 +50,7 @@ class Member:
     Attributes:
         key: Name of its record.
         suffix: The rest of its name after the first dot (``json``, ``0.flac``).
-        offset: Of its first header in the shard [bytes].
+        offset: Where its first header is in the shard [bytes].
         end: Where the next header begins [bytes].
         content: Its bytes.
         problem: Why it is not read, or None.
@@ -73,7 +73,7 @@ class Record:
         json: A conversation or a labelled clip.
         audio: Member suffix (``0.flac``) to the bytes of the clip, in order.
         shard: The shard it came from.
-        offset: Of its first header in the shard [bytes].
+        offset: Where its first header is in the shard [bytes].
     """
 
     key: str

@@ -231,7 +231,7 @@ class Column:
     were kept until all were there.
 
     Args:
-        dtype: Of its values.
+        dtype: Type of its values.
         width: Values per row; None for a column of single values.
     """
 

@@ -45,7 +45,7 @@ _FINAL = (ImportError, NotImplementedError, TypeError, ValueError)
 # closes connections that it does not own.
 _systems: dict[tuple[int, str], Any] = {}
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 class Store:
@@ -237,7 +237,7 @@ def _web_options(protocol: str) -> dict[str, Any]:
     return {"client_kwargs": {**options, **conf.get(protocol, {}).get("client_kwargs", {})}}
 
 
-def _attempt(url: str, action: Callable[[], Result]) -> Result:
+def _attempt(url: str, action: Callable[[], _Result]) -> _Result:
     pause = FIRST_PAUSE
     for attempt in range(1, ATTEMPTS + 1):
         try:

@@ -25,7 +25,7 @@ class TarEntry(NamedTuple):
 
     Attributes:
         name: As it stands there; what is not UTF-8 is written with backslashes.
-        offset: Of its first header [bytes].
+        offset: Where its first header is [bytes].
         end: Where the next header begins [bytes].
         content: Its bytes.
         regular: It is a plain file: no link, no device, not sparse.
