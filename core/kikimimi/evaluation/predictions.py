@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi.data.corpus import Corpus
+from kikimimi.data.whole_file import whole_file
 
 
 class Predictions:
@@ -40,13 +41,10 @@ class Predictions:
             self._write()
 
     def _write(self) -> None:
-        path = self.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(
-            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines), encoding="utf-8"
-        )
-        temporary.replace(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines)
+        with whole_file(self.path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
 
     def add(
         self, keys: Iterable[str], texts: Iterable[str], references: Iterable[str], seconds: float

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.shards.record import Record
+from kikimimi.data.whole_file import whole_file
 from kikimimi.inference.engine import Engine, Prompt
 
 FILE = "similarity.json"
@@ -94,9 +95,8 @@ def write_similarities(folder: Path, identity: str, system: str, found: list[Sim
         for one in found
     ]
     said = {"identity": identity, "system": system, "thousandths": clips}
-    temporary = folder / f".{FILE}.tmp"
-    temporary.write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(folder / FILE)
+    with whole_file(folder / FILE) as unfinished:
+        unfinished.write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_similarities(folder: Path) -> tuple[str, str, list[Similarity]]:

@@ -1,17 +1,31 @@
-"""What differs between two locks of a run, item by item."""
+"""What differs between two locks of a run, or two recipes, item by item."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from kikimimi.errors import RunError
-from kikimimi.run.folder import HARDWARE
+from kikimimi.recipe.show import digest, to_yaml
 
+if TYPE_CHECKING:
+    from kikimimi.recipe import Recipe
+
+HARDWARE = (
+    "accelerator",
+    "strategy",
+    "activation_checkpointing",
+    "devices",
+    "nodes",
+    "workers",
+    "log_every",
+    "loggers",
+)
+"""Options of the section `trainer` that change neither the steps nor their order: a run may change them."""
 _HELD = ("python", "libraries", "plugins", "source", "data")
 """Sections that are compared, beside the recipe. Git's commit is not: the source is, file by file."""
 
@@ -63,12 +77,28 @@ def drift(locked: Mapping[str, Any], present: Mapping[str, Any]) -> list[Change]
     return changes
 
 
-def _items(held: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a lock holds by dotted names."""
-    recipe = yaml.safe_load(held["recipe"]["yaml"])
+def recipe_change(old: Recipe, new: Recipe) -> str:
+    """Return the first difference between recipes that changes the run; empty where there is none."""
+    kept = {name: getattr(old.trainer, name) for name in HARDWARE}
+    if digest(old) == digest(replace(new, trainer=replace(new.trainer, **kept))):
+        return ""
+    there, here = (dict(_flat(_recipe(to_yaml(recipe)), "")) for recipe in (old, new))
+    for item in dict.fromkeys([*there, *here]):
+        if there.get(item) != here.get(item):
+            return f"{item}: there {_shown(there.get(item))}, here {_shown(here.get(item))}"
+    return "the same options in another order, or with an empty section more"
+
+
+def _recipe(text: str) -> dict[str, Any]:
+    recipe: dict[str, Any] = yaml.safe_load(text)
     for option in HARDWARE:
         recipe["trainer"].pop(option, None)
-    sections = {"recipe": recipe, **{name: held.get(name) for name in _HELD}}
+    return recipe
+
+
+def _items(held: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a lock holds by dotted names."""
+    sections = {"recipe": _recipe(held["recipe"]["yaml"]), **{name: held.get(name) for name in _HELD}}
     return dict(_flat(sections, ""))
 
 

@@ -22,32 +22,22 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.words import listing, nearest
+from kikimimi.data.whole_file import whole_file
 from kikimimi.errors import RunError
-from kikimimi.recipe import Recipe, digest, load_recipe, to_yaml
+from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
+from kikimimi.run.drift import HARDWARE, recipe_change
 from kikimimi.run.rank import global_rank
 
 if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
 
 LONGEST_NAME = 80
-HARDWARE = (
-    "accelerator",
-    "strategy",
-    "activation_checkpointing",
-    "devices",
-    "nodes",
-    "workers",
-    "log_every",
-    "loggers",
-)
-"""Options of the section `trainer` that change neither the steps nor their order: a run may change them."""
 _BEGUN = ("metrics.jsonl", "checkpoints", "weights")  # any of them is there from the first step on
 
 
@@ -89,7 +79,7 @@ class RunFolder:
             held, wanted = (path / "recipe.yaml").read_text(encoding="utf-8"), to_yaml(recipe)
             if held != wanted and not cls(path, recipe).begun:
                 return cls._begin(path, recipe)
-            if changed := _change(cls.open(path).recipe, recipe):
+            if changed := recipe_change(cls.open(path).recipe, recipe):
                 raise RunError(
                     f"{path} holds a run of another recipe ({changed}). "
                     "Choose another --out, or move that folder away."
@@ -105,9 +95,8 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         if (path / "assets").is_dir():
             shutil.rmtree(path / "assets")  # a tokenizer of data that the recipe may no longer name
-        temporary = path / f".recipe.yaml.{os.getpid()}.tmp"
-        temporary.write_text(to_yaml(recipe), encoding="utf-8")
-        temporary.replace(path / "recipe.yaml")
+        with whole_file(path / "recipe.yaml") as unfinished:
+            unfinished.write_text(to_yaml(recipe), encoding="utf-8")
         return cls(path, recipe)
 
     @classmethod
@@ -131,7 +120,7 @@ class RunFolder:
         if not overrides:
             return cls(path, recipe)
         wanted = load_recipe(path / "recipe.yaml", overrides)
-        if changed := _change(recipe, wanted):
+        if changed := recipe_change(recipe, wanted):
             raise RunError(
                 f"{path} keeps its recipe ({changed}). It can go on with another "
                 f"{', '.join(f'trainer.{name}' for name in HARDWARE)}. To change something else, train the "
@@ -234,9 +223,8 @@ class RunFolder:
         """Write a JSON file of the run, whole or not at all."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with whole_file(path) as unfinished:
+            unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the run, or None where there is none."""
@@ -282,17 +270,3 @@ def checkpoint_folders(folder: Path) -> list[Path]:
 def _guess(path: Path) -> str:
     beside = [file.parent.name for file in path.parent.glob("*/recipe.yaml")]
     return f"{nearest(path.name, beside)} Run folders in {path.parent}: {listing(beside)}" if beside else ""
-
-
-def _change(old: Recipe, new: Recipe) -> str:
-    """Return the first difference between recipes that changes the run; empty where there is none."""
-    kept = {name: getattr(old.trainer, name) for name in HARDWARE}
-    new = replace(new, trainer=replace(new.trainer, **kept))
-    return _first_difference(to_yaml(old), to_yaml(new)) if digest(old) != digest(new) else ""
-
-
-def _first_difference(old: str, new: str) -> str:
-    for before, after in zip(old.splitlines(), new.splitlines(), strict=False):
-        if before != after:
-            return f"there '{before.strip()}', here '{after.strip()}'"
-    return "one has more lines than the other"

@@ -11,8 +11,10 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from kikimimi.data.whole_file import whole_file
+
 Lines = list[dict[str, Any]]
-"""Of ``metrics.jsonl``, in the order in which they were written."""
+"""Lines of ``metrics.jsonl``, in the order in which they were written."""
 
 
 class MetricsFile(Logger):
@@ -55,9 +57,8 @@ class MetricsFile(Logger):
         kept = [
             line for line in read_metrics(self.path) if line["stage"] != self.stage or line["step"] <= step
         ]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(self.path)
+        with whole_file(self.path) as unfinished:
+            unfinished.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def has(self, step: int, name: str) -> bool:
         """Tell whether a value of this stage stands there for a step."""

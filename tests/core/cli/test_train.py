@@ -183,7 +183,7 @@ def test_a_run_of_another_recipe(cli: Cli, recipe: Path) -> None:
     done = cli("train", recipe)
     assert done.code == 2
     assert (
-        "runs/small holds a run of another recipe (there 'steps: 2', here 'steps: 3'). Choose another --out"
+        "runs/small holds a run of another recipe (stages.asr.steps: there 2, here 3). Choose another --out"
         in done.err
     )
 
@@ -191,7 +191,7 @@ def test_a_run_of_another_recipe(cli: Cli, recipe: Path) -> None:
 def test_changes_to_a_run(cli: Cli, trained: Path) -> None:
     done = cli("train", trained, "adapter.downsample=8")
     assert done.code == 2
-    assert f"{trained} keeps its recipe (there 'downsample: 4', here 'downsample: 8')." in done.err
+    assert f"{trained} keeps its recipe (adapter.downsample: there 4, here 8)." in done.err
     assert "It can go on with another trainer.accelerator, trainer.strategy, " in done.err
     assert "kikimimi train RECIPE.yaml adapter.downsample=8" in done.err
 

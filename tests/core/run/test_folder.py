@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 
 from kikimimi.errors import RunError
 from kikimimi.recipe import Recipe, load_recipe
+from kikimimi.run.drift import recipe_change
 from kikimimi.run.folder import RunFolder, run_name
 
 ROOT = Path(__file__).parents[3]
@@ -92,10 +93,17 @@ def test_a_run_that_began_keeps_its_recipe(tmp_path: Path, recipe: Recipe, begun
     run = RunFolder.create(tmp_path / "run", recipe)
     (run.path / begun).parent.mkdir(parents=True, exist_ok=True)
     (run.path / begun).touch()
-    message = r"holds a run of another recipe \(there 'seed: 0', here 'seed: 7'\)\. Choose another --out"
+    message = r"holds a run of another recipe \(seed: there 0, here 7\)\. Choose another --out"
     with pytest.raises(RunError, match=message):
         RunFolder.create(run.path, replace(recipe, seed=7))
     assert RunFolder.open(run.path).recipe == recipe
+
+
+def test_the_order_of_stages_is_part_of_a_recipe(recipe: Recipe) -> None:
+    stage = recipe.stages["asr"]
+    before, after = (replace(recipe, stages=dict.fromkeys(names, stage)) for names in ("ab", "ba"))
+    assert recipe_change(before, before) == ""
+    assert recipe_change(before, after) == "the same options in another order, or with an empty section more"
 
 
 def test_what_is_no_run_folder(tmp_path: Path, recipe: Recipe) -> None:

@@ -214,8 +214,9 @@ def clear_leftovers(out: Path, prefix: str) -> None:
     Raises:
         RequestError: They cannot be removed.
     """
-    patterns = (f"{prefix}-*.tar*.*.tmp", "ledger.json.*.tmp", "dropped.jsonl.*.tmp")
-    for path in (path for pattern in patterns for path in out.glob(pattern)):
+    names = (f"{prefix}-*.tar*", "ledger.json", "dropped.jsonl")
+    # Earlier versions did not hide them.
+    for path in (path for name in names for dot in (".", "") for path in out.glob(f"{dot}{name}.*.tmp")):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

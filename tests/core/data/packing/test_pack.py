@@ -294,7 +294,8 @@ def test_what_was_left_half_written_is_removed(manifest: Path, tmp_path: Path) -
     out = tmp_path / "out"
     pack(manifest, tmp_path / "whole", records_per_shard=3)
     out.mkdir()
-    for name in ("shard-000000.tar.77.tmp", "shard-000000.tar.index.safetensors.77.tmp", "ledger.json.7.tmp"):
+    index = ".shard-000000.tar.index.safetensors.77.tmp"
+    for name in ("shard-000000.tar.77.tmp", index, ".ledger.json.7.tmp", "dropped.jsonl.7.tmp"):
         (out / name).write_bytes(b"half")
     (out / "mine.tmp").write_bytes(b"")
     pack(manifest, out, records_per_shard=3)
