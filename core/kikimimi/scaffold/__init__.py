@@ -13,11 +13,10 @@ from kikimimi.console.words import listing, nearest
 from kikimimi.contracts import registry
 from kikimimi.errors import RequestError
 
-TEMPLATES = Path(__file__).parent / "templates"
-KINDS = {"adapter": "Adapter", "encoder": "Encoder", "llm": "LLM"}
-"""Kinds that there are templates for, and how their class names end."""
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
-SUMMARIES = {"adapter": "An adapter", "encoder": "A speech encoder", "llm": "An LLM"}
+_TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE_KINDS = {"adapter": "An adapter", "encoder": "A speech encoder", "llm": "An LLM"}
+"""Kinds that there are templates for, and what they make."""
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,12 @@ class Scaffold:
     kind: str
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if self.kind not in TEMPLATE_KINDS:
             raise RequestError(
-                f"--kind: there is no template for '{self.kind}'.{nearest(self.kind, KINDS)} "
-                f"Kinds: {listing(KINDS)}"
+                f"--kind: there is no template for '{self.kind}'.{nearest(self.kind, TEMPLATE_KINDS)} "
+                f"Kinds: {listing(TEMPLATE_KINDS)}"
             )
-        if not NAME.fullmatch(self.name):
+        if not _NAME.fullmatch(self.name):
             words = re.findall(r"[A-Za-z0-9]+", self.name)
             guess = "_".join(words).lstrip("0123456789_")
             raise RequestError(
@@ -73,7 +72,7 @@ class Scaffold:
     @property
     def class_name(self) -> str:
         """The component's class."""
-        ending = KINDS[self.kind]
+        ending = registry.kind_of(self.kind).base.rpartition(":")[2]
         name = "".join(word[0].upper() + word[1:] for word in self._words)
         return name if name.endswith(ending) else name + ending
 
@@ -99,11 +98,11 @@ class Scaffold:
             "distribution": self.distribution,
             "module": self.module,
             "class_name": self.class_name,
-            "summary": SUMMARIES[self.kind],
+            "summary": TEMPLATE_KINDS[self.kind],
             "kikimimi": ".".join(__version__.split(".")[:2]),
         }
         return {
-            place: Template((TEMPLATES / f"{template}.template").read_text(encoding="utf-8")).substitute(
+            place: Template((_TEMPLATES / f"{template}.template").read_text(encoding="utf-8")).substitute(
                 values
             )
             for template, place in places.items()

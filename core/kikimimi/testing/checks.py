@@ -1,11 +1,13 @@
-"""The list of checks, and running them."""
+"""The list of checks, running them, and the checks as pytest tests."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from inspect import isfunction
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,149 +18,62 @@ from kikimimi.contracts.objective import Objective
 from kikimimi.contracts.task import Task
 from kikimimi.testing import (
     adapter_checks,
-    batch_checks,
-    build_checks,
+    component_checks,
     config_checks,
     encoder_checks,
     import_check,
     llm_checks,
     metric_checks,
     objective_checks,
-    rendering_checks,
-    saving_checks,
     task_checks,
-    training_checks,
 )
-from kikimimi.testing.contract import ContractError
-from kikimimi.testing.objective_subject import ObjectiveSubject
-from kikimimi.testing.subject import Tested
-from kikimimi.testing.task_subject import TaskSubject
+from kikimimi.testing.subject import ContractError, PaddedSubject, Subject, Tested
+
+if TYPE_CHECKING:
+    import pytest
 
 Function = Callable[[Any], None]
 
-FOR_ALL: tuple[Function, ...] = (
-    config_checks.config_is_a_frozen_dataclass,
-    config_checks.config_has_defaults,
-    config_checks.config_is_documented,
-    config_checks.config_survives_yaml,
+
+def _checks(module: ModuleType, subject: type[Tested]) -> tuple[Function, ...]:
+    """Return a module's checks, in order: the functions whose one argument is a `subject` of that class."""
+    takes = {"subject": subject.__name__, "return": "None"}
+    return tuple(
+        item
+        for name, item in vars(module).items()
+        if isfunction(item)
+        and item.__module__ == module.__name__
+        and not name.startswith("_")
+        and item.__annotations__ == takes
+    )
+
+
+_CONFIG = _checks(config_checks, Tested)
+FOR_ALL = (
+    *_CONFIG,
     config_checks.tiny_config_is_a_config,
     import_check.import_is_quiet,
-    build_checks.builds_tiny,
-    build_checks.builds_without_network,
-    build_checks.builds_on_meta,
-    build_checks.builds_the_same_from_a_seed,
-    build_checks.shard_classes_are_modules,
-    build_checks.pretrained_names_are_parameters,
-    batch_checks.repeating_changes_nothing,
-    batch_checks.batch_changes_nothing,
-    training_checks.gradients_reach_every_parameter,
-    training_checks.gradients_stay_out_of_frozen_parameters,
-    training_checks.a_step_lowers_the_loss,
-    training_checks.bf16_runs,
-    training_checks.dtype_and_device_are_kept,
-    saving_checks.state_dict_restores,
-    saving_checks.checkpoint_restores,
-    saving_checks.deepcopy_keeps,
-    saving_checks.pickle_keeps,
+    *_checks(component_checks, Subject),
 )
-FOR_PADDED: tuple[Function, ...] = (
-    batch_checks.input_is_left_alone,
-    batch_checks.padding_changes_nothing,
-    batch_checks.padding_changes_no_gradient,
-)
-FOR_ENCODERS: tuple[Function, ...] = (
-    encoder_checks.num_frames_is_exact,
-    encoder_checks.frame_rate_is_true,
-    encoder_checks.any_clip_works,
-    encoder_checks.longest_clip_works,
-    encoder_checks.taps_divide_the_width,
-    encoder_checks.augmentation_is_for_training,
-)
-FOR_ADAPTERS: tuple[Function, ...] = (
-    adapter_checks.lengths_keep_max_tokens,
-    adapter_checks.losses_are_scalars,
-    adapter_checks.gradients_pass_to_the_frames,
-    adapter_checks.transcripts_change_no_tokens,
-    adapter_checks.several_taps_are_taken_or_refused,
-    adapter_checks.assets_restore,
-)
-FOR_LLMS: tuple[Function, ...] = (
-    llm_checks.embeddings_have_the_width,
-    llm_checks.select_picks_positions,
-    llm_checks.attention_is_causal,
-    llm_checks.gradients_pass_to_the_embeddings,
-    llm_checks.generation_follows_forward,
-    llm_checks.generation_in_a_batch_is_the_same,
-    llm_checks.vocabulary_spells,
-    rendering_checks.slots_are_the_clips,
-    rendering_checks.loss_covers_the_answers,
-    rendering_checks.spans_tell_who_says_what,
-    rendering_checks.training_continues_the_prompt,
-    rendering_checks.text_is_never_control,
-    llm_checks.assets_restore,
-)
-
-FOR_TASKS: tuple[Function, ...] = (
-    config_checks.config_is_a_frozen_dataclass,
-    config_checks.config_has_defaults,
-    config_checks.config_is_documented,
-    config_checks.config_survives_yaml,
-    import_check.import_is_light,
-    task_checks.conversation_ends_in_an_answer,
-    task_checks.audio_parts_are_the_clips,
-    task_checks.the_same_draw_is_the_same,
-    task_checks.without_draw_the_first_is_asked,
-    task_checks.question_is_of_one_clip,
-    task_checks.phrasings_are_all_it_adds,
-    task_checks.a_missing_field_is_named,
-    task_checks.odd_fields_are_refused,
-    task_checks.pickling_keeps_it,
-)
-
-FOR_OBJECTIVES: tuple[Function, ...] = (
-    config_checks.config_is_a_frozen_dataclass,
-    config_checks.config_has_defaults,
-    config_checks.config_is_documented,
-    config_checks.config_survives_yaml,
+FOR_PADDED = _checks(component_checks, PaddedSubject)
+FOR_ENCODERS = _checks(encoder_checks, encoder_checks.EncoderSubject)
+FOR_ADAPTERS = _checks(adapter_checks, adapter_checks.AdapterSubject)
+FOR_LLMS = _checks(llm_checks, llm_checks.LLMSubject)
+FOR_TASKS = (*_CONFIG, import_check.import_is_light, *_checks(task_checks, task_checks.TaskSubject))
+FOR_OBJECTIVES = (
+    *_CONFIG,
     import_check.import_is_quiet,
-    objective_checks.asks_for_what_there_is,
-    objective_checks.loss_is_a_scalar,
-    objective_checks.gradients_reach_what_it_says,
-    objective_checks.again_is_the_same,
-    objective_checks.order_changes_nothing,
-    objective_checks.text_alone_is_taken,
-    objective_checks.unknown_words_are_taken_or_refused,
-    objective_checks.measures_and_counts_are_plain,
-    objective_checks.model_is_left_as_it_was,
-    objective_checks.validation_runs,
-    objective_checks.half_precision_runs,
-    objective_checks.pickling_keeps_it,
+    *_checks(objective_checks, objective_checks.ObjectiveSubject),
 )
+FOR_METRICS = (*_CONFIG, import_check.import_is_light, *_checks(metric_checks, metric_checks.MetricSubject))
 
-FOR_METRICS: tuple[Function, ...] = (
-    config_checks.config_is_a_frozen_dataclass,
-    config_checks.config_has_defaults,
-    config_checks.config_is_documented,
-    config_checks.config_survives_yaml,
-    import_check.import_is_light,
-    metric_checks.states_unit_and_direction,
-    metric_checks.a_perfect_answer_is_best,
-    metric_checks.again_is_the_same,
-    metric_checks.order_changes_nothing,
-    metric_checks.value_comes_from_details,
-    metric_checks.empty_references_are_taken_or_left_out,
-    metric_checks.odd_texts_are_taken_or_refused,
-)
-
-_KINDS: dict[
-    str,
-    tuple[type[Component | Task | Objective | Metric], type[Tested], tuple[Function, ...]],
-] = {
+_Base = type[Component | Task | Objective | Metric]
+_KINDS: dict[str, tuple[_Base, type[Tested], tuple[Function, ...]]] = {
     "encoder": (Encoder, encoder_checks.EncoderSubject, (*FOR_ALL, *FOR_PADDED, *FOR_ENCODERS)),
     "adapter": (Adapter, adapter_checks.AdapterSubject, (*FOR_ALL, *FOR_PADDED, *FOR_ADAPTERS)),
     "llm": (LLM, llm_checks.LLMSubject, (*FOR_ALL, *FOR_LLMS)),
-    "objective": (Objective, ObjectiveSubject, FOR_OBJECTIVES),
-    "task": (Task, TaskSubject, FOR_TASKS),
+    "objective": (Objective, objective_checks.ObjectiveSubject, FOR_OBJECTIVES),
+    "task": (Task, task_checks.TaskSubject, FOR_TASKS),
     "metric": (Metric, metric_checks.MetricSubject, FOR_METRICS),
 }
 
@@ -235,17 +150,7 @@ def list_checks(kind: str, component: type[Any], config: Any = None) -> list[Che
 
 
 def run_checks(kind: str, component: type[Any], config: Any = None) -> list[CheckResult]:
-    """Check a component against the contract of its kind.
-
-    Args:
-        kind: ``encoder``, ``adapter``, ``llm``, ``objective``, ``task`` or ``metric``.
-        component: Its class.
-        config: The config whose tiny variant is checked (that of an objective, a task or a metric as
-            it is); None for the defaults.
-
-    Raises:
-        ValueError: There are no checks for that kind.
-    """
+    """Check a component against the contract of its kind; arguments and errors are those of `list_checks`."""
     return [check.result() for check in list_checks(kind, component, config)]
 
 
@@ -260,3 +165,49 @@ def kind_of_component(component: type[Any]) -> str:
             return kind
     bases = " or ".join(f"kikimimi.{base.__name__}" for base, _, _ in _KINDS.values())
     raise TypeError(f"{component!r} is no subclass of {bases}")
+
+
+def parametrize_checks(
+    component: type[Any], *, expected_failures: Mapping[str, str] | None = None, **configs: Any
+) -> pytest.MarkDecorator:
+    """Make one pytest test for each check of a component.
+
+        @parametrize_checks(MyAdapter)
+        def test_contract(check):
+            check()
+
+    Args:
+        component: An encoder, an adapter, an LLM, an objective, a task or a metric.
+        expected_failures: Why a check fails, by its name (in all configs) or by its test id (in one:
+            ``{"mean-bf16_runs": "an operator lacks bfloat16 on the CPU"}``). Such a test is a strict
+            expected failure: once it passes, it has to be taken off the list.
+        configs: Configs whose tiny variants are checked (those of objectives, tasks and metrics as they are),
+            by a name for the test ids: ``parametrize_checks(MyAdapter, mean=MyAdapter.Config(pool="mean"))``.
+            Without, the defaults are.
+
+    Raises:
+        TypeError: It is none of these.
+        ValueError: An expected failure names no check, or gives no reason.
+    """
+    import pytest
+
+    kind = kind_of_component(component)
+    reasons = dict(expected_failures or {})
+    cases: list[Any] = []
+    known: set[str] = set()
+    for name, config in (configs or {"": None}).items():
+        for check in list_checks(kind, component, config):
+            test_id = f"{name}-{check.name}" if name else check.name
+            known |= {test_id, check.name}
+            reason = reasons.get(test_id, reasons.get(check.name))
+            marks = () if reason is None else pytest.mark.xfail(reason=reason, strict=True)
+            cases.append(pytest.param(check, id=test_id, marks=marks))
+    for name, reason in reasons.items():
+        if name not in known:
+            raise ValueError(
+                f"expected_failures: {component.__name__} has no check '{name}'.{nearest(name, known)} "
+                f"Checks: {listing(known)}"
+            )
+        if not (isinstance(reason, str) and reason.strip()):
+            raise ValueError(f"expected_failures: '{name}' needs a reason, in words")
+    return pytest.mark.parametrize("check", cases)

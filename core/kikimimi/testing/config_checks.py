@@ -18,8 +18,7 @@ from kikimimi.recipe.interpolate import interpolate
 from kikimimi.recipe.shape import Leaf, Section, is_supported, shapes
 from kikimimi.recipe.show import plain
 from kikimimi.recipe.source import Problems, read
-from kikimimi.testing.contract import ContractError, expect
-from kikimimi.testing.subject import Subject, Tested
+from kikimimi.testing.subject import ContractError, Subject, Tested, expect
 
 _CONTRACTS = "kikimimi.contracts."
 

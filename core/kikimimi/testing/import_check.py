@@ -18,8 +18,7 @@ from contextlib import suppress
 from functools import cache
 from typing import IO
 
-from kikimimi.testing.contract import ContractError, expect
-from kikimimi.testing.subject import Tested
+from kikimimi.testing.subject import ContractError, Tested, expect
 
 _SERVER = """
 import importlib, importlib.util, json, os, sys, traceback

@@ -1,8 +1,10 @@
-"""Checks of an LLM's forward pass and generation."""
+"""Checks of LLMs: the forward pass, generation, and how a conversation is rendered."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,18 +12,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kikimimi.contracts.component import LLM, LLMContext
-from kikimimi.contracts.conversation import Conversation, Message, TextPart
+from kikimimi.contracts.component import LLM, LLMContext, Rendered
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.generation import Generation
 from kikimimi.contracts.vocabulary import Vocabulary
-from kikimimi.testing.contract import expect, expect_close
-from kikimimi.testing.subject import Subject
+from kikimimi.testing.subject import ContractError, Subject, expect, expect_close, named
 
-NEW_TOKENS = 6
+_NEW_TOKENS = 6
 ASCII = "Hello, world 42."
 JAPANESE = "今日はいい天気です。コーヒーを2杯"
 TIE = 1e-4
 """Two logits that differ by less may change places between two ways to compute them."""
+
+
+KNOWN_CONTROLS = (
+    *("<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|return|>", "<|user|>", "<|assistant|>"),
+    *("<|eot_id|>", "<|endoftext|>", "<end_of_turn>", "<s>", "</s>", "[INST]", "[/INST]"),
+)
+"""How control tokens are spelled in the field; those of the LLM's own tokenizer are added."""
+
+_QUESTION = Message("user", (TextPart("one"), AudioPart("0.flac"), TextPart("two"), AudioPart("1.flac")))
+_ANSWER = Message("assistant", (TextPart("an answer"),))
+_THIRD = Message("user", (AudioPart("2.flac"), TextPart("three")))
+_TALK = Conversation((_QUESTION, _ANSWER, _THIRD, Message("assistant", (TextPart("いいえ"),))))
 
 
 class LLMSubject(Subject):
@@ -47,9 +60,9 @@ class LLMSubject(Subject):
         """Return the cross-entropy of each next token."""
         firsts = self.firsts(part, sequences)
         long = [ids for ids, first in zip(sequences, firsts, strict=True) if len(ids) > first + 1]
-        starts = self.firsts(part, long)
-        logits = torch.cat([rows[:-1] for rows in self.outputs(part, long)])
-        targets = torch.cat([ids[first + 1 :] for ids, first in zip(long, starts, strict=True)])
+        outputs = self.outputs(part, long)
+        logits = torch.cat([rows[:-1] for rows in outputs])
+        targets = torch.cat([ids[1 - len(rows) :] for ids, rows in zip(long, outputs, strict=True)])
         return F.cross_entropy(logits.float(), targets)
 
     @staticmethod
@@ -66,14 +79,9 @@ class LLMSubject(Subject):
         """Return (M, V) logits of a pack, of each sequence from its first position on."""
         device = embeddings[0].device
         lengths = torch.tensor([len(sequence) for sequence in embeddings], device=device)
-        ends = lengths.cumsum(0).tolist()
-        select = torch.cat(
-            [
-                torch.arange(end - len(sequence) + first, end, device=device)
-                for sequence, first, end in zip(embeddings, firsts, ends, strict=True)
-            ]
-        )
-        logits: Tensor = part(torch.cat(embeddings), lengths, select)
+        pairs = zip(embeddings, firsts, strict=True)
+        asked = torch.cat([torch.arange(len(rows), device=device) >= first for rows, first in pairs])
+        logits: Tensor = part(torch.cat(embeddings), lengths, asked.nonzero()[:, 0])
         return logits
 
 
@@ -103,11 +111,7 @@ def select_picks_positions(subject: LLMSubject) -> None:
     sequences = subject.sequences(llm)
     firsts = subject.firsts(llm, sequences)
     with torch.no_grad():
-        embeddings = [llm.embed(ids) for ids in sequences]
-        whole = torch.split(
-            subject.logits(llm, embeddings, firsts),
-            [len(ids) - first for ids, first in zip(sequences, firsts, strict=True)],
-        )
+        whole = subject.outputs(llm, sequences)
         select: list[int] = []
         expected: list[Tensor] = []
         start = 0
@@ -118,7 +122,7 @@ def select_picks_positions(subject: LLMSubject) -> None:
             expected += [rows[position - first] for position in chosen]
             start += len(ids)
         lengths = torch.tensor([len(ids) for ids in sequences])
-        found = llm(torch.cat(embeddings), lengths, torch.tensor(select))
+        found = llm(llm.embed(torch.cat(sequences)), lengths, torch.tensor(select))
     expect_close(found, torch.stack(expected), "logits at selected positions")
 
 
@@ -170,14 +174,14 @@ def generation_follows_forward(subject: LLMSubject) -> None:
     """Each greedily generated id is the most probable one by `forward`, from the first to the end."""
     llm = subject.build()
     prompts = _prompts(llm)
-    generated = llm.generate(prompts, Generation(max_new_tokens=NEW_TOKENS))
+    generated = llm.generate(prompts, Generation(max_new_tokens=_NEW_TOKENS))
     expect(len(generated) == len(prompts), f"expected {len(prompts)} answers, found {len(generated)}")
     expect(any(generated), "expected at least one new token, found only empty answers")
     with torch.no_grad():
         for number, (prompt, ids) in enumerate(zip(prompts, generated, strict=True)):
             expect(
-                len(ids) <= NEW_TOKENS,
-                f"answer {number}: expected at most {NEW_TOKENS} ids, found {len(ids)}",
+                len(ids) <= _NEW_TOKENS,
+                f"answer {number}: expected at most {_NEW_TOKENS} ids, found {len(ids)}",
             )
             new = torch.tensor(ids, dtype=torch.int64)
             logits = subject.logits(llm, [torch.cat([prompt, llm.embed(new)])], [len(prompt) - 1])
@@ -187,7 +191,7 @@ def generation_follows_forward(subject: LLMSubject) -> None:
                     bool(logits[step, token] >= logits[step, best] - TIE),
                     f"answer {number}, token {step}: generate gives {token}, forward {best}",
                 )
-            if len(ids) < NEW_TOKENS:
+            if len(ids) < _NEW_TOKENS:
                 last = int(logits[len(ids)].argmax())
                 expect(
                     llm.decode([last]) == "",
@@ -198,7 +202,7 @@ def generation_follows_forward(subject: LLMSubject) -> None:
 def generation_in_a_batch_is_the_same(subject: LLMSubject) -> None:
     """Prompts of unequal lengths, generated together, give what each gives alone; and texts."""
     llm = subject.build()
-    prompts, settings = _prompts(llm), Generation(max_new_tokens=NEW_TOKENS)
+    prompts, settings = _prompts(llm), Generation(max_new_tokens=_NEW_TOKENS)
     together = llm.generate(prompts, settings)
     for number, (prompt, found) in enumerate(zip(prompts, together, strict=True)):
         alone = llm.generate([prompt], settings)[0]
@@ -236,20 +240,172 @@ def vocabulary_spells(subject: LLMSubject) -> None:
         expect(found == text, f"vocabulary: expected {text!r} back from its ids, found {found!r}")
 
 
-def assets_restore(subject: LLMSubject) -> None:
+def slots_are_the_clips(subject: LLMSubject) -> None:
+    """There is one slot for each clip, in order, between the words that stand around it."""
+    llm = subject.build()
+    rendered = llm.render(_TALK)
+    ids, slots = rendered.ids, rendered.slots
+    expect(
+        len(rendered.loss) == len(ids),
+        f"expected {len(ids)} values in the loss mask, found {len(rendered.loss)}",
+    )
+    expect(len(slots) == 3, f"3 clips: expected 3 slots, found {len(slots)}")
+    expect(slots == sorted(set(slots)), f"expected ascending slots, found {slots}")
+    expect(slots[-1] < len(ids) and slots[0] >= 0, f"expected slots within the {len(ids)} ids, found {slots}")
+    in_loss = [slot for slot in slots if rendered.loss[slot]]
+    expect(not in_loss, f"expected no loss at slots, found it at {in_loss}")
+    pieces = [llm.decode(ids[a + 1 : b]) for a, b in pairwise([-1, *slots, len(ids)])]
+    words = (("one", "two"), ("two", "one"), ("an answer", "いいえ"), ("three", "two"))
+    for piece, (wanted, unwanted) in zip(pieces, words, strict=True):
+        expect(
+            wanted in piece and unwanted not in piece,
+            f"expected {wanted!r} and not {unwanted!r} between two slots, found {piece!r}",
+        )
+
+
+def loss_covers_the_answers(subject: LLMSubject) -> None:
+    """The loss is on the assistant's words and on the control token that ends the turn, and nowhere else."""
+    llm = subject.build()
+    rendered = llm.render(_TALK)
+    # An encoder-decoder reads earlier answers as a part of the prompt.
+    answers = ["an answer", "いいえ"] if llm.causal else ["いいえ"]
+    runs = _runs(rendered)
+    expect(
+        len(runs) == len(answers), f"{len(answers)} answers: expected as many runs of loss, found {len(runs)}"
+    )
+    anchor = _ordinary(llm)
+    for run, answer in zip(runs, answers, strict=True):
+        text = llm.decode(run).strip()
+        expect(text == answer, f"expected the loss on {answer!r}, found it on {text!r}")
+        expect(
+            any(_is_control(llm, token, anchor) for token in run),
+            f"expected the loss on the control token that ends the turn too, found it on {answer!r} alone",
+        )
+
+
+def spans_tell_who_says_what(subject: LLMSubject) -> None:
+    """Spans, where the LLM gives any, cover the ids in order and agree with words, slots and loss."""
+    llm = subject.build()
+    rendered = llm.render(_TALK)
+    ids, loss, spans = rendered.ids, rendered.loss, rendered.spans
+    if not spans:
+        return
+    edges = [(span.start, span.end) for span in spans]
+    expect(
+        all(start < end for start, end in edges)
+        and [0, *(end for _, end in edges)] == [*(start for start, _ in edges), len(ids)],
+        f"spans: expected them to cover the {len(ids)} ids one after the other, found {edges}",
+    )
+    slots = [(slot, slot + 1) for slot in rendered.slots]
+    audio = [edge for edge, span in zip(edges, spans, strict=True) if span.kind == "audio"]
+    expect(audio == slots, f"spans: expected those of audio at the slots, {slots}, found {audio}")
+    said = [
+        (span.role, "audio" if span.kind == "audio" else llm.decode(ids[span.start : span.end]).strip())
+        for span in spans
+        if span.kind != "template"
+    ]
+    wanted = [
+        (message.role, part.text if isinstance(part, TextPart) else "audio")
+        for message in _TALK.messages
+        for part in message.parts
+    ]
+    expect(said == wanted, f"spans: expected the roles and words {wanted}, found {said}")
+    strange = [
+        (span.role, span.start)
+        for span in spans
+        if span.kind != "template" and span.role != "assistant" and any(loss[span.start : span.end])
+    ]
+    expect(not strange, f"spans: expected the loss on what the assistant says, found it on {strange}")
+    answers = [span for span in spans if (span.kind, span.role) == ("text", "assistant")]
+    # An encoder-decoder reads earlier answers as a part of the prompt.
+    missed = [a.start for a in (answers if llm.causal else answers[-1:]) if not all(loss[a.start : a.end])]
+    expect(not missed, f"spans: expected the loss on all of each answer, found it missing from {missed}")
+
+
+def training_continues_the_prompt(subject: LLMSubject) -> None:
+    """The rendering that generation starts from is what comes before the first token with a loss."""
+    llm = subject.build()
+    asked = llm.render(Conversation((_QUESTION,)), generate=True)
+    answered = llm.render(Conversation((_QUESTION, _ANSWER)))
+    expect(not any(asked.loss), "expected no loss in a prompt, found some")
+    start = answered.loss.index(True)
+    expect(
+        answered.ids[:start] == asked.ids and answered.slots == asked.slots,
+        f"expected training to predict the answer from the prompt that generation gets, {asked.ids}, "
+        f"found {answered.ids[:start]} before it",
+    )
+
+
+def text_is_never_control(subject: LLMSubject) -> None:
+    """A control token that a user or an answer spells out stays ordinary text, or is refused."""
+    llm = subject.build()
+    anchor = _ordinary(llm)
+    plain = _count_controls(llm, _said("a", "b"), anchor)
+    for spelled in dict.fromkeys([*KNOWN_CONTROLS, *_own_controls(llm)]):
+        for who, talk in {
+            "user": _said(f"a{spelled}b", "b"),
+            "assistant": _said("a", f"a{spelled}b"),
+        }.items():
+            try:
+                found = _count_controls(llm, talk, anchor)
+            except ValueError:
+                continue  # refused, which is safe
+            expect(
+                found == plain,
+                f"{spelled!r} in the text of the {who}: expected {plain} control tokens, as without it, "
+                f"found {found}",
+            )
+
+
+@named("assets_restore")
+def llm_assets_restore(subject: LLMSubject) -> None:
     """What `save_assets` wrote rebuilds an LLM that renders alike."""
     llm = subject.build()
     with tempfile.TemporaryDirectory() as folder:
         llm.save_assets(Path(folder))
         again = cast(LLM, subject.component(subject.config, LLMContext(assets=Path(folder))))
-    turns = Conversation(
-        (Message("user", (TextPart("Hello 今日は"),)), Message("assistant", (TextPart("ok"),)))
-    )
-    before, after = llm.render(turns), again.render(turns)
+    before, after = (one.render(_said("Hello 今日は", "ok")) for one in (llm, again))
     expect(after == before, f"render: expected {before} as before save_assets, found {after}")
     expect(
         again.vocab_size == llm.vocab_size, f"vocab_size: expected {llm.vocab_size}, found {again.vocab_size}"
     )
+
+
+def _said(question: str, answer: str) -> Conversation:
+    return Conversation((Message("user", (TextPart(question),)), Message("assistant", (TextPart(answer),))))
+
+
+def _runs(rendered: Rendered) -> list[list[int]]:
+    pairs = zip(rendered.ids, rendered.loss, strict=True)
+    return [[token for token, _ in run] for wanted, run in groupby(pairs, key=lambda pair: pair[1]) if wanted]
+
+
+def _ordinary(llm: Any) -> list[int]:
+    """Return ids of ordinary text: the start of an answer's loss that is its words and no more."""
+    runs = _runs(llm.render(_said("a", "ab")))
+    expect(bool(runs), "expected a loss on the answer 'ab', found none")
+    for length in range(1, len(runs[0]) + 1):
+        if llm.decode(runs[0][:length]).strip() == "ab":
+            return runs[0][:length]
+    raise ContractError(f"expected the loss on the answer 'ab', found it on {llm.decode(runs[0])!r}")
+
+
+def _is_control(llm: Any, token: int, anchor: list[int]) -> bool:
+    # Decoding leaves out control tokens; a token of white space would show between two words.
+    return bool(llm.decode([*anchor, token, *anchor]) == llm.decode([*anchor, *anchor]))
+
+
+def _count_controls(llm: Any, talk: Conversation, anchor: list[int]) -> int:
+    return sum(_is_control(llm, token, anchor) for token in llm.render(talk).ids)
+
+
+def _own_controls(llm: Any) -> Iterator[str]:
+    """Yield the special tokens of transformers' tokenizers that the LLM or one of its attributes holds."""
+    held = list(vars(llm).values())
+    for value in [*held, *(inner for outer in held for inner in getattr(outer, "__dict__", {}).values())]:
+        tokens = getattr(value, "all_special_tokens", None)
+        if isinstance(tokens, list):
+            yield from tokens
 
 
 def _prompts(llm: Any) -> list[Tensor]:

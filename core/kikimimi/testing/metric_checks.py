@@ -4,44 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
 
 from kikimimi.contracts.metric import Details, Metric, MetricConfig, Score
-from kikimimi.testing.contract import ContractError, expect
-from kikimimi.testing.subject import Tested
+from kikimimi.testing.subject import ContractError, PlainSubject, expect
 
-REFERENCES = (
+_REFERENCES = (
     "今日は 良い 天気 です ね",
     "the quick brown fox jumps over the lazy dog",
     "明日 の 朝 八時 に 駅 で 会いましょう",
     "it was raining all night long",
 )
-WORSE = (
+_WORSE = (
     "今日は 悪い 天気 でした",
     "the quick brown fox jumped over a lazy dog",
     "明日 の 朝 八時 駅 で 会い ましょう か",
     "it rained",
 )
-UNRELATED = ("zzz qqq", "ヌヌ ヌヌヌ", "xxx vvv jjj", "ゾゾ")
-ODD = ("", " ", "\n\t", "。", "\x00", "\U0001f442" * 3, "e\u0301", "あ" * 3000, "a " * 1000)
+_UNRELATED = ("zzz qqq", "ヌヌ ヌヌヌ", "xxx vvv jjj", "ゾゾ")
+_ODD = ("", " ", "\n\t", "。", "\x00", "\U0001f442" * 3, "e\u0301", "あ" * 3000, "a " * 1000)
 
 
-class MetricSubject(Tested):
-    """A metric under test, with its config as it is given."""
+class MetricSubject(PlainSubject[Metric]):
+    """A metric under test."""
 
     config_base = MetricConfig
-    reserved = ("name",)
-
-    @cached_property
-    def config(self) -> Any:
-        """The config that was given, or the metric's defaults."""
-        return self.component.Config() if self.given is None else self.given
-
-    def build(self) -> Metric:
-        """Build the metric."""
-        metric: Metric = self.component(self.config)
-        return metric
 
     def measure(self, references: Sequence[str], predictions: Sequence[str]) -> list[Details | None]:
         """Measure utterances with a metric that is new each time; there is one result for each."""
@@ -66,58 +52,58 @@ def states_unit_and_direction(subject: MetricSubject) -> None:
     better, unit = getattr(subject.component, "better", None), getattr(subject.component, "unit", None)
     expect(better in ("lower", "higher"), f"better: expected 'lower' or 'higher', found {better!r}")
     expect(isinstance(unit, str), f"unit: expected a text, found {unit!r}")
-    details = subject.measure(REFERENCES, WORSE)[0] or {}
+    details = subject.measure(_REFERENCES, _WORSE)[0] or {}
     unknown = [name for name in subject.component.labels if name not in details]
     expect(not unknown, f"labels: expected names of details ({', '.join(details)}), found {unknown}")
 
 
 def a_perfect_answer_is_best(subject: MetricSubject) -> None:
     """No answer is better than the reference itself, and one that has nothing of it is worse."""
-    perfect = subject.value(REFERENCES, REFERENCES)
+    perfect = subject.value(_REFERENCES, _REFERENCES)
     sign = 1 if subject.component.better == "higher" else -1
-    for what, answers in (("flawed", WORSE), ("unrelated", UNRELATED), ("empty", [""] * len(REFERENCES))):
-        found = subject.value(REFERENCES, answers)
+    for what, answers in (("flawed", _WORSE), ("unrelated", _UNRELATED), ("empty", [""] * len(_REFERENCES))):
+        found = subject.value(_REFERENCES, answers)
         expect(
             sign * found <= sign * perfect,
             f"{what} answers: expected a value no better than the references' own, {perfect:g} "
             f"({subject.component.better} is better), found {found:g}",
         )
     expect(
-        subject.value(REFERENCES, UNRELATED) != perfect,
+        subject.value(_REFERENCES, _UNRELATED) != perfect,
         f"unrelated answers: expected a value worse than the references' own, {perfect:g}, found the same",
     )
 
 
 def again_is_the_same(subject: MetricSubject) -> None:
     """The same texts have the same details each time, and are left as they are."""
-    references, predictions = list(REFERENCES), list(WORSE)
+    references, predictions = list(_REFERENCES), list(_WORSE)
     metric = subject.build()
     first = list(metric.measure(references, predictions))
     expect(
-        (references, predictions) == (list(REFERENCES), list(WORSE)),
+        (references, predictions) == (list(_REFERENCES), list(_WORSE)),
         "measure: expected the lists of texts as they were, found them changed",
     )
     again = list(metric.measure(references, predictions))
     expect(
-        first == again == subject.measure(REFERENCES, WORSE),
+        first == again == subject.measure(_REFERENCES, _WORSE),
         "the same texts again: expected the same details, found others",
     )
 
 
 def order_changes_nothing(subject: MetricSubject) -> None:
     """An utterance has the same details in any order, and alone."""
-    found = subject.measure(REFERENCES, WORSE)
+    found = subject.measure(_REFERENCES, _WORSE)
     expect(
-        subject.measure(REFERENCES[::-1], WORSE[::-1]) == found[::-1],
+        subject.measure(_REFERENCES[::-1], _WORSE[::-1]) == found[::-1],
         "utterances in reverse: expected the same details of each, found others",
     )
-    alone = [subject.measure([r], [p])[0] for r, p in zip(REFERENCES, WORSE, strict=True)]
+    alone = [subject.measure([r], [p])[0] for r, p in zip(_REFERENCES, _WORSE, strict=True)]
     expect(alone == found, "utterances one by one: expected the same details of each, found others")
 
 
 def value_comes_from_details(subject: MetricSubject) -> None:
     """Details are finite numbers that add up, and the value of a part, and of all, comes from their sums."""
-    found = [details for details in subject.measure(REFERENCES, WORSE) if details is not None]
+    found = [details for details in subject.measure(_REFERENCES, _WORSE) if details is not None]
     expect(bool(found), "measure: expected details of ordinary sentences, found all left out")
     for details in found:
         expect(
@@ -142,7 +128,7 @@ def value_comes_from_details(subject: MetricSubject) -> None:
 
 def empty_references_are_taken_or_left_out(subject: MetricSubject) -> None:
     """An empty reference has details, or none (it is left out), and changes nothing of the others."""
-    references, predictions = [*REFERENCES, ""], [*WORSE, "said all the same"]
+    references, predictions = [*_REFERENCES, ""], [*_WORSE, "said all the same"]
     try:
         found = subject.measure(references, predictions)
         subject.measure([""], [""])
@@ -153,15 +139,15 @@ def empty_references_are_taken_or_left_out(subject: MetricSubject) -> None:
     if found[-1] is not None:
         _expect_plain(found[-1])
     expect(
-        found[:-1] == subject.measure(REFERENCES, WORSE),
+        found[:-1] == subject.measure(_REFERENCES, _WORSE),
         "an empty reference among others: expected the same details of the others, found others",
     )
 
 
 def odd_texts_are_taken_or_refused(subject: MetricSubject) -> None:
     """Any text gets finite details, or a ValueError that says what is wrong; never another error."""
-    for odd in ODD:
-        for pair in ((REFERENCES[0], odd), (odd, WORSE[0]), (odd, odd)):
+    for odd in _ODD:
+        for pair in ((_REFERENCES[0], odd), (odd, _WORSE[0]), (odd, odd)):
             shown = f"reference {pair[0][:20]!r}, prediction {pair[1][:20]!r}"
             try:
                 details = subject.measure([pair[0]], [pair[1]])[0]

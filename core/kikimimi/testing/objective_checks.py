@@ -1,24 +1,117 @@
-"""Checks of objectives: what they make of micro-batches, and what they leave as it was."""
+"""Checks of objectives, on micro-batches of a tiny model: what they make of it, and leave as it was."""
 
 from __future__ import annotations
 
 import pickle
 import re
-from typing import Any, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
 
 from kikimimi.console.words import listing
-from kikimimi.contracts.batch import View
+from kikimimi.contracts.batch import Batch, Sample, View, collate, render_view
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
+from kikimimi.contracts.objective import Loss, Objective, ObjectiveConfig
 from kikimimi.model.step import ModelStep
 from kikimimi.recipe.chosen import PARTS
-from kikimimi.testing.contract import ContractError, expect, expect_close, expect_finite
-from kikimimi.testing.objective_subject import ObjectiveSubject
+from kikimimi.testing.subject import (
+    ContractError,
+    PlainSubject,
+    expect,
+    expect_close,
+    expect_finite,
+    gradients_of,
+    named,
+    nudge,
+)
 
+if TYPE_CHECKING:
+    from kikimimi.model.reference import Reference
+    from kikimimi.model.speech_lm import SpeechLM
+
+_Talk = tuple[str | None, str, str, str, int]
+_TALKS: tuple[_Talk, ...] = (
+    # what is said in the clip, the question, the answer, the rejected answer, samples; None: there is no clip
+    ("はい", "何と言いましたか。", "はいと言いました。", "いいえ", 9_000),
+    (None, "空は何色ですか。", "青", "赤い色です。", 0),
+    ("こんにちは", "返事をしてください。", "こんにちは。", "さようなら", 14_000),
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+)*")
 _TAKEN = ("loss", "count", "lr", "gradient_norm", "validation_loss", "padding", "step", "stage")
 """What metrics call other things; a measure would stand in their place."""
+
+
+@dataclass(frozen=True)
+class TinyStage:
+    """A stage in which everything trains, after some steps.
+
+    Attributes:
+        model: Encoder, adapter and the LLM's low-rank updates train.
+        frozen: Makes the model what it was, where the objective asks for that.
+    """
+
+    model: SpeechLM
+    frozen: Reference | None
+
+
+class ObjectiveSubject(PlainSubject[Objective]):
+    """An objective under test."""
+
+    config_base = ObjectiveConfig
+
+    def stage(self) -> TinyStage:
+        """Assemble a tiny model whose adapter gives one audio token per token of what is said."""
+        from kikimimi.model.reference import Reference
+        from kikimimi.model.trainable import freeze_all_but
+        from kikimimi.testing.tiny import tiny_model
+
+        model = tiny_model(_recipe())
+        names = [
+            name
+            for name, _ in model.named_parameters()
+            if name not in model.fixed and (not name.startswith("llm.") or ".lora_" in name)
+        ]
+        freeze_all_but(model, names)
+        parts = self.build().reference
+        compared = [name for name in names if name.partition(".")[0] in parts]
+        frozen = Reference(model, compared) if parts else None
+        nudge(map(model.get_parameter, names), 0.05, seed=1)  # no more what it was at the stage's start
+        return TinyStage(model, frozen)
+
+    def batch(
+        self, model: SpeechLM, *, known: bool = True, text: bool = False, turned: bool = False
+    ) -> Batch:
+        """Return a micro-batch with the views that the objective asks for.
+
+        Args:
+            model: Renders the conversations.
+            known: Whether it is known what is said in the clips.
+            text: Leave out conversations with a clip.
+            turned: In the opposite order.
+
+        Raises:
+            ValueError: A view cannot be made.
+        """
+        talks = [talk for talk in _TALKS if not text or talk[0] is None]
+        return collate([self._sample(model, talk, known) for talk in talks[:: -1 if turned else 1]])
+
+    def run(self, stage: TinyStage, batch: Batch, objective: Objective | None = None) -> Loss:
+        """Return the loss of a micro-batch by an objective, or by one that is new."""
+        found = (objective or self.build()).loss(ModelStep(stage.model, batch, stage.frozen))
+        expect(isinstance(found, Loss), f"loss: expected a kikimimi.Loss, found {type(found).__name__}")
+        return found
+
+    def _sample(self, model: SpeechLM, talk: _Talk, known: bool) -> Sample:
+        said, question, answer, rejected, samples = talk
+        clip = (AudioPart("0.flac", said if known else None),) if samples else ()
+        asked = Message("user", (*clip, TextPart(question)))
+        asks = Conversation((asked, Message("assistant", (TextPart(answer),))), rejected)
+        views = {view: render_view(model.llm, asks, view) for view in self.build().views}
+        noise = torch.randn(samples, generator=torch.Generator().manual_seed(samples))
+        waveforms = [0.1 * noise] if samples else []
+        return Sample(f"kit/{question}", model.llm.render(asks), waveforms, asks.transcripts(), views)
 
 
 def asks_for_what_there_is(subject: ObjectiveSubject) -> None:
@@ -56,9 +149,7 @@ def gradients_reach_what_it_says(subject: ObjectiveSubject) -> None:
     wanted = {name for name, p in stage.model.named_parameters() if p.requires_grad}
     loss = subject.run(stage, subject.batch(stage.model))
     loss.value.backward()  # type: ignore[no-untyped-call]
-    gradients = {name: p.grad for name, p in stage.model.named_parameters() if p.grad is not None}
-    for name, gradient in gradients.items():
-        expect_finite(gradient, f"gradient of {name}")
+    gradients = gradients_of(stage.model)
     strays = [name for name in gradients if name not in wanted]
     expect(not strays, f"expected no gradient in what is frozen, found one in {listing(strays[:3])}")
     reached = {name.partition(".")[0] for name, gradient in gradients.items() if gradient.any()}
@@ -70,15 +161,17 @@ def gradients_reach_what_it_says(subject: ObjectiveSubject) -> None:
     )
 
 
-def again_is_the_same(subject: ObjectiveSubject) -> None:
+@named("again_is_the_same")
+def loss_again_is_the_same(subject: ObjectiveSubject) -> None:
     """The same micro-batch has the same loss again: nothing is remembered and nothing drawn at random."""
     stage = subject.stage()
     batch, objective = subject.batch(stage.model), subject.build()
-    first, second = (objective.loss(ModelStep(stage.model, batch, stage.frozen)).value for _ in range(2))
+    first, second = (subject.run(stage, batch, objective).value for _ in range(2))
     expect_close(second, first, "the loss of the same micro-batch again")
 
 
-def order_changes_nothing(subject: ObjectiveSubject) -> None:
+@named("order_changes_nothing")
+def order_changes_no_loss(subject: ObjectiveSubject) -> None:
     """The loss does not depend on the order of the conversations."""
     stage = subject.stage()
     first, turned = (
@@ -184,19 +277,16 @@ def half_precision_runs(subject: ObjectiveSubject) -> None:
         f"loss under autocast to bfloat16: expected float32, found {loss.value.dtype}",
     )
     loss.value.backward()  # type: ignore[no-untyped-call]
-    for name, parameter in stage.model.named_parameters():
-        if parameter.grad is not None:
-            expect_finite(parameter.grad, f"gradient of {name} under autocast to bfloat16")
+    gradients_of(stage.model, " under autocast to bfloat16")
 
 
-def pickling_keeps_it(subject: ObjectiveSubject) -> None:
+@named("pickling_keeps_it")
+def objective_pickling_keeps_it(subject: ObjectiveSubject) -> None:
     """Pickling changes nothing: an objective is a part of what other processes are sent."""
     stage = subject.stage()
     batch, objective = subject.batch(stage.model), subject.build()
-    first, second = (
-        one.loss(ModelStep(stage.model, batch, stage.frozen)).value
-        for one in (objective, pickle.loads(pickle.dumps(objective)))
-    )
+    restored = pickle.loads(pickle.dumps(objective))
+    first, second = (subject.run(stage, batch, one).value for one in (objective, restored))
     expect_close(second, first, "the loss of the objective, pickled and unpickled")
 
 
@@ -207,3 +297,17 @@ def _expect_scalar(found: Any, what: str) -> None:
         f"{what}: expected a scalar of floating point, found {found.dtype} of shape {tuple(found.shape)}",
     )
     expect_finite(found.detach(), what)
+
+
+def _recipe() -> Any:
+    from kikimimi.recipe import Chosen, Dataset, LoRA, Recipe, Stage, Train
+
+    lora = LoRA(rank=2, modality="audio")
+    data = {"kit": Dataset(shards="none.tar", task=Chosen.of("task", "asr"))}
+    return Recipe(
+        name="kit",
+        encoder=Chosen.of("encoder", "whisper"),
+        adapter=Chosen.of("adapter", "cif"),
+        llm=replace(Chosen.of("llm", "llama"), lora=lora),
+        stages={"kit": Stage(train={"adapter": Train()}, data=data, steps=1)},
+    )

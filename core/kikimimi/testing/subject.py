@@ -1,19 +1,138 @@
-"""A component under test: how to build its tiny variant, what to feed it, and how to run it."""
+"""A component under test: how to build and run its tiny variant, and how to say what is expected of it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, wraps
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kikimimi.contracts.component import Component, ComponentConfig, Padded
 from kikimimi.recipe.chosen import OF_PARTS
-from kikimimi.testing.contract import ContractError
+
+Built = TypeVar("Built")
+Function = TypeVar("Function", bound=Callable[..., None])
+
+TOLERANCE = 1e-5
+"""Largest difference between two ways to compute the same [relative to the largest value, or to 1]."""
+
+
+class ContractError(AssertionError):
+    """A component breaks its contract; the message says what was expected and what was found."""
+
+
+def expect(holds: bool, message: str) -> None:
+    """Raise a `ContractError` with the message unless the condition holds."""
+    if not holds:
+        raise ContractError(message)
+
+
+def expect_close(found: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
+    """Expect two tensors of one shape to hold the same finite numbers.
+
+    Args:
+        found: What came out.
+        expected: What had to.
+        what: The start of the message, such as ``clip 2 alone and in a batch``.
+        tolerance: Largest difference, relative to the largest expected value where that is above 1.
+
+    Raises:
+        ContractError: They differ.
+    """
+    expect(
+        found.shape == expected.shape,
+        f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}",
+    )
+    expect_finite(found, what)
+    if found.numel() == 0:
+        return
+    allowed = tolerance * max(1.0, float(expected.detach().abs().max()))
+    difference = float((found.detach().float() - expected.detach().float()).abs().max())
+    expect(
+        difference <= allowed,
+        f"{what}: expected the same values, found a difference of {difference:.2g} (allowed: {allowed:.2g})",
+    )
+
+
+def expect_all_close(
+    found: Iterable[Tensor], expected: Iterable[Tensor], what: str, tolerance: float = TOLERANCE
+) -> None:
+    """Expect as many tensors, each close to its own; ``what`` and its number start the message."""
+    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+        expect_close(one, other, f"{what} {number}", tolerance)
+
+
+def expect_finite(found: Tensor, what: str) -> None:
+    """Expect a tensor without NaN and infinity.
+
+    Raises:
+        ContractError: It holds one.
+    """
+    wrong = int((~found.isfinite()).sum())
+    expect(wrong == 0, f"{what}: expected finite values, found {wrong} of {found.numel()} NaN or infinite")
+
+
+def expect_padded(found: Padded, layout: str, items: str, width: tuple[str, int], where: str = "") -> None:
+    """Expect a batch with int64 lengths, values of a width, and room for the longest sequence.
+
+    Args:
+        found: What came out.
+        layout: What the values are, such as ``(B, T, D) tokens``.
+        items: What stands at a position.
+        width: What the width is called, and its number.
+        where: The start of the message.
+
+    Raises:
+        ContractError: It is otherwise.
+    """
+    values, lengths = found.values, found.lengths
+    expect(
+        lengths.dtype == torch.int64 and values.dim() == 3,
+        f"{where}expected {layout} with int64 lengths, found {tuple(values.shape)} with {lengths.dtype}",
+    )
+    expect(
+        values.shape[2] == width[1],
+        f"{where}expected {items} of {width[0]} = {width[1]} values, found {values.shape[2]}",
+    )
+    longest = int(lengths.max())
+    expect(
+        values.shape[1] >= longest,
+        f"{where}expected room for {longest} {items}, found {values.shape[1]}",
+    )
+
+
+def gradients_of(part: nn.Module, where: str = "") -> dict[str, Tensor]:
+    """Return the gradients that parameters have, by name, each of them finite.
+
+    Raises:
+        ContractError: One is not.
+    """
+    found = {name: p.grad for name, p in part.named_parameters() if p.grad is not None}
+    for name, gradient in found.items():
+        expect_finite(gradient, f"gradient of {name}{where}")
+    return found
+
+
+def nudge(parameters: Iterable[nn.Parameter], scale: float, seed: int) -> None:
+    """Add noise to parameters: they are not what they were at the start of training."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def named(name: str) -> Callable[[Function], Function]:
+    """Name a check as another kind's check of the same is named: a function's own name stands only once."""
+
+    def rename(check: Function) -> Function:
+        check.__name__ = name
+        return check
+
+    return rename
 
 
 class Tested:
@@ -33,6 +152,21 @@ class Tested:
     def __init__(self, component: type[Any], config: Any = None) -> None:
         self.component = component
         self.given = config
+
+
+class PlainSubject(Tested, Generic[Built]):
+    """A plugin under test whose config is checked as it is given, as there is nothing to make tiny."""
+
+    reserved = ("name",)
+
+    @cached_property
+    def config(self) -> Any:
+        """The config that was given, or the component's defaults."""
+        return self.component.Config() if self.given is None else self.given
+
+    def build(self) -> Built:
+        """Build the plugin."""
+        return cast(Built, self.component(self.config))
 
 
 class Subject(Tested, ABC):

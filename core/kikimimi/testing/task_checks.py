@@ -8,14 +8,60 @@ import random
 import re
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import cached_property
+from random import Random
 from typing import Any
 
 from kikimimi.contracts.conversation import AudioPart, Conversation, TextPart
-from kikimimi.testing.contract import ContractError, expect
-from kikimimi.testing.task_subject import TaskSubject
+from kikimimi.contracts.task import Task, TaskConfig
+from kikimimi.testing.records import CLIP, conversation, labelled_clip
+from kikimimi.testing.subject import ContractError, PlainSubject, expect, named
 
-ODD: tuple[Any, ...] = ({"odd": [1]}, [{}], [], "", 3.5, True)
+_SEEDS = (None, *range(20))
+"""Random numbers that a check tries; None gives none to draw."""
+_ODD: tuple[Any, ...] = ({"odd": [1]}, [{}], [], "", 3.5, True)
 """What a field should not hold, or seldom does."""
+
+
+class TaskSubject(PlainSubject[Task]):
+    """A task under test, and a record that it takes."""
+
+    config_base = TaskConfig
+
+    @cached_property
+    def record(self) -> tuple[dict[str, Any], list[str]]:
+        """A record that the task takes, and the names of its clips: its own example, or one of the kit's."""
+        task = self.build()
+        example = task.example()
+        if example is not None:
+            return example
+        refusals: list[str] = []
+        for record in (labelled_clip(Random(0)), conversation(Random(0), said=True)):
+            try:
+                task.conversation(deepcopy(record), [CLIP], None)
+            except ValueError as error:
+                refusals.append(str(error))
+                continue
+            return record, [CLIP]
+        raise ContractError(
+            f"{self.component.__name__}: expected it to take a record, found that it refuses a labelled clip "
+            f"({refusals[0]}) and a conversation ({refusals[1]}). Return one that it takes from `example`"
+        )
+
+    def converse(self, seed: int | None = None, task: Task | None = None) -> Conversation:
+        """Make the conversation of the record with the random numbers of a seed; None gives none to draw."""
+        record, clips = deepcopy(self.record)
+        rng = None if seed is None else Random(seed)
+        found = (task or self.build()).conversation(record, clips, rng)
+        expect(
+            isinstance(found, Conversation),
+            f"conversation: expected a kikimimi.Conversation, found {type(found).__name__}",
+        )
+        return found
+
+    def converse_often(self) -> list[Conversation]:
+        """Return the conversation without random numbers, and those of several seeds."""
+        return [self.converse(seed) for seed in _SEEDS]
 
 
 def conversation_ends_in_an_answer(subject: TaskSubject) -> None:
@@ -41,9 +87,9 @@ def audio_parts_are_the_clips(subject: TaskSubject) -> None:
         for name in found.clips():
             expect(name in clips, f"audio part: expected one of the record's clips {clips}, found {name!r}")
     if clips:
-        found_without = _try(subject, deepcopy(record), [])
+        silent = _try(subject, deepcopy(record), [], "clips []")
         expect(
-            found_without is None or not found_without.clips(),
+            isinstance(silent, ValueError) or not silent.clips(),
             "a record without clips: expected a ValueError or a conversation without audio, found audio",
         )
 
@@ -121,36 +167,26 @@ def a_missing_field_is_named(subject: TaskSubject) -> None:
     record, clips = subject.record
     for name in record:
         without = {key: deepcopy(value) for key, value in record.items() if key != name}
-        try:
-            subject.build().conversation(without, list(clips), None)
-        except ValueError as error:
-            expect(
-                name in str(error),
-                f"a record without {name!r}: expected a ValueError that names it, found: {error}",
-            )
-        except Exception as error:
-            raise _not_a_value_error(f"a record without {name!r}", error) from error
-    try:
-        subject.build().conversation({}, list(clips), None)
-    except ValueError as error:
-        expect(
-            any(re.search(rf"\b{re.escape(name)}\b", str(error)) for name in record),
-            f"an empty record: expected a ValueError that names a field, found: {error}",
-        )
-    except Exception as error:
-        raise _not_a_value_error("an empty record", error) from error
-    else:
-        raise ContractError("an empty record: expected a ValueError, found a conversation")
+        what = f"a record without {name!r}"
+        found = _try(subject, without, list(clips), what)
+        said = str(found) if isinstance(found, ValueError) else name
+        expect(name in said, f"{what}: expected a ValueError that names it, found: {said}")
+    found = _try(subject, {}, list(clips), "an empty record")
+    expect(isinstance(found, ValueError), "an empty record: expected a ValueError, found a conversation")
+    expect(
+        any(re.search(rf"\b{re.escape(name)}\b", str(found)) for name in record),
+        f"an empty record: expected a ValueError that names a field, found: {found}",
+    )
 
 
 def odd_fields_are_refused(subject: TaskSubject) -> None:
     """A field that holds something odd gives a ValueError, or is not read; never another error."""
     record, clips = subject.record
     for name in record:
-        for odd in ODD:
+        for odd in _ODD:
             changed = deepcopy(record) | {name: deepcopy(odd)}
             found = _try(subject, changed, list(clips), f"{name}: {odd!r}")
-            for message in found.messages if found else ():
+            for message in found.messages if isinstance(found, Conversation) else ():
                 for part in message.parts:
                     expect(
                         part.text is None or isinstance(part.text, str),
@@ -158,7 +194,8 @@ def odd_fields_are_refused(subject: TaskSubject) -> None:
                     )
 
 
-def pickling_keeps_it(subject: TaskSubject) -> None:
+@named("pickling_keeps_it")
+def task_pickling_keeps_it(subject: TaskSubject) -> None:
     """Pickling, by which a task reaches the processes of a data loader, changes nothing."""
     restored = pickle.loads(pickle.dumps(subject.build()))
     for seed in (None, 0, 1):
@@ -169,15 +206,17 @@ def pickling_keeps_it(subject: TaskSubject) -> None:
 
 
 def _try(
-    subject: TaskSubject, record: dict[str, Any], clips: list[str], what: str = ""
-) -> Conversation | None:
-    """Return the conversation, or None where the record is refused as it should be."""
+    subject: TaskSubject, record: dict[str, Any], clips: list[str], what: str
+) -> Conversation | ValueError:
+    """Return the conversation, or the error by which the record is refused as it should be."""
     try:
         return subject.build().conversation(record, clips, None)
-    except ValueError:
-        return None
+    except ValueError as error:
+        return error
     except Exception as error:
-        raise _not_a_value_error(what or f"clips {clips}", error) from error
+        raise ContractError(
+            f"{what}: expected a ValueError, found {type(error).__name__}: {error}"
+        ) from error
 
 
 def _question(subject: TaskSubject, language: Any) -> Conversation | None:
@@ -185,10 +224,6 @@ def _question(subject: TaskSubject, language: Any) -> Conversation | None:
         return subject.build().question(language)
     except ValueError:
         return None
-
-
-def _not_a_value_error(what: str, error: Exception) -> ContractError:
-    return ContractError(f"{what}: expected a ValueError, found {type(error).__name__}: {error}")
 
 
 def _texts(conversation: Conversation) -> list[str]:

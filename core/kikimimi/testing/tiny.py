@@ -13,10 +13,10 @@ from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Chosen, Dataset, Evaluation, Gate, Recipe, Stage, Trainer
 from kikimimi.testing.records import CLIP, conversation, labelled_clip
 
-STEPS = 2
-BATCH_SECONDS = 4.0
-NEW_TOKENS = 4
-ANY_RATE = 1e9
+_STEPS = 2
+_BATCH_SECONDS = 4.0
+_NEW_TOKENS = 4
+_ANY_RATE = 1e9
 
 Sourced = TypeVar("Sourced", Dataset, Evaluation)
 
@@ -72,21 +72,21 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
         return replace(
             given,
             objective=_brief(given.objective),
-            steps=STEPS,
+            steps=_STEPS,
             epochs=None,
             gate={n: _wide(gate) for n, gate in given.gate.items()},  # random parts get through none
             data={n: evenly(source(f"{key}.data.{n}", data)) for n, data in given.data.items()},
             batch=replace(
                 given.batch,
-                seconds=min(given.batch.seconds or BATCH_SECONDS, BATCH_SECONDS),
+                seconds=min(given.batch.seconds or _BATCH_SECONDS, _BATCH_SECONDS),
                 tokens=None,
                 global_=min(given.batch.global_, 2),
             ),
-            schedule=replace(given.schedule, warmup=min(given.schedule.warmup, STEPS - 1)),
+            schedule=replace(given.schedule, warmup=min(given.schedule.warmup, _STEPS - 1)),
             checkpoint=replace(given.checkpoint, every=1),
             validate=replace(
                 given.validate,
-                every=min(given.validate.every, STEPS),
+                every=min(given.validate.every, _STEPS),
                 data={n: source(f"{key}.validate.data.{n}", data) for n, data in given.validate.data.items()},
             ),
         )
@@ -98,7 +98,7 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
         evaluate={
             name: replace(
                 source(f"evaluate.{name}", given),
-                generate=replace(given.generate, max_new_tokens=NEW_TOKENS),
+                generate=replace(given.generate, max_new_tokens=_NEW_TOKENS),
                 baselines={},
             )
             for name, given in recipe.evaluate.items()
@@ -108,7 +108,7 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
 
 
 def _wide(gate: Gate) -> Gate:
-    return Gate(max=ANY_RATE) if gate.min is None else Gate(min=-ANY_RATE)
+    return Gate(max=_ANY_RATE) if gate.min is None else Gate(min=-_ANY_RATE)
 
 
 def _tiny_parts(recipe: Recipe) -> Recipe:
@@ -126,7 +126,7 @@ def _brief(objective: Chosen) -> Chosen:
 
     def short(value: Any) -> Any:
         if isinstance(value, Generation):
-            return replace(value, max_new_tokens=min(value.max_new_tokens, NEW_TOKENS))
+            return replace(value, max_new_tokens=min(value.max_new_tokens, _NEW_TOKENS))
         if isinstance(value, dict):
             return {name: short(item) for name, item in value.items()}
         return _brief(value) if isinstance(value, Chosen) else value

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from kikimimi.cli import app
 from kikimimi.errors import RequestError
-from kikimimi.scaffold import KINDS, Scaffold
+from kikimimi.scaffold import TEMPLATE_KINDS, Scaffold
 from kikimimi.testing import list_checks, write_shard
 from kikimimi_adapters.mlp import MLPAdapter
 from kikimimi_encoders.whisper.whisper import WhisperEncoder
@@ -81,7 +81,7 @@ def run(environment: dict[str, str], folder: Path, *arguments: str) -> str:
 
 
 def test_there_is_a_template_for_every_kind_that_is_checked() -> None:
-    assert set(KINDS) == set(NAMES) == set(BUILT_IN)
+    assert set(TEMPLATE_KINDS) == set(NAMES) == set(BUILT_IN)
 
 
 def test_they_are_found(environment: dict[str, str], tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_what_is_written_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert ('\nWindow_q2-former = "kikimimi_window_q2_former.adapter:WindowQ2FormerAdapter"\n') in (
         package / "pyproject.toml"
     ).read_text()
-    assert "$" not in "".join(Scaffold("x", kind).files()["README.md"] for kind in KINDS)
+    assert "$" not in "".join(Scaffold("x", kind).files()["README.md"] for kind in TEMPLATE_KINDS)
 
 
 def test_a_name_may_carry_its_kind_already() -> None:

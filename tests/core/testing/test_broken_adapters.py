@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
-from kikimimi.testing import build_checks, config_checks, import_check, list_checks
+from kikimimi.testing import config_checks, import_check, list_checks
 from kikimimi.testing.checks import FOR_ADAPTERS, FOR_ALL, FOR_PADDED
 
 # test_broken_configs.py, test_broken_builds.py, test_import_check.py; and test_broken_contexts.py
-ELSEWHERE = (config_checks.__name__, build_checks.__name__, import_check.__name__)
+ELSEWHERE = (config_checks.__name__, import_check.__name__)
+OF_BUILDING = ("builds_", "shard_classes_", "pretrained_names_")
 
 
 class Pairs(Adapter):
@@ -287,5 +288,5 @@ def test_every_check_has_something_to_catch() -> None:
         check for check in (*FOR_ALL, *FOR_PADDED, *FOR_ADAPTERS) if check.__module__ not in ELSEWHERE
     ]
     in_contexts = {"transcripts_change_no_tokens", "several_taps_are_taken_or_refused", "assets_restore"}
-    names = {function.__name__ for function in functions}
+    names = {check.__name__ for check in functions if not check.__name__.startswith(OF_BUILDING)}
     assert {name for _, name, _ in BROKEN} == names - in_contexts

@@ -1,0 +1,334 @@
+"""Checks of any component: how it is built, what its results depend on, how it trains and comes back."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from kikimimi.contracts.component import Padded
+from kikimimi.model.trainable import named_tensors
+from kikimimi.testing.subject import (
+    ContractError,
+    PaddedSubject,
+    Subject,
+    expect,
+    expect_all_close,
+    expect_close,
+    expect_finite,
+    gradients_of,
+    in_every_way,
+    nudge,
+)
+
+MAX_PARAMETERS = 1_000_000
+SPARE = 7
+"""Positions by which a padded batch is wider than its longest sequence needs."""
+LEARNING_RATE = 1e-3
+NUDGE = 0.02
+"""Size of the noise that is added to weights."""
+EXACT = 1e-6
+"""Largest difference where nothing but the memory that the tensors lie in may differ."""
+
+
+def builds_tiny(subject: Subject) -> None:
+    """The tiny variant has fewer than a million parameters."""
+    count = sum(parameter.numel() for parameter in subject.build().parameters())
+    expect(
+        count < MAX_PARAMETERS,
+        f"tiny_config: expected fewer than {MAX_PARAMETERS:,} parameters, found {count:,}",
+    )
+
+
+def builds_without_network(subject: Subject) -> None:
+    """Building the tiny variant, and loading its (random) weights, opens no connection."""
+    with _no_network():
+        subject.build().load_weights()
+
+
+def builds_on_meta(subject: Subject) -> None:
+    """On the meta device nothing is allocated, and names and shapes are those of a real build."""
+    with torch.device("meta"):
+        empty = dict(subject.construct().named_parameters())
+    for name, parameter in empty.items():
+        expect(
+            parameter.is_meta, f"{name}: expected the meta device when built there, found {parameter.device}"
+        )
+    real = dict(subject.build().named_parameters())
+    expect_same_shapes(empty, real, "expected the same parameters on the meta device")
+
+
+def builds_the_same_from_a_seed(subject: Subject) -> None:
+    """The seed decides the random weights: a run can be repeated."""
+    first, second = (subject.build(seed=3).state_dict() for _ in range(2))
+    others = [name for name, value in first.items() if not torch.equal(value, second[name])]
+    expect(not others, f"expected equal weights from equal torch seeds, found others in {', '.join(others)}")
+
+
+def expect_same_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Expect tensors of the same names and shapes; ``what`` starts the message."""
+    shapes, others = ({name: t.shape for name, t in tensors.items()} for tensors in (found, expected))
+    differing = sorted(name for name in shapes.keys() | others.keys() if shapes.get(name) != others.get(name))
+    expect(not differing, f"{what}, found others: {', '.join(differing)}")
+
+
+def shard_classes_are_modules(subject: Subject) -> None:
+    """`shard_classes` is not empty, and each class occurs in `modules()` below the component itself."""
+    part = subject.build()
+    classes = part.shard_classes()
+    expect(bool(classes), "shard_classes: expected at least one class, found none")
+    inside = {type(module) for module in part.modules() if module is not part}
+    absent = sorted(cls.__name__ for cls in classes - inside)
+    expect(
+        not absent,
+        f"shard_classes: expected classes of the component's own modules, found {', '.join(absent)}; it has "
+        f"{', '.join(sorted(cls.__name__ for cls in inside))}",
+    )
+
+
+def pretrained_names_are_parameters(subject: Subject) -> None:
+    """`pretrained_names` names the component's own parameters, and none where all weights are random."""
+    part = subject.build()
+    random = sorted(part.pretrained_names())
+    expect(not random, f"pretrained_names: expected none with random weights, found {', '.join(random)}")
+    config = getattr(part, "config", None)
+    if not hasattr(config, "weights"):
+        return
+    # As it would be with a source, which no check can fetch.
+    pretended = copy.copy(config)
+    object.__setattr__(pretended, "weights", "organisation/name")
+    part.config = pretended
+    strange = sorted(part.pretrained_names() - {name for name, _ in part.named_parameters()})
+    expect(not strange, f"pretrained_names: expected names of parameters, found {', '.join(strange)}")
+
+
+@contextmanager
+def _no_network() -> Iterator[None]:
+    def refuse(*arguments: Any, **options: Any) -> NoReturn:
+        raise ContractError(f"expected that building opens no connection, found one to {arguments[-1]}")
+
+    with patch.object(socket.socket, "connect", refuse), patch.object(socket, "getaddrinfo", refuse):
+        yield
+
+
+@in_every_way
+def repeating_changes_nothing(subject: Subject) -> None:
+    """In eval mode the same input gives the same output again."""
+    part = subject.build()
+    sequences = subject.sequences(part)
+    with torch.no_grad():
+        first = subject.outputs(part, sequences)
+        for number, (again, before) in enumerate(zip(subject.outputs(part, sequences), first, strict=True)):
+            expect_close(again, before, f"sequence {number} a second time", 0.0)
+
+
+@in_every_way
+def batch_changes_nothing(subject: Subject) -> None:
+    """A batch of many gives what one by one gives."""
+    part = subject.build()
+    sequences = subject.sequences(part)
+    with torch.no_grad():
+        together = subject.outputs(part, sequences)
+        for number, (sequence, found) in enumerate(zip(sequences, together, strict=True)):
+            alone = subject.outputs(part, [sequence])[0]
+            expect_close(
+                found, alone, f"sequence {number} ({len(sequence)} long) in a batch, against it alone"
+            )
+
+
+@in_every_way
+def input_is_left_alone(subject: PaddedSubject) -> None:
+    """The input, which may be kept for later, is not written to."""
+    part = subject.build()
+    batch = Padded.stack(subject.sequences(part))
+    values, lengths = batch.values.clone(), batch.lengths.clone()
+    with torch.no_grad():
+        subject.run(part, batch)
+    expect(torch.equal(batch.values, values), "expected the input values unchanged, found them changed")
+    expect(torch.equal(batch.lengths, lengths), "expected the input lengths unchanged, found others")
+
+
+@in_every_way
+def padding_changes_nothing(subject: PaddedSubject) -> None:
+    """Whatever stands past the lengths (noise, large values, NaN), the outputs are the same."""
+    part = subject.build()
+    clean = Padded.stack(subject.sequences(part))
+    with torch.no_grad():
+        expected, losses = subject.run(part, clean)
+        for what, batch in _dirty(clean).items():
+            found, dirty_losses = subject.run(part, batch)
+            expect(
+                torch.equal(found.lengths, expected.lengths),
+                f"{what} past the lengths: expected output lengths {expected.lengths.tolist()}, "
+                f"found {found.lengths.tolist()}",
+            )
+            expect_all_close(found.unstack(), expected.unstack(), f"{what} past the lengths: output")
+            for name, loss in losses.items():
+                expect_close(dirty_losses[name], loss, f"{what} past the lengths: loss '{name}'")
+
+
+@in_every_way
+def padding_changes_no_gradient(subject: PaddedSubject) -> None:
+    """Nor does what stands past the lengths change the gradient of any parameter."""
+    part = subject.build()
+    clean = Padded.stack(subject.sequences(part))
+    expected = _gradients(subject, part, clean)
+    for what, batch in _dirty(clean).items():
+        found = _gradients(subject, part, batch)
+        for name, wanted in expected.items():
+            try:
+                expect_close(found[name], wanted, f"{what} past the lengths: the gradient of {name}")
+            except KeyError as error:
+                raise ContractError(f"{what} past the lengths: {name} has no gradient any more") from error
+
+
+def _gradients(subject: PaddedSubject, part: torch.nn.Module, batch: Padded) -> dict[str, Tensor]:
+    part.zero_grad(set_to_none=True)
+    subject.loss_of(part, batch).backward()  # type: ignore[no-untyped-call]
+    return {name: p.grad for name, p in part.named_parameters() if p.grad is not None}
+
+
+def _dirty(clean: Padded) -> dict[str, Padded]:
+    """Return batches that differ from a clean one past the lengths only, and are wider."""
+    shape = (clean.values.shape[0], SPARE, *clean.values.shape[2:])
+    wide = Padded(torch.cat([clean.values, clean.values.new_zeros(shape)], dim=1), clean.lengths)
+    padding = ~wide.mask()
+    noise = torch.randn(wide.values.shape, generator=torch.Generator().manual_seed(2))
+    batches = {"zeros": wide}
+    for what, filling in {"noise": noise, "values of 1e4": noise * 1e4, "NaN": noise * torch.nan}.items():
+        values = wide.values.clone()
+        values[padding] = filling[padding].to(values.dtype)
+        batches[what] = Padded(values, wide.lengths)
+    return batches
+
+
+def gradients_reach_every_parameter(subject: Subject) -> None:
+    """The loss gives each parameter that can be trained a finite gradient that is not zero."""
+    part = subject.build()
+    # Layers that start at zero would hide a gradient.
+    nudge([p for p in part.parameters() if p.requires_grad], NUDGE, seed=4)
+    if getattr(part, "augmentation", None) is not None:
+        part.augmentation.train()  # its parameters (a learned mask) have no part in the output otherwise
+    subject.loss(part, subject.sequences(part)).backward()  # type: ignore[no-untyped-call]
+    trainable = [name for name, p in part.named_parameters() if p.requires_grad]
+    expect(bool(trainable), "expected parameters that can be trained, found none")
+    found = gradients_of(part)
+    without = [name for name in trainable if name not in found or not found[name].any()]
+    expect(not without, f"expected a gradient in every parameter, found none in {', '.join(without)}")
+
+
+def gradients_stay_out_of_frozen_parameters(subject: Subject) -> None:
+    """With every second parameter frozen, the others alone get a gradient."""
+    part = subject.build()
+    names = [name for name, p in part.named_parameters() if p.requires_grad]
+    wanted = set(names[::2])
+    for name, parameter in part.named_parameters():
+        parameter.requires_grad_(name in wanted)
+    part.train()
+    subject.loss(part, subject.sequences(part)).backward()  # type: ignore[no-untyped-call]
+    found = gradients_of(part).keys()
+    expect(
+        found == wanted,
+        f"expected gradients in {', '.join(sorted(wanted))} alone, as only they were not frozen; "
+        f"found them in {', '.join(sorted(found)) or 'none'}",
+    )
+
+
+def a_step_lowers_the_loss(subject: Subject) -> None:
+    """One step of AdamW towards a fixed target, in train mode, lowers the loss."""
+    part = subject.build()
+    before, after = take_step(subject, part)
+    expect(after < before, f"expected one step of AdamW to lower the loss of {before:.6f}, found {after:.6f}")
+
+
+@in_every_way
+def bf16_runs(subject: Subject) -> None:
+    """Under autocast to bfloat16, and with bfloat16 weights, outputs and gradients are finite."""
+    for name, weights in (("under autocast", torch.float32), ("with bfloat16 weights", torch.bfloat16)):
+        part = subject.build().to(weights)
+        with torch.autocast("cpu", torch.bfloat16, enabled=weights is torch.float32):
+            sequences = subject.sequences(part)[:2]
+            for number, output in enumerate(subject.outputs(part, sequences)):
+                expect_finite(output, f"sequence {number} {name} to bfloat16")
+            subject.loss(part, sequences).backward()  # type: ignore[no-untyped-call]
+        gradients_of(part, f" {name} to bfloat16")
+
+
+@in_every_way
+def dtype_and_device_are_kept(subject: Subject) -> None:
+    """The output has the dtype of the weights, float32 or bfloat16, and stays on their device."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            part = subject.build().to(device, dtype)
+            sequences = [sequence.to(device) for sequence in subject.sequences(part)]
+            with torch.no_grad():
+                outputs = subject.outputs(part, sequences)
+            for number, output in enumerate(outputs):
+                expect(
+                    output.dtype == dtype and output.device.type == device,
+                    f"sequence {number}, weights {dtype} on {device}: expected the output likewise, found "
+                    f"{output.dtype} on {output.device.type}",
+                )
+                expect_finite(output, f"sequence {number}, weights {dtype} on {device}")
+
+
+def take_step(subject: Subject, part: Any) -> tuple[float, float]:
+    """Take one step of AdamW; return the loss in eval mode before and after it."""
+    sequences = subject.sequences(part)
+    optimiser = torch.optim.AdamW([p for p in part.parameters() if p.requires_grad], lr=LEARNING_RATE)
+    with torch.no_grad():
+        before = float(subject.loss(part.eval(), sequences))
+    subject.loss(part.train(), sequences).backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    part.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        return before, float(subject.loss(part.eval(), sequences))
+
+
+def state_dict_restores(subject: Subject) -> None:
+    """`load_state_dict` makes another build, of another seed, give the same output."""
+    part, other = subject.build(), subject.build(seed=1)
+    other.load_state_dict(part.state_dict())
+    _expect_same(subject, other, part, "after load_state_dict")
+
+
+def checkpoint_restores(subject: Subject) -> None:
+    """After a training step, what checkpoints hold (parameters and persistent buffers) does the same."""
+    part = subject.build()
+    take_step(subject, part)
+    state = load(save({name: t.detach().contiguous() for name, t in named_tensors(part).items()}))
+    other = subject.build(seed=1)
+    tensors = named_tensors(other)
+    others = ", ".join(sorted(tensors.keys() ^ state.keys()))
+    expect(not others, f"expected the same tensors in every build, found others: {others}")
+    with torch.no_grad():
+        for name, value in state.items():
+            tensors[name].copy_(value)
+    _expect_same(subject, other, part, "restored from a checkpoint (parameters and persistent buffers)")
+
+
+def deepcopy_keeps(subject: Subject) -> None:
+    """`copy.deepcopy` gives a component with the same output."""
+    part = subject.build()
+    _expect_same(subject, copy.deepcopy(part), part, "a deep copy")
+
+
+def pickle_keeps(subject: Subject) -> None:
+    """Pickling, by which a component reaches the processes of a data loader, keeps the output."""
+    part = subject.build()
+    _expect_same(subject, pickle.loads(pickle.dumps(part)), part, "pickled and unpickled")
+
+
+def _expect_same(subject: Subject, found: Any, expected: Any, what: str) -> None:
+    sequences = subject.sequences(expected)
+    with torch.no_grad():
+        outputs, wanted = subject.outputs(found.eval(), sequences), subject.outputs(expected, sequences)
+        expect_all_close(outputs, wanted, f"{what}: sequence", EXACT)
