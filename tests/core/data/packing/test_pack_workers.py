@@ -156,7 +156,7 @@ def test_ctrl_c_stops_after_the_current_rows(
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     run(clips, whole)
-    (clips / "slow").write_text("0.1")
+    (clips / "slow").write_text("0.5")
     process = start(clips, out, site, records_per_shard=6, workers=2)
     try:
         wait_for(lambda: len(list(out.glob("*.tar.*.tmp"))) == 2)
