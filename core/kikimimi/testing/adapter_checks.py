@@ -25,13 +25,13 @@ from kikimimi.testing.component_checks import (
 from kikimimi.testing.subject import (
     ContractError,
     PaddedSubject,
+    check_named,
     expect,
     expect_all_close,
     expect_close,
     expect_finite,
     expect_padded,
     in_every_way,
-    named,
 )
 
 WITHOUT, WITH = "without transcripts", "with transcripts"
@@ -229,7 +229,7 @@ def several_taps_are_taken_or_refused(subject: AdapterSubject) -> None:
                 raise ContractError(f"num_taps={num_taps}: {check.__name__}: {error}") from error
 
 
-@named("assets_restore")
+@check_named("assets_restore")
 def adapter_assets_restore(subject: AdapterSubject) -> None:
     """What `save_assets` wrote rebuilds, without the training texts, an adapter that the weights fit."""
     adapter = subject.build()

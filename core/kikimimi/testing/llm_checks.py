@@ -16,7 +16,7 @@ from kikimimi.contracts.component import LLM, LLMContext, Rendered
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.generation import Generation
 from kikimimi.contracts.vocabulary import Vocabulary
-from kikimimi.testing.subject import ContractError, Subject, expect, expect_close, named
+from kikimimi.testing.subject import ContractError, Subject, check_named, expect, expect_close
 
 _NEW_TOKENS = 6
 ASCII = "Hello, world 42."
@@ -357,7 +357,7 @@ def text_is_never_control(subject: LLMSubject) -> None:
             )
 
 
-@named("assets_restore")
+@check_named("assets_restore")
 def llm_assets_restore(subject: LLMSubject) -> None:
     """What `save_assets` wrote rebuilds an LLM that renders alike."""
     llm = subject.build()

@@ -19,11 +19,11 @@ from kikimimi.recipe.chosen import PARTS
 from kikimimi.testing.subject import (
     ContractError,
     PlainSubject,
+    check_named,
     expect,
     expect_close,
     expect_finite,
     gradients_of,
-    named,
     nudge,
 )
 
@@ -161,7 +161,7 @@ def gradients_reach_what_it_says(subject: ObjectiveSubject) -> None:
     )
 
 
-@named("again_is_the_same")
+@check_named("again_is_the_same")
 def loss_again_is_the_same(subject: ObjectiveSubject) -> None:
     """The same micro-batch has the same loss again: nothing is remembered and nothing drawn at random."""
     stage = subject.stage()
@@ -170,7 +170,7 @@ def loss_again_is_the_same(subject: ObjectiveSubject) -> None:
     expect_close(second, first, "the loss of the same micro-batch again")
 
 
-@named("order_changes_nothing")
+@check_named("order_changes_nothing")
 def order_changes_no_loss(subject: ObjectiveSubject) -> None:
     """The loss does not depend on the order of the conversations."""
     stage = subject.stage()
@@ -280,7 +280,7 @@ def half_precision_runs(subject: ObjectiveSubject) -> None:
     gradients_of(stage.model, " under autocast to bfloat16")
 
 
-@named("pickling_keeps_it")
+@check_named("pickling_keeps_it")
 def objective_pickling_keeps_it(subject: ObjectiveSubject) -> None:
     """Pickling changes nothing: an objective is a part of what other processes are sent."""
     stage = subject.stage()

@@ -15,7 +15,7 @@ from kikimimi.contracts.component import Component, ComponentConfig, Padded
 from kikimimi.recipe.chosen import OF_PARTS
 
 Built = TypeVar("Built")
-Function = TypeVar("Function", bound=Callable[..., None])
+Decorated = TypeVar("Decorated", bound=Callable[..., None])
 
 TOLERANCE = 1e-5
 """Largest difference between two ways to compute the same [relative to the largest value, or to 1]."""
@@ -125,10 +125,10 @@ def nudge(parameters: Iterable[nn.Parameter], scale: float, seed: int) -> None:
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
 
 
-def named(name: str) -> Callable[[Function], Function]:
+def check_named(name: str) -> Callable[[Decorated], Decorated]:
     """Name a check as another kind's check of the same is named: a function's own name stands only once."""
 
-    def rename(check: Function) -> Function:
+    def rename(check: Decorated) -> Decorated:
         check.__name__ = name
         return check
 

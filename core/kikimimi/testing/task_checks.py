@@ -15,7 +15,7 @@ from typing import Any
 from kikimimi.contracts.conversation import AudioPart, Conversation, TextPart
 from kikimimi.contracts.task import Task, TaskConfig
 from kikimimi.testing.records import CLIP, conversation, labelled_clip
-from kikimimi.testing.subject import ContractError, PlainSubject, expect, named
+from kikimimi.testing.subject import ContractError, PlainSubject, check_named, expect
 
 _SEEDS = (None, *range(20))
 """Random numbers that a check tries; None gives none to draw."""
@@ -194,7 +194,7 @@ def odd_fields_are_refused(subject: TaskSubject) -> None:
                     )
 
 
-@named("pickling_keeps_it")
+@check_named("pickling_keeps_it")
 def task_pickling_keeps_it(subject: TaskSubject) -> None:
     """Pickling, by which a task reaches the processes of a data loader, changes nothing."""
     restored = pickle.loads(pickle.dumps(subject.build()))
