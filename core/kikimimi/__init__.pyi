@@ -25,6 +25,7 @@ from .contracts.conversation import (
     AudioPart as AudioPart,
     Conversation as Conversation,
     Message as Message,
+    Role as Role,
     TextPart as TextPart,
     parse_conversation as parse_conversation,
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kikimimi import AudioPart, Conversation, Message, TextPart
+from kikimimi import AudioPart, Conversation, Message, Rendered, TextPart
 from kikimimi.contracts.batch import Batch, Sample, View, collate, render_view
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import freeze_all_but
@@ -66,7 +66,7 @@ def make_batch() -> MakeBatch:
             asked = Message("user", (*heard, TextPart(question)))
             talk = Conversation((asked, Message("assistant", (TextPart(answer),))))
             noise = torch.randn(6000 + 3000 * number, generator=torch.Generator().manual_seed(number))
-            rendered = {view: render_view(model.llm, talk, view) for view in views}
+            rendered: dict[View, Rendered] = {view: render_view(model.llm, talk, view) for view in views}
             samples.append(
                 Sample(
                     f"x/{number}",

@@ -35,10 +35,7 @@ class Metric(ABC):
         labels: What tables call a detail, where it is not its name.
     """
 
-    @dataclass(kw_only=True, frozen=True)
-    class Config(MetricConfig):
-        """A metric without options."""
-
+    Config: ClassVar[type[MetricConfig]] = MetricConfig
     unit: ClassVar[str] = ""
     better: ClassVar[Better]
     labels: ClassVar[Mapping[str, str]] = {}

@@ -54,15 +54,19 @@ class SpeechModel(Protocol):
 
     def __call__(self, batch: Batch) -> Scored:
         """Score every target of a micro-batch."""
+        ...
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embed (L,) token ids of the LLM to (L, D)."""
+        ...
 
     def encode(self, batch: Batch) -> Batch:
         """Return a micro-batch with the encoder's output in place of waveforms, for several passes."""
+        ...
 
     def generate_ids(self, batch: Batch, generation: Generation) -> list[list[int]]:
         """Continue each conversation; return (B) new ids, without those that end a turn."""
+        ...
 
 
 class Step(Protocol):
@@ -74,16 +78,19 @@ class Step(Protocol):
     @property
     def model(self) -> SpeechModel:
         """In the modes of training or, in a validation, of evaluation."""
+        ...
 
     @property
     def scored(self) -> Scored:
         """The model's opinion of every target of the conversations as they are."""
+        ...
 
     @property
     def tokens(self) -> Padded | None:
         """(C, T, D) what the adapter makes of the clips, or None where there are none. The LLM does not run
         for them.
         """
+        ...
 
     def score(self, batch: Batch) -> Scored:
         """Run the model as it trains.
@@ -91,9 +98,11 @@ class Step(Protocol):
         Raises:
             ValueError: No token of the batch is a target.
         """
+        ...
 
     def zero(self) -> Tensor:
         """Return zero that hangs on what was computed, for a micro-batch that holds nothing to compare."""
+        ...
 
     def frozen(self) -> AbstractContextManager[None]:
         """Make the model what it was when the stage began, without dropout and without gradients.
@@ -101,6 +110,7 @@ class Step(Protocol):
         Raises:
             ValueError: The objective did not ask for it: see `Objective.reference`.
         """
+        ...
 
 
 class Objective(ABC):

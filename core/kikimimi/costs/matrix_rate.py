@@ -9,7 +9,7 @@ import torch
 
 from kikimimi.contracts.precision import DTYPES
 
-SECONDS = 1.0
+_SECONDS = 1.0
 """How long is measured [s]."""
 _SIZE = {"cpu": 1024, "cuda": 8192}
 """Rows and columns: large enough that memory does not matter."""
@@ -26,7 +26,7 @@ def matrix_rate(device: torch.device, precision: str) -> float:
     size = _SIZE.get(device.type, 4096)
     left, right = (torch.ones(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))
     out = torch.empty_like(left)
-    best, end = float("inf"), time.perf_counter() + SECONDS
+    best, end = float("inf"), time.perf_counter() + _SECONDS
     torch.mm(left, right, out=out)  # the first call prepares
     while time.perf_counter() < end:
         _wait(device)

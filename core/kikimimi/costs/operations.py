@@ -62,7 +62,7 @@ class Polynomial:
         return sum(c * x**i * y**j for c, (i, j) in zip(self.coefficients, self.powers, strict=True))
 
 
-SECONDS = (2.0, 6.0, 14.0)
+_SECONDS = (2.0, 6.0, 14.0)
 """Clips that encoder and adapter are measured with [s]."""
 _MANY = 10**6
 
@@ -119,9 +119,9 @@ def measure_costs(model: SpeechLM, precision: str) -> Costs:
     if model.gate is not None:
         model.gate.set(True)
     encoder, adapter, llm = model.encoder, model.adapter, model.llm
-    limit = encoder.max_seconds or max(SECONDS)
-    scale = min(1.0, limit / max(SECONDS))
-    samples = [round(seconds * scale * encoder.sample_rate) for seconds in SECONDS]
+    limit = encoder.max_seconds or max(_SECONDS)
+    scale = min(1.0, limit / max(_SECONDS))
+    samples = [round(seconds * scale * encoder.sample_rate) for seconds in _SECONDS]
     frames = [(encoder.num_frames(number), 0) for number in samples]
     heard = any(p.requires_grad for p in encoder.parameters())
     adapted = heard or any(p.requires_grad for p in adapter.parameters())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kikimimi.contracts.batch import Sample, View, render_view
-from kikimimi.contracts.component import LLM
+from kikimimi.contracts.component import LLM, Rendered
 from kikimimi.contracts.conversation import Conversation
 from kikimimi.contracts.task import Task
 from kikimimi.data.audio import decode
@@ -35,6 +35,7 @@ class Features(Protocol):
         Raises:
             DataError: The clip could not be encoded.
         """
+        ...
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Corpus:
         conversation = self.conversation(record, Random(draw) if draw is not None else None)
         try:
             rendered = llm.render(conversation)
-            others = {view: render_view(llm, conversation, view) for view in views}
+            others: dict[View, Rendered] = {view: render_view(llm, conversation, view) for view in views}
         except ValueError as error:
             raise DataError(f"{record.where}: {error}") from error
         names = conversation.clips()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import jiwer
 
 from kikimimi.contracts.metric import Better, Details, Metric
+
+Operation = Literal["equal", "substitute", "delete", "insert"]
 
 
 class Edit(NamedTuple):
@@ -21,7 +23,7 @@ class Edit(NamedTuple):
         prediction: The piece of the prediction; empty for ``delete``.
     """
 
-    op: Literal["equal", "substitute", "delete", "insert"]
+    op: Operation
     reference: str
     prediction: str
 
@@ -67,7 +69,7 @@ def edits(reference: str, prediction: str) -> list[Edit]:
     """
     return [
         Edit(
-            chunk.type,
+            cast(Operation, chunk.type),
             reference[chunk.ref_start_idx : chunk.ref_end_idx],
             prediction[chunk.hyp_start_idx : chunk.hyp_end_idx],
         )

@@ -38,7 +38,7 @@ from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Recipe, Stage
 
-LEFT_OUT = 5  # records that are named one by one
+_LEFT_OUT = 5  # records that are named one by one
 _OPEN, _CLOSE = "[[", "]]"
 _LEFT, _RIGHT = "\u25d6", "\u25d7"  # half circles around a clip
 _RETURN = "\u21b5"  # before each line feed, which otherwise could not be told from a wrapped line
@@ -291,7 +291,9 @@ class _Stage:
 def _tokens(rendered: Rendered, clips: Sequence[str], vocabulary: Vocabulary) -> tuple[ShownTokens, ...]:
     """Return the tokens of a conversation, with its clips as they are written."""
     control, slots = vocabulary.control, dict(zip(rendered.slots, clips, strict=True))
-    roles = {place: span.role for span in rendered.spans for place in range(span.start, span.end)}
+    roles: dict[int, Role | None] = {
+        place: span.role for span in rendered.spans for place in range(span.start, span.end)
+    }
     tokens = []
     for place, (number, loss) in enumerate(zip(rendered.ids, rendered.loss, strict=True)):
         role = roles.get(place)
@@ -347,10 +349,10 @@ def print_stage(console: Console, stage: ShownStage, *, tokens: bool = False) ->
     )
     if stage.left_out:
         say(f"left out: {counted(len(stage.left_out), 'record')}", "yellow")
-        for fault in stage.left_out[:LEFT_OUT]:
+        for fault in stage.left_out[:_LEFT_OUT]:
             say(f"  {fault.dataset}: {visible(fault.where)}: {visible(fault.reason)}")
-        if len(stage.left_out) > LEFT_OUT:
-            say(f"  and {len(stage.left_out) - LEFT_OUT:,} more")
+        if len(stage.left_out) > _LEFT_OUT:
+            say(f"  and {len(stage.left_out) - _LEFT_OUT:,} more")
     marks = not console.is_terminal or console.no_color
     number = 0
     for number, shown in enumerate(stage.shown, start=1):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from kikimimi.contracts.batch import Batch, Sample, View, collate, render_view
-from kikimimi.contracts.component import LLM, Encoder, Padded
+from kikimimi.contracts.component import LLM, Encoder, Padded, Rendered
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 
 _SECONDS = 0.5  # length of the clip [s]
@@ -55,7 +55,7 @@ class StandIn:
         """Return a micro-batch of one conversation about the clip, with what an objective asks for."""
         turns = (Message("user", (AudioPart("tone", "0"),)), Message("assistant", (TextPart("0"),)))
         talk = Conversation(turns, rejected="0")
-        rendered = {view: render_view(llm, talk, view) for view in views}
+        rendered: dict[View, Rendered] = {view: render_view(llm, talk, view) for view in views}
         clips = self.audio if self.features is None else self.features
         return collate([Sample("stand-in", llm.render(talk), clips.unstack(), (None,), rendered)])
 

@@ -42,15 +42,18 @@ class ModelStep:
         self.model = model
         self.batch = batch
         self._frozen = frozen
+        self._scored: Scored | None = None
         self.losses: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.num_positions = 0
 
-    @cached_property
+    @property
     def scored(self) -> Scored:
         """The model's opinion of every target of the conversations as they are."""
-        # What was packed for an objective that looks at audio tokens alone is not packed again.
-        return self._score(self.batch, self.__dict__.get("_packed"))
+        if self._scored is None:
+            # What was packed for an objective that looks at audio tokens alone is not packed again.
+            self._scored = self._score(self.batch, self.__dict__.get("_packed"))
+        return self._scored
 
     def score(self, batch: Batch) -> Scored:
         """Run the model as it trains.
@@ -65,14 +68,14 @@ class ModelStep:
         """(C, T, D) what the adapter makes of the clips, or None where there are none. The LLM does not run
         for them.
         """
-        if "scored" in self.__dict__:
+        if self._scored is not None:
             return self.scored.tokens
         output = self._packed[1]
         return output.tokens if output else None
 
     def zero(self) -> Tensor:
         """Return zero that hangs on what was computed, for a micro-batch that holds nothing to compare."""
-        computed = self.scored.logits if "scored" in self.__dict__ else self._packed[0].embeddings
+        computed = self._scored.logits if self._scored is not None else self._packed[0].embeddings
         zero = computed.flatten()[:0].float().sum()
         # Of text before a frozen LLM nothing hangs on what trains.
         return zero if zero.requires_grad else zero.requires_grad_()

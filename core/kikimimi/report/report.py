@@ -19,7 +19,7 @@ from kikimimi.inspect.describe import Description
 from kikimimi.report.charts import Curve, bar, heat_map, line_chart
 from kikimimi.report.page import fill_page, save_page
 
-KINDS = ("substitutions", "deletions", "insertions")
+_EDITS = ("substitutions", "deletions", "insertions")
 """Kinds of errors, in the order in which a bar shows them."""
 
 
@@ -255,7 +255,7 @@ def _score_group(rows: list[ScoreRow]) -> _ScoreGroup:
                 value,
                 len(rows) > 1 and value == best,
                 bar(
-                    {kind: row.score.details.get(kind, 0) for kind in KINDS},
+                    {kind: row.score.details.get(kind, 0) for kind in _EDITS},
                     longest * row.score.details.get(LENGTH, 0),
                 ),
                 "" if row.seconds is None else duration(row.seconds),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kikimimi.console.words import listing
 from kikimimi.contracts.batch import Batch, Sample, View, collate, render_view
+from kikimimi.contracts.component import Rendered
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.objective import Loss, Objective, ObjectiveConfig
 from kikimimi.model.step import ModelStep
@@ -108,7 +109,9 @@ class ObjectiveSubject(PlainSubject[Objective]):
         clip = (AudioPart("0.flac", said if known else None),) if samples else ()
         asked = Message("user", (*clip, TextPart(question)))
         asks = Conversation((asked, Message("assistant", (TextPart(answer),))), rejected)
-        views = {view: render_view(model.llm, asks, view) for view in self.build().views}
+        views: dict[View, Rendered] = {
+            view: render_view(model.llm, asks, view) for view in self.build().views
+        }
         noise = torch.randn(samples, generator=torch.Generator().manual_seed(samples))
         waveforms = [0.1 * noise] if samples else []
         return Sample(f"kit/{question}", model.llm.render(asks), waveforms, asks.transcripts(), views)

@@ -8,7 +8,7 @@ encoded as ordinary characters.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -115,11 +115,14 @@ class ChatTemplate:
         text, contents = self._lay_out(conversation, generate)
         tokens = self._guarded.encode(text, [(content.start, content.end) for content in contents])
         # A template may put the clips of a turn outside its content; they keep their order.
-        clips = iter([m.role for m in conversation.messages for p in m.parts if isinstance(p, AudioPart)])
+        heard: list[Role] = [
+            m.role for m in conversation.messages for p in m.parts if isinstance(p, AudioPart)
+        ]
+        clips = iter(heard)
         stretches: list[Stretch] = []
         for token, wanted in zip(tokens, self._wanted(tokens, contents), strict=True):
-            said = (c.role for c in contents if token.start < c.end and c.start < token.end)
-            role = next(clips if token.id == AUDIO_ID else said, None)
+            said: Iterator[Role] = (c.role for c in contents if token.start < c.end and c.start < token.end)
+            role: Role | None = next(clips if token.id == AUDIO_ID else said, None)
             stretches += self._guarded.stretches(token, role, loss=wanted)
         return Rendered.of(stretches)
 

@@ -55,7 +55,7 @@ class ConvLayer(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.activation = activation
+        self.activation: Activation = activation
         self.fills = padding == "fill"
         channels = out_dim * (2 if activation == "glu" else 1)
         zeros = 0 if self.fills else kernel_size // 2

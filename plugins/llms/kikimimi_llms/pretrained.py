@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from struct import unpack_from
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -211,7 +211,7 @@ def _without_vocabulary() -> Iterator[None]:
             elif kind == gguf.GGUFValueType.STRING:
                 order, end = "<" if self.endianess.name == "LITTLE" else ">", start
                 for _ in range(count):
-                    end += 8 + unpack_from(f"{order}Q", self.data, end)[0]
+                    end += 8 + unpack_from(f"{order}Q", cast(Any, self.data), end)[0]
                 body, items = np.asarray(self.data[start:end]), [np.empty(0, np.uint8)] * count
                 items = [*items, body]
             else:

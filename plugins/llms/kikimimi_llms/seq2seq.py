@@ -24,6 +24,7 @@ from kikimimi import (
     PositiveInt,
     Probability,
     Rendered,
+    Role,
     Stretch,
     WeightsError,
 )
@@ -119,7 +120,7 @@ class PlainText:
         text = "\n".join(texts)
         starts = [0, *accumulate(len(line) + 1 for line in texts)]
         for token in self._guarded.encode(text, [(0, len(text))]):
-            said = (
+            said: Iterator[Role] = (
                 message.role
                 for message, line, start in zip(messages, texts, starts, strict=False)
                 if token.start < start + len(line) and start < token.end
@@ -245,20 +246,21 @@ class Seq2Seq(TransformersLLM):
         return "lm_head.weight" not in self._pretrained.tensor_names()
 
     def _scratch_config(self, scratch: T5Scratch) -> Any:
-        return T5Config(
-            vocab_size=len(self.tokenizer),
-            d_model=scratch.dim,
-            d_kv=scratch.dim // scratch.num_heads,
-            d_ff=scratch.ffn_dim,
-            num_layers=scratch.num_layers,
-            num_heads=scratch.num_heads,
-            dropout_rate=scratch.dropout,
-            feed_forward_proj="gated-gelu",
-            tie_word_embeddings=scratch.tie_embeddings,  # also says whether states are scaled
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-            decoder_start_token_id=self.tokenizer.pad_token_id,
-        )
+        sizes: dict[str, Any] = {
+            "vocab_size": len(self.tokenizer),
+            "d_model": scratch.dim,
+            "d_kv": scratch.dim // scratch.num_heads,
+            "d_ff": scratch.ffn_dim,
+            "num_layers": scratch.num_layers,
+            "num_heads": scratch.num_heads,
+            "dropout_rate": scratch.dropout,
+            "feed_forward_proj": "gated-gelu",
+            "tie_word_embeddings": scratch.tie_embeddings,  # also says whether states are scaled
+            "pad_token_id": self.tokenizer.pad_token_id,
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "decoder_start_token_id": self.tokenizer.pad_token_id,
+        }
+        return T5Config(**sizes)
 
     def _checked_config(self, pretrained: Pretrained) -> Any:
         config = pretrained.config()

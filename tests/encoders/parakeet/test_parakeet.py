@@ -34,8 +34,8 @@ def noise(length: int) -> Tensor:
 class Extractor(ParakeetFeatureExtractor):  # type: ignore[misc]
     """transformers' front end, which also keeps what it normalises."""
 
-    def _torch_extract_fbank_features(self, *args: Any) -> Tensor:
-        mel: Tensor = super()._torch_extract_fbank_features(*args)
+    def _torch_extract_fbank_features(self, *args: Any, **kwargs: Any) -> Tensor:
+        mel: Tensor = super()._torch_extract_fbank_features(*args, **kwargs)
         self.log_mel = mel
         return mel
 

@@ -28,7 +28,9 @@ class QFormerLayer(Blip2QFormerLayer):  # type: ignore[misc]
     The parts are transformers'. Its own forward pass takes all groups of queries to one tensor of frames.
     """
 
-    def forward(self, hidden: Tensor, sources: Sequence[Source]) -> Tensor:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, hidden: Tensor, sources: Sequence[Source]
+    ) -> Tensor:
         """Transform (N, Q, H) queries; the first groups look at the first source, and so on."""
         hidden = self._look(self.attention, hidden, hidden, None)
         if self.has_cross_attention:

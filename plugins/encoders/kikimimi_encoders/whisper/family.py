@@ -85,7 +85,7 @@ class WhisperFamilyEncoder(PretrainedEncoder):
     Config = WhisperConfig
     fills_pieces = True
     pairs: ClassVar[bool]
-    sizes_class: ClassVar[type[Sizes]] = Sizes
+    sizes_class = Sizes
     tiny_sizes: ClassVar = {
         "dim": 32,
         "num_layers": TINY_LAYERS,
