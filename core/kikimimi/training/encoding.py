@@ -40,8 +40,8 @@ def encode_ahead(
     Args:
         recipe: At this stage.
         stage: What trains.
-        name: Of the stage.
-        model: Of the stage; its encoder may not be there yet, but for its shapes.
+        name: The stage's name.
+        model: The stage's; its encoder may not be there yet, but for its shapes.
         corpora: What is trained on.
         held_out: What is validated on.
         plan: Which clips are heard how often.
