@@ -79,6 +79,10 @@ from .errors import (
 from .evaluation.error_rate import ErrorRate as ErrorRate
 from .inference.load import load_model as load_model
 from .inference.transcriber import Transcriber as Transcriber
+from .model.attention import (
+    install_packed_attention as install_packed_attention,
+    packed_arguments as packed_arguments,
+)
 from .recipe.chosen import Chosen as Chosen
 from .recipe.resolve import read_options as read_options
 from .run.folder import RunFolder as RunFolder

@@ -167,7 +167,7 @@ def without_none(annotation: Any) -> tuple[Any, bool]:
         members = get_args(annotation)
         rest = [member for member in members if member is not type(None)]
         if len(rest) < len(members):
-            return Union[tuple(rest)] if len(rest) > 1 else without_none(rest[0])[0], True  # noqa: UP007
+            return Union[tuple(rest)] if len(rest) > 1 else without_none(rest[0])[0], True  # noqa: UP007 - of what is known at run time alone
     return annotation, False
 
 

@@ -235,7 +235,7 @@ class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its meta
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # nor has its constructor
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -38,10 +38,10 @@ def encode_ahead(
     """Encode every clip once, if the encoder never changes, clips are heard again, and disk allows.
 
     Args:
-        recipe: At this stage.
+        recipe: The recipe at this stage.
         stage: What trains.
-        name: Of the stage.
-        model: Of the stage; its encoder may not be there yet, but for its shapes.
+        name: The stage's name.
+        model: The stage's model; its encoder may not be there yet, but for its shapes.
         corpora: What is trained on.
         held_out: What is validated on.
         plan: Which clips are heard how often.

@@ -12,9 +12,17 @@ from torch import Tensor, nn
 from transformers import StoppingCriteriaList
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from kikimimi import ComponentConfig, Conversation, Generation, LLMContext, Padded, Rendered
+from kikimimi import (
+    ComponentConfig,
+    Conversation,
+    Generation,
+    LLMContext,
+    Padded,
+    Rendered,
+    install_packed_attention,
+    packed_arguments,
+)
 from kikimimi.text import TEMPLATES, ChatTemplate, find_template
-from kikimimi_llms.attention import install, packed_arguments
 from kikimimi_llms.scratch import Scratch, scratch_config
 from kikimimi_llms.transformers_llm import TransformersLLM, until_stop
 
@@ -92,7 +100,7 @@ class Decoder(TransformersLLM):
         self.model = self._new_model()
         self._packs = self.model.config.model_type in PACKED
         if self._packs:
-            self.model.set_attn_implementation(install())
+            self.model.set_attn_implementation(install_packed_attention())
         self.dim = self.model.config.hidden_size
         self.vocab_size = self.model.config.vocab_size
         self.context_length = getattr(self.model.config, "max_position_embeddings", None)

@@ -111,7 +111,6 @@ class BankConfig(RequestConfig):
     unasked = "prompt is 'none'"
 
     def __post_init__(self) -> None:
-        check_choice("prompt", self.prompt, ("bank", "none"))
         check_choice("language", self.language, ("auto", *read_bank(self.bank_name)))
         if self.request is not None:
             if (self.prompt, self.language) != ("bank", "auto"):

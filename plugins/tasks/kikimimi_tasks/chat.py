@@ -13,7 +13,6 @@ from kikimimi import (
     Task,
     TaskConfig,
     TextPart,
-    check_choice,
     listing,
     nearest,
     parse_conversation,
@@ -30,7 +29,6 @@ class ChatConfig(TaskConfig):
     """Whether such a turn begins with the audio or with the request."""
 
     def __post_init__(self) -> None:
-        check_choice("order", self.order, ("audio_first", "text_first"))
         if self.request is not None and not self.request.strip():
             raise ValueError("request: is empty; to leave turns alone, leave it out")
         if self.request is None and self.order != "audio_first":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from random import Random
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, TextPart, check_choice
+from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, TextPart
 from kikimimi_tasks.labelled_clip import LabelledClip
 
 
@@ -28,8 +28,6 @@ class ClipTaskConfig(TaskConfig):
     """Why there is no request where there is none, for messages."""
 
     def __post_init__(self) -> None:
-        check_choice("order", self.order, ("audio_first", "text_first"))
-        check_choice("ask", self.ask, ("user", "system"))
         if self.system is not None and not self.system.strip():
             raise ValueError("system: is empty; null leaves the turn out")
         if self.ask == "system" and self.system is not None:

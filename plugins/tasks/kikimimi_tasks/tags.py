@@ -42,7 +42,6 @@ _ANSWERS: dict[Kind, _Answer] = {
     "speaker_meta": lambda clip, rng: SEPARATOR.join(clip.texts("speakers", what="the speakers")),
     "song_meta": lambda clip, rng: clip.text("title", what="the title of the music"),
 }
-KINDS: tuple[Kind, ...] = ("translate", *_ANSWERS)
 OF_SOUND = ("caption", "event", "song_meta")
 """Kinds whose clip need not be speech: its language is unknown."""
 
@@ -62,7 +61,6 @@ class TagsConfig(ClipTaskConfig):
     """Whether numbers are written in figures (inverse text normalisation); null leaves the tag out."""
 
     def __post_init__(self) -> None:
-        check_choice("kind", self.kind, KINDS)
         if self.kind == "translate" and self.target is None:
             raise ValueError("target: must be given where kind is 'translate'")
         if self.target is not None:

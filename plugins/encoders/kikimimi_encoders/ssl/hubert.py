@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from torch import nn
 from transformers import HubertConfig
 from transformers.models.hubert.modeling_hubert import (
     HubertEncoderLayer,
@@ -15,13 +13,7 @@ from transformers.models.hubert.modeling_hubert import (
 )
 
 from kikimimi_encoders.ssl.family import SSLConfig, SSLEncoder
-from kikimimi_encoders.ssl.model import Family
-
-
-def _layer(config: Any, number: int) -> nn.Module:
-    layer = HubertEncoderLayerStableLayerNorm if config.do_stable_layer_norm else HubertEncoderLayer
-    built: nn.Module = layer(config)
-    return built
+from kikimimi_encoders.ssl.model import Family, by_norm
 
 
 class HubertEncoder(SSLEncoder):
@@ -39,7 +31,7 @@ class HubertEncoder(SSLEncoder):
         config_class=HubertConfig,
         convolutions=HubertFeatureEncoder,
         projection=HubertFeatureProjection,
-        layer=_layer,
+        layer=by_norm(HubertEncoderLayer, HubertEncoderLayerStableLayerNorm),
         conv_bias=True,
         normalises=lambda config: True,
     )

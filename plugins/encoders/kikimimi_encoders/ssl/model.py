@@ -39,6 +39,17 @@ class Family:
     normalises: Callable[[Any], bool]
 
 
+def by_norm(
+    after: Callable[[Any], nn.Module], before: Callable[[Any], nn.Module]
+) -> Callable[..., nn.Module]:
+    """Return what builds a layer of a family: of those that norm what leaves them, or what enters them."""
+
+    def layer(config: Any, number: int, **options: Any) -> nn.Module:
+        return (before if config.do_stable_layer_norm else after)(config, **options)
+
+    return layer
+
+
 class PositionalConvolution(nn.Module):
     """Relative positions by a wide grouped convolution with weight norm (Baevski et al. 2020, section 2).
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from torch import nn
 from transformers import Wav2Vec2Config
 from transformers.models.wav2vec2.modeling_wav2vec2 import (
     Wav2Vec2EncoderLayer,
@@ -15,13 +13,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import (
 )
 
 from kikimimi_encoders.ssl.family import SSLConfig, SSLEncoder
-from kikimimi_encoders.ssl.model import Family
-
-
-def _layer(config: Any, number: int) -> nn.Module:
-    layer = Wav2Vec2EncoderLayerStableLayerNorm if config.do_stable_layer_norm else Wav2Vec2EncoderLayer
-    built: nn.Module = layer(config)
-    return built
+from kikimimi_encoders.ssl.model import Family, by_norm
 
 
 class Wav2Vec2Encoder(SSLEncoder):
@@ -39,7 +31,7 @@ class Wav2Vec2Encoder(SSLEncoder):
         config_class=Wav2Vec2Config,
         convolutions=Wav2Vec2FeatureEncoder,
         projection=Wav2Vec2FeatureProjection,
-        layer=_layer,
+        layer=by_norm(Wav2Vec2EncoderLayer, Wav2Vec2EncoderLayerStableLayerNorm),
         conv_bias=True,
         normalises=lambda config: True,
     )

@@ -17,7 +17,7 @@ from transformers.models.wavlm.modeling_wavlm import (
 )
 
 from kikimimi_encoders.ssl.family import SSLConfig, SSLEncoder
-from kikimimi_encoders.ssl.model import Family
+from kikimimi_encoders.ssl.model import Family, by_norm
 
 
 class GatedAttention(WavLMAttention):  # type: ignore[misc]
@@ -63,9 +63,11 @@ class GatedAttention(WavLMAttention):  # type: ignore[misc]
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), None, position_bias
 
 
+_plain = by_norm(WavLMEncoderLayer, WavLMEncoderLayerStableLayerNorm)
+
+
 def _layer(config: Any, number: int) -> nn.Module:
-    layer = WavLMEncoderLayerStableLayerNorm if config.do_stable_layer_norm else WavLMEncoderLayer
-    built: nn.Module = layer(config, has_relative_position_bias=number == 0)
+    built = _plain(config, number, has_relative_position_bias=number == 0)
     built.attention = GatedAttention(
         embed_dim=config.hidden_size,
         num_heads=config.num_attention_heads,

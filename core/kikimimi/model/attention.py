@@ -1,9 +1,9 @@
 """Attention over sequences laid end to end, for transformers' models.
 
-`install()` registers an attention function with transformers; a model chosen to use it runs causal attention
-sequence by sequence when it is given `sequence_lengths`, which costs no block mask and no work between
-sequences. Every other call (generation with padding, for one) is transformers' own SDPA, or the same by hand
-where the scores are capped, which SDPA cannot do.
+`install_packed_attention` registers an attention function with transformers; a model chosen to use it runs
+causal attention sequence by sequence when it is given `sequence_lengths`, which costs no block mask and no
+work between sequences. Every other call (generation with padding, for one) is transformers' own SDPA, or the
+same by hand where the scores are capped, which SDPA cannot do.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _capped(
     return weights @ value
 
 
-def install() -> str:
+def install_packed_attention() -> str:
     """Register the function with transformers (again is harmless) and return the name to select it by."""
     ALL_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION, packed_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION, sdpa_mask)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kikimimi_llms.attention import packed_attention
+from kikimimi.model.attention import packed_attention
 
 LENGTHS = [7, 1, 5]
 
