@@ -20,6 +20,7 @@ from .contracts.component import (
     Rendered as Rendered,
     Span as Span,
     Stretch as Stretch,
+    Units as Units,
 )
 from .contracts.conversation import (
     AudioPart as AudioPart,

@@ -108,6 +108,14 @@ class Rows:
         moved = {item.name: getattr(self, item.name).to(device) for item in fields(Rows)}
         return replace(self, **moved)
 
+    @property
+    def num_targets(self) -> int:
+        """How many tokens are predicted: all targets but those that stand first in a conversation."""
+        counted = self.loss.clone()
+        counted[self.lengths.cumsum(0) - self.lengths] = False
+        counted[self.slots] = False
+        return int(counted.sum())
+
     def continued(self, answers: Sequence[Sequence[int]]) -> Rows:
         """Return prompts with answers, which are the only targets then.
 

@@ -191,12 +191,26 @@ class AdapterContext:
 
 
 @dataclass(frozen=True)
+class Units:
+    """What a loss is the mean over, so that a step can be the mean over all of them wherever they lie.
+
+    Attributes:
+        unit: The noun: ``tokens``, ``pairs``, ``clips``.
+        number: How many of them a micro-batch holds.
+    """
+
+    unit: str
+    number: int
+
+
+@dataclass(frozen=True)
 class AdapterOutput:
     """What an adapter returns.
 
     Attributes:
         tokens: (B, T, D) audio tokens with their lengths, which may depend on the content.
-        losses: Named auxiliary losses, scalars that are added to the training loss.
+        losses: Named auxiliary losses, scalars that are added to the training loss: means over what
+            `Adapter.units` says.
         counts: Named counts of this batch to write into the metrics, summed (clips without a loss, say).
     """
 
@@ -235,6 +249,17 @@ class Adapter(Component):
         clip whose words are not known, which then has no part in the losses. All is None in generation,
         and the tokens must not depend on transcripts in eval mode.
         """
+
+    def units(self, num_frames: Sequence[int], transcripts: Sequence[str | None]) -> Units:
+        """Return what the auxiliary losses of clips are means over. Default: the clips; of an adapter with
+        `uses_transcripts`, those whose words are known.
+
+        Args:
+            num_frames: (B) encoder frames F of each clip.
+            transcripts: (B) what is said in each, None where that is not known.
+        """
+        known = sum(text is not None for text in transcripts) if self.uses_transcripts else len(num_frames)
+        return Units("clips", known)
 
 
 SpanKind = Literal["template", "text", "audio"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from kikimimi.contracts.component import Units
 from kikimimi.contracts.options import Options
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from kikimimi.contracts.component import LLM, Adapter, Encoder, Padded
     from kikimimi.contracts.generation import Generation
     from kikimimi.contracts.scored import Scored
+
+Made = TypeVar("Made")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -33,12 +36,17 @@ class Loss:
         parts: Named scalars that `value` is the weighted sum of, for the metrics (``loss/NAME``).
         measures: Named scalars to look at, such as ``reward/margin``; their means are written as they are.
         counts: Named counts of this micro-batch, summed in the metrics (``count/NAME``).
+        weights: What each part is multiplied by in `value`; 1 where it is not given.
+        numbers: How many units a part turned out to be the mean over, where that is fewer than
+            `Objective.units` could know.
     """
 
     value: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     measures: Mapping[str, Tensor] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
 
 class SpeechModel(Protocol):
@@ -91,6 +99,15 @@ class Step(Protocol):
         for them.
         """
         ...
+
+    @property
+    def num_frames(self) -> list[int]:
+        """(C) encoder frames F of each clip."""
+
+    def once(self, key: object, make: Callable[[], Made]) -> Made:
+        """Return what `make` returned when the micro-batch was first asked for this key: what had to be made
+        for `Objective.units` is there when the loss is computed. It must hold no tensors.
+        """
 
     def score(self, batch: Batch) -> Scored:
         """Run the model as it trains.
@@ -145,9 +162,21 @@ class Objective(ABC):
         """
         return False
 
+    def units(self, step: Step) -> Mapping[str, Units]:
+        """Return what the loss is a mean over. Default: the target tokens, but for those that stand first.
+
+        It is asked for all micro-batches of an optimiser step before the first of them is run, with their
+        tensors on the CPU, so that the step's loss can be the mean over all of its units. Only an objective
+        that `generates` may run the model for it.
+
+        Returns:
+            The units of the whole loss, by one name; or those of each part, where they are not the same.
+        """
+        return {"loss": Units("tokens", step.batch.num_targets)}
+
     @abstractmethod
     def loss(self, step: Step) -> Loss:
-        """Return the loss of a micro-batch.
+        """Return the loss of a micro-batch, the mean over `units`.
 
         It must not depend on the order of the conversations, has to take micro-batches that hold no audio,
         and leaves out the adapter's auxiliary losses, which are added to it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from kikimimi.contracts.batch import Batch
 from kikimimi.contracts.component import AdapterOutput, Padded
 from kikimimi.contracts.scored import Packed, Scored
 from kikimimi.model.speech_lm import SpeechLM
+
+Made = TypeVar("Made")
 
 
 class ModelStep:
@@ -26,6 +29,7 @@ class ModelStep:
         batch: With the views that the objective asked for, and at least one conversation.
         frozen: Makes the model what it was when the stage began, inside its context; None where no
             objective asked for that.
+        notes: What `once` has made of this micro-batch before.
 
     Attributes:
         losses: Auxiliary losses of the adapter, from the first pass that had any; whoever trains adds them.
@@ -38,9 +42,11 @@ class ModelStep:
         model: SpeechLM,
         batch: Batch,
         frozen: Callable[[], AbstractContextManager[None]] | None = None,
+        notes: dict[object, Any] | None = None,
     ) -> None:
         self.model = model
         self.batch = batch
+        self.notes = {} if notes is None else notes
         self._frozen = frozen
         self._scored: Scored | None = None
         self.losses: dict[str, Tensor] = {}
@@ -54,6 +60,22 @@ class ModelStep:
             # What was packed for an objective that looks at audio tokens alone is not packed again.
             self._scored = self._score(self.batch, self.__dict__.get("_packed"))
         return self._scored
+
+    @property
+    def num_frames(self) -> list[int]:
+        """(C) encoder frames F of each clip."""
+        batch = self.batch
+        if batch.features is not None:
+            return batch.features.lengths.tolist()
+        samples = batch.audio.lengths.tolist() if batch.audio is not None else []
+        return [self.model.encoder.num_frames(number) for number in samples]
+
+    def once(self, key: object, make: Callable[[], Made]) -> Made:
+        """Return what `make` returned when the micro-batch was first asked for this key."""
+        if key not in self.notes:
+            self.notes[key] = make()
+        made: Made = self.notes[key]
+        return made
 
     def score(self, batch: Batch) -> Scored:
         """Run the model as it trains.

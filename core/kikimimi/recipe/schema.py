@@ -76,6 +76,9 @@ class Batching(Options):
     most that the adapter may give; written text is estimated from its characters."""
     global_: PositiveInt = field(default=1, metadata={"key": "global"})
     """Micro-batches per optimiser step, over all ranks."""
+    loss: Literal["tokens", "micro_batches"] = "tokens"
+    """What a step's loss is the mean over: all target tokens of its micro-batches on all ranks (of `dpo` all
+    pairs, of an adapter's own loss all clips), or the micro-batches, however much each holds."""
     bucket: PositiveInt = 32
     """How many micro-batches' samples (512 at least) are sorted by length together. More means less padding
     in the encoder, and that samples of one length meet more often."""

@@ -89,8 +89,30 @@ def recipe_change(old: Recipe, new: Recipe) -> str:
     return "the same options in another order, or with an empty section more"
 
 
+def as_begun(recipe: Recipe, resolved: str) -> Recipe:
+    """Return a recipe with the loss that a run began with.
+
+    Args:
+        recipe: The run's.
+        resolved: It as the run holds it. Where a stage lacks `batch.loss`, there was none when it began: its
+            steps are means over micro-batches.
+    """
+    stages = dict(recipe.stages)
+    for name in stages.keys() & set(without_loss(yaml.safe_load(resolved))):
+        stages[name] = replace(stages[name], batch=replace(stages[name].batch, loss="micro_batches"))
+    return replace(recipe, stages=stages)
+
+
+def without_loss(recipe: Any) -> list[str]:
+    """Return the stages of a resolved recipe that do not say what their loss is the mean over."""
+    batches = {name: stage.get("batch") for name, stage in recipe["stages"].items()}
+    return [name for name, batch in batches.items() if isinstance(batch, Mapping) and "loss" not in batch]
+
+
 def _recipe(text: str) -> dict[str, Any]:
     recipe: dict[str, Any] = yaml.safe_load(text)
+    for name in without_loss(recipe):
+        recipe["stages"][name]["batch"]["loss"] = "micro_batches"
     for option in HARDWARE:
         recipe["trainer"].pop(option, None)
     return recipe

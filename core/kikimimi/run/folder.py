@@ -26,12 +26,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from kikimimi.console.words import listing, nearest
 from kikimimi.data.whole_file import whole_file
 from kikimimi.errors import RunError
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
-from kikimimi.run.drift import HARDWARE, recipe_change
+from kikimimi.run.drift import HARDWARE, as_begun, recipe_change, without_loss
 from kikimimi.run.rank import global_rank
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ class RunFolder:
             held, wanted = (path / "recipe.yaml").read_text(encoding="utf-8"), to_yaml(recipe)
             if held != wanted and not cls(path, recipe).begun:
                 return cls._begin(path, recipe)
+            recipe = as_begun(recipe, held)
             if changed := recipe_change(cls.open(path).recipe, recipe):
                 raise RunError(
                     f"{path} holds a run of another recipe ({changed}). "
@@ -116,10 +119,11 @@ class RunFolder:
             raise RunError(f"{path} is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes")
         if not (path / "recipe.yaml").is_file():
             raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
-        recipe = load_recipe(path / "recipe.yaml")
+        held = (path / "recipe.yaml").read_text(encoding="utf-8")
+        recipe = as_begun(load_recipe(path / "recipe.yaml"), held)
         if not overrides:
             return cls(path, recipe)
-        wanted = load_recipe(path / "recipe.yaml", overrides)
+        wanted = as_begun(load_recipe(path / "recipe.yaml", overrides), held)
         if changed := recipe_change(recipe, wanted):
             raise RunError(
                 f"{path} keeps its recipe ({changed}). It can go on with another "
@@ -165,6 +169,11 @@ class RunFolder:
     def begun(self) -> bool:
         """Whether a stage has begun: before, nothing of it is lost by beginning anew."""
         return any((self.path / name).exists() for name in _BEGUN)
+
+    @property
+    def averages_micro_batches(self) -> bool:
+        """Whether it began before a recipe said what a step's loss is the mean over."""
+        return bool(without_loss(yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))))
 
     @property
     def assets(self) -> Path:

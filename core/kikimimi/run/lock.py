@@ -26,7 +26,7 @@ from kikimimi.contracts import registry
 from kikimimi.errors import KikimimiError, RunError
 from kikimimi.recipe.chosen import PARTS, Chosen
 from kikimimi.recipe.show import digest, to_yaml
-from kikimimi.run.drift import DriftError, drift
+from kikimimi.run.drift import DriftError, as_begun, drift
 from kikimimi.run.folder import RunFolder
 from kikimimi.weights.files import WEIGHT_PATTERNS
 from kikimimi.weights.find import find_weights
@@ -130,7 +130,7 @@ def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]
     with TemporaryDirectory() as folder:
         file = Path(folder) / "recipe.yaml"
         file.write_text(text, encoding="utf-8")
-        return held, load_recipe(file, overrides)
+        return held, as_begun(load_recipe(file, overrides), text)
 
 
 def hold_to(path: Path, held: Mapping[str, Any], recipe: Recipe) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -12,22 +12,22 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from kikimimi.contracts.batch import Batch
-from kikimimi.contracts.objective import Loss, Objective
+from kikimimi.contracts.objective import Objective
 from kikimimi.data.fault import FaultLog
-from kikimimi.data.order.loader import StageLoader
+from kikimimi.data.order.loader import StepBatch
 from kikimimi.errors import KikimimiError
 from kikimimi.model.reference import Reference
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn, evaluating
 from kikimimi.model.step import ModelStep
 from kikimimi.model.trainable import load_kept, named_tensors, set_modes
-from kikimimi.training.best import Best
 from kikimimi.training.flops import FlopMeter
 from kikimimi.training.parallel.fsdp import complete_gradients, is_sharded, share_buffers
 from kikimimi.training.schedule import factor
 from kikimimi.training.state.random_state import random_state
-from kikimimi.training.troubles import Troubles, gradient_norm
-from kikimimi.training.window import LogWindow
+from kikimimi.training.step_errors import StepErrors, gradient_norm
+from kikimimi.training.step_mean import Counts, StepMean
+from kikimimi.training.window import WHOLE, LogWindow, Numbered
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -35,19 +35,40 @@ if TYPE_CHECKING:
     from kikimimi.recipe import Stage
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What a micro-batch gave.
+
+    Attributes:
+        loss: The objective's and the adapter's losses together, each its mean over the micro-batch.
+        terms: What adds up to it, and over how many units each is the mean.
+        parts: The same as the metrics show it.
+        measures: What else the objective measured.
+        counts: What objective and adapter counted.
+    """
+
+    loss: Tensor
+    terms: Numbered = field(default_factory=dict)
+    parts: Numbered = field(default_factory=dict)
+    measures: Numbered = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
 class StageModule(pl.LightningModule):
     """Trains the named parameters of a model to bring an objective down.
 
-    The loss of a step is the mean over its micro-batches of the objective's loss, plus the adapter's
-    auxiliary losses; it does not depend on how micro-batches are spread over ranks.
+    The loss of a step is the objective's as the mean over all units of the step (tokens, say), plus the
+    adapter's auxiliary losses over theirs; with `batch.loss: micro_batches`, the mean over its micro-batches.
+    It does not depend on how micro-batches are spread over ranks.
 
     Args:
         model: Assembled, with exactly `trained` requiring gradients.
         stage: Of the recipe; `steps` is given.
         trained: Parameter names by component, or by ``component.group``.
         kept: Names of the tensors that a checkpoint holds; see `kept_names`.
-        log_every: Distance between log lines [steps].
         faults: Judges what could not be read.
+        window: Where losses and counts are gathered for the next log line.
+        meter: Counts operations.
         spread: Shards the model over the ranks and fills it; None where every rank holds all of it.
     """
 
@@ -57,8 +78,9 @@ class StageModule(pl.LightningModule):
         stage: Stage,
         trained: dict[str, list[str]],
         kept: Collection[str],
-        log_every: int,
         faults: FaultLog,
+        window: LogWindow,
+        meter: FlopMeter,
         spread: Callable[[DeviceMesh], None] | None = None,
     ) -> None:
         super().__init__()
@@ -68,17 +90,14 @@ class StageModule(pl.LightningModule):
         self.trained = trained
         self._reference: Reference | None = None
         self.kept = frozenset(kept)
-        self.log_every = log_every
         self.faults = faults
+        self.gradient_norm = torch.zeros(())
+        self.rates: dict[str, float] = {}
+        self._window, self._meter = window, meter
         self._spread = spread
-        self._troubles = Troubles()
+        self._errors = StepErrors()
+        self._mean = StepMean() if stage.batch.loss == "tokens" else None
         self.strict_loading = False
-        self.best: Best | None = None
-        """Told of every validation, where the stage keeps its best weights or may end early."""
-        self.meter: FlopMeter | None = None
-        """Counts operations, where their share of what the device can do is to be logged."""
-        self.missed_validation: StageLoader | None = None
-        """What is validated before the first step: a kill came between a checkpoint and its validation."""
         # An LLM's own weights take part in every micro-batch; these may not.
         self._optional = [
             name
@@ -87,10 +106,6 @@ class StageModule(pl.LightningModule):
             if not name.startswith("llm.") or ".lora_" in name
         ]
         self.latest_loss = torch.zeros(())
-        self._window = LogWindow()
-        self._gradient_norm = torch.zeros(())
-        self._rates: dict[str, float] = {}
-        self._validation: list[Tensor] = []
 
     def configure_model(self) -> None:
         """Shard the model, where it is to be sharded; before a checkpoint is taken up, remember it as it is,
@@ -104,62 +119,87 @@ class StageModule(pl.LightningModule):
             names = [n for found in self.trained.values() for n in found if n.partition(".")[0] in parts]
             self._reference = Reference(self.model, names)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def training_step(self, given: StepBatch, index: int) -> Tensor:
         """Return the loss of a micro-batch. What is wrong with it is raised at the end of the step."""
+        batch = given.batch
         try:
             self._judge(batch)
         except KikimimiError as error:
-            self._troubles.add(error)
-        self._troubles.see(batch.names)
+            self._errors.add(error)
+        self._errors.see(batch.names)
         if is_sharded(self.model):
             share_buffers(self.model)
-        with self.meter.counting(self._window) if self.meter is not None else nullcontext():
-            loss, made = self._loss(batch)
+        if self._mean is not None and given.ahead:
+            self._count_ahead(self._mean, given.ahead)
+        with self._meter.counting(self._window):
+            made = self._evaluate(batch, self._mean.counts.pop(0) if self._mean is not None else None)
+        loss = made.loss if self._mean is None or not made.terms else self._mean.weighted(made.terms)
+        if batch.names:
+            loss = loss + self._nothing(self._optional)
         if is_sharded(self.model):
             complete_gradients(self.model, loss)
-        self._troubles.check_loss(self.trainer.global_step + 1, loss, batch.names)
+        self._errors.check_loss(self.trainer.global_step + 1, made.loss, batch.names)
         if batch.names:
-            self.latest_loss = loss.detach()
-            self._window.add(loss, made.parts if len(made.parts) > 1 else {}, made.measures)
+            self.latest_loss = made.loss.detach()
+            self._window.add(made.terms, made.parts if len(made.parts) > 1 else {}, made.measures)
         self._window.counts.update(made.counts)
         self._window.counts.update(f"records/{name.partition('/')[0]}" for name in batch.names)
         self._count(batch)
         return loss
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        """Add a micro-batch to the validation loss."""
+    def validation_step(self, batch: Batch, index: int) -> Numbered:
+        """Return what adds up to the loss of a micro-batch."""
         self._judge(batch)
-        if batch.names:
-            self._validation.append(self._loss(batch)[0].detach())
-            if isinstance(self.model, FSDPModule):
-                self.model.reshard()  # no backward pass comes to do it
+        if not batch.names:
+            return {}
+        terms = self._evaluate(batch).terms
+        if isinstance(self.model, FSDPModule):
+            self.model.reshard()  # no backward pass comes to do it
+        return {name: (value.detach(), number) for name, (value, number) in terms.items()}
 
     def _judge(self, batch: Batch) -> None:
         self.faults.judge(batch.outcomes or [None] * len(batch.names))
         if skipped := len(batch.outcomes) - batch.outcomes.count(None):
             self._window.counts["records_skipped"] += skipped
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, Loss]:
+    def _count_ahead(self, mean: StepMean, batches: Sequence[Batch]) -> None:
+        """Count the units of this rank's micro-batches of a step, and let all ranks add theirs up."""
+        counts = [Counts(self.objective, ModelStep(self.model, batch, self._reference)) for batch in batches]
+        mean.begin(counts, self.from_every_rank([one.numbers for one in counts]))
+
+    def _evaluate(self, batch: Batch, counts: Counts | None = None) -> Evaluated:
         """Return the loss, and what the objective and the adapter say of it."""
         if not batch.names and self.model.stand_in is not None:
-            return self._stand_in(self.model.stand_in)
+            return Evaluated(self._stand_in(self.model.stand_in))
         if not batch.names:  # none of its records could be read
-            nothing = self._nothing([n for names in self.trained.values() for n in names])
-            return nothing, Loss(nothing)
-        step = ModelStep(self.model, batch, self._reference)
+            return Evaluated(self._nothing([n for names in self.trained.values() for n in names]))
+        step = ModelStep(self.model, batch, self._reference, counts.notes if counts is not None else None)
+        if counts is None and self._mean is not None:  # in a validation
+            counts = Counts(self.objective, step)
         made = self.objective.loss(step)
         loss = made.value + sum(step.losses.values(), made.value.new_zeros(()))
-        self._window.positions += step.num_positions
-        said = Loss(loss, {**made.parts, **step.losses}, made.measures, {**made.counts, **step.counts})
-        return loss + self._nothing(self._optional), said
+        if self.model.training:
+            self._window.positions += step.num_positions
 
-    def _stand_in(self, clip: StandIn) -> tuple[Tensor, Loss]:
+        def numbered(values: Mapping[str, Tensor]) -> Numbered:
+            of = {name: 1 if counts is None else counts.number(name, made) for name in values}
+            return {name: (value, of[name]) for name, value in values.items()}
+
+        return Evaluated(
+            loss,
+            {WHOLE: (loss, 1)} if counts is None else counts.terms(made, step.losses),
+            numbered({**made.parts, **step.losses}),
+            numbered(made.measures),
+            {**made.counts, **step.counts},
+        )
+
+    def _stand_in(self, clip: StandIn) -> Tensor:
         """Return zero, whose gradient passes through every layer that the objective runs."""
         batch = clip.batch(self.model.llm, self.objective.views).to(self.device)
         with evaluating(self.model):
             step = ModelStep(self.model, batch, self._reference)
             value = self.objective.loss(step).value + sum(step.losses.values(), 0)
-        return value * 0, Loss(value * 0)
+        return value * 0
 
     def _nothing(self, names: list[str]) -> Tensor:
         """Return zero, whose gradient with respect to the named parameters is zero, too.
@@ -216,87 +256,22 @@ class StageModule(pl.LightningModule):
             KikimimiError: On any rank, the loss or the gradient is not finite, or too many records cannot be
                 read; raised on all ranks, before any weight changes.
         """
-        self._rates = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
-        self._gradient_norm = gradient_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        self.rates = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
+        self.gradient_norm = gradient_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         # With fp16, gradients overflow at times: the scaler leaves such a step out and goes on.
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            self._troubles.check_gradient(self.trainer.global_step + 1, self._gradient_norm)
+            self._errors.check_gradient(self.trainer.global_step + 1, self.gradient_norm)
         strategy = self.trainer.strategy
-        self._troubles.stop_together(
+        self._errors.stop_together(
             decide=lambda bad: strategy.reduce_boolean_decision(bad, all=False),
-            gather=self._from_every_rank,
+            gather=self.from_every_rank,
         )
 
     def on_fit_start(self) -> None:
         """Set the modes: Lightning has put every module into train mode by now."""
-        if self.meter is not None:
-            self._window.matrix_rate = self.meter.matrix_rate(self.device)
         set_modes(self.model)
         if self._reference is not None:
             self._reference.to(self.device)
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Measure how long the micro-batch was waited for."""
-        self._window.arrived()
-
-    def on_train_start(self) -> None:
-        """Make up for a missed validation; what it draws at random is put back before the first step."""
-        self._window.start_clock()
-        if self.missed_validation is None:
-            return
-        self.on_validation_start()
-        self.model.eval()
-        with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
-            for number, batch in enumerate(self.missed_validation):
-                self.validation_step(batch.to(self.device), number)
-        self.model.train()
-        set_modes(self.model)
-        self.on_validation_end()
-        self.missed_validation = None
-        if self.trainer.global_step >= self.stage.num_steps:
-            self.trainer.should_stop = True
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log every so many optimiser steps."""
-        self._log_step(batch_idx)
-        self._window.done()
-
-    def _log_step(self, batch_idx: int) -> None:
-        step = self.trainer.global_step
-        stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
-        if not stepped or (step % self.log_every and step != self.stage.steps):
-            return
-        self.write(
-            {
-                **self._window.metrics(self._from_every_rank),
-                "gradient_norm": float(self._gradient_norm),
-                **{f"lr/{part}": rate for part, rate in self._rates.items()},
-            }
-        )
-        self._window.clear()
-
-    def on_validation_start(self) -> None:
-        """Begin a new mean."""
-        self._validation = []
-        self._window.stop_clock()
-
-    def on_validation_end(self) -> None:
-        """Log the mean of the validation losses; the time it took is not training time."""
-        self._window.resume_clock()
-        if not self._validation:
-            return
-        loss = self.trainer.strategy.reduce(torch.stack(self._validation).mean(), reduce_op="mean")
-        if self.best is not None:
-            # Before the metrics: where they have a loss, its weights are there.
-            self.best.add(self.trainer.global_step, float(loss), delete=self.trainer.is_global_zero)
-        self.write({"validation_loss": float(loss)})
-        if self.best is not None and self.best.stalled():
-            self.trainer.should_stop = True
-
-    def write(self, values: dict[str, float]) -> None:
-        """Send values to every logger of the trainer."""
-        for logger in self.trainer.loggers:
-            logger.log_metrics(values, step=self.trainer.global_step)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """Return what a checkpoint holds: the kept tensors by their names in the model."""
@@ -311,21 +286,16 @@ class StageModule(pl.LightningModule):
         load_kept(self.model, dict(state_dict), self.kept, source="the checkpoint")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the random generators of every rank, and what the next log line is to be the mean of."""
-        checkpoint["random"] = self._from_every_rank(random_state())
-        # A line that is due at this step is written after this, and stays.
-        due = self.trainer.global_step % self.log_every == 0
-        unlogged = LogWindow() if due else self._window
-        checkpoint["unlogged"] = self._from_every_rank(unlogged.state())
-        checkpoint["faults"] = self._from_every_rank(self.faults.state())
+        """Add the random generators of every rank, and the account of what could not be read."""
+        checkpoint["random"] = self.from_every_rank(random_state())
+        checkpoint["faults"] = self.from_every_rank(self.faults.state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up what was not logged yet."""
-        trainer = self.trainer
-        self._window.restore(checkpoint["unlogged"], trainer.global_rank, trainer.world_size)
-        self.faults.restore(checkpoint["faults"], trainer.global_rank, trainer.world_size)
+        """Take up the account of what could not be read."""
+        self.faults.restore(checkpoint["faults"], self.trainer.global_rank, self.trainer.world_size)
 
-    def _from_every_rank(self, mine: Any) -> list[Any]:
+    def from_every_rank(self, mine: Any) -> list[Any]:
+        """Return what every rank gave, in order; every rank has to call."""
         if self.trainer.world_size == 1:
             return [mine]
         gathered: list[Any] = [None] * self.trainer.world_size

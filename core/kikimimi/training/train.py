@@ -17,9 +17,9 @@ from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import keep_lock
 from kikimimi.run.loggers import check_loggers
 from kikimimi.run.rank import global_rank
+from kikimimi.training.fit import run_stage
 from kikimimi.training.launcher import check_launcher
 from kikimimi.training.parallel.lost_rank import lost_ranks_told
-from kikimimi.training.stage import run_stage
 from kikimimi.training.stage_scores import score_stage
 from kikimimi.training.stop import stopping
 
@@ -53,6 +53,11 @@ def train(
     check_loggers(run.recipe)
     with stopping(), run.locked(), lost_ranks_told():
         done = all(run.finished(name) for name in names)
+        if global_rank() == 0 and not done and run.averages_micro_batches:
+            print(
+                f"{run.path} began before there was batch.loss: it goes on with batch.loss: micro_batches",
+                file=sys.stderr,
+            )
         if global_rank() == 0 and (locked or not done):
             keep_lock(run, recipe_file, hold=locked)
         _train(run, names)

@@ -11,6 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kikimimi.training.step_mean import Values
+
+Numbered = Mapping[str, tuple[Tensor, int]]
+"""Means by name, and over how many units each is one."""
+WHOLE = "loss"
+"""The only term of a loss that is the mean over its micro-batches."""
 Gather = Callable[[Any], list[Any]]
 """Returns what every rank gave, in order of ranks."""
 MEASURED = ("audio_seconds_per_second", "positions_per_second", "data_wait", "memory_gb", "flop_utilisation")
@@ -35,14 +41,13 @@ class LogWindow:
 
     def clear(self) -> None:
         """Begin anew."""
-        self._losses: list[Tensor] = []
-        self._parts: dict[str, list[Tensor]] = {}
-        self._measures: dict[str, list[Tensor]] = {}
+        self._terms: dict[str, Values] = {}
+        self._parts: dict[str, Values] = {}
+        self._measures: dict[str, Values] = {}
         self.counts: Counter[str] = Counter()
         self.audio_seconds, self.positions = 0.0, 0
         self.padding = [0, 0]
         self.flops = 0.0
-        self._counted = self.audio_seconds, self.positions
         self._seconds = self._waited = 0.0
         self.start_clock()
 
@@ -53,12 +58,6 @@ class LogWindow:
     def stop_clock(self) -> None:
         """Leave out what comes until the clock is started again: a validation."""
         self._seconds += time.monotonic() - self._clock
-        self._counted = self.audio_seconds, self.positions
-
-    def resume_clock(self) -> None:
-        """Go on after `stop_clock`."""
-        self.audio_seconds, self.positions = self._counted
-        self.start_clock()
 
     def arrived(self) -> None:
         """Take note that a micro-batch has arrived: what went by since the last one's end was waiting."""
@@ -68,15 +67,17 @@ class LogWindow:
         """Take note that all is done with a micro-batch."""
         self._idle_since = time.monotonic()
 
-    def add(
-        self, loss: Tensor, parts: Mapping[str, Tensor], measures: Mapping[str, Tensor] | None = None
-    ) -> None:
-        """Add the loss of a micro-batch, what it is the sum of where that is more than one, and measures."""
-        self._losses.append(loss.detach())
-        for name, measure in (measures or {}).items():
-            self._measures.setdefault(name, []).append(measure.detach())
-        for name, part in parts.items():
-            self._parts.setdefault(name, []).append(part.detach())
+    def add(self, terms: Numbered, parts: Numbered | None = None, measures: Numbered | None = None) -> None:
+        """Add a micro-batch.
+
+        Args:
+            terms: What adds up to its loss, and over how many units each is the mean.
+            parts: What the loss is the sum of in the metrics, where that is more than one.
+            measures: What else is to be looked at.
+        """
+        for into, held in ((self._terms, terms), (self._parts, parts), (self._measures, measures)):
+            for name, (value, number) in (held or {}).items():
+                into.setdefault(name, []).append((value.detach(), number))
 
     def metrics(self, gather: Gather) -> dict[str, float]:
         """Return means of losses and parts, sums of counts, and rates, over all ranks."""
@@ -91,36 +92,31 @@ class LogWindow:
         }
         # By objects, not tensors: a rank whose micro-batches held no audio has no parts.
         states = gather({**self.state(), **measured})
-        losses = [loss for state in states for loss in state["losses"]]
-        parts: dict[str, list[float]] = {}
-        measures: dict[str, list[float]] = {}
-        counts: Counter[str] = Counter()
-        for state in states:
-            counts.update(state["counts"])
-            for into, held in ((parts, state["parts"]), (measures, state["measures"])):
-                for name, values in held.items():
-                    into.setdefault(name, []).extend(values)
-        padded, computed = (sum(state["padding"][i] for state in states) for i in (0, 1))
+        together = LogWindow()
+        together.restore(states, 0, 0)
+        padded, computed = together.padding
         flops, rate = (sum(state[key] for state in states) for key in ("flops", "matrix_rate"))
         return {
-            "loss": _mean(losses),
-            **{f"loss/{name}": _mean(values) for name, values in parts.items()},
-            **{name: _mean(values) for name, values in measures.items()},
-            **{f"count/{name}": float(number) for name, number in counts.items()},
+            "loss": sum(map(_mean, together._terms.values()), 0.0),
+            **{f"loss/{name}": _mean(values) for name, values in together._parts.items()},
+            **{name: _mean(values) for name, values in together._measures.items()},
+            **{f"count/{name}": float(number) for name, number in together.counts.items()},
             "audio_seconds_per_second": sum(state["audio_seconds"] for state in states) / seconds,
             "positions_per_second": sum(state["positions"] for state in states) / seconds,
             "padding": padded / computed if computed else 0.0,
-            "data_wait": _mean([state["waited"] for state in states]),
+            "data_wait": sum(state["waited"] for state in states) / len(states),
             "memory_gb": max(state["memory_gb"] for state in states),
             **({"flop_utilisation": flops / seconds / rate} if rate else {}),
         }
 
     def state(self) -> dict[str, Any]:
         """Return what a run that goes on from here has to know; rates begin anew there."""
+        terms = {name: _plain(values) for name, values in self._terms.items()}
         return {
-            "losses": _floats(self._losses),
-            "parts": {name: _floats(values) for name, values in self._parts.items()},
-            "measures": {name: _floats(values) for name, values in self._measures.items()},
+            "losses": terms.pop(WHOLE, []),
+            **({"terms": terms} if terms else {}),
+            "parts": {name: _plain(values) for name, values in self._parts.items()},
+            "measures": {name: _plain(values) for name, values in self._measures.items()},
             "counts": dict(self.counts),
             "padding": list(self.padding),
         }
@@ -130,10 +126,14 @@ class LogWindow:
         self.clear()
         mine = [states[rank]] if len(states) == world_size else states if rank == 0 else []
         for state in mine:
-            self._losses.extend(map(torch.tensor, state["losses"]))
-            for into, held in ((self._parts, state["parts"]), (self._measures, state["measures"])):
+            whole = {WHOLE: state["losses"]} if state["losses"] else {}
+            for into, held in (
+                (self._terms, {**whole, **state.get("terms", {})}),
+                (self._parts, state["parts"]),
+                (self._measures, state["measures"]),
+            ):
                 for name, values in held.items():
-                    into.setdefault(name, []).extend(map(torch.tensor, values))
+                    into.setdefault(name, []).extend(map(_numbered, values))
             self.counts.update(state["counts"])
             self.padding = [a + b for a, b in zip(self.padding, state["padding"], strict=True)]
 
@@ -145,10 +145,20 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
-def _floats(values: list[Tensor]) -> list[float]:
+def _plain(values: Values) -> list[Any]:
+    """Return numbers in place of tensors; with over how many units each is the mean, where that is not 1."""
+    if not values:
+        return []
     # One transfer from the device, however many there are.
-    return torch.stack([value.float().cpu() for value in values]).tolist() if values else []
+    floats = torch.stack([value.float().cpu() for value, _ in values]).tolist()
+    return [one if number == 1 else [one, number] for one, (_, number) in zip(floats, values, strict=True)]
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+def _numbered(value: Any) -> tuple[Tensor, int]:
+    mean, number = value if isinstance(value, list) else (value, 1)
+    return torch.tensor(mean, dtype=torch.float64), number
+
+
+def _mean(values: Values) -> float:
+    number = sum(number for _, number in values)
+    return sum(float(value) * number for value, number in values) / number if number else 0.0

@@ -17,6 +17,7 @@ from kikimimi import (
     CharacterVocabulary,
     ComponentConfig,
     Padded,
+    Units,
     Vocabulary,
 )
 from kikimimi_adapters.ctc.vocabulary import build_vocabulary
@@ -112,7 +113,9 @@ class CIFAdapter(Adapter):
         frames, real = zero_past_lengths(features), features.mask()
         weights = self.weights(frames).double().sigmoid().masked_fill(~real, 0.0)
         total = weights.sum(1)
-        num_tokens, counts = self._count(transcripts, features.lengths)
+        told = transcripts or [None] * len(features.lengths)
+        numbers, counts = self._count(told, features.lengths.tolist())
+        num_tokens = torch.tensor(numbers, dtype=torch.int64, device=total.device)
         losses = self._loss(total, num_tokens, told=transcripts is not None)
         lengths = self._fired(total.detach(), features.lengths.to(total.device))
         if frames.is_meta:  # content is unknown: at most, every frame fires
@@ -125,15 +128,21 @@ class CIFAdapter(Adapter):
             lengths = lengths if frames.is_meta else torch.where(scaled, num_tokens, lengths)
         weights = weights * (goal / total.clamp(min=torch.finfo(total.dtype).tiny))[:, None]
         tokens = self.proj(integrate(frames, weights, int(lengths.max())))
+        counts = counts if transcripts is not None else {}
         return AdapterOutput(Padded(tokens, lengths.to(features.lengths.device)), losses, counts)
 
+    def units(self, num_frames: Sequence[int], transcripts: Sequence[str | None]) -> Units:
+        """Return how many clips have a transcript that fits."""
+        numbers, _ = self._count(transcripts, num_frames)
+        return Units("clips", sum(number >= 0 for number in numbers))
+
     def _count(
-        self, transcripts: Sequence[str | None] | None, lengths: Tensor
-    ) -> tuple[Tensor, dict[str, int]]:
-        """Return (B,) tokens of each transcript, -1 where not to be used, and why how many are not."""
+        self, transcripts: Sequence[str | None], lengths: Sequence[int]
+    ) -> tuple[list[int], dict[str, int]]:
+        """Return (B) tokens of each transcript, -1 where not to be used, and why how many are not."""
         numbers = []
         counts = {"cif_without_transcript": 0, "cif_too_long": 0}
-        for transcript, length in zip(transcripts or [None] * len(lengths), lengths.tolist(), strict=True):
+        for transcript, length in zip(transcripts, lengths, strict=True):
             number = -1 if transcript is None else len(self.vocabulary.encode(transcript))
             if number < 0:
                 counts["cif_without_transcript"] += 1
@@ -141,8 +150,7 @@ class CIFAdapter(Adapter):
                 counts["cif_too_long"] += 1
                 number = -1
             numbers.append(number)
-        device = self.weights.linear.weight.device
-        return torch.tensor(numbers, dtype=torch.int64, device=device), {} if transcripts is None else counts
+        return numbers, counts
 
     def _loss(self, total: Tensor, num_tokens: Tensor, *, told: bool) -> dict[str, Tensor]:
         """Return the quantity loss: zero where no clip has one, so that every rank has gradients."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kikimimi import Loss, Objective, ObjectiveConfig, Step
+from kikimimi import Loss, Objective, ObjectiveConfig, Step, Units
 
 
 class Alignment(Objective):
@@ -44,6 +45,20 @@ class Alignment(Objective):
         """What makes the audio tokens: the LLM does not run."""
         return ("encoder", "adapter")
 
+    def units(self, step: Step) -> Mapping[str, Units]:
+        """The tokens of what is said in the clips that may become as many audio tokens.
+
+        Of adapters whose audio tokens depend on the content, other clips may turn out not to match: they
+        count with a distance of zero.
+        """
+        vocabulary, adapter = step.model.llm.vocabulary, step.model.adapter
+        lengths = [
+            (len(vocabulary.encode(text)), adapter.max_tokens(frames))
+            for text, frames in zip(step.batch.transcripts, step.num_frames, strict=True)
+            if text is not None
+        ]
+        return {"align": Units("pairs", sum(number for number, most in lengths if number <= most))}
+
     def loss(self, step: Step) -> Loss:
         """Return the mean distance, as part ``align``, and how similar the pairs are [cosine]."""
         texts, tokens = step.batch.transcripts, step.tokens
@@ -65,12 +80,13 @@ class Alignment(Objective):
             wanted = step.model.embed(torch.tensor(ids, dtype=torch.int64, device=step.batch.ids.device))
         zero = step.zero()
         if not heard:
-            return Loss(zero, {"align": zero}, {}, counts)
+            return Loss(zero, {"align": zero}, {}, counts, numbers={"align": 0})
         found, wanted = torch.cat(heard).float(), wanted.float()  # (pairs, D) each
         similarity = F.cosine_similarity(found, wanted, dim=1)  # (pairs,)
         distance = (1 - similarity) if self.config.distance == "cosine" else (found - wanted).square().mean(1)
         value = distance.mean() + zero
-        return Loss(value, {"align": value}, {"align/similarity": similarity.detach().mean()}, counts)
+        measures = {"align/similarity": similarity.detach().mean()}
+        return Loss(value, {"align": value}, measures, counts, numbers={"align": len(ids)})
 
     def _spans(self, clip: Tensor, number: int) -> Tensor | None:
         """Return what is compared of a clip (T, D) of so many tokens, or None where they do not match."""

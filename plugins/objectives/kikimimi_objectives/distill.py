@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kikimimi import Batch, DataError, Generation, Loss, Objective, ObjectiveConfig, Scored, Step, View
+from kikimimi import Batch, DataError, Generation, Loss, Objective, ObjectiveConfig, Scored, Step, Units, View
 
 
 class Distillation(Objective):
@@ -74,16 +75,22 @@ class Distillation(Objective):
         own: bool = self.config.continuation == "own"
         return own
 
+    def units(self, step: Step) -> Mapping[str, Units]:
+        """The tokens of the answers, the end of each among them. Its own ones the teacher writes first."""
+        number = sum(map(len, self._own_answers(step)[0])) if self.generates else step.batch.num_targets
+        return {"distill": Units("tokens", number)}
+
     def loss(self, step: Step) -> Loss:
         """Return the mean over the answers' tokens, as part ``distill``.
 
         Raises:
             DataError: A prompt leaves no room for an answer, or the answers' tokens are others in writing.
         """
+        batch = step.batch
+        counts: dict[str, int] = {}
         if self.generates:
-            batch, counts = self._with_own_answers(step)
-        else:
-            batch, counts = step.batch, {}
+            answers, counts = self._own_answers(step)
+            batch = batch.answered(answers)
         if self.config.loss == "ce":
             made = step.score(batch)
             value = F.cross_entropy(made.logits.float(), made.targets)
@@ -96,13 +103,16 @@ class Distillation(Objective):
         same = (teacher.logits.argmax(1) == model.logits.argmax(1)).float().mean()
         return Loss(value, {"distill": value}, {"distill/agreement": same}, counts)
 
-    def _with_own_answers(self, step: Step) -> tuple[Batch, dict[str, int]]:
-        """Return the micro-batch with the answers that the teacher writes, and counts of them."""
+    def _own_answers(self, step: Step) -> tuple[list[list[int]], dict[str, int]]:
+        """Return the answers that the teacher writes, once for each micro-batch, and counts of them."""
+        return step.once(self, lambda: self._write_answers(step))
+
+    def _write_answers(self, step: Step) -> tuple[list[list[int]], dict[str, int]]:
         batch, generation = step.batch, self.config.generate or Generation()
         room = _room(step, generation.max_new_tokens)
         generation = replace(generation, max_new_tokens=room)
         model = step.model
-        device = batch.ids.device
+        device = next(model.llm.parameters()).device
         # A validation draws the same each time, and nothing that the training would miss.
         aside = not model.training
         with (
@@ -111,12 +121,12 @@ class Distillation(Objective):
         ):
             if aside:
                 torch.manual_seed(0)
-            written = model.generate_ids(batch.prompts_in_writing(), generation)
+            written = model.generate_ids(batch.prompts_in_writing().to(device), generation)
         ends = [ids[loss][-1:].tolist() for ids, loss in _conversations(batch)]
         cut = [len(ids) == room for ids in written]
         answers = [ids + ([] if ended else end) for ids, ended, end in zip(written, cut, ends, strict=True)]
         counts = {"continuation_tokens": sum(map(len, answers)), "continuation_cut": sum(cut)}
-        return batch.answered(answers), counts
+        return answers, counts
 
 
 def divergence(teacher: Tensor, model: Tensor, temperature: float) -> Tensor:
@@ -138,11 +148,7 @@ def _room(step: Step, wanted: int) -> int:
     if context is None:
         return wanted
     prompt, written = batch.views["prompt"], batch.views["written_prompt"]
-    adapter, encoder = step.model.adapter, step.model.encoder
-    if batch.features is not None:
-        frames = batch.features.lengths.tolist()
-    else:
-        frames = [encoder.num_frames(n) for n in batch.audio.lengths.tolist()] if batch.audio else []
+    adapter, frames = step.model.adapter, step.num_frames
     spoken = prompt.lengths.clone()
     ends = spoken.cumsum(0)
     for slot, clip in zip(prompt.slots, prompt.clips.tolist(), strict=True):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from torch.nn import functional as F
 
-from kikimimi import Loss, Objective, ObjectiveConfig, Step, View
+from kikimimi import Loss, Objective, ObjectiveConfig, Step, Units, View
 
 
 class DPO(Objective):
@@ -55,6 +56,10 @@ class DPO(Objective):
     def reference(self) -> tuple[str, ...]:
         """All parts."""
         return ("encoder", "adapter", "llm")
+
+    def units(self, step: Step) -> Mapping[str, Units]:
+        """The pairs."""
+        return {"preference": Units("pairs", len(step.batch.names))}
 
     def loss(self, step: Step) -> Loss:
         """Return the mean over the micro-batch's pairs, with rewards, margins and log-probabilities."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from kikimimi import Chosen, Loss, Objective, ObjectiveConfig, Step, View, listing, nearest
+from kikimimi import Chosen, Loss, Objective, ObjectiveConfig, Step, Units, View, listing, nearest
 
 Value = TypeVar("Value")
 
@@ -76,6 +76,18 @@ class Sum(Objective):
         """Whether a term does."""
         return any(term.generates for term in self.terms.values())
 
+    def units(self, step: Step) -> Mapping[str, Units]:
+        """Those of each term.
+
+        Raises:
+            ValueError: A term is not a mean over one thing.
+        """
+        found = {name: term.units(step) for name, term in self.terms.items()}
+        for name, units in found.items():
+            if len(units) != 1:
+                raise ValueError(f"terms.{name}: in a sum, it has to be a mean over one thing: {units}")
+        return {name: units for name, term in found.items() for units in term.values()}
+
     def loss(self, step: Step) -> Loss:
         """Return the weighted sum; each term is a part, before its weight."""
         losses = {name: term.loss(step) for name, term in self.terms.items()}
@@ -85,6 +97,8 @@ class Sum(Objective):
             {name: loss.value for name, loss in losses.items()},
             _named({name: loss.measures for name, loss in losses.items()}),
             _named({name: loss.counts for name, loss in losses.items()}),
+            self.config.weights,
+            {name: number for name, loss in losses.items() for number in loss.numbers.values()},
         )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from kikimimi.recipe import Stage, load_recipe
 from kikimimi.recipe.schema import EarlyStop
-from kikimimi.training.best import Best
+from kikimimi.training.callbacks.validation import Best
 
 STAGE = """
 name: small
@@ -38,15 +38,15 @@ def test_the_lowest_losses_are_kept(tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         path.touch()
 
-    best = Best(folder, stage(tmp_path, keep=2), save)
+    best = Best(folder, stage(tmp_path, keep=2))
     assert best.path() is None
     seen = []
     for step, loss in [(10, 3.0), (20, float("nan")), (30, 2.0), (40, 2.5), (50, 2.0), (60, 9.0)]:
-        best.add(step, loss, delete=True)
+        best.add(step, loss, save, delete=True)
         seen.append(sorted(int(path.stem.removeprefix("step-")) for path in folder.iterdir()))
     assert seen == [[10], [10], [10, 30], [30, 40], [30, 50], [30, 50]]
     assert best.path() == folder / "step-00000030.safetensors"
-    best.add(30, 8.0, delete=True)  # measured again: a run that went on from before it
+    best.add(30, 8.0, save, delete=True)  # measured again: a run that went on from before it
     assert best.steps() == [50, 40]
 
 
@@ -64,16 +64,16 @@ def test_the_lowest_losses_are_kept(tmp_path: Path) -> None:
     ],
 )
 def test_early_stop(tmp_path: Path, losses: list[float], early: str, stalled: bool) -> None:
-    best = Best(tmp_path / "best", stage(tmp_path, early=early), lambda path: None)
+    best = Best(tmp_path / "best", stage(tmp_path, early=early))
     for number, loss in enumerate(losses):
         assert not best.stalled()
-        best.add(10 * number, loss, delete=True)
+        best.add(10 * number, loss, lambda path: None, delete=True)
     assert best.stalled() is stalled
     metrics = tmp_path / "metrics.jsonl"
     lines = [{"stage": "asr", "step": 10 * i, "validation_loss": loss} for i, loss in enumerate(losses)]
     lines.insert(0, {"stage": "other", "step": 5, "validation_loss": 0.0})
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    again = Best(tmp_path / "best", stage(tmp_path, early=early), lambda path: None)
+    again = Best(tmp_path / "best", stage(tmp_path, early=early))
     again.remember(metrics, "asr")
     assert again.stalled() is stalled
 

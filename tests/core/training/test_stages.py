@@ -18,7 +18,7 @@ from kikimimi.model.trainable import trainable_names
 from kikimimi.recipe import load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import write_shard
-from kikimimi.training.stage import run_stage
+from kikimimi.training.fit import run_stage
 from kikimimi.training.train import train
 from kikimimi_metrics.cer import CER
 

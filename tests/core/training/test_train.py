@@ -185,7 +185,7 @@ def test_ctrl_c_saves_and_goes_on(make_run: Make, monkeypatch: pytest.MonkeyPatc
     reference = make_run("reference")
     train(reference)
     run = make_run("run")
-    from kikimimi.training.callbacks import KeepCheckpoints
+    from kikimimi.training.callbacks.checkpoints import KeepCheckpoints
 
     real = KeepCheckpoints.on_train_batch_start
 
@@ -338,10 +338,10 @@ def test_a_signal_in_a_validation(
     train(reference)
     real = StageModule.validation_step
 
-    def killed(self: StageModule, batch: object, index: int) -> None:
+    def killed(self: StageModule, batch: object, index: int) -> object:
         if self.trainer.global_step == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        real(self, batch, index)  # type: ignore[arg-type]
+        return real(self, batch, index)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(StageModule, "validation_step", killed)

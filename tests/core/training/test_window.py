@@ -34,7 +34,7 @@ def step(window: LogWindow, clock: Clock, wait: float, work: float) -> None:
     clock.now += wait
     window.arrived()
     clock.now += work
-    window.add(torch.tensor(1.0), {})
+    window.add({"loss": (torch.tensor(1.0), 1)})
     window.audio_seconds += 8
     window.positions += 40
     window.done()
@@ -58,8 +58,7 @@ def test_a_validation_is_in_no_rate(clock: Clock) -> None:
     step(window, clock, wait=1, work=3)
     window.stop_clock()
     clock.now += 1000
-    window.positions += 12_345
-    window.resume_clock()
+    window.start_clock()
     step(window, clock, wait=1, work=3)
     found = window.metrics(alone)
     assert found["positions_per_second"] == pytest.approx(80 / 8)

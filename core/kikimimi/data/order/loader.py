@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Self
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -111,6 +113,23 @@ class PlanSampler(Sampler[list[Planned]]):
                 yield planned
 
 
+@dataclass(frozen=True)
+class StepBatch:
+    """A micro-batch of an optimiser step.
+
+    Attributes:
+        batch: The micro-batch.
+        ahead: With the first of a step all of this rank's, itself among them, on the CPU; else none.
+    """
+
+    batch: Batch
+    ahead: Sequence[Batch]
+
+    def to(self, device: torch.device) -> Self:
+        """Move the micro-batch to a device; what is ahead stays."""
+        return replace(self, batch=self.batch.to(device))
+
+
 class StageLoader(DataLoader[Batch]):
     """A data loader that Lightning can resume: its state is the number of micro-batches consumed, and where
     that is in the plan.
@@ -164,3 +183,33 @@ class StageLoader(DataLoader[Batch]):
                 )
         self.consumed = self.plan_sampler.start = int(state["consumed"])
         self.plan_sampler.position = Position(int(state["epoch"]), int(state["micro_batch"]))
+
+
+class StepLoader(StageLoader):
+    """A stage's loader that reads all micro-batches of an optimiser step before it gives the first.
+
+    Args:
+        reader: Reads a micro-batch.
+        sampler: Says which.
+        workers: Reading processes; 0 reads in the training process.
+        order: What the order depends on, by name.
+        accumulation: Micro-batches of this rank in each optimiser step.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        sampler: PlanSampler,
+        workers: int,
+        order: Mapping[str, Any],
+        accumulation: int,
+    ) -> None:
+        super().__init__(reader, sampler, workers, order)
+        self.accumulation = accumulation
+
+    def __iter__(self) -> Any:
+        """Yield each micro-batch as a `StepBatch`."""
+        batches = super().__iter__()
+        while ahead := list(islice(batches, self.accumulation)):
+            for number, batch in enumerate(ahead):
+                yield StepBatch(batch, () if number else ahead)

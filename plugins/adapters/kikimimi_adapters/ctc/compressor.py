@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kikimimi import Adapter, AdapterContext, AdapterOutput, Padded
+from kikimimi import Adapter, AdapterContext, AdapterOutput, Padded, Units
 from kikimimi_adapters.ctc.head import CTC, CTCConfig
 from kikimimi_adapters.frame_groups import zero_past_lengths
 
@@ -57,6 +57,10 @@ class CTCCompressor(Adapter):
     def max_tokens(self, num_frames: int) -> int:
         """Return F: every frame may have a label of its own."""
         return num_frames
+
+    def units(self, num_frames: Sequence[int], transcripts: Sequence[str | None]) -> Units:
+        """Return how many clips can be aligned."""
+        return Units("clips", len(self.ctc.spell(num_frames, transcripts)[0]))
 
     def forward(self, features: Padded, transcripts: Sequence[str | None] | None = None) -> AdapterOutput:
         """Adapt (B, F, E) to (B, T, D); the tokens do not depend on the transcripts."""

@@ -152,6 +152,28 @@ class CTC(nn.Module):
         """Return the best label of each frame, (B, F) int64. No gradient passes."""
         return logits.detach().argmax(-1)
 
+    def spell(
+        self, lengths: Sequence[int], transcripts: Sequence[str | None]
+    ) -> tuple[dict[int, list[int]], dict[str, int]]:
+        """Return the labels of the clips that can be aligned, and the counts of those that cannot.
+
+        Args:
+            lengths: (B) frames of each clip.
+            transcripts: (B) what is said, None where that is not known.
+        """
+        spelled: dict[int, list[int]] = {}
+        counts = {"ctc_without_transcript": 0, "ctc_infeasible": 0}
+        for clip, (transcript, length) in enumerate(zip(transcripts, lengths, strict=True)):
+            if transcript is None:
+                counts["ctc_without_transcript"] += 1
+                continue
+            ids = self.vocabulary.encode(transcript)
+            if len(ids) + sum(a == b for a, b in pairwise(ids)) > length:
+                counts["ctc_infeasible"] += 1
+            else:
+                spelled[clip] = ids
+        return spelled, counts
+
     def loss(
         self, logits: Tensor, lengths: Tensor, transcripts: Sequence[str | None] | None
     ) -> tuple[dict[str, Tensor], dict[str, int]]:
@@ -173,19 +195,8 @@ class CTC(nn.Module):
         """
         if transcripts is None or self.loss_weight == 0:
             return {}, {}
-        counts = {"ctc_without_transcript": 0, "ctc_infeasible": 0}
-        clips: list[int] = []
-        spelled: list[list[int]] = []
-        for clip, (transcript, length) in enumerate(zip(transcripts, lengths.tolist(), strict=True)):
-            if transcript is None:
-                counts["ctc_without_transcript"] += 1
-                continue
-            ids = self.vocabulary.encode(transcript)
-            if len(ids) + sum(a == b for a, b in pairwise(ids)) > length:
-                counts["ctc_infeasible"] += 1
-                continue
-            clips.append(clip)
-            spelled.append(ids)
+        spelled_of, counts = self.spell(lengths.tolist(), transcripts)
+        clips, spelled = list(spelled_of), list(spelled_of.values())
         if not clips:
             return {"ctc": (logits.float() * 0).sum()}, counts
         scores = logits[clips].float().log_softmax(-1).transpose(0, 1)  # (F, clips, labels)

@@ -1,4 +1,4 @@
-"""What happens around the steps of a stage: progress, checkpoints, and stopping without loss."""
+"""Checkpoints, and stopping without loss."""
 
 from __future__ import annotations
 
@@ -11,51 +11,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from kikimimi.console.progress import Progress
-from kikimimi.contracts.batch import Batch
 from kikimimi.data.order.loader import StageLoader
 from kikimimi.run.folder import checkpoint_folders
 from kikimimi.training.module import StageModule
 from kikimimi.training.state.checkpoint import save_together
 from kikimimi.training.state.random_state import restore_random_state
 from kikimimi.training.stop import AfterStep, Stopped, at_once, handle
-
-
-class StageProgress(Callback):
-    """A progress bar over the optimiser steps, with the loss."""
-
-    def __init__(self, title: str, steps: int) -> None:
-        self.title, self.steps = title, steps
-        self._bar: Progress | None = None
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the bar where the stage starts or goes on."""
-        if trainer.is_global_zero:
-            self._bar = Progress(self.title, self.steps, "steps", done=trainer.global_step)
-            self._bar.__enter__()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        """Move the bar."""
-        if self._bar is not None and trainer.global_step > self._bar.done:
-            assert isinstance(pl_module, StageModule)
-            self._bar.advance(trainer.global_step - self._bar.done, f"loss {pl_module.latest_loss:.3f}")
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Close the bar."""
-        self._close()
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the bar."""
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(None, None, None)
-            self._bar = None
 
 
 class KeepCheckpoints(Callback):
@@ -102,7 +63,7 @@ class KeepCheckpoints(Callback):
         handle(at_once)  # Lightning puts back in the end what was there before it
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Put the random generators back where the checkpoint had them."""
         if not self._stepping:
@@ -114,7 +75,7 @@ class KeepCheckpoints(Callback):
             self._random = None
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save at the end of an optimiser step when it is time."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
@@ -139,7 +100,7 @@ class KeepCheckpoints(Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:

@@ -14,8 +14,8 @@ from torch.distributed.tensor import DTensor
 from kikimimi.errors import DataError, KikimimiError
 
 
-class Troubles:
-    """Gathers the troubles of one optimiser step on this rank."""
+class StepErrors:
+    """Gathers what is wrong with one optimiser step on this rank."""
 
     def __init__(self) -> None:
         self._clear()
@@ -44,7 +44,7 @@ class Troubles:
             )
 
     def check_gradient(self, step: int, norm: Tensor) -> None:
-        """Note a gradient that is not finite, told where no other trouble explains it."""
+        """Note a gradient that is not finite, told where no other error explains it."""
         if not torch.isfinite(norm):
             self._gradient = (
                 f"step {step}: the gradient's norm is {float(norm)}; weights are untouched. "
@@ -52,14 +52,14 @@ class Troubles:
             )
 
     def stop_together(self, *, decide: Callable[[bool], bool], gather: Callable[[Any], list[Any]]) -> None:
-        """Raise where there is trouble on any rank; else begin the next step.
+        """Raise where anything is wrong on any rank; else begin the next step.
 
         Args:
             decide: Returns whether it is true on any rank.
             gather: Returns what every rank gave, in order.
 
         Raises:
-            KikimimiError: The first trouble of each rank that has any; the same on every rank.
+            KikimimiError: The first error of each rank that has any; the same on every rank.
         """
         errors, gradient = self._errors, self._gradient
         self._clear()

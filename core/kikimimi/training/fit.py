@@ -1,0 +1,160 @@
+"""One stage of a run, through Lightning's trainer."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.utilities.warnings import PossibleUserWarning
+
+from kikimimi.console.words import counted
+from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.rank import slurm_starts_ranks
+from kikimimi.training.callbacks.checkpoints import KeepCheckpoints
+from kikimimi.training.callbacks.metering import Metering
+from kikimimi.training.callbacks.progress import StageProgress
+from kikimimi.training.callbacks.validation import Validation
+from kikimimi.training.parallel.fsdp import ShardedStrategy
+from kikimimi.training.stage import PreparedStage, prepare_stage
+from kikimimi.training.state.checkpoint import FolderCheckpointIO, write_weights
+from kikimimi.training.stop import Stopped, leave
+
+if TYPE_CHECKING:
+    from kikimimi.recipe import Recipe
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
+    """Train one stage, from its newest checkpoint if there is one, and leave its weights in the run.
+
+    Args:
+        run: The run.
+        name: The stage's name.
+        model: Assembled for this stage alone, holding what the stage that it starts from left; it is changed.
+
+    Raises:
+        DataError: A record cannot be used, or the loss is not finite.
+        KeyboardInterrupt: The user stopped it; a checkpoint was saved.
+        SystemExit: SIGTERM or SIGUSR1 stopped it (143); a checkpoint was saved.
+    """
+    stage = prepare_stage(run, name, model)
+    options, best = stage.options, stage.best
+    saved = options.checkpoint
+    keeper = KeepCheckpoints(
+        run.checkpoints(name), saved.every, saved.keep, stage.loader, options.batch.global_
+    )
+    with warnings.catch_warnings():
+        # Advice of Lightning's that does not hold here: workers, frozen parts in eval mode, short stages.
+        warnings.simplefilter("ignore", PossibleUserWarning)
+        # Lightning's own use of a name that torch has deprecated.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        # FSDP's advice against changing a block's output in place, where that is a view: no part does.
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view")
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        trainer = pl.Trainer(
+            **_hardware(stage.recipe),
+            max_steps=_last_step(stage),
+            max_epochs=-1,
+            accumulate_grad_batches=stage.loader.accumulation,
+            gradient_clip_val=options.clip or None,
+            logger=[stage.metrics, *stage.loggers],
+            callbacks=[
+                keeper,
+                StageProgress(f"Training {name}", options.num_steps),
+                Validation(best, stage.missed, stage.metadata),
+                Metering(stage.window, stage.meter, stage.recipe.trainer.log_every),
+            ],
+            plugins=[FolderCheckpointIO(stage.metadata), *_cluster()],
+            default_root_dir=str(run.path),
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            val_check_interval=(options.validate.every or 1) * stage.loader.accumulation,
+            check_val_every_n_epoch=None,
+            limit_val_batches=1.0 if stage.validation is not None else 0,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        try:
+            trainer.fit(stage.module, stage.loader, stage.validation, ckpt_path=stage.resume)
+        except Stopped:
+            stage.metrics.write_csv()
+            raise
+    stage.metrics.write_csv()
+    if keeper.interrupted and trainer.global_step < options.num_steps and not best.stalled():
+        leave(keeper.interrupted)
+    _tell(stage, trainer.global_step)
+    if options.checkpoint.leave == "best" and (lowest := best.path()) is not None:
+        if trainer.is_global_zero:
+            _put(lowest, run.weights(name))
+    else:
+        write_weights(trainer, run.weights(name), stage.module.state_dict(), stage.metadata)
+    trainer.strategy.barrier()
+    if keeper.interrupted:
+        leave(keeper.interrupted)
+
+
+def _tell(stage: PreparedStage, step: int) -> None:
+    """Say what was left out, and why the stage ended before its last step."""
+    faults, early = stage.faults, stage.options.early_stop
+    if faults.skipped:
+        print(
+            f"stage {stage.name}: {faults.skipped} of {faults.tried} records that were tried could not be "
+            f"read; {faults.path} lists them",
+            file=sys.stderr,
+        )
+    if early is not None and stage.best.stalled():
+        waited = counted(early.patience, "validation")
+        print(
+            f"stage {stage.name}: ends early, after step {step}: {waited} without a lower loss",
+            file=sys.stderr,
+        )
+
+
+def _last_step(stage: PreparedStage) -> int:
+    """Return where Lightning is to stop, for a stage that starts or goes on after a step."""
+    planned = stage.options.num_steps
+    if stage.best.stalled():
+        return stage.step  # it had ended early when killed: it takes up its checkpoint, and no step more
+    # Lightning does not begin what has no step left, and a validation that was missed would stay missing.
+    return planned + 1 if stage.missed is not None and stage.step >= planned else planned
+
+
+def _put(source: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.copyfile(source, temporary)
+    temporary.replace(path)
+
+
+def _strategy(recipe: Recipe) -> str | ShardedStrategy:
+    options = recipe.trainer
+    if options.strategy != "fsdp":
+        return options.strategy
+    cpu = options.accelerator == "cpu" or not torch.cuda.is_available()
+    return ShardedStrategy(options.devices * options.nodes, "gloo" if cpu else None)
+
+
+def _hardware(recipe: Recipe) -> dict[str, Any]:
+    options = recipe.trainer
+    return {
+        "accelerator": options.accelerator,
+        "devices": options.devices,
+        "num_nodes": options.nodes,
+        "strategy": _strategy(recipe),
+        "precision": PRECISIONS[options.precision],
+    }
+
+
+def _cluster() -> list[SLURMEnvironment]:
+    # By itself, Lightning would answer Slurm's signal with a checkpoint of its own, and requeue the job.
+    return [SLURMEnvironment(auto_requeue=False)] if slurm_starts_ranks() else []
