@@ -191,6 +191,33 @@ def gradients_pass_to_the_frames(subject: AdapterSubject) -> None:
     expect(not gradient[~batch.mask()].any(), "expected no gradient past the lengths, found one")
 
 
+@in_every_way
+def losses_are_means_over_units(subject: AdapterSubject) -> None:
+    """Clips apart, weighted by the number of their `units`, have the loss of all as their mean."""
+    adapter = subject.build()
+    sequences, said = subject.sequences(adapter), list(TRANSCRIPTS.values())
+
+    def adapted(part: slice) -> tuple[dict[str, Tensor], int]:
+        clips = sequences[part]
+        with torch.no_grad():
+            losses = subject.adapt(adapter, Padded.stack(clips), said[part]).losses
+        return losses, adapter.units([len(clip) for clip in clips], said[part]).number
+
+    for mode in ("in eval mode", "in train mode"):
+        adapter.train(mode == "in train mode")
+        (whole, number), *parts = (adapted(part) for part in (slice(None), slice(0, 1), slice(1, None)))
+        if whole:
+            numbers = [of for _, of in parts]
+            expect(
+                number == sum(numbers),
+                f"{mode}: units: expected as many in a batch as in its parts, {numbers}, found {number}",
+            )
+        for name, loss in whole.items():
+            sums = torch.stack([losses[name] * of for losses, of in parts]).sum()
+            what = f"{mode}: loss '{name}', against the mean over the units of its parts"
+            expect_close(loss, sums / max(number, 1), what)
+
+
 def transcripts_change_no_tokens(subject: AdapterSubject) -> None:
     """In eval mode the tokens are the same, whatever the transcripts say and whether there are any."""
     adapter = subject.build()

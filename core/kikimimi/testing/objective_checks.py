@@ -82,7 +82,13 @@ class ObjectiveSubject(PlainSubject[Objective]):
         return TinyStage(model, frozen)
 
     def batch(
-        self, model: SpeechLM, *, known: bool = True, text: bool = False, turned: bool = False
+        self,
+        model: SpeechLM,
+        *,
+        known: bool = True,
+        text: bool = False,
+        turned: bool = False,
+        part: slice = slice(None),
     ) -> Batch:
         """Return a micro-batch with the views that the objective asks for.
 
@@ -91,18 +97,26 @@ class ObjectiveSubject(PlainSubject[Objective]):
             known: Whether it is known what is said in the clips.
             text: Leave out conversations with a clip.
             turned: In the opposite order.
+            part: Which of the conversations.
 
         Raises:
             ValueError: A view cannot be made.
         """
         talks = [talk for talk in _TALKS if not text or talk[0] is None]
-        return collate([self._sample(model, talk, known) for talk in talks[:: -1 if turned else 1]])
+        return collate([self._sample(model, talk, known) for talk in talks[:: -1 if turned else 1][part]])
 
     def run(self, stage: TinyStage, batch: Batch, objective: Objective | None = None) -> Loss:
         """Return the loss of a micro-batch by an objective, or by one that is new."""
         found = (objective or self.build()).loss(ModelStep(stage.model, batch, stage.frozen))
         expect(isinstance(found, Loss), f"loss: expected a kikimimi.Loss, found {type(found).__name__}")
         return found
+
+    def counted(self, stage: TinyStage, batch: Batch) -> tuple[Loss, dict[str, int]]:
+        """Return the loss of a micro-batch, and over how many units each of its terms is the mean."""
+        objective, step = self.build(), ModelStep(stage.model, batch, stage.frozen)
+        units = objective.units(step)
+        found = objective.loss(step)
+        return found, {name: one.number for name, one in units.items()} | dict(found.numbers)
 
     def _sample(self, model: SpeechLM, talk: _Talk, known: bool) -> Sample:
         said, question, answer, rejected, samples = talk
@@ -181,6 +195,33 @@ def order_changes_no_loss(subject: ObjectiveSubject) -> None:
         subject.run(stage, subject.batch(stage.model, turned=turned)).value for turned in (False, True)
     )
     expect_close(turned, first, "the loss with the conversations in the opposite order")
+
+
+def units_are_what_it_is_a_mean_over(subject: ObjectiveSubject) -> None:
+    """Parts of a micro-batch, weighted by how many units each declares, have its loss as their mean."""
+    stage = subject.stage()
+    whole, *parts = (
+        subject.counted(stage, subject.batch(stage.model, part=part))
+        for part in (slice(None), slice(0, 2), slice(2, None))
+    )
+    names = list(whole[1])
+    expect(bool(names), "units: expected at least one name, found none")
+    if len(names) > 1:
+        total = torch.stack([whole[0].weights.get(name, 1.0) * whole[0].parts[name] for name in names]).sum()
+        expect_close(total, whole[0].value, "the sum of the parts that `units` names, against the loss")
+    for name in names:
+        number = whole[1][name]
+        expect(
+            number == sum(numbers[name] for _, numbers in parts),
+            f"units of '{name}': expected as many in a micro-batch as in its parts, "
+            f"{[numbers[name] for _, numbers in parts]}, found {number}",
+        )
+        of_whole, *of_parts = (
+            (loss.value if len(names) == 1 else loss.parts[name]).detach() for loss, _ in (whole, *parts)
+        )
+        sums = torch.stack([of * n[name] for of, (_, n) in zip(of_parts, parts, strict=True)]).sum()
+        what = f"'{name}', against the mean over the units of its parts"
+        expect_close(of_whole, sums / max(number, 1), what)
 
 
 def text_alone_is_taken(subject: ObjectiveSubject) -> None:

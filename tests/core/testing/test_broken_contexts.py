@@ -77,7 +77,19 @@ class SpellsTexts(MLPAdapter):
             if text is not None and (ids := self.vocabulary.encode(text))
         ]
         skipped = len(clips) - len(losses)
-        return AdapterOutput(tokens, {"spelling": sum(losses, clips[0].new_zeros(()))}, {"skipped": skipped})
+        mean = sum(losses, clips[0].new_zeros(())) / max(len(losses), 1)
+        return AdapterOutput(tokens, {"spelling": mean}, {"skipped": skipped})
+
+
+class AddsLossesUp(SpellsTexts):
+    """A sum over the clips, and says that it is a mean."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, features: Padded, transcripts: Sequence[str | None] | None = None
+    ) -> AdapterOutput:
+        output = super().forward(features, transcripts)
+        known = len(features) - output.counts["skipped"]
+        return replace(output, losses={"spelling": output.losses["spelling"] * known})
 
 
 class CheatsWithTranscripts(SpellsTexts):
@@ -111,7 +123,8 @@ class AveragesNoLosses(SpellsTexts):
     ) -> AdapterOutput:
         output = super().forward(features, transcripts)
         known = len(features) - output.counts["skipped"]
-        return replace(output, losses={"spelling": output.losses["spelling"] / torch.tensor(float(known))})
+        loss = output.losses["spelling"] * known / torch.tensor(float(known))
+        return replace(output, losses={"spelling": loss})
 
 
 class NeedsTranscripts(SpellsTexts):
@@ -143,6 +156,11 @@ BROKEN = [
         AveragesNoLosses,
         "losses_are_scalars",
         r"without transcripts: in eval mode: loss 'spelling': expected finite values",
+    ),
+    (
+        AddsLossesUp,
+        "losses_are_means_over_units",
+        r"in eval mode: loss 'spelling', against the mean over the units of its parts",
     ),
     (NeedsTranscripts, "losses_are_scalars", r"missing 1 required positional argument: 'transcripts'"),
     (
@@ -178,4 +196,9 @@ def test_is_caught(component: type, name: str, message: str) -> None:
 
 def test_every_check_of_contexts_has_something_to_catch() -> None:
     names = {name for _, name, _ in BROKEN}
-    assert names >= {"transcripts_change_no_tokens", "several_taps_are_taken_or_refused", "assets_restore"}
+    assert names >= {
+        "losses_are_means_over_units",
+        "transcripts_change_no_tokens",
+        "several_taps_are_taken_or_refused",
+        "assets_restore",
+    }

@@ -175,6 +175,15 @@ class FirstCounts(Focal):
         return Loss(F.cross_entropy(step.scored.logits.float()[first], step.scored.targets[first]))
 
 
+class PerConversation(Focal):
+    """A mean of means, and says nothing of it."""
+
+    def loss(self, step: Step) -> Loss:
+        losses = F.cross_entropy(step.scored.logits.float(), step.scored.targets, reduction="none")
+        each = [losses[step.scored.sequence == number].mean() for number in range(len(step.batch.names))]
+        return Loss(torch.stack(each).mean())
+
+
 class NeedsClips(Focal):
     def loss(self, step: Step) -> Loss:
         if step.tokens is None:
@@ -321,6 +330,11 @@ class Unpicklable(Focal):
         (Thaws, "model_is_left_as_it_was", "expected what trains as it was, found it changed in llm"),
         (Remembers, "again_is_the_same", "the same micro-batch again: expected the same values"),
         (FirstCounts, "order_changes_nothing", "in the opposite order: expected the same values"),
+        (
+            PerConversation,
+            "units_are_what_it_is_a_mean_over",
+            "'loss', against the mean over the units of its parts: expected the same values",
+        ),
         (NeedsClips, "text_alone_is_taken", r"text alone: expected it to need gradients \(`Step\.zero`"),
         (MeanOfNone, "text_alone_is_taken", "loss of text alone: expected finite values"),
         (
