@@ -17,23 +17,22 @@ Lines = list[dict[str, Any]]
 """Lines of ``metrics.jsonl``, in the order in which they were written."""
 
 
-class MetricsFile(Logger):
-    """Appends to ``metrics.jsonl``; ``metrics.csv`` is made from it when a stage pauses or ends.
+class StageLogger(Logger):
+    """Base of the loggers that write into the run folder: of one stage, whose options stand there already.
 
     Args:
-        folder: The run folder.
-        stage: Written into every line.
+        name: Lightning's name for it.
+        stage: The stage's name.
     """
 
-    def __init__(self, folder: Path, stage: str) -> None:
+    def __init__(self, name: str, stage: str) -> None:
         super().__init__()
-        self.path = folder / "metrics.jsonl"
-        self.stage = stage
+        self._name, self.stage = name, stage
 
     @property
     def name(self) -> str:
         """Name for Lightning."""
-        return "metrics"
+        return self._name
 
     @property
     def version(self) -> str:
@@ -43,6 +42,19 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the resolved recipe stands in the run folder."""
+
+
+class MetricsFile(StageLogger):
+    """Appends to ``metrics.jsonl``; ``metrics.csv`` is made from it when a stage pauses or ends.
+
+    Args:
+        folder: The run folder.
+        stage: Written into every line.
+    """
+
+    def __init__(self, folder: Path, stage: str) -> None:
+        super().__init__("metrics", stage)
+        self.path = folder / "metrics.jsonl"
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

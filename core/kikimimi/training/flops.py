@@ -24,7 +24,7 @@ class FlopMeter:
 
     Args:
         model: Frozen as the stage wants it.
-        precision: Of the trainer.
+        precision: The trainer's.
     """
 
     def __init__(self, model: SpeechLM, precision: str) -> None:

@@ -63,7 +63,7 @@ class StageModule(pl.LightningModule):
 
     Args:
         model: Assembled, with exactly `trained` requiring gradients.
-        stage: Of the recipe; `steps` is given.
+        stage: The stage's options; `steps` is given.
         trained: Parameter names by component, or by ``component.group``.
         kept: Names of the tensors that a checkpoint holds; see `kept_names`.
         faults: Judges what could not be read.

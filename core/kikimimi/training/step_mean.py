@@ -65,7 +65,7 @@ class StepMean:
     units counts n / (N / micro-batches) times for that.
 
     Attributes:
-        counts: Of each micro-batch of this rank that is still to come in the step.
+        counts: Those of each micro-batch of this rank that is still to come in the step.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class StepMean:
         """Begin a step.
 
         Args:
-            counts: Of this rank's micro-batches, in order.
+            counts: Those of this rank's micro-batches, in order.
             of_every_rank: The numbers of all micro-batches of each rank.
         """
         self.counts = list(counts)

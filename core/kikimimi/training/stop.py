@@ -35,7 +35,7 @@ class Stopped(BaseException):
     exit with 1.
 
     Args:
-        number: Of the signal.
+        number: The signal's.
     """
 
     def __init__(self, number: int) -> None:

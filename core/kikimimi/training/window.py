@@ -29,7 +29,7 @@ class LogWindow:
     Attributes:
         counts: Named counts, written as ``count/NAME``.
         audio_seconds: Length of the clips [s].
-        positions: Of the LLM, audio and text.
+        positions: The LLM's, audio and text.
         padding: Padded and computed positions in what the encoder (or the cache in its place) delivered for.
         flops: Operations of forward and backward passes, as a `FlopMeter` counts them.
         matrix_rate: What `flops` are compared with [FLOP/s]; 0 means that nothing counts them.

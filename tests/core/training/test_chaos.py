@@ -43,7 +43,7 @@ real = StageModule.training_step
 file = os.open(os.environ["RECORDS_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 def training_step(self, batch, index):
-    os.write(file, (json.dumps([index, batch.names]) + "\\n").encode())
+    os.write(file, (json.dumps([index, batch.batch.names]) + "\\n").encode())
     return real(self, batch, index)
 
 StageModule.training_step = training_step

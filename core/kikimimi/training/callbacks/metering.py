@@ -17,7 +17,7 @@ class Metering(Callback):
 
     Args:
         window: Where the module puts what it finds.
-        meter: Of the model.
+        meter: Counts the model's operations.
         log_every: Distance between log lines [steps].
     """
 

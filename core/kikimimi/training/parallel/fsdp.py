@@ -40,7 +40,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     Args:
         ranks: How many processes share the model.
-        backend: Of the process group; None is that of the device.
+        backend: The process group's backend; None is the device's own.
     """
 
     def __init__(self, ranks: int, backend: str | None) -> None:
@@ -101,8 +101,8 @@ def shard(model: SpeechLM, mesh: DeviceMesh, precision: str) -> None:
 
     Args:
         model: Assembled, frozen as the stage wants it.
-        mesh: Of one dimension.
-        precision: Of the forward and backward pass, as a recipe spells it. With bf16, parameters are gathered
+        mesh: The ranks, in one dimension.
+        precision: The forward and backward pass's, as a recipe spells it. With bf16, parameters are gathered
             as bf16 and gradients are summed in fp32.
 
     Raises:

@@ -23,7 +23,7 @@ class Recomputed:
 
     Args:
         block: The block.
-        gate: Of low-rank updates in it, or None.
+        gate: The gate of low-rank updates in it, or None.
     """
 
     def __init__(self, block: nn.Module, gate: AudioGate | None) -> None:

@@ -159,7 +159,7 @@ def write_weights(
     """Write what a stage leaves, whole, one tensor after the other; called by every rank.
 
     Args:
-        trainer: Of the stage.
+        trainer: The stage's.
         path: The file, written by the first rank.
         state: Named tensors; sharded ones are gathered.
         metadata: Provenance, for the header.
