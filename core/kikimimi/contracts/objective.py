@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kikimimi.contracts.generation import Generation
     from kikimimi.contracts.scored import Scored
 
-Made = TypeVar("Made")
+Once = TypeVar("Once")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -103,11 +103,13 @@ class Step(Protocol):
     @property
     def num_frames(self) -> list[int]:
         """(C) encoder frames F of each clip."""
+        ...
 
-    def once(self, key: object, make: Callable[[], Made]) -> Made:
+    def once(self, key: object, make: Callable[[], Once]) -> Once:
         """Return what `make` returned when the micro-batch was first asked for this key: what had to be made
         for `Objective.units` is there when the loss is computed. It must hold no tensors.
         """
+        ...
 
     def score(self, batch: Batch) -> Scored:
         """Run the model as it trains.

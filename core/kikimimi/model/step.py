@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kikimimi.contracts.batch import Batch
 from kikimimi.contracts.component import AdapterOutput, Padded
+from kikimimi.contracts.objective import Once
 from kikimimi.contracts.scored import Packed, Scored
 from kikimimi.model.speech_lm import SpeechLM
-
-Made = TypeVar("Made")
 
 
 class ModelStep:
@@ -70,11 +69,11 @@ class ModelStep:
         samples = batch.audio.lengths.tolist() if batch.audio is not None else []
         return [self.model.encoder.num_frames(number) for number in samples]
 
-    def once(self, key: object, make: Callable[[], Made]) -> Made:
+    def once(self, key: object, make: Callable[[], Once]) -> Once:
         """Return what `make` returned when the micro-batch was first asked for this key."""
         if key not in self.notes:
             self.notes[key] = make()
-        made: Made = self.notes[key]
+        made: Once = self.notes[key]
         return made
 
     def score(self, batch: Batch) -> Scored:

@@ -8,15 +8,11 @@ import platform
 import shutil
 import subprocess
 import sys
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from kikimimi import RecipeError
-from kikimimi.recipe import load_recipe
 
 DATA = Path(__file__).parent / "data"
 ONE_WAY_TO_ADD = {
@@ -54,20 +50,6 @@ class Before:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shutil.copytree(DATA, folder)
-        if not self.knows_averaging():
-            for recipe in (folder / "recipes").glob("*.yaml"):
-                text = recipe.read_text(encoding="utf-8")
-                recipe.write_text(text.replace(f", {self.averaging}", ""), encoding="utf-8")
-
-    @staticmethod
-    @cache
-    def knows_averaging() -> bool:
-        """Whether recipes have the option; before, there was one way."""
-        try:
-            load_recipe(DATA / "recipes" / "quickstart.yaml")
-        except RecipeError:
-            return False
-        return True
 
     @staticmethod
     def to_the_bit() -> bool:

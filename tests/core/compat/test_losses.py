@@ -22,7 +22,6 @@ def test_ten_steps_of_each_stage(trained: Before, name: str) -> None:
     trained.assert_as_before(Path("runs", name), name)
 
 
-@pytest.mark.xfail(not Before.knows_averaging(), reason="batch.loss is to come", strict=True)
 def test_another_average_gives_other_losses(trained: Before) -> None:
     """Otherwise the losses above would say nothing of how they are averaged."""
     trained.kikimimi("train recipes/quickstart.yaml stages.asr.batch.loss=tokens --out others")

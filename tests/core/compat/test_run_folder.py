@@ -18,10 +18,9 @@ RUN = Path("stopped")
 @pytest.fixture(scope="module")
 def said(before: Before) -> str:
     """Let the run go on: by its folder, and by the recipe that says how it averages. Return what was said."""
-    if before.knows_averaging():
-        recipe = before.folder / "recipes" / "stopped.yaml"
-        told = recipe.read_text(encoding="utf-8").replace("global: 2}", f"global: 2, {before.averaging}}}")
-        recipe.write_text(told, encoding="utf-8")
+    recipe = before.folder / "recipes" / "stopped.yaml"
+    told = recipe.read_text(encoding="utf-8").replace("global: 2}", f"global: 2, {before.averaging}}}")
+    recipe.write_text(told, encoding="utf-8")
     return before.kikimimi(
         "data check shards/*/*.tar", f"train {RUN}", "train recipes/stopped.yaml --out .", f"evaluate {RUN}"
     )
