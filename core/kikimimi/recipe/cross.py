@@ -17,12 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_across(tree: Entry, builder: Builder) -> None:
-    """Add the problems between sections.
-
-    Args:
-        tree: The recipe, merged and interpolated.
-        builder: What was built of it.
-    """
+    """Add the problems between sections."""
     trainer = builder.built.get("trainer", Trainer())
     for part in PARTS:
         _check_modality(part, builder)

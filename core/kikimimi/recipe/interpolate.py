@@ -18,12 +18,7 @@ class _WrongError(Exception):
 
 
 def interpolate(tree: Entry, problems: Problems) -> Entry:
-    """Return the recipe with every ``${key}`` replaced.
-
-    Args:
-        tree: The recipe, merged.
-        problems: Where problems go.
-    """
+    """Return the recipe with every ``${key}`` replaced."""
     return _Interpolation(tree, problems).walk(tree, "")
 
 

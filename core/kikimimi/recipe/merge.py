@@ -20,15 +20,7 @@ def as_section(entry: Entry) -> Entry:
 
 
 def merge(base: Entry | None, over: Entry, shape: Shape | None, key: str, problems: Problems) -> Entry:
-    """Merge an entry over another.
-
-    Args:
-        base: What is extended, or None.
-        over: What is laid over it.
-        shape: What the schema says about the place; None where it says nothing.
-        key: Dotted key of the place.
-        problems: Where problems go.
-    """
+    """Merge an entry over another."""
     if isinstance(shape, Pluggable):
         base, over = as_section(base) if base else None, as_section(over)
     # Where the schema says nothing, inside a plugin's options, a section with a name is a nested plugin.
@@ -74,14 +66,7 @@ def _remove(
 
 
 def apply_overrides(tree: Entry, overrides: Sequence[str], shape: Shape, problems: Problems) -> Entry:
-    """Apply ``key.sub=value`` overrides; the choice of a component comes before its options.
-
-    Args:
-        tree: The recipe.
-        overrides: As the command line gives them.
-        shape: The recipe's shape.
-        problems: Where problems go.
-    """
+    """Apply ``key.sub=value`` overrides; the choice of a component comes before its options."""
     given = [one for text in overrides if (one := _Override.read(text, problems))]
     # A swap drops the options inside it, so it comes first also where plugins are nested.
     for one in sorted(given, key=lambda one: (one.is_option(tree, shape), len(one.keys))):

@@ -26,13 +26,7 @@ _Change = Callable[[Entry, Entry, str], Entry]
 
 
 def locate_tasks(tree: Entry, shape: Shape, folder: Path) -> Entry:
-    """Make the files' names relative to the current folder.
-
-    Args:
-        tree: One recipe file.
-        shape: The recipe's shape.
-        folder: Where the recipe is.
-    """
+    """Make the files' names relative to the current folder."""
 
     def locate(section: Entry, name: Entry, key: str) -> Entry:
         if "${" in name.text:  # an error, which is told where the file would be read
@@ -44,13 +38,7 @@ def locate_tasks(tree: Entry, shape: Shape, folder: Path) -> Entry:
 
 
 def insert_tasks(tree: Entry, shape: Shape, problems: Problems) -> Entry:
-    """Put the tasks of files in their places.
-
-    Args:
-        tree: The recipe, merged.
-        shape: The recipe's shape.
-        problems: Where problems go.
-    """
+    """Put the tasks of files in their places."""
     held: dict[str, Entry | None] = {}
 
     def insert(section: Entry, name: Entry, key: str) -> Entry:

@@ -49,12 +49,7 @@ class Change:
 
 
 class DriftError(RunError):
-    """Something that a run was locked to has changed. Holds every change.
-
-    Args:
-        path: The lock's file.
-        changes: What has changed.
-    """
+    """Something that a run was locked to has changed. Holds every change."""
 
     def __init__(self, path: Path, changes: list[Change]) -> None:
         self.changes = tuple(changes)

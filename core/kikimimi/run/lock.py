@@ -51,12 +51,7 @@ _LOCK = "lock.json"
 
 
 def lock(recipe: Recipe, recipe_file: Path | None = None) -> dict[str, Any]:
-    """Return what a training of a recipe would be made of now.
-
-    Args:
-        recipe: Resolved.
-        recipe_file: Where it was read from, if from a file.
-    """
+    """Return what a training of a recipe would be made of now."""
     used = dict(_plugins(recipe))
     distributions = {"kikimimi", *_distributions(list(used.values()))}
     sources = {name: source_digest(name) for name in sorted(distributions)}
@@ -111,10 +106,6 @@ def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = F
 
 def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]:
     """Read a lock and the recipe that it holds.
-
-    Args:
-        path: The file.
-        overrides: Changes of what may differ.
 
     Raises:
         RunError: It is not a lock.
@@ -241,11 +232,7 @@ def git_state(path: Path) -> dict[str, Any] | None:
 
 
 def source_digest(name: str) -> str | None:
-    """Return the SHA-256 over the modules of an editable install; None where the version says what runs.
-
-    Args:
-        name: The distribution's name.
-    """
+    """Return the SHA-256 over the modules of an editable install; None where the version says what runs."""
     try:
         held = distribution(name)
     except PackageNotFoundError:

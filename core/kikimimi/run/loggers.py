@@ -32,10 +32,6 @@ class WandbFile(StageLogger):
     Offline, unless the environment says ``WANDB_MODE=online``. A stage that goes on adds to the run that it
     began, from the first step on that was not logged yet: W&B takes no step twice, and what comes again
     is the same.
-
-    Args:
-        run: The run.
-        stage: Name of the stage.
     """
 
     def __init__(self, run: RunFolder, stage: str) -> None:
@@ -145,10 +141,6 @@ def log_evaluation(run: RunFolder, scores: dict[str, float]) -> None:
     """Write the scores of a run to its loggers, where they are those of a finished stage.
 
     A machine that evaluates may lack a logger's package: that is told, and the metrics file has the scores.
-
-    Args:
-        run: The run.
-        scores: Values by name, such as ``cer/cv8``.
     """
     stage, _ = run.newest_weights()
     steps = [line["step"] for line in read_metrics(run.metrics) if line["stage"] == stage]

@@ -18,12 +18,7 @@ Lines = list[dict[str, Any]]
 
 
 class StageLogger(Logger):
-    """Base of the loggers that write into the run folder: of one stage, whose options stand there already.
-
-    Args:
-        name: Lightning's name for it.
-        stage: The stage's name.
-    """
+    """Base of the loggers that write into the run folder: of one stage, whose options stand there already."""
 
     def __init__(self, name: str, stage: str) -> None:
         super().__init__()
@@ -45,12 +40,7 @@ class StageLogger(Logger):
 
 
 class MetricsFile(StageLogger):
-    """Appends to ``metrics.jsonl``; ``metrics.csv`` is made from it when a stage pauses or ends.
-
-    Args:
-        folder: The run folder.
-        stage: Written into every line.
-    """
+    """Appends to ``metrics.jsonl``; ``metrics.csv`` is made from it when a stage pauses or ends."""
 
     def __init__(self, folder: Path, stage: str) -> None:
         super().__init__("metrics", stage)

@@ -36,10 +36,7 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     """Train one stage, from its newest checkpoint if there is one, and leave its weights in the run.
 
-    Args:
-        run: The run.
-        name: The stage's name.
-        model: Assembled for this stage alone, holding what the stage that it starts from left; it is changed.
+    The model is assembled for this stage alone, holds what the stage starts from, and is changed.
 
     Raises:
         DataError: A record cannot be used, or the loss is not finite.

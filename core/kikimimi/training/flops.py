@@ -21,10 +21,6 @@ class FlopMeter:
 
     It listens to the three parts of a model, so that every pass counts, whatever the objective makes of it,
     and reads lengths alone. Build it before the model is spread over ranks.
-
-    Args:
-        model: Frozen as the stage wants it.
-        precision: The trainer's.
     """
 
     def __init__(self, model: SpeechLM, precision: str) -> None:

@@ -84,12 +84,7 @@ class PreparedStage:
 
 
 def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
-    """Build what a stage needs.
-
-    Args:
-        run: The run.
-        name: The stage's name.
-        model: Assembled for this stage alone; what does not train is frozen.
+    """Build what a stage needs; of its model, assembled for it alone, all but what trains is frozen.
 
     Raises:
         DataError: A record cannot be used.

@@ -24,10 +24,6 @@ def score_stage(run: RunFolder, name: str) -> None:
 
     The first rank does it; the others wait, in no collective operation, which would time out.
 
-    Args:
-        run: The run.
-        name: The stage's name.
-
     Raises:
         GateError: A score is not what the stage's gate asks for.
         RunError: This rank waits, and the first rank has ended without a score.

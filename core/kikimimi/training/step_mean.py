@@ -15,12 +15,7 @@ _ADAPTER = "adapter/"  # its losses share their units
 
 
 class Counts:
-    """How many units each term of a micro-batch's loss is the mean over.
-
-    Args:
-        objective: The stage's.
-        step: The micro-batch; where it holds nothing, there are no units.
-    """
+    """How many units each term of a micro-batch's loss is the mean over."""
 
     def __init__(self, objective: Objective, step: ModelStep) -> None:
         self.notes = step.notes
@@ -31,12 +26,7 @@ class Counts:
             self.numbers[_ADAPTER] = clips.number
 
     def terms(self, made: Loss, losses: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, int]]:
-        """Return what adds up to the loss, as it is weighted, and how many units each is the mean over.
-
-        Args:
-            made: The objective's loss.
-            losses: The adapter's.
-        """
+        """Return what adds up to the loss, as it is weighted, and how many units each is the mean over."""
         own = [name for name in self.numbers if name != _ADAPTER]
         values = {own[0]: made.value}
         if len(own) > 1:

@@ -33,9 +33,6 @@ class Stopped(BaseException):
 
     Not an Exception, which libraries catch, and not a KeyboardInterrupt, which Lightning turns into a bare
     exit with 1.
-
-    Args:
-        number: The signal's.
     """
 
     def __init__(self, number: int) -> None:

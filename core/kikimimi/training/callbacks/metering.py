@@ -14,11 +14,6 @@ from kikimimi.training.window import LogWindow
 
 class Metering(Callback):
     """Logs every so many optimiser steps what the window has gathered; a checkpoint holds what is not logged.
-
-    Args:
-        window: Where the module puts what it finds.
-        meter: Counts the model's operations.
-        log_every: Distance between log lines [steps].
     """
 
     def __init__(self, window: LogWindow, meter: FlopMeter, log_every: int) -> None:

@@ -29,10 +29,6 @@ class Best:
 
     Its memory is the metrics file, which a run that goes on cuts back to its checkpoint: no state of its own
     can contradict it.
-
-    Args:
-        folder: Where the weights go, as ``step-NNNNNNNN.safetensors``.
-        stage: Its options `checkpoint` and `early_stop`.
     """
 
     def __init__(self, folder: Path, stage: Stage) -> None:

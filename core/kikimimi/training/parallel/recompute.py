@@ -19,12 +19,7 @@ from kikimimi.model.lora import AudioGate
 
 
 class Recomputed:
-    """The forward pass of a block; takes the place of its method.
-
-    Args:
-        block: The block.
-        gate: The gate of low-rank updates in it, or None.
-    """
+    """The forward pass of a block; takes the place of its method."""
 
     def __init__(self, block: nn.Module, gate: AudioGate | None) -> None:
         self._block, self._gate = block, gate

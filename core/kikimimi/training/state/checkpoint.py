@@ -42,9 +42,6 @@ RESUME_STATE = "resume.json"
 class FolderCheckpointIO(CheckpointIO):
     """Lightning's checkpoint dictionary as a folder.
 
-    Args:
-        metadata: Provenance written into the header of the weights file.
-
     Attributes:
         failure: Why the last checkpoint could not be written; None where it was. It is not raised at once,
             since all ranks have to stop; see `save_together`.
