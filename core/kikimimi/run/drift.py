@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from kikimimi.errors import RunError
+from kikimimi.recipe import Recipe
 from kikimimi.recipe.show import digest, to_yaml
-
-if TYPE_CHECKING:
-    from kikimimi.recipe import Recipe
 
 HARDWARE = (
     "accelerator",

@@ -20,19 +20,17 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kikimimi.contracts import registry
 from kikimimi.errors import KikimimiError, RunError
+from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS, Chosen
 from kikimimi.recipe.show import digest, to_yaml
 from kikimimi.run.drift import DriftError, as_begun, drift
 from kikimimi.run.folder import RunFolder
 from kikimimi.weights.files import WEIGHT_PATTERNS
 from kikimimi.weights.find import find_weights
-
-if TYPE_CHECKING:
-    from kikimimi.recipe import Recipe
 
 LIBRARIES = (
     "kikimimi",

@@ -7,7 +7,6 @@ import json
 import operator
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,11 +18,9 @@ from kikimimi.data.features import FeatureCache, cache_folder
 from kikimimi.data.order.plan import Plan
 from kikimimi.model.assembly import pretrained_encoder
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.recipe import Recipe, Stage
 from kikimimi.run.lock import plugin_lock
 from kikimimi.run.rank import global_rank, local_rank
-
-if TYPE_CHECKING:
-    from kikimimi.recipe import Recipe, Stage
 
 
 def encode_ahead(

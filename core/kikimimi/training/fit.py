@@ -7,7 +7,7 @@ import shutil
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -16,6 +16,7 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from kikimimi.console.words import counted
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.recipe import Recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.rank import slurm_starts_ranks
 from kikimimi.training.callbacks.checkpoints import KeepCheckpoints
@@ -26,9 +27,6 @@ from kikimimi.training.parallel.fsdp import ShardedStrategy
 from kikimimi.training.stage import PreparedStage, prepare_stage
 from kikimimi.training.state.checkpoint import FolderCheckpointIO, write_weights
 from kikimimi.training.stop import Stopped, leave
-
-if TYPE_CHECKING:
-    from kikimimi.recipe import Recipe
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 
 from kikimimi.contracts.batch import Batch
@@ -21,6 +22,7 @@ from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn, evaluating
 from kikimimi.model.step import ModelStep
 from kikimimi.model.trainable import load_kept, named_tensors, set_modes
+from kikimimi.recipe import Stage
 from kikimimi.training.flops import FlopMeter
 from kikimimi.training.parallel.fsdp import complete_gradients, is_sharded, share_buffers
 from kikimimi.training.schedule import factor
@@ -28,11 +30,6 @@ from kikimimi.training.state.random_state import random_state
 from kikimimi.training.step_errors import StepErrors, gradient_norm
 from kikimimi.training.step_mean import Counts, StepMean
 from kikimimi.training.window import WHOLE, LogWindow, Numbered
-
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
-
-    from kikimimi.recipe import Stage
 
 
 @dataclass(frozen=True)

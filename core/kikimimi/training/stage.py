@@ -6,9 +6,13 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from torch.distributed.device_mesh import DeviceMesh
 
 from kikimimi.console.words import counted
+from kikimimi.contracts.batch import View
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import FaultLog
 from kikimimi.data.features import FeatureCache
@@ -18,6 +22,7 @@ from kikimimi.model.assembly import load_deferred
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn
 from kikimimi.model.trainable import freeze_all_but, kept_names, load_trained, trainable_names
+from kikimimi.recipe import Dataset, Recipe, Stage
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.recipe.schema import Mixture
 from kikimimi.recipe.show import digest
@@ -33,13 +38,6 @@ from kikimimi.training.module import StageModule
 from kikimimi.training.parallel.fsdp import shard
 from kikimimi.training.parallel.recompute import recompute
 from kikimimi.training.window import LogWindow
-
-if TYPE_CHECKING:
-    from pytorch_lightning.loggers import Logger
-    from torch.distributed.device_mesh import DeviceMesh
-
-    from kikimimi.contracts.batch import View
-    from kikimimi.recipe import Dataset, Recipe, Stage
 
 
 @dataclass(frozen=True, kw_only=True)

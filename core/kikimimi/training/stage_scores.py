@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from kikimimi.errors import GateError, RunError
 from kikimimi.evaluation.evaluate import evaluate_stage
+from kikimimi.recipe import Stage
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.loggers import log_scores
 from kikimimi.run.metrics import read_metrics
 from kikimimi.run.rank import global_rank
-
-if TYPE_CHECKING:
-    from kikimimi.recipe import Stage
 
 _PAUSE = 2.0  # s between two looks at what the first rank has done
 

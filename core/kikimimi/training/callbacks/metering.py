@@ -13,8 +13,7 @@ from kikimimi.training.window import LogWindow
 
 
 class Metering(Callback):
-    """Logs every so many optimiser steps what the window has gathered; a checkpoint holds what is not logged.
-    """
+    """Logs every so many steps what the window has gathered; a checkpoint holds what is unlogged."""
 
     def __init__(self, window: LogWindow, meter: FlopMeter, log_every: int) -> None:
         self.window, self.meter, self.log_every = window, meter, log_every

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -13,15 +13,13 @@ from pytorch_lightning.callbacks import Callback
 
 from kikimimi.data.order.loader import StageLoader
 from kikimimi.model.trainable import set_modes
+from kikimimi.recipe import Stage
 from kikimimi.run.metrics import read_metrics
 from kikimimi.training.callbacks.metering import log_values
 from kikimimi.training.module import StageModule
 from kikimimi.training.state.checkpoint import write_weights
 from kikimimi.training.step_mean import Values
 from kikimimi.training.window import WHOLE, Numbered
-
-if TYPE_CHECKING:
-    from kikimimi.recipe import Stage
 
 
 class Best:
