@@ -35,11 +35,6 @@ def show(
 def open_recipe(source: Path, overrides: Sequence[str], command: str) -> tuple[Recipe, Path | None]:
     """Return the recipe of a file or of a run folder, and the assets of the run, where it has any.
 
-    Args:
-        source: Where it is.
-        overrides: Changes to the recipe of a file.
-        command: What is called, for messages.
-
     Raises:
         RequestError: It is not there, is wrong, or is a run and there are overrides.
     """

@@ -19,13 +19,7 @@ def listing(names: Iterable[str]) -> str:
 
 
 def counted(number: int, unit: str, units: str = "") -> str:
-    """Return how many there are: ``1 record``, ``1,234 records``.
-
-    Args:
-        number: How many.
-        unit: Name of one of them.
-        units: Name of several; one with an ``s`` where it is left out.
-    """
+    """Return how many there are: ``1 record``, ``1,234 records``."""
     return f"{number:,} {unit if number == 1 else units or f'{unit}s'}"
 
 

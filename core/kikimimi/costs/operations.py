@@ -109,12 +109,7 @@ class Costs:
 
 
 def measure_costs(model: SpeechLM, precision: str) -> Costs:
-    """Measure every part of a model; what requires gradients in it counts.
-
-    Args:
-        model: On any device, the meta device too.
-        precision: The trainer's precision.
-    """
+    """Measure every part of a model; what requires gradients in it counts."""
     half = None if precision == "fp32" else DTYPES[precision]
     if model.gate is not None:
         model.gate.set(True)

@@ -127,10 +127,6 @@ def _read(file: Any) -> NDArray[np.float32]:
 def probe(source: bytes | Path, name: str) -> tuple[float, int, int]:
     """Read the header of an audio file without decoding it.
 
-    Args:
-        source: The file's bytes or its path.
-        name: What messages call the clip.
-
     Returns:
         Length [s], sampling rate [Hz], channels.
 
@@ -240,9 +236,6 @@ def _header(file: Any, name: str) -> tuple[float, int, int]:
 @contextmanager
 def memory_file(content: bytes = b"") -> Iterator[int]:
     """Open a file that has no name and is gone in the end: in memory where the system knows such files.
-
-    Args:
-        content: What it holds.
 
     Yields:
         Its descriptor, at the beginning.

@@ -22,10 +22,6 @@ class FaultLog:
     """The account of a stage's faults, one JSON line for each record, and the policy about them.
 
     Each process keeps its own: what is read depends on its rank.
-
-    Args:
-        path: The file; records that stand there from an earlier start are not listed twice.
-        policy: What the stage allows.
     """
 
     def __init__(self, path: Path, policy: Faults) -> None:

@@ -60,10 +60,6 @@ class ErrorRate(Metric):
 def edits(reference: str, prediction: str) -> list[Edit]:
     """Align two texts with the fewest edits: the alignment that a character error rate counts.
 
-    Args:
-        reference: What was said, normalised already.
-        prediction: What a system wrote, normalised already.
-
     Returns:
         The runs in order; the pieces of each side, joined, are the text of that side.
     """

@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, Score]]:
     """Run evaluations of a trained run; what an interrupted call finished is not done again.
 
-    Args:
-        run: A trained run.
-        names: Which evaluations of its recipe; none means all.
-
     Returns:
         For each evaluation the score of each system: of the stages that were scored when they ended, of the
         run under its recipe's name, then of the baselines.
@@ -75,11 +71,6 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
 
 def evaluate_stage(run: RunFolder, stage: str, names: Sequence[str]) -> dict[str, Score]:
     """Run evaluations with what a stage left; what an interrupted call finished is not done again.
-
-    Args:
-        run: Whose stage is finished.
-        stage: Its name.
-        names: Which evaluations of the recipe.
 
     Returns:
         The stage's score in each evaluation; it stands beside the others as ``RECIPE@STAGE``.

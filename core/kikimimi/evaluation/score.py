@@ -24,11 +24,6 @@ def open_metric(
 ) -> tuple[Metric, Normaliser]:
     """Build a metric and a normaliser by their registered names.
 
-    Args:
-        metric: The metric's name.
-        normaliser: The normaliser's name.
-        config: The metric's options; None for its defaults.
-
     Raises:
         PluginError: No such metric or normaliser.
         RequestError: They do not go together.

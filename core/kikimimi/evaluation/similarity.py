@@ -45,11 +45,6 @@ def similarities(engine: Engine, corpus: Corpus, seed: int) -> list[Similarity]:
 
     Fathullah et al. 2023 show such matrices of theirs; audio tokens that stand for words in order make a
     diagonal.
-
-    Args:
-        engine: The model.
-        corpus: The evaluation's data.
-        seed: Draws the clips.
     """
     found = []
     for record, clip, said in _clips(corpus, seed):
@@ -81,14 +76,7 @@ def _clips(corpus: Corpus, seed: int) -> Iterator[tuple[Record, str, str]]:
 
 
 def write_similarities(folder: Path, identity: str, system: str, found: list[Similarity]) -> None:
-    """Write what was measured, whole or not at all.
-
-    Args:
-        folder: The evaluation's folder.
-        identity: What it depends on: weights and data.
-        system: The model's name.
-        found: What was measured.
-    """
+    """Write what was measured, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     clips = [
         {**asdict(one), "values": [[round(value * _PRECISION) for value in row] for row in one.values]}

@@ -64,11 +64,6 @@ class Engine:
     ) -> list[str]:
         """Answer conversations, those of similar length together.
 
-        Args:
-            prompts: The conversations.
-            generation: How text is generated.
-            batch_size: How many are answered together.
-
         Returns:
             One text for each, in the order of the prompts.
 

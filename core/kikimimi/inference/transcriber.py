@@ -27,12 +27,7 @@ SEARCH_SHARE = 0.25
 
 
 class Transcriber:
-    """A run's model, asking what its evaluation or the last training stage with a fixed question asks.
-
-    Args:
-        run: A trained run.
-        device: Where to run it.
-    """
+    """A run's model, asking what its evaluation or the last training stage with a fixed question asks."""
 
     def __init__(self, run: RunFolder, device: torch.device | None = None) -> None:
         self.task = _task(run)

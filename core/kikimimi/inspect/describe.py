@@ -53,10 +53,6 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
     """Describe the components; their parameters are counted on the meta device, without any weights.
 
     Sizes come from known shapes, from files on this machine and from the Hub's cache: nothing is fetched.
-
-    Args:
-        recipe: Resolved.
-        assets: Of a run, where there is one.
     """
     with shapes_only():
         unknown = _unknown(recipe, assets)

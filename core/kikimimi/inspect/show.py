@@ -328,13 +328,7 @@ def _pieces(tokens: Sequence[ShownTokens], vocabulary: Vocabulary) -> Iterator[S
 
 
 def print_stage(console: Console, stage: ShownStage, *, tokens: bool = False) -> None:
-    """Print a stage with its records.
-
-    Args:
-        console: Where to.
-        stage: What to print.
-        tokens: Also list the tokens of each record, one on a line.
-    """
+    """Print a stage with its records."""
 
     def say(text: str | Text, style: str = "") -> None:
         console.print(text if isinstance(text, Text) else Text(text, style), soft_wrap=True)

@@ -66,11 +66,6 @@ def add_lora(component: nn.Module, lora: LoRA, *, where: str) -> AudioGate | Non
     Source: Hu et al. 2021, arXiv 2106.09685; peft's implementation, in place. The matrices are fp32, also
     beside weights of half precision, as an optimiser needs them.
 
-    Args:
-        component: What to adapt; it keeps its class.
-        lora: Rank, scale, dropout and targets.
-        where: The recipe's key, for messages.
-
     Returns:
         The gate of updates that act only where audio is present; None for those that act everywhere.
 

@@ -22,10 +22,6 @@ class Reference:
     Low-rank updates that were zero at the start are switched off. Of everything else that the stage trains a
     copy is kept, which changes places with the trained values for the time of the reference's passes.
 
-    Args:
-        model: At the start of the stage.
-        names: Names of the parameters that the stage trains.
-
     Attributes:
         copied: Number of values that are kept twice, on this rank.
     """

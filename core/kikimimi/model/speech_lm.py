@@ -75,10 +75,6 @@ class SpeechLM(nn.Module):
     def forward(self, batch: Batch, made: tuple[Packed, AdapterOutput | None] | None = None) -> Scored:
         """Score every target of a micro-batch.
 
-        Args:
-            batch: Conversations and their clips.
-            made: What `pack` made of them, where that is there already.
-
         Raises:
             ValueError: No token of the batch is a target.
         """
@@ -206,11 +202,6 @@ class SpeechLM(nn.Module):
         self, batch: Batch, generation: Generation, packed: Packed | None = None
     ) -> list[list[int]]:
         """Continue each conversation of the batch, whose renderings end with an assistant header.
-
-        Args:
-            batch: Conversations and their clips.
-            generation: How text is generated.
-            packed: What `pack` made of them, where that is there already.
 
         Returns:
             The new ids of each conversation, without the ids that end a turn.

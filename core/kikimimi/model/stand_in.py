@@ -36,12 +36,7 @@ class StandIn:
 
     @classmethod
     def of(cls, encoder: Encoder, *, cached: bool) -> StandIn:
-        """Make the clip for an encoder.
-
-        Args:
-            encoder: Whose rate, and width, it has.
-            cached: Whether training reads the encoder's output from a cache.
-        """
+        """Make the clip for an encoder."""
         seconds = _SECONDS if encoder.max_seconds is None else min(_SECONDS, encoder.max_seconds)
         samples = int(seconds * encoder.sample_rate)
         tone = 0.01 * torch.sin(torch.arange(samples) * (2 * math.pi * 440 / encoder.sample_rate))

@@ -197,12 +197,6 @@ def load_kept(
 def load_trained(model: SpeechLM, recipe: Recipe, stage: str, path: Path) -> None:
     """Load what a stage of a run left, or had reached, into its model, sharded or not.
 
-    Args:
-        model: The recipe's model.
-        recipe: The run's recipe.
-        stage: Whose weights they are.
-        path: The safetensors file, or one of the pieces of a set.
-
     Raises:
         RunError: The file is damaged or does not fit.
     """

@@ -50,11 +50,7 @@ class Adviser:
     _tried: dict[tuple[str, ...], float | None] = field(default_factory=dict)
 
     def ways(self, size: float) -> list[Way]:
-        """Return up to `OFFERED` ways to fit, those with the fewest changes first; none holds another.
-
-        Args:
-            size: The GPU's memory [bytes].
-        """
+        """Return up to `OFFERED` ways to fit, those with the fewest changes first; none holds another."""
         recipe = self.resolve(())
         moves, smaller = self._moves(recipe), _smaller_batches(recipe, self.name)
         found: list[tuple[set[tuple[str, ...]], Way]] = []

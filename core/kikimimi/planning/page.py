@@ -33,14 +33,7 @@ _NAMES = {
 def page(
     recipe: Recipe, planner: Planner, stages: Sequence[StageForecast], ways: dict[str, dict[int, list[Way]]]
 ) -> RenderableType:
-    """Return everything to print.
-
-    Args:
-        recipe: Resolved.
-        planner: What the plans come from.
-        stages: The plans.
-        ways: By stage and size of GPU, what would make it fit where it does not.
-    """
+    """Return everything to print."""
     trainer, work, hardware = recipe.trainer, planner.workload, planner.hardware
     ranks = trainer.devices * trainer.nodes
     head = Text.assemble(

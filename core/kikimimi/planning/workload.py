@@ -103,15 +103,7 @@ class Passes:
 def micro_batch_flops(
     model: SpeechLM, costs: Costs, batch: MicroBatch, passes: Passes, *, recompute: bool
 ) -> dict[str, float]:
-    """Return the operations of a micro-batch, by part.
-
-    Args:
-        model: Whose LLM decides what lengths are.
-        costs: The costs of its parts.
-        batch: The micro-batch.
-        passes: What the objective computes.
-        recompute: With one more forward pass wherever there is a backward pass (activation checkpointing).
-    """
+    """Return the operations of a micro-batch, by part."""
     x, y = passes.lengths(model, batch)
     again = [part.forward if recompute and part.backward(x, y) > 0 else None for part in _parts(costs)]
     clip = {

@@ -132,13 +132,7 @@ def line_chart(curves: Sequence[Curve], *, title: str, exact: bool = False) -> C
 
 
 def histogram(spread: Distribution, *, title: str, of: str) -> Chart:
-    """Draw how a quantity is spread, one bar for each bin.
-
-    Args:
-        spread: The quantity.
-        title: What it is.
-        of: One of what is counted (``clip``).
-    """
+    """Draw how a quantity is spread, one bar for each bin."""
     bins = range(len(spread.counts))
     said = [f"{spread.label(n)} {spread.unit}: {counted(count, of)}" for n, count in enumerate(spread.counts)]
     edges = spread.edges[:-1] if spread.beyond else spread.edges

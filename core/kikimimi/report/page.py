@@ -12,13 +12,7 @@ from kikimimi import __version__
 
 
 def fill_page(template: str, created: datetime, **values: Any) -> str:
-    """Return the page that a template becomes.
-
-    Args:
-        template: File name of the template.
-        created: When, which the page says beside the version.
-        values: What the template names.
-    """
+    """Return the page that a template becomes."""
     environment = Environment(
         loader=PackageLoader("kikimimi.report"),
         autoescape=True,

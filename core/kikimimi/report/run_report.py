@@ -217,11 +217,7 @@ def _example(
 
 
 def training_curves(lines: Lines) -> Iterator[CurveGroup]:
-    """Yield the charts of a run: of each kind, those of every stage.
-
-    Args:
-        lines: The lines of its metrics.
-    """
+    """Yield the charts of a run: of each kind, those of every stage."""
     stages = by_stage(lines)
     for charts in (_losses, _measures, _norms, _rates, _speeds, _shares):
         for stage, own in stages.items():

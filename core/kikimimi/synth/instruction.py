@@ -52,12 +52,6 @@ class Instruction:
     def parse(cls, where: str, data: Any, lists: Mapping[str, Sequence[str]], facts: Facts) -> Instruction:
         """Check an instruction of a grammar.
 
-        Args:
-            where: What messages call it.
-            data: As YAML has it.
-            lists: The grammar's lists of words.
-            facts: What is known of the words.
-
         Raises:
             RequestError: It is malformed; the message names the place.
         """

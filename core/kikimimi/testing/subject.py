@@ -79,13 +79,6 @@ def expect_finite(found: Tensor, what: str) -> None:
 def expect_padded(found: Padded, layout: str, items: str, width: tuple[str, int], where: str = "") -> None:
     """Expect a batch with int64 lengths, values of a width, and room for the longest sequence.
 
-    Args:
-        found: What came out.
-        layout: What the values are, such as ``(B, T, D) tokens``.
-        items: What stands at a position.
-        width: What the width is called, and its number.
-        where: The start of the message.
-
     Raises:
         ContractError: It is otherwise.
     """

@@ -185,14 +185,7 @@ class ChatTemplate:
         return text, contents
 
     def _begin(self, asked: list[dict[str, str]], text: str, after: int, start: int) -> int:
-        """Return where the assistant starts to write: where the rendering that generation continues ends.
-
-        Args:
-            asked: The turns before the assistant's.
-            text: The rendering of all turns.
-            after: Where the content before the assistant's ends.
-            start: Where the assistant's content starts.
-        """
+        """Return where the assistant starts to write: where the rendering that generation continues ends."""
         prompt = self._apply(asked, True) if asked else ""
         if after <= len(prompt) <= start and text.startswith(prompt):
             return len(prompt)

@@ -78,12 +78,6 @@ def find_weights(spec: str, *, patterns: Sequence[str] = DEFAULT_PATTERNS) -> We
 def locate(spec: str, source: str, *, pinned: bool, patterns: Sequence[str]) -> WeightsFiles:
     """Find the files of a source.
 
-    Args:
-        spec: The source as written, for messages.
-        source: The same without its digest.
-        pinned: Whether it had a digest.
-        patterns: What to fetch from the Hub.
-
     Raises:
         WeightsError: The source is malformed or does not exist.
     """

@@ -20,15 +20,7 @@ from kikimimi.model.speech_lm import SpeechLM
 
 
 class Reader(Dataset[Batch]):
-    """Turns planned records into a micro-batch; runs in the loader's worker processes.
-
-    Args:
-        corpora: In the order of the plan's sources.
-        model: Renders conversations and bounds their length.
-        seed: The recipe's seed; with pass and row it draws the phrasing.
-        features: Encoder output kept on disk, or None to deliver waveforms.
-        views: What the objective asks for besides the conversations.
-    """
+    """Turns planned records into a micro-batch; runs in the loader's worker processes."""
 
     def __init__(
         self,
@@ -133,12 +125,6 @@ class StepBatch:
 class StageLoader(DataLoader[Batch]):
     """A data loader that Lightning can resume: its state is the number of micro-batches consumed, and where
     that is in the plan.
-
-    Args:
-        reader: Reads a micro-batch.
-        sampler: Says which.
-        workers: Reading processes; 0 reads in the training process.
-        order: What the order depends on, by name; a state that was saved for another order is refused.
     """
 
     def __init__(
@@ -186,15 +172,7 @@ class StageLoader(DataLoader[Batch]):
 
 
 class StepLoader(StageLoader):
-    """A stage's loader that reads all micro-batches of an optimiser step before it gives the first.
-
-    Args:
-        reader: Reads a micro-batch.
-        sampler: Says which.
-        workers: Reading processes; 0 reads in the training process.
-        order: What the order depends on, by name.
-        accumulation: Micro-batches of this rank in each optimiser step.
-    """
+    """A stage's loader that reads all micro-batches of an optimiser step before it gives the first."""
 
     def __init__(
         self,

@@ -31,12 +31,6 @@ _HUNDREDTHS = 100  # of a second: clips are rounded up to it when their audio to
 def usable(corpus: Corpus, model: SpeechLM, batch: Batching, *, skip: bool) -> tuple[Corpus, list[Fault]]:
     """Return a dataset with the records that fit the encoder, the LLM's context and a micro-batch.
 
-    Args:
-        corpus: All of it.
-        model: Whose limits count.
-        batch: The stage's batch size and padding.
-        skip: Leave out what does not fit; otherwise it is an error.
-
     Returns:
         The dataset and what is left out.
 
@@ -122,16 +116,7 @@ def make_plan(
     mixture: Mixture,
     seed: int,
 ) -> Plan:
-    """Plan the order of a stage.
-
-    Args:
-        corpora: Usable ones, in the order of the recipe.
-        weights: Each dataset's weight.
-        model: Whose adapter bounds the audio tokens.
-        batch: The stage's batch size and padding.
-        mixture: How the stage mixes its datasets.
-        seed: The recipe's seed.
-    """
+    """Plan the order of a stage."""
     sources = []
     for corpus in corpora:
         rows = corpus.rows

@@ -124,13 +124,7 @@ class _LeftOutError(Exception):
 
 
 def pack_row(row: Row, number: int, settings: PackSettings) -> PackedRow | Dropped:
-    """Make a record of a row. One clip that cannot be used leaves the whole row out.
-
-    Args:
-        row: As the layout has it.
-        number: Its place in the corpus, from 0.
-        settings: How clips are encoded, and which rows are kept.
-    """
+    """Make a record of a row. One clip that cannot be used leaves the whole row out."""
     try:
         _check(row, settings)
         clips = [_samples(row, place_, settings) for place_ in range(len(row.clips))]

@@ -93,12 +93,6 @@ def pack_shard(
 ) -> tuple[PackedShard, bool]:
     """Write a shard, its index and its note, unless they are there already and were made from the same.
 
-    Args:
-        job: Which one.
-        source: The corpus.
-        settings: How clips are encoded, and which rows are kept.
-        advance: Is called with how many more rows are done.
-
     Returns:
         What the shard holds, and whether it was there before.
 
@@ -238,13 +232,6 @@ def pack_shards(
     advance: Callable[[int], None],
 ) -> list[Made]:
     """Make shards, in processes where there is more than one worker.
-
-    Args:
-        jobs: The shards.
-        source: The corpus; each process opens it anew.
-        settings: How clips are encoded, and which rows are kept.
-        workers: Processes; 1 means this one.
-        advance: Is called in this process with how many more rows are done.
 
     Returns:
         For each job what the shard holds, and whether it was there before.

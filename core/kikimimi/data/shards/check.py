@@ -87,9 +87,6 @@ class ShardCheck:
     Records go by the index. Where a shard has none that fits, that is a problem, and the records of a local
     one go by the tar itself. What an index leaves out is a problem, too, as is a URL that is not there.
 
-    Args:
-        shards: Paths or URLs.
-
     Raises:
         StorageError: A server does not answer.
 
@@ -123,10 +120,6 @@ class ShardCheck:
 
     def run(self, *, workers: int = 1, progress: Progress | None = None) -> CheckReport:
         """Check.
-
-        Args:
-            workers: Processes.
-            progress: Counts the records that the indexes list, where given.
 
         Raises:
             DataError: A process died.

@@ -174,11 +174,6 @@ def named(data: dict[str, Any], field: str) -> str | None:
 def read_record(span: bytes, shard: str, offset: int) -> Record:
     """Read a record from the piece of a shard that holds it.
 
-    Args:
-        span: The bytes from its first header to the end of its last member.
-        shard: What messages call the shard.
-        offset: Where the piece begins in the shard [bytes].
-
     Raises:
         DataError: The piece is damaged or not one record.
     """

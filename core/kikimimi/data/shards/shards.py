@@ -99,10 +99,6 @@ class Shards:
 
     May be sent to other processes: files are opened, and servers asked, where and when they are read.
 
-    Args:
-        name: The dataset's name in the recipe.
-        pattern: Names the shards (see `expand`).
-
     Raises:
         RequestError: A shard or an index is missing, or there is no record at all.
         DataError: An index is stale or malformed.

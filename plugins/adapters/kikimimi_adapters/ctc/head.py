@@ -84,10 +84,6 @@ class CTC(nn.Module):
     The labels of a new head are the ids of its vocabulary, and blank comes after them: `blank_id` is the
     vocabulary's size. A head of `head_weights` keeps its own (`pad_token_id` of its config.json).
 
-    Args:
-        config: Of the adapter.
-        context: Of the adapter.
-
     Attributes:
         head: The head.
         vocabulary: Spells the transcripts.

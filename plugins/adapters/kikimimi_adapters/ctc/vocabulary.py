@@ -103,10 +103,6 @@ class HeadVocabulary(Vocabulary):
 def build_vocabulary(name: str, context: AdapterContext) -> Vocabulary:
     """Return the vocabulary of a new head.
 
-    Args:
-        name: `characters`, `bytes` or `llm`.
-        context: Of the adapter.
-
     Raises:
         ValueError: There is nothing to build it from.
     """
