@@ -14,10 +14,9 @@ from kikimimi.contracts import registry
 from kikimimi.contracts.conversation import AudioPart, Message, TextPart
 from kikimimi.testing import parametrize_checks
 from kikimimi_tasks.banks import BankTask, read_bank
-from kikimimi_tasks.emotion import Emotion, EmotionConfig
-from kikimimi_tasks.question_answering import QuestionAnswering, QuestionAnsweringConfig
-from kikimimi_tasks.translate import Translate, TranslateConfig
-from kikimimi_tasks.translations import language_names
+from kikimimi_tasks.labels import Emotion
+from kikimimi_tasks.questions import QuestionAnswering, QuestionAnsweringConfig
+from kikimimi_tasks.translate import Translate, language_names
 
 FOLDER = Path(kikimimi_tasks.__file__).parent / "prompts"
 BANKS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -28,7 +27,7 @@ RECORD = {"text": "やった。", "language": "ja", "meta": {"emotion": "喜び"
 
 def test_every_bank_has_its_task() -> None:
     assert len(BANKS) >= 12
-    assert sorted(registry.load("task", name).Config.bank_name for name in TASKS) == BANKS
+    assert sorted(registry.load("task", name).name for name in TASKS) == BANKS
 
 
 @pytest.mark.parametrize("name", BANKS)
@@ -100,12 +99,12 @@ def test_every_phrasing_is_drawn_and_none_without_a_draw(name: str) -> None:
         component.conversation(record, ["0.flac"], Random(seed)).messages[0].parts[1].text
         for seed in range(300)
     }
-    assert len(asked) == len(read_bank(task.Config.bank_name)["en"])
+    assert len(asked) == len(read_bank(task.name)["en"])
     assert component.conversation(record, ["0.flac"], None).messages[0].parts[1].text in asked
 
 
 def _turns(options: dict[str, Any], record: dict[str, Any] | None = None) -> list[Message]:
-    return list(Emotion(EmotionConfig(**options)).conversation(record or RECORD, ["0.flac"], None).messages)
+    return list(Emotion(Emotion.Config(**options)).conversation(record or RECORD, ["0.flac"], None).messages)
 
 
 def test_where_the_request_stands() -> None:
@@ -123,12 +122,12 @@ def test_where_the_request_stands() -> None:
 
 
 def test_the_question_stands_as_in_training() -> None:
-    task = Emotion(EmotionConfig(ask="system", language="en"))
+    task = Emotion(Emotion.Config(ask="system", language="en"))
     system, user = task.question(None).messages
     assert system.parts == (TextPart("Describe the emotion of the speaker."),)
     assert user.parts == (AudioPart("0"),)
     assert task.phrasings() == read_bank("emotion")["en"]
-    assert Emotion(EmotionConfig(system="一語で。", request="感情は。")).phrasings() == [
+    assert Emotion(Emotion.Config(system="一語で。", request="感情は。")).phrasings() == [
         "一語で。",
         "感情は。",
     ]
@@ -152,7 +151,7 @@ def test_the_question_stands_as_in_training() -> None:
 )
 def test_settings_that_would_not_be_read(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        EmotionConfig(**options)
+        Emotion.Config(**options)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +178,7 @@ def test_settings_that_would_not_be_read(options: dict[str, Any], message: str) 
 )
 def test_records_that_lack_something(record: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Emotion(EmotionConfig()).conversation(record, ["0.flac"], None)
+        Emotion(Emotion.Config()).conversation(record, ["0.flac"], None)
 
 
 def test_a_clip_whose_words_are_not_known() -> None:
@@ -189,9 +188,9 @@ def test_a_clip_whose_words_are_not_known() -> None:
 
 @parametrize_checks(
     Translate,
-    system=TranslateConfig(ask="system", target="ja", language="en"),
-    none=TranslateConfig(prompt="none", system="x"),
-    own=TranslateConfig(request="英語で。", order="text_first"),
+    system=Translate.Config(ask="system", target="ja", language="en"),
+    none=Translate.Config(prompt="none", system="x"),
+    own=Translate.Config(request="英語で。", order="text_first"),
 )
 def test_contract_of_translate(check: Any) -> None:
     check()

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, TypeVar
 
 import yaml
 
-from kikimimi import check_choice, listing
+from kikimimi import listing
 from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
 from kikimimi_tasks.labelled_clip import LabelledClip
 
@@ -35,46 +35,16 @@ class RequestConfig(ClipTaskConfig):
     language: str = "auto"
     """Language of the request; auto takes the record's."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.bank():
-            check_choice("language", self.language, ("auto", *self.bank()))
-
-    @property
-    def asks(self) -> bool:
-        """Whether there is a request."""
-        return bool(self.bank())
-
-    @abstractmethod
-    def bank(self) -> Bank:
-        """Return the requests that may be asked; empty where none depends on a language."""
-
-    def requests(self, task: str, language: str | None) -> list[str]:
-        """Return what may be asked of a clip in a language.
-
-        Raises:
-            ValueError: Nothing can.
-        """
-        bank = self.bank()
-        if self.language != "auto":
-            language = self.language
-        if language is None:
-            raise ValueError(
-                f"language: the record has none; give it there, or set task '{task}' to one language"
-            )
-        if language not in bank:
-            raise ValueError(
-                f"language: task '{task}' has no prompts in {language!r}, only in {listing(bank)}; "
-                "set its option 'language' to one of them"
-            )
-        return bank[language]
-
 
 Asking = TypeVar("Asking", bound=RequestConfig)
 
 
 class RequestTask(ClipTask[Asking]):
     """A task that asks in one of several phrasings, by language."""
+
+    @abstractmethod
+    def bank(self) -> Bank:
+        """Return the requests that may be asked; empty where none depends on a language."""
 
     def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:
         """Return a request in the language that the option or else the clip says.
@@ -83,14 +53,25 @@ class RequestTask(ClipTask[Asking]):
         """
         if not self.config.asks:
             return None
-        if clip is None and language is None and self.config.language == "auto":
-            language = next(iter(self.config.bank()), None)
-        requests = self.config.requests(self.name, language)
-        return requests[0] if rng is None else rng.choice(requests)
+        bank = self.bank()
+        if self.config.language != "auto":
+            language = self.config.language
+        elif clip is None and language is None:
+            language = next(iter(bank), None)
+        if language is None:
+            raise ValueError(
+                f"language: the record has none; give it there, or set task '{self.name}' to one language"
+            )
+        if language not in bank:
+            raise ValueError(
+                f"language: task '{self.name}' has no prompts in {language!r}, only in {listing(bank)}; "
+                "set its option 'language' to one of them"
+            )
+        return bank[language][0] if rng is None else rng.choice(bank[language])
 
     def phrasings(self) -> list[str]:
         """Return the requests that may be asked: of one language, or of all where the record decides."""
-        bank = self.config.bank()
+        bank = self.bank()
         languages = list(bank) if self.config.language == "auto" else [self.config.language]
         return super().phrasings() + [text for name in languages if name in bank for text in bank[name]]
 
@@ -106,12 +87,9 @@ class BankConfig(RequestConfig):
     language: Literal["ja", "en", "auto"] = "auto"
     """Language of the request; auto takes the record's."""
 
-    bank_name: ClassVar[str]
-    """File of the bank, without its ending."""
     unasked = "prompt is 'none'"
 
     def __post_init__(self) -> None:
-        check_choice("language", self.language, ("auto", *read_bank(self.bank_name)))
         if self.request is not None:
             if (self.prompt, self.language) != ("bank", "auto"):
                 raise ValueError("request: stands in place of prompt and language: leave those two out")
@@ -124,32 +102,30 @@ class BankConfig(RequestConfig):
         """Whether there is a request."""
         return self.prompt == "bank"
 
-    def bank(self) -> Bank:
-        """Return the requests that may be asked, by language."""
-        if self.prompt == "none" or self.request is not None:
-            return {}
-        return self.filled(read_bank(self.bank_name))
-
-    def filled(self, bank: Bank) -> Bank:
-        """Return the bank with its blanks filled in; it has none unless a subclass says so."""
-        return bank
-
-    def requests(self, task: str, language: str | None) -> list[str]:
-        """Return what may be asked of a clip in a language.
-
-        Raises:
-            ValueError: Nothing can.
-        """
-        return [self.request] if self.request is not None else super().requests(task, language)
-
 
 Banked = TypeVar("Banked", bound=BankConfig)
 
 
 class BankTask(RequestTask[Banked]):
-    """A task with a bank in this package."""
+    """A task with a bank of its name in this package."""
+
+    speech: ClassVar[bool] = True
+    """Whether the record's ``text`` is what is said in the clip."""
+
+    def bank(self) -> Bank:
+        """Return the requests that may be asked, by language."""
+        return {} if self.config.prompt == "none" else read_bank(self.name)
+
+    def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:
+        """Return the request of your own, or one of the bank's."""
+        own = self.config.request
+        return super().request(language, clip, rng) if own is None else own
+
+    def said(self, clip: LabelledClip) -> str | None:
+        """Return what is said in the clip, where that is known."""
+        return super().said(clip) if self.speech else None
 
     def phrasings(self) -> list[str]:
         """Return the requests that may be asked, with a system turn of your own."""
-        own = [] if self.config.request is None else [self.config.request]
-        return super().phrasings() + own
+        own = self.config.request
+        return super().phrasings() if own is None else [*ClipTask.phrasings(self), own]

@@ -12,11 +12,11 @@ from random import Random
 from typing import Literal
 
 from kikimimi import check_choice
-from kikimimi_tasks.caption import caption
 from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
+from kikimimi_tasks.documents import Segment, read_segments
 from kikimimi_tasks.labelled_clip import LabelledClip
-from kikimimi_tasks.segments import Segment, read_segments
-from kikimimi_tasks.translations import language_names, translation
+from kikimimi_tasks.labels import caption
+from kikimimi_tasks.translate import language_names, translation
 
 SEPARATOR = ", "
 """What stands between the items of an answer that is a list."""

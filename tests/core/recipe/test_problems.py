@@ -53,7 +53,7 @@ ADAPTER_OPTIONS = (
             "seconds: 30, global: 4",
             "global_: 4",
             "stages.align.batch.global_: 'batch' has no option 'global_'. Did you mean 'global'? "
-            "Options: bucket, global, seconds, tokens (x.yaml:12)",
+            "Options: bucket, global, loss, seconds, tokens (x.yaml:12)",
             id="the Python name is not the key",
         ),
         pytest.param(

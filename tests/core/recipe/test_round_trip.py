@@ -92,6 +92,7 @@ def test_what_is_shown_is_complete(load: Any, base: str) -> None:
         "seconds": 30.0,
         "tokens": None,
         "global": 4,
+        "loss": "tokens",
         "bucket": 32,
     }
     assert shown["stages"]["tune"]["data"]["talk"] == {

@@ -14,8 +14,8 @@ import pytest
 from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, TextPart
 from kikimimi.testing import ContractError, list_checks, parametrize_checks
 from kikimimi.testing.checks import FOR_TASKS
-from kikimimi_tasks.asr import ASR, ASRConfig
 from kikimimi_tasks.chat import Chat
+from kikimimi_tasks.labels import ASR
 
 ASKED = ("何と言っていますか。", "書いてください。")
 
@@ -323,9 +323,9 @@ def test_every_check_is_broken_by_a_task() -> None:
 
 @parametrize_checks(
     ASR,
-    none=ASRConfig(prompt="none", system="書き起こす。"),
-    own=ASRConfig(request="聞こえた言葉は。"),
-    system=ASRConfig(ask="system", language="en"),
+    none=ASR.Config(prompt="none", system="書き起こす。"),
+    own=ASR.Config(request="聞こえた言葉は。"),
+    system=ASR.Config(ask="system", language="en"),
 )
 def test_contract_of_asr(check: Any) -> None:
     check()

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
-from kikimimi_tasks.continuation import Continuation, ContinuationConfig
-from kikimimi_tasks.repetition import Repetition, RepetitionConfig
+from kikimimi_tasks.documents import Continuation, ContinuationConfig, Repetition, RepetitionConfig
 
 CLIPS = ["0.flac", "1.flac", "2.flac"]
 

@@ -1,4 +1,4 @@
-"""Spoken instructions that are written down before they are answered."""
+"""Tasks that answer what a clip asks, or what is asked about it in its record."""
 
 from __future__ import annotations
 
@@ -6,8 +6,20 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
+from kikimimi import Conversation
 from kikimimi_tasks.banks import BankConfig, BankTask
 from kikimimi_tasks.labelled_clip import LabelledClip
+
+
+class SpokenInstruction(BankTask[BankConfig]):
+    """Answers what is said in the clip: ``answer`` or ``response``; ``text`` is the instruction, if known."""
+
+    name = "spoken_instruction"
+    Config = BankConfig
+
+    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
+        """Return the answer."""
+        return clip.text("answer", "response", what="the answer to the spoken instruction")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -18,8 +30,6 @@ class TranscribeThenAnswerConfig(BankConfig):
     """Line before the transcript."""
     response_heading: str = "### Response:"
     """Line before the answer."""
-
-    bank_name: ClassVar[str] = "transcribe_then_answer"
 
     def __post_init__(self) -> None:
         for option in ("transcript_heading", "response_heading"):
@@ -49,3 +59,38 @@ class TranscribeThenAnswer(BankTask[TranscribeThenAnswerConfig]):
 
     def _headings(self) -> tuple[str, str]:
         return f"{self.config.transcript_heading}\n", f"\n\n{self.config.response_heading}\n"
+
+
+@dataclass(kw_only=True, frozen=True)
+class QuestionAnsweringConfig(BankConfig):
+    """Options of the task `question_answering`. With ``prompt: none`` the question stands alone."""
+
+    brings_text: ClassVar[bool] = True
+
+
+class QuestionAnswering(BankTask[QuestionAnsweringConfig]):
+    """Asks a written question about a clip: ``question`` and ``answer``."""
+
+    name = "question_answering"
+    Config = QuestionAnsweringConfig
+
+    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
+        """Return the answer."""
+        return clip.text("answer", "response", what="the answer to the question")
+
+    def written(self, clip: LabelledClip) -> str | None:
+        """Return the question."""
+        return clip.text("question", what="a written question")
+
+    def question(self, language: str | None) -> Conversation:
+        """Raise: what is asked stands in each record.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"task '{self.name}' has no fixed question: the records bring their own")
+
+    def phrasings(self) -> list[str]:
+        """Return what may stand before the question."""
+        beside = self.config.asks and self.config.ask == "user"
+        return [*super().phrasings(), *(["\n"] if beside else [])]

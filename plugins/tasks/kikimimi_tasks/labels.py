@@ -1,0 +1,121 @@
+"""Tasks that ask for what a clip is labelled with: the answer is a field of its record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import ClassVar
+
+from kikimimi_tasks.banks import BankConfig, BankTask
+from kikimimi_tasks.labelled_clip import LabelledClip
+
+
+class ASR(BankTask[BankConfig]):
+    """Asks for the transcript of a clip: ``{"text": ..., "language": ...}`` and one audio member."""
+
+    name = "asr"
+    Config = BankConfig
+    transcribes = True
+
+    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
+        """Return the transcript."""
+        return clip.text("text", what="the transcript")
+
+
+class Emotion(BankTask[BankConfig]):
+    """Asks how the speaker feels: ``emotion``, a label or a description."""
+
+    name = "emotion"
+    Config = BankConfig
+
+    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
+        """Return the emotion."""
+        return clip.text("emotion", what="the speaker's emotion")
+
+
+class MusicTitle(BankTask[BankConfig]):
+    """Asks for a title of a piece of music: ``title``."""
+
+    name = "music_title"
+    Config = BankConfig
+    speech = False
+
+    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
+        """Return the title."""
+        return clip.text("title", what="the title of the music")
+
+
+def caption(clip: LabelledClip, rng: Random | None) -> str:
+    """Return one of a record's captions; without `rng` the first.
+
+    Raises:
+        ValueError: It has none.
+    """
+    captions = clip.texts("captions", "caption", "text", what="a caption")
+    return captions[0] if rng is None else rng.choice(captions)
+
+
+class Caption(BankTask[BankConfig]):
+    """Asks what there is to hear: ``captions``, a list of which one is drawn, or ``caption``, or ``text``."""
+
+    name = "caption"
+    Config = BankConfig
+    speech = False
+
+    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
+        """Return a caption."""
+        return caption(clip, rng)
+
+
+@dataclass(kw_only=True, frozen=True)
+class ListConfig(BankConfig):
+    """A request whose answer is a list."""
+
+    separator: str = ", "
+    """What stands between the items of the answer."""
+
+    def __post_init__(self) -> None:
+        if not self.separator:
+            raise ValueError("separator: is empty: the items could not be told apart")
+        super().__post_init__()
+
+
+class ListTask(BankTask[ListConfig]):
+    """Answers with the items of a field, which is a list, or one text or number alone."""
+
+    Config = ListConfig
+    field: ClassVar[str]
+    """Where in the record the items are."""
+    what: ClassVar[str]
+    """What they are, for messages."""
+
+    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
+        """Return the items."""
+        return self.config.separator.join(clip.texts(self.field, what=self.what))
+
+    def phrasings(self) -> list[str]:
+        """Return the requests and the separator."""
+        return [*super().phrasings(), self.config.separator]
+
+
+class Keywords(ListTask):
+    """Asks for the keywords of what is said: ``keywords``, a list or one text."""
+
+    name = field = "keywords"
+    what = "the keywords"
+
+
+class Speakers(ListTask):
+    """Asks who speaks: ``speakers``, a list of names or descriptions, one text, or their number."""
+
+    name = field = "speakers"
+    what = "the speakers"
+
+
+class AudioEvents(ListTask):
+    """Asks which sounds follow each other: ``events``, a list in order, or one text."""
+
+    name = "audio_events"
+    field = "events"
+    what = "the sound events"
+    speech = False
