@@ -1,7 +1,5 @@
 """Errors that a user can meet. Each says where, what was wrong, what is allowed, and the nearest guess."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 

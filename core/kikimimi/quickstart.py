@@ -4,8 +4,6 @@
 what single commands do, and prints each of them before it does it.
 """
 
-from __future__ import annotations
-
 import shlex
 import sys
 import time

@@ -7,6 +7,7 @@ import pytest
 
 from kikimimi.contracts.conversation import AudioPart, TextPart
 from kikimimi.contracts.registry import load
+from kikimimi_tasks.banks import BankConfig
 from kikimimi_tasks.labels import ASR
 
 RECORD = {"text": "明日は晴れです。", "language": "ja", "meta": {"speaker": "1"}}
@@ -21,7 +22,7 @@ def test_is_registered() -> None:
 
 
 def test_a_labelled_clip_becomes_a_request_and_a_transcript() -> None:
-    conversation = ASR(ASR.Config()).conversation(RECORD, ["0.flac"], None)
+    conversation = ASR(BankConfig()).conversation(RECORD, ["0.flac"], None)
     user, assistant = conversation.messages
     assert (user.role, assistant.role) == ("user", "assistant")
     assert user.parts == (AudioPart("0.flac", "明日は晴れです。"), TextPart("音声を書き起こしてください。"))
@@ -34,36 +35,36 @@ def test_a_labelled_clip_becomes_a_request_and_a_transcript() -> None:
 def test_language_order_and_prompt() -> None:
     audio = AudioPart("0.flac", "明日は晴れです。")
     english = {**RECORD, "language": "en"}
-    assert _user(ASR(ASR.Config()), english) == (audio, TextPart("Transcribe the audio."))
-    assert _user(ASR(ASR.Config(language="en"))) == (audio, TextPart("Transcribe the audio."))
-    assert _user(ASR(ASR.Config(order="text_first"))) == (TextPart("音声を書き起こしてください。"), audio)
-    assert _user(ASR(ASR.Config(prompt="none")), {"text": "はい"}) == (AudioPart("0.flac", "はい"),)
+    assert _user(ASR(BankConfig()), english) == (audio, TextPart("Transcribe the audio."))
+    assert _user(ASR(BankConfig(language="en"))) == (audio, TextPart("Transcribe the audio."))
+    assert _user(ASR(BankConfig(order="text_first"))) == (TextPart("音声を書き起こしてください。"), audio)
+    assert _user(ASR(BankConfig(prompt="none")), {"text": "はい"}) == (AudioPart("0.flac", "はい"),)
 
 
 def test_rng_chooses_among_the_phrasings() -> None:
-    task = ASR(ASR.Config())
+    task = ASR(BankConfig())
     asked = {_user(task, rng=Random(seed))[1].text for seed in range(200)}
     assert len(asked) >= 5
-    assert asked == set(ASR(ASR.Config(language="ja")).phrasings())
+    assert asked == set(ASR(BankConfig(language="ja")).phrasings())
     assert _user(task, rng=Random(7)) == _user(task, rng=Random(7))
 
 
 def test_phrasings_are_all_that_may_be_asked() -> None:
-    both = ASR(ASR.Config()).phrasings()
-    english = ASR(ASR.Config(language="en")).phrasings()
+    both = ASR(BankConfig()).phrasings()
+    english = ASR(BankConfig(language="en")).phrasings()
     assert len(english) >= 5
     assert set(english) < set(both)
     assert len(set(both)) == len(both)
-    assert ASR(ASR.Config(prompt="none")).phrasings() == []
+    assert ASR(BankConfig(prompt="none")).phrasings() == []
 
 
 def test_question_is_the_first_phrasing() -> None:
-    task = ASR(ASR.Config())
+    task = ASR(BankConfig())
     assert task.question("en").messages[0].parts == (AudioPart("0"), TextPart("Transcribe the audio."))
     assert task.question(None) == task.question("ja")
     assert task.question("ja").messages[0].parts[1] == TextPart("音声を書き起こしてください。")
-    assert ASR(ASR.Config(language="en")).question(None) == task.question("en")
-    assert ASR(ASR.Config(prompt="none")).question("fr").clips() == ["0"]
+    assert ASR(BankConfig(language="en")).question(None) == task.question("en")
+    assert ASR(BankConfig(prompt="none")).question("fr").clips() == ["0"]
     with pytest.raises(ValueError, match="language: task 'asr' has no prompts in 'fr', only in en, ja"):
         task.question("fr")
 
@@ -87,7 +88,7 @@ def test_question_is_the_first_phrasing() -> None:
 )
 def test_refuses_records(record: dict[str, Any], clips: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ASR(ASR.Config()).conversation(record, clips, None)
+        ASR(BankConfig()).conversation(record, clips, None)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +106,11 @@ def test_refuses_records(record: dict[str, Any], clips: list[str], message: str)
 )
 def test_refuses_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ASR.Config(**options)
+        BankConfig(**options)
 
 
 def test_a_request_of_ones_own() -> None:
-    task = ASR(ASR.Config(request="what did the speaker say?", order="text_first"))
+    task = ASR(BankConfig(request="what did the speaker say?", order="text_first"))
     audio = AudioPart("0.flac", "はい")
     for rng in (None, Random(3)):
         assert _user(task, {"text": "はい"}, rng) == (TextPart("what did the speaker say?"), audio)
@@ -127,4 +128,4 @@ def test_a_request_of_ones_own() -> None:
 )
 def test_a_request_goes_with_nothing_else(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ASR.Config(**options)
+        BankConfig(**options)

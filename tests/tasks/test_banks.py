@@ -13,10 +13,10 @@ import kikimimi_tasks
 from kikimimi.contracts import registry
 from kikimimi.contracts.conversation import AudioPart, Message, TextPart
 from kikimimi.testing import parametrize_checks
-from kikimimi_tasks.banks import BankTask, read_bank
+from kikimimi_tasks.banks import BankConfig, BankTask, read_bank
 from kikimimi_tasks.labels import Emotion
 from kikimimi_tasks.questions import QuestionAnswering, QuestionAnsweringConfig
-from kikimimi_tasks.translate import Translate, language_names
+from kikimimi_tasks.translate import Translate, TranslationConfig, language_names
 
 FOLDER = Path(kikimimi_tasks.__file__).parent / "prompts"
 BANKS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -104,7 +104,7 @@ def test_every_phrasing_is_drawn_and_none_without_a_draw(name: str) -> None:
 
 
 def _turns(options: dict[str, Any], record: dict[str, Any] | None = None) -> list[Message]:
-    return list(Emotion(Emotion.Config(**options)).conversation(record or RECORD, ["0.flac"], None).messages)
+    return list(Emotion(BankConfig(**options)).conversation(record or RECORD, ["0.flac"], None).messages)
 
 
 def test_where_the_request_stands() -> None:
@@ -122,12 +122,12 @@ def test_where_the_request_stands() -> None:
 
 
 def test_the_question_stands_as_in_training() -> None:
-    task = Emotion(Emotion.Config(ask="system", language="en"))
+    task = Emotion(BankConfig(ask="system", language="en"))
     system, user = task.question(None).messages
     assert system.parts == (TextPart("Describe the emotion of the speaker."),)
     assert user.parts == (AudioPart("0"),)
     assert task.phrasings() == read_bank("emotion")["en"]
-    assert Emotion(Emotion.Config(system="一語で。", request="感情は。")).phrasings() == [
+    assert Emotion(BankConfig(system="一語で。", request="感情は。")).phrasings() == [
         "一語で。",
         "感情は。",
     ]
@@ -151,7 +151,7 @@ def test_the_question_stands_as_in_training() -> None:
 )
 def test_settings_that_would_not_be_read(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Emotion.Config(**options)
+        BankConfig(**options)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_settings_that_would_not_be_read(options: dict[str, Any], message: str) 
 )
 def test_records_that_lack_something(record: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Emotion(Emotion.Config()).conversation(record, ["0.flac"], None)
+        Emotion(BankConfig()).conversation(record, ["0.flac"], None)
 
 
 def test_a_clip_whose_words_are_not_known() -> None:
@@ -188,9 +188,9 @@ def test_a_clip_whose_words_are_not_known() -> None:
 
 @parametrize_checks(
     Translate,
-    system=Translate.Config(ask="system", target="ja", language="en"),
-    none=Translate.Config(prompt="none", system="x"),
-    own=Translate.Config(request="英語で。", order="text_first"),
+    system=TranslationConfig(ask="system", target="ja", language="en"),
+    none=TranslationConfig(prompt="none", system="x"),
+    own=TranslationConfig(request="英語で。", order="text_first"),
 )
 def test_contract_of_translate(check: Any) -> None:
     check()

@@ -4,8 +4,6 @@ Command modules import nothing heavy at their top, so that ``--help`` answers at
 1 the work failed, 2 the request was wrong.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``kikimimi data``: make, pack, index and look at training data."""
 
-from __future__ import annotations
-
 import json
 import os
 from enum import StrEnum

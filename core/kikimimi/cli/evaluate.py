@@ -1,7 +1,5 @@
 """``kikimimi evaluate`` and ``kikimimi score``."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``kikimimi transcribe``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import typer

@@ -3,8 +3,6 @@
 On a terminal it is a live bar; elsewhere (a log file, CI) it is one plain line now and then.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """Texts of data and models on a terminal: all of them can be seen, and none can steer it."""
 
-from __future__ import annotations
-
 import unicodedata
 
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}

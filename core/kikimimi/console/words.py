@@ -1,7 +1,5 @@
 """Numbers and names in words: the only place where messages get them from."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Collection, Iterable

@@ -14,8 +14,6 @@ Values never travel without lengths: `Padded(values, lengths)`. Entries past a l
 no component's result may depend on them.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """How an LLM generates text. Without torch, so that recipes can be read without it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Which layers of an encoder are read, and how several of them become one output."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

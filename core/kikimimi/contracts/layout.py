@@ -1,7 +1,5 @@
 """The contract of a layout: a corpus as it is downloaded, row by row, ready to be packed into shards."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from abc import ABC, abstractmethod

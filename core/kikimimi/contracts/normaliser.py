@@ -1,7 +1,5 @@
 """The contract of a text normaliser: what is made of reference and prediction before they are compared."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 

@@ -4,8 +4,6 @@
 `Gt`, `Le`, `Lt`, `Interval`, `MultipleOf`, `MinLen`, `MaxLen`, `Len`; also in lists, mappings and unions.
 """
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import enum

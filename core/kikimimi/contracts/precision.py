@@ -1,7 +1,5 @@
 """Number formats: their names in recipes, computing in one of them, and leaving it for a while."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 

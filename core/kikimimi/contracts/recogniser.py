@@ -1,7 +1,5 @@
 """The contract of a recogniser: a finished system that an evaluation is compared with."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ here imports a plugin until it is asked for by name, so listing plugins costs no
 plugin that nobody names stops nothing.
 """
 
-from __future__ import annotations
-
 import importlib
 import traceback
 from collections.abc import Iterator

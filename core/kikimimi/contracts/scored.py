@@ -1,7 +1,5 @@
 """A packed micro-batch, and what the LLM thinks of its targets."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """The contract of a task: what turns a record into the conversation that the model is trained on."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from random import Random

@@ -1,7 +1,5 @@
 """The contract of a voice: text to speech for synthetic data."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """How fast this device multiplies matrices: what the operations of training are compared with."""
 
-from __future__ import annotations
-
 import time
 from functools import lru_cache
 

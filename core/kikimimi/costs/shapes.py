@@ -1,7 +1,5 @@
 """Shapes of models without their weights: known ones, local folders, and the Hub's local cache."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -8,8 +8,6 @@ Bytes are given to libsndfile as a file that it reads by itself. It also takes a
 nothing stops, and a good clip is taken for a broken one.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

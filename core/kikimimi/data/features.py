@@ -5,8 +5,6 @@ cannot go stale, and a sweep over adapters shares them. A group of clips is enco
 depends on the data alone: an interrupted pass goes on to exactly the same values, whoever encodes what.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random

@@ -5,8 +5,6 @@ comments; both are replaced here. Encoding takes a hundred times as long as FLAC
 for 20 minutes of speech. Ogg: RFC 3533. Opus in Ogg: RFC 7845.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Processes that work for this one: spawned, with one thread each, and ended when this one ends."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

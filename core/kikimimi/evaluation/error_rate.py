@@ -1,7 +1,5 @@
 """Error rates, and the edits that they count."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple, cast

@@ -1,7 +1,5 @@
 """References and predictions from a table on disk."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Scoring, and scores as a table. Imports no torch, so that ``kikimimi score`` answers at once."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from rich import box

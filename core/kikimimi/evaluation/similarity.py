@@ -1,7 +1,5 @@
 """How similar the audio tokens of a clip are to the LLM's embeddings of its words, for a look at both."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

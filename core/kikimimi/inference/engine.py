@@ -2,8 +2,6 @@
 fit. Evaluation and transcription stand on it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """From a run to its model."""
 
-from __future__ import annotations
-
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import load_trained

@@ -1,7 +1,5 @@
 """What a recipe's components are: where they come from, and how many parameters they have."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

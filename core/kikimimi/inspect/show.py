@@ -8,8 +8,6 @@ of their own, and what the chat template adds is dim. Without colour, what is le
 ``]]``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace

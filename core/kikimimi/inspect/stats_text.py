@@ -1,7 +1,5 @@
 """What a dataset holds, on the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from rich import box

@@ -6,8 +6,6 @@ work between sequences. Every other call (generation with padding, for one) is t
 same by hand where the scores are capped, which SDPA cannot do.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

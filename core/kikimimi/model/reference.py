@@ -1,7 +1,5 @@
 """The model as it was when a stage began, for objectives that compare with it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any

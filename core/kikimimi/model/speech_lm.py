@@ -1,7 +1,5 @@
 """The speech-aware text LM: encoder -> adapter -> LLM over a packed micro-batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

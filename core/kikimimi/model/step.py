@@ -1,7 +1,5 @@
 """A micro-batch on its way through the model: the step that an objective is given."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Which changes of a recipe would make a stage fit a GPU: each is tried, by planning the changed recipe."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations

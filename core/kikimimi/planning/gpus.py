@@ -1,7 +1,5 @@
 """What some GPUs can do, by their makers' data sheets."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from kikimimi.console.words import listing, nearest

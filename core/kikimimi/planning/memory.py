@@ -1,7 +1,5 @@
 """Memory of one rank, by what it is for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 from torch import nn

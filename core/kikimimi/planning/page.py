@@ -1,7 +1,5 @@
 """A plan as tables on a terminal of 80 columns."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 

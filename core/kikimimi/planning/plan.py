@@ -1,7 +1,5 @@
 """What each stage of a recipe will take: parameters, memory, operations, days."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any

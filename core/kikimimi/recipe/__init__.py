@@ -1,7 +1,5 @@
 """Recipes: the YAML files that put components, stages of training and evaluations together."""
 
-from __future__ import annotations
-
 from kikimimi.recipe.chosen import Chosen, LoRA
 from kikimimi.recipe.resolve import load_recipe, recipes_folder, shipped_recipe
 from kikimimi.recipe.schema import (

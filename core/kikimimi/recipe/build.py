@@ -1,7 +1,5 @@
 """Builds the objects of a recipe from its entries, gathering every problem on the way."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from typing import Any

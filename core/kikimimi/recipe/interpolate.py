@@ -3,8 +3,6 @@ r"""Replaces ``${key}`` by the value of another key of the recipe.
 Nothing else can be inserted: no environment variable, no function. ``\${`` stands for a literal ``${``.
 """
 
-from __future__ import annotations
-
 import re
 
 from kikimimi.console.words import listing, nearest

@@ -1,7 +1,5 @@
 """From a file and overrides to a `Recipe`, or to other options; and the recipes that are shipped."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A recipe as YAML."""
 
-from __future__ import annotations
-
 import dataclasses
 import enum
 import hashlib

@@ -3,8 +3,6 @@
 Only plain data is read: no tag but YAML's own types, no key twice, and a limit on what aliases may expand to.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 from pathlib import Path

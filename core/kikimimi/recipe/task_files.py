@@ -5,8 +5,6 @@ whole section, and options beside the name are laid over the file's. Then the se
 resolved recipe needs no file.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """HTML pages that are one file: filled in from a template of this package, and written."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from pathlib import Path
 from typing import Any

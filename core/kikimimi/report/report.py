@@ -1,7 +1,5 @@
 """The report of a run: one HTML file that needs no network, no other file and no script."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

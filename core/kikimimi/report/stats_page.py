@@ -1,7 +1,5 @@
 """What datasets hold, as one HTML file that needs no network, no other file and no script."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What differs between two locks of a run, or two recipes, item by item."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

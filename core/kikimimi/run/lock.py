@@ -4,8 +4,6 @@
 each that goes on) is appended with what has changed since.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform

@@ -1,7 +1,5 @@
 """Metrics of a run as JSON lines, and the same as CSV."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Mapping

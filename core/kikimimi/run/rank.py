@@ -1,7 +1,5 @@
 """Which of the processes of a distributed run this is, before any process group exists."""
 
-from __future__ import annotations
-
 import os
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of torchrun, of Lightning's own launcher, of srun

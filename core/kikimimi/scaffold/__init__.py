@@ -1,7 +1,5 @@
 """Writes a new plugin's package: a small component that works, its test, and what pip needs."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec

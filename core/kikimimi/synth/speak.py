@@ -1,7 +1,5 @@
 """Texts spoken by a voice, as clips: how each is spoken, and the processes that do it."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

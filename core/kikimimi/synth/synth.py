@@ -7,8 +7,6 @@ preferences.jsonl            other spoken requests, with the answer that is chos
 texts.jsonl                  without audio: requests and answers, and sentences to write down
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Mapping, Sequence

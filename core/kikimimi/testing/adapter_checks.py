@@ -1,7 +1,5 @@
 """Checks of adapters."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager

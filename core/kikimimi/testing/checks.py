@@ -44,7 +44,7 @@ def _checks(module: ModuleType, subject: type[Tested]) -> tuple[Function, ...]:
         if isfunction(item)
         and item.__module__ == module.__name__
         and not name.startswith("_")
-        and item.__annotations__ == takes
+        and {key: getattr(held, "__name__", str(held)) for key, held in item.__annotations__.items()} == takes
     )
 
 

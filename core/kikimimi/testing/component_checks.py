@@ -1,7 +1,5 @@
 """Checks of any component: how it is built, what its results depend on, how it trains and comes back."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 import socket

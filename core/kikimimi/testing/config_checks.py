@@ -1,7 +1,5 @@
 """Checks of a component's nested `Config`: what stands in recipes."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints

@@ -6,8 +6,6 @@ What a fork loaded of the large libraries, the server loads before the next one,
 never a plugin's own modules. Another server, without torch, is for the plugins that have to do without.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os

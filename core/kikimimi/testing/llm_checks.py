@@ -1,7 +1,5 @@
 """Checks of LLMs: the forward pass, generation, and how a conversation is rendered."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from itertools import groupby, pairwise

@@ -1,7 +1,5 @@
 """Checks of metrics: what they make of perfect, wrong, empty and odd answers, in any order."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

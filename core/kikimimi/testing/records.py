@@ -1,7 +1,5 @@
 """Records for tests: a labelled clip with every field that a task reads, a conversation, shards of them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from random import Random

@@ -1,7 +1,5 @@
 """A component under test: how to build and run its tiny variant, and how to say what is expected of it."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Checks of tasks: what they make of records, and what they say of records that they cannot use."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import random

@@ -1,7 +1,5 @@
 """A recipe made small: the same structure, tiny random components, two steps on a handful of clips."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from pathlib import Path
 from random import Random

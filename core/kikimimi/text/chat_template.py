@@ -5,8 +5,6 @@ point of this module: an audio part becomes one slot, and a control token spelle
 encoded as ordinary characters.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress

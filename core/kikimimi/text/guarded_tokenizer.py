@@ -6,8 +6,6 @@ spelling, and what follows the cut is encoded as in the middle of a text: withou
 puts before one.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Whether a stage encodes its clips ahead of its training, and what names the output that is kept."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import operator

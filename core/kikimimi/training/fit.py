@@ -1,7 +1,5 @@
 """One stage of a run, through Lightning's trainer."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import sys

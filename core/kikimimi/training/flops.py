@@ -1,7 +1,5 @@
 """Counts the operations of training, from the lengths that each part is given."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

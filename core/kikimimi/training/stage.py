@@ -1,7 +1,5 @@
 """What the training of a stage needs, built once."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Scores of what a stage leaves, and the gate that they open or shut."""
 
-from __future__ import annotations
-
 import sys
 import time
 

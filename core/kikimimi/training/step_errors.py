@@ -2,8 +2,6 @@
 would leave the others waiting for it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

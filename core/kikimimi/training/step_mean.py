@@ -1,7 +1,5 @@
 """The loss of an optimiser step as the mean over all of its units, however they lie in its micro-batches."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor

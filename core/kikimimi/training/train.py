@@ -1,7 +1,5 @@
 """Training a run: every stage of its recipe that is not done yet."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -5,8 +5,6 @@ tensor its name, shape, type and bytes, then aliases. Written by `model_spec.py`
 https://github.com/OpenNMT/CTranslate2.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ A source is written as one of
 and ends in `@sha256:HEX` where the weights file of a folder or package has to have that digest.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence

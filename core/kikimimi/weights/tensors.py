@@ -4,8 +4,6 @@ A piece of a sharded file knows which rows of which tensor it holds; reading tak
 whichever pieces hold it, so that it does not matter how many ranks wrote it, nor how many read.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

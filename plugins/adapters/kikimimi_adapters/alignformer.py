@@ -1,7 +1,5 @@
 """A query reads each window that a CTC alignment cuts out of the clip: one audio token per label."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal

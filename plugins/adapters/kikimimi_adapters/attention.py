@@ -1,7 +1,5 @@
 """Attention with several heads, which the adapters' transformer layers share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Frames are added up by learned weights until they are one token's worth: integrate and fire."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal

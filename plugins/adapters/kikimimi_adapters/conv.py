@@ -1,7 +1,5 @@
 """Frames are shortened by strided convolutions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise

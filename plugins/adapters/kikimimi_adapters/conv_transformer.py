@@ -1,7 +1,5 @@
 """Frames are shortened by strided convolutions, and then look at each other in transformer layers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Frames of clips in groups of equal size, each clip as if it were alone."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Self
 

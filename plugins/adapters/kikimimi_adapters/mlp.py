@@ -1,7 +1,5 @@
 """Frames are pooled in groups and mapped to the LLM's width by a multilayer perceptron."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Several layers of the encoder are read together: attention over time, then over layers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

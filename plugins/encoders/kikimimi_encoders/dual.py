@@ -1,7 +1,5 @@
 """Two encoders side by side, their channels concatenated."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any

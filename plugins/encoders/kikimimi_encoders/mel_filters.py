@@ -1,7 +1,5 @@
 """The mel filters of Whisper and of Parakeet."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

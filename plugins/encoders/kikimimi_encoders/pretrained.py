@@ -1,7 +1,5 @@
 """What encoders have in common that may take published weights, and read the layers that are chosen."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

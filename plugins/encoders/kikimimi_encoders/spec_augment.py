@@ -1,7 +1,5 @@
 """SpecAugment: bands and stretches of a spectrogram hidden at random while training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Clotho: sounds described in sentences."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Common Voice, one language of a release."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

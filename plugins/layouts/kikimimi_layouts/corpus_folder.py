@@ -1,7 +1,5 @@
 """What corpora share: the folder of transcripts, the name of a licence, and what is missing."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

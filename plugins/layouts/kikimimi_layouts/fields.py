@@ -1,7 +1,5 @@
 """Which columns of a data set are what: a YAML file says it, and its rows become rows of a layout."""
 
-from __future__ import annotations
-
 import datetime
 from dataclasses import dataclass, field
 from pathlib import Path

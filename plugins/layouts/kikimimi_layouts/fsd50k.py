@@ -1,7 +1,5 @@
 """FSD50K: sounds and what they are."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Data sets of the Hugging Face Hub, and parquet and Arrow files."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """LibriSpeech: English audio books."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Manifests: tables of audio files and their transcripts, or of conversations."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """ReazonSpeech, as its archives and tables are downloaded."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath

@@ -1,7 +1,5 @@
 """Any decoder of transformers: Qwen, Gemma, Mistral, Phi-3, GPT-2, ..."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

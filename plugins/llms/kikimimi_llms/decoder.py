@@ -1,7 +1,5 @@
 """What every decoder-only LLM of transformers shares: packing, generation, rendering."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

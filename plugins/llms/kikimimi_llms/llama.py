@@ -1,7 +1,5 @@
 """Llama-class decoders, pretrained from any weights source or from scratch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

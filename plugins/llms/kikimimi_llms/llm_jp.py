@@ -1,7 +1,5 @@
 """LLM-jp's instruct models, and the format that LLM-jp-4 writes: OpenAI's Harmony."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self

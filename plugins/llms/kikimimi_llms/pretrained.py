@@ -1,7 +1,5 @@
 """The files of a pretrained LLM: its configuration, its tokenizer and its tensors."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext

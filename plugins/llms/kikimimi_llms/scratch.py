@@ -1,7 +1,5 @@
 """A decoder that is trained from scratch: its sizes, transformers' configuration of it, and its tokenizer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

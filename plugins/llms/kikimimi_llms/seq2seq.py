@@ -1,7 +1,5 @@
 """Encoder-decoder LLMs: Flan-T5, mT0 and others of T5's kind."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """What LLMs of transformers share: a model and a tokenizer, pretrained or from scratch, and generation."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext

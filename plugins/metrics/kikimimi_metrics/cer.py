@@ -1,7 +1,5 @@
 """The character error rate."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 

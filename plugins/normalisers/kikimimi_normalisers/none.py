@@ -1,7 +1,5 @@
 """The normaliser that changes nothing."""
 
-from __future__ import annotations
-
 from kikimimi import Normaliser
 
 

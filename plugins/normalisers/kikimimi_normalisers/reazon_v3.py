@@ -1,7 +1,5 @@
 """The normaliser of ReazonSpeech's evaluation."""
 
-from __future__ import annotations
-
 import re
 import string
 import unicodedata

@@ -1,7 +1,5 @@
 """Whisper's normaliser for languages other than English, without the spaces it leaves behind."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

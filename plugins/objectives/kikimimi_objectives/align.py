@@ -1,7 +1,5 @@
 """Audio tokens are drawn to the LLM's own embeddings of what is said."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

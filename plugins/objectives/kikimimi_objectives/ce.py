@@ -1,7 +1,5 @@
 """Cross-entropy of what the assistant has to say."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch.nn import functional as F

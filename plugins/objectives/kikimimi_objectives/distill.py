@@ -1,7 +1,5 @@
 """The model answers what it hears as the text LLM answers what is written."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal

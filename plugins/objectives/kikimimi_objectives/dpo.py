@@ -1,7 +1,5 @@
 """Direct preference optimisation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

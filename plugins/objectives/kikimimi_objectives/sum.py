@@ -1,7 +1,5 @@
 """Several objectives at once."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Another trained run as a recogniser, so that a recipe can be compared with an earlier one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

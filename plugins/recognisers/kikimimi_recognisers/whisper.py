@@ -1,7 +1,5 @@
 """Whisper as a recogniser: the baseline that a speech LM is compared with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Prompt banks: requests in several phrasings and languages, and the tasks that draw from one."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cache

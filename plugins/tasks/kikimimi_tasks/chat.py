@@ -1,7 +1,5 @@
 """Chat as a task: the record already is a conversation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Literal

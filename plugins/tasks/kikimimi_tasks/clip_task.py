@@ -1,7 +1,5 @@
 """What the tasks about one clip share: who says what in which order. Each adds its request and its answer."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass, fields
 from random import Random

@@ -6,8 +6,6 @@ A segment may also say when it is spoken, ``start`` and ``end`` in seconds of th
 The tasks are the patterns of Voxtral's pre-training (arXiv 2507.13264).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from random import Random
 from typing import Any

@@ -1,7 +1,5 @@
 """Tasks that ask for what a clip is labelled with: the answer is a field of its record."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar

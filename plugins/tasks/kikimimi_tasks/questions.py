@@ -1,7 +1,5 @@
 """Tasks that answer what a clip asks, or what is asked about it in its record."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar

@@ -4,8 +4,6 @@ A sequence such as ``<|startoftranscript|><|en|><|transcribe|><|en|><|notimestam
 wanted. The spelling is that of Qwen-Audio's tokenizer; here tags are spelled in ordinary tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random

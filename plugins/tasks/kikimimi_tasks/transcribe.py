@@ -1,7 +1,5 @@
 """Speech recognition without a request, as Voxtral's transcription mode does it (arXiv 2507.13264)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from random import Random
 

@@ -1,7 +1,5 @@
 """Speech translation: directly, or by way of the transcript."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Open JTalk: Japanese HMM speech synthesis that runs anywhere, many times faster than real time."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from contextlib import redirect_stdout

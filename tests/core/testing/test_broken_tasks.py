@@ -14,6 +14,7 @@ import pytest
 from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, TextPart
 from kikimimi.testing import ContractError, list_checks, parametrize_checks
 from kikimimi.testing.checks import FOR_TASKS
+from kikimimi_tasks.banks import BankConfig
 from kikimimi_tasks.chat import Chat
 from kikimimi_tasks.labels import ASR
 
@@ -323,9 +324,9 @@ def test_every_check_is_broken_by_a_task() -> None:
 
 @parametrize_checks(
     ASR,
-    none=ASR.Config(prompt="none", system="書き起こす。"),
-    own=ASR.Config(request="聞こえた言葉は。"),
-    system=ASR.Config(ask="system", language="en"),
+    none=BankConfig(prompt="none", system="書き起こす。"),
+    own=BankConfig(request="聞こえた言葉は。"),
+    system=BankConfig(ask="system", language="en"),
 )
 def test_contract_of_asr(check: Any) -> None:
     check()

@@ -1,7 +1,5 @@
 """Micro-batches in planned order, read from any position: the data side of exact resume."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice

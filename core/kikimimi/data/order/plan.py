@@ -8,8 +8,6 @@ Random numbers are the raw output of PCG64, which numpy keeps the same in all it
 of whole numbers, and shares are fractions of them: the order is the same on every machine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction

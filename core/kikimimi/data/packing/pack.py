@@ -9,8 +9,6 @@ whole, and then gets a note of what it was made from: an interrupted run goes on
 without being held: they take no memory, however many they are.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """One row of a corpus becomes one record, as the packing's settings say, or is left out with the reason."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """What is packed: a corpus and the layout that reads it; WebDataset tars only get their indexes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Verifying shards: every record against its index, its form, and every clip decoded to its end."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -7,8 +7,6 @@ it is believed: each column is checked before a byte of the shard is read by it.
 Version 2. Version 1 was JSON Lines, which take minutes to parse at millions of rows; columns are copied once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import struct

@@ -1,7 +1,5 @@
 """Indexing: shards are read through, and each gets its index."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ beside a clip). The transcript of a clip may also stand in ``KEY.txt``, as in ma
 Nothing but JSON, text and audio is ever read from a shard; a pickle in it is an error.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import posixpath

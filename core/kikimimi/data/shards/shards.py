@@ -1,7 +1,5 @@
 """Datasets on disk: the shards of one name, read record by record in any order."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import re

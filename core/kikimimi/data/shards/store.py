@@ -4,8 +4,6 @@ Credentials come from where each driver looks for them (environment, ``~/.netrc`
 configuration files), proxies from the usual environment variables; nothing of either stands in a recipe.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -4,8 +4,6 @@
 an archive costs it more than reading the records. Formats: POSIX.1-2001 (ustar, pax), and GNU's long names.
 """
 
-from __future__ import annotations
-
 import tarfile
 from collections.abc import Iterator
 from typing import IO, NamedTuple

@@ -1,7 +1,5 @@
 """Chat templates that come with the package, for models that have none of their own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from kikimimi.console.words import listing, nearest

@@ -1,7 +1,5 @@
 """Checkpoints, and stopping without loss."""
 
-from __future__ import annotations
-
 import signal
 from copy import deepcopy
 from pathlib import Path

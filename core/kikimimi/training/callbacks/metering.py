@@ -1,7 +1,5 @@
 """Log lines, and the time that they are about."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytorch_lightning as pl

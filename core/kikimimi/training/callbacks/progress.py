@@ -1,7 +1,5 @@
 """A progress bar over a stage."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytorch_lightning as pl

@@ -1,7 +1,5 @@
 """Validation: its loss, and what that decides: which weights are kept, and whether the stage goes on."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path

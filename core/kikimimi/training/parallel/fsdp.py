@@ -8,8 +8,6 @@ parameter has no part in a loss.
 Source: `torch.distributed.fsdp.fully_shard`, Zhao et al. 2023 (arXiv 2304.11277).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the other ranks say when one of them dies."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

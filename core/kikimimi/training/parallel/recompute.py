@@ -4,8 +4,6 @@ Chen et al. 2016 (arXiv 1604.06174), through torch's own, which puts the random 
 wrapped, so that parameters keep the names that recipes and checkpoints know.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any

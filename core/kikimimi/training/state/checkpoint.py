@@ -9,8 +9,6 @@ Of a sharded run, each rank writes the rows that it holds (weights.rank0-of-2.sa
 whatever is not sharded. Any number of ranks reads either form.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

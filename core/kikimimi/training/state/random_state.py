@@ -1,7 +1,5 @@
 """The random generators of one process, saved and put back."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

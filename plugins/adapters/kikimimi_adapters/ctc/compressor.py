@@ -1,7 +1,5 @@
 """What adapters share whose audio tokens follow the labels that a CTC head gives the frames."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path

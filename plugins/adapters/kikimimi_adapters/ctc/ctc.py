@@ -1,7 +1,5 @@
 """Frames that a CTC head gives one label become one audio token."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """A CTC head over encoder frames: its labels, where it comes from, and its loss."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise

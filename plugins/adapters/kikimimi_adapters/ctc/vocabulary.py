@@ -1,7 +1,5 @@
 """What transcripts are spelled with where an adapter learns from them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The layers of a Q-Former: learned queries that attend to each other and to frames."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

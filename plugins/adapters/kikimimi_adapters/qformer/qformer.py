@@ -1,7 +1,5 @@
 """Learned queries read the frames through a small transformer: of each window, or of the whole clip."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """BEATs, an encoder of sounds: patches of a spectrogram through a transformer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Literal

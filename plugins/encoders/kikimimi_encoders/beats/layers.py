@@ -1,7 +1,5 @@
 """The transformer of BEATs: convolutional positions, gated relative position bias, post-norm layers."""
 
-from __future__ import annotations
-
 import math
 
 import torch

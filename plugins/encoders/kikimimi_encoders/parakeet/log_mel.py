@@ -1,7 +1,5 @@
 """Parakeet's front end: log-mel spectrograms, each band normalised over the clip's own frames."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

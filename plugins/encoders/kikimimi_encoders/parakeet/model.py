@@ -1,7 +1,5 @@
 """The FastConformer of Parakeet, put together from transformers' modules."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Parakeet's encoder: a Conformer on mel spectrograms, from a checkpoint or from scratch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 

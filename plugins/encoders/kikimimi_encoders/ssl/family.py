@@ -1,7 +1,5 @@
 """What the encoders `wav2vec2`, `hubert` and `wavlm` have in common: everything but their layers."""
 
-from __future__ import annotations
-
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass

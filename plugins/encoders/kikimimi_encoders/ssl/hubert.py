@@ -1,7 +1,5 @@
 """HuBERT."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from transformers import HubertConfig

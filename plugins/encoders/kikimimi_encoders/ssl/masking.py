@@ -1,7 +1,5 @@
 """Masks over spans of frames and of channels, by which wav2vec 2.0 and its kin are trained and fine-tuned."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """The network that wav2vec 2.0, HuBERT and WavLM share, put together from transformers' modules."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

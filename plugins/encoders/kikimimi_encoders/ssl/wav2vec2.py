@@ -1,7 +1,5 @@
 """wav2vec 2.0."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from transformers import Wav2Vec2Config

@@ -1,7 +1,5 @@
 """wav2vec 2.0 BERT: a Conformer on stacked filter banks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Names and sizes of Whisper in CTranslate2's format (faster-whisper), turned into those of transformers."""
 
-from __future__ import annotations
-
 import re
 
 from torch import Tensor

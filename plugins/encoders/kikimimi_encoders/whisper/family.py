@@ -1,7 +1,5 @@
 """What the encoders `whisper` and `qwen2_audio` have in common: Whisper's spectrograms, sizes and layers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self

@@ -1,7 +1,5 @@
 """The transformer of Whisper's encoder, over clips laid end to end instead of padded."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

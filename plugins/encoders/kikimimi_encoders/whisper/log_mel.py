@@ -1,7 +1,5 @@
 """Whisper's front end: log-mel spectrograms, of each clip as if it were alone in 30 s of silence."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """Qwen2-Audio's encoder: Whisper's layers, averaged in pairs to 25 frames a second."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Whisper's encoder, on the clip's own frames or on the padded window of the reference."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor
