@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Tally:
         self.rows_of_unknown_length += other.rows_of_unknown_length
 
 
-@dataclass(frozen=True)
+@dataclass
 class PackedShard:
     """What one shard holds: the first line of its note. The rows that were left out follow, a line each.
 
@@ -67,9 +68,9 @@ class PackedShard:
 
     name: str
     made_from: str
-    records: int
-    seconds: float
-    silent: int
+    records: int = 0
+    seconds: float = 0.0
+    silent: int = 0
     dropped: dict[str, Tally] = field(default_factory=dict)
     licenses: dict[str, int] = field(default_factory=dict)
 
@@ -105,8 +106,34 @@ def pack_shard(
     if (finished := _finished(job.shard, made_from)) is not None:
         advance(job.end - job.begin)
         return finished, True
-    writer = _Writer(job.shard, settings)
-    return writer.write(_rows(job, source), job.begin, made_from, advance), False
+    packed, note = PackedShard(job.shard.name, made_from), note_path(job.shard)
+    dropped: list[Dropped] = []
+    with whole_file(job.shard) as unfinished:
+        # With tarfile: webdataset's own writer imports torch, which each process would hold in memory.
+        with unfinished.open("wb") as file, tarfile.open(fileobj=file, mode="w|") as tar:
+            for number, row in _rows(job, source):
+                license_name = named(row.record, "license") or UNNAMED
+                packed.licenses[license_name] = packed.licenses.get(license_name, 0) + 1
+                made = pack_row(row, number, settings)
+                if isinstance(made, Dropped):
+                    dropped.append(made)
+                else:
+                    _add(tar, key_of(number), made.members)
+                    packed.records += 1
+                    packed.seconds += made.seconds
+                    packed.silent += made.silent
+                advance(1)
+        # Note and index go first: an interruption from here on leaves a shard without them, made again.
+        note.unlink(missing_ok=True)
+        index_path(job.shard).unlink(missing_ok=True)
+    build_index(job.shard)
+    packed.seconds = round(packed.seconds, 3)
+    for drop in dropped:
+        one = Tally(1, drop.seconds or 0.0, int(drop.seconds is None))
+        packed.dropped.setdefault(drop.reason, Tally()).add(one)
+    with whole_file(note) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as lines:
+        lines.writelines(_json_line(asdict(item)) for item in (packed, *dropped))
+    return packed, False
 
 
 def _finished(shard: Path, made_from: str) -> PackedShard | None:
@@ -140,58 +167,6 @@ def _add(tar: tarfile.TarFile, key: str, members: dict[str, bytes]) -> None:
         info.size = len(content)
         info.mode = 0o444
         tar.addfile(info, io.BytesIO(content))
-
-
-class _Writer:
-    def __init__(self, shard: Path, settings: PackSettings) -> None:
-        self.shard, self.settings = shard, settings
-        self.records, self.seconds, self.silent = 0, 0.0, 0
-        self.dropped: list[Dropped] = []
-        self.licenses: dict[str, int] = {}
-
-    def write(
-        self, rows: Iterator[tuple[int, Row]], begin: int, made_from: str, advance: Callable[[int], None]
-    ) -> PackedShard:
-        with whole_file(self.shard) as unfinished:
-            # With tarfile: webdataset's own writer imports torch, which each process would hold in memory.
-            with unfinished.open("wb") as file, tarfile.open(fileobj=file, mode="w|") as tar:
-                for number, row in rows:
-                    members = self._members(row, number)
-                    if members is not None:
-                        _add(tar, key_of(number), members)
-                    advance(1)
-            # Note and index go first: an interruption from here on leaves a shard without them, made again.
-            note_path(self.shard).unlink(missing_ok=True)
-            index_path(self.shard).unlink(missing_ok=True)
-        build_index(self.shard)
-        return self._note(made_from)
-
-    def _members(self, row: Row, number: int) -> dict[str, bytes] | None:
-        license_name = named(row.record, "license") or UNNAMED
-        self.licenses[license_name] = self.licenses.get(license_name, 0) + 1
-        made = pack_row(row, number, self.settings)
-        if isinstance(made, Dropped):
-            self.dropped.append(made)
-            return None
-        self.records += 1
-        self.seconds += made.seconds
-        self.silent += made.silent
-        return made.members
-
-    def _note(self, made_from: str) -> PackedShard:
-        tallies: dict[str, Tally] = {}
-        for drop in self.dropped:
-            one = Tally(1, drop.seconds or 0.0, int(drop.seconds is None))
-            tallies.setdefault(drop.reason, Tally()).add(one)
-        seconds = round(self.seconds, 3)
-        packed = PackedShard(
-            self.shard.name, made_from, self.records, seconds, self.silent, tallies, self.licenses
-        )
-        note = note_path(self.shard)
-        with whole_file(note) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(_json_line(asdict(packed)))
-            file.writelines(_json_line(asdict(drop)) for drop in self.dropped)
-        return packed
 
 
 def _json_line(data: Any) -> str:
@@ -243,60 +218,40 @@ def pack_shards(
     workers = min(workers, len(jobs))
     if workers == 1:
         return [pack_shard(job, source, settings, advance) for job in jobs]
-    return _Processes(jobs, source, settings, workers).run(advance)
-
-
-class _Processes:
-    def __init__(
-        self, jobs: Sequence[ShardJob], source: PackSource, settings: PackSettings, workers: int
-    ) -> None:
-        self.jobs, self.workers = jobs, workers
-        # Memory that is shared without a lock: a process that is killed with a lock in hand would stop all
-        # others. Only the process that makes a shard writes its number.
-        self.rows = SPAWNING.RawArray("q", [_WAITING] * len(jobs))
-        self.stop = SPAWNING.RawValue("b", 0)
-        self.made: dict[int, Made] = {}
-        corpus = (source.path, source.name, source.config)
-        self.pool = start_pool(workers, _open, corpus, settings, self.rows, self.stop)
-
-    def run(self, advance: Callable[[int], None]) -> list[Made]:
-        try:
-            self._run(advance)
-        except BrokenProcessPool as error:
-            raise DataError(self._died()) from error
-        finally:
-            self.stop.value = 1  # after their current rows, where some are left
-            self.pool.shutdown(cancel_futures=True)
-        return [self.made[number] for number in range(len(self.jobs))]
-
-    def _run(self, advance: Callable[[int], None]) -> None:
-        todo = iter(range(len(self.jobs)))
-        running: dict[Future[Made], int] = {}
-        shown = 0
-        while True:
+    # Memory that is shared without a lock: a process that is killed with a lock in hand would stop all
+    # others. Only the process that makes a shard writes its number.
+    rows = SPAWNING.RawArray("q", [_WAITING] * len(jobs))
+    stop = SPAWNING.RawValue("b", 0)
+    pool = start_pool(workers, _open, (source.path, source.name, source.config), settings, rows, stop)
+    todo = enumerate(jobs)
+    running: dict[Future[Made], int] = {}
+    made: dict[int, Made] = {}
+    shown = 0
+    try:
+        while len(made) < len(jobs):
             # A few at a time: waiting looks at every one of them.
-            while len(running) < 2 * self.workers and (number := next(todo, None)) is not None:
-                running[self.pool.submit(_work, number, self.jobs[number])] = number
-            if not running:
-                return
-            finished, _ = wait(running, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
-            for future in finished:
+            for number, job in islice(todo, 2 * workers - len(running)):
+                running[pool.submit(_work, number, job)] = number
+            for future in wait(running, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done:
                 number = running.pop(future)
-                self.made[number] = future.result()
-            done = sum(rows for rows in self.rows if rows > 0)
+                made[number] = future.result()
+            done = sum(count for count in rows if count > 0)
             advance(done - shown)
             shown = done
-
-    def _died(self) -> str:
+    except BrokenProcessPool as error:
         at_work = ", ".join(
-            f"row {job.begin + rows} ({job.shard.name})"
-            for number, (job, rows) in enumerate(zip(self.jobs, self.rows, strict=True))
-            if rows != _WAITING and number not in self.made
+            f"row {job.begin + count} ({job.shard.name})"
+            for number, (job, count) in enumerate(zip(jobs, rows, strict=True))
+            if count != _WAITING and number not in made
         )
-        return (
+        raise DataError(
             f"a process that packs has died; out of memory? At work then: {at_work or 'none'}. Whole shards "
             "are kept: the same command goes on from here, and with fewer --workers it needs less memory"
-        )
+        ) from error
+    finally:
+        stop.value = 1  # after their current rows, where some are left
+        pool.shutdown(cancel_futures=True)
+    return [made[number] for number in range(len(jobs))]
 
 
 class _StoppedError(Exception):
@@ -312,16 +267,6 @@ class _Worker:
         # Opened for the first shard, not when the process starts: an error there would reach nobody.
         return PackSource.build(*self.corpus)
 
-    def make(self, number: int, job: ShardJob) -> Made:
-        self.rows[number] = 0
-
-        def advance(count: int) -> None:
-            self.rows[number] += count
-            if self.stop.value:
-                raise _StoppedError
-
-        return pack_shard(job, self.source, self.settings, advance)
-
 
 _worker: list[_Worker] = []  # the one of this process, or none in the first process
 
@@ -331,8 +276,16 @@ def _open(corpus: tuple[str, str, Any], settings: PackSettings, rows: Any, stop:
 
 
 def _work(number: int, job: ShardJob) -> Made:
+    (worker,) = _worker
+    worker.rows[number] = 0
+
+    def advance(count: int) -> None:
+        worker.rows[number] += count
+        if worker.stop.value:
+            raise _StoppedError
+
     try:
-        return _worker[0].make(number, job)
+        return pack_shard(job, worker.source, worker.settings, advance)
     except KikimimiError as error:
         # Some errors take more than a message, and could not be sent to the first process.
         raise (RequestError if isinstance(error, RequestError) else DataError)(str(error)) from None
