@@ -1,10 +1,9 @@
 """The report of a run: one HTML file that needs no network, no other file and no script."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from markupsafe import Markup
 
@@ -14,8 +13,8 @@ from kikimimi.contracts.normaliser import Normaliser
 from kikimimi.contracts.registry import load
 from kikimimi.evaluation.error_rate import Edit, edits, error_rate
 from kikimimi.inspect.describe import Description
-from kikimimi.report.charts import Curve, bar, heat_map, line_chart
-from kikimimi.report.page import fill_page, save_page
+from kikimimi.report.charts import Chart, bar
+from kikimimi.report.page import fill_page
 
 _EDITS = ("substitutions", "deletions", "insertions")
 """Kinds of errors, in the order in which a bar shows them."""
@@ -23,16 +22,6 @@ _EDITS = ("substitutions", "deletions", "insertions")
 
 LENGTH = "reference_length"
 """What an error rate's details call the length of the references."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fact:
-    """A line of the summary at the top."""
-
-    label: str
-    """What it is ("Best CER")."""
-    value: str
-    """What it came to ("3.1 %")."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,30 +75,6 @@ class ExampleGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeatMap:
-    """A matrix with a name for each row."""
-
-    title: str
-    """What it is of."""
-    rows: Sequence[str]
-    """The names."""
-    values: Sequence[Sequence[float]]
-    """(rows, columns), at least one of each."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurveGroup:
-    """Curves that share a chart."""
-
-    title: str
-    """What the values are."""
-    curves: Sequence[Curve]
-    """At most as many as a chart has line styles."""
-    exact: bool = False
-    """The values do not scatter (a schedule): no average, and a linear axis."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Figure:
     """How fast it went, and how much was padded, cut, left out or failed."""
 
@@ -129,15 +94,15 @@ class Report:
     """Heading of the page."""
     created: datetime
     """When it was made; shown with its time zone where it has one."""
-    facts: Sequence[Fact] = ()
-    """The summary."""
+    facts: Sequence[tuple[str, str]] = ()
+    """The summary at the top: what each line is ("Best CER"), and what it came to ("3.1 %")."""
     scores: Sequence[ScoreRow] = ()
     """One row for each evaluation and system."""
-    charts: Sequence[CurveGroup] = ()
+    charts: Sequence[Chart] = ()
     """Losses and learning rates, stage by stage."""
     examples: Sequence[ExampleGroup] = ()
     """Examples, group by group."""
-    similarities: Sequence[HeatMap] = ()
+    similarities: Sequence[Chart] = ()
     """How similar audio tokens are to the tokens of what is said [cosine]."""
     counts: Sequence[Figure] = ()
     """Padding, drops and failures; zeros are worth showing."""
@@ -150,60 +115,36 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _ScoreLine:
-    system: str
-    score: Score
-    value: str
-    best: bool
-    bar: Markup
-    compute: str
-
-
-@dataclass(frozen=True)
 class _ScoreGroup:
-    evaluation: str
-    score: Score
-    totals: tuple[str, ...]
-    lines: tuple[_ScoreLine, ...]
+    rows: Sequence[ScoreRow]
+    totals: Sequence[str]
+    best: str
+    longest: float  # of the scores, as a part of its references
 
+    @property
+    def score(self) -> Score:
+        return self.rows[0].score
 
-@dataclass(frozen=True)
-class _Compared:
-    system: str
-    difference: Markup
-    rate: str
-    written: str
-
-
-def write_report(path: Path, report: Report) -> None:
-    """Write the report as one HTML file, making its folder where needed.
-
-    Raises:
-        PluginError: An example names a normaliser that is not registered.
-        ValueError: There are more curves than a chart can tell apart.
-    """
-    save_page(path, render_report(report))
+    def errors(self, score: Score) -> Markup:
+        parts = {kind: score.details.get(kind, 0) for kind in _EDITS}
+        return bar(parts, self.longest * score.details.get(LENGTH, 0))
 
 
 def render_report(report: Report) -> str:
-    """Return the report as an HTML page. See `write_report`."""
-    charts = [
-        line_chart(group.curves, title=group.title, exact=group.exact)
-        for group in report.charts
-        if any(curve.points for curve in group.curves)
-    ]
+    """Return the report as one HTML page.
+
+    Raises:
+        PluginError: An example names a normaliser that is not registered.
+    """
     return fill_page(
         "report.html.j2",
         report.created,
         report=report,
         score_groups=_score_groups(report.scores),
         with_compute=any(row.seconds is not None for row in report.scores),
-        charts=charts,
         example_groups=[group for group in report.examples if group.examples],
         compared=_compared,
-        similarities=[
-            heat_map(of.values, of.rows, title=of.title, across="audio token") for of in report.similarities
-        ],
+        duration=duration,
         data_uri=_data_uri,
     )
 
@@ -237,42 +178,25 @@ def _score_groups(rows: Sequence[ScoreRow]) -> list[_ScoreGroup]:
 
 
 def _score_group(rows: list[ScoreRow]) -> _ScoreGroup:
-    shown = [f"{row.score.value:.2f}" for row in rows]
     score = rows[0].score
-    best = (min if score.better == "lower" else max)(shown, key=float)
-    longest = max(row.score.value for row in rows) / 100
+    best = (min if score.better == "lower" else max)(row.score.value for row in rows)
     labels: Mapping[str, str] = load("metric", score.metric).labels
     return _ScoreGroup(
-        rows[0].evaluation,
-        score,
-        tuple(f"{score.details[name]:,} {label}" for name, label in labels.items()),
-        tuple(
-            _ScoreLine(
-                row.system,
-                row.score,
-                value,
-                len(rows) > 1 and value == best,
-                bar(
-                    {kind: row.score.details.get(kind, 0) for kind in _EDITS},
-                    longest * row.score.details.get(LENGTH, 0),
-                ),
-                "" if row.seconds is None else duration(row.seconds),
-            )
-            for row, value in zip(rows, shown, strict=True)
-        ),
+        rows,
+        [f"{score.details[name]:,} {label}" for name, label in labels.items()],
+        f"{best:.2f}" if len(rows) > 1 else "",
+        max(row.score.value for row in rows) / 100,
     )
 
 
-def _compared(example: Example) -> list[_Compared]:
+def _compared(example: Example) -> Iterator[tuple[str, Markup, str, str]]:
+    """Yield of each system its name, how it differs from the reference, its error rate, and what it wrote."""
     normalise: Normaliser = load("normaliser", example.normaliser)()
     reference = normalise(example.reference)
-    lines = []
     for system, prediction in example.predictions.items():
         runs = edits(reference, normalise(prediction))
         rate = error_rate(runs)
-        shown = "n/a" if rate is None else f"{rate:.1f} %"
-        lines.append(_Compared(system, difference(runs), shown, prediction))
-    return lines
+        yield system, difference(runs), "n/a" if rate is None else f"{rate:.1f} %", prediction
 
 
 def _data_uri(audio: bytes) -> str:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import fmean, median
@@ -21,18 +22,9 @@ from kikimimi.evaluation.predictions import read_predictions, row_keys
 from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.inspect.describe import describe
 from kikimimi.recipe.show import to_yaml
-from kikimimi.report.charts import STYLES, Curve
-from kikimimi.report.report import (
-    CurveGroup,
-    Example,
-    ExampleGroup,
-    Fact,
-    Figure,
-    HeatMap,
-    Report,
-    ScoreRow,
-    write_report,
-)
+from kikimimi.report.charts import STYLES, Chart, Curve, heat_map, line_chart
+from kikimimi.report.page import save_page
+from kikimimi.report.report import Example, ExampleGroup, Figure, Report, ScoreRow, render_report
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.metrics import Lines, by_stage, names_of, read_metrics
 
@@ -50,25 +42,23 @@ def write_run_report(run: RunFolder) -> Path:
     """Write ``report.html`` of a run from its metrics, predictions and scores; return its path."""
     lines = read_metrics(run.metrics)
     scores = list(_scores(run))
-    write_report(
-        run.report,
-        Report(
-            title=run.recipe.name,
-            created=datetime.now().astimezone(),
-            facts=_facts(run, lines, scores),
-            scores=scores,
-            charts=list(training_curves(lines)),
-            examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
-            similarities=[picture for name in run.recipe.evaluate for picture in _similarities(run, name)],
-            counts=[*measured(lines), *_padding(lines), *_counts(lines), *_drops(run)],
-            components=describe(run.recipe, run.assets),
-            recipe=to_yaml(run.recipe),
-            commands=[
-                f"kikimimi train {run.path / 'recipe.yaml'} --out NEW_FOLDER",
-                f"kikimimi evaluate {run.path}",
-            ],
-        ),
+    report = Report(
+        title=run.recipe.name,
+        created=datetime.now().astimezone(),
+        facts=list(_facts(run, lines, scores)),
+        scores=scores,
+        charts=list(_training_charts(lines)),
+        examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
+        similarities=[chart for name in run.recipe.evaluate for chart in _similarities(run, name)],
+        counts=[*measured(lines), *_padding(lines), *_counts(lines), *_drops(run)],
+        components=describe(run.recipe, run.assets),
+        recipe=to_yaml(run.recipe),
+        commands=[
+            f"kikimimi train {run.path / 'recipe.yaml'} --out NEW_FOLDER",
+            f"kikimimi evaluate {run.path}",
+        ],
     )
+    save_page(run.report, render_report(report))
     return run.report
 
 
@@ -79,21 +69,13 @@ def _scores(run: RunFolder) -> Iterator[ScoreRow]:
             yield ScoreRow(evaluation=name, system=system, score=score, seconds=values["seconds"])
 
 
-def _facts(run: RunFolder, lines: Lines, scores: list[ScoreRow]) -> list[Fact]:
-    facts = [
-        Fact(
-            label=f"{row.evaluation}: {row.system}",
-            value=str(row.score),
-        )
-        for row in scores
-    ]
+def _facts(run: RunFolder, lines: Lines, scores: list[ScoreRow]) -> Iterator[tuple[str, str]]:
+    for row in scores:
+        yield f"{row.evaluation}: {row.system}", str(row.score)
     for stage in run.recipe.stages:
         steps = [line for line in lines if line["stage"] == stage and "loss" in line]
         if steps:
-            facts.append(
-                Fact(label=f"stage {stage}", value=f"{steps[-1]['step']} steps, loss {steps[-1]['loss']:.3f}")
-            )
-    return facts
+            yield f"stage {stage}", f"{steps[-1]['step']} steps, loss {steps[-1]['loss']:.3f}"
 
 
 def _counts(lines: Lines) -> Iterator[Figure]:
@@ -184,10 +166,11 @@ def _examples(run: RunFolder, name: str) -> Iterator[ExampleGroup]:
             )
 
 
-def _similarities(run: RunFolder, name: str) -> Iterator[HeatMap]:
+def _similarities(run: RunFolder, name: str) -> Iterator[Chart]:
     _, system, clips = read_similarities(run.evaluation(name))
     for clip in clips:
-        yield HeatMap(title=f"{name}, {clip.key}: {system}", rows=clip.tokens, values=clip.values)
+        title = f"{name}, {clip.key}: {system}"
+        yield heat_map(clip.values, clip.tokens, title=title, across="audio token")
 
 
 def _example(
@@ -216,28 +199,35 @@ def _example(
     )
 
 
-def training_curves(lines: Lines) -> Iterator[CurveGroup]:
+def _training_charts(lines: Lines) -> Iterator[Chart]:
     """Yield the charts of a run: of each kind, those of every stage."""
     stages = by_stage(lines)
-    for charts in (_losses, _measures, _norms, _rates, _speeds, _shares):
+    for charts in (
+        _losses,
+        _measures,
+        partial(_curve, "Norm of the gradient", "gradient_norm", "before clipping"),
+        _rates,
+        _speeds,
+        partial(_curve, "Share of the measured matrix rate", "flop_utilisation", "all ranks"),
+    ):
         for stage, own in stages.items():
             yield from charts(own, f" in stage {stage}" if len(stages) > 1 else "")
 
 
-def _losses(lines: Lines, where: str) -> Iterator[CurveGroup]:
+def _losses(lines: Lines, where: str) -> Iterator[Chart]:
     whole = [*_curves(lines, "loss", "training"), *_curves(lines, "validation_loss", "validation")]
-    yield CurveGroup(title=f"Loss{where}", curves=whole)
+    yield from _charts(f"Loss{where}", whole)
     # What the training loss is the sum of, where an adapter adds to it.
     for key in names_of(lines, "loss/"):
         title = f"Part of the loss{where}: {key.removeprefix('loss/')}"
-        yield CurveGroup(title=title, curves=_curves(lines, key, "training"))
+        yield from _charts(title, _curves(lines, key, "training"))
 
 
-def _rates(lines: Lines, where: str) -> Iterator[CurveGroup]:
+def _rates(lines: Lines, where: str) -> Iterator[Chart]:
     yield from _charts(f"Learning rate{where}", _family(lines, "lr"), exact=True)
 
 
-def _measures(lines: Lines, where: str) -> Iterator[CurveGroup]:
+def _measures(lines: Lines, where: str) -> Iterator[Chart]:
     """Yield a chart for each family of measures that an objective adds, such as ``reward/margin``."""
     keys = [key for key in names_of([line for line in lines if "loss" in line], "") if "/" in key]
     families = {key.partition("/")[0] for key in keys} - {"loss", "lr", "count"}
@@ -245,22 +235,15 @@ def _measures(lines: Lines, where: str) -> Iterator[CurveGroup]:
         yield from _charts(f"{family.capitalize()}{where}", _family(lines, family))
 
 
-def _norms(lines: Lines, where: str) -> Iterator[CurveGroup]:
-    if curves := _curves(lines, "gradient_norm", "before clipping"):
-        yield CurveGroup(title=f"Norm of the gradient{where}", curves=curves)
-
-
-def _speeds(lines: Lines, where: str) -> Iterator[CurveGroup]:
+def _speeds(lines: Lines, where: str) -> Iterator[Chart]:
     if any(line.get(AUDIO_SPEED) for line in lines):
-        curves = _curves(lines, AUDIO_SPEED, "all ranks")
-        yield CurveGroup(title=f"Seconds of audio per second{where}", curves=curves)
-    elif curves := _curves(lines, "positions_per_second", "all ranks"):
-        yield CurveGroup(title=f"Positions per second{where}", curves=curves)
+        yield from _curve("Seconds of audio per second", AUDIO_SPEED, "all ranks", lines, where)
+    else:
+        yield from _curve("Positions per second", "positions_per_second", "all ranks", lines, where)
 
 
-def _shares(lines: Lines, where: str) -> Iterator[CurveGroup]:
-    if curves := _curves(lines, "flop_utilisation", "all ranks"):
-        yield CurveGroup(title=f"Share of the measured matrix rate{where}", curves=curves)
+def _curve(title: str, key: str, name: str, lines: Lines, where: str) -> Iterator[Chart]:
+    yield from _charts(f"{title}{where}", _curves(lines, key, name))
 
 
 def _family(lines: Lines, family: str) -> list[Curve]:
@@ -276,11 +259,11 @@ def _curves(lines: Lines, key: str, name: str) -> list[Curve]:
     return [Curve(name=name, points=points)] if points else []
 
 
-def _charts(title: str, curves: list[Curve], *, exact: bool = False) -> Iterator[CurveGroup]:
+def _charts(title: str, curves: list[Curve], *, exact: bool = False) -> Iterator[Chart]:
     """Yield as many charts as the curves need: one can tell so many line styles apart."""
     for begin in range(0, len(curves), STYLES):
         part = f" ({begin // STYLES + 1})" if len(curves) > STYLES else ""
-        yield CurveGroup(title=f"{title}{part}", curves=curves[begin : begin + STYLES], exact=exact)
+        yield line_chart(curves[begin : begin + STYLES], title=f"{title}{part}", exact=exact)
 
 
 AUDIO_SPEED = "audio_seconds_per_second"

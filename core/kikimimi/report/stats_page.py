@@ -40,14 +40,10 @@ def render_stats(stats: Sequence[Stats]) -> str:
 
 
 def _charts(stats: Stats) -> Iterator[Chart]:
-    if stats.record_seconds is not None:
-        yield histogram(stats.record_seconds, title="Audio of a record", of="record")
-    if stats.clip_seconds is not None and stats.clip_seconds != stats.record_seconds:
-        yield histogram(stats.clip_seconds, title="Audio of a clip", of="clip")
-    if stats.record_characters is not None:
-        yield histogram(stats.record_characters, title="Text of a record", of="record")
-    for rate in stats.rates:
-        yield histogram(rate.rates, title=f"Text beside a second of audio: {rate.language}", of="record")
+    for name, spread in _spreads(stats):
+        of = "clip" if name.endswith("clip") else "record"
+        if of == "record" or spread != stats.record_seconds:
+            yield histogram(spread, title=name[0].upper() + name[1:], of=of)
 
 
 def _spreads(stats: Stats) -> Iterator[tuple[str, Distribution]]:

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from kikimimi.errors import PluginError
 from kikimimi.evaluation.error_rate import edits
 from kikimimi.evaluation.score import score
-from kikimimi.report.report import Example, ExampleGroup, Report, difference, render_report, write_report
+from kikimimi.report.page import save_page
+from kikimimi.report.report import Example, ExampleGroup, Report, difference, render_report
 
 REFERENCE, PREDICTION = "私は猫が好き。", "私は犬が好き"
 
@@ -107,5 +108,5 @@ def test_an_unknown_normaliser() -> None:
 
 
 def test_half_a_surrogate_pair_can_be_written(tmp_path: Path) -> None:
-    write_report(tmp_path / "report.html", report(example(predictions={"ours": "あ\ud83d"})))
+    save_page(tmp_path / "report.html", render_report(report(example(predictions={"ours": "あ\ud83d"}))))
     assert "あ\\ud83d" in (tmp_path / "report.html").read_text(encoding="utf-8")
