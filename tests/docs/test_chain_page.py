@@ -44,5 +44,5 @@ def test_the_grammar_shown_makes_requests(tmp_path: Path) -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     path = tmp_path / "own.yaml"
     path.write_text(text, encoding="utf-8")
-    answers = {exchange.answer for exchange in Grammar.load(str(path)).split_exchanges(3, 1, 0).train}
+    answers = {exchange.answer for exchange in Grammar.load(str(path)).split(3, 1, 0, "request").train}
     assert answers == {"横浜は神奈川県にあります。", "神戸は兵庫県にあります。"}

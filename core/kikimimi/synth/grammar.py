@@ -21,22 +21,100 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RequestError
-from kikimimi.synth.instruction import Exchange, Instruction, check_slots, check_texts, fill_slots, slots_of
 
 _SHIPPED = Path(__file__).parent / "grammars"
 _PATIENCE = 100  # choices that were there before, after which a template's remaining sentences are listed
 _NEEDED, _OPTIONAL = ("language", "sentences", "words"), ("instructions", "copy")
+_OF_INSTRUCTION = ("requests", "answer", "rejected")
+_SLOT = re.compile(r"\{([^{}]*)\}")
+
+Facts = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""What is known of words: list, word, name of the fact."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request with its answers, or a sentence, which nothing answers.
+
+    Attributes:
+        request: What is asked, or the sentence.
+        parts: What it is made of: its characters; of a request also the phrasing, and each word in its slot.
+        answer: What is to be answered.
+        rejected: What is not to be answered.
+    """
+
+    request: str
+    parts: frozenset[str]
+    answer: str = ""
+    rejected: str = ""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """Templates of requests that one template answers.
+
+    Attributes:
+        requests: Phrasings; ``{city}`` is a slot for a word of the list ``city``.
+        answer: The answer: ``{city}`` is the word of the request, ``{city.prefecture}`` a fact of that word.
+        rejected: Answers of a wrong kind, of which each request gets one.
+    """
+
+    requests: tuple[str, ...]
+    answer: str
+    rejected: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, where: str, data: Any, lists: Mapping[str, Sequence[str]], facts: Facts) -> Instruction:
+        """Check an instruction of a grammar.
+
+        Raises:
+            RequestError: It is malformed; the message names the place.
+        """
+        if not isinstance(data, dict) or set(data) != set(_OF_INSTRUCTION):
+            raise RequestError(f"{where}: an instruction has exactly the keys {', '.join(_OF_INSTRUCTION)}")
+        requests = _check_texts(f"{where}.requests", data["requests"])
+        (answer,) = _check_texts(f"{where}.answer", [data["answer"]])
+        rejected = _check_texts(f"{where}.rejected", data["rejected"])
+        for i, request in enumerate(requests):
+            slots = _check_slots(f"{where}.requests[{i}]", request, lists)
+            if twice := [slot for slot in slots if slots.count(slot) > 1]:
+                raise RequestError(
+                    f"{where}.requests[{i}]: two slots '{twice[0]}': an answer could not tell which is meant"
+                )
+        common = [slot for slot in _slots_of(requests[0]) if all(slot in _slots_of(r) for r in requests)]
+        for place, template in [
+            (f"{where}.answer", answer),
+            *((f"{where}.rejected[{i}]", text) for i, text in enumerate(rejected)),
+        ]:
+            _check_answer(place, template, common, facts)
+        if answer in rejected:
+            raise RequestError(
+                f"{where}.rejected[{rejected.index(answer)}]: is the answer that is preferred to it"
+            )
+        return cls(requests, answer, rejected)
+
+    def answers(self, words: Mapping[str, str], facts: Facts, number: int) -> tuple[str, str]:
+        """Return the answer to a request, and one of the rejected answers.
+
+        Args:
+            words: The words of the request by slot.
+            facts: What is known of the words.
+            number: Chooses the rejected answer.
+        """
+        rejected = self.rejected[number % len(self.rejected)]
+        return _answered(self.answer, words, facts), _answered(rejected, words, facts)
 
 
 class Split(NamedTuple):
@@ -111,28 +189,42 @@ class Grammar:
             raise RequestError(f"{name}: language: expected a code such as 'ja'")
         if not isinstance(words, dict):
             raise RequestError(f"{name}: words: expected named lists")
-        lists = {str(key): check_texts(f"{name}: words.{key}", _words(items)) for key, items in words.items()}
+        lists = {
+            str(key): _check_texts(f"{name}: words.{key}", list(items) if isinstance(items, dict) else items)
+            for key, items in words.items()
+        }
         facts = {
             str(key): _facts(f"{name}: words.{key}", items)
             for key, items in words.items()
             if isinstance(items, dict)
         }
-        sentences = check_texts(f"{name}: sentences", data["sentences"])
-        used: set[str] = set()
-        for i, template in enumerate(sentences):
-            used.update(check_slots(f"{name}: sentences[{i}]", template, lists))
-        instructions = _instructions(name, data, lists, facts)
-        used.update(
-            slot for given in instructions for request in given.requests for slot in slots_of(request)
+        sentences = _check_texts(f"{name}: sentences", data["sentences"])
+        used = {
+            slot
+            for i, template in enumerate(sentences)
+            for slot in _check_slots(f"{name}: sentences[{i}]", template, lists)
+        }
+        given = data.get("instructions")
+        if "instructions" in data and (not isinstance(given, list) or not given):
+            raise RequestError(f"{name}: instructions: expected a list of at least one instruction")
+        instructions = tuple(
+            Instruction.parse(f"{name}: instructions[{i}]", item, lists, facts)
+            for i, item in enumerate(given or ())
         )
+        used.update(slot for one in instructions for request in one.requests for slot in _slots_of(request))
         if spare := set(lists) - used:
             raise RequestError(f"{name}: no sentence or request uses words.{listing(spare)}")
-        told = {fact for instruction in instructions for fact in instruction.facts_used()}
-        known = {(key, fact) for key, of in facts.items() for fact in next(iter(of.values()))}
-        if untold := [f"{key}.{fact}" for key, fact in known - told]:
+        told = {
+            slot
+            for one in instructions
+            for template in (one.answer, *one.rejected)
+            for slot in _slots_of(template)
+        }
+        known = {f"{key}.{fact}" for key, of in facts.items() for fact in next(iter(of.values()))}
+        if untold := known - told:
             raise RequestError(f"{name}: no answer tells {listing(untold)}")
         if "copy" in data:
-            (copy,) = check_texts(f"{name}: copy", [copy])
+            (copy,) = _check_texts(f"{name}: copy", [copy])
         return cls(name, language, sentences, lists, facts, instructions, copy)
 
     @cached_property
@@ -140,64 +232,47 @@ class Grammar:
         """How many ways there are to fill the templates: at least the number of different sentences."""
         return sum(
             math.prod(math.perm(len(self.words[slot]), slots.count(slot)) for slot in dict.fromkeys(slots))
-            for slots in map(slots_of, self.sentences)
+            for slots in map(_slots_of, self.sentences)
         )
 
-    def split(self, count: int, held_out: int, seed: int) -> Split:
-        """Make different sentences and split them. The templates take turns.
-
-        Every character of the held-out sentences also occurs in training wherever `count` allows it, so that
-        a vocabulary of characters built from the training sentences covers both.
-
-        Args:
-            count: Training sentences.
-            held_out: Held-out sentences.
-            seed: Of the choice; the same seed gives the same sentences.
-
-        Raises:
-            RequestError: The grammar cannot make so many different sentences.
-        """
-        rng = Random(seed)
-        streams = [self._sentences(template, rng) for template in self.sentences]
-        return self._split(streams, "sentence", count, held_out, seed)
-
-    def split_exchanges(self, count: int, held_out: int, seed: int) -> Split:
-        """Make different requests with their answers, and split them. Instructions and phrasings take turns.
-
-        Every character, phrasing and word of the held-out requests also occurs in training wherever `count`
-        allows it, so that what an answer has to know can be learnt.
-
-        Args:
-            count: Training requests.
-            held_out: Held-out requests.
-            seed: Of the choice; the same seed gives the same requests.
-
-        Raises:
-            RequestError: The grammar has no instructions, or cannot make so many different requests.
-        """
-        if not self.instructions:
-            raise RequestError(f"{self.name}: has no instructions, and {count + held_out} are asked for")
-        rng = Random(seed)
-        streams = [
-            self._exchanges(f"{i}.{j}", instruction, request, rng)
-            for i, instruction in enumerate(self.instructions)
-            for j, request in enumerate(instruction.requests)
-        ]
-        return self._split(streams, "request", count, held_out, seed)
-
-    def _split(
-        self, streams: Sequence[Iterator[Exchange]], unit: str, count: int, held_out: int, seed: int
+    def split(
+        self, count: int, held_out: int, seed: int, of: Literal["sentence", "request"] = "sentence"
     ) -> Split:
-        """Take different texts in turns; those that bring a new part go to training first."""
+        """Make different sentences, or requests with their answers, and split them. Templates take turns.
+
+        Every character of what is held out, and every phrasing and word of a request, also occurs in training
+        wherever `count` allows it: a vocabulary of characters that is built from the training part covers
+        both, and what an answer has to know can be learnt.
+
+        Args:
+            count: How many for training.
+            held_out: How many are held out.
+            seed: The choice's seed; the same seed makes the same.
+            of: What is made.
+
+        Raises:
+            RequestError: The grammar has no instructions, or cannot make so many different ones.
+        """
+        rng = Random(seed)
+        if of == "sentence":
+            streams = [self._sentences(template, rng) for template in self.sentences]
+        elif self.instructions:
+            streams = [
+                self._exchanges(f"{i}.{j}", instruction, request, rng)
+                for i, instruction in enumerate(self.instructions)
+                for j, request in enumerate(instruction.requests)
+            ]
+        else:
+            raise RequestError(f"{self.name}: has no instructions, and {count + held_out} are asked for")
         if count < 1 or held_out < 0:
             raise RequestError(
-                f"expected at least 1 training {unit} and 0 held out, not {count} and {held_out}"
+                f"expected at least 1 training {of} and 0 held out, not {count} and {held_out}"
             )
         wanted = count + held_out
         items = list(itertools.islice(_in_turns(streams), wanted))
         if len(items) < wanted:
             raise RequestError(
-                f"{self.name}: makes {len(items)} different {unit}s; {wanted} are asked for "
+                f"{self.name}: makes {len(items)} different {of}s; {wanted} are asked for "
                 f"({count} + {held_out} held out)"
             )
         seen: set[str] = set()
@@ -215,17 +290,17 @@ class Grammar:
         return Split(ordered[:count], ordered[count:], "".join(sorted(met - known)))
 
     def _sentences(self, template: str, rng: Random) -> Iterator[Exchange]:
-        for words in self._fillings(slots_of(template), rng):
-            sentence = fill_slots(template, words)
+        for words in self._fillings(_slots_of(template), rng):
+            sentence = _fill_slots(template, words)
             yield Exchange(sentence, frozenset(sentence))
 
     def _exchanges(
         self, phrasing: str, instruction: Instruction, request: str, rng: Random
     ) -> Iterator[Exchange]:
-        slots = slots_of(request)
+        slots = _slots_of(request)
         for number, words in enumerate(self._fillings(slots, rng)):
             filled = dict(zip(slots, words, strict=True))
-            asked = fill_slots(request, words)
+            asked = _fill_slots(request, words)
             answer, rejected = instruction.answers(filled, self.facts, number)
             if answer == rejected:
                 raise RequestError(
@@ -271,23 +346,6 @@ def _in_turns(streams: Iterable[Iterator[Exchange]]) -> Iterator[Exchange]:
             yield item
 
 
-def _instructions(
-    name: str, data: dict[str, Any], lists: dict[str, tuple[str, ...]], facts: dict[str, Any]
-) -> tuple[Instruction, ...]:
-    if "instructions" not in data:
-        return ()
-    given = data["instructions"]
-    if not isinstance(given, list) or not given:
-        raise RequestError(f"{name}: instructions: expected a list of at least one instruction")
-    return tuple(
-        Instruction.parse(f"{name}: instructions[{i}]", item, lists, facts) for i, item in enumerate(given)
-    )
-
-
-def _words(items: Any) -> Any:
-    return list(items) if isinstance(items, dict) else items
-
-
 def _facts(where: str, items: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Check what is known of the words of a list: the same of each."""
     first = next(iter(items))
@@ -295,7 +353,7 @@ def _facts(where: str, items: dict[str, Any]) -> dict[str, dict[str, str]]:
         if not isinstance(known, dict) or not known:
             raise RequestError(f"{where}.{word}: expected facts, such as {{prefecture: ...}}, not {known!r}")
         for fact, text in known.items():
-            check_texts(f"{where}.{word}.{fact}", [text])
+            _check_texts(f"{where}.{word}.{fact}", [text])
         if set(known) != set(items[first]):
             raise RequestError(
                 f"{where}.{word}: says {listing(map(str, known))}, but {first} says "
@@ -306,3 +364,72 @@ def _facts(where: str, items: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 def _different(slots: Sequence[str], words: tuple[str, ...]) -> bool:
     return len(set(zip(slots, words, strict=True))) == len(slots)
+
+
+def _slots_of(template: str) -> list[str]:
+    """Return the names in the slots of a template, in order."""
+    return _SLOT.findall(template)
+
+
+def _fill_slots(template: str, words: Sequence[str]) -> str:
+    """Put words into the slots of a template, in order."""
+    remaining = iter(words)
+    return _SLOT.sub(lambda _: next(remaining), template)
+
+
+def _check_slots(where: str, template: str, lists: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the slots of a template, each of which has a list of words that is long enough."""
+    _check_braces(where, template)
+    slots = _slots_of(template)
+    for slot in slots:
+        if slot not in lists:
+            raise RequestError(
+                f"{where}: no words for slot '{slot}'.{nearest(slot, lists)} Lists: {listing(lists)}"
+            )
+        if slots.count(slot) > len(lists[slot]):
+            raise RequestError(
+                f"{where}: {slots.count(slot)} slots '{slot}', but words.{slot} has only {len(lists[slot])}"
+            )
+    return slots
+
+
+def _check_texts(where: str, items: Any) -> tuple[str, ...]:
+    """Return a list of different texts."""
+    if not isinstance(items, list) or not items:
+        raise RequestError(f"{where}: expected a list of at least one text")
+    for i, item in enumerate(items):
+        if not isinstance(item, str) or not item.strip():
+            raise RequestError(f"{where}[{i}]: expected a text, not {item!r}; put it in quotes")
+        if item in items[:i]:
+            raise RequestError(f"{where}[{i}]: {item!r} is there twice")
+    return tuple(items)
+
+
+def _check_braces(where: str, template: str) -> None:
+    if "{" in _SLOT.sub("", template) or "}" in _SLOT.sub("", template):
+        raise RequestError(f"{where}: a brace is not closed or not opened: {template}")
+
+
+def _check_answer(where: str, template: str, common: Sequence[str], facts: Facts) -> None:
+    _check_braces(where, template)
+    for slot in _slots_of(template):
+        name, _, fact = slot.partition(".")
+        if name not in common:
+            raise RequestError(
+                f"{where}: not every request has the slot '{name}'.{nearest(name, common)} Slots of all "
+                f"requests: {listing(common)}"
+            )
+        if "." not in slot:
+            continue
+        known = sorted({name for word in facts.get(name, {}).values() for name in word})
+        if fact not in known:
+            raise RequestError(
+                f"{where}: words.{name} says nothing of '{fact}'.{nearest(fact, known)} It says: "
+                f"{listing(known)}"
+            )
+
+
+def _answered(template: str, words: Mapping[str, str], facts: Facts) -> str:
+    slots = [slot.partition(".") for slot in _slots_of(template)]
+    filled = [facts[name][words[name]][fact] if fact else words[name] for name, _, fact in slots]
+    return _fill_slots(template, filled)

@@ -19,8 +19,7 @@ from kikimimi.console.words import counted, duration
 from kikimimi.data.audio import probe
 from kikimimi.data.whole_file import whole_file
 from kikimimi.errors import RequestError
-from kikimimi.synth.grammar import Grammar
-from kikimimi.synth.instruction import Exchange
+from kikimimi.synth.grammar import Exchange, Grammar
 from kikimimi.synth.speak import Utterance, speak, utterances
 
 _ABOUT = ("language", "voice", "speed", "semitones")
@@ -119,7 +118,7 @@ def synth(
     unseen = split.unseen
     if dialogue is not None:
         to_speak, to_write = dialogue.instructions + dialogue.preferences, dialogue.texts - copies
-        asked = loaded.split_exchanges(max(to_write, to_speak), held_out, seed)
+        asked = loaded.split(max(to_write, to_speak), held_out, seed, "request")
         requests = [e.request for e in (*asked.train[:to_speak], *asked.held_out)]
         spoken = {utterance.text: utterance for utterance in speaking(requests)}
         preferences = asked.train[dialogue.instructions : to_speak]

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from kikimimi.errors import RequestError
-from kikimimi.synth.grammar import Grammar
-from kikimimi.synth.instruction import Exchange
+from kikimimi.synth.grammar import Exchange, Grammar
 
 SMALL = """
 language: ja

@@ -36,7 +36,7 @@ def load(folder: Path, text: str) -> Grammar:
 
 
 def test_requests_and_their_answers(small: Grammar) -> None:
-    split = small.split_exchanges(9, 0, seed=0)
+    split = small.split(9, 0, 0, "request")
     told = {exchange.request: exchange for exchange in split.train}
     assert set(told) == {
         *(f"{a}は何と鳴きますか。" for a in ("犬", "猫", "牛")),
@@ -53,35 +53,35 @@ def test_requests_and_their_answers(small: Grammar) -> None:
 
 
 def test_what_is_held_out_can_be_learnt(small: Grammar) -> None:
-    split = small.split_exchanges(6, 3, seed=3)
+    split = small.split(6, 3, 3, "request")
     assert not {e.request for e in split.train} & {e.request for e in split.held_out}
     assert {*"".join(e.request + e.answer for e in split.held_out)} <= {
         *"".join(e.request + e.answer for e in split.train)
     }
     assert split.unseen == ""
-    assert split == small.split_exchanges(6, 3, seed=3)
-    assert split != small.split_exchanges(6, 3, seed=4)
-    few = small.split_exchanges(1, 8, seed=0)
+    assert split == small.split(6, 3, 3, "request")
+    assert split != small.split(6, 3, 4, "request")
+    few = small.split(1, 8, 0, "request")
     text = ["".join(e.request + e.answer + e.rejected for e in part) for part in (few.train, few.held_out)]
     assert set(few.unseen) == set(text[1]) - set(text[0]) != set()
 
 
 def test_refuses_what_it_cannot_make(small: Grammar) -> None:
     with pytest.raises(RequestError, match=r"makes 9 different requests; 10 are asked for \(9 \+ 1 held out"):
-        small.split_exchanges(9, 1, seed=0)
+        small.split(9, 1, 0, "request")
     with pytest.raises(
         RequestError, match="expected at least 1 training request and 0 held out, not 0 and 1"
     ):
-        small.split_exchanges(0, 1, seed=0)
+        small.split(0, 1, 0, "request")
     with pytest.raises(RequestError, match="ja_small: has no instructions, and 12 are asked for"):
-        Grammar.load("ja_small").split_exchanges(10, 2, seed=0)
+        Grammar.load("ja_small").split(10, 2, 0, "request")
 
 
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**32))
 def test_the_shipped_dialogue(seed: int) -> None:
     grammar = Grammar.load("ja_dialogue")
-    split = grammar.split_exchanges(900, 40, seed)
+    split = grammar.split(900, 40, seed, "request")
     assert (len({e.request for e in split.train}), len({e.request for e in split.held_out})) == (900, 40)
     assert not {e.request for e in split.train} & {e.request for e in split.held_out}
     # All that is asked for when held out was also said in the first 500.
@@ -97,7 +97,7 @@ def test_the_shipped_dialogue(seed: int) -> None:
 def test_the_shipped_dialogue_stays_the_same() -> None:
     grammar = Grammar.load("ja_dialogue")
     assert grammar.copy == "そのまま書いてください。"
-    assert [(e.request, e.answer, e.rejected) for e in grammar.split_exchanges(500, 3, 0).held_out] == [
+    assert [(e.request, e.answer, e.rejected) for e in grammar.split(500, 3, 0, "request").held_out] == [
         ("鈴木と申します。", "鈴木さん、よろしくお願いします。", "誰。"),
         ("あの、牛は何と鳴きますか。", "牛はモーモーと鳴きます。", "うるさいな。"),
         ("ねえ、草の色を教えてください。", "草は緑色です。", "知らない。"),
@@ -160,4 +160,4 @@ instructions: [{requests: ["{a}は？"], answer: "{a.b}", rejected: [白]}]
 words: {a: {犬: {b: 白}}}
 """
     with pytest.raises(RequestError, match="'犬は？': is answered with '白', which is rejected, too"):
-        load(tmp_path, text).split_exchanges(1, 0, 0)
+        load(tmp_path, text).split(1, 0, 0, "request")
