@@ -1,4 +1,4 @@
-"""Audio files: decoding to mono float32 at a wanted rate, and encoding to FLAC.
+"""Audio files: decoding to mono float32 at a wanted rate, and encoding to FLAC or Opus.
 
 libsndfile (through soundfile) decodes; torchaudio resamples, and is imported only when rates differ. What
 cannot be used whole is an error: a file that breaks off in the middle is never taken for a shorter one.
@@ -6,12 +6,18 @@ cannot be used whole is an error: a file that breaks off in the middle is never 
 Bytes are given to libsndfile as a file that it reads by itself. It also takes any object with `read` and
 `seek`, and calls back for every block; but what a signal raises in such a call is lost, and so is the clip:
 nothing stops, and a good clip is taken for a broken one.
+
+Opus makes speech a sixth of the size of FLAC: encoding takes a hundred times as long, about a minute of one
+core for 20 minutes of speech. The same samples always give the same bytes: libsndfile gives each stream a
+random serial number and pads its comments, and both are replaced here. Ogg: RFC 3533. Opus in Ogg: RFC 7845.
 """
 
 import math
 import os
 import re
+import struct
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from fractions import Fraction
@@ -38,6 +44,9 @@ MAX_PEAK = 4.0
 SILENCE_DBFS = -60.0
 """A clip whose peak is lower [dB relative to full scale] counts as silent."""
 
+OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
+"""Sampling rates that Opus encodes [Hz]."""
+
 _BLOCK = 1 << 18  # frames per read: what a header promises is never allocated, only what is there
 _MAX_PHASES = 4000  # of the resampling filter; memory grows with its square
 _UNKNOWN_LENGTH = 0x7FFFF000  # what programs that write into a pipe put where the length belongs, or more
@@ -45,6 +54,12 @@ _UNKNOWN_LENGTH = 0x7FFFF000  # what programs that write into a pipe put where t
 _BROKEN_OFF = re.compile(
     r"^\W*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
+_SERIAL = 0x6B696B69
+_TAGS = b"OpusTags" + struct.pack("<I", 8) + b"kikimimi" + struct.pack("<I", 0)  # vendor, no comments
+_PAGE_HEADER = struct.Struct("<4sBBqIIIB")  # capture, version, type, granule, serial, sequence, CRC, segments
+_CRC_AT = 22
+_WRITTEN = 1 << 16  # samples of Opus per write
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def decode(source: bytes | Path, *, sample_rate: int, name: str) -> NDArray[np.float32]:
@@ -163,6 +178,37 @@ def encode_flac(samples: NDArray[np.float32], sample_rate: int) -> bytes:
     return encode_audio(within_full_scale(samples), sample_rate, kind="FLAC", subtype="PCM_16")
 
 
+def check_opus_rate(sample_rate: int) -> None:
+    """Check that Opus encodes a sampling rate [Hz].
+
+    Raises:
+        RequestError: It does not.
+    """
+    if sample_rate not in OPUS_RATES:
+        rates = ", ".join(f"{rate}" for rate in OPUS_RATES)
+        raise RequestError(f"Opus has no sampling rate of {sample_rate} Hz; it has {rates}")
+
+
+def encode_opus(samples: NDArray[np.float32], sample_rate: int) -> bytes:
+    """Encode (S,) mono float32 as Opus in Ogg. Decoding gives S samples again, in time with these.
+
+    What is too loud is turned down (see `within_full_scale`).
+
+    Raises:
+        RequestError: Opus has no such sampling rate (`OPUS_RATES`).
+    """
+    import soundfile
+
+    check_opus_rate(sample_rate)
+    samples = within_full_scale(samples)
+    with memory_file() as held:
+        options = {"format": "OGG", "subtype": "OPUS", "closefd": False}
+        with soundfile.SoundFile(held, "w", sample_rate, 1, **options) as file:
+            for begin in range(0, len(samples), _WRITTEN):
+                file.write(samples[begin : begin + _WRITTEN])
+        return b"".join(_steady(whole(held)))
+
+
 def encode_audio(samples: NDArray[np.float32], sample_rate: int, *, kind: str, subtype: str) -> bytes:
     """Encode (S,) or (S, channels) samples as a file of one of libsndfile's formats."""
     import soundfile
@@ -255,3 +301,32 @@ def whole(descriptor: int) -> bytes:
     with open(descriptor, "rb", buffering=0, closefd=False) as file:
         file.seek(0)
         return file.read()
+
+
+def ogg_crc(page: bytes) -> int:
+    """Return the checksum of an Ogg page whose own checksum is set to 0 (RFC 3533, section 6).
+
+    Its polynomial is that of zlib's CRC-32, with the bits the other way round and nothing inverted.
+    """
+    mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)
+
+
+def _steady(stream: bytes) -> Iterator[bytes]:
+    at, number = 0, 0
+    while at < len(stream):
+        capture, version, kind, granule, _, sequence, _, count = _PAGE_HEADER.unpack_from(stream, at)
+        lacing = stream[at + _PAGE_HEADER.size : at + _PAGE_HEADER.size + count]
+        begin = at + _PAGE_HEADER.size + count
+        at = begin + sum(lacing)
+        body = stream[begin:at]
+        assert capture == b"OggS"
+        assert sequence == number
+        if number == 1:  # the comments, alone on their page
+            assert body.startswith(b"OpusTags")
+            assert lacing[-1] < 255
+            body, lacing = _TAGS, bytes([len(_TAGS)])
+        header = _PAGE_HEADER.pack(capture, version, kind, granule, _SERIAL, sequence, 0, len(lacing))
+        page = header + lacing + body
+        yield page[:_CRC_AT] + struct.pack("<I", ogg_crc(page)) + page[_CRC_AT + 4 :]
+        number += 1

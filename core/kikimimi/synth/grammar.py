@@ -105,17 +105,6 @@ class Instruction:
             )
         return cls(requests, answer, rejected)
 
-    def answers(self, words: Mapping[str, str], facts: Facts, number: int) -> tuple[str, str]:
-        """Return the answer to a request, and one of the rejected answers.
-
-        Args:
-            words: The words of the request by slot.
-            facts: What is known of the words.
-            number: Chooses the rejected answer.
-        """
-        rejected = self.rejected[number % len(self.rejected)]
-        return _answered(self.answer, words, facts), _answered(rejected, words, facts)
-
 
 class Split(NamedTuple):
     """Sentences, or requests with their answers, for training and for evaluation; nothing is in both.
@@ -301,7 +290,8 @@ class Grammar:
         for number, words in enumerate(self._fillings(slots, rng)):
             filled = dict(zip(slots, words, strict=True))
             asked = _fill_slots(request, words)
-            answer, rejected = instruction.answers(filled, self.facts, number)
+            answers = instruction.answer, instruction.rejected[number % len(instruction.rejected)]
+            answer, rejected = (_answered(template, filled, self.facts) for template in answers)
             if answer == rejected:
                 raise RequestError(
                     f"{self.name}: {asked!r}: is answered with {answer!r}, which is rejected, too"

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi.console.words import counted, duration
+from kikimimi.contracts.options import NonNegativeInt, Options, PositiveInt
 from kikimimi.data.audio import probe
 from kikimimi.data.whole_file import whole_file
-from kikimimi.errors import RequestError
 from kikimimi.synth.grammar import Exchange, Grammar
 from kikimimi.synth.speak import Utterance, speak, utterances
 
@@ -27,7 +27,7 @@ _COLUMNS = ("path", "text", *_ABOUT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DialogueSizes:
+class DialogueSizes(Options):
     """How many conversations to make.
 
     Attributes:
@@ -36,14 +36,9 @@ class DialogueSizes:
         texts: Conversations without audio; where the grammar has `copy`, half of them write down a sentence.
     """
 
-    instructions: int
-    preferences: int = 0
-    texts: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in {"instructions": 1, "preferences": 0, "texts": 0}.items():
-            if (value := getattr(self, name)) < least:
-                raise RequestError(f"{name} must be at least {least}, not {value}")
+    instructions: PositiveInt
+    preferences: NonNegativeInt = 0
+    texts: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def synth(
         held_out: Held-out sentences.
         dialogue: How many conversations of the grammar's instructions to make beside; None makes none.
         voice: Registered name of a voice.
-        seed: Of the sentences and of how each is spoken.
+        seed: Decides the sentences and how each is spoken.
         workers: Processes that speak; 1 means this one.
 
     Raises:

@@ -18,13 +18,13 @@ from kikimimi.data.audio import (
     decode,
     decode_whole,
     encode_flac,
+    encode_opus,
     is_silent,
     memory_file,
     probe,
     resample,
     whole,
 )
-from kikimimi.data.opus import encode_opus
 from kikimimi.errors import AudioError, RequestError
 
 Tone = Callable[..., bytes]

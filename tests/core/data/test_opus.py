@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from kikimimi.data.audio import decode, probe
-from kikimimi.data.opus import OPUS_RATES, encode_opus, ogg_crc
+from kikimimi.data.audio import OPUS_RATES, decode, encode_opus, ogg_crc, probe
 from kikimimi.errors import RequestError
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from kikimimi.cli import app
 from kikimimi.contracts import registry
 from kikimimi.contracts.conversation import Conversation, TextPart, parse_conversation
+from kikimimi.contracts.options import OptionsError
 from kikimimi.contracts.voice import Voice, VoiceConfig
 from kikimimi.data.packing.pack import pack
 from kikimimi.data.shards.shards import Shards
@@ -144,13 +145,13 @@ def test_they_pack_into_shards(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"instructions": 0}, "instructions must be at least 1, not 0"),
-        ({"instructions": 1, "preferences": -1}, "preferences must be at least 0, not -1"),
-        ({"instructions": 1, "texts": -1}, "texts must be at least 0, not -1"),
+        ({"instructions": 0}, "instructions: must be at least 1, not 0"),
+        ({"instructions": 1, "preferences": -1}, "preferences: must be at least 0, not -1"),
+        ({"instructions": 1, "texts": -1}, "texts: must be at least 0, not -1"),
     ],
 )
 def test_refuses_sizes(sizes: dict[str, int], message: str) -> None:
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(OptionsError, match=message):
         DialogueSizes(**sizes)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import amount, counted, nearest
+from kikimimi.contracts.options import OptionsError
 from kikimimi.data.packing.row import Codec, PackSettings
 from kikimimi.data.packing.shard import PackedShard, ShardJob, Tally, clear_leftovers, note_path, pack_shards
 from kikimimi.data.packing.source import PackSource
@@ -90,9 +91,7 @@ class PackReport:
 
     def licenses(self) -> dict[str, int]:
         """Return how many rows name each licence, the most frequent first."""
-        found: Counter[str] = Counter()
-        for shard in self.shards:
-            found.update(shard.licenses)
+        found = sum((Counter(shard.licenses) for shard in self.shards), Counter[str]())
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def missing_licenses(self) -> list[str]:
@@ -150,7 +149,8 @@ class PackReport:
             ],
         }
         with whole_file(self.out / LEDGER) as unfinished:
-            unfinished.write_text(json.dumps(ledger, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            text = json.dumps(ledger, ensure_ascii=False, indent=1, default=str)
+            unfinished.write_text(f"{text}\n", encoding="utf-8")
 
 
 def _in_hours(seconds: float) -> float:
@@ -200,16 +200,19 @@ def pack(
         DataError: The corpus is malformed, a process died, or none of its rows can be used: then the account
             is all that is left in `out`.
     """
-    settings = PackSettings(
-        sample_rate=sample_rate,
-        codec=codec,
-        min_seconds=min_seconds,
-        max_seconds=max_seconds,
-        licenses=tuple(licenses),
-    )
+    try:
+        settings = PackSettings(
+            sample_rate=sample_rate,
+            codec=codec,
+            min_seconds=min_seconds,
+            max_seconds=max_seconds,
+            licenses=tuple(licenses),
+        )
+    except OptionsError as error:
+        raise RequestError(str(error)) from error
     for name, value in (("records_per_shard", records_per_shard), ("workers", workers)):
         if value < 1:
-            raise RequestError(f"{name} must be at least 1, not {value}")
+            raise RequestError(f"{name}: must be at least 1, not {value}")
     if not prefix or prefix.startswith(".") or set(prefix) & set("/\\{}*?[] "):
         raise RequestError(
             f"prefix {prefix!r} must be a plain file name without wildcards, braces or spaces, and not hidden"
@@ -236,9 +239,8 @@ def pack(
         _check_out(out, prefix, jobs)
         clear_leftovers(out, prefix)
         try:
-            made = pack_shards(
-                jobs, source, settings, workers=workers, advance=progress.advance if progress else _nothing
-            )
+            advance = progress.advance if progress else lambda rows: None
+            made = pack_shards(jobs, source, settings, workers=workers, advance=advance)
         finally:
             clear_leftovers(out, prefix)
         report = PackReport(
@@ -253,25 +255,19 @@ def pack(
             {
                 "source": Path(source.path).name,
                 "layout": source.name,
-                "options": _plain(source.config),
+                "options": asdict(source.config),
                 "settings": asdict(settings),
                 "prefix": prefix,
                 "records_per_shard": records_per_shard,
                 "made_from": hashlib.sha256("".join(s.made_from for s in report.shards).encode()).hexdigest(),
             }
         )
-        if not report.records:
-            _remove(jobs)
+        if not report.records:  # nothing but the account stays
+            for job in jobs:
+                for path in (note_path(job.shard), index_path(job.shard), job.shard):
+                    path.unlink(missing_ok=True)
     _check_report(report, source)
     return report
-
-
-def _nothing(rows: int) -> None:
-    pass
-
-
-def _plain(config: Any) -> Any:
-    return json.loads(json.dumps(asdict(config), default=str))
 
 
 @contextmanager
@@ -312,13 +308,6 @@ def _check_out(out: Path, prefix: str, jobs: Sequence[ShardJob]) -> None:
             f"{out}: holds the shards {other}-*.tar and their {LEDGER}, which this packing would overwrite. "
             "Choose another folder for each packing"
         )
-
-
-def _remove(jobs: Sequence[ShardJob]) -> None:
-    """Remove shards of no record: nothing but the account stays."""
-    for job in jobs:
-        for path in (note_path(job.shard), index_path(job.shard), job.shard):
-            path.unlink(missing_ok=True)
 
 
 def _check_report(report: PackReport, source: PackSource) -> None:

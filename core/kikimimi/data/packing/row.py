@@ -5,59 +5,59 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
 
-from kikimimi.console.words import listing, nearest
+from kikimimi.console.words import listing
 from kikimimi.contracts.layout import Row
-from kikimimi.data.audio import MIN_SAMPLE_RATE, MIN_SECONDS, decode, encode_flac, is_silent, probe
-from kikimimi.data.opus import check_opus_rate, encode_opus
+from kikimimi.contracts.options import Options
+from kikimimi.data.audio import (
+    MIN_SAMPLE_RATE,
+    MIN_SECONDS,
+    check_opus_rate,
+    decode,
+    encode_flac,
+    encode_opus,
+    is_silent,
+    probe,
+)
 from kikimimi.data.shards.record import Member, RecordError, make_record, named
 from kikimimi.errors import AudioError, RequestError
 
 Codec = Literal["flac", "opus"]
 
 _MAX_FLAC_RATE = 655_350  # of the format [Hz]
+_Length = Annotated[float, Gt(0), Lt(math.inf)]
 
 
 @dataclass(kw_only=True, frozen=True)
-class PackSettings:
+class PackSettings(Options):
     """What decides, beside the rows themselves, on the bytes of a shard.
 
     Raises:
-        RequestError: A setting is out of its range.
+        OptionsError: Settings are out of their bounds.
+        RequestError: They do not fit together.
     """
 
-    sample_rate: int = 16_000
+    sample_rate: Annotated[int, Ge(MIN_SAMPLE_RATE), Le(_MAX_FLAC_RATE)] = 16_000
     """Sampling rate of the packed clips [Hz]."""
     codec: Codec = "flac"
     """FLAC (16 bits, lossless), or Opus."""
-    min_seconds: float | None = None
+    min_seconds: _Length | None = None
     """Rows with a shorter clip are left out [s]; None keeps every length."""
-    max_seconds: float | None = None
+    max_seconds: _Length | None = None
     """Rows with a longer clip are left out [s]; None keeps every length."""
     licenses: tuple[str, ...] = ()
     """Only rows with one of these licences (``meta.license``) are kept; empty keeps all."""
 
     def __post_init__(self) -> None:
-        codecs = get_args(Codec)
-        if self.codec not in codecs:
-            guess = nearest(self.codec, codecs)
-            raise RequestError(f"codec '{self.codec}' is none of {listing(codecs)}.{guess}")
-        if not MIN_SAMPLE_RATE <= self.sample_rate <= _MAX_FLAC_RATE:
-            raise RequestError(
-                f"sample_rate must be from {MIN_SAMPLE_RATE} to {_MAX_FLAC_RATE} Hz, not {self.sample_rate}"
-            )
         if self.codec == "opus":
             check_opus_rate(self.sample_rate)
-        for name in ("min_seconds", "max_seconds"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise RequestError(f"{name} must be above 0, not {value:g}")
         shortest, longest = self.min_seconds or 0.0, self.max_seconds or math.inf
         if shortest > longest:
             raise RequestError(f"min_seconds ({shortest:g}) must not be above max_seconds ({longest:g})")
@@ -65,10 +65,6 @@ class PackSettings:
             raise RequestError("a licence to keep has no name; give one such as CC0-1.0")
         # In one order, so that the order in which they were given changes no shard.
         object.__setattr__(self, "licenses", tuple(sorted(set(self.licenses))))
-
-    def to_json(self) -> str:
-        """Return them as one line; equal for equal settings."""
-        return json.dumps(asdict(self), sort_keys=True)
 
 
 MISSING, UNDECODABLE, NO_TEXT = "missing file", "undecodable audio", "empty text"

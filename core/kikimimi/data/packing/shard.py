@@ -100,7 +100,8 @@ def pack_shard(
     Raises:
         DataError: The corpus is malformed, or its layout does not keep its contract.
     """
-    digest = hashlib.sha256(f"{_VERSION} {settings.to_json()} {source.name} {job.begin} {job.end} ".encode())
+    said = json.dumps(asdict(settings), sort_keys=True)
+    digest = hashlib.sha256(f"{_VERSION} {said} {source.name} {job.begin} {job.end} ".encode())
     digest.update(source.layout.fingerprint(job.begin, job.end).encode())
     made_from = digest.hexdigest()
     if (finished := _finished(job.shard, made_from)) is not None:
@@ -132,7 +133,8 @@ def pack_shard(
         one = Tally(1, drop.seconds or 0.0, int(drop.seconds is None))
         packed.dropped.setdefault(drop.reason, Tally()).add(one)
     with whole_file(note) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as lines:
-        lines.writelines(_json_line(asdict(item)) for item in (packed, *dropped))
+        lines.write(_json_line(asdict(packed)))
+        lines.writelines(_json_line(asdict(drop)) for drop in dropped)
     return packed, False
 
 
