@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -218,7 +219,7 @@ def check(
     with Progress("Checking", to_do.records, "records") as progress:
         report = to_do.run(workers=workers, progress=progress)
     if as_json is not None:
-        _write_json(as_json, report.json(), indent=2)
+        _write_json(as_json, asdict(report), indent=2)
     if report.problems:
         typer.echo(report.table())
     found = f"{counted(report.records, 'record')} in {counted(report.shards, 'shard')}"

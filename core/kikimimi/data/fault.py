@@ -27,9 +27,7 @@ class FaultLog:
     def __init__(self, path: Path, policy: Faults) -> None:
         self.path, self.policy = path, policy
         self.tried, self.skipped, self.in_a_row = 0, 0, 0
-        self._listed: set[tuple[str, str]] = set()
-        for fault in read_faults(path):
-            self._listed.add((fault.dataset, fault.where))
+        self._listed = {(fault.dataset, fault.where) for fault in read_faults(path)}
 
     def add(self, faults: Sequence[Fault]) -> None:
         """List faults, without judging them."""

@@ -28,7 +28,7 @@ from kikimimi.contracts.component import Rendered
 from kikimimi.contracts.conversation import Role
 from kikimimi.contracts.vocabulary import Vocabulary
 from kikimimi.data.corpus import Corpus, all_texts, training_corpora
-from kikimimi.data.order.loader import Reader
+from kikimimi.data.order.loader import BatchDataset
 from kikimimi.data.order.plan import START, Plan, Planned
 from kikimimi.data.order.sources import make_plan, usable, with_steps
 from kikimimi.errors import RequestError
@@ -224,7 +224,7 @@ def seconds_of(samples: int, rate: float) -> float:
 class _Stage:
     def __init__(self, stage: Stage, seed: int, model: SpeechLM, corpora: list[Corpus], plan: Plan) -> None:
         self.stage, self.seed, self.model, self.corpora, self.plan = stage, seed, model, corpora, plan
-        self.reader = Reader(corpora, model, seed, None)
+        self.batches = BatchDataset(corpora, model, seed, None)
 
     def records(self, dataset: str | None, count: int, step: int) -> Iterator[Shown]:
         per_step = self.stage.batch.global_
@@ -258,7 +258,7 @@ class _Stage:
             rejected=None,
             problem=None,
         )
-        sample = self.reader.sample(item)
+        sample = self.batches.sample(item)
         if isinstance(sample, Fault):
             return replace(shown, problem=sample.reason)
         draw = Random(item.draw(self.seed, corpus.name))

@@ -14,7 +14,7 @@ from kikimimi.contracts.batch import View
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import FaultLog
 from kikimimi.data.features import FeatureCache
-from kikimimi.data.order.loader import PlanSampler, Reader, StageLoader, StepLoader
+from kikimimi.data.order.loader import BatchDataset, PlanSampler, StageLoader, StepLoader
 from kikimimi.data.order.sources import describe_left_out, make_plan, usable, with_steps
 from kikimimi.model.assembly import load_deferred
 from kikimimi.model.speech_lm import SpeechLM
@@ -122,7 +122,7 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
         options=stage,
         module=StageModule(model, stage, trained, kept, faults, window, meter, spread),
         loader=StepLoader(
-            Reader(corpora, model, recipe.seed, features, views),
+            BatchDataset(corpora, model, recipe.seed, features, views),
             PlanSampler(plan, stage.num_steps * stage.batch.global_, global_rank(), world_size),
             recipe.trainer.workers,
             _order(recipe, stage, corpora),
@@ -204,6 +204,6 @@ def _validation_loader(
     views: Collection[View],
 ) -> StageLoader:
     plan = make_plan(held_out, [None] * len(held_out), model, stage.batch, Mixture(), recipe.seed)
-    reader = Reader(held_out, model, recipe.seed, features, views)
+    dataset = BatchDataset(held_out, model, recipe.seed, features, views)
     # One pass, the same on every rank: the set is small, and every rank gets the same number of batches.
-    return StageLoader(reader, PlanSampler(plan, plan.num_micro_batches(0), 0, 1), 0)
+    return StageLoader(dataset, PlanSampler(plan, plan.num_micro_batches(0), 0, 1), 0)

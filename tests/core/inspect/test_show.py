@@ -11,7 +11,7 @@ from rich.console import Console
 
 from kikimimi.contracts.vocabulary import BytesVocabulary, Vocabulary
 from kikimimi.data.corpus import all_texts, training_corpora
-from kikimimi.data.order.loader import PlanSampler, Reader
+from kikimimi.data.order.loader import BatchDataset, PlanSampler
 from kikimimi.data.order.sources import make_plan
 from kikimimi.errors import RequestError
 from kikimimi.inspect.show import (
@@ -74,9 +74,9 @@ def test_the_records_are_those_of_training(recipe: Recipe) -> None:
     options = recipe.stages["asr"]
     corpora = corpora[:2]
     plan = make_plan(corpora, [None, None], model, options.batch, options.mixture, recipe.seed)
-    reader = Reader(corpora, model, recipe.seed, None)
+    batches = BatchDataset(corpora, model, recipe.seed, None)
     expected = [
-        (number // 2 + 1, number % 2 + 1, place, reader[[item]])
+        (number // 2 + 1, number % 2 + 1, place, batches[[item]])
         for number, planned in enumerate(PlanSampler(plan, 20, 0, 1))
         for place, item in enumerate(planned, start=1)
     ]

@@ -17,7 +17,7 @@ from kikimimi.errors import DataError, KikimimiError, RunError
 from kikimimi.model.speech_lm import SpeechLM
 
 
-class Reader(Dataset[Batch]):
+class BatchDataset(Dataset[Batch]):
     """Turns planned records into a micro-batch; runs in the loader's worker processes."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Reader(Dataset[Batch]):
         """Read one record, or say why it cannot be read or does not fit the LLM's context.
 
         That is not raised: errors of worker processes lose their type, and what is done about it is not for
-        the reader to say.
+        a worker to say.
         """
         corpus = self.corpora[item.source]
         try:
@@ -126,16 +126,20 @@ class StageLoader(DataLoader[Batch]):
     """
 
     def __init__(
-        self, reader: Reader, sampler: PlanSampler, workers: int, order: Mapping[str, Any] | None = None
+        self,
+        dataset: BatchDataset,
+        sampler: PlanSampler,
+        workers: int,
+        order: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
-            reader,
+            dataset,
             sampler=sampler,
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            # The reader holds the model, which is not to be copied, and may be in pieces: what it asks for is
-            # tokenizer and lengths. Python 3.14 would no longer fork by itself.
+            # The dataset holds the model, which is not to be copied, and may be in pieces: what it asks for
+            # is tokenizer and lengths. Python 3.14 would no longer fork by itself.
             multiprocessing_context="fork" if workers else None,
             worker_init_fn=ignore_signals,
             # Of its own: torch draws a number whenever a loader is gone through. A run that goes on after a
@@ -174,13 +178,13 @@ class StepLoader(StageLoader):
 
     def __init__(
         self,
-        reader: Reader,
+        dataset: BatchDataset,
         sampler: PlanSampler,
         workers: int,
         order: Mapping[str, Any],
         accumulation: int,
     ) -> None:
-        super().__init__(reader, sampler, workers, order)
+        super().__init__(dataset, sampler, workers, order)
         self.accumulation = accumulation
 
     def __iter__(self) -> Any:

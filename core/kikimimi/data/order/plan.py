@@ -41,13 +41,11 @@ def record_shares(
         temperature: See above.
 
     Raises:
-        ValueError: Some have weights and others not, or a number is not above 0.
+        ValueError: Some have weights and others not.
     """
     given = [weight for weight in weights if weight is not None]
     if given and len(given) < len(weights):
         raise ValueError("either every dataset has a weight or none has")
-    if temperature <= 0 or any(weight <= 0 for weight in given):
-        raise ValueError("weights and temperature must be above 0")
     if not given and temperature == 1:
         return None
     sizes = [float(size) for size in (counts if by == "samples" else seconds)]
@@ -157,7 +155,7 @@ class Plan:
             the less random is who keeps whom company.
 
     Raises:
-        ValueError: A source is empty, a number makes no sense, or a record costs more than a whole
+        ValueError: A source is empty, the budget makes no sense, or a record costs more than a whole
             micro-batch may.
     """
 
@@ -174,12 +172,6 @@ class Plan:
             raise ValueError("the plan has no source")
         if not (np.isfinite(budget) and budget > 0):
             raise ValueError(f"budget must be above 0, not {budget}")
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, not {seed}")
-        if bucket < 1:
-            raise ValueError(f"bucket must be at least 1, not {bucket}")
-        if shares is not None and (len(shares) != len(sources) or sum(shares) != 1 or min(shares) <= 0):
-            raise ValueError("shares must be above 0, one for each source, and add up to 1")
         self.sources = tuple(sources)
         self.budget, self.seed, self.bucket = budget, seed, bucket
         self._budget = int(_units(np.array([budget], dtype=np.float64))[0])

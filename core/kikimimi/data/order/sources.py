@@ -41,53 +41,46 @@ def usable(corpus: Corpus, model: SpeechLM, batch: Batching, *, skip: bool) -> t
     shards, costs = corpus.shards, record_costs(corpus, model, batch)
     limit, context = model.encoder.max_seconds, model.llm.context_length
     budget, unit = batch.budget, batch.unit
-    reasons: list[tuple[NDArray[np.bool_], str, Callable[[int], str]]] = []
-    if corpus.max_characters is not None:
-        reasons.append(
-            (
-                shards.characters > corpus.max_characters,
-                f"more text than data.{corpus.name}.max_characters ({corpus.max_characters})",
-                lambda row: counted(int(shards.characters[row]), "character"),
-            )
-        )
-    asked = len(reasons)  # what the recipe asks to leave out is no fault
-    if limit is not None:
-        reasons.append(
-            (
-                shards.longest > limit,
-                f"clips longer than the encoder takes ({limit:g} s)",
-                lambda row: f"a clip of {shards.longest[row]:.1f} s",
-            )
-        )
-    if batch.tokens is not None and context is not None:
-        reasons.append(
-            (
-                audio_tokens(corpus, model) >= context,
-                f"more audio tokens than the LLM's context ({context})",
-                lambda row: f"up to {costs[row]:.0f} positions",
-            )
-        )
-    reasons.append(
-        (
-            # As the plan sees it: rounded to millionths.
-            np.rint(costs.astype(np.float64) * 1e6) > round(budget * 1e6),
-            f"more than a micro-batch holds ({budget:g} {unit})",
-            lambda row: f"{costs[row]:.1f} {unit}",
-        )
-    )
     fits = np.ones(len(shards), dtype=bool)
     faults = [Fault(corpus.name, where, reason) for where, reason in shards.rejected]
-    for number, (unfit, reason, measure) in enumerate(reasons):
-        rows = np.flatnonzero(unfit & fits)
-        fits &= ~unfit
-        if len(rows) and not skip and number >= asked:
+
+    def leave_out(
+        unfit: NDArray[np.bool_], reason: str, measure: Callable[[int], str], *, asked: bool = False
+    ) -> None:
+        rows: list[int] = np.flatnonzero(unfit & fits).tolist()
+        fits[unfit] = False
+        if rows and not skip and not asked:
             raise DataError(
                 f"{corpus.name}: {len(rows)} of {len(shards)} records have {reason}, the first is "
-                f"{shards.where(int(rows[0]))}: {measure(int(rows[0]))}. Nothing is cut. {HOW_TO_SKIP}"
+                f"{shards.where(rows[0])}: {measure(rows[0])}. Nothing is cut. {HOW_TO_SKIP}"
             )
-        faults.extend(
-            Fault(corpus.name, shards.where(row), f"{measure(row)}: {reason}") for row in rows.tolist()
+        faults.extend(Fault(corpus.name, shards.where(row), f"{measure(row)}: {reason}") for row in rows)
+
+    if corpus.max_characters is not None:
+        leave_out(
+            shards.characters > corpus.max_characters,
+            f"more text than data.{corpus.name}.max_characters ({corpus.max_characters})",
+            lambda row: counted(int(shards.characters[row]), "character"),
+            asked=True,  # what the recipe asks to leave out is no fault
         )
+    if limit is not None:
+        leave_out(
+            shards.longest > limit,
+            f"clips longer than the encoder takes ({limit:g} s)",
+            lambda row: f"a clip of {shards.longest[row]:.1f} s",
+        )
+    if batch.tokens is not None and context is not None:
+        leave_out(
+            audio_tokens(corpus, model) >= context,
+            f"more audio tokens than the LLM's context ({context})",
+            lambda row: f"up to {costs[row]:.0f} positions",
+        )
+    leave_out(
+        # As the plan sees it: rounded to millionths.
+        np.rint(costs.astype(np.float64) * 1e6) > round(budget * 1e6),
+        f"more than a micro-batch holds ({budget:g} {unit})",
+        lambda row: f"{costs[row]:.1f} {unit}",
+    )
     if not fits.any():
         raise RequestError(
             f"{corpus.name}: none of its {len(shards)} records can be used; {faults[-1].reason}"

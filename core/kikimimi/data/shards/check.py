@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kikimimi.console.progress import Progress
 from kikimimi.data.audio import decode_whole
@@ -57,10 +57,6 @@ class CheckReport:
     records: int
     problems: tuple[Problem, ...]
 
-    def json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return asdict(self)
-
     def table(self) -> str:
         """Return the problems as a table, for people."""
         rows = [("shard", "byte", "record", "problem")]
@@ -94,27 +90,24 @@ class ShardCheck:
 
     def __init__(self, shards: Sequence[str]) -> None:
         self._shards = tuple(shards)
-        self._problems: dict[str, list[Problem]] = {shard: [] for shard in shards}
+        self._problems: list[Problem] = []
         self._tasks: list[_Task] = []
         self.records = 0
         for shard in shards:
-            self._plan(shard)
-
-    def _plan(self, shard: str) -> None:
-        try:
-            index = ShardIndex.load(shard)
-        except (RequestError, DataError) as error:
-            self._problems[shard].append(Problem(shard, 0, "", str(error)))
-            if not is_url(shard):
-                self._tasks.append(_Task(shard, "", 0, None))
-            return
-        self.records += len(index)
-        self._problems[shard].extend(
-            Problem(shard, item.offset, item.key, f"left out of the index: {item.reason}")
-            for item in index.rejected
-        )
-        for begin in range(0, len(index), _ROWS):
-            self._tasks.append(_Task(shard, index.digest, begin, min(begin + _ROWS, len(index))))
+            try:
+                index = ShardIndex.load(shard)
+            except (RequestError, DataError) as error:
+                self._problems.append(Problem(shard, 0, "", str(error)))
+                if not is_url(shard):
+                    self._tasks.append(_Task(shard, "", 0, None))
+                continue
+            self.records += len(index)
+            self._problems.extend(
+                Problem(shard, item.offset, item.key, f"left out of the index: {item.reason}")
+                for item in index.rejected
+            )
+            for begin in range(0, len(index), _ROWS):
+                self._tasks.append(_Task(shard, index.digest, begin, min(begin + _ROWS, len(index))))
 
     def run(self, *, workers: int = 1, progress: Progress | None = None) -> CheckReport:
         """Check.
@@ -123,19 +116,16 @@ class ShardCheck:
             DataError: A process died.
             StorageError: A server does not answer, or a file cannot be opened.
         """
-        records = 0
-        for task, (count, found) in zip(self._tasks, in_order(_check, self._tasks, workers), strict=True):
+        records, found = 0, list(self._problems)
+        for task, (count, problems) in zip(self._tasks, in_order(_check, self._tasks, workers), strict=True):
             records += count
-            known = self._problems[task.shard]
-            known.extend(item for item in found if item not in known[-1:])  # a URL is gone for every task
+            found.extend(problems)
             if progress is not None and task.end is not None:
                 progress.advance(task.end - task.begin)
-        problems = [
-            item
-            for shard in self._shards
-            for item in sorted(self._problems[shard], key=lambda item: (item.offset, item.key))
-        ]
-        return CheckReport(len(self._shards), records, tuple(problems))
+        order = {shard: number for number, shard in enumerate(self._shards)}
+        unique = dict.fromkeys(found)  # a URL is gone for every task
+        in_place = sorted(unique, key=lambda item: (order[item.shard], item.offset, item.key))
+        return CheckReport(len(self._shards), records, tuple(in_place))
 
 
 def _check(task: _Task) -> tuple[int, list[Problem]]:

@@ -113,10 +113,7 @@ class Shards:
 
     def __init__(self, name: str, pattern: str) -> None:
         self.name = name
-        shards: list[str] = []
-        totals: list[int] = []
-        digests: list[str] = []
-        ends = [0]
+        about: list[tuple[str, int, str, int]] = []
         left_out: list[LeftOut] = []
         columns = {
             column: Column(dtype, width=32 if column == "hashes" else None)
@@ -125,10 +122,7 @@ class Shards:
         languages, licenses = NameColumn(), NameColumn()
         keys = 0
         for index in _load(expand(pattern)):
-            shards.append(index.shard)
-            totals.append(index.shard_bytes)
-            digests.append(index.digest)
-            ends.append(ends[-1] + len(index))
+            about.append((index.shard, index.shard_bytes, index.digest, len(index)))
             left_out.extend(index.left_out())
             for column, values in columns.items():
                 values.append(
@@ -142,9 +136,11 @@ class Shards:
                 raise DataError(
                     f"{index.shard}: languages or licences: {error}: are the fields used so?"
                 ) from error
-        if not ends[-1]:
+        self.shards: tuple[str, ...]
+        self.shards, self._totals, digests, counts = zip(*about, strict=True)
+        self._ends: NDArray[np.int64] = np.cumsum(counts, dtype=np.int64)
+        if not len(self):
             raise RequestError(f"{name}: the shards {pattern} hold no record")
-        self.shards = tuple(shards)
         self.digest = hashlib.sha256("\n".join(digests).encode()).hexdigest()
         self.rejected = tuple(left_out)
         self.offsets: NDArray[np.int64] = columns["offsets"].finish()
@@ -159,8 +155,6 @@ class Shards:
         self._hashes: NDArray[np.uint8] = columns["hashes"].finish()
         self._keys: NDArray[np.uint8] = columns["key_bytes"].finish()
         self._key_ends: NDArray[np.int64] = columns["key_ends"].finish()
-        self._ends = np.array(ends[1:], dtype=np.int64)
-        self._totals = tuple(totals)
         self._store = Store()
 
     def __len__(self) -> int:
