@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ MIXES = {
 
 def measure(lengths: NDArray[np.float32], plan: Plan) -> tuple[float, float, float]:
     """Return the shares of padding, of the budget that is used, and of the spread that is left."""
-    batches = [lengths[[planned.row for planned in batch]] for batch in plan.epoch(0)]
+    epoch = islice(plan.micro_batches(), plan.num_micro_batches(0))
+    batches = [lengths[[planned.row for planned in batch]] for batch in epoch]
     computed = sum(float(batch.max()) * len(batch) for batch in batches)
     total = float(lengths.sum(dtype=np.float64))
     inside = np.sqrt(np.average([batch.var() for batch in batches], weights=[len(b) for b in batches]))

@@ -5,7 +5,6 @@ what single commands do, and prints each of them before it does it.
 """
 
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,6 @@ from rich.console import Console
 
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import counted, duration
-from kikimimi.contracts.metric import Score
 from kikimimi.data.packing.pack import pack
 from kikimimi.data.packing.source import PackSource
 from kikimimi.errors import MissingExtraError
@@ -93,28 +91,16 @@ CHAIN = Course(
 )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the quickstart leaves.
-
-    Attributes:
-        run: The run folder.
-        scores: Of each system on the held-out sentences.
-        seconds: How long this call took.
-    """
-
-    run: RunFolder
-    scores: dict[str, Score]
-    seconds: float
-
-
-def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain: bool = False) -> Outcome:
+def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain: bool = False) -> RunFolder:
     """Speak, pack, train, evaluate and report, below the current folder; what is done is not done again.
 
     Args:
         overrides: Changes to the recipe, as for `kikimimi train`.
         out: Where the run folder goes.
         chain: Whether to run `CHAIN` rather than `QUICKSTART`.
+
+    Returns:
+        The run folder.
 
     Raises:
         MissingExtraError: The packages of the extra `quickstart` are missing.
@@ -178,9 +164,8 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain
     scores = evaluate(run)
     write_run_report(run)
     print_scores(scores)
-    took = time.monotonic() - start
-    _print_next(console, course, run, took)
-    return Outcome(run, scores.get("held_out", {}), took)
+    _print_next(console, course, run, time.monotonic() - start)
+    return run
 
 
 def _print_next(console: Console, course: Course, run: RunFolder, took: float) -> None:
@@ -193,6 +178,4 @@ def _print_next(console: Console, course: Course, run: RunFolder, took: float) -
         f"   $ kikimimi show {recipe}  # the resolved recipe, its parts and their sizes",
         "   $ kikimimi plugins  # what else a recipe can name",
     ]
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-    sys.stderr.flush()
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)

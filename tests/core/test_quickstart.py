@@ -57,8 +57,8 @@ def first(home: Path) -> str:
         shrink(sizes)
         said: list[str] = []
         patch.setattr(sys.stderr, "write", said.append)
-        outcome = quickstart(OVERRIDES)
-    assert outcome.run.report.name == "report.html"
+        run = quickstart(OVERRIDES)
+    assert run.report.name == "report.html"
     return "".join(said)
 
 
@@ -94,7 +94,7 @@ def test_the_second_run_does_nothing_again(
     home: Path, first: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {**files(home / "data"), **files(home / "runs")}
-    outcome = quickstart(OVERRIDES)
+    run = quickstart(OVERRIDES)
     after = {**files(home / "data"), **files(home / "runs")}
     rewritten = {path.name for path in before if after[path] != before[path]}
     assert set(after) == set(before)
@@ -110,7 +110,7 @@ def test_the_second_run_does_nothing_again(
         "quickstart.jsonl",
     }
     assert "already trained" in capsys.readouterr().err
-    assert outcome.scores["quickstart"].count == HELD_OUT
+    assert run.read_json("evaluations/held_out/scores.json")["quickstart"]["count"] == HELD_OUT
 
 
 def test_it_prints_the_single_commands_and_what_to_try_next(home: Path, first: str) -> None:

@@ -91,5 +91,5 @@ def quickstart(
     """From nothing to a trained speech LLM: speak, pack, train, evaluate, report. Minutes on two cores."""
     from kikimimi.quickstart import quickstart as run_quickstart
 
-    outcome = run_quickstart(overrides or [], out, chain=chain)
-    typer.echo(str(outcome.run.report))
+    run = run_quickstart(overrides or [], out, chain=chain)
+    typer.echo(str(run.report))

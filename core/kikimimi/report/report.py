@@ -12,16 +12,10 @@ from kikimimi.contracts.metric import Score
 from kikimimi.contracts.normaliser import Normaliser
 from kikimimi.contracts.registry import load
 from kikimimi.evaluation.error_rate import Edit, edits, error_rate
+from kikimimi.evaluation.score import EDITS
 from kikimimi.inspect.describe import Description
 from kikimimi.report.charts import Chart, bar
 from kikimimi.report.page import fill_page
-
-_EDITS = ("substitutions", "deletions", "insertions")
-"""Kinds of errors, in the order in which a bar shows them."""
-
-
-LENGTH = "reference_length"
-"""What an error rate's details call the length of the references."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +120,8 @@ class _ScoreGroup:
         return self.rows[0].score
 
     def errors(self, score: Score) -> Markup:
-        parts = {kind: score.details.get(kind, 0) for kind in _EDITS}
-        return bar(parts, self.longest * score.details.get(LENGTH, 0))
+        parts = {kind: score.details.get(kind, 0) for kind in EDITS}
+        return bar(parts, self.longest * score.details.get("reference_length", 0))
 
 
 def render_report(report: Report) -> str:
@@ -171,8 +165,8 @@ def _score_groups(rows: Sequence[ScoreRow]) -> list[_ScoreGroup]:
     # Only rates of the same references in the same form can be compared.
     groups: dict[tuple[object, ...], list[ScoreRow]] = {}
     for row in rows:
-        score = row.score
-        same = (row.evaluation, score.metric, score.normaliser, score.count, score.details.get(LENGTH))
+        score, length = row.score, row.score.details.get("reference_length")
+        same = (row.evaluation, score.metric, score.normaliser, score.count, length)
         groups.setdefault(same, []).append(row)
     return [_score_group(group) for group in groups.values()]
 

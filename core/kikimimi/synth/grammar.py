@@ -20,11 +20,9 @@ have facts, which answers tell. ``copy`` asks to write down a sentence::
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, NamedTuple
@@ -215,14 +213,6 @@ class Grammar:
         if "copy" in data:
             (copy,) = _check_texts(f"{name}: copy", [copy])
         return cls(name, language, sentences, lists, facts, instructions, copy)
-
-    @cached_property
-    def combinations(self) -> int:
-        """How many ways there are to fill the templates: at least the number of different sentences."""
-        return sum(
-            math.prod(math.perm(len(self.words[slot]), slots.count(slot)) for slot in dict.fromkeys(slots))
-            for slots in map(_slots_of, self.sentences)
-        )
 
     def split(
         self, count: int, held_out: int, seed: int, of: Literal["sentence", "request"] = "sentence"

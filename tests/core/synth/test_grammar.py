@@ -29,7 +29,6 @@ def small(tmp_path: Path) -> Grammar:
 
 
 def test_makes_every_sentence_once(small: Grammar) -> None:
-    assert small.combinations == 3 * 2 + 3 * 2 + 1
     split = small.split(10, 3, seed=5)
     sentences = texts(split.train + split.held_out)
     assert len(set(sentences)) == 13
@@ -60,7 +59,7 @@ def test_shipped_grammar(seed: int) -> None:
 def test_shipped_grammar_is_large_and_in_order() -> None:
     grammar = Grammar.load("ja_small")
     assert grammar.language == "ja"
-    assert grammar.combinations > 10_000
+    assert len(grammar.split(10_000, 0, 0).train) == 10_000
     assert grammar.split(300, 60, 0) != grammar.split(300, 60, 1)
     # The same seed gives the same sentences tomorrow.
     assert texts(grammar.split(40, 3, 0).held_out) == [

@@ -10,6 +10,7 @@ import pytest
 
 from kikimimi.data.fault import read_faults
 from kikimimi.data.shards.index import ShardIndex
+from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import DataError, RecipeError, RequestError
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.metrics import read_metrics
@@ -28,7 +29,7 @@ def damage(run: RunFolder, row: int) -> str:
     content = bytearray(shard.read_bytes())
     content[at] ^= 1
     shard.write_bytes(bytes(content))
-    return index.where(row)
+    return Shards("damaged", str(shard)).where(row)
 
 
 def lines(run: RunFolder) -> list[dict[str, object]]:

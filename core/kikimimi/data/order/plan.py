@@ -226,11 +226,6 @@ class Plan:
             for share, source in zip(self._shares, self.sources, strict=True)
         ]
 
-    def epoch(self, number: int) -> list[list[Planned]]:
-        """Return the micro-batches of an epoch in order."""
-        epoch = self._epoch(number)
-        return [self._batch(epoch, i) for i in range(len(epoch))]
-
     def micro_batches(self, start: Position = START) -> Iterator[list[Planned]]:
         """Yield micro-batches without end, over the epochs, from a position on.
 

@@ -142,10 +142,6 @@ class ShardIndex:
         begin = int(self.key_ends[row - 1]) if row else 0
         return self.key_bytes[begin : int(self.key_ends[row])].tobytes().decode("utf-8")
 
-    def where(self, row: int) -> str:
-        """Return the place of a record, as messages name it."""
-        return place(self.shard, int(self.offsets[row]), self.key(row))
-
     def left_out(self) -> list[LeftOut]:
         """Return what was left out, as messages name it."""
         return [

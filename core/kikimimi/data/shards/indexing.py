@@ -160,7 +160,12 @@ class _Builder:
         if broken is not None and not (self.rejected and self.rejected[-1].offset == broken.offset):
             self._break("", broken)
         if self.rejected and not self.rows:
-            raise DataError(self._nothing())
+            first = self.rejected[0]
+            more = f" (and {len(self.rejected) - 1:,} more)" if len(self.rejected) > 1 else ""
+            where = place(str(self.shard), first.offset, first.key or None)
+            raise DataError(
+                f"{where}: {first.reason}{more}; nothing in the shard can be used, and it gets no index"
+            )
 
     def _add(
         self, members: list[Member], descriptor: int, seen: set[str], broken: BrokenTarError | None = None
@@ -184,12 +189,6 @@ class _Builder:
         if not self.skip:
             raise DataError(f"{place(str(self.shard), error.offset, key or None)}: {error.reason}") from error
         self.rejected.append(Rejected(key, error.offset, error.reason))
-
-    def _nothing(self) -> str:
-        first = self.rejected[0]
-        more = f" (and {len(self.rejected) - 1:,} more)" if len(self.rejected) > 1 else ""
-        where = place(str(self.shard), first.offset, first.key or None)
-        return f"{where}: {first.reason}{more}; nothing in the shard can be used, and it gets no index"
 
     def _row(self, record: Record, members: list[Member], descriptor: int) -> dict[str, Any]:
         try:

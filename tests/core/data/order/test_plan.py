@@ -33,12 +33,17 @@ def _flat(batches: list[list[Planned]]) -> list[Planned]:
     return [planned for batch in batches for planned in batch]
 
 
+def _epoch(plan: Plan, number: int) -> list[list[Planned]]:
+    stream = plan.micro_batches(Position(number, 0))
+    return list(itertools.islice(stream, plan.num_micro_batches(number)))
+
+
 @settings(max_examples=40, deadline=None)
 @given(_sources, st.integers(0, 2**40), st.integers(0, 3), st.floats(30, 200))
 def test_without_shares_every_record_comes_once_per_epoch(
     costs: list[list[float]], seed: int, epoch: int, budget: float
 ) -> None:
-    batches = _plan(costs, budget=budget, seed=seed).epoch(epoch)
+    batches = _epoch(_plan(costs, budget=budget, seed=seed), epoch)
     expected = {Planned(i, row, epoch) for i, c in enumerate(costs) for row in range(len(c))}
     assert Counter(_flat(batches)) == Counter(expected)
     for batch in batches:
@@ -56,7 +61,7 @@ def test_with_shares_no_record_is_lost_or_repeated_inside_a_pass(
     weights = [data.draw(st.floats(0.001, 5)) for _ in costs]
     total = sum(map(len, costs))
     plan = _plan(costs, weights, seed=seed)
-    epochs = [_flat(plan.epoch(number)) for number in range(4)]
+    epochs = [_flat(_epoch(plan, number)) for number in range(4)]
     for number, planned in enumerate(epochs, start=1):
         assert abs(len(planned) - total) <= len(costs)
         for i, weight in enumerate(weights):
@@ -81,7 +86,7 @@ def test_seeking_equals_iterating(costs: list[list[float]], seed: int, start: in
     sought = list(itertools.islice(_plan(costs, weights, seed=seed).micro_batches(position), 20))
     assert sought == whole[start:]
     plan = _plan(costs, weights, seed=seed)
-    by_epoch = itertools.chain.from_iterable(plan.epoch(number) for number in itertools.count())
+    by_epoch = itertools.chain.from_iterable(_epoch(plan, number) for number in itertools.count())
     assert whole == list(itertools.islice(by_epoch, start + 20))
 
 
@@ -121,10 +126,10 @@ def test_kills_and_changes_of_world_size_lose_and_repeat_nothing(
 def test_order_is_what_it_was() -> None:
     """The order is part of what a checkpoint relies on: a change here makes old runs unresumable."""
     plan = _plan([[1.0, 2.0, 3.0, 4.0, 5.0], [6.0, 7.0]], budget=10, seed=3)
-    order = [[(p.source, p.row) for p in batch] for batch in plan.epoch(1)]
+    order = [[(p.source, p.row) for p in batch] for batch in _epoch(plan, 1)]
     assert order == [[(0, 4)], [(1, 0)], [(1, 1)], [(0, 0), (0, 1), (0, 2), (0, 3)]]
     weighted = _plan([[1.0, 2.0, 3.0, 4.0, 5.0], [6.0, 7.0]], [1, 3], budget=10, seed=3)
-    assert [[tuple(p) for p in batch] for batch in weighted.epoch(1)] == [
+    assert [[tuple(p) for p in batch] for batch in _epoch(weighted, 1)] == [
         [(1, 1, 5)],
         [(1, 0, 3)],
         [(1, 1, 3)],
@@ -137,14 +142,14 @@ def test_order_is_what_it_was() -> None:
 
 def test_seeds_and_epochs_differ() -> None:
     costs = [list(np.linspace(1, 20, 300))]
-    assert _plan(costs, seed=0).epoch(0) != _plan(costs, seed=1).epoch(0)
-    first, second = (_plan(costs).epoch(number) for number in (0, 1))
+    assert _epoch(_plan(costs, seed=0), 0) != _epoch(_plan(costs, seed=1), 0)
+    first, second = (_epoch(_plan(costs), number) for number in (0, 1))
     assert [[p.row for p in b] for b in first] != [[p.row for p in b] for b in second]
-    assert pickle.loads(pickle.dumps(_plan(costs))).epoch(1) == second
+    assert _epoch(pickle.loads(pickle.dumps(_plan(costs))), 1) == second
 
 
 def _padding(costs: np.ndarray[tuple[int], np.dtype[np.float32]], plan: Plan) -> float:
-    batches = [costs[[p.row for p in batch]] for batch in plan.epoch(0)]
+    batches = [costs[[p.row for p in batch]] for batch in _epoch(plan, 0)]
     computed = sum(float(batch.max()) * len(batch) for batch in batches)
     return 1 - float(costs.sum(dtype=np.float64)) / computed
 
@@ -156,12 +161,12 @@ def test_little_of_a_realistic_mix_is_padding(budget: float) -> None:
     assert _padding(lengths, plan) < 0.05
     shuffled = Plan([Source("s", lengths, lengths=np.ones_like(lengths))], budget=budget, seed=0)
     assert _padding(lengths, shuffled) > 0.4  # records of any length together
-    batches = [lengths[[p.row for p in batch]] for batch in plan.epoch(0)]
+    batches = [lengths[[p.row for p in batch]] for batch in _epoch(plan, 0)]
     assert lengths.sum() / (budget * len(batches)) > 0.9
     # Random between: neither lengths nor rows drift over an epoch.
     means = np.array([batch.mean() for batch in batches])
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.15
-    rows = np.array([np.mean([p.row for p in batch]) for batch in plan.epoch(0)])
+    rows = np.array([np.mean([p.row for p in batch]) for batch in _epoch(plan, 0)])
     assert abs(np.corrcoef(np.arange(len(rows)), rows)[0, 1]) < 0.15
 
 
@@ -178,24 +183,24 @@ def test_records_stand_together_by_length_and_not_by_cost() -> None:
     costs = np.array([1, 2] * 50, dtype=np.float32)
     lengths = np.array([5] * 50 + [9] * 50, dtype=np.float32)
     plan = Plan([Source("s", costs, lengths)], budget=15, seed=0)
-    kinds = [{float(lengths[p.row]) for p in batch} for batch in plan.epoch(0)]
+    kinds = [{float(lengths[p.row]) for p in batch} for batch in _epoch(plan, 0)]
     assert sum(len(kind) > 1 for kind in kinds) <= 1
-    assert {1.0, 2.0} in [{float(costs[p.row]) for p in batch} for batch in plan.epoch(0)]
+    assert {1.0, 2.0} in [{float(costs[p.row]) for p in batch} for batch in _epoch(plan, 0)]
 
 
 def test_only_the_rows_that_are_used() -> None:
     rows = np.array([3, 5, 11], dtype=np.int32)
     plan = Plan([Source("s", np.ones(3, dtype=np.float32), rows=rows)], budget=2, seed=0)
-    assert sorted(p.row for p in _flat(plan.epoch(0))) == [3, 5, 11]
+    assert sorted(p.row for p in _flat(_epoch(plan, 0))) == [3, 5, 11]
 
 
 def test_a_source_with_a_share_restarts_when_it_is_exhausted() -> None:
     plan = _plan([[1.0] * 90, [1.0] * 10], [1, 1])
-    small = [p for p in _flat(plan.epoch(0)) if p.source == 1]
+    small = [p for p in _flat(_epoch(plan, 0)) if p.source == 1]
     assert Counter(p.epoch for p in small) == dict.fromkeys(range(5), 10)
-    later = [p for p in _flat(plan.epoch(1)) if p.source == 1]
+    later = [p for p in _flat(_epoch(plan, 1)) if p.source == 1]
     assert sorted({p.epoch for p in later}) == [5, 6, 7, 8, 9]
-    large = Counter(p.row for n in (0, 1) for p in _flat(plan.epoch(n)) if p.source == 0)
+    large = Counter(p.row for n in (0, 1) for p in _flat(_epoch(plan, n)) if p.source == 0)
     assert len(large) == 90
 
 
@@ -203,7 +208,7 @@ def test_a_pass_ends_before_the_next_begins() -> None:
     """However many passes an epoch holds: a small dataset is not drawn with replacement."""
     plan = _plan([[1.0] * 5000, [1.0] * 20], [1, 1], budget=1)
     # Records of one length, one per micro-batch, whose order is undone: what was dealt out, bucket by bucket.
-    small = [p for batch in plan.epoch(0) for p in batch if p.source == 1]
+    small = [p for batch in _epoch(plan, 0) for p in batch if p.source == 1]
     assert len({p.epoch for p in small}) > 100
     dealt = [p for p in _by_bucket(plan) if p.source == 1]
     assert [p.epoch for p in dealt] == sorted(p.epoch for p in dealt)
@@ -212,13 +217,13 @@ def test_a_pass_ends_before_the_next_begins() -> None:
 def _by_bucket(plan: Plan) -> list[Planned]:
     """Return an epoch's records as they were before micro-batches were shuffled: all are of one length."""
     order = plan._permutation(plan.num_micro_batches(0), 3, 0)
-    batches = plan.epoch(0)
+    batches = _epoch(plan, 0)
     return [batches[position][0] for position in np.argsort(order)]
 
 
 def test_a_tiny_share_gives_a_record_now_and_then() -> None:
     plan = _plan([[1.0] * 5, [1.0]], [100, 1])
-    counts = [sum(p.source == 1 for p in _flat(plan.epoch(number))) for number in range(60)]
+    counts = [sum(p.source == 1 for p in _flat(_epoch(plan, number))) for number in range(60)]
     assert sum(counts) == round(60 * 6 / 101)
     assert set(counts) == {0, 1}
 
@@ -263,7 +268,7 @@ def test_refuses_positions_that_are_not_there() -> None:
 
 
 def test_a_record_may_fill_the_budget_exactly() -> None:
-    assert _plan([[0.1, 0.1, 0.1]], budget=0.1).epoch(0).__len__() == 3
+    assert _epoch(_plan([[0.1, 0.1, 0.1]], budget=0.1), 0).__len__() == 3
 
 
 def test_without_weights_there_is_no_mixture() -> None:
