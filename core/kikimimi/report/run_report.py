@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kikimimi.contracts.metric import Score
 from kikimimi.contracts.registry import load
-from kikimimi.data.audio import decode, encode_flac
+from kikimimi.data.audio import encode_flac
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import read_faults
 from kikimimi.evaluation.error_rate import edits, error_rate
@@ -105,10 +105,8 @@ def _padding(lines: Lines) -> Iterator[Figure]:
 
 def _drops(run: RunFolder) -> Iterator[Figure]:
     """What packing left out, by the ledgers beside the shards, and what training left out."""
-    sources: dict[str, str] = {}
-    for stage in run.recipe.stages.values():
-        sources.update({name: dataset.shards for name, dataset in stage.data.items()})
-    sources.update({name: evaluation.shards for name, evaluation in run.recipe.evaluate.items()})
+    datasets = [item for stage in run.recipe.stages.values() for item in stage.data.items()]
+    sources = {name: source.shards for name, source in (*datasets, *run.recipe.evaluate.items())}
     for name, pattern in sources.items():
         ledger = Path(pattern).parent / "ledger.json"
         if not ledger.is_file():
@@ -122,12 +120,12 @@ def _drops(run: RunFolder) -> Iterator[Figure]:
         )
     for stage_name in run.recipe.stages:
         faults = [fault for path in run.all_faults(stage_name) for fault in read_faults(path)]
-        datasets = Counter(fault.dataset for fault in faults)
+        lost = Counter(fault.dataset for fault in faults)
         listed = f"{run.faults(stage_name).relative_to(run.path)} says why" if faults else "none is ever cut"
         yield Figure(
             label=f"stage {stage_name}: records left out",
             value=len({(fault.dataset, fault.where) for fault in faults}),
-            note="; ".join([*(f"{name}: {number}" for name, number in sorted(datasets.items())), listed]),
+            note="; ".join([*(f"{name}: {number}" for name, number in sorted(lost.items())), listed]),
         )
 
 
@@ -182,11 +180,8 @@ def _example(
     systems: dict[str, dict[str, dict[str, Any]]],
 ) -> Example:
     record = corpus.shards.read(row)
-    clips = corpus.conversation(record).clips()
-    audio = None
-    if clips:
-        samples = decode(record.audio[clips[0]], sample_rate=PLAYER_RATE, name=f"{record.where} {clips[0]}")
-        audio = encode_flac(samples, PLAYER_RATE)
+    first = corpus.conversation(record).clips()[:1]
+    audio = [encode_flac(clip.numpy(), PLAYER_RATE) for clip in corpus.waveforms(record, first, PLAYER_RATE)]
     language = record.json.get("language")
     return Example(
         evaluation=name,
@@ -194,7 +189,7 @@ def _example(
         reference=next(iter(systems.values()))[key]["reference"],
         predictions={system: lines[key]["prediction"] for system, lines in systems.items() if key in lines},
         normaliser=evaluation.normaliser,
-        audio=audio,
+        audio=audio[0] if audio else None,
         language=language if isinstance(language, str) else None,
     )
 

@@ -112,11 +112,8 @@ def make_plan(
     """Plan the order of a stage."""
     sources = []
     for corpus in corpora:
-        rows = corpus.rows
         costs, lengths = record_costs(corpus, model, batch), corpus.shards.longest
-        if rows is not None:
-            costs, lengths = costs[rows], lengths[rows]
-        sources.append(Source(corpus.name, costs, lengths, rows))
+        sources.append(Source(corpus.name, costs[corpus.used], lengths[corpus.used], corpus.rows))
     shares = record_shares(
         weights,
         [len(source.costs) for source in sources],

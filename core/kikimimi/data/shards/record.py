@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from kikimimi.console.words import listing
-from kikimimi.contracts.conversation import Conversation, TextPart, parse_conversation
+from kikimimi.contracts.conversation import TextPart, parse_conversation
 from kikimimi.data.audio import AUDIO_SUFFIXES
 from kikimimi.data.shards.tar import BrokenTarError, TarEntry, read_entries
 from kikimimi.errors import DataError
@@ -248,7 +248,14 @@ def _order(suffix: str) -> tuple[int, str]:
 
 def _check(record: Record) -> None:
     if "messages" in record.json:
-        _check_clips(record, parse_conversation(record.json))
+        named = set(parse_conversation(record.json).clips())
+        if missing := named - set(record.audio):
+            raise ValueError(
+                f"the conversation names the clip {listing(missing)}, but the record has "
+                f"{listing(record.audio)}"
+            )
+        if spare := set(record.audio) - named:
+            raise ValueError(f"no turn of the conversation holds the clip {listing(spare)}")
         return
     if not {*record.json, *(record.json.get("meta") or {})} - {"language", "meta"}:
         raise ValueError("neither a conversation (messages) nor a labelled clip (text, or another label)")
@@ -260,13 +267,3 @@ def _check(record: Record) -> None:
         raise ValueError("language: expected a text such as 'ja', or null")
     if not record.audio:
         raise ValueError("the labelled clip has no audio")
-
-
-def _check_clips(record: Record, conversation: Conversation) -> None:
-    named = set(conversation.clips())
-    if missing := named - set(record.audio):
-        raise ValueError(
-            f"the conversation names the clip {listing(missing)}, but the record has {listing(record.audio)}"
-        )
-    if spare := set(record.audio) - named:
-        raise ValueError(f"no turn of the conversation holds the clip {listing(spare)}")

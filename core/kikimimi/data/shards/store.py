@@ -98,15 +98,11 @@ class Store:
 
 def read_descriptor(descriptor: int, offset: int, size: int) -> bytes:
     """Return a piece of an open file; less of it where the file ends before."""
+    pieces = []
     # pread moves no file position: descriptors may be shared with forked processes.
-    piece = os.pread(descriptor, size, offset)
-    if len(piece) == size:
-        return piece
-    pieces = [piece]
-    while piece and (size := size - len(piece)):
-        offset += len(piece)
-        piece = os.pread(descriptor, size, offset)
+    while size and (piece := os.pread(descriptor, size, offset)):
         pieces.append(piece)
+        offset, size = offset + len(piece), size - len(piece)
     return b"".join(pieces)
 
 
