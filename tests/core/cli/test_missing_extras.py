@@ -50,7 +50,7 @@ def test_the_quickstart_without_weights(cli: Cli, without: Callable[..., None]) 
 
 def test_synth_without_the_voice(cli: Cli, without: Callable[..., None]) -> None:
     without("pyopenjtalk")
-    from kikimimi.synth import speak as synth
+    from kikimimi.synth import synth
 
     synth._voice.cache_clear()
     done = cli("data", "synth", "ja_small", "--out", "x", "--count", "2", "--held-out", "0", "--workers", "1")

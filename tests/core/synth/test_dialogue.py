@@ -18,7 +18,7 @@ from kikimimi.contracts.voice import Voice, VoiceConfig
 from kikimimi.data.packing.pack import pack
 from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import RequestError
-from kikimimi.synth import speak as module
+from kikimimi.synth import synth as module
 from kikimimi.synth.synth import DialogueSizes, SynthReport, synth
 
 MANIFESTS = ["instructions", "held_out_instructions", "preferences", "texts"]

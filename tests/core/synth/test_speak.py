@@ -11,9 +11,8 @@ from kikimimi.contracts import registry
 from kikimimi.contracts.voice import Voice, VoiceConfig
 from kikimimi.data.audio import decode
 from kikimimi.errors import DataError, RequestError
-from kikimimi.synth import speak as module
-from kikimimi.synth.speak import SEMITONES, SPEEDS, Utterance, speak, utterances
-from kikimimi.synth.synth import synth
+from kikimimi.synth import synth as module
+from kikimimi.synth.synth import SEMITONES, SPEEDS, Utterance, speak, synth, utterances
 
 
 class Beeper(Voice):
