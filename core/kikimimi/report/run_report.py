@@ -105,8 +105,10 @@ def _padding(lines: Lines) -> Iterator[Figure]:
 
 def _drops(run: RunFolder) -> Iterator[Figure]:
     """What packing left out, by the ledgers beside the shards, and what training left out."""
-    datasets = [item for stage in run.recipe.stages.values() for item in stage.data.items()]
-    sources = {name: source.shards for name, source in (*datasets, *run.recipe.evaluate.items())}
+    sources = {
+        name: dataset.shards for stage in run.recipe.stages.values() for name, dataset in stage.data.items()
+    }
+    sources |= {name: evaluation.shards for name, evaluation in run.recipe.evaluate.items()}
     for name, pattern in sources.items():
         ledger = Path(pattern).parent / "ledger.json"
         if not ledger.is_file():
@@ -120,12 +122,12 @@ def _drops(run: RunFolder) -> Iterator[Figure]:
         )
     for stage_name in run.recipe.stages:
         faults = [fault for path in run.all_faults(stage_name) for fault in read_faults(path)]
-        lost = Counter(fault.dataset for fault in faults)
+        datasets = Counter(fault.dataset for fault in faults)
         listed = f"{run.faults(stage_name).relative_to(run.path)} says why" if faults else "none is ever cut"
         yield Figure(
             label=f"stage {stage_name}: records left out",
             value=len({(fault.dataset, fault.where) for fault in faults}),
-            note="; ".join([*(f"{name}: {number}" for name, number in sorted(lost.items())), listed]),
+            note="; ".join([*(f"{name}: {number}" for name, number in sorted(datasets.items())), listed]),
         )
 
 
