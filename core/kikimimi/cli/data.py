@@ -254,9 +254,10 @@ def stats(
     ]
     print_stats(Console(), measured)
     if html is not None:
-        from kikimimi.report.stats_page import write_stats_page
+        from kikimimi.report.page import save_page
+        from kikimimi.report.stats_page import render_stats
 
-        write_stats_page(html, measured)
+        save_page(html, render_stats(measured))
         typer.echo(f"page: {html}", err=True)
     if as_json is not None:
         _write_json(as_json, [item.to_json() for item in measured], indent=1)

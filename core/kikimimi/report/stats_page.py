@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 
 from kikimimi.console.terminal import visible
 from kikimimi.console.words import counted, format_value, hours, share, size
@@ -10,16 +9,11 @@ from kikimimi.inspect.distribution import PERCENTILES, Distribution
 from kikimimi.inspect.stats import Stats
 from kikimimi.inspect.stats_text import LEFT_OUT
 from kikimimi.report.charts import Chart, bar, histogram
-from kikimimi.report.page import fill_page, save_page
-
-
-def write_stats_page(path: Path, stats: Sequence[Stats]) -> None:
-    """Write the page, making its folder where needed."""
-    save_page(path, render_stats(stats))
+from kikimimi.report.page import fill_page
 
 
 def render_stats(stats: Sequence[Stats]) -> str:
-    """Return the page. See `write_stats_page`."""
+    """Return the page of datasets."""
     return fill_page(
         "stats.html.j2",
         datetime.now().astimezone(),

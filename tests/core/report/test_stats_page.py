@@ -14,7 +14,8 @@ from kikimimi.data.shards.index import LeftOut
 from kikimimi.inspect.distribution import distribution
 from kikimimi.inspect.stats import TOO_LITTLE, TOO_MUCH, Rate, Stats, Subset, Suspect
 from kikimimi.inspect.stats_text import print_stats
-from kikimimi.report.stats_page import render_stats, write_stats_page
+from kikimimi.report.page import save_page
+from kikimimi.report.stats_page import render_stats
 
 
 def suspect(reason: str, text: str, deviation: float) -> Suspect:
@@ -59,7 +60,7 @@ def printed(*stats: Stats) -> str:
 
 def test_the_page_needs_nothing_else(stats: Stats, tmp_path: Path) -> None:
     path = tmp_path / "new" / "stats.html"
-    write_stats_page(path, [stats])
+    save_page(path, render_stats([stats]))
     html = path.read_text(encoding="utf-8")
     assert "default-src 'none'" in html
     assert not re.search(r"<script|https?://|@import|url\(", html)
