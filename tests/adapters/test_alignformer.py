@@ -10,8 +10,8 @@ from torch import Tensor
 from kikimimi import AdapterContext, CharacterVocabulary, Padded
 from kikimimi.testing import parametrize_checks
 from kikimimi_adapters.alignformer import AlignFormerAdapter, number_windows
-from kikimimi_adapters.ctc.head import CTCHead
-from kikimimi_adapters.qformer.layers import QFormerLayer
+from kikimimi_adapters.ctc_head import CTCHead
+from kikimimi_adapters.qformer import QFormerLayer
 
 SMALL = {"hidden_dim": 16, "num_heads": 2, "ffn_dim": 32}
 BLANK = 4

@@ -15,7 +15,7 @@ from kikimimi.recipe.merge import apply_overrides
 from kikimimi.recipe.shape import Pluggable
 from kikimimi.recipe.source import Entry, Problems
 from kikimimi_layouts.fields import load_fields
-from kikimimi_layouts.manifest import Manifest, ManifestConfig
+from kikimimi_layouts.manifest import Manifest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
 PART = PAGE.partition("## Getting data in\n")[2].partition("\n## ")[0]
@@ -36,7 +36,7 @@ def test_files_of_fields_load(text: str, tmp_path: Path) -> None:
 def test_the_manifest_of_conversations_is_one(tmp_path: Path) -> None:
     (text,) = blocks("json")
     (tmp_path / "shown.jsonl").write_text(text, encoding="utf-8")
-    layout = Manifest(str(tmp_path / "shown.jsonl"), ManifestConfig())
+    layout = Manifest(str(tmp_path / "shown.jsonl"), Manifest.Config())
     rows = list(layout.rows(0, len(layout)))
     assert [len(row.clips) for row in rows] == [1, 1, 0, 1]
     assert json.loads(text.splitlines()[1])["chosen"] == rows[1].record["chosen"]

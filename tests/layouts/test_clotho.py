@@ -7,7 +7,7 @@ import pytest
 
 from kikimimi.contracts.layout import Layout, Row
 from kikimimi.errors import DataError, RequestError
-from kikimimi_layouts.clotho import Clotho, ClothoConfig
+from kikimimi_layouts.clotho import Clotho
 
 CAPTIONS = (
     "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
@@ -31,7 +31,7 @@ def test_rows(
     )
     (folder / f"{tables}clotho_metadata_development.csv").write_bytes(METADATA.encode("iso-8859-1"))
     assert Clotho.matches(folder)
-    first, second = read(Clotho(str(folder), ClothoConfig()))
+    first, second = read(Clotho(str(folder), Clotho.Config()))
     assert first.record == {
         "text": "A muddled noise, of radio.",
         "language": "en",
@@ -55,12 +55,12 @@ def test_refuses(write: Callable[..., Path]) -> None:
     with pytest.raises(
         RequestError, match=r"no clotho_captions_development\.csv .* There is: clotho_captions_ev"
     ):
-        Clotho(str(folder), ClothoConfig())
+        Clotho(str(folder), Clotho.Config())
     with pytest.raises(ValueError, match=r"split: 'dev' is not one of development, evaluation, validation"):
-        ClothoConfig(split="dev")  # type: ignore[arg-type]
+        Clotho.Config(split="dev")  # type: ignore[arg-type]
     (folder / names[0]).write_text("file_name,caption\na.wav,x\n")
     with pytest.raises(RequestError, match=r"csv:2: no column 'caption_1': not a table of Clotho's captions"):
-        Clotho(str(folder), ClothoConfig(split="evaluation"))
+        Clotho(str(folder), Clotho.Config(split="evaluation"))
     (folder / names[1]).write_text("name,license\na.wav,x\n")
     with pytest.raises(DataError, match=r"metadata_evaluation\.csv: not a table of Clotho's metadata"):
-        Clotho(str(folder), ClothoConfig(split="evaluation"))
+        Clotho(str(folder), Clotho.Config(split="evaluation"))

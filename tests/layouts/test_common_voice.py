@@ -8,7 +8,7 @@ import pytest
 
 from kikimimi.contracts.layout import Layout, Row
 from kikimimi.errors import DataError, RequestError
-from kikimimi_layouts.common_voice import CommonVoice, CommonVoiceConfig
+from kikimimi_layouts.common_voice import CommonVoice
 
 HEADER = (
     "client_id\tpath\tsentence_id\tsentence\tsentence_domain\tup_votes\tdown_votes\tage\tgender\taccents\t"
@@ -24,7 +24,7 @@ FILES = {
 
 
 def layout(folder: Path, **options: Any) -> CommonVoice:
-    return CommonVoice(str(folder), CommonVoiceConfig(**options))
+    return CommonVoice(str(folder), CommonVoice.Config(**options))
 
 
 def test_rows(write: Callable[..., Path], read: Callable[[Layout], list[Row]]) -> None:
@@ -73,9 +73,9 @@ def test_refuses(write: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"there is no clips \(the audio of a language"):
         layout(write({"train.tsv": HEADER}, "bare"))
     with pytest.raises(ValueError, match=r"split: 'trian' is not one of .* Did you mean 'train'\?"):
-        CommonVoiceConfig(split="trian")  # type: ignore[arg-type]
+        CommonVoice.Config(split="trian")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="language: is empty"):
-        CommonVoiceConfig(language="")
+        CommonVoice.Config(language="")
     old = write({"clips/a.mp3": None, "train.tsv": "client_id\tpath\tsentence\nx\ta.mp3\ty\n"}, "old")
     with pytest.raises(RequestError, match=r"train\.tsv:2: no column 'locale'; .* language=ja"):
         layout(old)

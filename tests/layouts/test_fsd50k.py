@@ -10,7 +10,7 @@ import pytest
 from kikimimi.contracts.layout import Layout, Row
 from kikimimi.errors import DataError, RequestError
 from kikimimi_layouts.corpus_folder import licence_name
-from kikimimi_layouts.fsd50k import FSD50K, FSD50KConfig
+from kikimimi_layouts.fsd50k import FSD50K
 
 INFO = {
     "63": {
@@ -33,7 +33,7 @@ FILES = {
 
 
 def layout(folder: Path, **options: Any) -> FSD50K:
-    return FSD50K(str(folder), FSD50KConfig(**options))
+    return FSD50K(str(folder), FSD50K.Config(**options))
 
 
 def test_rows(write: Callable[..., Path], read: Callable[[Layout], list[Row]]) -> None:
@@ -86,9 +86,9 @@ def test_refuses(write: Callable[..., Path]) -> None:
     ):
         layout(folder, split="eval")
     with pytest.raises(ValueError, match=r"part: only the development set has parts"):
-        FSD50KConfig(split="eval", part="val")
+        FSD50K.Config(split="eval", part="val")
     with pytest.raises(ValueError, match=r"split: 'test' is not one of dev, eval"):
-        FSD50KConfig(split="test")  # type: ignore[arg-type]
+        FSD50K.Config(split="test")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match=r"FSD50K\.ground_truth: no such folder; looked for dev\.csv"):
         layout(write({"FSD50K.dev_audio/63.wav": None}, "bare"))
     no_info = write({k: v for k, v in FILES.items() if "metadata" not in k}, "no_info")

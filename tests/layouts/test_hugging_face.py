@@ -15,7 +15,7 @@ from kikimimi.contracts.layout import Layout, Row
 from kikimimi.data.audio import decode
 from kikimimi.errors import MissingExtraError, RequestError
 from kikimimi_layouts.fields import load_fields, shipped_fields
-from kikimimi_layouts.hugging_face import HuggingFace, HuggingFaceConfig
+from kikimimi_layouts.hugging_face import HuggingFace
 
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 Read = Callable[[Layout], list[Row]]
@@ -53,7 +53,7 @@ def parquet(path: Path, **columns: Any) -> Path:
 
 
 def layout(path: Path | str, fields: str, **options: Any) -> HuggingFace:
-    return HuggingFace(str(path), HuggingFaceConfig(fields=fields, **options))
+    return HuggingFace(str(path), HuggingFace.Config(fields=fields, **options))
 
 
 def labelled(tone: bytes) -> dict[str, Any]:
@@ -274,7 +274,7 @@ def test_fingerprint_follows_data_fields_and_range(tmp_path: Path, tone: bytes) 
 def test_refuses(tmp_path: Path, tone: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     file = parquet(tmp_path / "set.parquet", **labelled(tone))
     with pytest.raises(RequestError, match=r"which columns are what\? .* shipped: fsd50k-cc0-captioned,"):
-        HuggingFace(str(file), HuggingFaceConfig())
+        HuggingFace(str(file), HuggingFace.Config())
     with pytest.raises(RequestError, match=r"no column 'caption'\. Did.* The columns: audio, transcription"):
         layout(file, "fsd50k-cc0-captioned")
     with pytest.raises(

@@ -7,7 +7,7 @@ import pytest
 
 from kikimimi.contracts.layout import Layout, Row
 from kikimimi.errors import DataError, RequestError
-from kikimimi_layouts.jsut import JSUT, JSUTConfig
+from kikimimi_layouts.jsut import JSUT
 
 FILES = {
     "basic5000/transcript_utf8.txt": "BASIC5000_0001:水をマレーシアから買わなくてはならないのです。\n"
@@ -21,7 +21,7 @@ FILES = {
 def test_rows(write: Callable[..., Path], read: Callable[[Layout], list[Row]]) -> None:
     folder = write(FILES)
     assert JSUT.matches(folder)
-    first, second = read(JSUT(str(folder), JSUTConfig()))
+    first, second = read(JSUT(str(folder), JSUT.Config()))
     meta = {"license": "LicenseRef-JSUT", "source": "jsut", "subset": "basic5000"}
     assert first == Row(
         "basic5000/wav/BASIC5000_0001.wav",
@@ -29,7 +29,7 @@ def test_rows(write: Callable[..., Path], read: Callable[[Layout], list[Row]]) -
         (folder / "basic5000/wav/BASIC5000_0001.wav",),
     )
     assert second.record["text"] == "木曜日、停戦会談は:何の進展もないまま終了しました。"
-    everything = read(JSUT(str(folder), JSUTConfig(subset="all")))
+    everything = read(JSUT(str(folder), JSUT.Config(subset="all")))
     assert [row.name for row in everything][2:] == ["travel1000/wav/TRAVEL1000_0001.wav"]
 
 
@@ -38,16 +38,16 @@ def test_refuses(write: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(
         RequestError, match=r"no loanword128 \(.*subset=loanword128\).* is: basic5000, travel1000"
     ):
-        JSUT(str(folder), JSUTConfig(subset="loanword128"))
+        JSUT(str(folder), JSUT.Config(subset="loanword128"))
     with pytest.raises(RequestError, match=r"no such folder; looked for basic5000"):
-        JSUT(str(tmp_path / "gone"), JSUTConfig(subset="all"))
+        JSUT(str(tmp_path / "gone"), JSUT.Config(subset="all"))
     with pytest.raises(ValueError, match=r"subset: 'basic500' .* Did you mean 'basic5000'\?"):
-        JSUTConfig(subset="basic500")  # type: ignore[arg-type]
+        JSUT.Config(subset="basic500")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match=r"basic5000: there is no transcript_utf8\.txt"):
-        JSUT(str(write({"basic5000/wav/a.wav": None}, "bare")), JSUTConfig())
+        JSUT(str(write({"basic5000/wav/a.wav": None}, "bare")), JSUT.Config())
     broken = write({"basic5000/transcript_utf8.txt": "BASIC5000_0001:x\nBASIC5000_0002\n"}, "broken")
     with pytest.raises(DataError, match=r"transcript_utf8\.txt:2: expected the name of a clip, ':' and"):
-        JSUT(str(broken), JSUTConfig())
+        JSUT(str(broken), JSUT.Config())
     (broken / "basic5000" / "transcript_utf8.txt").write_bytes(b"A:\xff\n")
     with pytest.raises(DataError, match=r"transcript_utf8\.txt: not UTF-8"):
-        JSUT(str(broken), JSUTConfig())
+        JSUT(str(broken), JSUT.Config())

@@ -7,7 +7,7 @@ import pytest
 
 from kikimimi.contracts.layout import Layout, Row
 from kikimimi.errors import DataError, RequestError
-from kikimimi_layouts.librispeech import LibriSpeech, LibriSpeechConfig
+from kikimimi_layouts.librispeech import LibriSpeech
 
 FILES = {
     "dev-clean/121/123852/121-123852.trans.txt": "121-123852-0000 ALSO A POPULAR CONTRIVANCE\n",
@@ -20,7 +20,7 @@ FILES = {
 def test_rows(write: Callable[..., Path], read: Callable[[Layout], list[Row]]) -> None:
     folder = write(FILES)
     assert LibriSpeech.matches(folder)
-    rows = read(LibriSpeech(str(folder), LibriSpeechConfig(split="dev-clean")))
+    rows = read(LibriSpeech(str(folder), LibriSpeech.Config(split="dev-clean")))
     assert [row.name for row in rows] == [
         "121-121726-0000.flac",
         "121-121726-0001.flac",
@@ -41,7 +41,7 @@ def test_rows(write: Callable[..., Path], read: Callable[[Layout], list[Row]]) -
         },
         (folder / "dev-clean/121/121726/121-121726-0001.flac",),
     )
-    as_is = read(LibriSpeech(str(folder), LibriSpeechConfig(split="dev-clean", case="as_is")))
+    as_is = read(LibriSpeech(str(folder), LibriSpeech.Config(split="dev-clean", case="as_is")))
     assert as_is[2].record["text"] == "ALSO A POPULAR CONTRIVANCE"
 
 
@@ -50,17 +50,17 @@ def test_refuses(write: Callable[..., Path]) -> None:
     with pytest.raises(
         RequestError, match=r"no test-clean \(the clips of split=test-clean\).* is: dev-clean"
     ):
-        LibriSpeech(str(folder), LibriSpeechConfig(split="test-clean"))
+        LibriSpeech(str(folder), LibriSpeech.Config(split="test-clean"))
     with pytest.raises(RequestError, match=r"dev-clean: there is no SPEAKER/CHAPTER/"):
-        LibriSpeech(str(write({"dev-clean/121/a.flac": None}, "bare")), LibriSpeechConfig(split="dev-clean"))
+        LibriSpeech(str(write({"dev-clean/121/a.flac": None}, "bare")), LibriSpeech.Config(split="dev-clean"))
     with pytest.raises(ValueError, match=r"split: 'dev_clean' .* Did you mean 'dev-clean'\?"):
-        LibriSpeechConfig(split="dev_clean")  # type: ignore[arg-type]
+        LibriSpeech.Config(split="dev_clean")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"case: 'upper' is not one of as_is, lower"):
-        LibriSpeechConfig(case="upper")  # type: ignore[arg-type]
+        LibriSpeech.Config(case="upper")  # type: ignore[arg-type]
     transcript = folder / "dev-clean/121/121726/121-121726.trans.txt"
     transcript.write_text("121-121726-0000 X\nno number\n")
     with pytest.raises(DataError, match=r"trans\.txt:2: expected SPEAKER-CHAPTER-NUMBER and the words, not"):
-        LibriSpeech(str(folder), LibriSpeechConfig(split="dev-clean"))
+        LibriSpeech(str(folder), LibriSpeech.Config(split="dev-clean"))
     transcript.write_bytes(b"\xff")
     with pytest.raises(DataError, match=r"trans\.txt: not UTF-8"):
-        LibriSpeech(str(folder), LibriSpeechConfig(split="dev-clean"))
+        LibriSpeech(str(folder), LibriSpeech.Config(split="dev-clean"))

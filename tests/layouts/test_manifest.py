@@ -8,11 +8,11 @@ import pytest
 
 from kikimimi.contracts.layout import Row
 from kikimimi.errors import DataError, RequestError
-from kikimimi_layouts.manifest import Manifest, ManifestConfig
+from kikimimi_layouts.manifest import Manifest
 
 
 def rows(file: Path, /, **options: Any) -> list[Row]:
-    layout = Manifest(str(file), ManifestConfig(**options))
+    layout = Manifest(str(file), Manifest.Config(**options))
     found = list(layout.rows(0, len(layout)))
     assert len(found) == len(layout)
     return found
@@ -166,16 +166,16 @@ def test_refuses(tmp_path: Path, name: str, line: str, error: type[Exception], m
 
 def test_refuses_options() -> None:
     with pytest.raises(ValueError, match="four different columns, not 'a', 'a', 'language'"):
-        ManifestConfig(path="a", text="a")
+        Manifest.Config(path="a", text="a")
     with pytest.raises(ValueError, match="license: is empty; leave it out"):
-        ManifestConfig(license="")
+        Manifest.Config(license="")
 
 
 def test_fingerprint_follows_files_and_lines(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("path,text\na.wav,x\nb.wav,y\n")
-    before = [Manifest(str(path), ManifestConfig()).fingerprint(i, i + 1) for i in range(2)]
+    before = [Manifest(str(path), Manifest.Config()).fingerprint(i, i + 1) for i in range(2)]
     (tmp_path / "a.wav").write_bytes(b"1")
-    after = [Manifest(str(path), ManifestConfig()).fingerprint(i, i + 1) for i in range(2)]
+    after = [Manifest(str(path), Manifest.Config()).fingerprint(i, i + 1) for i in range(2)]
     assert after[0] != before[0]
     assert after[1] == before[1]

@@ -8,7 +8,7 @@ import pytest
 from kikimimi.contracts.layout import Layout, Row
 from kikimimi.errors import RequestError
 from kikimimi_layouts.manifest import Manifest
-from kikimimi_layouts.reazonspeech import ReazonSpeech, ReazonSpeechConfig
+from kikimimi_layouts.reazonspeech import ReazonSpeech
 
 TABLE = '000/0a1b.flac\t今日のニュースをお伝えします。\n001/2c3d.flac\t"はい\n'
 
@@ -17,7 +17,7 @@ def test_rows(write: Callable[..., Path], read: Callable[[Layout], list[Row]]) -
     folder = write({"tiny.tsv": TABLE, "000/0a1b.flac": None})
     assert ReazonSpeech.matches(folder)
     assert not Manifest.matches(folder)
-    first, second = read(ReazonSpeech(str(folder), ReazonSpeechConfig()))
+    first, second = read(ReazonSpeech(str(folder), ReazonSpeech.Config()))
     meta = {"license": "CDLA-Sharing-1.0", "source": "reazonspeech"}
     assert first == Row(
         "000/0a1b.flac",
@@ -32,8 +32,8 @@ def test_several_tables_and_another_folder(
 ) -> None:
     folder = write({"tiny.tsv": TABLE, "all.tsv": TABLE + "001/4e.flac\t\n", "flac/000/0a1b.flac": None})
     with pytest.raises(RequestError, match=r"holds all\.tsv, tiny\.tsv; choose one with size=all"):
-        ReazonSpeech(str(folder), ReazonSpeechConfig())
-    rows = read(ReazonSpeech(str(folder), ReazonSpeechConfig(size="all", audio="flac")))
+        ReazonSpeech(str(folder), ReazonSpeech.Config())
+    rows = read(ReazonSpeech(str(folder), ReazonSpeech.Config(size="all", audio="flac")))
     assert rows[0].clips[0].is_file()  # type: ignore[union-attr]
     assert rows[2].record["text"] == ""
 
@@ -41,11 +41,11 @@ def test_several_tables_and_another_folder(
 def test_refuses(write: Callable[..., Path], tmp_path: Path) -> None:
     folder = write({"tiny.tsv": TABLE, "000.tar": ""})
     with pytest.raises(RequestError, match=r"000\.tar: is not unpacked: there is no folder .*audio=FOLDER"):
-        ReazonSpeech(str(folder), ReazonSpeechConfig())
+        ReazonSpeech(str(folder), ReazonSpeech.Config())
     with pytest.raises(RequestError, match=r"no large\.tsv .* There is: 000\.tar, tiny\.tsv"):
-        ReazonSpeech(str(folder), ReazonSpeechConfig(size="large"))
+        ReazonSpeech(str(folder), ReazonSpeech.Config(size="large"))
     with pytest.raises(RequestError, match=r"gone: no such folder; looked for tiny\.tsv or small\.tsv"):
-        ReazonSpeech(str(tmp_path / "gone"), ReazonSpeechConfig())
+        ReazonSpeech(str(tmp_path / "gone"), ReazonSpeech.Config())
     with pytest.raises(ValueError, match=r"size: 'huge' is not one of all, large, medium, small, tiny"):
-        ReazonSpeechConfig(size="huge")  # type: ignore[arg-type]
+        ReazonSpeech.Config(size="huge")  # type: ignore[arg-type]
     assert not ReazonSpeech.matches(write({"all.tsv": "path\ttext\na.wav\tx\n"}, "manifest"))

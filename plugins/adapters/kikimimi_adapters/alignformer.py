@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi import AdapterContext, Padded, PositiveInt, Probability
-from kikimimi_adapters.ctc.compressor import CTCCompressor
-from kikimimi_adapters.ctc.head import CTCConfig, CTCHead, tiny_head
-from kikimimi_adapters.qformer.layers import INIT_STD, QFormer, QFormerLayer
+from kikimimi_adapters.ctc_head import CTCCompressor, CTCConfig, CTCHead, tiny_head
+from kikimimi_adapters.qformer import INIT_STD, QFormer, QFormerLayer
 
 
 class AlignFormerAdapter(CTCCompressor):

@@ -18,7 +18,7 @@ from kikimimi import (
     Units,
     Vocabulary,
 )
-from kikimimi_adapters.ctc.vocabulary import build_vocabulary
+from kikimimi_adapters.ctc_head import build_vocabulary
 from kikimimi_adapters.frame_groups import zero_past_lengths
 from kikimimi_adapters.mlp import MLP, check_projection, projection
 

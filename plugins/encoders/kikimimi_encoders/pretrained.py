@@ -24,7 +24,6 @@ from kikimimi import (
 from kikimimi.weights import CONFIG_PATTERNS, DEFAULT_PATTERNS, load_state
 
 SAMPLE_RATE = 16000
-TINY_LAYERS = 2
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -115,7 +114,7 @@ class PretrainedEncoder(Encoder):
 
     name: ClassVar[str]
     sizes_class: ClassVar[type[Sizes]]
-    tiny_sizes: ClassVar[Mapping[str, Any]]
+    tiny_sizes: ClassVar[Mapping[str, Any]] = {"dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 64}
     prefixes: ClassVar[tuple[str, ...]] = ("",)
     config_patterns: ClassVar[tuple[str, ...]] = CONFIG_PATTERNS
     weight_patterns: ClassVar[tuple[str, ...]] = DEFAULT_PATTERNS
@@ -196,7 +195,9 @@ class PretrainedEncoder(Encoder):
 
     def unread(self) -> list[str]:
         """Return patterns (`layers.7.*`) of the tensors of a whole model that are not built."""
-        return [f"{self.stack}.{number}.*" for number in range(self.taps.layers[-1], self.num_layers)]
+        layers = [f"{self.stack}.{number}.*" for number in range(self.taps.layers[-1], self.num_layers)]
+        # The norm at the very end is not built where the last layer is not read.
+        return [*layers, "layer_norm.*"] if getattr(self.model, "layer_norm", self) is None else layers
 
     def pretrained_names(self) -> set[str]:
         """Return all names but that of the weights of the layers' sum, which are always new."""

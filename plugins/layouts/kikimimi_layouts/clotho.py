@@ -1,14 +1,13 @@
 """Clotho: sounds described in sentences."""
 
 import csv
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, Layout, LayoutConfig, Row
+from kikimimi import DataError, LayoutConfig, Row
 from kikimimi_layouts.corpus_folder import is_missing, licence_name
-from kikimimi_layouts.table import Table
+from kikimimi_layouts.table import Fields, Table, TableLayout
 
 Split = Literal["development", "validation", "evaluation"]
 _CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
@@ -16,15 +15,7 @@ _TABLES = ("clotho_csv_files", ".")
 _AUDIO = ("clotho_audio_files", ".")
 
 
-@dataclass(kw_only=True, frozen=True)
-class ClothoConfig(LayoutConfig):
-    """Options of the layout `clotho`."""
-
-    split: Split = "development"
-    """The set whose clips are taken."""
-
-
-class Clotho(Layout):
+class Clotho(TableLayout):
     """The folder with ``clotho_captions_SPLIT.csv``, ``clotho_metadata_SPLIT.csv``, the clips in ``SPLIT/``.
 
     The tables and the folder of clips may stand in ``clotho_csv_files`` and ``clotho_audio_files``, as
@@ -33,8 +24,14 @@ class Clotho(Layout):
     metadata, which since version 2 are in ISO 8859-1.
     """
 
-    Config = ClothoConfig
-    config: ClothoConfig
+    @dataclass(kw_only=True, frozen=True)
+    class Config(LayoutConfig):
+        """Options of the layout `clotho`."""
+
+        split: Split = "development"
+        """The set whose clips are taken."""
+
+    config: Config
 
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
@@ -51,15 +48,11 @@ class Clotho(Layout):
         names = [f"clotho_captions_{split}.csv" for split in get_args(Split)]
         return any((path / place / name).is_file() for place in _TABLES for name in names)
 
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def rows(self, begin: int, end: int) -> Iterator[Row]:
-        """Yield the rows from `begin` to before `end`, in the order of the captions."""
-        for _, fields in self.table.rows(begin, end):
-            captions, name = [fields[column] for column in _CAPTIONS], fields["file_name"]
-            meta = {"source": "clotho", "captions": captions, **self.about.get(name, {})}
-            yield Row(name, {"text": captions[0], "language": "en", "meta": meta}, (self.audio / name,))
+    def row(self, where: str, fields: Fields) -> Row:
+        """Make a row of a clip's captions."""
+        captions, name = [fields[column] for column in _CAPTIONS], fields["file_name"]
+        meta = {"source": "clotho", "captions": captions, **self.about.get(name, {})}
+        return Row(name, {"text": captions[0], "language": "en", "meta": meta}, (self.audio / name,))
 
 
 def _find(folder: Path, places: tuple[str, ...], name: str, what: str) -> Path:

@@ -1,32 +1,17 @@
 """Common Voice, one language of a release."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, Layout, LayoutConfig, RequestError, Row
-from kikimimi_layouts.corpus_folder import is_missing
-from kikimimi_layouts.table import Fields, Table
+from kikimimi import DataError, LayoutConfig, RequestError, Row
+from kikimimi_layouts.corpus_folder import find_file, find_folder
+from kikimimi_layouts.table import Fields, Table, TableLayout
 
 Split = Literal["train", "dev", "test", "validated", "invalidated", "other"]
 
 
-@dataclass(kw_only=True, frozen=True)
-class CommonVoiceConfig(LayoutConfig):
-    """Options of the layout `common_voice`."""
-
-    split: Split = "train"
-    """Table of the release whose clips are taken (``train.tsv``)."""
-    language: str | None = None
-    """Language of every clip (ISO 639-1 code); null takes it from the column ``locale``."""
-
-    def __post_init__(self) -> None:
-        if self.language == "":
-            raise ValueError("language: is empty; leave it out to take it from the column locale")
-
-
-class CommonVoice(Layout):
+class CommonVoice(TableLayout):
     """The folder of one language: ``clips/`` and ``train.tsv``, ``dev.tsv``, ``test.tsv``, ``validated.tsv``.
 
     Each table has the columns client_id, path, sentence, up_votes, down_votes, age, gender, accents, locale
@@ -35,34 +20,36 @@ class CommonVoice(Layout):
     is the text; what else is known is meta. The licence is CC0-1.0.
     """
 
-    Config = CommonVoiceConfig
-    config: CommonVoiceConfig
+    @dataclass(kw_only=True, frozen=True)
+    class Config(LayoutConfig):
+        """Options of the layout `common_voice`."""
+
+        split: Split = "train"
+        """Table of the release whose clips are taken (``train.tsv``)."""
+        language: str | None = None
+        """Language of every clip (ISO 639-1 code); null takes it from the column ``locale``."""
+
+        def __post_init__(self) -> None:
+            if self.language == "":
+                raise ValueError("language: is empty; leave it out to take it from the column locale")
+
+    config: Config
 
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
         self.folder = Path(path)
-        table = f"{config.split}.tsv"
-        if not (self.folder / "clips").is_dir():
-            raise is_missing(self.folder, "clips", "the audio of a language of Common Voice")
-        if not (self.folder / table).is_file():
-            raise is_missing(self.folder, table, f"the clips of split={config.split}")
+        find_folder(self.folder / "clips", "the audio of a language of Common Voice")
+        table = find_file(self.folder / f"{config.split}.tsv", f"the clips of split={config.split}")
         needs, what = ("path", "sentence"), "a table of Common Voice"
-        self.table = Table(self.folder / table, needs=needs, what=what, check=self._row)
+        self.table = Table(table, needs=needs, what=what, check=self.row)
 
     @classmethod
     def matches(cls, path: Path) -> bool:
         """Tell whether there are ``clips/`` and the tables of a release."""
         return (path / "clips").is_dir() and any((path / f"{name}.tsv").is_file() for name in get_args(Split))
 
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def rows(self, begin: int, end: int) -> Iterator[Row]:
-        """Yield the rows from `begin` to before `end`, in the order of the table."""
-        for where, fields in self.table.rows(begin, end):
-            yield self._row(where, fields)
-
-    def _row(self, where: str, fields: Fields) -> Row:
+    def row(self, where: str, fields: Fields) -> Row:
+        """Make a row of a line of the table."""
         name, text, locale = fields.pop("path"), fields.pop("sentence"), fields.get("locale", "")
         if not name:
             raise DataError(f"{where}: path: is empty")

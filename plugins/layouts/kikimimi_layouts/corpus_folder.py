@@ -10,23 +10,34 @@ _SHOWN = 12
 _CREATIVE_COMMONS = re.compile(r"https?://creativecommons\.org/(?:licenses|publicdomain)/([a-z+-]+)/([\d.]+)")
 
 
-def is_missing(folder: Path, wanted: str, what: str, hint: str = "") -> RequestError:
+def is_missing(folder: Path, wanted: str, what: str) -> RequestError:
     """Return the error that a corpus does not hold what its layout needs: what was looked for, what is there.
 
     Args:
         folder: Where it was looked for.
         wanted: The name of the file or folder.
         what: What it would hold.
-        hint: Another sentence, such as which option chooses differently.
     """
     if not folder.is_dir():
         return RequestError(f"{folder}: no such folder; looked for {wanted} in it ({what})")
     names = sorted(path.name for path in folder.iterdir())
     there = listing(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     guess = nearest(wanted, names)
-    return RequestError(
-        f"{folder}: there is no {wanted} ({what}).{guess} There is: {there}.{' ' if hint else ''}{hint}"
-    )
+    return RequestError(f"{folder}: there is no {wanted} ({what}).{guess} There is: {there}.")
+
+
+def find_file(path: Path, what: str) -> Path:
+    """Return the path of a file of a corpus, or raise a RequestError that says what it would hold."""
+    if not path.is_file():
+        raise is_missing(path.parent, path.name, what)
+    return path
+
+
+def find_folder(path: Path, what: str) -> Path:
+    """Return the path of a folder of a corpus, or raise a RequestError that says what it would hold."""
+    if not path.is_dir():
+        raise is_missing(path.parent, path.name, what)
+    return path
 
 
 def lines_of(transcript: Path) -> Iterator[tuple[str, str]]:

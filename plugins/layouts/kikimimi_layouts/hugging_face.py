@@ -17,20 +17,6 @@ _FILES = {".parquet": "parquet", ".arrow": "arrow"}
 _AT_ONCE = 16  # rows that are read together: long clips are megabytes each
 
 
-@dataclass(kw_only=True, frozen=True)
-class HuggingFaceConfig(LayoutConfig):
-    """Options of the layout `hugging_face`."""
-
-    fields: str | None = None
-    """YAML file that says which columns are what, or the name of a shipped one; it must be given."""
-    split: str | None = None
-    """Split of the set; null takes ``train``, or the only one that there is."""
-    subset: str | None = None
-    """Subset (configuration) of the set; null takes its default."""
-    revision: str | None = None
-    """Commit, tag or branch on the Hub; null takes the newest."""
-
-
 class HuggingFace(Layout):
     """A data set by its name on the Hub (``org/name``), or parquet or Arrow files: one, or a folder of them.
 
@@ -60,8 +46,20 @@ class HuggingFace(Layout):
         rejected: rejected
     """
 
-    Config = HuggingFaceConfig
-    config: HuggingFaceConfig
+    @dataclass(kw_only=True, frozen=True)
+    class Config(LayoutConfig):
+        """Options of the layout `hugging_face`."""
+
+        fields: str | None = None
+        """YAML file that says which columns are what, or the name of a shipped one; it must be given."""
+        split: str | None = None
+        """Split of the set; null takes ``train``, or the only one that there is."""
+        subset: str | None = None
+        """Subset (configuration) of the set; null takes its default."""
+        revision: str | None = None
+        """Commit, tag or branch on the Hub; null takes the newest."""
+
+    config: Config
 
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
@@ -118,7 +116,7 @@ def _is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def _loaded(path: str, config: HuggingFaceConfig) -> Any:
+def _loaded(path: str, config: HuggingFace.Config) -> Any:
     """Open the set at one split."""
     local = Path(path)
     if not local.exists() and not _HUB_ID.fullmatch(path):
@@ -150,7 +148,7 @@ def _loaded(path: str, config: HuggingFaceConfig) -> Any:
     return _split(path, found, config.split)
 
 
-def _split_of_hub(datasets: Any, path: str, config: HuggingFaceConfig) -> Any:
+def _split_of_hub(datasets: Any, path: str, config: HuggingFace.Config) -> Any:
     """Open one split of a set without preparing the others."""
     options = {"name": config.subset, "revision": config.revision}
     split = config.split

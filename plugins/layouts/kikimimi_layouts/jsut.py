@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kikimimi import DataError, Layout, LayoutConfig, Row
-from kikimimi_layouts.corpus_folder import is_missing, lines_of
+from kikimimi_layouts.corpus_folder import find_file, find_folder, is_missing, lines_of
 
 Subset = Literal[
     "all",
@@ -23,14 +23,6 @@ Subset = Literal[
 _TRANSCRIPT = "transcript_utf8.txt"
 
 
-@dataclass(kw_only=True, frozen=True)
-class JSUTConfig(LayoutConfig):
-    """Options of the layout `jsut`."""
-
-    subset: Subset = "basic5000"
-    """Folder whose sentences are taken; ``all`` takes every one that is there."""
-
-
 class JSUT(Layout):
     """The folder ``jsut_ver1.1``: ``basic5000/transcript_utf8.txt``, ``basic5000/wav/BASIC5000_0001.wav``.
 
@@ -39,8 +31,14 @@ class JSUT(Layout):
     own, which its ``LICENCE.txt`` gives for text and audio: ``LicenseRef-JSUT``.
     """
 
-    Config = JSUTConfig
-    config: JSUTConfig
+    @dataclass(kw_only=True, frozen=True)
+    class Config(LayoutConfig):
+        """Options of the layout `jsut`."""
+
+        subset: Subset = "basic5000"
+        """Folder whose sentences are taken; ``all`` takes every one that is there."""
+
+    config: Config
 
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
@@ -66,11 +64,8 @@ class JSUT(Layout):
             yield Row(f"{subset}/wav/{name}.wav", {"text": text, "language": "ja", "meta": meta}, (file,))
 
     def _read(self, subset: str) -> Iterator[tuple[str, str, str]]:
-        transcript = self.folder / subset / _TRANSCRIPT
-        if not (self.folder / subset).is_dir():
-            raise is_missing(self.folder, subset, f"the sentences of subset={subset}")
-        if not transcript.is_file():
-            raise is_missing(self.folder / subset, _TRANSCRIPT, "names of clips and sentences")
+        folder = find_folder(self.folder / subset, f"the sentences of subset={subset}")
+        transcript = find_file(folder / _TRANSCRIPT, "names of clips and sentences")
         for where, line in lines_of(transcript):
             name, colon, text = line.partition(":")
             if not colon or not name.strip():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kikimimi import DataError, Layout, LayoutConfig, Row
-from kikimimi_layouts.corpus_folder import is_missing, lines_of
+from kikimimi_layouts.corpus_folder import find_folder, is_missing, lines_of
 
 Split = Literal[
     "train-clean-100",
@@ -21,16 +21,6 @@ Split = Literal[
 ]
 
 
-@dataclass(kw_only=True, frozen=True)
-class LibriSpeechConfig(LayoutConfig):
-    """Options of the layout `librispeech`."""
-
-    split: Split = "train-clean-100"
-    """Folder whose clips are taken; ``train-clean-5`` and ``dev-clean-2`` are those of Mini LibriSpeech."""
-    case: Literal["lower", "as_is"] = "lower"
-    """The transcripts are in capitals, as no LLM writes: lower makes them small, as_is keeps them."""
-
-
 class LibriSpeech(Layout):
     """The folder ``LibriSpeech``: ``SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac`` and transcripts.
 
@@ -39,14 +29,21 @@ class LibriSpeech(Layout):
     transcripts of the split are held: about 60 MB for train-other-500.
     """
 
-    Config = LibriSpeechConfig
-    config: LibriSpeechConfig
+    @dataclass(kw_only=True, frozen=True)
+    class Config(LayoutConfig):
+        """Options of the layout `librispeech`."""
+
+        split: Split = "train-clean-100"
+        """Folder whose clips are taken; ``train-clean-5`` and ``dev-clean-2`` are those of Mini
+        LibriSpeech."""
+        case: Literal["lower", "as_is"] = "lower"
+        """The transcripts are in capitals, as no LLM writes: lower makes them small, as_is keeps them."""
+
+    config: Config
 
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
-        self.folder = Path(path) / config.split
-        if not self.folder.is_dir():
-            raise is_missing(Path(path), config.split, f"the clips of split={config.split}")
+        self.folder = find_folder(Path(path) / config.split, f"the clips of split={config.split}")
         transcripts = sorted(self.folder.glob("*/*/*.trans.txt"))
         if not transcripts:
             raise is_missing(self.folder, "SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt", "the transcripts")

@@ -1,47 +1,17 @@
 """Manifests: tables of audio files and their transcripts, or of conversations."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi import DataError, Layout, LayoutConfig, RequestError, Row, listing, nearest, parse_conversation
-from kikimimi_layouts.table import KINDS, Fields, Table
+from kikimimi import DataError, LayoutConfig, RequestError, Row, listing, nearest, parse_conversation
+from kikimimi_layouts.table import KINDS, Fields, Table, TableLayout
 
 _STEMS = ("manifest", "metadata")
 _OF_CONVERSATIONS = ("messages", "chosen", "rejected")
 
 
-@dataclass(kw_only=True, frozen=True)
-class ManifestConfig(LayoutConfig):
-    """Options of the layout `manifest`."""
-
-    path: str = "path"
-    """Name of the column with the audio files: relative to the manifest, or absolute."""
-    text: str = "text"
-    """Name of the column with the transcripts."""
-    language_column: str = "language"
-    """Name of the column with the language (ISO 639-1 code); it may be missing."""
-    license_column: str = "license"
-    """Name of the column with the licence (SPDX name); it may be missing."""
-    language: str | None = None
-    """Language of every row (ISO 639-1 code); one that says otherwise is an error."""
-    license: str | None = None
-    """Licence of every row (SPDX name); one that says otherwise is an error."""
-
-    def __post_init__(self) -> None:
-        columns = (self.path, self.text, self.language_column, self.license_column)
-        if "" in columns or len({*columns}) < len(columns):
-            raise ValueError(
-                "path, text, language_column and license_column must name four different columns, "
-                f"not {', '.join(map(repr, columns))}"
-            )
-        for name in ("language", "license"):
-            if getattr(self, name) == "":
-                raise ValueError(f"{name}: is empty; leave it out where it is not known")
-
-
-class Manifest(Layout):
+class Manifest(TableLayout):
     """A CSV, TSV or JSON Lines file that lists audio files and transcripts, or the folder with it.
 
     Columns path (relative to the manifest, or absolute), text, language (may be missing), and any others:
@@ -51,8 +21,35 @@ class Manifest(Layout):
     some seconds to check.
     """
 
-    Config = ManifestConfig
-    config: ManifestConfig
+    @dataclass(kw_only=True, frozen=True)
+    class Config(LayoutConfig):
+        """Options of the layout `manifest`."""
+
+        path: str = "path"
+        """Name of the column with the audio files: relative to the manifest, or absolute."""
+        text: str = "text"
+        """Name of the column with the transcripts."""
+        language_column: str = "language"
+        """Name of the column with the language (ISO 639-1 code); it may be missing."""
+        license_column: str = "license"
+        """Name of the column with the licence (SPDX name); it may be missing."""
+        language: str | None = None
+        """Language of every row (ISO 639-1 code); one that says otherwise is an error."""
+        license: str | None = None
+        """Licence of every row (SPDX name); one that says otherwise is an error."""
+
+        def __post_init__(self) -> None:
+            columns = (self.path, self.text, self.language_column, self.license_column)
+            if "" in columns or len({*columns}) < len(columns):
+                raise ValueError(
+                    "path, text, language_column and license_column must name four different columns, "
+                    f"not {', '.join(map(repr, columns))}"
+                )
+            for name in ("language", "license"):
+                if getattr(self, name) == "":
+                    raise ValueError(f"{name}: is empty; leave it out where it is not known")
+
+    config: Config
 
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
@@ -70,14 +67,10 @@ class Manifest(Layout):
             return True
         return len(tables) == 1 and _begins_like_a_manifest(tables[0])
 
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def rows(self, begin: int, end: int) -> Iterator[Row]:
-        """Yield the rows from `begin` to before `end`, in the order of the manifest."""
-        for where, fields in self.table.rows(begin, end):
-            record, files = self._read(where, fields)
-            yield Row(files[0] if files else where, record, tuple(self.folder / file for file in files))
+    def row(self, where: str, fields: Fields) -> Row:
+        """Make a row of a labelled clip or of a conversation."""
+        record, files = self._read(where, fields)
+        return Row(files[0] if files else where, record, tuple(self.folder / file for file in files))
 
     def _read(self, where: str, fields: Fields) -> tuple[dict[str, Any], list[str]]:
         """Return the record of a row, and the names of its audio files."""

@@ -1,28 +1,17 @@
 """ReazonSpeech, as its archives and tables are downloaded."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from kikimimi import Layout, LayoutConfig, RequestError, Row, listing
+from kikimimi import LayoutConfig, RequestError, Row, listing
 from kikimimi_layouts.corpus_folder import is_missing
-from kikimimi_layouts.table import Fields, Table
+from kikimimi_layouts.table import Fields, Table, TableLayout
 
 Size = Literal["tiny", "small", "medium", "large", "all"]
 
 
-@dataclass(kw_only=True, frozen=True)
-class ReazonSpeechConfig(LayoutConfig):
-    """Options of the layout `reazonspeech`."""
-
-    size: Size | None = None
-    """Table whose clips are taken (``tiny.tsv`` to ``all.tsv``); null takes the only one that is there."""
-    audio: str = "."
-    """Folder into which the archives were unpacked, seen from the folder of the table."""
-
-
-class ReazonSpeech(Layout):
+class ReazonSpeech(TableLayout):
     """A folder with ``all.tsv`` (or ``tiny``, ``small``, ``medium``, ``large``) and the unpacked archives.
 
     Each line of the table is ``000/0000a1b2c3.flac``, a tab and the transcript; there is no header. The
@@ -31,8 +20,17 @@ class ReazonSpeech(Layout):
     CDLA-Sharing-1.0, for the purposes of Article 30-4 of Japan's Copyright Act.
     """
 
-    Config = ReazonSpeechConfig
-    config: ReazonSpeechConfig
+    @dataclass(kw_only=True, frozen=True)
+    class Config(LayoutConfig):
+        """Options of the layout `reazonspeech`."""
+
+        size: Size | None = None
+        """Table whose clips are taken (``tiny.tsv`` to ``all.tsv``); null takes the only one that is
+        there."""
+        audio: str = "."
+        """Folder into which the archives were unpacked, seen from the folder of the table."""
+
+    config: Config
 
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
@@ -52,15 +50,8 @@ class ReazonSpeech(Layout):
         """Tell whether there is a table of such a name whose first line names a FLAC file."""
         return any(_names_flac(table) for table in _tables(path))
 
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def rows(self, begin: int, end: int) -> Iterator[Row]:
-        """Yield the rows from `begin` to before `end`, in the order of the table."""
-        for _, fields in self.table.rows(begin, end):
-            yield self._row(fields)
-
-    def _row(self, fields: Fields) -> Row:
+    def row(self, where: str, fields: Fields) -> Row:
+        """Make a row of a line of the table."""
         meta = {"license": "CDLA-Sharing-1.0", "source": "reazonspeech"}
         record = {"text": fields["text"], "language": "ja", "meta": meta}
         return Row(fields["path"], record, (self.audio / fields["path"],))

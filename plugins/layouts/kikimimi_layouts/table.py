@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from kikimimi import DataError, RequestError, listing
+from kikimimi import DataError, Layout, RequestError, Row, listing
 
 KINDS = (".csv", ".jsonl", ".tsv")
 """File name endings that `Table` reads."""
@@ -132,6 +133,24 @@ class Table:
                     raise DataError(f"{where}: expected a mapping, not {type(fields).__name__}")
                 yield offset, lines.number, fields
             offset = lines.offset
+
+
+class TableLayout(Layout):
+    """A layout whose rows are those of a table: a subclass sets `table` and makes a row of the fields."""
+
+    table: Table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def rows(self, begin: int, end: int) -> Iterator[Row]:
+        """Yield the rows from `begin` to before `end`, in the order of the table."""
+        for where, fields in self.table.rows(begin, end):
+            yield self.row(where, fields)
+
+    @abstractmethod
+    def row(self, where: str, fields: Fields) -> Row:
+        """Make a row of the fields that stand at a place (``table.csv:7``)."""
 
 
 class _Lines:

@@ -23,6 +23,7 @@ from kikimimi import (
     nearest,
 )
 from kikimimi.weights import DEFAULT_PATTERNS, load_state
+from kikimimi_encoders.log_mel import HOP, log_mel
 from kikimimi_encoders.pretrained import SAMPLE_RATE
 from kikimimi_encoders.whisper.ctranslate2 import (
     MODEL,
@@ -31,7 +32,6 @@ from kikimimi_encoders.whisper.ctranslate2 import (
     model_state,
     open_whisper,
 )
-from kikimimi_encoders.whisper.log_mel import HOP, log_mel
 
 _PROMPT = 4
 _MULTILINGUAL_VOCABULARY = 51865

@@ -22,10 +22,8 @@ from transformers import (
 
 from kikimimi import Padded, WeightsError
 from kikimimi.testing import Check, list_checks, parametrize_checks
-from kikimimi_encoders.ssl.family import Sizes, SSLEncoder
-from kikimimi_encoders.ssl.hubert import HubertEncoder
+from kikimimi_encoders.ssl.family import HubertEncoder, Sizes, SSLEncoder, Wav2Vec2Encoder
 from kikimimi_encoders.ssl.masking import MaskingConfig, SpanMasking, spans
-from kikimimi_encoders.ssl.wav2vec2 import Wav2Vec2Encoder
 from kikimimi_encoders.ssl.wavlm import WavLMEncoder
 
 FAMILY: dict[str, tuple[Any, Any, Any]] = {

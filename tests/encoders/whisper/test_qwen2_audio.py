@@ -25,7 +25,7 @@ from kikimimi import AudioError, Padded, WeightsError
 from kikimimi.testing import Check, parametrize_checks
 from kikimimi_encoders.spec_augment import SpecAugment
 from kikimimi_encoders.whisper.layers import average_pairs
-from kikimimi_encoders.whisper.qwen2_audio import Qwen2AudioEncoder, Qwen2AudioSizes
+from kikimimi_encoders.whisper.whisper import Qwen2AudioEncoder, Qwen2AudioSizes
 
 Config = Qwen2AudioEncoder.Config
 NUM_LAYERS = 3

@@ -13,8 +13,8 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as Reference
 
 from kikimimi import AudioError, Padded, WeightsError
+from kikimimi_encoders.log_mel import log_mel, num_mel_frames
 from kikimimi_encoders.whisper.layers import WhisperEncoderLayer
-from kikimimi_encoders.whisper.log_mel import log_mel, num_mel_frames
 from kikimimi_encoders.whisper.whisper import Sizes, WhisperEncoder
 
 WINDOW = 480_000

@@ -1,4 +1,4 @@
-"""What the encoders `wav2vec2`, `hubert` and `wavlm` have in common: everything but their layers."""
+"""wav2vec 2.0 and HuBERT, and what WavLM has in common with them: everything but its layers."""
 
 import math
 from contextlib import nullcontext
@@ -7,12 +7,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import HubertConfig, Wav2Vec2Config
 
 from kikimimi import Padded, PositiveInt, WeightsError, WeightsFiles
 from kikimimi_encoders import pretrained
 from kikimimi_encoders.pretrained import SAMPLE_RATE, build_config, read_config
 from kikimimi_encoders.ssl.masking import MaskedEncoder, MaskingConfig
-from kikimimi_encoders.ssl.model import Family, SpeechTransformer
+from kikimimi_encoders.ssl.model import SpeechTransformer, new_layer
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -52,10 +53,16 @@ class SSLEncoder(MaskedEncoder):
     clip; a clip shorter than the 400 samples (25 ms) that one frame sees is padded with silence to them.
     Layer i is transformers' `hidden_states[i]`, and the last one is `last_hidden_state`, after the final norm
     where there is one. In training, dropout is that of the checkpoint's config; LayerDrop is off.
+
+    Attributes:
+        name: Registered name, which is also transformers' type of the model and the prefix of its tensors.
+        config_class: transformers' config.
+        conv_bias: Whether the layer-normed convolutions of the published models have biases.
     """
 
     Config = SSLConfig
-    family: ClassVar[Family]
+    config_class: ClassVar[Any]
+    conv_bias: ClassVar[bool] = True
     sizes_class = Sizes
     tiny_sizes: ClassVar = {**MaskedEncoder.tiny_sizes, "conv_dim": 16, "position_groups": 4}
     config: SSLConfig
@@ -65,13 +72,13 @@ class SSLEncoder(MaskedEncoder):
     def __init__(self, config: SSLConfig) -> None:
         super().__init__(config)
         hf_config = self.sizes
-        wanted = (config.normalise, self.normalise, self.family.normalises(hf_config))
+        wanted = (config.normalise, self.normalise, self.normalises(hf_config))
         self.normalise = next(choice for choice in wanted if choice is not None)
         self.convolutions = list(zip(hf_config.conv_kernel, hf_config.conv_stride, strict=True))
         self.frame_rate = SAMPLE_RATE / math.prod(hf_config.conv_stride)
         self.min_samples = _receptive_field(self.convolutions)
         last = self.tap(num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
-        self.model = SpeechTransformer(self.family, hf_config, last)
+        self.model = SpeechTransformer(hf_config, last, self.layer)
         if config.freeze_feature_extractor:
             self.model.feature_extractor.requires_grad_(False)
         self.mask(hf_config.hidden_size)
@@ -79,13 +86,16 @@ class SSLEncoder(MaskedEncoder):
     def state(self, files: WeightsFiles) -> dict[str, Tensor]:
         """Read the tensors of a checkpoint, old or new, under their names in `model`."""
         # HubertForCTC, Wav2Vec2ForPreTraining, ...; or HubertModel.
-        state = files.state_dict(f"{self.family.model_type}.") or files.state_dict()
+        state = files.state_dict(f"{self.name}.") or files.state_dict()
         return self.model.renamed(state)
 
-    def unread(self) -> list[str]:
-        """Return patterns of the tensors of a whole encoder that are not built."""
-        norm = [] if self.model.layer_norm is not None else ["layer_norm.*"]
-        return [*super().unread(), *norm]
+    def normalises(self, hf_config: Any) -> bool:
+        """Whether models of a config were trained on normalised clips, where no file says so."""
+        return True
+
+    def layer(self, hf_config: Any, number: int) -> nn.Module:
+        """Build the layer of a number (from 0)."""
+        return new_layer(hf_config)
 
     def num_frames(self, num_samples: int) -> int:
         """Return the frames of about 20 ms whose 25 ms lie within the clip, at least 1."""
@@ -111,14 +121,14 @@ class SSLEncoder(MaskedEncoder):
 
     def new_sizes(self, sizes: Sizes) -> Any:
         """Return transformers' config."""
-        return self.family.config_class(
+        return self.config_class(
             hidden_size=sizes.dim,
             num_hidden_layers=sizes.num_layers,
             num_attention_heads=sizes.num_heads,
             intermediate_size=sizes.ffn_dim,
             conv_dim=[sizes.conv_dim] * 7,
             feat_extract_norm=sizes.conv_norm,
-            conv_bias=self.family.conv_bias and sizes.conv_norm == "layer",
+            conv_bias=self.conv_bias and sizes.conv_norm == "layer",
             do_stable_layer_norm=sizes.pre_norm,
             num_conv_pos_embedding_groups=sizes.position_groups,
         )
@@ -129,13 +139,40 @@ class SSLEncoder(MaskedEncoder):
         Raises:
             WeightsError: It is another model, or has parts that are not built here.
         """
-        # The encoders have the names of their models' types.
-        config = read_config(files, self.family.model_type, self.family.model_type)
+        config = read_config(files, self.name, self.name)
         for option in ("add_adapter", "conv_pos_batch_norm"):
             if config.get(option, False):
                 raise WeightsError(f"{files.source}: config.json sets {option}, which is not built here")
         self.normalise = _read_normalise(files)
-        return build_config(self.family.config_class, config, files.source)
+        return build_config(self.config_class, config, files.source)
+
+
+class Wav2Vec2Encoder(SSLEncoder):
+    """wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477), equal to transformers' `Wav2Vec2Model`."""
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(SSLConfig):
+        """Options of the `wav2vec2` encoder."""
+
+        weights: str = "facebook/wav2vec2-base"
+        """A wav2vec 2.0 of transformers: a Hub id, a folder, `package:...`; or `random`."""
+
+    name = "wav2vec2"
+    config_class = Wav2Vec2Config
+
+
+class HubertEncoder(SSLEncoder):
+    """HuBERT (Hsu et al. 2021, arXiv 2106.07447), equal to transformers' `HubertModel`."""
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(SSLConfig):
+        """Options of the `hubert` encoder."""
+
+        weights: str = "facebook/hubert-base-ls960"
+        """A HuBERT of transformers: a Hub id, a folder, `package:...`; or `random`."""
+
+    name = "hubert"
+    config_class = HubertConfig
 
 
 def _read_normalise(files: WeightsFiles) -> bool | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +95,6 @@ class SpanMasking(nn.Module):
 class MaskedEncoder(PretrainedEncoder):
     """Base of the encoders with these options; they are built of transformers' config."""
 
-    tiny_sizes: ClassVar[Mapping[str, Any]] = {"dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 64}
     stem = "feature_projection"
 
     def mask(self, dim: int) -> None:

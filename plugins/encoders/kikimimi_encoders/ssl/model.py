@@ -1,8 +1,8 @@
 """The network that wav2vec 2.0, HuBERT and WavLM share, put together from transformers' modules."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -13,39 +13,35 @@ from transformers.activations import ACT2FN
 from kikimimi import Padded
 
 
-@dataclass(frozen=True)
-class Family:
-    """What sets one member of the family apart.
+def transformers_class(config: Any, part: str) -> Any:
+    """Return transformers' class of a part: `HubertFeatureEncoder` for a `HubertConfig`.
 
-    Attributes:
-        model_type: As in `config.json`; also the prefix of the tensors in checkpoints with a head.
-        config_class: transformers' config.
-        convolutions: transformers' stack of convolutions, built from a config.
-        projection: transformers' projection of its output to the width of the transformer.
-        layer: Builds the layer of a number (from 0) from a config.
-        conv_bias: Whether the layer-normed convolutions of the published models have biases.
-        normalises: Whether models of a config were trained on clips of zero mean and unit variance, where no
-            `preprocessor_config.json` says so.
+    Args:
+        config: transformers' config of the model.
+        part: Name of the class without that of the model before it.
     """
-
-    model_type: str
-    config_class: Any
-    convolutions: Callable[[Any], nn.Module]
-    projection: Callable[[Any], nn.Module]
-    layer: Callable[[Any, int], nn.Module]
-    conv_bias: bool
-    normalises: Callable[[Any], bool]
+    kind = type(config)
+    modeling = import_module(kind.__module__.replace("configuration", "modeling"))
+    return getattr(modeling, kind.__name__.removesuffix("Config") + part)
 
 
-def by_norm(
-    after: Callable[[Any], nn.Module], before: Callable[[Any], nn.Module]
-) -> Callable[..., nn.Module]:
-    """Return what builds a layer of a family: of those that norm what leaves them, or what enters them."""
-
-    def layer(config: Any, number: int, **options: Any) -> nn.Module:
-        return (before if config.do_stable_layer_norm else after)(config, **options)
-
+def new_layer(config: Any, **options: Any) -> nn.Module:
+    """Build transformers' layer that norms what leaves it or, as the config says, what enters it."""
+    part = "EncoderLayerStableLayerNorm" if config.do_stable_layer_norm else "EncoderLayer"
+    layer: nn.Module = transformers_class(config, part)(config, **options)
     return layer
+
+
+@torch.no_grad()
+def initialise(modules: Iterable[nn.Module], std: float) -> None:
+    """Draw weights as transformers does: normal linear layers, Kaiming convolutions."""
+    for module in modules:
+        if isinstance(module, nn.Conv1d):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            module.weight.normal_(std=std)
+        if isinstance(module, nn.Conv1d | nn.Linear) and module.bias is not None:
+            module.bias.zero_()
 
 
 class PositionalConvolution(nn.Module):
@@ -85,18 +81,18 @@ class SpeechTransformer(nn.Module):
     Names of parameters are those of transformers' `HubertModel` and its kin without `encoder.`.
 
     Args:
-        family: Whose parts to use.
-        config: transformers' config.
+        config: transformers' config, whose parts are used.
         last: Highest layer that is read; those above are not built.
+        layer: Builds the layer of a number (from 0) from the config.
     """
 
-    def __init__(self, family: Family, config: Any, last: int) -> None:
+    def __init__(self, config: Any, last: int, layer: Callable[[Any, int], nn.Module]) -> None:
         super().__init__()
         config._attn_implementation = "sdpa"
         self.pre_norm = bool(config.do_stable_layer_norm)
         self.num_layers = int(config.num_hidden_layers)
-        self.feature_extractor = family.convolutions(config)
-        self.feature_projection = family.projection(config)
+        self.feature_extractor = transformers_class(config, "FeatureEncoder")(config)
+        self.feature_projection = transformers_class(config, "FeatureProjection")(config)
         self.pos_conv_embed = PositionalConvolution(
             config.hidden_size,
             config.num_conv_pos_embeddings,
@@ -104,25 +100,15 @@ class SpeechTransformer(nn.Module):
             config.feat_extract_activation,
         )
         self.dropout = nn.Dropout(config.hidden_dropout)
-        self.layers = nn.ModuleList(family.layer(config, number) for number in range(last))
+        self.layers = nn.ModuleList(layer(config, number) for number in range(last))
         # A pre-norm transformer has it at its end, where it may not be read.
         self.layer_norm = (
             nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
             if not self.pre_norm or last == self.num_layers
             else None
         )
-        self._initialise(config.initializer_range)
-
-    @torch.no_grad()
-    def _initialise(self, std: float) -> None:
-        """As transformers does: normal linear layers, Kaiming convolutions, uniform projection."""
-        for module in [*self.feature_extractor.modules(), *self.layers.modules()]:
-            if isinstance(module, nn.Conv1d):
-                nn.init.kaiming_normal_(module.weight)
-            elif isinstance(module, nn.Linear | nn.Embedding):
-                module.weight.normal_(std=std)
-            if isinstance(module, nn.Conv1d | nn.Linear) and module.bias is not None:
-                module.bias.zero_()
+        parts = [*self.feature_extractor.modules(), *self.layers.modules()]
+        initialise(parts, config.initializer_range)
 
     def convolve(self, wave: Tensor) -> Tensor:
         """Turn one clip (S,) into (F, C) frames; alone, as group norm takes its statistics over time."""

@@ -17,6 +17,7 @@ from kikimimi import Padded, PositiveInt, WeightsFiles, full_precision
 from kikimimi_encoders import pretrained
 from kikimimi_encoders.pretrained import SAMPLE_RATE, build_config, check_expected, read_config
 from kikimimi_encoders.ssl.masking import MaskedEncoder, MaskingConfig
+from kikimimi_encoders.ssl.model import initialise
 
 HOP = 160
 WINDOW = 400
@@ -60,18 +61,7 @@ class Wav2Vec2BertTransformer(nn.Module):
         self.feature_projection = Wav2Vec2BertFeatureProjection(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(Wav2Vec2BertEncoderLayer(config) for _ in range(last))
-        self._initialise(config.initializer_range)
-
-    @torch.no_grad()
-    def _initialise(self, std: float) -> None:
-        """As transformers does: normal linear layers, Kaiming convolutions."""
-        for module in self.layers.modules():
-            if isinstance(module, nn.Conv1d):
-                nn.init.kaiming_normal_(module.weight)
-            elif isinstance(module, nn.Linear | nn.Embedding):
-                module.weight.normal_(std=std)
-            if isinstance(module, nn.Linear):
-                module.bias.zero_()
+        initialise(self.layers.modules(), config.initializer_range)
 
     def forward(self, features: Padded, layers: Sequence[int], augment: nn.Module | None) -> list[Tensor]:
         """Run the blocks.

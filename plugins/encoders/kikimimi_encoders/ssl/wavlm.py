@@ -6,16 +6,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import WavLMConfig
-from transformers.models.wavlm.modeling_wavlm import (
-    WavLMAttention,
-    WavLMEncoderLayer,
-    WavLMEncoderLayerStableLayerNorm,
-    WavLMFeatureEncoder,
-    WavLMFeatureProjection,
-)
+from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from kikimimi_encoders.ssl.family import SSLConfig, SSLEncoder
-from kikimimi_encoders.ssl.model import Family, by_norm
+from kikimimi_encoders.ssl.model import new_layer
 
 
 class GatedAttention(WavLMAttention):  # type: ignore[misc]
@@ -61,22 +55,6 @@ class GatedAttention(WavLMAttention):  # type: ignore[misc]
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), None, position_bias
 
 
-_plain = by_norm(WavLMEncoderLayer, WavLMEncoderLayerStableLayerNorm)
-
-
-def _layer(config: Any, number: int) -> nn.Module:
-    built = _plain(config, number, has_relative_position_bias=number == 0)
-    built.attention = GatedAttention(
-        embed_dim=config.hidden_size,
-        num_heads=config.num_attention_heads,
-        dropout=config.attention_dropout,
-        num_buckets=config.num_buckets,
-        max_distance=config.max_bucket_distance,
-        has_relative_position_bias=number == 0,
-    )
-    return built
-
-
 class WavLMEncoder(SSLEncoder):
     """WavLM (Chen et al. 2022, arXiv 2110.13900), equal to transformers' `WavLMModel`."""
 
@@ -87,13 +65,25 @@ class WavLMEncoder(SSLEncoder):
         weights: str = "microsoft/wavlm-base-plus"
         """A WavLM of transformers: a Hub id, a folder, `package:...`; or `random`."""
 
-    family = Family(
-        model_type="wavlm",
-        config_class=WavLMConfig,
-        convolutions=WavLMFeatureEncoder,
-        projection=WavLMFeatureProjection,
-        layer=_layer,
-        conv_bias=False,
-        # The authors normalised clips for the large model only.
-        normalises=lambda config: config.feat_extract_norm == "layer",
-    )
+    name = "wavlm"
+    config_class = WavLMConfig
+    conv_bias = False
+
+    def normalises(self, hf_config: Any) -> bool:
+        """Whether it is the large model, for which alone the authors normalised clips."""
+        large: bool = hf_config.feat_extract_norm == "layer"
+        return large
+
+    def layer(self, hf_config: Any, number: int) -> nn.Module:
+        """Build the layer of a number; the first has the table of positions for all."""
+        built: Any = new_layer(hf_config, has_relative_position_bias=number == 0)
+        built.attention = GatedAttention(
+            embed_dim=hf_config.hidden_size,
+            num_heads=hf_config.num_attention_heads,
+            dropout=hf_config.attention_dropout,
+            num_buckets=hf_config.num_buckets,
+            max_distance=hf_config.max_bucket_distance,
+            has_relative_position_bias=number == 0,
+        )
+        layer: nn.Module = built
+        return layer

@@ -1,11 +1,56 @@
-"""The transformer of Whisper's encoder, over clips laid end to end instead of padded."""
+"""The transformer of Whisper's encoder, over clips laid end to end instead of padded, and its sizes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, MultipleOf
 from torch import Tensor, nn
+
+from kikimimi import PositiveInt, WeightsError
+from kikimimi_encoders import pretrained
+
+
+@dataclass(kw_only=True, frozen=True)
+class Sizes(pretrained.Sizes):
+    """Sizes of a Whisper encoder with random weights; the defaults are those of Whisper base."""
+
+    dim: Annotated[int, Ge(4), MultipleOf(2)] = 512
+    """Width E of the frames; even."""
+    num_layers: PositiveInt = 6
+    """Transformer layers."""
+    num_heads: PositiveInt = 8
+    """Attention heads; they divide `dim`."""
+    ffn_dim: PositiveInt = 2048
+    """Inner width of the feed-forward network."""
+    num_mels: PositiveInt = 80
+    """Mel bands of the spectrogram (80; 128 in large-v3)."""
+    num_positions: PositiveInt = 1500
+    """Longest clip [frames of 20 ms]."""
+
+    @classmethod
+    def of_whisper(cls, config: Mapping[str, Any], source: str) -> Self:
+        """Read sizes under their names in transformers' `WhisperConfig`.
+
+        Raises:
+            WeightsError: They are missing or impossible, or the model is not a plain Whisper.
+        """
+        if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
+            raise WeightsError(f"{source}: is not a plain Whisper (gelu, embeddings not scaled)")
+        return cls.read(config, _NAMES, source)
+
+
+_NAMES = {
+    "dim": "d_model",
+    "num_layers": "encoder_layers",
+    "num_heads": "encoder_attention_heads",
+    "ffn_dim": "encoder_ffn_dim",
+    "num_mels": "num_mel_bins",
+    "num_positions": "max_source_positions",
+}
 
 
 class WhisperAttention(nn.Module):
@@ -73,39 +118,25 @@ class WhisperTransformer(nn.Module):
     """Convolutions, positions and layers. Names as in transformers' `WhisperEncoder`.
 
     Args:
-        dim: Width E.
-        num_layers: Layers to build.
-        num_heads: Attention heads.
-        ffn_dim: Inner width of the feed-forward network.
-        num_mels: Mel bands.
-        num_positions: Longest clip [frames].
-        final_norm: Whether the last layer is followed by the model's last norm. Without it there is none: the
-            layers are the lower ones of a higher stack.
+        sizes: Sizes of the whole model.
+        last: Layers to build, from the first on. Where these are not all, no norm follows.
         pairs: Average every two frames of a clip after the layers, before the norm (Qwen2-Audio).
     """
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        num_layers: int,
-        num_heads: int,
-        ffn_dim: int,
-        num_mels: int,
-        num_positions: int,
-        final_norm: bool = True,
-        pairs: bool = False,
-    ) -> None:
+    def __init__(self, sizes: Sizes, last: int, *, pairs: bool) -> None:
         super().__init__()
+        dim = sizes.dim
         self.pairs = pairs
-        self.conv1 = nn.Conv1d(num_mels, dim, kernel_size=3, padding=1)
+        self.conv1 = nn.Conv1d(sizes.num_mels, dim, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(dim, dim, kernel_size=3, stride=2, padding=1)
-        self.embed_positions = nn.Embedding(num_positions, dim)
+        self.embed_positions = nn.Embedding(sizes.num_positions, dim)
         with torch.no_grad():
-            self.embed_positions.weight.copy_(_sinusoids(num_positions, dim))
+            self.embed_positions.weight.copy_(_sinusoids(sizes.num_positions, dim))
         self.embed_positions.requires_grad_(False)
-        self.layers = nn.ModuleList(WhisperEncoderLayer(dim, num_heads, ffn_dim) for _ in range(num_layers))
-        self.layer_norm = nn.LayerNorm(dim) if final_norm else None
+        self.layers = nn.ModuleList(
+            WhisperEncoderLayer(dim, sizes.num_heads, sizes.ffn_dim) for _ in range(last)
+        )
+        self.layer_norm = nn.LayerNorm(dim) if last == sizes.num_layers else None
 
     def forward(
         self, mel: Tensor, mel_lengths: list[int], lengths: list[int], taps: Sequence[int]

@@ -1,12 +1,16 @@
-"""Whisper's encoder, on the clip's own frames or on the padded window of the reference."""
+"""Whisper's encoder, on the clip's own frames or on the padded window of the reference, and Qwen2-Audio's."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import Ge, MultipleOf
 from torch import Tensor
 
-from kikimimi import WeightsFiles
+from kikimimi import AudioError, Padded, PositiveInt, WeightsFiles
 from kikimimi.weights import CONFIG_PATTERNS, DEFAULT_PATTERNS
-from kikimimi_encoders.pretrained import SAMPLE_RATE, read_config
+from kikimimi_encoders.log_mel import HOP, log_mel, num_mel_frames
+from kikimimi_encoders.pretrained import SAMPLE_RATE, PretrainedConfig, PretrainedEncoder, read_config
+from kikimimi_encoders.spec_augment import SpecAugment, SpectrogramMasking
 from kikimimi_encoders.whisper.ctranslate2 import (
     MODEL,
     encoder_sizes,
@@ -14,8 +18,100 @@ from kikimimi_encoders.whisper.ctranslate2 import (
     is_ctranslate2,
     open_whisper,
 )
-from kikimimi_encoders.whisper.family import Sizes as Sizes, WhisperConfig, WhisperFamilyEncoder
-from kikimimi_encoders.whisper.log_mel import HOP
+from kikimimi_encoders.whisper.layers import Sizes as Sizes, WhisperTransformer, num_pairs
+
+
+@dataclass(kw_only=True, frozen=True)
+class WhisperConfig(PretrainedConfig):
+    """Options that the encoders of the family share."""
+
+    pad: Literal["none", "window"] = "none"
+    """What the encoder sees: the clip alone, or the clip padded with silence to the window (30 s)."""
+    sizes: Sizes | None = None
+    """Sizes with `weights: random` (None: those of Whisper base); refused with any other weights."""
+    layers: list[int] | None = None
+    """Layers whose outputs are the frames (None: the last), as transformers' `hidden_states` counts them:
+    0 is what enters the first layer, i what leaves the i-th, the last one's after the final norm."""
+    spec_augment: SpecAugment | None = None
+    """Masks over the spectrogram while training; None means none."""
+
+
+class WhisperFamilyEncoder(PretrainedEncoder):
+    """Base of the encoders with Whisper's layers.
+
+    Only the layers up to the highest that `layers` names are built, and loaded.
+
+    Attributes:
+        pairs: Whether every two frames are averaged after the layers. Attention then stays within the clip's
+            own frames, whatever the convolutions see after them.
+    """
+
+    Config = WhisperConfig
+    fills_pieces = True
+    pairs: ClassVar[bool]
+    sizes_class = Sizes
+    tiny_sizes: ClassVar = {**PretrainedEncoder.tiny_sizes, "num_positions": 1500}
+    stem = "conv1"
+    config: WhisperConfig
+    sizes: Sizes
+    model: WhisperTransformer
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__(config)
+        self.max_seconds = self.sizes.num_positions * 2 * HOP / SAMPLE_RATE
+        if config.pad == "window" and not self.pairs:
+            self.padded_seconds = self.max_seconds
+        if config.spec_augment is not None:
+            self.augmentation = SpectrogramMasking(config.spec_augment, self.sizes.num_mels)
+        last = self.tap(num_layers=self.sizes.num_layers, dim=self.sizes.dim)
+        self.model = WhisperTransformer(self.sizes, last, pairs=self.pairs)
+
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Any:
+        """Return a config of 2 layers x 32 with random weights, and else the options of `config`."""
+        tiny = super().tiny_config(config)
+        if tiny.spec_augment is None:
+            return tiny
+        # The bands of the weights may be more than those of the defaults, and the masks be made for them.
+        num_mels = max(tiny.sizes.num_mels, tiny.spec_augment.freq_width)
+        return replace(tiny, sizes=replace(tiny.sizes, num_mels=num_mels))
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return the frames of 20 ms that the clip touches, ceil(ceil(S / 160) / 2), or their pairs."""
+        frames = -(-num_mel_frames(num_samples) // 2)
+        return num_pairs(frames) if self.pairs else frames
+
+    def forward(self, audio: Padded) -> Padded:
+        """Encode (B, S) waveforms at 16 kHz to (B, F, E).
+
+        Raises:
+            AudioError: A clip is longer than the window.
+        """
+        samples: list[int] = audio.lengths.tolist()
+        window = self.sizes.num_positions * 2 * HOP
+        for clip, length in enumerate(samples):
+            if length > window:
+                raise AudioError(
+                    f"clip {clip} of the batch lasts {length / SAMPLE_RATE:.2f} s ({length} samples), and "
+                    f"encoder '{self.name}' takes at most {window / SAMPLE_RATE:.2f} s ({window} samples)"
+                )
+        padded = self.config.pad == "window"
+        mel = log_mel(audio, self.sizes.num_mels, window, whole_window=padded)
+        mel_lengths = [num_mel_frames(length) for length in samples]
+        if self.augmentation is not None:
+            mel = self.augmentation(mel, mel_lengths)
+        own = [-(-length // 2) for length in mel_lengths]
+        if padded:
+            mel_lengths = [mel.shape[-1]] * len(samples)
+        seen = own if self.pairs else [-(-length // 2) for length in mel_lengths]
+        mel = mel.to(self.model.conv1.weight.dtype)
+        frames = self.taps(self.model(mel, mel_lengths, seen, self.taps.layers))  # (N, E)
+        made = [num_pairs(length) for length in seen] if self.pairs else seen
+        clips = [
+            clip[: self.num_frames(length)] for clip, length in zip(frames.split(made), samples, strict=True)
+        ]
+        encoded = Padded.stack(clips)
+        return Padded(encoded.values, encoded.lengths.to(audio.lengths.device))
 
 
 class WhisperEncoder(WhisperFamilyEncoder):
@@ -59,3 +155,69 @@ class WhisperEncoder(WhisperFamilyEncoder):
     def state(self, files: WeightsFiles) -> dict[str, Tensor]:
         """Read the encoder's tensors from safetensors or from a CTranslate2 file."""
         return encoder_state(open_whisper(files)) if is_ctranslate2(files) else super().state(files)
+
+
+@dataclass(kw_only=True, frozen=True)
+class Qwen2AudioSizes(Sizes):
+    """Sizes of a Qwen2-Audio encoder with random weights; the defaults are those of Qwen2-Audio-7B."""
+
+    dim: Annotated[int, Ge(4), MultipleOf(2)] = 1280
+    """Width E of the frames; even."""
+    num_layers: PositiveInt = 32
+    """Transformer layers."""
+    num_heads: PositiveInt = 20
+    """Attention heads; they divide `dim`."""
+    ffn_dim: PositiveInt = 5120
+    """Inner width of the feed-forward network."""
+    num_mels: PositiveInt = 128
+    """Mel bands of the spectrogram."""
+    num_positions: PositiveInt = 1500
+    """Longest clip [frames of 20 ms]."""
+
+
+class Qwen2AudioEncoder(WhisperFamilyEncoder):
+    """The encoder of Qwen2-Audio (Chu et al. 2024, arXiv 2407.10759), without transformers' 30 s padding.
+
+    Whisper large-v3's layers, then the mean of every two frames, then the final norm (`Qwen2AudioEncoder` in
+    transformers). An odd last frame has no part, as there; a clip of a single frame, which has no output
+    there, is that frame here. Attention stays within the clip's own frames, as under the reference's mask.
+    `pad` says what the convolutions see after the clip: nothing, or the spectrogram of silence up to the
+    window, with which the frames equal the reference's.
+
+    Only the layers up to the highest that `layers` names are built, and loaded.
+    """
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(WhisperConfig):
+        """Options of the `qwen2_audio` encoder."""
+
+        weights: str = "Qwen/Qwen2-Audio-7B"
+        """A Qwen2-Audio of transformers, whole or its encoder alone, or a Whisper, from which Qwen2-Audio's
+        training began and whose tensors are the same: a Hub id, a folder, `package:...`; or
+        `random`."""
+        pad: Literal["none", "window"] = "none"
+        """What the convolutions see: the clip alone, or the clip padded with silence to the window (30 s)."""
+        sizes: Qwen2AudioSizes | None = None
+        """Sizes with `weights: random` (None: those of Qwen2-Audio-7B); refused with any other weights."""
+        layers: list[int] | None = None
+        """Layers whose outputs, averaged in pairs, are the frames (None: the last): 0 is what enters the
+        first layer, i what leaves the i-th; the last one's go through the final norm."""
+
+    name = "qwen2_audio"
+    sizes_class = Qwen2AudioSizes
+    pairs = True
+    frame_rate = SAMPLE_RATE / HOP / 4
+
+    # Inside a whole model as published, or as transformers names it in memory; in a Whisper; or alone.
+    prefixes = ("audio_tower.", "model.audio_tower.", "model.encoder.", "encoder.", "")
+
+    def read(self, files: WeightsFiles) -> Qwen2AudioSizes:
+        """Read the sizes from `config.json`.
+
+        Raises:
+            WeightsError: It is another model, or they are missing or impossible.
+        """
+        config = read_config(files, self.name, "qwen2_audio", "qwen2_audio_encoder", "whisper")
+        if config["model_type"] == "qwen2_audio":
+            config = config.get("audio_config") or {}
+        return Qwen2AudioSizes.of_whisper(config, files.source)

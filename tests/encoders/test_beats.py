@@ -15,11 +15,12 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention, WavLMPositi
 
 from kikimimi import Padded, WeightsError
 from kikimimi.testing import Check, parametrize_checks
-from kikimimi_encoders.beats.beats import BEATsEncoder, Sizes
-from kikimimi_encoders.beats.layers import (
+from kikimimi_encoders.beats import (
     BEATsAttention,
+    BEATsEncoder,
     BEATsLayer,
     PositionalConvolution,
+    Sizes,
     position_buckets,
 )
 

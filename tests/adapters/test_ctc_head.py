@@ -22,7 +22,7 @@ from transformers import (
 from kikimimi import AdapterContext, CharacterVocabulary, WeightsError
 from kikimimi.contracts.vocabulary import BytesVocabulary
 from kikimimi.errors import RunError
-from kikimimi_adapters.ctc.ctc import CTCAdapter
+from kikimimi_adapters.ctc import CTCAdapter
 
 TEXTS = ["abc", "cab"]
 

@@ -19,9 +19,8 @@ from transformers import (
 
 from kikimimi import Padded, WeightsError
 from kikimimi.testing import Check, parametrize_checks
-from kikimimi_encoders.parakeet.log_mel import normalised_log_mel
-from kikimimi_encoders.parakeet.model import ConvolutionModule
-from kikimimi_encoders.parakeet.parakeet import ParakeetEncoder, Sizes
+from kikimimi_encoders.log_mel import normalised_log_mel
+from kikimimi_encoders.parakeet import ConvolutionModule, ParakeetEncoder, Sizes
 from kikimimi_encoders.spec_augment import SpecAugment
 
 SAMPLES = (4_000, 400, 16_000, 7_123)

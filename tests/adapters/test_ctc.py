@@ -9,8 +9,8 @@ from torch import Tensor
 
 from kikimimi import AdapterContext, Padded
 from kikimimi.testing import parametrize_checks
-from kikimimi_adapters.ctc.ctc import CTCAdapter, group_runs
-from kikimimi_adapters.ctc.head import CTCHead
+from kikimimi_adapters.ctc import CTCAdapter, group_runs
+from kikimimi_adapters.ctc_head import CTCHead
 from kikimimi_adapters.mlp import MLP
 
 TEXTS = ["abc", "cab"]

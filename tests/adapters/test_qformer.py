@@ -14,8 +14,7 @@ from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import freeze_all_but, trainable_names
 from kikimimi.recipe import load_recipe
 from kikimimi.testing import parametrize_checks
-from kikimimi_adapters.qformer.layers import QFormer, QFormerLayer
-from kikimimi_adapters.qformer.qformer import QFormerAdapter
+from kikimimi_adapters.qformer import QFormer, QFormerAdapter, QFormerLayer
 
 SMALL = {"hidden_dim": 32, "num_heads": 4, "ffn_dim": 64}
 RECIPE = """

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi import AdapterContext, PositiveInt
-from kikimimi_adapters.ctc.compressor import CTCCompressor
-from kikimimi_adapters.ctc.head import CTCConfig, CTCHead, tiny_head
+from kikimimi_adapters.ctc_head import CTCCompressor, CTCConfig, CTCHead, tiny_head
 from kikimimi_adapters.mlp import MLP, check_projection, projection
 
 

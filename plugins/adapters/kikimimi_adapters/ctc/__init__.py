@@ -1,1 +1,0 @@
-"""Adapters with a CTC head."""

@@ -1,1 +1,0 @@
-"""The querying transformer and its adapter."""

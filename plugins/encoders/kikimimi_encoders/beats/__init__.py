@@ -1,1 +1,0 @@
-"""BEATs, an encoder of sounds."""

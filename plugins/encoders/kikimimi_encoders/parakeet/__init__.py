@@ -1,1 +1,0 @@
-"""Parakeet: the FastConformer of NVIDIA NeMo."""
