@@ -11,8 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BertConfig
 from kikimimi import Conversation, Generation, LLMContext, Message, TextPart
 from kikimimi.errors import WeightsError
 from kikimimi.testing import parametrize_checks
-from kikimimi_llms.causal_lm import CausalLM
-from kikimimi_llms.decoder import PACKED
+from kikimimi_llms.decoder import PACKED, CausalLM
 from kikimimi_llms.scratch import Scratch, build_tokenizer
 
 COMMON = {

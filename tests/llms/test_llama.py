@@ -13,7 +13,7 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTo
 from kikimimi import AudioPart, Conversation, Generation, LLMContext, Message, TextPart
 from kikimimi.errors import WeightsError
 from kikimimi.testing import parametrize_checks
-from kikimimi_llms.llama import Llama
+from kikimimi_llms.decoder import Llama
 from kikimimi_llms.pretrained import Pretrained
 from kikimimi_llms.scratch import Scratch
 

@@ -13,8 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from kikimimi import LLMContext
-from kikimimi_llms.causal_lm import CausalLM
-from kikimimi_llms.llama import Llama
+from kikimimi_llms.decoder import CausalLM, Llama
 from kikimimi_llms.scratch import build_tokenizer
 from kikimimi_llms.seq2seq import Seq2Seq
 

@@ -13,7 +13,7 @@ from kikimimi.data.corpus import Corpus
 from kikimimi.recipe import Chosen, Dataset
 from kikimimi.testing import write_shard
 from kikimimi.testing.llm_checks import LLMSubject
-from kikimimi_llms.llama import Llama
+from kikimimi_llms.decoder import Llama
 
 END = "<|end|>"
 

@@ -1,13 +1,13 @@
-"""What every decoder-only LLM of transformers shares: packing, generation, rendering."""
+"""Decoder-only LLMs of transformers: Llama, and any other (Qwen, Gemma, Mistral, Phi-3, GPT-2, ...)."""
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import StoppingCriteriaList
+from transformers import LlamaConfig, StoppingCriteriaList
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from kikimimi import (
@@ -17,10 +17,12 @@ from kikimimi import (
     LLMContext,
     Padded,
     Rendered,
+    WeightsError,
     install_packed_attention,
     packed_arguments,
 )
 from kikimimi.text import TEMPLATES, ChatTemplate, find_template
+from kikimimi_llms.pretrained import Pretrained
 from kikimimi_llms.scratch import Scratch, scratch_config
 from kikimimi_llms.transformers_llm import TransformersLLM, until_stop
 
@@ -28,6 +30,10 @@ _PACKED = "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi3 gpt2 olmo2 sm
 PACKED = frozenset(_PACKED.split())
 """Model types that run a pack as it is: proven one by one against transformers' own logits. Any other gets
 its sequences as a padded batch: the same logits, with work on padding."""
+
+Architecture = Literal["qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2"]
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -199,3 +205,61 @@ class Decoder(TransformersLLM):
 
     def _until_stop(self, ids: list[int]) -> list[int]:
         return until_stop(ids, self.chat.stop_ids)
+
+
+class Llama(Decoder):
+    """A Llama decoder (Touvron et al. 2023, arXiv 2302.13971) through transformers' `LlamaForCausalLM`."""
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(DecoderConfig):
+        """Options of the `llama` LLM."""
+
+    name = "llama"
+
+    def _checked_config(self, pretrained: Pretrained) -> Any:
+        config = pretrained.config()
+        if config.model_type != "llama":
+            raise WeightsError(
+                f"{self.config.weights}: is a {config.model_type!r} model; "
+                f"llm '{self.name}' takes Llama-class models (llm 'causal_lm' takes others)"
+            )
+        return LlamaConfig(**{k: v for k, v in config.to_dict().items() if k != "quantization_config"})
+
+
+class CausalLM(Decoder):
+    """A decoder-only LLM of any architecture that transformers has (`AutoModelForCausalLM`).
+
+    Remote code is never run. Sliding windows (Mistral, Gemma), capped scores and logits (Gemma 2) and scaled
+    embeddings (Gemma) are those of the architecture. Model types in `PACKED` run sequences packed;
+    any other runs them as a padded batch, with the same results.
+    """
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(DecoderConfig):
+        """Options of the `causal_lm` LLM."""
+
+        architecture: Architecture | None = None
+        """Model type of transformers; None is that of the weights, and qwen2 from scratch. Weights have to be
+        of it where both are given: then a tiny stand-in has the same layers (LoRA goes by their names)."""
+
+    name = "causal_lm"
+
+    def __init__(self, config: Config, context: LLMContext) -> None:
+        self.scratch_type = config.architecture or "qwen2"
+        super().__init__(config, context)
+
+    def _checked_config(self, pretrained: Pretrained) -> Any:
+        config = pretrained.config()
+        name = f"{self.config.weights}: is a {config.model_type!r} model"
+        if type(config) not in self.model_classes or getattr(config, "is_encoder_decoder", False):
+            raise WeightsError(
+                f"{name}, which is no decoder; llm 'causal_lm' takes decoders, llm 'seq2seq' T5 and mT5"
+            )
+        if getattr(config, "is_decoder", True) is False and hasattr(config, "type_vocab_size"):
+            raise WeightsError(f"{name} that reads in both directions (BERT's kind), not a decoder")
+        if any((getattr(config, experts, None) or 0) > 1 for experts in _EXPERTS):
+            raise WeightsError(f"{name} with several experts, which llm 'causal_lm' does not take")
+        wanted = self.config.architecture
+        if wanted not in (None, config.model_type):
+            raise WeightsError(f"{name}, and architecture says {wanted!r}")
+        return config

@@ -8,7 +8,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from kikimimi import LLMContext
-from kikimimi_llms.llama import Llama
+from kikimimi_llms.decoder import Llama
 from kikimimi_llms.pretrained import PINNED, Pretrained
 
 FINAL = "final"

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -153,7 +154,4 @@ class TransformersLLM(LLM):
 
 def until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
     """Return the ids before the first one that ends an answer."""
-    for i, token_id in enumerate(ids):
-        if token_id in stop_ids:
-            return ids[:i]
-    return ids
+    return list(takewhile(lambda token: token not in stop_ids, ids))

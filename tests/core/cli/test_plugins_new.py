@@ -18,7 +18,7 @@ from kikimimi.scaffold import TEMPLATE_KINDS, Scaffold
 from kikimimi.testing import list_checks, write_shard
 from kikimimi_adapters.mlp import MLPAdapter
 from kikimimi_encoders.whisper.whisper import WhisperEncoder
-from kikimimi_llms.llama import Llama
+from kikimimi_llms.decoder import Llama
 
 ROOT = Path(__file__).parents[3]
 NAMES = {"adapter": "gated-mean", "encoder": "mel_conv", "llm": "tinyByte"}

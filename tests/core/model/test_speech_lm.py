@@ -17,7 +17,7 @@ from kikimimi.contracts.batch import Batch, Sample, collate
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi_adapters.mlp import MLPAdapter
 from kikimimi_encoders.whisper.whisper import WhisperEncoder
-from kikimimi_llms.llama import Llama
+from kikimimi_llms.decoder import Llama
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from kikimimi import (
 )
 from kikimimi.testing import list_checks
 from kikimimi.testing.checks import FOR_LLMS
-from kikimimi_llms.llama import Llama
+from kikimimi_llms.decoder import Llama
 
 
 class WrongWidth(Llama):

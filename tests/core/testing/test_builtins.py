@@ -9,7 +9,7 @@ import pytest
 from kikimimi.contracts import registry
 from kikimimi.testing import Check, list_checks, parametrize_checks
 from kikimimi_adapters.mlp import MLPAdapter
-from kikimimi_llms.llama import Llama
+from kikimimi_llms.decoder import Llama
 from kikimimi_llms.scratch import Scratch
 
 

@@ -23,7 +23,7 @@ from kikimimi.run.folder import RunFolder, checkpoint_folders
 from kikimimi.run.metrics import read_metrics
 from kikimimi.training.train import train
 from kikimimi_encoders.whisper.whisper import WhisperEncoder
-from kikimimi_llms.llama import Llama
+from kikimimi_llms.decoder import Llama
 
 from .conftest import Make, Ranks, Training, assert_same, rewind
 
