@@ -1,4 +1,4 @@
-"""Shards and a run folder that an earlier commit wrote are read, and the run goes on."""
+"""What an earlier commit left is read, goes on, and its seeded steps come out again, to the bit."""
 
 from __future__ import annotations
 
@@ -12,18 +12,41 @@ from safetensors.numpy import load_file
 
 from .conftest import DATA, Before
 
+RECIPES = ("quickstart", "chain", "ctc")
 RUN = Path("stopped")
 
 
 @pytest.fixture(scope="module")
 def said(before: Before) -> str:
-    """Let the run go on: by its folder, and by the recipe that says how it averages. Return what was said."""
+    """Train the recipes, and let the run go on: by its folder, and by its recipe. Return what was said."""
     recipe = before.folder / "recipes" / "stopped.yaml"
     told = recipe.read_text(encoding="utf-8").replace("global: 2}", f"global: 2, {before.averaging}}}")
     recipe.write_text(told, encoding="utf-8")
+    # All in one process: starting one takes longer than what it does.
     return before.kikimimi(
-        "data check shards/*/*.tar", f"train {RUN}", "train recipes/stopped.yaml --out .", f"evaluate {RUN}"
+        *(f"train recipes/{name}.yaml" for name in RECIPES),
+        "train recipes/quickstart.yaml stages.asr.batch.loss=tokens --out others",
+        "data check shards/*/*.tar",
+        f"train {RUN}",
+        "train recipes/stopped.yaml --out .",
+        f"evaluate {RUN}",
     )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.usefixtures("said")
+def test_ten_steps_of_each_stage(before: Before, name: str) -> None:
+    before.assert_as_before(Path("runs", name), name)
+
+
+@pytest.mark.usefixtures("said")
+def test_another_average_gives_other_losses(before: Before) -> None:
+    """Otherwise the losses above would say nothing of how they are averaged."""
+    (run,) = (before.folder / "others").iterdir()
+    found = before.measured(run / "metrics.jsonl")
+    expected = before.measured(Path("expected", "quickstart.jsonl"))
+    norms = [key for key in expected if key[2] == "gradient_norm"]
+    assert any(found[key] != pytest.approx(expected[key], rel=1e-3) for key in norms)
 
 
 def test_its_shards_are_sound(said: str) -> None:
