@@ -233,8 +233,7 @@ def stats(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE",
-            help="Shards, or patterns in quotes; or a recipe (YAML), for its datasets.",
+            metavar="SOURCE", help="Shards, or patterns in quotes; or a recipe (YAML), for its datasets."
         ),
     ],
     html: Annotated[Path | None, typer.Option(help="Write a page with charts to this file.")] = None,

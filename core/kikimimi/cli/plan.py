@@ -20,9 +20,7 @@ def plan(
     gpu: str = typer.Option(
         "h100", "--gpu", help="Kind of GPU: a100, b200, h100, h200, l4, l40s, rtx3090, rtx4090."
     ),
-    utilisation: float = typer.Option(
-        0.35, "--utilisation", help="Share of the GPU's peak rate that is reached."
-    ),
+    utilisation: float = typer.Option(0.35, help="Share of the GPU's peak rate that is reached."),
     clip_seconds: float = typer.Option(6.0, "--clip-seconds", help="Length of a clip [s]."),
     prompt_tokens: int = typer.Option(30, "--prompt-tokens", help="Tokens of a request, markup included."),
     answer_tokens: int = typer.Option(25, "--answer-tokens", help="Tokens of an answer."),
@@ -54,23 +52,11 @@ def plan(
             size: adviser.ways(size * GB) for size in MEMORY if stage.memory.total > size * GB
         }
     if as_json:
-        listed = {
-            stage.name: {
-                str(size): [{"changes": list(way.changes), "total": round(way.total)} for way in found]
-                for size, found in ways[stage.name].items()
-            }
-            for stage in stages
-        }
-        typer.echo(
-            json.dumps(
-                {
-                    "recipe": recipe.name,
-                    "gpus": planner.gpus(recipe),
-                    "gpu": gpu,
-                    "utilisation": utilisation,
-                    "stages": [stage.to_json() | {"does_not_fit": listed[stage.name]} for stage in stages],
-                }
-            )
-        )
+        listed = []
+        for stage in stages:
+            found = {str(size): [way.to_json() for way in some] for size, some in ways[stage.name].items()}
+            listed.append(stage.to_json() | {"does_not_fit": found})
+        asked = {"gpus": planner.gpus(recipe), "gpu": gpu, "utilisation": utilisation}
+        typer.echo(json.dumps({"recipe": recipe.name, **asked, "stages": listed}))
         return
     Console().print(page(recipe, planner, stages, ways), highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ def show(
     recipe, assets = open_recipe(source, overrides or [], "kikimimi show")
     components = describe(recipe, assets)
     if as_json:
-        typer.echo(json.dumps([component.to_json() for component in components]))
+        typer.echo(json.dumps([asdict(component) for component in components]))
         return
     # The components are comments, so that what is printed is a recipe that can be saved and used.
     typer.echo(as_comments(components))

@@ -8,9 +8,7 @@ import typer
 def transcribe(
     run: Path = typer.Argument(..., help="A run folder."),
     files: list[Path] = typer.Argument(..., help="Audio files: any rate, mono or stereo."),
-    language: str = typer.Option(
-        None, "--language", help="Language code such as ja; default: the task's own."
-    ),
+    language: str = typer.Option(None, help="Language code such as ja; default: the task's own."),
 ) -> None:
     """Print the text of audio files, one line per file."""
     from kikimimi.data.audio import decode, is_silent

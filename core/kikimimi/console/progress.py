@@ -73,7 +73,7 @@ class Progress:
             self._live.start()
             self._task = self._live.add_task(self.title, total=self.total, completed=self.done, note="")
         else:
-            self._say(f"{self.title}: {self.done}/{self.total} {self.unit}")
+            self._say()
         return self
 
     def __exit__(
@@ -82,8 +82,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
         else:
-            took = duration(time.monotonic() - self._start)
-            self._say(f"{self.title}: {self.done}/{self.total} {self.unit} in {took} {self.note}".rstrip())
+            self._say(f" in {duration(time.monotonic() - self._start)}")
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Count `count` more units as done; `note` is shown at the end of the line."""
@@ -97,9 +96,8 @@ class Progress:
         if now - self._said >= SECONDS_BETWEEN_LINES and self.done > self._first:
             self._said = now
             left = (now - self._start) / (self.done - self._first) * (self.total - self.done)
-            self._say(
-                f"{self.title}: {self.done}/{self.total} {self.unit}, {ending(left)} {self.note}".rstrip()
-            )
+            self._say(f", {ending(left)}")
 
-    def _say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+    def _say(self, time_: str = "") -> None:
+        line = f"{self.title}: {self.done}/{self.total} {self.unit}{time_} {self.note}"
+        print(line.rstrip(), file=sys.stderr, flush=True)

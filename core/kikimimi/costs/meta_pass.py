@@ -5,10 +5,11 @@ Torch is made to behave there as on a GPU; of many blocks of one kind three tell
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import groupby
 from typing import Any
 
@@ -41,10 +42,7 @@ class Pass:
 
     def plus(self, other: Pass, times: int = 1) -> Pass:
         """Return this and another one so many times."""
-        return Pass(*(getattr(self, n) + times * getattr(other, n) for n in _FIELDS))
-
-
-_FIELDS = ("forward", "backward", "saved", "copies")
+        return Pass(*(a + times * b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 def measure_pass(module: nn.Module, *args: Any, half: torch.dtype | None) -> Pass:
@@ -140,15 +138,13 @@ def _random_numbers_kept() -> Iterator[None]:
 @contextmanager
 def _augmentation_off(module: nn.Module) -> Iterator[None]:
     """Let the input be as it is: masks are drawn by length, on the CPU, and cost nothing."""
-    augmentation = getattr(module, "augmentation", None)
-    training = augmentation is not None and augmentation.training
-    if augmentation is not None:
-        augmentation.eval()
+    augmentation = getattr(module, "augmentation", None) or nn.Identity()
+    training = augmentation.training
+    augmentation.eval()
     try:
         yield
     finally:
-        if augmentation is not None:
-            augmentation.train(training)
+        augmentation.train(training)
 
 
 LEAST = 6
@@ -299,10 +295,8 @@ class OnMeta(TorchFunctionMode):
         key: Tensor,
         value: Tensor,
         attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
+        *rest: Any,  # what changes no shape
+        **options: Any,
     ) -> Tensor:
         mixed: Tensor = _Attention.apply(query, key, value, attn_mask, self._count)
         return mixed
@@ -321,9 +315,7 @@ class _Attention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, count: FlopCount
     ) -> Tensor:
         *outer, queries, width = query.shape
-        pairs = queries * key.shape[-2]
-        for size in outer:
-            pairs *= size
+        pairs = math.prod(outer) * queries * key.shape[-2]
         ctx.scores, ctx.mixing, ctx.count = 2 * pairs * width, 2 * pairs * value.shape[-1], count
         count.flops += ctx.scores + ctx.mixing
         out = query.new_empty(*outer, queries, value.shape[-1])

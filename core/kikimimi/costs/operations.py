@@ -52,11 +52,6 @@ class Polynomial:
         factors = [scale[0] ** i * scale[1] ** j for i, j in powers]
         return cls(tuple(powers), tuple((solved / factors).tolist()))
 
-    @classmethod
-    def constant(cls, value: float) -> Polynomial:
-        """Return a polynomial that is the same everywhere."""
-        return cls(((0, 0),), (value,))
-
     def __call__(self, x: float, y: float = 0) -> float:
         """Return the value at x and y."""
         return sum(c * x**i * y**j for c, (i, j) in zip(self.coefficients, self.powers, strict=True))
@@ -161,14 +156,12 @@ def _sequences(llm: LLM) -> tuple[list[tuple[int, int]], list[tuple[int, Tensor,
     if llm.causal:
         points = [(96, 8), (32, 8), (64, 8), (96, 40)]
         totals = [x for x, _ in points]
-        starts = [x - y for x, y in points]
     else:
         points = [(32, 8), (64, 8), (96, 8), (32, 24), (32, 40), (96, 40)]
         totals = [x + y - 1 for x, y in points]
-        starts = [x - 1 for x, _ in points]
     return points, [
-        (total, torch.tensor([total]), torch.arange(start, total))
-        for total, start in zip(totals, starts, strict=True)
+        (total, torch.tensor([total]), torch.arange(total - y, total))
+        for total, (_, y) in zip(totals, points, strict=True)
     ]
 
 
@@ -185,11 +178,23 @@ def _measure(
     arguments: Callable[[int], tuple[Any, ...]],
     half: torch.dtype | None,
 ) -> Cost:
-    trains = any(p.requires_grad for p in part.parameters())
     key = (_signature(part), tuple(points), half, _leading(arguments(0)).requires_grad)
-    if key not in _measured:
-        _measured[key] = _run(part, trains, powers, points, arguments, half)
-    return _measured[key]
+    if key in _measured:
+        return _measured[key]
+    trains = any(p.requires_grad for p in part.parameters())
+    try:
+        passes = [measure_pass(part, *arguments(number), half=half) for number in range(len(points))]
+    except Exception as error:  # noqa: BLE001 - anybody's component, which need not run there
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        cost = _by_matrices(part, trains, arguments(0), f"{type(error).__name__}: {reason}")
+    else:
+        forward, backward, saved = (
+            Polynomial.through(powers, points, [getattr(one, field) for one in passes])
+            for field in ("forward", "backward", "saved")
+        )
+        cost = Cost(forward, backward, saved, copies=passes[0].copies, trains=trains)
+    _measured[key] = cost
+    return cost
 
 
 _measured: dict[Hashable, Cost] = {}
@@ -207,26 +212,6 @@ def _leading(arguments: tuple[Any, ...]) -> Tensor:
     return values
 
 
-def _run(
-    part: nn.Module,
-    trains: bool,
-    powers: Powers,
-    points: Sequence[tuple[int, int]],
-    arguments: Callable[[int], tuple[Any, ...]],
-    half: torch.dtype | None,
-) -> Cost:
-    try:
-        passes = [measure_pass(part, *arguments(number), half=half) for number in range(len(points))]
-    except Exception as error:  # noqa: BLE001 - anybody's component, which need not run there
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return _by_matrices(part, trains, arguments(0), f"{type(error).__name__}: {reason}")
-    forward, backward, saved = (
-        Polynomial.through(powers, points, [getattr(one, field) for one in passes])
-        for field in ("forward", "backward", "saved")
-    )
-    return Cost(forward, backward, saved, copies=passes[0].copies, trains=trains)
-
-
 def _by_matrices(part: nn.Module, trains: bool, arguments: tuple[Any, ...], problem: str) -> Cost:
     """Count two operations for each number of a matrix and each position, and as many for each gradient."""
     tables = {id(m.weight) for m in part.modules() if isinstance(m, nn.Embedding)}
@@ -235,14 +220,5 @@ def _by_matrices(part: nn.Module, trains: bool, arguments: tuple[Any, ...], prob
     trained = sum(p.numel() for p in matrices if p.requires_grad)
     through = size if trains or _leading(arguments).requires_grad else 0
 
-    def per_position(number: int) -> Polynomial:
-        return Polynomial(((1, 0),), (2.0 * number,))
-
-    return Cost(
-        per_position(size),
-        per_position(through + trained),
-        Polynomial.constant(0),
-        copies=0,
-        trains=trains,
-        problem=problem,
-    )
+    forward, backward, saved = (Polynomial(((1, 0),), (2.0 * n,)) for n in (size, through + trained, 0))
+    return Cost(forward, backward, saved, copies=0, trains=trains, problem=problem)

@@ -1,9 +1,8 @@
 """What a recipe's components are: where they come from, and how many parameters they have."""
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -41,10 +40,6 @@ class Description:
     parameters: int | None
     trainable: int | None
     problem: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as a JSON object."""
-        return asdict(self)
 
 
 def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
@@ -130,32 +125,20 @@ def _count(recipe: Recipe, assets: Path | None, texts: Iterable[str]) -> dict[st
     return count_parameters(model, recipe)
 
 
-def _shown(count: int | None, bound: str) -> str:
-    return "?" if count is None else f"{bound}{count:,}" if count else "0"
-
-
 def as_comments(components: list[Description]) -> str:
     """Return one YAML comment line per component: the recipe that follows stays loadable."""
-    rows = [("part", "name", "distribution", "parameters", "trainable", "weights")]
+    rows: list[tuple[str, ...]] = [("part", "name", "distribution", "parameters", "trainable", "weights")]
     for item in components:
         bound = ">= " if item.problem else ""
-        rows.append(
-            (
-                item.kind,
-                item.name,
-                f"{item.distribution} {item.version}",
-                _shown(item.parameters, bound),
-                _shown(item.trainable, bound),
-                item.weights or "from scratch",
-            )
+        counts = (
+            "?" if count is None else f"{bound}{count:,}" if count else "0"
+            for count in (item.parameters, item.trainable)
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in (3, 4) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
-        ]
-        lines.append("# " + "  ".join([*cells, row[-1]]))
+        distribution = f"{item.distribution} {item.version}"
+        rows.append((item.kind, item.name, distribution, *counts, item.weights or "from scratch"))
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    # Figures stand to the right; what comes last is not filled up.
+    form = "  ".join([f"{{:{side}{width}}}" for side, width in zip("<<<>>", widths, strict=True)] + ["{}"])
+    lines = [f"# {form.format(*row)}" for row in rows]
     lines += [f"# {item.kind}: {line}" for item in components for line in (item.problem or "").splitlines()]
     return "\n".join(lines)

@@ -52,11 +52,7 @@ class Distribution:
         starts = range(0, equal, size)
         counts = [sum(self.counts[start : min(start + size, equal)]) for start in starts]
         edges = [self.edges[start] for start in starts]
-        return replace(
-            self,
-            counts=(*counts, *self.counts[equal:]),
-            edges=(*edges, *self.edges[equal:]),
-        )
+        return replace(self, counts=(*counts, *self.counts[equal:]), edges=(*edges, *self.edges[equal:]))
 
     def label(self, number: int) -> str:
         """Return the bounds of a bin as a text: ``2 - 2.5``, or ``30 -`` for what lies beyond."""

@@ -92,11 +92,11 @@ class Shown:
     number_of_pass: int
     cost: float
     seconds: float
-    tokens: tuple[ShownTokens, ...]
-    pieces: tuple[ShownTokens, ...]
-    audio_tokens: int
-    rejected: str | None
-    problem: str | None
+    tokens: tuple[ShownTokens, ...] = ()
+    pieces: tuple[ShownTokens, ...] = ()
+    audio_tokens: int = 0
+    rejected: str | None = None
+    problem: str | None = None
 
     @property
     def text_tokens(self) -> int:
@@ -252,11 +252,6 @@ class _Stage:
             number_of_pass=item.epoch + 1,
             cost=self._cost(item),
             seconds=float(corpus.shards.seconds[row]),
-            tokens=(),
-            pieces=(),
-            audio_tokens=0,
-            rejected=None,
-            problem=None,
         )
         sample = self.batches.sample(item)
         if isinstance(sample, Fault):
@@ -264,13 +259,12 @@ class _Stage:
         draw = Random(item.draw(self.seed, corpus.name))
         conversation = corpus.conversation(corpus.shards.read(row), draw)
         lengths = [len(clip) for clip in sample.clips]
-        audio_tokens = [self.model.adapter.max_tokens(self.model.encoder.num_frames(n)) for n in lengths]
-        rate = self.model.encoder.sample_rate
+        encoder, vocabulary = self.model.encoder, self.model.llm.vocabulary
+        audio_tokens = [self.model.adapter.max_tokens(encoder.num_frames(n)) for n in lengths]
         clips = [
-            f"{name} {seconds_of(samples, rate):.2f} s -> {tokens} tokens"
+            f"{name} {seconds_of(samples, encoder.sample_rate):.2f} s -> {tokens} tokens"
             for name, samples, tokens in zip(conversation.clips(), lengths, audio_tokens, strict=True)
         ]
-        vocabulary = self.model.llm.vocabulary
         tokens = _tokens(sample.rendered, clips, vocabulary)
         return replace(
             shown,
@@ -358,9 +352,8 @@ def print_stage(console: Console, stage: ShownStage, *, tokens: bool = False) ->
         say(rendered(shown.pieces, marks=marks))
         if shown.rejected is not None:
             say(Text.assemble(("   rejected: ", "red"), visible(shown.rejected)))
-        if tokens:
-            for token_line in token_lines(shown.tokens, marks=marks):
-                say(token_line)
+        for token_line in token_lines(shown.tokens if tokens else (), marks=marks):
+            say(token_line)
     if number == 0:
         say("no record: the stage is over before one comes")
     say("")
@@ -407,10 +400,8 @@ def token_lines(tokens: Iterable[ShownTokens], *, marks: bool) -> Iterable[Text]
     for place, token in enumerate(tokens):
         number = "-" if token.kind == "audio" else str(token.ids[0])
         shown = repr(token.text) if token.kind == "text" else _seen(token)
-        style = _style(token)
-        target = "target" if token.target else ""
-        line = Text.assemble(f"   {place:>5} {number:>7}  {target:<6}  ", (shown, "" if marks else style))
-        yield line
+        target, style = "target" if token.target else "", "" if marks else _style(token)
+        yield Text.assemble(f"   {place:>5} {number:>7}  {target:<6}  ", (shown, style))
 
 
 def _seen(piece: ShownTokens) -> str:

@@ -137,7 +137,9 @@ def measure_stats(shards: Shards | Sequence[Shards], *, name: str | None = None,
         DataError: A suspect cannot be read: its shard has changed.
     """
     parts = [shards] if isinstance(shards, Shards) else list(shards)
-    _check_parts(parts)
+    seen = Counter(shard for part in parts for shard in part.shards)
+    if twice := [shard for shard, count in seen.items() if count > 1]:
+        raise RequestError(f"{twice[0]}: is named twice; each shard is counted once")
     languages, language_names = _codes(parts, "languages")
     licenses, license_names = _codes(parts, "licenses")
     clips, seconds, characters = (_joined(parts, column) for column in ("clips", "seconds", "characters"))
@@ -166,12 +168,6 @@ def measure_stats(shards: Shards | Sequence[Shards], *, name: str | None = None,
         suspects=tuple(_suspect(parts, item) for item in far),
         left_out=tuple(item for part in parts for item in part.rejected),
     )
-
-
-def _check_parts(parts: list[Shards]) -> None:
-    seen = Counter(shard for part in parts for shard in part.shards)
-    if twice := [shard for shard, count in seen.items() if count > 1]:
-        raise RequestError(f"{twice[0]}: is named twice; each shard is counted once")
 
 
 def _joined(parts: list[Shards], column: str) -> NDArray[Any]:

@@ -1,6 +1,7 @@
 """What a dataset holds, on the terminal."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from rich import box
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.text import Text
 from kikimimi.console.terminal import shortened, visible
 from kikimimi.console.words import counted, format_value, hours, share, size
 from kikimimi.inspect.distribution import PERCENTILES, Distribution
-from kikimimi.inspect.stats import Stats, Subset
+from kikimimi.inspect.stats import TOO_LITTLE, TOO_MUCH, Stats, Subset
 
 BAR = 40  # columns
 BINS = 12
@@ -50,9 +51,7 @@ def _counts(item: Stats) -> list[str]:
 
 
 def _print_one(console: Console, stats: Stats) -> None:
-    def say(text: str, style: str = "") -> None:
-        console.print(Text(text, style=style), soft_wrap=True)
-
+    say = partial(_say, console)
     say(stats.name, "bold")
     records, clips = counted(stats.records, "record"), counted(stats.clips, "clip")
     say(
@@ -91,15 +90,18 @@ def _print_one(console: Console, stats: Stats) -> None:
     say("")
 
 
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
 def _bars(spread: Distribution) -> Iterator[Text]:
     labels = [spread.label(number) for number in range(len(spread.counts))]
     width = max(map(len, labels))
     digits = max(len(f"{count:,}") for count in spread.counts)
     for label, count in zip(labels, spread.counts, strict=True):
         eighths = round(8 * BAR * count / max(spread.counts))
+        eighths = max(eighths, 1 if count else 0)  # what is there is never invisible
         bar = _EIGHTHS[8] * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
-        # What is there is never invisible.
-        bar = bar or (_EIGHTHS[1] if count else "")
         line = Text.assemble(f"  {label:>{width}}  {count:>{digits},}  ", (bar, "cyan"))
         line.rstrip()
         yield line
@@ -158,21 +160,21 @@ def _print_table(console: Console, table: Table) -> None:
 
 
 def _print_suspects(console: Console, stats: Stats) -> None:
-    counts = sum(rate.too_much for rate in stats.rates), sum(rate.too_little for rate in stats.rates)
-    reasons = dict.fromkeys(suspect.reason for suspect in stats.suspects)
-    for reason in reasons:
+    say = partial(_say, console)
+    for reason, field in ((TOO_MUCH, "too_much"), (TOO_LITTLE, "too_little")):
         suspects = [suspect for suspect in stats.suspects if suspect.reason == reason]
-        of = counts[0 if suspects[0].deviation > 0 else 1]
-        console.print(Text(f"{reason[0].upper()}{reason[1:]}", "bold"), soft_wrap=True)
-        console.print(Text(f"{counted(of, 'record')}; the farthest {len(suspects)}:"), soft_wrap=True)
+        if not suspects:
+            continue
+        count = sum(getattr(rate, field) for rate in stats.rates)
+        say(f"{reason[0].upper()}{reason[1:]}", "bold")
+        say(f"{counted(count, 'record')}; the farthest {len(suspects)}:")
         for suspect in suspects:
             figures = (
                 f"  {format_value(suspect.rate)} characters/s, usual in {suspect.language}: "
                 f"{format_value(suspect.usual)} ({suspect.seconds:.2f} s, "
                 f"characters: {suspect.characters:,}, {suspect.deviation:+.1f} deviations)"
             )
-            console.print(Text(visible(figures)), soft_wrap=True)
-            console.print(Text(f"    {visible(suspect.where)}", "dim"), soft_wrap=True)
-            text = shortened(" / ".join(suspect.texts), TEXT)
-            console.print(Text(f"    {visible(text)}"), soft_wrap=True)
+            say(visible(figures))
+            say(f"    {visible(suspect.where)}", "dim")
+            say(f"    {visible(shortened(' / '.join(suspect.texts), TEXT))}")
         console.print()

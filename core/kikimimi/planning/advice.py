@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 from kikimimi.errors import RequestError
 from kikimimi.planning.plan import Planner
@@ -31,6 +32,10 @@ class Way:
     changes: tuple[str, ...]
     total: float
 
+    def to_json(self) -> dict[str, Any]:
+        """Return both as a JSON object."""
+        return {"changes": list(self.changes), "total": round(self.total)}
+
 
 @dataclass
 class Adviser:
@@ -52,7 +57,7 @@ class Adviser:
         recipe = self.resolve(())
         moves, smaller = self._moves(recipe), _smaller_batches(recipe, self.name)
         found: list[tuple[set[tuple[str, ...]], Way]] = []
-        for number in range(len(moves) + 2):
+        for number in range(1, len(moves) + 2):
             for chosen in self._choices(moves, smaller, number):
                 used = {move if move not in smaller else ("batch",) for move in chosen}
                 if any(others <= used for others, _ in found):
@@ -69,8 +74,6 @@ class Adviser:
         self, moves: list[tuple[str, ...]], smaller: list[tuple[str, ...]], number: int
     ) -> list[list[tuple[str, ...]]]:
         """Return all choices of so many moves; a smaller batch is one of them, the largest first."""
-        if number == 0:
-            return []
         plain = [list(chosen) for chosen in combinations(moves, number)]
         with_batch = [[*chosen, batch] for chosen in combinations(moves, number - 1) for batch in smaller]
         return plain + with_batch

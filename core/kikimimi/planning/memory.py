@@ -76,23 +76,18 @@ def rank_memory(
     parts = (costs.encoder, costs.adapter, costs.llm)
     sequences = batch.clips * passes.sequences
     x, y = passes.lengths(model, batch)
-    kept = (
+    kept: tuple[float, ...] = (
         batch.clips * costs.encoder.saved(batch.frames),
         batch.clips * costs.adapter.saved(batch.frames),
         sequences * costs.llm.saved(x, y),
     )
     if trainer.activation_checkpointing:
         inputs = (
-            batch.clips * batch.frames,
-            batch.clips * batch.frames,
-            sequences * (batch.prompt + batch.answer),
+            batch.clips * batch.frames * model.encoder.dim,
+            batch.clips * batch.frames * model.llm.dim,
+            sequences * (batch.prompt + batch.answer) * model.llm.dim,
         )
-        widths = (model.encoder.dim, model.llm.dim, model.llm.dim)
-        encoder, adapter, llm = (
-            _checkpointed(_count_blocks(model, part), size, number * width)
-            for part, size, number, width in zip(PARTS, kept, inputs, widths, strict=True)
-        )
-        kept = (encoder, adapter, llm)
+        kept = tuple(map(_checkpointed, (_count_blocks(model, part) for part in PARTS), kept, inputs))
     logits = sequences * batch.answer * model.llm.vocab_size
     return Memory(
         weights=sum(p.numel() * p.element_size() for p in parameters) / share

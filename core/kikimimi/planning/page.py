@@ -1,7 +1,7 @@
 """A plan as tables on a terminal of 80 columns."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import astuple, fields
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -59,27 +59,27 @@ def _stage(stage: StageForecast, gpus: int, gpu: str) -> RenderableType:
 
 
 def _parameters(stage: StageForecast) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("part")
-    for title in ("parameters", "trained", "TFLOP per audio hour"):
-        table.add_column(title, justify="right")
+    table = _table("part", "parameters", "trained", "TFLOP per audio hour")
     hours = stage.audio_seconds / 3600
     for part, count in stage.counts.items():
-        table.add_row(
-            part, f"{count.total:,}", f"{count.trainable:,}", f"{stage.flops[part] / hours / 1e12:,.1f}"
-        )
-    total = sum(count.total for count in stage.counts.values())
-    trained = sum(count.trainable for count in stage.counts.values())
-    table.add_row(
-        "all", f"{total:,}", f"{trained:,}", f"{stage.flops_per_audio_hour / 1e12:,.1f}", style="bold"
-    )
+        figures = f"{count.total:,}", f"{count.trainable:,}", f"{stage.flops[part] / hours / 1e12:,.1f}"
+        table.add_row(part, *figures)
+    total, trained = (sum(numbers) for numbers in zip(*map(astuple, stage.counts.values()), strict=True))
+    flops = f"{stage.flops_per_audio_hour / 1e12:,.1f}"
+    table.add_row("all", f"{total:,}", f"{trained:,}", flops, style="bold")
+    return table
+
+
+def _table(label: str, *figures: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(label)
+    for title in figures:
+        table.add_column(title, justify="right")
     return table
 
 
 def _memory(memory: Memory) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("memory of a rank")
-    table.add_column("GB", justify="right")
+    table = _table("memory of a rank", "GB")
     for item in fields(memory):
         value = getattr(memory, item.name)
         if value:
@@ -101,11 +101,8 @@ def _work(stage: StageForecast, gpus: int, gpu: str) -> Table:
     table.add_row("", f"{stage.positions:,} positions")
     table.add_row("audio tokens per second", f"{stage.audio_tokens_per_second:g}")
     table.add_row("steps", f"{stage.steps:,}" if stage.steps is not None else "by the data")
-    if stage.audio_hours is not None:
-        table.add_row(
-            "audio",
-            f"{stage.audio_hours:,.0f} h" if stage.audio_hours >= 10 else f"{stage.audio_hours:.2g} h",
-        )
+    if (heard := stage.audio_hours) is not None:
+        table.add_row("audio", f"{heard:,.0f} h" if heard >= 10 else f"{heard:.2g} h")
     if stage.days is not None:
         table.add_row(f"time on {gpus} x {gpu.upper()}", work_time(stage.days))
     return table
@@ -119,16 +116,8 @@ def _fits(stage: StageForecast, ways: dict[int, list[Way]]) -> Iterator[Renderab
         if size in fitting:
             continue
         found = ways.get(size, [])
-        said = "with" if found else "and with none of the changes that were tried"
-        yield Text(
-            f"does not fit {size} GB; {said}" if not found else f"does not fit {size} GB; it would with",
-            style="red",
-        )
+        said = "it would with" if found else "and with none of the changes that were tried"
+        yield Text(f"does not fit {size} GB; {said}", style="red")
         for way in found:
-            yield Padding(
-                Text(f"{gigabytes(way.total)} GB: {' '.join(_quoted(c) for c in way.changes)}"), (0, 0, 0, 2)
-            )
-
-
-def _quoted(change: str) -> str:
-    return f"'{change}'" if " " in change or "{" in change else change
+            changes = (f"'{c}'" if " " in c or "{" in c else c for c in way.changes)
+            yield Padding(Text(f"{gigabytes(way.total)} GB: {' '.join(changes)}"), (0, 0, 0, 2))

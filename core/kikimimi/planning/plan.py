@@ -90,9 +90,8 @@ class StageForecast:
     @property
     def audio_hours(self) -> float | None:
         """Audio that the stage hears, every repetition counted [h]."""
-        if self.steps is None:
-            return None
-        return self.steps * self.micro_batches * self.audio_seconds / 3600
+        steps = self.steps
+        return None if steps is None else steps * self.micro_batches * self.audio_seconds / 3600
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object; sizes are in bytes."""
@@ -152,26 +151,18 @@ class Planner:
         gpu = find_gpu(self.hardware.gpu)
         rate = self.gpus(recipe) * gpu.peak(recipe.trainer.precision) * self.hardware.utilisation
         per_step = sum(flops.values()) * stage.batch.global_
-        for part in PARTS:
-            problem = getattr(costs, part).problem
-            if problem is not None:
-                notes = (
-                    *notes,
-                    f"{part}: counted by its matrices, without activations, as it does not run on the meta "
-                    f"device ({problem})",
-                )
+        estimated = {part: cost.problem for part in PARTS if (cost := getattr(costs, part)).problem}
+        notes += tuple(
+            f"{part}: counted by its matrices, without activations, as it does not run on the meta device "
+            f"({problem})"
+            for part, problem in estimated.items()
+        )
+        copied = _copied(recipe, name, names, model) if passes.reference else 0
         return StageForecast(
             name=name,
             objective=stage.objective.name,
-            counts={part: _count(model, part, names) for part in PARTS},
-            memory=rank_memory(
-                model,
-                recipe.trainer,
-                costs,
-                batch,
-                passes,
-                _copied(recipe, name, names, model) if passes.reference else 0,
-            ),
+            counts={part: _count(model, part, set(names)) for part in PARTS},
+            memory=rank_memory(model, recipe.trainer, costs, batch, passes, copied),
             clips=batch.clips,
             positions=batch.clips * passes.sequences * (batch.prompt + batch.answer),
             audio_tokens_per_second=batch.tokens / batch.seconds,
@@ -206,10 +197,9 @@ def _assemble(recipe: Recipe, texts: Callable[[], Any]) -> SpeechLM:
         return assemble(recipe, texts=texts, load_weights=False, measured=True)
 
 
-def _count(model: SpeechLM, part: str, trained: list[str]) -> Count:
+def _count(model: SpeechLM, part: str, trained: set[str]) -> Count:
     sizes = {f"{part}.{name}": p.numel() for name, p in getattr(model, part).named_parameters()}
-    wanted = set(trained)
-    return Count(sum(sizes.values()), sum(size for name, size in sizes.items() if name in wanted))
+    return Count(sum(sizes.values()), sum(size for name, size in sizes.items() if name in trained))
 
 
 def _copied(recipe: Recipe, name: str, trained: list[str], model: SpeechLM) -> int:

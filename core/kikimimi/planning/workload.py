@@ -105,19 +105,17 @@ def micro_batch_flops(
 ) -> dict[str, float]:
     """Return the operations of a micro-batch, by part."""
     x, y = passes.lengths(model, batch)
-    again = [part.forward if recompute and part.backward(x, y) > 0 else None for part in _parts(costs)]
-    clip = {
-        name: part.flops(batch.frames) + (more(batch.frames) if more else 0)
-        for name, part, more in zip(("encoder", "adapter"), _parts(costs), again, strict=False)
-    }
-    sequence = costs.llm.flops(x, y) + (again[2](x, y) if again[2] else 0)
+
+    def both(part: Cost, *lengths: int) -> float:
+        again = recompute and part.backward(x, y) > 0
+        return part.flops(*lengths) + (part.forward(*lengths) if again else 0)
+
+    encoder, adapter = both(costs.encoder, batch.frames), both(costs.adapter, batch.frames)
+    sequence = both(costs.llm, x, y)
     per_clip = passes.sequences * (sequence + (costs.llm.forward(x, y) if passes.reference else 0))
     if passes.written:
         per_clip += costs.llm.forward(x - batch.tokens, y)
     # The reference hears the clip through an adapter of its own.
-    clip["adapter"] += costs.adapter.forward(batch.frames) if passes.reference else 0
-    return {name: batch.clips * value for name, value in {**clip, "llm": per_clip}.items()}
-
-
-def _parts(costs: Costs) -> tuple[Cost, Cost, Cost]:
-    return costs.encoder, costs.adapter, costs.llm
+    adapter += costs.adapter.forward(batch.frames) if passes.reference else 0
+    per_part = {"encoder": encoder, "adapter": adapter, "llm": per_clip}
+    return {name: batch.clips * value for name, value in per_part.items()}

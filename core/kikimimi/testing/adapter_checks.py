@@ -1,8 +1,6 @@
 """Checks of adapters."""
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +57,6 @@ class AdapterSubject(PaddedSubject):
     def __init__(self, component: type[Any], config: Any = None, *, num_taps: int | None = None) -> None:
         super().__init__(component, config)
         self._num_taps = num_taps
-        self._tells = True
 
     @cached_property
     def context(self) -> AdapterContext:
@@ -93,15 +90,6 @@ class AdapterSubject(PaddedSubject):
         """Return with and without transcripts, where the adapter uses them."""
         return (WITHOUT, WITH) if self.build().uses_transcripts else ("",)
 
-    @contextmanager
-    def going(self, way: str) -> Iterator[None]:
-        """Hold transcripts back inside, or not."""
-        self._tells = way != WITHOUT
-        try:
-            yield
-        finally:
-            self._tells = True
-
     def sequences(self, part: Any) -> list[Tensor]:
         """Return frames of four clips, in the dtype of the weights: one has a single frame."""
         dtype = next(part.parameters()).dtype
@@ -114,7 +102,7 @@ class AdapterSubject(PaddedSubject):
 
     def adapt(self, part: Any, batch: Padded, transcripts: list[str | None]) -> AdapterOutput:
         """Call the adapter, with the transcripts where it uses them and is to be told."""
-        tells = part.uses_transcripts and self._tells
+        tells = part.uses_transcripts and self.way != WITHOUT
         output: AdapterOutput = part(batch, transcripts) if tells else part(batch)
         expect(isinstance(output, AdapterOutput), f"expected an AdapterOutput, found {type(output).__name__}")
         return output
@@ -167,10 +155,8 @@ def losses_are_scalars(subject: AdapterSubject) -> None:
                 expect(loss.dim() == 0, f"{where}: expected a scalar, found shape {tuple(loss.shape)}")
                 expect_finite(loss, where)
             for name, count in output.counts.items():
-                expect(
-                    type(count) is int,
-                    f"{mode}{what}: count '{name}': expected an int, found {type(count).__name__}",
-                )
+                where = f"{mode}{what}: count '{name}'"
+                expect(type(count) is int, f"{where}: expected an int, found {type(count).__name__}")
 
 
 @in_every_way

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from kikimimi.contracts.component import Encoder, Padded
 from kikimimi.data.audio import MIN_SECONDS
 from kikimimi.errors import AudioError
-from kikimimi.testing.subject import ContractError, PaddedSubject, expect, expect_finite, expect_padded
+from kikimimi.testing.subject import (
+    ContractError,
+    PaddedSubject,
+    expect,
+    expect_finite,
+    expect_no_error,
+    expect_padded,
+)
 
 LONG_SECONDS = 31.0
 """Clip that an encoder takes unless its bound is lower [s]: a little more than Whisper's window."""
@@ -164,12 +171,7 @@ def augmentation_is_for_training(subject: EncoderSubject) -> None:
 
 
 def _encode(encoder: Any, clip: Tensor, what: str) -> Tensor:
-    try:
-        with torch.no_grad():
-            frames: Tensor = encoder(Padded.stack([clip])).unstack()[0]
-    except Exception as error:
-        raise ContractError(
-            f"a clip of {what}: expected frames, found {type(error).__name__}: {error}"
-        ) from error
+    with expect_no_error(f"a clip of {what}: expected frames"), torch.no_grad():
+        frames: Tensor = encoder(Padded.stack([clip])).unstack()[0]
     expect(len(frames) >= 1, f"a clip of {what}: expected at least one frame, found none")
     return frames

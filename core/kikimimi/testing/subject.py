@@ -29,6 +29,17 @@ def expect(holds: bool, message: str) -> None:
         raise ContractError(message)
 
 
+@contextmanager
+def expect_no_error(what: str, *allowed: type[Exception]) -> Iterator[None]:
+    """Raise a `ContractError` that ``what`` starts for any error inside but the allowed ones."""
+    try:
+        yield
+    except allowed:
+        raise
+    except Exception as error:
+        raise ContractError(f"{what}, found {type(error).__name__}: {error}") from error
+
+
 def expect_close(found: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
     """Expect two tensors of one shape to hold the same finite numbers.
 
@@ -42,8 +53,7 @@ def expect_close(found: Tensor, expected: Tensor, what: str, tolerance: float = 
         ContractError: They differ.
     """
     expect(
-        found.shape == expected.shape,
-        f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}",
+        found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
     )
     expect_finite(found, what)
     if found.numel() == 0:
@@ -90,10 +100,7 @@ def expect_padded(found: Padded, layout: str, items: str, width: tuple[str, int]
         f"{where}expected {items} of {width[0]} = {width[1]} values, found {values.shape[2]}",
     )
     longest = int(lengths.max())
-    expect(
-        values.shape[1] >= longest,
-        f"{where}expected room for {longest} {items}, found {values.shape[1]}",
-    )
+    expect(values.shape[1] >= longest, f"{where}expected room for {longest} {items}, found {values.shape[1]}")
 
 
 def gradients_of(part: nn.Module, where: str = "") -> dict[str, Tensor]:
@@ -165,6 +172,8 @@ class Subject(Tested, ABC):
 
     config_base = ComponentConfig
     reserved = ("name", *OF_PARTS)
+    way = ""
+    """The one of `ways` that it is run in now."""
 
     @cached_property
     def config(self) -> Any:
@@ -180,11 +189,6 @@ class Subject(Tested, ABC):
     def ways(self) -> tuple[str, ...]:
         """Return the ways to run the component that the contract knows, in words."""
         return ("",)
-
-    @contextmanager
-    def going(self, way: str) -> Iterator[None]:
-        """Run the component that way inside."""
-        yield
 
     @abstractmethod
     def construct(self) -> Component:
@@ -236,10 +240,12 @@ def in_every_way(check: Callable[[Checked], None]) -> Callable[[Checked], None]:
     @wraps(check)
     def run(subject: Checked) -> None:
         for way in subject.ways():
+            subject.way = way
             try:
-                with subject.going(way):
-                    check(subject)
+                check(subject)
             except ContractError as error:
                 raise ContractError(f"{way}: {error}" if way else str(error)) from error
+            finally:
+                subject.way = ""
 
     return run

@@ -13,7 +13,7 @@ from typing import Any
 from kikimimi.contracts.conversation import AudioPart, Conversation, TextPart
 from kikimimi.contracts.task import Task, TaskConfig
 from kikimimi.testing.records import CLIP, conversation, labelled_clip
-from kikimimi.testing.subject import ContractError, PlainSubject, check_named, expect
+from kikimimi.testing.subject import ContractError, PlainSubject, check_named, expect, expect_no_error
 
 _SEEDS = (None, *range(20))
 """Random numbers that a check tries; None gives none to draw."""
@@ -120,8 +120,7 @@ def without_draw_the_first_is_asked(subject: TaskSubject) -> None:
         return
     asked, wanted = _texts(subject.converse().prompt()), _texts(question)
     expect(
-        asked[: len(wanted)] == wanted,
-        f"rng None: expected the texts of question(), {wanted}, found {asked}",
+        asked[: len(wanted)] == wanted, f"rng None: expected the texts of question(), {wanted}, found {asked}"
     )
 
 
@@ -208,13 +207,10 @@ def _try(
 ) -> Conversation | ValueError:
     """Return the conversation, or the error by which the record is refused as it should be."""
     try:
-        return subject.build().conversation(record, clips, None)
+        with expect_no_error(f"{what}: expected a ValueError", ValueError):
+            return subject.build().conversation(record, clips, None)
     except ValueError as error:
         return error
-    except Exception as error:
-        raise ContractError(
-            f"{what}: expected a ValueError, found {type(error).__name__}: {error}"
-        ) from error
 
 
 def _question(subject: TaskSubject, language: Any) -> Conversation | None:
