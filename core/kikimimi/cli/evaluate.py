@@ -22,11 +22,8 @@ def evaluate(
     scores = evaluate_run(folder, only)
     write_run_report(folder)
     if as_json:
-        typer.echo(
-            json.dumps(
-                {name: {s: v.to_json() for s, v in systems.items()} for name, systems in scores.items()}
-            )
-        )
+        listed = {name: {s: v.to_json() for s, v in systems.items()} for name, systems in scores.items()}
+        typer.echo(json.dumps(listed))
         return
     print_scores(scores)
     typer.echo(f"report: {folder.report}", err=True)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,41 +32,31 @@ def shapes_only() -> Iterator[None]:
     `find_weights` then returns the files of a known shape, of a folder or package on this machine, or of the
     Hub's cache, in this order.
     """
-    with TemporaryDirectory() as folder, finding_with(_Shapes(Path(folder)).find):
+    with TemporaryDirectory() as folder, finding_with(partial(_find, Path(folder))):
         yield
 
 
-class _Shapes:
-    """Finds the small files that say how large a model is."""
+def _find(folder: Path, spec: str) -> WeightsFiles:
+    """Return the small files that say how large a model is; those of a known shape are written to a folder."""
+    source = spec.partition("@sha256:")[0]
+    path = Path(source).expanduser()
+    name, _, revision = source.partition("@")
+    if name in known_shapes() and not path.exists():
+        return _written(folder / str(list(known_shapes()).index(name)), spec, name)
+    if source.startswith((".", "/", "~", "package:")) or path.exists():
+        return locate(spec, source, pinned=False, patterns=())
+    return _cached(spec, name, revision or None)
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
 
-    def find(self, spec: str) -> WeightsFiles:
-        """Return the files of a source.
-
-        Raises:
-            WeightsError: Its shape is not known, and it is not on this machine.
-        """
-        source = spec.partition("@sha256:")[0]
-        path = Path(source).expanduser()
-        name, _, revision = source.partition("@")
-        if name in known_shapes() and not path.exists():
-            return self._written(spec, name)
-        if source.startswith((".", "/", "~", "package:")) or path.exists():
-            return locate(spec, source, pinned=False, patterns=())
-        return _cached(spec, name, revision or None)
-
-    def _written(self, spec: str, name: str) -> WeightsFiles:
-        entry = known_shapes()[name]
-        folder = self._folder / str(list(known_shapes()).index(name))
-        contents = {"config.json": entry["config"], **entry.get("files", {})}
-        if tensors := entry.get("tensors"):
-            contents[INDEX] = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
-        folder.mkdir(exist_ok=True)
-        for file, content in contents.items():
-            (folder / file).write_text(json.dumps(content), encoding="utf-8")
-        return WeightsFiles(spec, None, {file: (folder / file,) for file in contents})
+def _written(folder: Path, spec: str, name: str) -> WeightsFiles:
+    entry = known_shapes()[name]
+    contents = {"config.json": entry["config"], **entry.get("files", {})}
+    if tensors := entry.get("tensors"):
+        contents[INDEX] = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
+    folder.mkdir(exist_ok=True)
+    for file, content in contents.items():
+        (folder / file).write_text(json.dumps(content), encoding="utf-8")
+    return WeightsFiles(spec, None, {file: (folder / file,) for file in contents})
 
 
 def _cached(spec: str, name: str, revision: str | None) -> WeightsFiles:

@@ -33,21 +33,13 @@ def print_stats(console: Console, stats: Sequence[Stats]) -> None:
 
 def _print_overview(console: Console, stats: Sequence[Stats]) -> None:
     table = _table("dataset", "audio", "records", "clips", "characters", "size")
-    for item in stats:
-        table.add_row(Text(item.name), hours(item.seconds), *_counts(item), size(item.bytes))
+    rows = [(item.seconds, item.records, item.clips, item.characters, item.bytes) for item in stats]
+    for item, (seconds, *counts, count) in zip(stats, rows, strict=True):
+        table.add_row(Text(item.name), hours(seconds), *(f"{n:,}" for n in counts), size(count))
     table.add_section()
-    table.add_row(
-        "total",
-        hours(sum(item.seconds for item in stats)),
-        *(f"{sum(n):,}" for n in zip(*((i.records, i.clips, i.characters) for i in stats), strict=True)),
-        size(sum(item.bytes for item in stats)),
-        style="bold",
-    )
+    seconds, *counts, count = (sum(column) for column in zip(*rows, strict=True))
+    table.add_row("total", hours(seconds), *(f"{n:,}" for n in counts), size(count), style="bold")
     _print_table(console, table)
-
-
-def _counts(item: Stats) -> list[str]:
-    return [f"{item.records:,}", f"{item.clips:,}", f"{item.characters:,}"]
 
 
 def _print_one(console: Console, stats: Stats) -> None:

@@ -114,12 +114,9 @@ class Adviser:
 def _smaller_batches(recipe: Recipe, name: str) -> list[tuple[str, ...]]:
     """Return micro-batches of a half, a quarter, ... of the size, and as many more of them in a step."""
     batch, key = recipe.stages[name].batch, f"stages.{name}.batch"
-    smaller: list[tuple[str, ...]] = []
-    for times in (2, 4, 8, 16):
-        if batch.tokens is not None:
-            size, least, option = batch.tokens / times, 64, "tokens"
-        else:
-            size, least, option = batch.budget / times, 1, "seconds"
-        if size >= least and (batch.tokens is None or size == int(size)):
-            smaller.append((f"{key}.{option}={size:g}", f"{key}.global={batch.global_ * times}"))
-    return smaller
+    option, least = ("seconds", 1) if batch.tokens is None else ("tokens", 64)
+    return [
+        (f"{key}.{option}={size:g}", f"{key}.global={batch.global_ * times}")
+        for times in (2, 4, 8, 16)
+        if (size := batch.budget / times) >= least and (option == "seconds" or size == int(size))
+    ]

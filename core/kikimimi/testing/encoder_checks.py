@@ -91,7 +91,7 @@ def any_clip_works(subject: EncoderSubject) -> None:
         "0.5 s of full scale": waveform(rate // 2).sign(),
     }
     for what, clip in clips.items():
-        expect_finite(_encode(encoder, clip, what), f"a clip of {what}")
+        _expect_frames(encoder, clip, what)
 
 
 def longest_clip_works(subject: EncoderSubject) -> None:
@@ -100,14 +100,13 @@ def longest_clip_works(subject: EncoderSubject) -> None:
     bound, rate = encoder.max_seconds, encoder.sample_rate
     expect(bound is None or bound > 0, f"expected max_seconds above 0 or None, found {bound}")
     if bound is None or bound >= LONG_SECONDS:
-        long = waveform(int(LONG_SECONDS * rate))
-        expect_finite(_encode(encoder, long, f"{LONG_SECONDS} s"), f"a clip of {LONG_SECONDS} s")
+        _expect_frames(encoder, waveform(int(LONG_SECONDS * rate)), f"{LONG_SECONDS} s")
     if bound is None:
         return
     longest = int(bound * rate)
     seconds = f"{bound:g} s (max_seconds)"
     if bound <= BOUND_SECONDS:
-        expect_finite(_encode(encoder, waveform(longest), seconds), f"a clip of {seconds}")
+        _expect_frames(encoder, waveform(longest), seconds)
     for samples in {longest + rate, int(LONG_SECONDS * rate)}:
         if samples > longest:
             try:
@@ -170,8 +169,8 @@ def augmentation_is_for_training(subject: EncoderSubject) -> None:
     )
 
 
-def _encode(encoder: Any, clip: Tensor, what: str) -> Tensor:
+def _expect_frames(encoder: Any, clip: Tensor, what: str) -> None:
     with expect_no_error(f"a clip of {what}: expected frames"), torch.no_grad():
-        frames: Tensor = encoder(Padded.stack([clip])).unstack()[0]
+        frames = encoder(Padded.stack([clip])).unstack()[0]
     expect(len(frames) >= 1, f"a clip of {what}: expected at least one frame, found none")
-    return frames
+    expect_finite(frames, f"a clip of {what}")

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.contracts.task import Task
+
 _SAMPLE_RATE = 16000
 
 CLIP = "0.flac"
@@ -68,6 +70,15 @@ def conversation(rng: Random, *, said: bool) -> dict[str, Any]:
         "rejected": rng.choice([other for other in LABELS if other != label]),
         "meta": _meta(),
     }
+
+
+def refusal(task: Task, record: dict[str, Any]) -> str | None:
+    """Return why a task does not take a record with the one clip, or None where it does."""
+    try:
+        task.conversation(record, [CLIP], None)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _meta() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from kikimimi.contracts.conversation import AudioPart, Conversation, TextPart
 from kikimimi.contracts.task import Task, TaskConfig
-from kikimimi.testing.records import CLIP, conversation, labelled_clip
+from kikimimi.testing.records import CLIP, conversation, labelled_clip, refusal
 from kikimimi.testing.subject import ContractError, PlainSubject, check_named, expect, expect_no_error
 
 _SEEDS = (None, *range(20))
@@ -35,12 +35,9 @@ class TaskSubject(PlainSubject[Task]):
             return example
         refusals: list[str] = []
         for record in (labelled_clip(Random(0)), conversation(Random(0), said=True)):
-            try:
-                task.conversation(deepcopy(record), [CLIP], None)
-            except ValueError as error:
-                refusals.append(str(error))
-                continue
-            return record, [CLIP]
+            if (said := refusal(task, deepcopy(record))) is None:
+                return record, [CLIP]
+            refusals.append(said)
         raise ContractError(
             f"{self.component.__name__}: expected it to take a record, found that it refuses a labelled clip "
             f"({refusals[0]}) and a conversation ({refusals[1]}). Return one that it takes from `example`"

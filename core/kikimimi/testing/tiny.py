@@ -9,7 +9,7 @@ from kikimimi.contracts.generation import Generation
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Chosen, Dataset, Evaluation, Gate, Recipe, Stage, Trainer
-from kikimimi.testing.records import CLIP, conversation, labelled_clip
+from kikimimi.testing.records import conversation, labelled_clip, refusal
 
 _STEPS = 2
 _BATCH_SECONDS = 4.0
@@ -46,10 +46,11 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
     """
 
     def source(where: str, given: Sourced) -> Sourced:
-        refused = _refusal(given.task, labelled_clip(Random(0)))
+        task = given.task.component(given.task.config)
+        refused = refusal(task, labelled_clip(Random(0)))
         if refused is None:
             return replace(given, shards=str(shards))
-        of_talk = _refusal(given.task, conversation(Random(0), said=True))
+        of_talk = refusal(task, conversation(Random(0), said=True))
         if of_talk is not None:
             raise ValueError(
                 f"{where}: task '{given.task.name}' takes neither labelled clips ({refused}) nor "
@@ -131,12 +132,3 @@ def _brief(objective: Chosen) -> Chosen:
 
     options = {item.name: short(getattr(objective.config, item.name)) for item in fields(objective.config)}
     return replace(objective, config=replace(objective.config, **options))
-
-
-def _refusal(task: Chosen, record: dict[str, Any]) -> str | None:
-    """Return why a task does not take a record, or None where it does."""
-    try:
-        task.component(task.config).conversation(record, [CLIP], None)
-    except ValueError as error:
-        return str(error)
-    return None
