@@ -37,7 +37,7 @@ def shapes_only() -> Iterator[None]:
 
 
 def _find(folder: Path, spec: str) -> WeightsFiles:
-    """Return the small files that say how large a model is; those of a known shape are written to a folder."""
+    """Return the small files that say how large a model is; a known shape is written to a folder first."""
     source = spec.partition("@sha256:")[0]
     path = Path(source).expanduser()
     name, _, revision = source.partition("@")

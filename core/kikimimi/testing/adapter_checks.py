@@ -27,6 +27,7 @@ from kikimimi.testing.subject import (
     expect_close,
     expect_finite,
     expect_padded,
+    expect_type,
     in_every_way,
 )
 
@@ -104,7 +105,7 @@ class AdapterSubject(PaddedSubject):
         """Call the adapter, with the transcripts where it uses them and is to be told."""
         tells = part.uses_transcripts and self.way != WITHOUT
         output: AdapterOutput = part(batch, transcripts) if tells else part(batch)
-        expect(isinstance(output, AdapterOutput), f"expected an AdapterOutput, found {type(output).__name__}")
+        expect_type(output, AdapterOutput, "expected an AdapterOutput")
         return output
 
 
@@ -151,7 +152,7 @@ def losses_are_scalars(subject: AdapterSubject) -> None:
                 output = subject.adapt(adapter, batch, transcripts)
             for name, loss in output.losses.items():
                 where = f"{mode}{what}: loss '{name}'"
-                expect(isinstance(loss, Tensor), f"{where}: expected a tensor, found {type(loss).__name__}")
+                expect_type(loss, Tensor, f"{where}: expected a tensor")
                 expect(loss.dim() == 0, f"{where}: expected a scalar, found shape {tuple(loss.shape)}")
                 expect_finite(loss, where)
             for name, count in output.counts.items():

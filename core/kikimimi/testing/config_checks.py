@@ -16,7 +16,7 @@ from kikimimi.recipe.interpolate import interpolate
 from kikimimi.recipe.shape import Leaf, Section, is_supported, shapes
 from kikimimi.recipe.show import plain
 from kikimimi.recipe.source import Problems, read
-from kikimimi.testing.subject import ContractError, Subject, Tested, expect
+from kikimimi.testing.subject import ContractError, Subject, Tested, expect, expect_type
 
 _CONTRACTS = "kikimimi.contracts."
 
@@ -117,10 +117,7 @@ def tiny_config_is_a_config(subject: Subject) -> None:
     """`tiny_config` returns a `Config` with random weights, and leaves a tiny one as it is."""
     name = f"{subject.component.__name__}.tiny_config"
     config = subject.config
-    expect(
-        isinstance(config, subject.component.Config),
-        f"{name}: expected a {subject.component.__name__}.Config, found {type(config).__name__}",
-    )
+    expect_type(config, subject.component.Config, f"{name}: expected a {subject.component.__name__}.Config")
     for where, weights in _weights(config, ""):
         expect(weights == "random", f"{name}: expected {where}: random, found {weights!r}")
     again = subject.component.tiny_config(config)

@@ -16,6 +16,7 @@ from kikimimi.testing.subject import (
     expect_finite,
     expect_no_error,
     expect_padded,
+    expect_type,
 )
 
 LONG_SECONDS = 31.0
@@ -57,7 +58,7 @@ def num_frames_is_exact(subject: EncoderSubject) -> None:
     lengths += [rate // 4 + step for step in range(-2, 3)] + [rate // 2 + 123, rate]
     with torch.no_grad():
         output = encoder(Padded.stack([waveform(length) for length in lengths]))
-    expect(isinstance(output, Padded), f"expected a kikimimi.Padded, found {type(output).__name__}")
+    expect_type(output, Padded, "expected a kikimimi.Padded")
     expect_padded(output, "(B, F, E) values", "frames", ("`dim`", encoder.dim))
     for samples, found in zip(lengths, output.lengths.tolist(), strict=True):
         expected = encoder.num_frames(samples)
@@ -133,10 +134,7 @@ def augmentation_is_for_training(subject: EncoderSubject) -> None:
     augmentation = encoder.augmentation
     if augmentation is None:
         return
-    expect(
-        isinstance(augmentation, nn.Module),
-        f"augmentation: expected a torch.nn.Module or None, found {type(augmentation).__name__}",
-    )
+    expect_type(augmentation, nn.Module, "augmentation: expected a torch.nn.Module or None")
     batch = Padded.stack(subject.sequences(encoder))
     changes: list[bool] = []
 

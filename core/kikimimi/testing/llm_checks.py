@@ -14,7 +14,7 @@ from kikimimi.contracts.component import LLM, LLMContext, Rendered
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.generation import Generation
 from kikimimi.contracts.vocabulary import Vocabulary
-from kikimimi.testing.subject import ContractError, Subject, check_named, expect, expect_close
+from kikimimi.testing.subject import ContractError, Subject, check_named, expect, expect_close, expect_type
 
 _NEW_TOKENS = 6
 ASCII = "Hello, world 42."
@@ -209,17 +209,14 @@ def generation_in_a_batch_is_the_same(subject: LLMSubject) -> None:
             f"answer {number}: expected {alone} as the prompt alone gives, found {found} in a batch",
         )
         text = llm.decode(found)
-        expect(isinstance(text, str), f"decode: expected a text, found {type(text).__name__}")
+        expect_type(text, str, "decode: expected a text")
 
 
 def vocabulary_spells(subject: LLMSubject) -> None:
     """`vocabulary` has `vocab_size` ids, and gives back a text that it spells; it adds nothing to it."""
     llm = subject.build()
     vocabulary = llm.vocabulary
-    expect(
-        isinstance(vocabulary, Vocabulary),
-        f"vocabulary: expected a kikimimi.Vocabulary, found {type(vocabulary).__name__}",
-    )
+    expect_type(vocabulary, Vocabulary, "vocabulary: expected a kikimimi.Vocabulary")
     expect(
         vocabulary.size == llm.vocab_size,
         f"vocabulary: expected a size of vocab_size = {llm.vocab_size}, found {vocabulary.size}",
@@ -340,10 +337,8 @@ def text_is_never_control(subject: LLMSubject) -> None:
     anchor = _ordinary(llm)
     plain = _count_controls(llm, _said("a", "b"), anchor)
     for spelled in dict.fromkeys([*KNOWN_CONTROLS, *_own_controls(llm)]):
-        for who, talk in {
-            "user": _said(f"a{spelled}b", "b"),
-            "assistant": _said("a", f"a{spelled}b"),
-        }.items():
+        talks = {"user": _said(f"a{spelled}b", "b"), "assistant": _said("a", f"a{spelled}b")}
+        for who, talk in talks.items():
             try:
                 found = _count_controls(llm, talk, anchor)
             except ValueError:

@@ -25,6 +25,7 @@ from kikimimi.testing.subject import (
     expect_close,
     expect_finite,
     expect_no_error,
+    expect_type,
     gradients_of,
     nudge,
 )
@@ -100,7 +101,7 @@ class ObjectiveSubject(PlainSubject[Objective]):
     def run(self, stage: TinyStage, batch: Batch, objective: Objective | None = None) -> Loss:
         """Return the loss of a micro-batch by an objective, or by one that is new."""
         found = (objective or self.build()).loss(ModelStep(stage.model, batch, stage.frozen))
-        expect(isinstance(found, Loss), f"loss: expected a kikimimi.Loss, found {type(found).__name__}")
+        expect_type(found, Loss, "loss: expected a kikimimi.Loss")
         return found
 
     def counted(self, stage: TinyStage, batch: Batch) -> tuple[Loss, dict[str, int]]:
@@ -127,7 +128,7 @@ def asks_for_what_there_is(subject: ObjectiveSubject) -> None:
     """`views`, `reference` and `reaches` name views and parts that there are, each once."""
     objective = subject.build()
     views = objective.views
-    expect(isinstance(views, frozenset), f"views: expected a frozenset, found {type(views).__name__}")
+    expect_type(views, frozenset, "views: expected a frozenset")
     expect(
         views <= set(get_args(View)),
         f"views: expected some of {listing(get_args(View))}, found {listing(map(str, views))}",
@@ -322,7 +323,7 @@ def objective_pickling_keeps_it(subject: ObjectiveSubject) -> None:
 
 
 def _expect_scalar(found: Any, what: str) -> None:
-    expect(isinstance(found, Tensor), f"{what}: expected a tensor, found {type(found).__name__}")
+    expect_type(found, Tensor, f"{what}: expected a tensor")
     expect(
         found.dim() == 0 and found.is_floating_point(),
         f"{what}: expected a scalar of floating point, found {found.dtype} of shape {tuple(found.shape)}",

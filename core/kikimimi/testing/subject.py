@@ -29,6 +29,11 @@ def expect(holds: bool, message: str) -> None:
         raise ContractError(message)
 
 
+def expect_type(found: object, wanted: type[Any], what: str) -> None:
+    """Expect an instance of a class; ``what`` starts the message."""
+    expect(isinstance(found, wanted), f"{what}, found {type(found).__name__}")
+
+
 @contextmanager
 def expect_no_error(what: str, *allowed: type[Exception]) -> Iterator[None]:
     """Raise a `ContractError` that ``what`` starts for any error inside but the allowed ones."""

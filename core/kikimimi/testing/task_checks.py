@@ -13,7 +13,14 @@ from typing import Any
 from kikimimi.contracts.conversation import AudioPart, Conversation, TextPart
 from kikimimi.contracts.task import Task, TaskConfig
 from kikimimi.testing.records import CLIP, conversation, labelled_clip, refusal
-from kikimimi.testing.subject import ContractError, PlainSubject, check_named, expect, expect_no_error
+from kikimimi.testing.subject import (
+    ContractError,
+    PlainSubject,
+    check_named,
+    expect,
+    expect_no_error,
+    expect_type,
+)
 
 _SEEDS = (None, *range(20))
 """Random numbers that a check tries; None gives none to draw."""
@@ -48,10 +55,7 @@ class TaskSubject(PlainSubject[Task]):
         record, clips = deepcopy(self.record)
         rng = None if seed is None else Random(seed)
         found = (task or self.build()).conversation(record, clips, rng)
-        expect(
-            isinstance(found, Conversation),
-            f"conversation: expected a kikimimi.Conversation, found {type(found).__name__}",
-        )
+        expect_type(found, Conversation, "conversation: expected a kikimimi.Conversation")
         return found
 
     def converse_often(self) -> list[Conversation]:
