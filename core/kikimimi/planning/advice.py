@@ -58,7 +58,10 @@ class Adviser:
         moves, smaller = self._moves(recipe), _smaller_batches(recipe, self.name)
         found: list[tuple[set[tuple[str, ...]], Way]] = []
         for number in range(1, len(moves) + 2):
-            for chosen in self._choices(moves, smaller, number):
+            # A smaller batch is one of the moves, the largest first.
+            plain = [list(chosen) for chosen in combinations(moves, number)]
+            with_batch = [[*chosen, batch] for chosen in combinations(moves, number - 1) for batch in smaller]
+            for chosen in plain + with_batch:
                 used = {move if move not in smaller else ("batch",) for move in chosen}
                 if any(others <= used for others, _ in found):
                     continue
@@ -69,14 +72,6 @@ class Adviser:
                     if len(found) == OFFERED:
                         return [way for _, way in found]
         return [way for _, way in found]
-
-    def _choices(
-        self, moves: list[tuple[str, ...]], smaller: list[tuple[str, ...]], number: int
-    ) -> list[list[tuple[str, ...]]]:
-        """Return all choices of so many moves; a smaller batch is one of them, the largest first."""
-        plain = [list(chosen) for chosen in combinations(moves, number)]
-        with_batch = [[*chosen, batch] for chosen in combinations(moves, number - 1) for batch in smaller]
-        return plain + with_batch
 
     def _moves(self, recipe: Recipe) -> list[tuple[str, ...]]:
         stage, key = recipe.stages[self.name], f"stages.{self.name}"

@@ -57,11 +57,13 @@ def config_has_defaults(subject: Tested) -> None:
 
 def config_is_documented(subject: Tested) -> None:
     """A docstring stands under every field."""
-    missing = [
-        f"{cls.__qualname__}.{name}"
-        for cls in _dataclasses(subject.component.Config)
-        for name in _undocumented(cls)
-    ]
+    missing: list[str] = []
+    for cls in _dataclasses(subject.component.Config):
+        try:
+            names = [one.field.name for one in declared(cls).values() if not one.docstring]
+        except (OSError, TypeError) as error:
+            raise ContractError(f"{cls.__qualname__}: its source cannot be read: {error}") from error
+        missing += [f"{cls.__qualname__}.{name}" for name in names]
     expect(
         not missing,
         f"expected a docstring under every field (what it is, with its unit), found none under "
@@ -161,10 +163,3 @@ def _members(annotation: Any) -> Iterator[Any]:
     yield annotation
     for argument in get_args(annotation):
         yield from _members(argument)
-
-
-def _undocumented(cls: type[Any]) -> list[str]:
-    try:
-        return [option.field.name for option in declared(cls).values() if not option.docstring]
-    except (OSError, TypeError) as error:
-        raise ContractError(f"{cls.__qualname__}: its source cannot be read: {error}") from error
