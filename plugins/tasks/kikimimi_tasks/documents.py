@@ -99,7 +99,8 @@ def _time(item: dict[str, Any], name: str, where: str) -> float | None:
 class MarkedConfig(TaskConfig):
     """A mark after the audio, which tells one pattern from the other."""
 
-    mark: str
+    mark: str = "<mark>"
+    """Text after the audio. It is spelled in ordinary tokens."""
 
     def __post_init__(self) -> None:
         if not self.mark.strip():
