@@ -12,11 +12,7 @@ class RequestError(KikimimiError, ValueError):
 
 
 class RecipeError(RequestError):
-    """A recipe is wrong. Holds every problem found, not only the first.
-
-    Args:
-        problems: One line each, starting with the dotted key.
-    """
+    """A recipe is wrong. Holds every problem found, not only the first."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)

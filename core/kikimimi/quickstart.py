@@ -94,11 +94,6 @@ CHAIN = Course(
 def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain: bool = False) -> RunFolder:
     """Speak, pack, train, evaluate and report, below the current folder; what is done is not done again.
 
-    Args:
-        overrides: Changes to the recipe, as for `kikimimi train`.
-        out: Where the run folder goes.
-        chain: Whether to run `CHAIN` rather than `QUICKSTART`.
-
     Returns:
         The run folder.
 

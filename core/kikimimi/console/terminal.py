@@ -7,12 +7,7 @@ _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """Return a text in which characters that show nothing, or steer a terminal, are written as escapes.
-
-    Args:
-        text: Anybody's text.
-        lines: Keep line feeds.
-    """
+    """Return a text in which characters that show nothing, or steer a terminal, are written as escapes."""
     return "".join(
         character
         if character.isprintable()

@@ -221,9 +221,6 @@ def find_shards(sources: Sequence[str]) -> dict[str, list[Shards]]:
     A recipe's dataset that several stages read under one name is one dataset; where its shards differ from
     stage to stage, each is called after its stage, too.
 
-    Args:
-        sources: Patterns of shards; or one recipe (YAML), or one run folder.
-
     Raises:
         RequestError: Nothing is named, a recipe stands among shards, or a shard or its index is missing.
     """

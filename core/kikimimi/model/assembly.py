@@ -4,14 +4,12 @@ For a model that no process is to hold whole, parts are built without memory: as
 on the meta device, sharded, and filled afterwards, when each rank reads the rows that it holds.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -23,10 +21,8 @@ from kikimimi.contracts.precision import DTYPES
 from kikimimi.errors import RecipeError
 from kikimimi.model.lora import AudioGate, add_lora
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.recipe import Chosen, Recipe
 from kikimimi.recipe.chosen import PARTS
-
-if TYPE_CHECKING:
-    from kikimimi.recipe import Chosen, Recipe
 
 
 def assemble(

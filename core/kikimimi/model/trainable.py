@@ -1,12 +1,9 @@
 """Which parameters a stage trains, which ones a run has to keep, and loading those back."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +11,9 @@ from torch import Tensor, nn
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RecipeError, RunError
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.recipe import Recipe, Stage
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.weights.tensors import StoredTensor, copy_into, stored_tensors
-
-if TYPE_CHECKING:
-    from kikimimi.recipe import Recipe, Stage
 
 
 def trainable_names(
@@ -136,16 +131,11 @@ def _trained_names(model: SpeechLM, recipe: Recipe, stages: Iterable[str]) -> se
 
 
 def kept_names(model: SpeechLM, recipe: Recipe, stage: str | None = None) -> set[str]:
-    """Return the names of the tensors that checkpoints of a stage hold.
+    """Return the names of the tensors that checkpoints hold: of a stage, or of every one.
 
     They are the parameters that the stage or one that it builds on trains, those that have no pretrained
     source, and the buffers of the components that either belong to (running statistics); the rest is there by
     reference.
-
-    Args:
-        model: The recipe's model.
-        recipe: Whose stages count.
-        stage: None counts every stage.
     """
     names = _trained_names(model, recipe, recipe.stages if stage is None else lineage(recipe, stage))
     parameters = {name for name, _ in model.named_parameters()}

@@ -56,16 +56,7 @@ class Memory:
 def rank_memory(
     model: SpeechLM, trainer: Trainer, costs: Costs, batch: MicroBatch, passes: Passes, copied: int
 ) -> Memory:
-    """Return the memory of one rank.
-
-    Args:
-        model: On the meta device, frozen as the stage wants it.
-        trainer: The recipe's trainer.
-        costs: The costs of the model's parts.
-        batch: The largest micro-batch.
-        passes: What the objective computes.
-        copied: Numbers that the objective's reference keeps twice.
-    """
+    """Return the memory of one rank."""
     ranks = trainer.devices * trainer.nodes
     sharded = trainer.strategy == "fsdp" and ranks > 1
     share = ranks if sharded else 1

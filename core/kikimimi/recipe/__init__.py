@@ -1,51 +1,28 @@
 """Recipes: the YAML files that put components, stages of training and evaluations together."""
 
-from kikimimi.recipe.chosen import Chosen, LoRA
-from kikimimi.recipe.resolve import load_recipe, recipes_folder, shipped_recipe
-from kikimimi.recipe.schema import (
-    Batching,
-    Checkpoint,
-    Dataset,
-    Dtypes,
-    EarlyStop,
-    Evaluation,
-    Faults,
-    Gate,
-    Mixture,
-    Optimiser,
-    ParameterGroup,
-    Recipe,
-    Schedule,
-    Stage,
-    Train,
-    Trainer,
-    Validate,
+from kikimimi.recipe.chosen import Chosen as Chosen, LoRA as LoRA
+from kikimimi.recipe.resolve import (
+    load_recipe as load_recipe,
+    recipes_folder as recipes_folder,
+    shipped_recipe as shipped_recipe,
 )
-from kikimimi.recipe.show import digest, to_yaml
-
-__all__ = [
-    "Batching",
-    "Checkpoint",
-    "Chosen",
-    "Dataset",
-    "Dtypes",
-    "EarlyStop",
-    "Evaluation",
-    "Faults",
-    "Gate",
-    "LoRA",
-    "Mixture",
-    "Optimiser",
-    "ParameterGroup",
-    "Recipe",
-    "Schedule",
-    "Stage",
-    "Train",
-    "Trainer",
-    "Validate",
-    "digest",
-    "load_recipe",
-    "recipes_folder",
-    "shipped_recipe",
-    "to_yaml",
-]
+from kikimimi.recipe.schema import (
+    Batching as Batching,
+    Checkpoint as Checkpoint,
+    Dataset as Dataset,
+    Dtypes as Dtypes,
+    EarlyStop as EarlyStop,
+    Evaluation as Evaluation,
+    Faults as Faults,
+    Gate as Gate,
+    Mixture as Mixture,
+    Optimiser as Optimiser,
+    ParameterGroup as ParameterGroup,
+    Recipe as Recipe,
+    Schedule as Schedule,
+    Stage as Stage,
+    Train as Train,
+    Trainer as Trainer,
+    Validate as Validate,
+)
+from kikimimi.recipe.show import digest as digest, to_yaml as to_yaml

@@ -50,12 +50,6 @@ class Builder:
     def build(self, shape: Shape, entry: Entry, key: str, owner: str) -> Any:
         """Build what stands at a place.
 
-        Args:
-            shape: What may stand there.
-            entry: What stands there.
-            key: Dotted key.
-            owner: Who has the options of a section, as messages say it: ``adapter 'mlp'``.
-
         Returns:
             The object, or INVALID.
         """

@@ -235,11 +235,6 @@ class _Reading:
 def read_section(path: Path, problems: Problems, *, key: str = "") -> Entry | None:
     """Read a file that holds a section.
 
-    Args:
-        path: The file; it exists.
-        problems: Where problems go.
-        key: Dotted key of the section in the recipe; empty for the recipe itself.
-
     Returns:
         The section, or None where nothing could be made of the file; then a problem was added.
     """

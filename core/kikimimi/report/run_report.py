@@ -1,7 +1,5 @@
 """Fills the report from what a run folder holds: metrics, predictions, scores, and what was left out."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kikimimi.contracts.metric import Score
 from kikimimi.contracts.registry import load
@@ -21,16 +19,13 @@ from kikimimi.evaluation.error_rate import edits, error_rate
 from kikimimi.evaluation.predictions import read_predictions, row_keys
 from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.inspect.describe import describe
+from kikimimi.recipe import Evaluation
 from kikimimi.recipe.show import to_yaml
 from kikimimi.report.charts import STYLES, Chart, Curve, heat_map, line_chart
 from kikimimi.report.page import save_page
 from kikimimi.report.report import Example, ExampleGroup, Figure, Report, ScoreRow, render_report
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.metrics import Lines, by_stage, names_of, read_metrics
-
-if TYPE_CHECKING:
-    from kikimimi.recipe import Evaluation
-
 
 WORST, RANDOM = 5, 5
 """How many examples of each kind an evaluation shows."""

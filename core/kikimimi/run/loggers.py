@@ -115,11 +115,6 @@ def check_loggers(recipe: Recipe) -> None:
 def open_loggers(run: RunFolder, stage: str, step: int | None) -> list[Logger]:
     """Open the loggers of a stage that a recipe names.
 
-    Args:
-        run: Whose folder they write to.
-        stage: Name of the stage.
-        step: What it goes on after; None where it begins.
-
     Raises:
         MissingExtraError: A package is missing.
     """

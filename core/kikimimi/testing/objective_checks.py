@@ -88,11 +88,6 @@ class ObjectiveSubject(PlainSubject[Objective]):
     def batch(self, model: SpeechLM, part: slice = slice(None), *, known: bool = True) -> Batch:
         """Return a micro-batch with the views that the objective asks for.
 
-        Args:
-            model: Renders the conversations.
-            part: Which of the conversations, and in what order.
-            known: Whether it is known what is said in the clips.
-
         Raises:
             ValueError: A view cannot be made.
         """

@@ -56,12 +56,7 @@ def labelled_clip(rng: Random) -> dict[str, Any]:
 
 
 def conversation(rng: Random, *, said: bool) -> dict[str, Any]:
-    """Return the record of a conversation: a question about the clip, an answer, and a rejected one.
-
-    Args:
-        rng: Chooses what is said.
-        said: Whether the audio part holds its transcript.
-    """
+    """Return the record of a conversation: a question about the clip, an answer, and a rejected one."""
     label = rng.choice(list(LABELS))
     audio = {"type": "audio", "audio": CLIP, **({"text": label} if said else {})}
     asked = [audio, {"type": "text", "text": QUESTION}]

@@ -24,7 +24,7 @@ from kikimimi.recipe import Stage
 from kikimimi.training.flops import FlopMeter
 from kikimimi.training.parallel.fsdp import complete_gradients, is_sharded, share_buffers
 from kikimimi.training.schedule import factor
-from kikimimi.training.state.random_state import random_state
+from kikimimi.training.state.checkpoint import random_state
 from kikimimi.training.step_errors import StepErrors, gradient_norm
 from kikimimi.training.step_mean import Counts, StepMean
 from kikimimi.training.window import WHOLE, LogWindow, Numbered

@@ -126,7 +126,7 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
             PlanSampler(plan, stage.num_steps * stage.batch.global_, global_rank(), world_size),
             recipe.trainer.workers,
             _order(recipe, stage, corpora),
-            stage.batch.global_ // world_size,
+            accumulation=stage.batch.global_ // world_size,
         ),
         validation=validation,
         missed=validation if due and not metrics.has(step or 0, "validation_loss") else None,

@@ -52,10 +52,6 @@ class StepErrors:
     def stop_together(self, *, decide: Callable[[bool], bool], gather: Callable[[Any], list[Any]]) -> None:
         """Raise where anything is wrong on any rank; else begin the next step.
 
-        Args:
-            decide: Returns whether it is true on any rank.
-            gather: Returns what every rank gave, in order.
-
         Raises:
             KikimimiError: The first error of each rank that has any; the same on every rank.
         """

@@ -14,8 +14,7 @@ import pytest
 from kikimimi import Metric, MetricConfig
 from kikimimi.testing import ContractError, list_checks, parametrize_checks
 from kikimimi.testing.checks import FOR_METRICS
-from kikimimi_metrics.cer import CER
-from kikimimi_metrics.wer import WER
+from kikimimi_metrics.error_rates import CER, WER
 
 Details = Mapping[str, float]
 

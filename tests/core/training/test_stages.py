@@ -20,7 +20,7 @@ from kikimimi.run.folder import RunFolder
 from kikimimi.testing import write_shard
 from kikimimi.training.fit import run_stage
 from kikimimi.training.train import train
-from kikimimi_metrics.cer import CER
+from kikimimi_metrics.error_rates import CER
 
 CHAIN = """
 name: chain

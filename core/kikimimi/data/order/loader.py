@@ -176,16 +176,10 @@ class StageLoader(DataLoader[Batch]):
 class StepLoader(StageLoader):
     """A stage's loader that reads all micro-batches of an optimiser step before it gives the first."""
 
-    def __init__(
-        self,
-        dataset: BatchDataset,
-        sampler: PlanSampler,
-        workers: int,
-        order: Mapping[str, Any],
-        accumulation: int,
-    ) -> None:
-        super().__init__(dataset, sampler, workers, order)
+    def __init__(self, *args: Any, accumulation: int) -> None:
+        super().__init__(*args)
         self.accumulation = accumulation
+        """Micro-batches of this rank in each optimiser step."""
 
     def __iter__(self) -> Any:
         """Yield each micro-batch as a `StepBatch`."""

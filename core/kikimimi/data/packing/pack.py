@@ -122,11 +122,7 @@ class PackReport:
         return "\n".join(lines)
 
     def write(self, about: dict[str, Any]) -> None:
-        """Write ``ledger.json`` and ``dropped.jsonl``, each of them whole or not at all.
-
-        Args:
-            about: What was packed, and how: goes first.
-        """
+        """Write ``ledger.json`` and ``dropped.jsonl``, each of them whole or not at all."""
         dropped = self.out / DROPPED
         with whole_file(dropped) as unfinished, unfinished.open("wb") as file:
             for shard in self.shards:

@@ -36,11 +36,6 @@ class PackSource:
     def open(cls, path: str | Path, layout: str | None = None, options: Sequence[str] = ()) -> Self:
         """Find the layout of a corpus, and open it.
 
-        Args:
-            path: A folder, a file, or what else the layout takes.
-            layout: Registered name of the layout; None finds the one that matches.
-            options: ``KEY=VALUE`` each, of the layout's `Config`.
-
         Raises:
             RequestError: There is no such corpus, no or more than one layout matches, or an option is wrong.
             DataError: It is malformed, or has no rows.

@@ -101,12 +101,7 @@ def place(shard: str, offset: int, key: str | None = None) -> str:
 
 
 def read_members(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Iterator[Member]:
-    """Read the members of an uncompressed tar, or of a piece of one, in order. Folders are passed over.
-
-    Args:
-        file: Open for reading, at the start of the tar or of the piece.
-        start: Where in the shard the piece begins [bytes].
-        whole: It is a whole tar: check that it ends as a tar does.
+    """Read the members of an uncompressed tar, or of a piece of one, in order: see `read_entries`.
 
     Raises:
         BrokenTarError: A header is damaged or a member breaks off.

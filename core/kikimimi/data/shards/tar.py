@@ -37,12 +37,7 @@ class TarEntry(NamedTuple):
 
 
 class BrokenTarError(ValueError):
-    """The tar cannot be read any further.
-
-    Args:
-        offset: From where on [bytes].
-        reason: Why.
-    """
+    """The tar cannot be read any further."""
 
     def __init__(self, offset: int, reason: str) -> None:
         super().__init__(reason)

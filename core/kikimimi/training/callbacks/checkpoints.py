@@ -12,8 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from kikimimi.data.order.loader import StageLoader
 from kikimimi.run.folder import checkpoint_folders
 from kikimimi.training.module import StageModule
-from kikimimi.training.state.checkpoint import save_together
-from kikimimi.training.state.random_state import restore_random_state
+from kikimimi.training.state.checkpoint import restore_random_state, save_together
 from kikimimi.training.stop import AfterStep, Stopped, at_once, handle
 
 
@@ -23,13 +22,6 @@ class KeepCheckpoints(Callback):
     The first Ctrl-C, or a scheduler's SIGTERM or SIGUSR1, lets the step finish, saves and stops on every
     rank; in a validation, it saves the step before it. The second Ctrl-C stops at once. Before the first step
     all of them do: nothing is lost there.
-
-    Args:
-        folder: Where checkpoints go.
-        every: Distance [steps].
-        keep: How many.
-        loader: Whose position goes into the checkpoint.
-        micro_batches: Per optimiser step, over all ranks.
     """
 
     def __init__(self, folder: Path, every: int, keep: int, loader: StageLoader, micro_batches: int) -> None:

@@ -1,9 +1,19 @@
-"""The word error rate."""
+"""Error rates of characters and of words."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from kikimimi import ErrorRate, Normaliser
+
+
+class CER(ErrorRate):
+    """Character error rate: edits of characters (Unicode code points) over the references' length."""
+
+    labels: ClassVar[Mapping[str, str]] = {"reference_length": "characters"}
+
+    def units(self, text: str) -> Sequence[str]:
+        """Return the characters."""
+        return text
 
 
 class WER(ErrorRate):
