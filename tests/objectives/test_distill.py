@@ -275,7 +275,7 @@ def test_views_that_are_not_there(make_model: MakeModel, make_batch: MakeBatch, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, r"temperature must be above 0, not 0\.0"),
+        ({"temperature": 0.0}, r"temperature: must be above 0, not 0\.0"),
         (
             {"loss": "ce", "continuation": "own", "temperature": 1.0},
             "temperature is read only where loss is kl",

@@ -176,8 +176,8 @@ def test_clips_are_encoded_once(model: SpeechLM, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beta": 0.0}, "beta must be above 0, not 0.0"),
-        ({"label_smoothing": 0.5}, "label_smoothing must be at least 0 and below 0.5, not 0.5"),
+        ({"beta": 0.0}, "beta: must be above 0, not 0.0"),
+        ({"label_smoothing": 0.5}, "label_smoothing: must be at least 0 and below 0.5, not 0.5"),
         ({"form": "ipo", "label_smoothing": 0.1}, "label_smoothing is read only where form is sigmoid"),
     ],
 )

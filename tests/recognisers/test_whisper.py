@@ -178,9 +178,9 @@ def test_too_many_new_tokens_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 0}, "num_beams must be at least 1, not 0"),
-        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, not 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"num_beams": 0}, "num_beams: must be at least 1, not 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens: must be at least 1, not 0"),
+        ({"batch_size": 0}, "batch_size: must be at least 1, not 0"),
         ({"device": "tpu"}, "device: 'tpu' is not one of auto, cpu, cuda"),
         ({"weights": "random"}, "a recogniser needs trained weights, not random"),
     ],

@@ -55,13 +55,8 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
             identity = f"{chosen.name} {chosen.component.identity(chosen.config)} {corpus.shards.digest}"
             systems[baseline] = Predictions(folder / f"{baseline}.jsonl", identity)
             if len(systems[baseline].texts) < len(corpus.shards):
-                _predict(
-                    corpus,
-                    evaluation,
-                    systems[baseline],
-                    f"{name}: {baseline}",
-                    _with_baseline(f"evaluate.{name}.baselines.{baseline}", chosen, corpus),
-                )
+                answer = _with_baseline(f"evaluate.{name}.baselines.{baseline}", chosen, corpus)
+                _predict(corpus, evaluation, systems[baseline], f"{name}: {baseline}", answer)
         scores[name] = _write_scores(run, name, corpus, systems)
         _look(run, name, corpus, model, run.recipe.name)
     own_scores = {name: systems[run.recipe.name] for name, systems in scores.items()}

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Gt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,7 +36,7 @@ class Distillation(Objective):
 
         loss: Literal["kl", "ce"] = "kl"
         """How the model's answer is compared with the teacher's: by its distributions, or by its tokens."""
-        temperature: float | None = None
+        temperature: Annotated[float, Gt(0)] | None = None
         """What both sides' logits are divided by, in the KL; null is 2, as in Ultravox."""
         continuation: Literal["data", "own"] = "data"
         """The answer that both go along: every answer of the record; or the teacher's own last one, written
@@ -45,8 +46,6 @@ class Distillation(Objective):
         What does not end by itself is counted (``continuation_cut``)."""
 
         def __post_init__(self) -> None:
-            if self.temperature is not None and self.temperature <= 0:
-                raise ValueError(f"temperature must be above 0, not {self.temperature}")
             if self.temperature is not None and self.loss != "kl":
                 raise ValueError("temperature is read only where loss is kl")
             if self.generate is not None and self.continuation != "own":

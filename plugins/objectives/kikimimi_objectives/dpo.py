@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Lt
 from torch.nn import functional as F
 
-from kikimimi import Loss, Objective, ObjectiveConfig, Step, Units, View
+from kikimimi import Loss, Objective, ObjectiveConfig, PositiveFloat, Step, Units, View
 
 
 class DPO(Objective):
@@ -28,20 +29,14 @@ class DPO(Objective):
     class Config(ObjectiveConfig):
         """Options of the `dpo` objective."""
 
-        beta: float = 0.1
+        beta: PositiveFloat = 0.1
         """How strongly the model is held to the reference."""
         form: Literal["sigmoid", "ipo"] = "sigmoid"
         """Which loss is made of the log-ratios."""
-        label_smoothing: float = 0.0
+        label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0
         """Probability that a preference is the wrong way round [fraction], of the sigmoid form."""
 
         def __post_init__(self) -> None:
-            if self.beta <= 0:
-                raise ValueError(f"beta must be above 0, not {self.beta}")
-            if not 0 <= self.label_smoothing < 0.5:
-                raise ValueError(
-                    f"label_smoothing must be at least 0 and below 0.5, not {self.label_smoothing}"
-                )
             if self.form != "sigmoid" and self.label_smoothing:
                 raise ValueError("label_smoothing is read only where form is sigmoid")
 

@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
+from annotated_types import Gt
 
 from kikimimi import Chosen, Loss, Objective, ObjectiveConfig, Step, Units, View, listing, nearest
 
@@ -30,20 +31,18 @@ class Sum(Objective):
             default_factory=_text, metadata={"kind": "objective", "noun": "term"}
         )
         """What is summed, by a name for the metrics (``loss/NAME``)."""
-        weights: dict[str, float] = field(default_factory=dict)
+        weights: dict[str, Annotated[float, Gt(0)]] = field(default_factory=dict)
         """What each term is multiplied by; those that are not given have 1."""
 
         def __post_init__(self) -> None:
             if not self.terms:
                 raise ValueError("terms must hold at least one objective")
-            for name, weight in self.weights.items():
+            for name in self.weights:
                 if name not in self.terms:
                     raise ValueError(
                         f"weights.{name}: there is no term '{name}'.{nearest(name, self.terms)} "
                         f"Terms: {listing(self.terms)}"
                     )
-                if not weight > 0:
-                    raise ValueError(f"weights.{name}: must be above 0, not {weight}")
             for name, term in self.terms.items():
                 if issubclass(term.component, Sum):
                     raise ValueError(f"terms.{name}: a sum inside a sum: write its terms here")

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from kikimimi import (
     AudioError,
     Padded,
+    PositiveInt,
     Recogniser,
     RecogniserConfig,
     WeightsError,
@@ -50,21 +51,16 @@ class WhisperRecogniser(Recogniser):
 
         weights: str = "openai/whisper-base"
         """A Whisper of transformers or of CTranslate2 (faster-whisper): a Hub id, folder or `package:...`."""
-        num_beams: int = 1
+        num_beams: PositiveInt = 1
         """Beams of beam search; 1 is greedy."""
-        max_new_tokens: int = 440
+        max_new_tokens: PositiveInt = 440
         """Longest transcript [tokens]; with the 4 tokens of the prompt at most Whisper's 448."""
-        batch_size: int = 16
+        batch_size: PositiveInt = 16
         """Clips that are transcribed together."""
         device: Literal["auto", "cpu", "cuda"] = "auto"
         """Where it runs; `auto` is a GPU if there is one."""
 
         def __post_init__(self) -> None:
-            for name in ("num_beams", "max_new_tokens", "batch_size"):
-                if getattr(self, name) < 1:
-                    raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-            if self.device not in ("auto", "cpu", "cuda"):
-                raise ValueError(f"device must be auto, cpu or cuda, not {self.device!r}")
             if self.weights == "random":
                 raise ValueError("weights: a recogniser needs trained weights, not random")
 

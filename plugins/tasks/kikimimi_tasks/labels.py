@@ -8,39 +8,52 @@ from kikimimi_tasks.banks import BankConfig, BankTask
 from kikimimi_tasks.labelled_clip import LabelledClip
 
 
-class ASR(BankTask[BankConfig]):
+class FieldTask(BankTask[BankConfig]):
+    """Answers with the text of a field."""
+
+    Config = BankConfig
+    fields: ClassVar[tuple[str, ...]]
+    """Where in the record the text is, in order of preference."""
+    what: ClassVar[str]
+    """What it is, for messages."""
+
+    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
+        """Return the text."""
+        return clip.text(*self.fields, what=self.what)
+
+
+class ASR(FieldTask):
     """Asks for the transcript of a clip: ``{"text": ..., "language": ...}`` and one audio member."""
 
     name = "asr"
-    Config = BankConfig
+    fields = ("text",)
+    what = "the transcript"
     transcribes = True
 
-    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
-        """Return the transcript."""
-        return clip.text("text", what="the transcript")
 
-
-class Emotion(BankTask[BankConfig]):
+class Emotion(FieldTask):
     """Asks how the speaker feels: ``emotion``, a label or a description."""
 
     name = "emotion"
-    Config = BankConfig
-
-    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
-        """Return the emotion."""
-        return clip.text("emotion", what="the speaker's emotion")
+    fields = ("emotion",)
+    what = "the speaker's emotion"
 
 
-class MusicTitle(BankTask[BankConfig]):
+class MusicTitle(FieldTask):
     """Asks for a title of a piece of music: ``title``."""
 
     name = "music_title"
-    Config = BankConfig
+    fields = ("title",)
+    what = "the title of the music"
     speech = False
 
-    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
-        """Return the title."""
-        return clip.text("title", what="the title of the music")
+
+class SpokenInstruction(FieldTask):
+    """Answers what is said in the clip: ``answer`` or ``response``; ``text`` is the instruction, if known."""
+
+    name = "spoken_instruction"
+    fields = ("answer", "response")
+    what = "the answer to the spoken instruction"
 
 
 def caption(clip: LabelledClip, rng: Random | None) -> str:

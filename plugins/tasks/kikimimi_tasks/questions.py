@@ -9,17 +9,6 @@ from kikimimi_tasks.banks import BankConfig, BankTask
 from kikimimi_tasks.labelled_clip import LabelledClip
 
 
-class SpokenInstruction(BankTask[BankConfig]):
-    """Answers what is said in the clip: ``answer`` or ``response``; ``text`` is the instruction, if known."""
-
-    name = "spoken_instruction"
-    Config = BankConfig
-
-    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
-        """Return the answer."""
-        return clip.text("answer", "response", what="the answer to the spoken instruction")
-
-
 @dataclass(kw_only=True, frozen=True)
 class TranscribeThenAnswerConfig(BankConfig):
     """Options of the task `transcribe_then_answer`."""
