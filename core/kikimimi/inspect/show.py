@@ -378,12 +378,7 @@ def _figures(shown: Shown, stage: ShownStage) -> Iterable[str]:
 
 
 def rendered(pieces: Iterable[ShownTokens], *, marks: bool) -> Text:
-    """Return the pieces as one text.
-
-    Args:
-        pieces: In order.
-        marks: Mark what is learnt by brackets, for where there is no colour.
-    """
+    """Return the pieces as one text; `marks` puts what is learnt into brackets, where there is no colour."""
     text = Text("   ")
     for target, group in groupby(pieces, key=lambda piece: piece.target):
         if marks and target:

@@ -305,14 +305,7 @@ def measure_rates(
     *,
     worst: int,
 ) -> tuple[list[Rate], list[Far]]:
-    """Measure how much text stands beside the audio.
-
-    Args:
-        seconds: (rows,) audio of each record [s]; those without any are passed over.
-        characters: (rows,) text of each record, likewise.
-        languages: (rows,) position in `names`.
-        names: The languages' names.
-        worst: How many records to name that have too much text, and how many that have too little.
+    """Measure how much text stands beside the audio; seconds, characters and languages are (rows,) each.
 
     Returns:
         One rate for each language that has any, in the order of `names`; the farthest records, first those

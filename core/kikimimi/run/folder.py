@@ -104,11 +104,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, overrides: Sequence[str] = ()) -> RunFolder:
-        """Open a run folder.
-
-        Args:
-            path: The folder.
-            overrides: Changes of where and how it goes on: of `HARDWARE` alone.
+        """Open a run folder; overrides may change where and how it goes on, which is `HARDWARE` alone.
 
         Raises:
             RunError: It is not one, or the overrides change what is trained.

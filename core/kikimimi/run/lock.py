@@ -67,12 +67,8 @@ def lock(recipe: Recipe, recipe_file: Path | None = None) -> dict[str, Any]:
 
 
 def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = False) -> None:
-    """Write the lock of a run that begins, or add a session to that of one that goes on.
-
-    Args:
-        run: The run.
-        recipe_file: Where its recipe was read from, if not from the run folder.
-        hold: Refuse to go on where anything has changed.
+    """Write the lock of a run that begins, or add a session to that of one that goes on; `hold` refuses to go
+    on where anything has changed.
 
     Raises:
         DriftError: Something has changed, and it is held to the lock.
@@ -131,12 +127,7 @@ def hold_to(path: Path, held: Mapping[str, Any], recipe: Recipe) -> None:
 
 
 def plugin_lock(chosen: Chosen, *, weights: bool = True) -> dict[str, Any]:
-    """Return a component's provenance: distribution, version, and the hash of its weights.
-
-    Args:
-        chosen: The component.
-        weights: Hash its weights; otherwise only their source is told.
-    """
+    """Return where a component is from: distribution, version, and the hash of its weights where that is asked for."""
     sources = chosen.sources().items()
     return {
         **_origin(chosen.kind, chosen.name),

@@ -148,14 +148,7 @@ def log_evaluation(run: RunFolder, scores: dict[str, float]) -> None:
 
 
 def log_scores(run: RunFolder, stage: str, step: int, scores: dict[str, float]) -> None:
-    """Write values that are measured outside of the steps (evaluations) to every logger of a run.
-
-    Args:
-        run: The run.
-        stage: After which they were measured.
-        step: The stage's step.
-        scores: By name, such as ``cer/cv8``; what stands there for the step already is left.
-    """
+    """Write values that are measured outside of the steps (evaluations) to every logger of a run."""
     metrics = MetricsFile(run.path, stage)
     new = {name: value for name, value in scores.items() if not metrics.has(step, name)}
     if not new:

@@ -223,12 +223,6 @@ class Grammar:
         wherever `count` allows it: a vocabulary of characters that is built from the training part covers
         both, and what an answer has to know can be learnt.
 
-        Args:
-            count: How many for training.
-            held_out: How many are held out.
-            seed: The choice's seed; the same seed makes the same.
-            of: What is made.
-
         Raises:
             RequestError: The grammar has no instructions, or cannot make so many different ones.
         """

@@ -152,9 +152,6 @@ class ShardIndex:
     def load(cls, shard: Path | str) -> Self:
         """Read the index beside a shard.
 
-        Args:
-            shard: A path or a URL; the index of a URL is fetched.
-
         Raises:
             RequestError: The shard or its index does not exist, or access to it is denied.
             DataError: The index is malformed, or is not of this version of the shard.

@@ -69,12 +69,6 @@ def index_shards(
 ) -> IndexReport:
     """Index shards anew, each as `build_index` does.
 
-    Args:
-        shards: Paths.
-        skip: Leave malformed records out instead of failing.
-        workers: Processes.
-        progress: Counts the shards, where given.
-
     Raises:
         RequestError: A shard is a URL.
         DataError: Shards cannot be indexed; the others are. The message names all of them.

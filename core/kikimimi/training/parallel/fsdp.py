@@ -34,12 +34,7 @@ from kikimimi.weights.tensors import StoredTensor, like
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Lightning's strategy for FSDP2, with kikimimi's checkpoints in place of pickled ones.
-
-    Args:
-        ranks: How many processes share the model.
-        backend: The process group's backend; None is the device's own.
-    """
+    """Lightning's strategy for FSDP2, with kikimimi's checkpoints in place of pickled ones."""
 
     def __init__(self, ranks: int, backend: str | None) -> None:
         super().__init__(data_parallel_size=ranks, tensor_parallel_size=1, process_group_backend=backend)
