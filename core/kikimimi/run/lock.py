@@ -127,7 +127,7 @@ def hold_to(path: Path, held: Mapping[str, Any], recipe: Recipe) -> None:
 
 
 def plugin_lock(chosen: Chosen, *, weights: bool = True) -> dict[str, Any]:
-    """Return where a component is from: distribution, version, and the hash of its weights where that is asked for."""
+    """Return where a component is from: distribution, version, and where asked for the hash of its weights."""
     sources = chosen.sources().items()
     return {
         **_origin(chosen.kind, chosen.name),
