@@ -127,7 +127,7 @@ def hold_to(path: Path, held: Mapping[str, Any], recipe: Recipe) -> None:
 
 
 def plugin_lock(chosen: Chosen, *, weights: bool = True) -> dict[str, Any]:
-    """Return where a component is from: distribution, version, and where asked for the hash of its weights."""
+    """Return where a component is from: distribution, version, and where asked for its weights' hash."""
     sources = chosen.sources().items()
     return {
         **_origin(chosen.kind, chosen.name),
