@@ -17,6 +17,15 @@ class _Dumper(Resolver, yaml.SafeDumper):
     """Quotes exactly what the reader would take for something else than text."""
 
 
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # What Unicode counts as line breaks, a reader would fold to a space where it is not escaped.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, '"' if _BREAKS & set(text) else None)
+
+
+_BREAKS = frozenset("\x85\u2028\u2029")
+_Dumper.add_representer(str, _text)
+
+
 def to_yaml(recipe: Recipe) -> str:
     """Return the recipe as YAML, defaults included; loading it gives an equal recipe."""
     return yaml.dump(

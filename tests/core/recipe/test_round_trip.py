@@ -30,6 +30,8 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.samp
         "- a",
         " x ",
         "\x85\x00",
+        "\x85",
+        "a\u2028b\u2029",
     ]
 ).filter(lambda text: text != "???")
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS
