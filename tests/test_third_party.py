@@ -8,14 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from kikimimi.cli import app
-from kikimimi.contracts import registry
 from kikimimi.inference.load import load_model
 from kikimimi.recipe import load_recipe
 from kikimimi.run.folder import RunFolder
@@ -58,13 +57,8 @@ def environment(site: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def _installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have the package installed in this process: starting another takes longer than what it does."""
-    monkeypatch.syspath_prepend(site)
-    registry.refresh()
-    yield
-    monkeypatch.undo()
-    registry.refresh()
+def _installed(site: Path, with_packages: Callable[[Path], None]) -> None:
+    with_packages(site)
 
 
 def run(environment: dict[str, str], folder: Path, *arguments: str) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,12 @@ from typer.testing import CliRunner
 
 from kikimimi.cli import app
 from kikimimi.errors import RequestError
+from kikimimi.inference.load import load_model
+from kikimimi.recipe import load_recipe
+from kikimimi.run.folder import RunFolder
 from kikimimi.scaffold import TEMPLATE_KINDS, Scaffold
-from kikimimi.testing import list_checks, write_shard
+from kikimimi.testing import list_checks, tiny_recipe, write_shard
+from kikimimi.training.train import train
 from kikimimi_adapters.mlp import MLPAdapter
 from kikimimi_encoders.whisper.whisper import WhisperEncoder
 from kikimimi_llms.decoder import Llama
@@ -29,21 +34,6 @@ extends: {ROOT / "recipes" / "quickstart.yaml"}
 adapter: {{name: {NAMES["adapter"]}, downsample: 8}}
 encoder: {{name: {NAMES["encoder"]}}}
 llm: {{name: {NAMES["llm"]}}}
-"""
-TRAIN = """
-import sys
-from pathlib import Path
-from kikimimi.inference.load import load_model
-from kikimimi.recipe import load_recipe
-from kikimimi.run.folder import RunFolder
-from kikimimi.testing import tiny_recipe
-from kikimimi.training.train import train
-
-recipe, shards, out = sys.argv[1:]
-run = RunFolder.create(Path(out), tiny_recipe(load_recipe(recipe), shards))
-train(run)
-model = load_model(run)
-print(*(type(part).__name__ for part in (model.encoder, model.adapter, model.llm)))
 """
 
 
@@ -63,12 +53,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the environment of a process that has the packages installed."""
+def site(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that the packages are installed to."""
     site = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     packages = [str(folder / name) for name in NAMES.values()]
     subprocess.run([*command, "--disable-pip-version-check", "--target", str(site), *packages], check=True)
+    return site
+
+
+@pytest.fixture(scope="module")
+def environment(site: Path) -> dict[str, str]:
+    """Return the environment of a process that has the packages installed."""
     return {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "200"}
 
 
@@ -103,12 +99,17 @@ def test_their_own_tests_pass(environment: dict[str, str], folder: Path) -> None
     assert int(passed[1]) == 2 * checks + 6  # two configs and two tests more each
 
 
-def test_a_recipe_trains_them(environment: dict[str, str], tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE, encoding="utf-8")
-    shards = write_shard(tmp_path / "data")
-    output = run(environment, tmp_path, "-c", TRAIN, str(recipe), shards, str(tmp_path / "run"))
-    assert output.split()[-3:] == ["MelConvEncoder", "GatedMeanAdapter", "TinyByteLLM"]
+def test_a_recipe_trains_them(site: Path, with_packages: Callable[[Path], None], tmp_path: Path) -> None:
+    with_packages(site)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    folder = RunFolder.create(
+        tmp_path / "run", tiny_recipe(load_recipe(path), write_shard(tmp_path / "data"))
+    )
+    train(folder)
+    model = load_model(folder)
+    names = [type(part).__name__ for part in (model.encoder, model.adapter, model.llm)]
+    assert names == ["MelConvEncoder", "GatedMeanAdapter", "TinyByteLLM"]
 
 
 @pytest.mark.slow  # not for its time: the environment of the default tests has no linter
