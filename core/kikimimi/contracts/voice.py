@@ -19,7 +19,7 @@ class Voice(ABC):
     """Speaks text. Built as `Voice(config)`.
 
     Attributes:
-        sample_rate: Of the waveforms it returns [Hz].
+        sample_rate: The sampling rate of what it returns [Hz].
         language: ISO 639-1 code of what it can speak.
     """
 

@@ -47,7 +47,7 @@ class Engine:
         device: Where it runs; None is a GPU if there is one.
 
     Attributes:
-        sample_rate: Of the clips [Hz].
+        sample_rate: The clips' sampling rate [Hz].
         max_seconds: Longest clip [s]; None means unbounded.
     """
 

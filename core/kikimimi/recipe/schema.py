@@ -249,11 +249,11 @@ class Dtypes(Options):
     """Number formats of the parts' weights in one stage; null is the part's own."""
 
     encoder: Dtype | None = None
-    """Of the encoder."""
+    """The encoder's weights."""
     adapter: Dtype | None = None
-    """Of the adapter."""
+    """The adapter's weights."""
     llm: Dtype | None = None
-    """Of the LLM."""
+    """The LLM's weights."""
 
 
 def _ce() -> Chosen:

@@ -39,7 +39,7 @@ class StoredTensor:
 
     Attributes:
         name: In the files.
-        shape: Of the whole.
+        shape: The whole tensor's shape.
         pieces: Each with its first row and the number of rows; a whole tensor is one piece.
     """
 

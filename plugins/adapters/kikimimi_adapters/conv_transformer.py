@@ -120,7 +120,7 @@ class ConvTransformerAdapter(Adapter):
         ffn_dim: PositiveInt = 4096
         """Inner width of the feed-forward network."""
         activation: Literal["swiglu", "gelu", "relu"] = "swiglu"
-        """Of the feed-forward network; `swiglu` has a third linear layer, a gate."""
+        """Activation of the feed-forward network; `swiglu` has a third linear layer, a gate."""
         position: Literal["rotary", "sinusoidal", "none"] = "rotary"
         """How the layers know the order: keys and queries are turned, sines are added, or they do not."""
         dropout: Probability = 0.0

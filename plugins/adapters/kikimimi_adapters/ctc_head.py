@@ -63,7 +63,7 @@ class HeadVocabulary(Vocabulary):
         """Read the labels of a head from `vocab.json`, or from `tokenizer.json` where there is only that.
 
         Args:
-            files: Of a CTC model.
+            files: The files of a CTC model.
             size: Labels that its head has.
             blank_id: The label that no character may become.
 
