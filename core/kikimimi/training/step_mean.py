@@ -25,11 +25,10 @@ class Counts:
 
     def terms(self, made: Loss, losses: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, int]]:
         """Return what adds up to the loss, as it is weighted, and how many units each is the mean over."""
-        own = [name for name in self.numbers if name != _ADAPTER]
+        own, numbers = self._found(made)
         values = {own[0]: made.value}
         if len(own) > 1:
             values = {name: made.weights.get(name, 1.0) * made.parts[name] for name in own}
-        numbers = {**self.numbers, **made.numbers}
         return {
             **{name: (value, numbers[name]) for name, value in values.items()},
             **{_ADAPTER + name: (loss, numbers[_ADAPTER]) for name, loss in losses.items()},
@@ -37,13 +36,16 @@ class Counts:
 
     def number(self, name: str, made: Loss) -> int:
         """Return how many units a part of the loss, or a measure, is the mean over."""
-        own = [key for key in self.numbers if key != _ADAPTER]
-        numbers = {**self.numbers, **made.numbers}
+        own, numbers = self._found(made)
         if name in numbers:
             return numbers[name]
         if name in made.parts or name in made.measures:
             return numbers[own[0]] if len(own) == 1 else 1
         return numbers[_ADAPTER]
+
+    def _found(self, made: Loss) -> tuple[list[str], dict[str, int]]:
+        """Return the objective's terms, and all numbers as the loss has turned out."""
+        return [name for name in self.numbers if name != _ADAPTER], {**self.numbers, **made.numbers}
 
 
 class StepMean:
