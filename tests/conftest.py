@@ -10,10 +10,46 @@ import pytest
 
 from kikimimi.contracts import registry
 
+TESTS = Path(__file__).parent
 # Two cores: one thread per test process keeps runs side by side fast and repeatable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The module of a built-in is imported alone once, in test_builtins.py, and not for every config that some
+    # other file checks: each test process that does so starts another one, which imports torch.
+    elsewhere = ("adapters", "encoders", "llms", "objectives")
+    items[:] = [
+        item
+        for item in items
+        if not (item.name.endswith("import_is_quiet]") and item.path.is_relative_to(TESTS))
+        or item.path.relative_to(TESTS).parts[0] not in elsewhere
+    ]
+
+
+@pytest.fixture
+def run_pytest(with_packages: Callable[[Path], None]) -> Callable[..., int]:
+    """Run tests that have packages of a folder installed, in this process; return how many have passed."""
+
+    def run(site: Path, *tests: Path) -> int:
+        with_packages(site)
+        count = Count()
+        options = ["--import-mode=importlib", "-W", "error", "-p", "no:cacheprovider", "-q", "-c", os.devnull]
+        assert pytest.main([*options, *map(str, tests)], plugins=[count]) == 0
+        return count.passed
+
+    return run
+
+
+class Count:
+    """Counts the tests that pass."""
+
+    passed = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.passed += report.when == "call" and report.passed
 
 
 @pytest.fixture

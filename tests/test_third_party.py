@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -89,11 +88,9 @@ def test_it_keeps_the_contract() -> None:
     assert (row["name"], row["failures"]) == ("average", [])
 
 
-def test_its_own_tests_pass(environment: dict[str, str], repository: Path) -> None:
-    output = run(environment, repository, "-m", "pytest", "-p", "no:cacheprovider", "tests")
-    passed = re.search(r"^(\d+) passed in ", output, re.MULTILINE)
-    assert passed is not None
-    assert int(passed[1]) == 2 * len(list_checks("adapter", MLPAdapter)) + 2  # two configs, two tests more
+def test_its_own_tests_pass(site: Path, repository: Path, run_pytest: Callable[..., int]) -> None:
+    # Two configs, two tests more.
+    assert run_pytest(site, repository / "tests") == 2 * len(list_checks("adapter", MLPAdapter)) + 2
 
 
 @pytest.mark.usefixtures("_installed")

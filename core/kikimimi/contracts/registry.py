@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any
 
 from kikimimi.console.words import listing, nearest
@@ -83,14 +83,16 @@ def kind_of(name: str) -> Kind:
 
 
 def _plugin(kind: Kind, entry: EntryPoint) -> Plugin:
-    metadata = entry.dist.metadata if entry.dist else {"Name": "(unknown distribution)", "Version": "?"}
+    distribution, version = _named(entry.dist) if entry.dist else ("(unknown distribution)", "?")
     return Plugin(
-        kind=kind.name,
-        name=entry.name,
-        value=entry.value,
-        distribution=metadata["Name"],
-        version=metadata["Version"],
+        kind=kind.name, name=entry.name, value=entry.value, distribution=distribution, version=version
     )
+
+
+@cache
+def _named(distribution: Distribution) -> tuple[str, str]:
+    # Parses a distribution's metadata: once for all that it registers.
+    return distribution.metadata["Name"], distribution.metadata["Version"]
 
 
 @cache
@@ -114,6 +116,7 @@ def refresh() -> None:
     """Forget what was discovered; the next look-up reads the installed metadata again."""
     importlib.invalidate_caches()  # metadata that was written a moment ago counts too
     _entries.cache_clear()
+    _named.cache_clear()
     _registered.cache_clear()
     _loaded.cache_clear()
 

@@ -111,7 +111,8 @@ def pretrained_encoder(recipe: Recipe) -> Encoder:
 
 def _seed(seed: int, what: str) -> None:
     digest = hashlib.sha256(f"{seed} {what}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    # Those of other devices are the caller's, and parts are built on the CPU.
+    torch.default_generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def _build(recipe: Recipe, where: str, *context: object, deferred: bool = False) -> Any:

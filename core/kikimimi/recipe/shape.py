@@ -6,7 +6,7 @@ import dataclasses
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import PurePath
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
@@ -185,6 +185,7 @@ def convert(annotation: Any, entry: Entry) -> Any:
     raise NotOfTypeError(f"expected {describe_type(annotation)}, not {entry.shown()}.{guess}".rstrip("."))
 
 
+@lru_cache(maxsize=4096, typed=True)  # OmegaConf takes a millisecond, and recipes repeat themselves
 def _scalar(annotation: Any, value: Any) -> Any:
     if isinstance(value, str) and ("${" in value or value == "???"):
         return None  # OmegaConf would take it for its own syntax

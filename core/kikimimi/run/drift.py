@@ -5,11 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kikimimi.errors import RunError
 from kikimimi.recipe import Recipe
-from kikimimi.recipe.show import digest, to_yaml
+from kikimimi.recipe.show import digest, parse_plain, to_yaml
 
 HARDWARE = (
     "accelerator",
@@ -89,7 +87,7 @@ def as_begun(recipe: Recipe, resolved: str) -> Recipe:
             steps are means over micro-batches.
     """
     stages = dict(recipe.stages)
-    for name in stages.keys() & set(without_loss(yaml.safe_load(resolved))):
+    for name in stages.keys() & set(without_loss(parse_plain(resolved))):
         stages[name] = replace(stages[name], batch=replace(stages[name].batch, loss="micro_batches"))
     return replace(recipe, stages=stages)
 
@@ -101,7 +99,7 @@ def without_loss(recipe: Any) -> list[str]:
 
 
 def _recipe(text: str) -> dict[str, Any]:
-    recipe: dict[str, Any] = yaml.safe_load(text)
+    recipe: dict[str, Any] = parse_plain(text)
     for name in without_loss(recipe):
         recipe["stages"][name]["batch"]["loss"] = "micro_batches"
     for option in HARDWARE:

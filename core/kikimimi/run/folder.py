@@ -26,13 +26,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from kikimimi.console.words import listing, nearest
 from kikimimi.data.whole_file import whole_file
 from kikimimi.errors import RunError
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
+from kikimimi.recipe.show import parse_plain
 from kikimimi.run.drift import HARDWARE, as_begun, recipe_change, without_loss
 from kikimimi.run.rank import global_rank
 
@@ -169,7 +168,7 @@ class RunFolder:
     @property
     def averages_micro_batches(self) -> bool:
         """Whether it began before a recipe said what a step's loss is the mean over."""
-        return bool(without_loss(yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))))
+        return bool(without_loss(parse_plain((self.path / "recipe.yaml").read_text(encoding="utf-8"))))
 
     @property
     def assets(self) -> Path:

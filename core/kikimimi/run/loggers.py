@@ -9,11 +9,10 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pytorch_lightning.utilities import rank_zero_only
 
 from kikimimi.errors import MissingExtraError
-from kikimimi.recipe.show import to_yaml
+from kikimimi.recipe.show import plain
 from kikimimi.run.metrics import MetricsFile, StageLogger, read_metrics
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class WandbFile(StageLogger):
             dir=str(self.run.path),
             mode=mode,
             resume="allow" if state and mode != OFFLINE else None,
-            config=yaml.safe_load(to_yaml(recipe)),
+            config=plain(recipe),
         )
 
 

@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def speak(utterances: Sequence[Utterance], out: Path, *, workers: int = 2) -> in
     Args:
         utterances: What to speak; clips are written to ``out / utterance.path``.
         out: Folder of the clips.
-        workers: Processes that speak, each with a voice of its own; 1 means this one.
+        workers: Processes that speak, each with a voice of its own, at most: this one alone speaks few clips.
 
     Returns:
         How many clips were there before.
@@ -116,10 +117,15 @@ def speak(utterances: Sequence[Utterance], out: Path, *, workers: int = 2) -> in
         _voice(voice)  # fails here, with its own message, rather than in another process
     (out / "clips").mkdir(parents=True, exist_ok=True)
     tasks = [(utterance, out) for utterance in missing]
+    workers = min(workers, ceil(len(missing) / _CLIPS_OF_A_WORKER))
     with Progress("Speaking", len(utterances), "clips", done=kept) as progress:
         for _ in in_order(_speak_one, tasks, workers):
             progress.advance()
     return kept
+
+
+_CLIPS_OF_A_WORKER = 64
+"""Another process is worth its start from so many clips on."""
 
 
 @cache

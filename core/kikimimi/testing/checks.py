@@ -112,7 +112,7 @@ class Check:
             ContractError: The contract is broken.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             self.function(self.subject)
 
     def result(self) -> CheckResult:

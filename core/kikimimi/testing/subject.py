@@ -188,7 +188,7 @@ class Subject(Tested, ABC):
     def build(self, seed: int = 0) -> Any:
         """Build the tiny component in eval mode, with the random weights of a seed."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return self.construct().eval()
 
     def ways(self) -> tuple[str, ...]:

@@ -89,14 +89,10 @@ def test_they_are_found(environment: dict[str, str], tmp_path: Path) -> None:
     )
 
 
-def test_their_own_tests_pass(environment: dict[str, str], folder: Path) -> None:
-    # One process for all three: each test file is a module of its own.
-    arguments = ["--import-mode=importlib", "-W", "error", "-p", "no:cacheprovider", "-q", "-c", os.devnull]
-    output = run(environment, folder, "-m", "pytest", *arguments, *NAMES.values())
-    passed = re.search(r"^(\d+) passed in ", output, re.MULTILINE)
-    assert passed is not None
+def test_their_own_tests_pass(site: Path, folder: Path, run_pytest: Callable[..., int]) -> None:
     checks = sum(len(list_checks(kind, component)) for kind, component in BUILT_IN.items())
-    assert int(passed[1]) == 2 * checks + 6  # two configs and two tests more each
+    # Two configs and two tests more each.
+    assert run_pytest(site, *(folder / name for name in NAMES.values())) == 2 * checks + 6
 
 
 def test_a_recipe_trains_them(site: Path, with_packages: Callable[[Path], None], tmp_path: Path) -> None:

@@ -106,7 +106,8 @@ def test_refuses(tmp_path: Path) -> None:
 
 
 @pytest.mark.weights
-def test_speaks_in_two_processes(tmp_path: Path) -> None:
+def test_speaks_in_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CLIPS_OF_A_WORKER", 1)
     sentences = ["明日は晴れです。", "駅はどこですか。", "こんにちは。"]
     spoken = utterances(sentences, voice="open_jtalk", language="ja", seed=0)
     broken = utterances(["。"], voice="open_jtalk", language="ja", seed=0)
