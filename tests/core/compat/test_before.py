@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from .conftest import DATA, Before
 
+pytestmark = pytest.mark.slow
 RECIPES = ("quickstart", "chain", "ctc")
 RUN = Path("stopped")
 

@@ -98,8 +98,10 @@ def test_it_decodes_as_the_evaluation_does(run: RunFolder) -> None:
 
 def test_pieces_follow_the_encoders_window(run: RunFolder) -> None:
     transcriber = Transcriber(run)
-    assert [len(piece) for piece in transcriber.pieces(noise(16000 * 30))] == [16000 * 30]
-    pieces = transcriber.pieces(noise(16000 * 30 + 1))
+    assert transcriber.max_seconds is not None
+    window = round(16000 * transcriber.max_seconds)
+    assert [len(piece) for piece in transcriber.pieces(noise(window))] == [window]
+    pieces = transcriber.pieces(noise(window + 1))
     assert len(pieces) == 2
     transcriber.max_seconds = None
     assert len(transcriber.pieces(noise(16000 * 100))) == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,14 +166,18 @@ def test_pairs_by_hand() -> None:
     assert average_pairs(frames, [2, 4]).flatten().tolist() == [2.0, 8.0, 3.0]
 
 
+def of_whole_window(**options: Any) -> Qwen2AudioEncoder:
+    tiny: Any = Qwen2AudioEncoder.tiny_config(Config(**options))
+    return Qwen2AudioEncoder(replace(tiny, sizes=replace(tiny.sizes, num_positions=1500))).eval()
+
+
 @pytest.mark.parametrize(
     ("num_samples", "num_frames"),
     [(0, 1), (320, 1), (640, 1), (960, 1), (961, 2), (1_280, 2), (16_000, 25), (16_001, 25), (WINDOW, 750)],
 )
 @pytest.mark.parametrize("pad", ["none", "window"])
 def test_num_frames(num_samples: int, num_frames: int, pad: str) -> None:
-    tiny = Qwen2AudioEncoder.tiny_config(Config(pad=pad))  # type: ignore[arg-type]
-    encoder = Qwen2AudioEncoder(tiny).eval()
+    encoder = of_whole_window(pad=pad)
     assert encoder.num_frames(num_samples) == num_frames
     with torch.inference_mode():
         out = encoder(Padded(torch.zeros(1, max(1, num_samples)), torch.tensor([num_samples])))
@@ -276,7 +281,7 @@ def test_a_longer_clip_is_refused() -> None:
     message = (
         r"clip 0 of the batch lasts 30.00 s \(480001 samples\), and encoder 'qwen2_audio' takes at most 30"
     )
-    encoder = Qwen2AudioEncoder(Qwen2AudioEncoder.tiny_config())
+    encoder = of_whole_window()
     with pytest.raises(AudioError, match=message):
         encoder(Padded.stack([torch.zeros(WINDOW + 1)]))
 

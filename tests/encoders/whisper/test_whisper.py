@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def reference_mel(clips: list[Tensor], num_mels: int) -> Tensor:
 def tiny(pad: str = "none") -> WhisperEncoder:
     torch.manual_seed(0)
     config: Any = WhisperEncoder.tiny_config()
-    config = WhisperEncoder.Config(weights="random", pad=pad, sizes=config.sizes)  # type: ignore[arg-type]
+    sizes = replace(config.sizes, num_positions=WINDOW // 320)
+    config = WhisperEncoder.Config(weights="random", pad=pad, sizes=sizes)  # type: ignore[arg-type]
     return WhisperEncoder(config).eval()
 
 
@@ -170,7 +172,7 @@ def test_works_on_the_meta_device_and_is_filled_later() -> None:
         encoder = WhisperEncoder(WhisperEncoder.tiny_config())
     assert all(parameter.is_meta for parameter in encoder.parameters())
     encoder.to_empty(device="cpu")
-    source = tiny()
+    source = WhisperEncoder(WhisperEncoder.tiny_config())
     encoder.load_state_dict(source.state_dict())
     audio = Padded.stack([noise(4_000)])
     with torch.inference_mode():

@@ -50,7 +50,7 @@ class WhisperFamilyEncoder(PretrainedEncoder):
     fills_pieces = True
     pairs: ClassVar[bool]
     sizes_class = Sizes
-    tiny_sizes: ClassVar = {**PretrainedEncoder.tiny_sizes, "num_positions": 1500}
+    tiny_sizes: ClassVar = {**PretrainedEncoder.tiny_sizes, "num_positions": 300}
     stem = "conv1"
     config: WhisperConfig
     sizes: Sizes
