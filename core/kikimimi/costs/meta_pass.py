@@ -1,16 +1,15 @@
 """One pass of a component on the meta device: its operations, and what it keeps for the backward pass.
 
-Torch is made to behave there as on a GPU; of many blocks of one kind three tell what all cost.
+Torch is made to behave there as on a GPU.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass
-from itertools import groupby
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental import _config
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+
+from kikimimi.costs.flop_count import FlopCount
 
 
 @dataclass(frozen=True)
@@ -40,38 +39,8 @@ class Pass:
     saved: int
     copies: int
 
-    def plus(self, other: Pass, times: int = 1) -> Pass:
-        """Return this and another one so many times."""
-        return Pass(*(a + times * b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
 
 def measure_pass(module: nn.Module, *args: Any, half: torch.dtype | None) -> Pass:
-    """Like `measure_whole`, faster where the component holds many blocks of one kind: up to three are run.
-
-    Where the third adds what the second did, so does each further one. A component of which that is not so
-    (convolutions that halve the length), or that does not run with fewer blocks, is run as it is.
-    """
-    stacks = find_stacks(module)
-    if not stacks:
-        return measure_whole(module, *args, half=half)
-    try:
-        with blocks_left_out(stacks, {}):
-            total = base = measure_whole(module, *args, half=half)
-        for number, stack in enumerate(stacks):
-            with blocks_left_out(stacks, {number: 2}):
-                two = measure_whole(module, *args, half=half)
-            with blocks_left_out(stacks, {number: 3}):
-                three = measure_whole(module, *args, half=half)
-            each = two.plus(base, -1)
-            if three.plus(two, -1) != each:
-                return measure_whole(module, *args, half=half)
-            total = total.plus(each, stack.count - 1)
-    except Exception:  # noqa: BLE001 - anybody's code, which may count on all of its blocks
-        return measure_whole(module, *args, half=half)
-    return total
-
-
-def measure_whole(module: nn.Module, *args: Any, half: torch.dtype | None) -> Pass:
     """Run a component on the meta device, whatever device it is on; it is left as it was.
 
     Args:
@@ -147,64 +116,6 @@ def _augmentation_off(module: nn.Module) -> Iterator[None]:
         augmentation.train(training)
 
 
-LEAST = 6
-"""Fewer blocks than these are run as they are."""
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Blocks with the same parameters, of which the same are trained.
-
-    Attributes:
-        modules: What holds them, and possibly others.
-        first: Position of the first one.
-        count: How many.
-    """
-
-    modules: nn.ModuleList
-    first: int
-    count: int
-
-
-def find_stacks(component: nn.Module) -> list[Stack]:
-    """Return the longest stack of each list of modules in a component."""
-    stacks = []
-    for module in component.modules():
-        if isinstance(module, nn.ModuleList) and len(module) >= LEAST:
-            kinds = [_kind(block) for block in module]
-            runs = [list(run) for _, run in groupby(range(len(module)), kinds.__getitem__)]
-            longest = max(runs, key=len)
-            if len(longest) >= LEAST:
-                stacks.append(Stack(module, longest[0], len(longest)))
-    inner = {id(part) for stack in stacks for block in stack.modules for part in block.modules()}
-    return [stack for stack in stacks if id(stack.modules) not in inner]
-
-
-def _kind(block: nn.Module) -> tuple[object, ...]:
-    parameters = [(name, p.shape, p.dtype, p.requires_grad) for name, p in block.named_parameters()]
-    return type(block), block.training, *parameters
-
-
-@contextmanager
-def blocks_left_out(stacks: Sequence[Stack], keep: Mapping[int, int]) -> Iterator[None]:
-    """Leave blocks out of stacks for a while.
-
-    Args:
-        stacks: All stacks of a component.
-        keep: How many blocks stay, by the number of the stack; one where it is not there.
-    """
-    whole = [dict(stack.modules._modules) for stack in stacks]
-    try:
-        for number, stack in enumerate(stacks):
-            left_out = range(stack.first + keep.get(number, 1), stack.first + stack.count)
-            blocks = [block for i, block in enumerate(stack.modules) if i not in left_out]
-            stack.modules._modules = {str(i): block for i, block in enumerate(blocks)}
-        yield
-    finally:
-        for stack, blocks_before in zip(stacks, whole, strict=True):
-            stack.modules._modules = blocks_before
-
-
 _HALF = frozenset(
     {
         F.linear, F.bilinear, torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d,
@@ -221,74 +132,6 @@ _FULL = frozenset(
     }
 )  # fmt: skip
 """What autocast runs in fp32, as it does on CUDA."""
-
-
-class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its metaclass has no types
-    """Counts floating point operations, two for a multiply-add, by torch's own formulas.
-
-    Attributes:
-        flops: Counted so far.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # nor has its constructor
-        self.flops = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        call = _call(func, args, kwargs)
-        if call in _COUNTED:
-            made, flops = _COUNTED[call]
-            out = _again(made)
-        else:
-            out = func(*args, **kwargs)
-            formula = flop_registry.get(func._overloadpacket)
-            flops = 0 if formula is None else formula(*args, **kwargs, out_val=out)
-            if call is not None:
-                with suppress(TypeError):
-                    _COUNTED[call] = _described(out), flops
-        self.flops += flops
-        return out
-
-
-_COUNTED: dict[Hashable, tuple[Any, int]] = {}
-"""Shapes and operations of calls that make new tensors: blocks of a model repeat each other's calls."""
-
-
-def _call(func: Any, args: Any, kwargs: Any) -> Hashable:
-    """Return all that the result depends on; None where that is more than shapes, or it is no new tensor."""
-    returns = func._schema.returns
-    if any(str(one.type) != "Tensor" or one.alias_info is not None for one in returns) or not returns:
-        return None
-    try:
-        key = func, _described(args), _described(tuple(kwargs.items()))
-        hash(key)
-    except TypeError:
-        return None
-    return key
-
-
-def _described(value: Any) -> Any:
-    """Return a value with the shape, the strides and the type of each tensor of the meta device in its place.
-
-    Raises:
-        TypeError: A tensor has values.
-    """
-    if isinstance(value, Tensor):
-        if not value.is_meta:
-            raise TypeError("its values may count")
-        return Tensor, value.shape, value.stride(), value.dtype
-    if isinstance(value, tuple | list):
-        return type(value), *map(_described, value)
-    return type(value), value
-
-
-def _again(made: Any) -> Any:
-    kind, *rest = made
-    if kind is Tensor:
-        shape, strides, dtype = rest
-        return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
-    return kind(map(_again, rest)) if kind in (tuple, list) else rest[0]
 
 
 class OnMeta(TorchFunctionMode):

@@ -16,7 +16,6 @@ from kikimimi import LLM, Adapter, AdapterContext, Encoder, LLMContext, Padded
 from kikimimi.contracts import registry
 from kikimimi.contracts.vocabulary import BytesVocabulary
 from kikimimi.costs import operations as costs_module
-from kikimimi.costs.meta_pass import find_stacks
 from kikimimi.costs.operations import measure_costs
 from kikimimi.model.lora import add_lora
 from kikimimi.model.speech_lm import SpeechLM
@@ -165,29 +164,6 @@ def test_llms(name: str, options: dict[str, Any], way: str, adapted: bool) -> No
     real = real_step(llm, (embeddings, torch.tensor([positions]), select), lambda output: [output])
     x = positions if llm.causal else positions - answer + 1
     assert cost.flops(x, answer) == pytest.approx(real, rel=0.01)
-
-
-def test_stacks_of_equal_blocks_cost_what_they_cost_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measured(name: str) -> Any:
-        component = registry.load("llm", name)
-        config = component.tiny_config()
-        config = component.Config(
-            scratch=type(config.scratch)(dim=64, num_layers=8, num_heads=4, tokenizer="bytes")
-        )
-        llm: LLM = component(config, LLMContext())
-        prepare(llm, "trained")
-        assert find_stacks(llm)
-        return measure_costs(model_of(llm=llm), "bf16").llm
-
-    for name in ("llama", "seq2seq"):
-        quick = measured(name)
-        monkeypatch.setattr(costs_module, "_measured", {})
-        monkeypatch.setattr("kikimimi.costs.meta_pass.find_stacks", lambda module: [])
-        slow = measured(name)
-        monkeypatch.undo()
-        for what in ("forward", "backward", "saved"):
-            assert getattr(quick, what)(200, 30) == pytest.approx(getattr(slow, what)(200, 30), rel=1e-6)
-        assert quick.copies == slow.copies > 0
 
 
 class Unmeasurable(nn.Module):

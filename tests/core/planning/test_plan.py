@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from kikimimi.cli import app
 from kikimimi.contracts import registry
-from kikimimi.costs.meta_pass import measure_whole
+from kikimimi.costs.meta_pass import measure_pass
 from kikimimi.costs.operations import measure_costs
 from kikimimi.costs.shapes import shapes_only
 from kikimimi.errors import RequestError
@@ -83,7 +83,7 @@ def test_whisper_costs_what_is_published(size: str, window: float, clip: float) 
     encoder.requires_grad_(False)
     for seconds, expected in ((30, window), (6, clip)):
         audio = Padded(torch.empty(1, seconds * 16000, device="meta"), torch.tensor([seconds * 16000]))
-        assert measure_whole(encoder, audio, half=None).forward / 1e12 == pytest.approx(
+        assert measure_pass(encoder, audio, half=None).forward / 1e12 == pytest.approx(
             expected, abs=6e-4, rel=1e-2
         )
 
