@@ -133,6 +133,7 @@ def printed(said: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_the_printed_commands_are_equivalent(
     home: Path, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

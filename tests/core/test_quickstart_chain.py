@@ -31,6 +31,7 @@ OVERRIDES = (
 )
 
 
+@pytest.mark.slow
 def test_from_nothing_to_the_report_of_every_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,6 +154,7 @@ def test_a_manifest_with_conversations(write: Write, tmp_path: Path) -> None:
     assert text_only.json["meta"] == {"license": "CC0-1.0", "language": "ja"}
 
 
+@pytest.mark.slow
 def test_a_hub_set_in_several_processes(tmp_path: Path, tone: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import config
 

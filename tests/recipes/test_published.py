@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.recipe.resolve import shipped_recipe
 
 
+@cache
 def recipe_of(name: str) -> Recipe:
     return load_recipe(shipped_recipe(name))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -19,6 +20,7 @@ from kikimimi.text.guarded_tokenizer import AUDIO
 from kikimimi_llms.scratch import END, build_tokenizer
 
 
+@cache
 def recipe_of(name: str) -> Recipe:
     return load_recipe(shipped_recipe(name))
 

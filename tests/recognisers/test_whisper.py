@@ -190,6 +190,7 @@ def test_refuses(options: dict[str, Any], message: str) -> None:
         WhisperRecogniser.Config(**options)
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_real_weights_transcribe_japanese() -> None:
     import jiwer

@@ -105,6 +105,7 @@ def test_refuses(tmp_path: Path) -> None:
         speak(_said("静か"), tmp_path, workers=1)
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_speaks_in_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CLIPS_OF_A_WORKER", 1)

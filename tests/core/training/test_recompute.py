@@ -34,7 +34,14 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=list(OPTIONS))
+@pytest.mark.parametrize(
+    "options",
+    # The term "text" of "sum" trains the same as "lora".
+    [
+        pytest.param(options, id=name, marks=pytest.mark.slow if name in ("lora", "all") else ())
+        for name, options in OPTIONS.items()
+    ],
+)
 def test_the_same_numbers(make_run: Make, conversations: str, options: list[str]) -> None:
     """With dropout in all places, updates that act in some conversations only, and text alone."""
     curves, weights = [], []

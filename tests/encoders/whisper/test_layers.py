@@ -295,6 +295,7 @@ def test_every_published_size_has_the_tensors_of_transformers(tmp_path: Path, na
 
 
 @pytest.mark.weights
+@pytest.mark.slow
 def test_a_middle_layer_of_the_real_encoder_equals_transformers() -> None:
     """CTranslate2's tensors of the layers above are left out as well."""
     whole = WhisperEncoder(Config(weights=BASE))
