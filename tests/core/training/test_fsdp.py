@@ -51,7 +51,7 @@ TRAIN = {
     "dpo-full": [ALL, "stages.asr.objective=dpo"],
 }
 # Gradients meet as in "lora" and "full", in ddp as in test_step_mean.py: these differ in what a step is.
-STEPS = dict.fromkeys(("cached", "half", "align", "sum", "dpo", "dpo-full"), 8)
+STEPS: dict[str, int] = dict.fromkeys(("cached", "half", "align", "sum", "dpo", "dpo-full"), 8)
 
 
 def column(run: RunFolder, key: str) -> list[float]:

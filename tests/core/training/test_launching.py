@@ -31,8 +31,13 @@ def checkpoints(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints" / "asr").glob("step-*"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.chaos),  # in this process: test_train.py
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_in_the_middle(
     launch: Launch, recipe_file: Path, tmp_path: Path, make_run: Make, number: signal.Signals
 ) -> None:
@@ -53,8 +58,13 @@ def test_a_signal_in_the_middle(
     assert (run / "weights/asr.safetensors").read_bytes() == (whole / "weights/asr.safetensors").read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("phase", ["run folder:", "Encoding clips once"])
+@pytest.mark.parametrize(
+    "phase",
+    [
+        pytest.param("run folder:", marks=pytest.mark.chaos),
+        pytest.param("Encoding clips once", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_before_the_first_step(
     launch: Launch, recipe_file: Path, tmp_path: Path, make_run: Make, phase: str
 ) -> None:
@@ -100,8 +110,10 @@ def test_a_signal_to_two_ranks(
     assert training.curve(run) == training.curve(whole.path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("program", [TORCHRUN, ALONE])
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(TORCHRUN, marks=pytest.mark.chaos), pytest.param(ALONE, marks=pytest.mark.slow)],
+)
 def test_a_rank_that_dies_ends_the_others(
     launch: Launch, recipe_file: Path, tmp_path: Path, program: tuple[str, ...]
 ) -> None:
@@ -116,7 +128,7 @@ def test_a_rank_that_dies_ends_the_others(
     assert "Traceback" not in training.output.partition("error: rank 0")[0]
 
 
-@pytest.mark.slow
+@pytest.mark.chaos  # what is compared: test_the_launcher_agrees_with_the_recipe
 def test_torchrun_and_recipe_disagree(launch: Launch, recipe_file: Path, tmp_path: Path) -> None:
     training = launch(recipe_file, "--out", tmp_path / "runs", program=TORCHRUN)
     assert training.end() == 1
