@@ -24,20 +24,15 @@ from .conftest import Launch, Make, Ranks
 ALONE = ("-m", "kikimimi.cli")
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", *ALONE)
 DDP = ("trainer.devices=2", "trainer.strategy=ddp")
-LONG = ("stages.asr.steps=36", "stages.asr.checkpoint.every=1000", "stages.asr.checkpoint.keep=2")
+LONG = ("stages.asr.steps=60", "stages.asr.checkpoint.every=1000", "stages.asr.checkpoint.keep=2")
 
 
 def checkpoints(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints" / "asr").glob("step-*"))
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(signal.SIGTERM, marks=pytest.mark.chaos),  # in this process: test_train.py
-        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_in_the_middle(
     launch: Launch, recipe_file: Path, tmp_path: Path, make_run: Make, number: signal.Signals
 ) -> None:
@@ -58,13 +53,8 @@ def test_a_signal_in_the_middle(
     assert (run / "weights/asr.safetensors").read_bytes() == (whole / "weights/asr.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "phase",
-    [
-        pytest.param("run folder:", marks=pytest.mark.chaos),
-        pytest.param("Encoding clips once", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["run folder:", "Encoding clips once"])
 def test_a_signal_before_the_first_step(
     launch: Launch, recipe_file: Path, tmp_path: Path, make_run: Make, phase: str
 ) -> None:
@@ -106,14 +96,14 @@ def test_a_signal_to_two_ranks(
     assert code == (143 if alone else 1)  # torchrun has an exit code of its own
     assert "stopped by SIG" in training.output
     assert len(checkpoints(run)) == 1
-    ranks.train((strategy, RunFolder.open(run)), (strategy, whole))
+    again = launch(recipe_file, *options, "--out", run.parent, program=program)
+    assert again.end() == 0, again.output
+    ranks.train((strategy, whole))
     assert training.curve(run) == training.curve(whole.path)
 
 
-@pytest.mark.parametrize(
-    "program",
-    [pytest.param(TORCHRUN, marks=pytest.mark.chaos), pytest.param(ALONE, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [TORCHRUN, ALONE])
 def test_a_rank_that_dies_ends_the_others(
     launch: Launch, recipe_file: Path, tmp_path: Path, program: tuple[str, ...]
 ) -> None:
@@ -128,7 +118,7 @@ def test_a_rank_that_dies_ends_the_others(
     assert "Traceback" not in training.output.partition("error: rank 0")[0]
 
 
-@pytest.mark.chaos  # what is compared: test_the_launcher_agrees_with_the_recipe
+@pytest.mark.slow
 def test_torchrun_and_recipe_disagree(launch: Launch, recipe_file: Path, tmp_path: Path) -> None:
     training = launch(recipe_file, "--out", tmp_path / "runs", program=TORCHRUN)
     assert training.end() == 1
