@@ -33,7 +33,10 @@ from .contracts.conversation import (
 from .contracts.generation import Generation as Generation
 from .contracts.layers import (
     Combine as Combine,
+    LayerCombiner as LayerCombiner,
+    Layers as Layers,
     Taps as Taps,
+    check_layers as check_layers,
     check_taps as check_taps,
     tiny_layers as tiny_layers,
 )

@@ -29,15 +29,19 @@ stages:
 """
 
 
-def build(in_dim: int = 8, out_dim: int = 6, num_taps: int = 1, **options: Any) -> QFormerAdapter:
+def build(in_dim: int = 8, out_dim: int = 6, num_concat_layers: int = 1, **options: Any) -> QFormerAdapter:
     torch.manual_seed(0)
-    context = AdapterContext(in_dim=in_dim, out_dim=out_dim, frame_rate=50.0, num_taps=num_taps)
+    context = AdapterContext(
+        in_dim=in_dim, out_dim=out_dim, frame_rate=50.0, num_concat_layers=num_concat_layers
+    )
     return QFormerAdapter(QFormerAdapter.Config(**{**SMALL, **options}), context).eval()
 
 
-def count_on_meta(in_dim: int, out_dim: int, num_taps: int = 1, **options: Any) -> dict[str, int]:
+def count_on_meta(in_dim: int, out_dim: int, num_concat_layers: int = 1, **options: Any) -> dict[str, int]:
     with torch.device("meta"):
-        context = AdapterContext(in_dim=in_dim, out_dim=out_dim, frame_rate=50.0, num_taps=num_taps)
+        context = AdapterContext(
+            in_dim=in_dim, out_dim=out_dim, frame_rate=50.0, num_concat_layers=num_concat_layers
+        )
         adapter = QFormerAdapter(QFormerAdapter.Config(**options), context)
     assert all(parameter.is_meta for parameter in adapter.parameters())
     return {
@@ -161,7 +165,7 @@ def desta2(adapter: QFormerAdapter, layers: list[Tensor]) -> Tensor:
 
 def test_whole_clip_with_several_layers_equals_desta2s_connector() -> None:
     adapter = build(
-        in_dim=96, num_taps=3, num_queries=5, window_seconds=None, query_norm=False, output_norm=True
+        in_dim=96, num_concat_layers=3, num_queries=5, window_seconds=None, query_norm=False, output_norm=True
     )
     shake(adapter)
     clips = [[torch.randn(length, 32) for _ in range(3)] for length in (9, 21, 1)]
@@ -174,7 +178,7 @@ def test_whole_clip_with_several_layers_equals_desta2s_connector() -> None:
 
 @pytest.mark.parametrize("window_seconds", [None, 0.1])
 def test_several_layers_do_not_feel_padding(window_seconds: float | None) -> None:
-    adapter = build(in_dim=12, num_taps=3, num_queries=2, window_seconds=window_seconds)
+    adapter = build(in_dim=12, num_concat_layers=3, num_queries=2, window_seconds=window_seconds)
     shake(adapter)
     clips = [torch.randn(length, 12) for length in (13, 4, 30)]
     batch = Padded.stack(clips)
@@ -187,7 +191,7 @@ def test_several_layers_do_not_feel_padding(window_seconds: float | None) -> Non
 
 
 def test_the_shares_of_the_layers_start_equal_and_are_learned() -> None:
-    adapter = build(in_dim=12, num_taps=3, num_queries=2, window_seconds=None)
+    adapter = build(in_dim=12, num_concat_layers=3, num_queries=2, window_seconds=None)
     assert adapter.tap_weights is not None
     assert adapter.tap_weights.tolist() == [[0.0] * 3] * 2
     adapter(Padded.stack([torch.randn(9, 12)])).tokens.values.square().sum().backward()

@@ -18,9 +18,14 @@ def test_contract(check: Check) -> None:
     check()
 
 
-def build(num_taps: int = 3, tap_dim: int = 8, out_dim: int = 10, **options: Any) -> TLTRAdapter:
+def build(num_concat_layers: int = 3, layer_dim: int = 8, out_dim: int = 10, **options: Any) -> TLTRAdapter:
     torch.manual_seed(0)
-    context = AdapterContext(in_dim=num_taps * tap_dim, out_dim=out_dim, frame_rate=50.0, num_taps=num_taps)
+    context = AdapterContext(
+        in_dim=num_concat_layers * layer_dim,
+        out_dim=out_dim,
+        frame_rate=50.0,
+        num_concat_layers=num_concat_layers,
+    )
     return TLTRAdapter(Config(**{"downsample": 4, "layer_heads": 2, **options}), context)
 
 
@@ -57,8 +62,8 @@ def torchs_block(block: ResidualAttentionBlock) -> nn.TransformerEncoderLayer:
 
 def reference(adapter: TLTRAdapter, taps: Tensor) -> Tensor:
     """One clip (K, F, E) whose frames fill the groups, step by step as in LTU-AS."""
-    num_taps, _, tap_dim = taps.shape
-    rows = taps.view(num_taps, -1, adapter.config.downsample, tap_dim).mean(2)
+    num_concat_layers, _, layer_dim = taps.shape
+    rows = taps.view(num_concat_layers, -1, adapter.config.downsample, layer_dim).mean(2)
     if adapter.down_layer is not None:
         rows = adapter.down_layer(rows)
     time, layer = torchs_block(adapter.time_tr), torchs_block(adapter.layer_tr)
@@ -113,7 +118,7 @@ def test_one_time_block_for_all_layers_and_no_order_among_them() -> None:
 )
 def test_sizes(options: dict[str, Any], blocks: int) -> None:
     with torch.device("meta"):
-        context = AdapterContext(in_dim=32 * 1280, out_dim=4096, frame_rate=50.0, num_taps=32)
+        context = AdapterContext(in_dim=32 * 1280, out_dim=4096, frame_rate=50.0, num_concat_layers=32)
         adapter = TLTRAdapter(Config(**options), context)
     projection = options.get("dim", 1280) * 4096 + 4096
     assert sum(parameter.numel() for parameter in adapter.parameters()) == blocks + projection
@@ -142,7 +147,7 @@ def test_refuses(options: dict[str, Any], message: str) -> None:
 
 def test_refuses_a_single_layer_and_heads_that_do_not_divide() -> None:
     with pytest.raises(ValueError, match=r"gets only one: name two or more with encoder\.layers"):
-        build(num_taps=1)
+        build(num_concat_layers=1)
     with pytest.raises(ValueError, match=r"layer_heads \(3\) must divide the width of the blocks \(8\)"):
         build(layer_heads=3)
     with pytest.raises(ValueError, match=r"time_heads \(5\) must divide the width of the blocks \(12\)"):

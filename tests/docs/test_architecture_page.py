@@ -56,3 +56,9 @@ def test_the_way_is_whole() -> None:
         "Scored",
         "Loss",
     ]
+
+
+def test_the_way_stands_in_the_docstring_of_the_data() -> None:
+    rows = re.findall(r"^\| (`?\w+`?) \| `(kikimimi[\w.]+)` \| (.*) \|$", PAGE, re.MULTILINE)
+    said = " ".join((importlib.import_module("kikimimi.data").__doc__ or "").split())
+    assert said.endswith(" ".join(f"- {name} (`{module}`): {what}" for name, module, what in rows))

@@ -84,7 +84,7 @@ class Sizes:
     in_dim: int
     out_dim: int
     num_parameters: int
-    num_taps: int = 1
+    num_concat_layers: int = 1
     frame_rate: float = 50.0
     vocabulary_size: int | None = None
 
@@ -99,14 +99,14 @@ ADAPTERS = {
     # All layers of Whisper-large, Vicuna-7B.
     "ltu-as": Sizes(
         in_dim=32 * 1280,
-        num_taps=32,
+        num_concat_layers=32,
         out_dim=4096,
         num_parameters=2 * whisper_block(1280) + linear(1280, 4096),
     ),
     # Four layers of Whisper-small, Llama-3-8B; 64 queries for each layer, and as many mixtures of four.
     "desta2": Sizes(
         in_dim=4 * 768,
-        num_taps=4,
+        num_concat_layers=4,
         out_dim=4096,
         num_parameters=4 * 64 * 768 + 64 * 4 + 2 * qformer_layer(768) + norm(768) + linear(768, 4096),
     ),
@@ -184,7 +184,7 @@ def build_adapter(recipe: Recipe, sizes: Sizes, folder: Path) -> Adapter:
     context = AdapterContext(
         in_dim=sizes.in_dim,
         out_dim=sizes.out_dim,
-        num_taps=sizes.num_taps,
+        num_concat_layers=sizes.num_concat_layers,
         frame_rate=sizes.frame_rate,
         vocabulary=vocabulary,
     )

@@ -126,7 +126,7 @@ class Encoder(Component):
         frame_rate: Output frames per second [Hz].
         dim: Output width E, all the layers that it gives together.
         max_seconds: Longest clip it can take [s]; None means unbounded.
-        num_taps: Layers that stand side by side in the output, each `dim` / `num_taps` wide.
+        num_concat_layers: Layers that stand side by side in the output, all of one width.
         padded_seconds: What every clip is padded to inside [s], for the account of what padding costs; None
             means that a clip costs its own length.
         augmentation: Changes the input at random while training (SpecAugment); None means nothing does. It
@@ -141,7 +141,7 @@ class Encoder(Component):
 
     def __init__(self) -> None:
         super().__init__()
-        self.num_taps = 1
+        self.num_concat_layers = 1
         self.padded_seconds: float | None = None
         self.augmentation: nn.Module | None = None
 
@@ -172,7 +172,7 @@ class AdapterContext:
         in_dim: The encoder's width E, all the layers that it gives together.
         out_dim: The LLM's width D.
         frame_rate: The encoder's frame rate [Hz].
-        num_taps: Encoder layers side by side in E, each `in_dim` / `num_taps` wide.
+        num_concat_layers: Encoder layers side by side in E, each `in_dim` / `num_concat_layers` wide.
         vocabulary: The LLM's tokens; None where no LLM is at hand.
         texts: Yields every text of the training data, transcripts included, for a vocabulary that is built
             from it; None where there is no data.
@@ -182,7 +182,7 @@ class AdapterContext:
     in_dim: int
     out_dim: int
     frame_rate: float
-    num_taps: int = 1
+    num_concat_layers: int = 1
     vocabulary: Vocabulary | None = None
     texts: Callable[[], Iterable[str]] | None = None
     assets: Path | None = None

@@ -1,34 +1,33 @@
 """Which layers of an encoder are read, and how several of them become one output."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor, nn
 
+from kikimimi.contracts.options import NonNegativeInt
+
+Layers = Annotated[list[NonNegativeInt], MinLen(1)]
+"""Numbers of layers to read, ascending, each once; 0 is what enters the first one."""
 Combine = Literal["concat", "weighted_sum"]
+"""What becomes of several layers."""
 
 
-def check_taps(layers: Sequence[int] | None, combine: str) -> None:
-    """Check the two options `layers` and `combine` of an encoder's config.
+def check_layers(layers: Sequence[int] | None, combine: str) -> None:
+    """Check what the types of the options `layers` and `combine` leave open.
 
     Raises:
-        ValueError: They are wrong, or `combine` would not be read.
+        ValueError: Layers are out of order or named twice, or `combine` would not be read.
     """
-    if combine not in ("concat", "weighted_sum"):
-        raise ValueError(f"combine must be concat or weighted_sum, not {combine!r}")
-    if layers is not None and not layers:
-        raise ValueError("layers must name at least one layer, or be null for the last one")
-    if layers is not None and (min(layers) < 0 or sorted(set(layers)) != list(layers)):
-        raise ValueError(
-            f"layers must be numbers from 0 (what enters the first layer) in ascending order, each once, not "
-            f"{list(layers)}"
-        )
+    if layers is not None and sorted(set(layers)) != list(layers):
+        raise ValueError(f"layers must be in ascending order, each once, not {list(layers)}")
     if combine != "concat" and (layers is None or len(layers) < 2):
         raise ValueError("combine is read only with two or more layers")
 
 
-class Taps(nn.Module):
+class LayerCombiner(nn.Module):
     """Combines the outputs of chosen layers.
 
     Layer 0 is what enters the first layer, layer i what leaves the i-th: transformers' `hidden_states[i]`.
@@ -42,7 +41,7 @@ class Taps(nn.Module):
 
     Attributes:
         layers: Numbers of the layers to hand to `forward`.
-        num_taps: Layers side by side in the output.
+        num_concat_layers: Layers side by side in the output.
 
     Raises:
         ValueError: The encoder has no such layer.
@@ -50,15 +49,15 @@ class Taps(nn.Module):
 
     def __init__(self, layers: Sequence[int] | None, combine: Combine, num_layers: int) -> None:
         super().__init__()
-        check_taps(layers, combine)
+        check_layers(layers, combine)
         self.layers = [num_layers] if layers is None else list(layers)
         if self.layers[-1] > num_layers:
             raise ValueError(f"layers names layer {self.layers[-1]}, and the encoder has {num_layers}")
-        self.num_taps = len(self.layers) if combine == "concat" else 1
+        self.num_concat_layers = len(self.layers) if combine == "concat" else 1
         self.weight = nn.Parameter(torch.zeros(len(self.layers))) if combine == "weighted_sum" else None
 
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Combine the outputs (..., E) of `layers`, in that order, to (..., `num_taps` x E)."""
+        """Combine the outputs (..., E) of `layers`, in that order, to (..., `num_concat_layers` x E)."""
         if self.weight is not None:
             shares = self.weight.float().softmax(0)
             # Summed in float32: thirty-two layers in half precision would lose the small ones.
@@ -66,6 +65,10 @@ class Taps(nn.Module):
             assert isinstance(mixed, Tensor)
             return mixed.to(outputs[0].dtype)
         return outputs[0] if len(outputs) == 1 else torch.cat(list(outputs), dim=-1)
+
+
+Taps, check_taps = LayerCombiner, check_layers
+"""What earlier versions called them."""
 
 
 def tiny_layers(layers: Sequence[int] | None, num_layers: int) -> list[int] | None:

@@ -3,14 +3,21 @@
 ``packing`` makes shards of a corpus, ``shards`` reads them, ``order`` plans and loads what is trained on.
 The way of a record:
 
-- shard: a tar with an index beside it (`kikimimi.data.shards`)
-- `Record`: its JSON and the bytes of its clips (`kikimimi.data.shards.record`)
-- task: asks something about a labelled clip (`kikimimi.contracts.task`)
-- `Conversation`: turns of text and audio (`kikimimi.contracts.conversation`)
-- `Rendered`: token ids, audio slots, loss mask, by the chat template (`kikimimi.contracts.component`)
-- `Sample`: that, the clips as waveforms, and the views of the objective (`kikimimi.data.corpus`)
-- `Batch`: samples in planned order (`kikimimi.contracts.batch`, `kikimimi.data.order.loader`)
-- `Packed`: conversations end to end, audio tokens in their slots (`kikimimi.model.speech_lm`)
-- `Scored`: logits at the positions that have a target (`kikimimi.contracts.scored`)
-- loss: what the objective makes of them (`kikimimi.contracts.objective`)
+- shard (`kikimimi.data.shards`): A tar with an index beside it says where each record lies, how long it is,
+  and its hash.
+- `Record` (`kikimimi.data.shards.record`): The JSON and the clips of one example, read by byte range.
+- `Task` (`kikimimi.contracts.task`): Turns a labelled clip into a conversation, with a phrasing chosen by
+  seed, dataset, pass and row.
+- `Conversation` (`kikimimi.contracts.conversation`): Turns of text and audio parts, as chat templates know
+  them.
+- `Rendered` (`kikimimi.contracts.component`): The LLM's own chat template makes token ids, a loss mask, a
+  slot for each clip, and spans that tell who says what.
+- `Sample` (`kikimimi.contracts.batch`): The rendering with its waveforms, and the views that the objective
+  asks for.
+- `Batch` (`kikimimi.contracts.batch`): Samples laid end to end; the order and the size come from
+  `kikimimi.data.order`.
+- `Packed` (`kikimimi.contracts.scored`): The encoder and the adapter make audio tokens of the clips, which
+  fill the slots.
+- `Scored` (`kikimimi.contracts.scored`): The LLM's logits at the positions before targets, and nowhere else.
+- `Loss` (`kikimimi.contracts.objective`): The objective compares them with the targets.
 """

@@ -119,7 +119,7 @@ class Corpus:
         llm: LLM,
         sample_rate: int,
         *,
-        draw: str | None,
+        phrasing_seed: str | None,
         features: Features | None = None,
         views: Collection[View] = (),
     ) -> Sample:
@@ -129,7 +129,7 @@ class Corpus:
             row: Position in the shards.
             llm: Renders the conversation.
             sample_rate: The waveforms' rate [Hz].
-            draw: Seeds the choice among phrasings; None takes the first.
+            phrasing_seed: Seeds the choice among phrasings; None takes the first.
             features: Where the encoder's output is kept; with it no audio is decoded.
             views: What else is rendered.
 
@@ -137,7 +137,7 @@ class Corpus:
             DataError: The record cannot be used, or lacks what a view needs.
         """
         record = self.shards.read(row)
-        conversation = self.conversation(record, Random(draw) if draw is not None else None)
+        conversation = self.conversation(record, Random(phrasing_seed) if phrasing_seed is not None else None)
         try:
             rendered = llm.render(conversation)
             others: dict[View, Rendered] = {view: render_view(llm, conversation, view) for view in views}
@@ -173,7 +173,7 @@ class Corpus:
 
 
 def _choices(record: dict[str, Any]) -> Iterator[str]:
-    """Yield the texts of a record among which a task may draw, such as several captions."""
+    """Yield the texts of a record among which a task may choose, such as several captions."""
     for value in [*record.values(), *(record.get("meta") or {}).values()]:
         if isinstance(value, list):
             yield from (item for item in value if isinstance(item, str))

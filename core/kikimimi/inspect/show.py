@@ -256,8 +256,8 @@ class _Stage:
         sample = self.batches.sample(item)
         if isinstance(sample, Fault):
             return replace(shown, problem=sample.reason)
-        draw = Random(item.draw(self.seed, corpus.name))
-        conversation = corpus.conversation(corpus.shards.read(row), draw)
+        rng = Random(item.phrasing_seed(self.seed, corpus.name))
+        conversation = corpus.conversation(corpus.shards.read(row), rng)
         lengths = [len(clip) for clip in sample.clips]
         encoder, vocabulary = self.model.encoder, self.model.llm.vocabulary
         audio_tokens = [self.model.adapter.max_tokens(encoder.num_frames(n)) for n in lengths]

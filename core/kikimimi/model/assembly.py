@@ -60,7 +60,7 @@ def assemble(
             in_dim=encoder.dim,
             out_dim=llm.dim,
             frame_rate=encoder.frame_rate,
-            num_taps=encoder.num_taps,
+            num_concat_layers=encoder.num_concat_layers,
             vocabulary=llm.vocabulary,
             texts=texts,
             assets=folders["adapter"],

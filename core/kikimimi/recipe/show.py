@@ -43,9 +43,10 @@ def parse_plain(text: str) -> Any:
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def digest(recipe: Recipe) -> str:
-    """Return the hexadecimal SHA-256 of a recipe's `to_yaml`."""
-    return hashlib.sha256(to_yaml(recipe).encode()).hexdigest()
+def digest(recipe: Recipe | str) -> str:
+    """Return the hexadecimal SHA-256 of a recipe's `to_yaml`, or of that text where it is at hand."""
+    text = recipe if isinstance(recipe, str) else to_yaml(recipe)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:

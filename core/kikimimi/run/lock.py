@@ -24,7 +24,7 @@ from kikimimi.contracts import registry
 from kikimimi.errors import KikimimiError, RunError
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS, Chosen
-from kikimimi.recipe.show import to_yaml
+from kikimimi.recipe.show import digest, to_yaml
 from kikimimi.run.drift import DriftError, as_begun, drift
 from kikimimi.run.folder import RunFolder
 from kikimimi.weights.files import WEIGHT_PATTERNS
@@ -52,7 +52,7 @@ def lock(recipe: Recipe, recipe_file: Path | None = None) -> dict[str, Any]:
     distributions = {"kikimimi", *_distributions(list(used.values()))}
     sources = {name: source_digest(name) for name in sorted(distributions)}
     return {
-        "recipe": {"sha256": hashlib.sha256(resolved.encode()).hexdigest(), "yaml": resolved},
+        "recipe": {"sha256": digest(resolved), "yaml": resolved},
         "command": sys.argv,
         "git": {
             "recipe": git_state(recipe_file) if recipe_file is not None else None,

@@ -55,14 +55,14 @@ class AdapterSubject(PaddedSubject):
     Transcripts go in where the adapter uses them, but for the way that goes without.
     """
 
-    def __init__(self, component: type[Any], config: Any = None, *, num_taps: int | None = None) -> None:
+    def __init__(self, component: type[Any], config: Any = None, *, num_layers: int | None = None) -> None:
         super().__init__(component, config)
-        self._num_taps = num_taps
+        self._num_layers = num_layers
 
     @cached_property
     def context(self) -> AdapterContext:
         """Between an encoder 32 wide and an LLM 48 wide, of one layer or of as many as the adapter takes."""
-        return replace(CONTEXT, num_taps=self._num_taps or self.taken()[0])
+        return replace(CONTEXT, num_concat_layers=self._num_layers or self.taken()[0])
 
     def taken(self) -> list[int]:
         """Return the numbers of encoder layers that the adapter takes.
@@ -71,14 +71,14 @@ class AdapterSubject(PaddedSubject):
             ValueError: It refuses all of them.
         """
         found, refusal = [], ValueError("no number of layers was tried")
-        for num_taps in NUMBERS_OF_LAYERS:
+        for num_layers in NUMBERS_OF_LAYERS:
             try:
                 with torch.device("meta"):
-                    self.component(self.config, replace(CONTEXT, num_taps=num_taps))
+                    self.component(self.config, replace(CONTEXT, num_concat_layers=num_layers))
             except ValueError as error:
                 refusal = error
             else:
-                found.append(num_taps)
+                found.append(num_layers)
         if not found:
             raise refusal
         return found
@@ -225,10 +225,10 @@ def transcripts_change_no_tokens(subject: AdapterSubject) -> None:
             expect_all_close(found.unstack(), expected.unstack(), f"{what}, against none: tokens of clip")
 
 
-def several_taps_are_taken_or_refused(subject: AdapterSubject) -> None:
+def several_layers_are_taken_or_refused(subject: AdapterSubject) -> None:
     """Frames of two encoder layers side by side keep the contract as well, or a ValueError refuses them."""
-    for num_taps in subject.taken():
-        other = AdapterSubject(subject.component, subject.given, num_taps=num_taps)
+    for num_layers in subject.taken():
+        other = AdapterSubject(subject.component, subject.given, num_layers=num_layers)
         for check in (
             lengths_keep_max_tokens,
             batch_changes_nothing,
@@ -238,7 +238,7 @@ def several_taps_are_taken_or_refused(subject: AdapterSubject) -> None:
             try:
                 check(other)
             except ContractError as error:
-                raise ContractError(f"num_taps={num_taps}: {check.__name__}: {error}") from error
+                raise ContractError(f"num_concat_layers={num_layers}: {check.__name__}: {error}") from error
 
 
 @check_named("assets_restore")

@@ -119,12 +119,13 @@ def longest_clip_works(subject: EncoderSubject) -> None:
             raise ContractError(f"{what}: expected a kikimimi.AudioError, found none")
 
 
-def taps_divide_the_width(subject: EncoderSubject) -> None:
-    """`num_taps` is at least 1 and divides `dim`: each of the layers side by side is as wide."""
+def layers_divide_the_width(subject: EncoderSubject) -> None:
+    """`num_concat_layers` is at least 1 and divides `dim`: each of the layers side by side is as wide."""
     encoder = subject.build()
+    number = encoder.num_concat_layers
     expect(
-        type(encoder.num_taps) is int and encoder.num_taps >= 1 and encoder.dim % encoder.num_taps == 0,
-        f"expected num_taps of at least 1 that divides dim = {encoder.dim}, found {encoder.num_taps!r}",
+        type(number) is int and number >= 1 and encoder.dim % number == 0,
+        f"expected num_concat_layers of at least 1 that divides dim = {encoder.dim}, found {number!r}",
     )
 
 

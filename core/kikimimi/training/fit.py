@@ -64,7 +64,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
                 keeper,
                 StageProgress(f"Training {name}", options.num_steps),
                 Validation(best, stage.missed, stage.metadata),
-                Metering(stage.window, stage.meter, stage.recipe.trainer.log_every),
+                Metering(stage.interval, stage.meter, stage.recipe.trainer.log_every),
             ],
             plugins=[FolderCheckpointIO(stage.metadata), *_cluster()],
             default_root_dir=str(run.path),

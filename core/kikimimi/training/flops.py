@@ -11,7 +11,7 @@ from kikimimi.contracts.component import Padded
 from kikimimi.costs.matrix_rate import matrix_rate
 from kikimimi.costs.operations import Cost, measure_costs
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.training.window import LogWindow
+from kikimimi.training.log_interval import LogInterval
 
 
 class FlopMeter:
@@ -36,14 +36,14 @@ class FlopMeter:
             part.register_forward_hook(listener)
 
     @contextmanager
-    def counting(self, window: LogWindow) -> Iterator[None]:
-        """Add the passes inside, forward and backward, to a window; others (validation) do not count."""
+    def counting(self, interval: LogInterval) -> Iterator[None]:
+        """Add the passes inside, forward and backward, to a interval; others (validation) do not count."""
         self._flops, self._counting = 0.0, True
         try:
             yield
         finally:
             self._counting = False
-        window.flops += self._flops
+        interval.flops += self._flops
 
     def matrix_rate(self, device: torch.device) -> float:
         """Return what a device can do in the trainer's precision [FLOP/s], measured."""

@@ -22,12 +22,12 @@ from kikimimi.model.step import ModelStep
 from kikimimi.model.trainable import load_kept, named_tensors, set_modes
 from kikimimi.recipe import Stage
 from kikimimi.training.flops import FlopMeter
+from kikimimi.training.log_interval import WHOLE, LogInterval, Numbered
 from kikimimi.training.parallel.fsdp import complete_gradients, is_sharded, share_buffers
 from kikimimi.training.schedule import factor
 from kikimimi.training.state.checkpoint import random_state
 from kikimimi.training.step_errors import StepErrors, gradient_norm
 from kikimimi.training.step_mean import Counts, StepMean
-from kikimimi.training.window import WHOLE, LogWindow, Numbered
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class StageModule(pl.LightningModule):
         trained: Parameter names by component, or by ``component.group``.
         kept: Names of the tensors that a checkpoint holds; see `kept_names`.
         faults: Judges what could not be read.
-        window: Where losses and counts are gathered for the next log line.
+        interval: Where losses and counts are gathered for the next log line.
         meter: Counts operations.
         spread: Shards the model over the ranks and fills it; None where every rank holds all of it.
     """
@@ -74,7 +74,7 @@ class StageModule(pl.LightningModule):
         trained: dict[str, list[str]],
         kept: Collection[str],
         faults: FaultLog,
-        window: LogWindow,
+        interval: LogInterval,
         meter: FlopMeter,
         spread: Callable[[DeviceMesh], None] | None = None,
     ) -> None:
@@ -88,7 +88,7 @@ class StageModule(pl.LightningModule):
         self.faults = faults
         self.gradient_norm = torch.zeros(())
         self.rates: dict[str, float] = {}
-        self._window, self._meter = window, meter
+        self._interval, self._meter = interval, meter
         self._spread = spread
         self._errors = StepErrors()
         self._mean = StepMean() if stage.batch.loss == "tokens" else None
@@ -126,7 +126,7 @@ class StageModule(pl.LightningModule):
             share_buffers(self.model)
         if self._mean is not None and given.ahead:
             self._count_ahead(self._mean, given.ahead)
-        with self._meter.counting(self._window):
+        with self._meter.counting(self._interval):
             made = self._evaluate(batch, self._mean.counts.pop(0) if self._mean is not None else None)
         loss = made.loss if self._mean is None or not made.terms else self._mean.weighted(made.terms)
         if batch.names:
@@ -136,9 +136,9 @@ class StageModule(pl.LightningModule):
         self._errors.check_loss(self.trainer.global_step + 1, made.loss, batch.names)
         if batch.names:
             self.latest_loss = made.loss.detach()
-            self._window.add(made.terms, made.parts if len(made.parts) > 1 else {}, made.measures)
-        self._window.counts.update(made.counts)
-        self._window.counts.update(f"records/{name.partition('/')[0]}" for name in batch.names)
+            self._interval.add(made.terms, made.parts if len(made.parts) > 1 else {}, made.measures)
+        self._interval.counts.update(made.counts)
+        self._interval.counts.update(f"records/{name.partition('/')[0]}" for name in batch.names)
         self._count(batch)
         return loss
 
@@ -155,7 +155,7 @@ class StageModule(pl.LightningModule):
     def _judge(self, batch: Batch) -> None:
         self.faults.judge(batch.outcomes or [None] * len(batch.names))
         if skipped := len(batch.outcomes) - batch.outcomes.count(None):
-            self._window.counts["records_skipped"] += skipped
+            self._interval.counts["records_skipped"] += skipped
 
     def _count_ahead(self, mean: StepMean, batches: Sequence[Batch]) -> None:
         """Count the units of this rank's micro-batches of a step, and let all ranks add theirs up."""
@@ -174,7 +174,7 @@ class StageModule(pl.LightningModule):
         made = self.objective.loss(step)
         loss = made.value + sum(step.losses.values(), made.value.new_zeros(()))
         if self.model.training:
-            self._window.positions += step.num_positions
+            self._interval.positions += step.num_positions
 
         def numbered(values: Mapping[str, Tensor]) -> Numbered:
             of = {name: 1 if counts is None else counts.number(name, made) for name in values}
@@ -218,9 +218,9 @@ class StageModule(pl.LightningModule):
         if batch.audio is not None and self.model.encoder.padded_seconds is not None:
             longest = max(longest, round(self.model.encoder.padded_seconds * rate))
         computed = len(clips.lengths) * longest
-        self._window.audio_seconds += real / rate
-        self._window.padding[0] += computed - real
-        self._window.padding[1] += computed
+        self._interval.audio_seconds += real / rate
+        self._interval.padding[0] += computed - real
+        self._interval.padding[1] += computed
 
     def configure_optimizers(self) -> Any:
         """AdamW with one group per component, or group of a component, and the stage's schedule."""

@@ -32,10 +32,10 @@ from kikimimi.run.rank import global_rank
 from kikimimi.training.callbacks.validation import Best
 from kikimimi.training.encoding import encode_ahead
 from kikimimi.training.flops import FlopMeter
+from kikimimi.training.log_interval import LogInterval
 from kikimimi.training.module import StageModule
 from kikimimi.training.parallel.fsdp import shard
 from kikimimi.training.parallel.recompute import recompute
-from kikimimi.training.window import LogWindow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class PreparedStage:
         loader: The micro-batches in planned order.
         validation: The held-out ones, or None.
         missed: The same, where the run was killed between its newest checkpoint and the validation due there.
-        window: What the module gathers for the next log line.
+        interval: What the module gathers for the next log line.
         meter: Counts operations.
         metrics: The metrics file, cut back to the newest checkpoint.
         loggers: Those besides.
@@ -68,7 +68,7 @@ class PreparedStage:
     loader: StepLoader
     validation: StageLoader | None
     missed: StageLoader | None
-    window: LogWindow
+    interval: LogInterval
     meter: FlopMeter
     metrics: MetricsFile
     loggers: list[Logger]
@@ -107,7 +107,7 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
     views = stage.objective.component(stage.objective.config).views
     world_size = recipe.trainer.devices * recipe.trainer.nodes
     validation = _validation_loader(recipe, stage, model, held_out, features, views) if held_out else None
-    window, metrics = LogWindow(), MetricsFile(run.path, name)
+    interval, metrics = LogInterval(), MetricsFile(run.path, name)
     if step is not None:
         print(f"stage {name}: going on after step {step}", file=sys.stderr)
     metrics.forget_after(-1 if step is None else step)
@@ -120,7 +120,7 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
         name=name,
         recipe=recipe,
         options=stage,
-        module=StageModule(model, stage, trained, kept, faults, window, meter, spread),
+        module=StageModule(model, stage, trained, kept, faults, interval, meter, spread),
         loader=StepLoader(
             BatchDataset(corpora, model, recipe.seed, features, views),
             PlanSampler(plan, stage.num_steps * stage.batch.global_, global_rank(), world_size),
@@ -130,7 +130,7 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
         ),
         validation=validation,
         missed=validation if due and not metrics.has(step or 0, "validation_loss") else None,
-        window=window,
+        interval=interval,
         meter=meter,
         metrics=metrics,
         loggers=loggers,

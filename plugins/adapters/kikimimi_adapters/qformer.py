@@ -197,15 +197,17 @@ class QFormerAdapter(Adapter):
                     f"window_seconds ({config.window_seconds}) is less than half a frame: the encoder gives "
                     f"{context.frame_rate:g} frames per second"
                 )
-        queries = torch.empty(context.num_taps, config.num_queries, config.hidden_dim)
+        queries = torch.empty(context.num_concat_layers, config.num_queries, config.hidden_dim)
         self.queries = nn.Parameter(nn.init.normal_(queries, std=INIT_STD if config.query_norm else 1.0))
         # Zeros: the layers start with equal shares.
         self.tap_weights = (
-            nn.Parameter(torch.zeros(config.num_queries, context.num_taps)) if context.num_taps > 1 else None
+            nn.Parameter(torch.zeros(config.num_queries, context.num_concat_layers))
+            if context.num_concat_layers > 1
+            else None
         )
         self.qformer = QFormer(
             config,
-            source_dim=context.in_dim // context.num_taps,
+            source_dim=context.in_dim // context.num_concat_layers,
             num_queries=config.num_queries,
             cross_attention_frequency=config.cross_attention_frequency,
             input_norm=config.query_norm,
@@ -265,13 +267,13 @@ class QFormerAdapter(Adapter):
 
     def _read(self, windows: Tensor, real: Tensor) -> Tensor:
         """Read (N, window, E) frames into (N, Q, H)."""
-        taps = len(self.queries)
-        # (N, window, taps x width) -> (N x taps, window, width)
+        num_layers = len(self.queries)
+        # (N, window, layers x width) -> (N x layers, window, width)
         count, window, _ = windows.shape
-        frames = windows.view(count, window, taps, -1).transpose(1, 2).flatten(0, 1)
+        frames = windows.view(count, window, num_layers, -1).transpose(1, 2).flatten(0, 1)
         queries = self.queries.repeat(count, 1, 1)
-        read: Tensor = self.qformer(queries, [(frames, real.repeat_interleave(taps, 0))])
+        read: Tensor = self.qformer(queries, [(frames, real.repeat_interleave(num_layers, 0))])
         if self.tap_weights is None:
             return read
-        shares = self.tap_weights.float().softmax(-1).T[..., None]  # (taps, Q, 1)
-        return (read.view(count, taps, *read.shape[1:]) * shares.to(read.dtype)).sum(1)
+        shares = self.tap_weights.float().softmax(-1).T[..., None]  # (layers, Q, 1)
+        return (read.view(count, num_layers, *read.shape[1:]) * shares.to(read.dtype)).sum(1)

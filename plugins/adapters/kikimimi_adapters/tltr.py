@@ -76,20 +76,20 @@ class TLTRAdapter(Adapter):
 
     def __init__(self, config: Config, context: AdapterContext) -> None:
         super().__init__(config, context)
-        if context.num_taps < 2:
+        if context.num_concat_layers < 2:
             raise ValueError(
                 "adapter 'tltr' looks along the layers of the encoder, and gets only one: name two or more "
                 "with encoder.layers, and combine: concat"
             )
-        tap_dim = context.in_dim // context.num_taps
-        dim = config.dim or tap_dim
+        layer_dim = context.in_dim // context.num_concat_layers
+        dim = config.dim or layer_dim
         for name in ("time_heads", "layer_heads"):
             if dim % getattr(config, name):
                 raise ValueError(
                     f"{name} ({getattr(config, name)}) must divide the width of the blocks ({dim})"
                 )
         self.down_layer = (
-            None if config.dim is None else nn.Sequential(nn.LayerNorm(tap_dim), nn.Linear(tap_dim, dim))
+            None if config.dim is None else nn.Sequential(nn.LayerNorm(layer_dim), nn.Linear(layer_dim, dim))
         )
         self.time_tr = ResidualAttentionBlock(dim, config.time_heads)
         self.layer_tr = ResidualAttentionBlock(dim, config.layer_heads)
@@ -121,14 +121,14 @@ class TLTRAdapter(Adapter):
         means = FrameGroups.split(features, size, self.max_tokens(features.values.shape[1])).mean()
         pooled = Padded(means, -(-features.lengths // size))
         batch, tokens, _ = pooled.values.shape
-        num_taps = self.context.num_taps
+        num_concat_layers = self.context.num_concat_layers
         # (B, T, K x E) -> (B, K, T, E) -> (B x K, T, E)
-        rows = pooled.values.view(batch, tokens, num_taps, -1).transpose(1, 2).flatten(0, 1)
+        rows = pooled.values.view(batch, tokens, num_concat_layers, -1).transpose(1, 2).flatten(0, 1)
         if self.down_layer is not None:
             rows = self.down_layer(rows)
-        rows = self.time_tr(rows, pooled.mask().repeat_interleave(num_taps, dim=0))
+        rows = self.time_tr(rows, pooled.mask().repeat_interleave(num_concat_layers, dim=0))
         # (B x K, T, E) -> (B, T, K, E) -> (B x T, K, E)
-        rows = rows.unflatten(0, (batch, num_taps)).transpose(1, 2).flatten(0, 1)
+        rows = rows.unflatten(0, (batch, num_concat_layers)).transpose(1, 2).flatten(0, 1)
         mixed = self.layer_tr(rows, None).mean(1)
         # (B x T, E) -> (B, T, D)
         values = self.audio_proj(mixed.unflatten(0, (batch, tokens)))

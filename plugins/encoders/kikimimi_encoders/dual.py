@@ -142,10 +142,10 @@ def _build(name: str, chosen: Chosen) -> Encoder:
             raise
         raise ValueError(f"{name}: {error}") from error
     assert isinstance(encoder, Encoder)
-    if encoder.num_taps != 1:
+    if encoder.num_concat_layers != 1:
         raise ValueError(
-            f"{name}.layers: '{chosen.name}' lays {encoder.num_taps} layers side by side, and 'dual' takes "
-            "one layer, or several with combine: weighted_sum"
+            f"{name}.layers: '{chosen.name}' lays {encoder.num_concat_layers} layers side by side, and "
+            "'dual' takes one layer, or several with combine: weighted_sum"
         )
     return encoder
 

@@ -12,12 +12,13 @@ from kikimimi import (
     Combine,
     ComponentConfig,
     Encoder,
+    LayerCombiner,
+    Layers,
     Options,
     PositiveInt,
-    Taps,
     WeightsError,
     WeightsFiles,
-    check_taps,
+    check_layers,
     find_weights,
     tiny_layers,
 )
@@ -78,7 +79,7 @@ class PretrainedConfig(ComponentConfig):
 
     weights: str = "random"
     """A model of transformers: a Hub id, a folder, `package:...`; or `random`."""
-    layers: list[int] | None = None
+    layers: Layers | None = None
     """Layers to read, ascending, from 0 (what enters the first one) up; None is the last. Those above are not
     built."""
     combine: Combine = "concat"
@@ -87,7 +88,7 @@ class PretrainedConfig(ComponentConfig):
     """Sizes with `weights: random` (None: the published ones); refused with any other weights."""
 
     def __post_init__(self) -> None:
-        check_taps(self.layers, self.combine)
+        check_layers(self.layers, self.combine)
         if self.weights != "random" and self.sizes is not None:
             raise ValueError(f"sizes is read only with weights: random, not with {self.weights!r}")
 
@@ -95,8 +96,8 @@ class PretrainedConfig(ComponentConfig):
 class PretrainedEncoder(Encoder):
     """Base of the encoders; it finds the sizes, chooses the layers, and loads the weights into `model`.
 
-    A member sets the class attributes, reads the sizes of a checkpoint, and in its constructor calls `tap`
-    and builds `model`, up to the highest layer that is read.
+    A member sets the class attributes, reads the sizes of a checkpoint, and in its constructor calls
+    `choose_layers` and builds `model`, up to the highest layer that is read.
 
     Attributes:
         name: Registered name, for messages.
@@ -108,7 +109,7 @@ class PretrainedEncoder(Encoder):
         stack: Name of the layers inside `model`.
         stem: Name of what stands before them, the block to shard where no layer is built.
         sizes: What the model is built of: sizes, or transformers' config.
-        taps: Combines the layers that are read.
+        taps: Combines the layers that are read; named so in checkpoints.
         num_layers: Layers of the whole model.
     """
 
@@ -125,7 +126,7 @@ class PretrainedEncoder(Encoder):
     config: Any
     sizes: Any
     model: Any
-    taps: Taps
+    taps: LayerCombiner
     num_layers: int
 
     def __init__(self, config: Any) -> None:
@@ -147,8 +148,8 @@ class PretrainedEncoder(Encoder):
             WeightsError: It is another model, or its config is incomplete or impossible.
         """
 
-    def tap(self, *, num_layers: int, dim: int) -> int:
-        """Choose the layers that are read: set `taps`, `num_layers`, `num_taps` and `dim`.
+    def choose_layers(self, *, num_layers: int, dim: int) -> int:
+        """Choose the layers that are read: set `taps`, `num_layers`, `num_concat_layers` and `dim`.
 
         Args:
             num_layers: Layers of the whole model.
@@ -160,10 +161,10 @@ class PretrainedEncoder(Encoder):
         Raises:
             ValueError: The model has no such layer.
         """
-        self.taps = Taps(self.config.layers, self.config.combine, num_layers)
+        self.taps = LayerCombiner(self.config.layers, self.config.combine, num_layers)
         self.num_layers = num_layers
-        self.num_taps = self.taps.num_taps
-        self.dim = dim * self.num_taps
+        self.num_concat_layers = self.taps.num_concat_layers
+        self.dim = dim * self.num_concat_layers
         return self.taps.layers[-1]
 
     @classmethod

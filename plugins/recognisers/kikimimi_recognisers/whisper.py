@@ -24,11 +24,12 @@ from kikimimi import (
     nearest,
 )
 from kikimimi.weights import DEFAULT_PATTERNS, load_state
-from kikimimi_encoders.log_mel import HOP, log_mel
-from kikimimi_encoders.pretrained import SAMPLE_RATE
-from kikimimi_encoders.whisper.ctranslate2 import (
+from kikimimi_encoders.whisper import (
+    HOP,
     MODEL,
+    SAMPLE_RATE,
     is_ctranslate2,
+    log_mel,
     model_sizes,
     model_state,
     open_whisper,

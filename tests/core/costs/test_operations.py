@@ -81,7 +81,7 @@ def tiny_adapter(name: str, encoder: Encoder, way: str) -> Adapter:
         in_dim=encoder.dim,
         out_dim=64,
         frame_rate=50.0,
-        num_taps=encoder.num_taps,
+        num_concat_layers=encoder.num_concat_layers,
         vocabulary=BytesVocabulary(),
     )
     adapter: Adapter = component(component.tiny_config(), context)

@@ -89,7 +89,12 @@ def test_checkpoints_refer_to_what_a_source_holds(load: Any, tmp_path: Path) -> 
 def test_the_adapter_is_told_of_the_others(load: Any) -> None:
     model = assemble(load(), texts=lambda: ["はい"])
     context = model.adapter.context
-    assert (context.in_dim, context.out_dim, context.num_taps, context.frame_rate) == (32, 32, 1, 50.0)
+    assert (context.in_dim, context.out_dim, context.num_concat_layers, context.frame_rate) == (
+        32,
+        32,
+        1,
+        50.0,
+    )
     assert context.vocabulary is not None
     assert context.vocabulary.size == model.llm.vocab_size
     assert context.vocabulary.decode(context.vocabulary.encode("はい")) == "はい"

@@ -290,7 +290,7 @@ def test_every_check_has_something_to_catch() -> None:
     in_contexts = {
         "losses_are_means_over_units",
         "transcripts_change_no_tokens",
-        "several_taps_are_taken_or_refused",
+        "several_layers_are_taken_or_refused",
         "assets_restore",
     }
     names = {check.__name__ for check in functions if not check.__name__.startswith(OF_BUILDING)}

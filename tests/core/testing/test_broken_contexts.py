@@ -17,26 +17,26 @@ from kikimimi.testing import list_checks
 from kikimimi_adapters.mlp import MLPAdapter
 
 
-class MixesTaps(MLPAdapter):
+class MixesLayers(MLPAdapter):
     """Handles two encoder layers side by side, but across clips."""
 
     def forward(self, features: Padded) -> AdapterOutput:
-        if self.context.num_taps == 1:
+        if self.context.num_concat_layers == 1:
             return super().forward(features)
         mean = torch.cat(features.unstack()).mean(0)
         return super().forward(Padded(features.values - mean, features.lengths))
 
 
-class RefusesTaps(MLPAdapter):
+class RefusesLayers(MLPAdapter):
     def __init__(self, config: Any, context: AdapterContext) -> None:
-        if context.num_taps != 1:
+        if context.num_concat_layers != 1:
             raise ValueError("takes one layer")
         super().__init__(config, context)
 
 
-class NeedsTaps(MLPAdapter):
+class NeedsLayers(MLPAdapter):
     def __init__(self, config: Any, context: AdapterContext) -> None:
-        if context.num_taps == 1:
+        if context.num_concat_layers == 1:
             raise ValueError("takes several layers")
         super().__init__(config, context)
 
@@ -169,17 +169,17 @@ BROKEN = [
         r"with transcripts, against none: tokens of clip 0: expected the same values",
     ),
     (
-        MixesTaps,
-        "several_taps_are_taken_or_refused",
-        r"num_taps=2: batch_changes_nothing: sequence 0 \(13 long\) in a batch",
+        MixesLayers,
+        "several_layers_are_taken_or_refused",
+        r"num_concat_layers=2: batch_changes_nothing: sequence 0 \(13 long\) in a batch",
     ),
-    (RefusesEverything, "several_taps_are_taken_or_refused", r"takes nothing"),
+    (RefusesEverything, "several_layers_are_taken_or_refused", r"takes nothing"),
     (ForgetsItsCharacters, "assets_restore", r"found others: head.bias, head.weight"),
     (ShufflesItsCharacters, "assets_restore", r"rebuilt from its assets: loss 'spelling': expected the same"),
 ]
 
 
-@pytest.mark.parametrize("component", [RefusesTaps, NeedsTaps, SpellsTexts])
+@pytest.mark.parametrize("component", [RefusesLayers, NeedsLayers, SpellsTexts])
 def test_a_sound_adapter_passes(component: type) -> None:
     for check in list_checks("adapter", component):
         if check.name != "import_is_quiet":  # test_import_check.py
@@ -199,6 +199,6 @@ def test_every_check_of_contexts_has_something_to_catch() -> None:
     assert names >= {
         "losses_are_means_over_units",
         "transcripts_change_no_tokens",
-        "several_taps_are_taken_or_refused",
+        "several_layers_are_taken_or_refused",
         "assets_restore",
     }

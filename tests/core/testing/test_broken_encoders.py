@@ -105,10 +105,10 @@ class StopsBeforeItsBound(Windows):
         return super().encode(clip)
 
 
-class UnevenTaps(Windows):
+class UnevenLayers(Windows):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.num_taps = 3
+        self.num_concat_layers = 3
 
 
 class Noise(nn.Module):
@@ -198,7 +198,11 @@ BROKEN = [
         "longest_clip_works",
         r"a clip of 31\.0 s: expected frames, found RuntimeError: no m",
     ),
-    (UnevenTaps, "taps_divide_the_width", r"num_taps of at least 1 that divides dim = 8, found 3"),
+    (
+        UnevenLayers,
+        "layers_divide_the_width",
+        r"num_concat_layers of at least 1 that divides dim = 8, found 3",
+    ),
     (
         AugmentsAlways,
         "augmentation_is_for_training",

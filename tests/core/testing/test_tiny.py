@@ -43,7 +43,7 @@ def test_every_stage_of_a_recipe_moves_its_parameters(path: Path, shards: str, c
         dataset, source = next(iter(stage.data.items()))
         corpus = Corpus.open(dataset, source)
         rate = model.encoder.sample_rate
-        batch = collate([corpus.sample(row, model.llm, rate, draw=None) for row in range(3)])
+        batch = collate([corpus.sample(row, model.llm, rate, phrasing_seed=None) for row in range(3)])
         scored = model(batch)
         torch.nn.functional.cross_entropy(scored.logits, scored.targets).backward()  # type: ignore[no-untyped-call]
         for part, found in names.items():

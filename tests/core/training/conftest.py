@@ -24,7 +24,7 @@ from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.metrics import read_metrics
 from kikimimi.testing import write_shard
-from kikimimi.training.window import MEASURED
+from kikimimi.training.log_interval import MEASURED
 
 RECIPE = """
 name: small

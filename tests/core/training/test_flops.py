@@ -17,8 +17,8 @@ from kikimimi.costs.matrix_rate import matrix_rate
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.run.metrics import read_metrics
 from kikimimi.training.flops import FlopMeter
+from kikimimi.training.log_interval import LogInterval
 from kikimimi.training.train import train
-from kikimimi.training.window import LogWindow
 
 from .conftest import Make
 
@@ -56,18 +56,18 @@ def mixed() -> Batch:
 
 def both(model: SpeechLM, batch: Batch, *, grad: bool = True) -> tuple[float, int]:
     """Return what the meter and what torch count in one step."""
-    meter, window = FlopMeter(model, "fp32"), LogWindow()
+    meter, interval = FlopMeter(model, "fp32"), LogInterval()
     with (
         nullcontext() if grad else torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False) as counter,
     ):
-        with meter.counting(window):
+        with meter.counting(interval):
             scored = model(batch)
         loss = F.cross_entropy(scored.logits, scored.targets)
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-    return window.flops, counter.get_total_flops()
+    return interval.flops, counter.get_total_flops()
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,11 @@ def test_text_alone_passes_a_frozen_llm_forward_only() -> None:
 
 def test_only_what_is_asked_for_counts() -> None:
     model = build("llama", ("adapter",))
-    meter, window = FlopMeter(model, "fp32"), LogWindow()
+    meter, interval = FlopMeter(model, "fp32"), LogInterval()
     model(mixed())
-    with meter.counting(window):
+    with meter.counting(interval):
         pass
-    assert window.flops == 0
+    assert interval.flops == 0
 
 
 def test_the_matrix_rate_is_measured_once() -> None:

@@ -36,7 +36,7 @@ def test_positions_are_bounded_by_the_adapter_and_estimated_from_text(chat: Reci
     costs, tokens = record_costs(corpus, model, Batching(tokens=500)), audio_tokens(corpus, model)
     text = []
     for row in range(len(corpus.shards)):
-        sample = corpus.sample(row, model.llm, 16_000, draw=None)
+        sample = corpus.sample(row, model.llm, 16_000, phrasing_seed=None)
         lengths = [len(clip) for clip in sample.clips]
         bound = sum(model.adapter.max_tokens(model.encoder.num_frames(n)) for n in lengths)
         assert bound <= tokens[row] <= bound + len(lengths)  # lengths count by hundredths of a second

@@ -19,8 +19,8 @@ from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import plugin_lock
 from kikimimi.run.metrics import read_metrics
 from kikimimi.testing import write_shard
+from kikimimi.training.log_interval import MEASURED
 from kikimimi.training.train import train
-from kikimimi.training.window import MEASURED
 
 from .conftest import Make, rewind
 

@@ -172,7 +172,7 @@ def test_weighted_sum_starts_uniform_and_is_no_pretrained_weight(tmp_path: Path)
         expected = both(audio).values.unflatten(-1, (2, 32)).mean(2)
         torch.testing.assert_close(encoder(audio).values, expected, rtol=0, atol=1e-6)
     assert {n for n, _ in encoder.named_parameters()} - encoder.pretrained_names() == {"taps.weight"}
-    assert (both.dim, both.num_taps, encoder.dim, encoder.num_taps) == (64, 2, 32, 1)
+    assert (both.dim, both.num_concat_layers, encoder.dim, encoder.num_concat_layers) == (64, 2, 32, 1)
 
 
 @pytest.mark.parametrize("old_names", [False, True])
@@ -440,7 +440,7 @@ def test_a_layer_that_is_not_there_is_refused(tmp_path: Path) -> None:
             {"sizes": Sizes()},
             "sizes is read only with weights: random, not with 'facebook/hubert-base-ls960'",
         ),
-        ({"layers": []}, "layers must name at least one layer"),
+        ({"layers": []}, "layers: must not be empty"),
         ({"mask_time_prob": 1.0}, "mask_time_prob: must be at least 0 and below 1, not 1.0"),
         ({"mask_feature_prob": -0.1}, "mask_feature_prob: must be at least 0"),
         ({"mask_time_prob": 0.1, "mask_time_length": 0}, "mask_time_length: must be at least 1, not 0"),

@@ -158,7 +158,7 @@ def test_refuses_other_models(tmp_path: Path, change: dict[str, Any], message: s
     ("options", "message"),
     [
         ({"sizes": Sizes()}, "sizes is read only with weights: random, not with 'facebook/w2v-bert-2.0'"),
-        ({"layers": []}, "layers must name at least one layer"),
+        ({"layers": []}, "layers: must not be empty"),
         ({"mask_time_length": 3}, "mask_time_length is read only with mask_time_prob above 0"),
     ],
 )

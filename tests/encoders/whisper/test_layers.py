@@ -109,7 +109,7 @@ def test_every_layer_equals_transformers(tmp_path: Path, num_mels: int) -> None:
         encoder = build(weights=weights, sizes=None, pad="window", layers=[layer])
         encoder.load_weights()
         assert len(encoder.model.layers) == layer
-        assert (encoder.num_taps, encoder.dim) == (1, 32)
+        assert (encoder.num_concat_layers, encoder.dim) == (1, 32)
         for clip, found in enumerate(encode(encoder)):
             wanted = expected[layer][clip, : len(found)]
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
@@ -121,9 +121,9 @@ def test_several_layers_stand_side_by_side(tmp_path: Path) -> None:
     weights = folder_of(tmp_path / "w", model)
     encoder = build(weights=weights, sizes=None, pad="window", layers=[0, 2, 4])
     encoder.load_weights()
-    assert (encoder.num_taps, encoder.dim) == (3, 96)
+    assert (encoder.num_concat_layers, encoder.dim) == (3, 96)
     for clip, found in enumerate(encode(encoder)):
-        taps = found.reshape(len(found), encoder.num_taps, 32)
+        taps = found.reshape(len(found), encoder.num_concat_layers, 32)
         for number, layer in enumerate([0, 2, 4]):
             wanted = expected[layer][clip, : len(found)]
             torch.testing.assert_close(taps[:, number], wanted, rtol=0, atol=1e-5)
@@ -140,7 +140,7 @@ def test_the_weighted_sum(tmp_path: Path) -> None:
         combine="weighted_sum",
     )
     encoder.load_weights()
-    assert (encoder.num_taps, encoder.dim) == (1, 32)
+    assert (encoder.num_concat_layers, encoder.dim) == (1, 32)
     assert {name for name, _ in encoder.named_parameters()} - encoder.pretrained_names() == {"taps.weight"}
     assert encoder.taps.weight is not None
     for weights in ([0.0, 0.0], [0.3, -1.2]):
@@ -182,7 +182,8 @@ def test_layers_above_the_highest_tap_are_left_out_and_nothing_else(tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": []}, "layers must name at least one layer"),
+        ({"layers": []}, "layers: must not be empty"),
+        ({"layers": [-1]}, r"layers\[0\]: must be at least 0"),
         ({"layers": [2, 1]}, r"in ascending order, each once, not \[2, 1\]"),
         ({"combine": "weighted_sum"}, "combine is read only with two or more layers"),
         ({"combine": "sum"}, "combine: 'sum' is not one of concat, weighted_sum"),

@@ -52,7 +52,7 @@ class BatchDataset(Dataset[Batch]):
                 item.row,
                 self.model.llm,
                 self.model.encoder.sample_rate,
-                draw=item.draw(self.seed, corpus.name),
+                phrasing_seed=item.phrasing_seed(self.seed, corpus.name),
                 features=self.features,
                 views=self.views,
             )

@@ -111,7 +111,7 @@ class Planned(NamedTuple):
     row: int
     epoch: int
 
-    def draw(self, seed: int, dataset: str) -> str:
+    def phrasing_seed(self, seed: int, dataset: str) -> str:
         """Return what seeds the choices about this record in this pass: the phrasing of a prompt."""
         return f"{seed}/{dataset}/{self.epoch}/{self.row}"
 
@@ -152,7 +152,7 @@ class Plan:
         seed: The order's seed.
         shares: Each source's share of the records (`record_shares`), or None.
         bucket: How many micro-batches' records are sorted by length together: the more, the less padding, and
-            the less random is who keeps whom company.
+            the more alike are the lengths of those that meet.
 
     Raises:
         ValueError: A source is empty, the budget makes no sense, or a record costs more than a whole

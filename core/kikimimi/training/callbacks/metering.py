@@ -6,29 +6,29 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from kikimimi.training.flops import FlopMeter
+from kikimimi.training.log_interval import LogInterval
 from kikimimi.training.module import StageModule
-from kikimimi.training.window import LogWindow
 
 
 class Metering(Callback):
-    """Logs every so many steps what the window has gathered; a checkpoint holds what is unlogged."""
+    """Logs every so many steps what the interval has gathered; a checkpoint holds what is unlogged."""
 
-    def __init__(self, window: LogWindow, meter: FlopMeter, log_every: int) -> None:
-        self.window, self.meter, self.log_every = window, meter, log_every
+    def __init__(self, interval: LogInterval, meter: FlopMeter, log_every: int) -> None:
+        self.interval, self.meter, self.log_every = interval, meter, log_every
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure what the device can do."""
-        self.window.matrix_rate = self.meter.matrix_rate(pl_module.device)
+        self.interval.matrix_rate = self.meter.matrix_rate(pl_module.device)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count the time from here."""
-        self.window.start_clock()
+        self.interval.start_clock()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Measure how long the micro-batch was waited for."""
-        self.window.arrived()
+        self.interval.arrived()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -39,21 +39,21 @@ class Metering(Callback):
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and (step % self.log_every == 0 or step == pl_module.stage.steps):
             values = {
-                **self.window.metrics(pl_module.from_every_rank),
+                **self.interval.metrics(pl_module.from_every_rank),
                 "gradient_norm": float(pl_module.gradient_norm),
                 **{f"lr/{part}": rate for part, rate in pl_module.rates.items()},
             }
             log_values(trainer, values)
-            self.window.clear()
-        self.window.done()
+            self.interval.clear()
+        self.interval.done()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave out the time of a validation: it is not training time."""
-        self.window.stop_clock()
+        self.interval.stop_clock()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count the time again."""
-        self.window.start_clock()
+        self.interval.start_clock()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -62,14 +62,14 @@ class Metering(Callback):
         assert isinstance(pl_module, StageModule)
         # A line that is due at this step is written after this, and stays.
         due = trainer.global_step % self.log_every == 0
-        unlogged = LogWindow() if due else self.window
+        unlogged = LogInterval() if due else self.interval
         checkpoint["unlogged"] = pl_module.from_every_rank(unlogged.state())
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take up what was not logged yet."""
-        self.window.restore(checkpoint["unlogged"], trainer.global_rank, trainer.world_size)
+        self.interval.restore(checkpoint["unlogged"], trainer.global_rank, trainer.world_size)
 
 
 def log_values(trainer: pl.Trainer, values: dict[str, float]) -> None:

@@ -14,10 +14,10 @@ from kikimimi.model.trainable import set_modes
 from kikimimi.recipe import Stage
 from kikimimi.run.metrics import read_metrics
 from kikimimi.training.callbacks.metering import log_values
+from kikimimi.training.log_interval import WHOLE, Numbered
 from kikimimi.training.module import StageModule
 from kikimimi.training.state.checkpoint import write_weights
 from kikimimi.training.step_mean import Values
-from kikimimi.training.window import WHOLE, Numbered
 
 
 class Best:

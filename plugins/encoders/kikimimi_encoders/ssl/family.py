@@ -77,7 +77,7 @@ class SSLEncoder(MaskedEncoder):
         self.convolutions = list(zip(hf_config.conv_kernel, hf_config.conv_stride, strict=True))
         self.frame_rate = SAMPLE_RATE / math.prod(hf_config.conv_stride)
         self.min_samples = _receptive_field(self.convolutions)
-        last = self.tap(num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
+        last = self.choose_layers(num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
         self.model = SpeechTransformer(hf_config, last, self.layer)
         if config.freeze_feature_extractor:
             self.model.feature_extractor.requires_grad_(False)

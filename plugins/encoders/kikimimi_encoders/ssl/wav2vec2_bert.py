@@ -120,7 +120,7 @@ class Wav2Vec2BertEncoder(MaskedEncoder):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        last = self.tap(num_layers=self.sizes.num_hidden_layers, dim=self.sizes.hidden_size)
+        last = self.choose_layers(num_layers=self.sizes.num_hidden_layers, dim=self.sizes.hidden_size)
         self.model = Wav2Vec2BertTransformer(self.sizes, last)
         self.mask(self.sizes.hidden_size)
 

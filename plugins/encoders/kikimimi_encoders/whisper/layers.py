@@ -139,7 +139,7 @@ class WhisperTransformer(nn.Module):
         self.layer_norm = nn.LayerNorm(dim) if last == sizes.num_layers else None
 
     def forward(
-        self, mel: Tensor, mel_lengths: list[int], lengths: list[int], taps: Sequence[int]
+        self, mel: Tensor, mel_lengths: list[int], lengths: list[int], layers: Sequence[int]
     ) -> list[Tensor]:
         """Encode spectrograms.
 
@@ -147,16 +147,16 @@ class WhisperTransformer(nn.Module):
             mel: (B, mels, mel frames) in the dtype of the weights.
             mel_lengths: Mel frames of each clip that the convolutions see; zeros follow.
             lengths: Frames of each clip that enter the layers, at most half the mel frames, rounded up.
-            taps: Numbers of the layers to return, ascending; 0 is what enters the first one.
+            layers: Numbers of the layers to return, ascending; 0 is what enters the first one.
 
         Returns:
-            For each tap (N, E), clips end to end; with `pairs` N is the sum of `num_pairs(length)`.
+            For each of `layers` (N, E), clips end to end; with `pairs` N is the sum of `num_pairs(length)`.
         """
         frames = self._convolve(mel, mel_lengths, lengths)
-        outputs = [frames] if taps[0] == 0 else []
+        outputs = [frames] if layers[0] == 0 else []
         for number, layer in enumerate(self.layers, start=1):
             frames = layer(frames, lengths)
-            if number in taps:
+            if number in layers:
                 outputs.append(frames)
         if self.pairs:
             outputs = [average_pairs(output, lengths) for output in outputs]

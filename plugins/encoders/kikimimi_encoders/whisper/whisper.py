@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, MultipleOf
 from torch import Tensor
 
-from kikimimi import AudioError, Padded, PositiveInt, WeightsFiles
+from kikimimi import AudioError, Layers, Padded, PositiveInt, WeightsFiles
 from kikimimi.weights import CONFIG_PATTERNS, DEFAULT_PATTERNS
 from kikimimi_encoders.log_mel import HOP, log_mel, num_mel_frames
 from kikimimi_encoders.pretrained import SAMPLE_RATE, PretrainedConfig, PretrainedEncoder, read_config
@@ -29,7 +29,7 @@ class WhisperConfig(PretrainedConfig):
     """What the encoder sees: the clip alone, or the clip padded with silence to the window (30 s)."""
     sizes: Sizes | None = None
     """Sizes with `weights: random` (None: those of Whisper base); refused with any other weights."""
-    layers: list[int] | None = None
+    layers: Layers | None = None
     """Layers whose outputs are the frames (None: the last), as transformers' `hidden_states` counts them:
     0 is what enters the first layer, i what leaves the i-th, the last one's after the final norm."""
     spec_augment: SpecAugment | None = None
@@ -63,7 +63,7 @@ class WhisperFamilyEncoder(PretrainedEncoder):
             self.padded_seconds = self.max_seconds
         if config.spec_augment is not None:
             self.augmentation = SpectrogramMasking(config.spec_augment, self.sizes.num_mels)
-        last = self.tap(num_layers=self.sizes.num_layers, dim=self.sizes.dim)
+        last = self.choose_layers(num_layers=self.sizes.num_layers, dim=self.sizes.dim)
         self.model = WhisperTransformer(self.sizes, last, pairs=self.pairs)
 
     @classmethod
@@ -199,7 +199,7 @@ class Qwen2AudioEncoder(WhisperFamilyEncoder):
         """What the convolutions see: the clip alone, or the clip padded with silence to the window (30 s)."""
         sizes: Qwen2AudioSizes | None = None
         """Sizes with `weights: random` (None: those of Qwen2-Audio-7B); refused with any other weights."""
-        layers: list[int] | None = None
+        layers: Layers | None = None
         """Layers whose outputs, averaged in pairs, are the frames (None: the last): 0 is what enters the
         first layer, i what leaves the i-th; the last one's go through the final norm."""
 

@@ -20,7 +20,8 @@ from transformers import (
 from kikimimi import Padded, WeightsError
 from kikimimi.testing import Check, parametrize_checks
 from kikimimi_encoders.log_mel import normalised_log_mel
-from kikimimi_encoders.parakeet import ConvolutionModule, ParakeetEncoder, Sizes
+from kikimimi_encoders.parakeet.model import ConvolutionModule
+from kikimimi_encoders.parakeet.parakeet import ParakeetEncoder, Sizes
 from kikimimi_encoders.spec_augment import SpecAugment
 
 SAMPLES = (4_000, 400, 16_000, 7_123)
@@ -308,7 +309,7 @@ def test_missing_tensors_are_named(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"sizes": Sizes()}, "sizes is read only with weights: random, not with 'nvidia/parakeet-ctc-1.1b'"),
-        ({"layers": [2, 1]}, "layers must be numbers from 0"),
+        ({"layers": [2, 1]}, "layers must be in ascending order"),
     ],
 )
 def test_refuses_options(options: dict[str, Any], message: str) -> None:

@@ -1,24 +1,16 @@
 """Parakeet's encoder: a FastConformer on mel spectrograms, from a checkpoint or from scratch."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, MultipleOf
-from torch import Tensor, nn
 from transformers import ParakeetEncoderConfig
-from transformers.models.parakeet.modeling_parakeet import (
-    ParakeetEncoderBlock,
-    ParakeetEncoderConvolutionModule,
-    ParakeetEncoderSubsamplingConv2D,
-)
 
 from kikimimi import Padded, PositiveInt, Probability, WeightsError, WeightsFiles
 from kikimimi_encoders import pretrained
 from kikimimi_encoders.log_mel import FFT, HOP, PREEMPHASIS, WINDOW, normalised_log_mel, num_whole_hops
+from kikimimi_encoders.parakeet.model import FastConformer
 from kikimimi_encoders.pretrained import (
     SAMPLE_RATE,
     PretrainedConfig,
@@ -70,103 +62,6 @@ class Sizes(pretrained.Sizes):
             )
 
 
-class ConvolutionModule(ParakeetEncoderConvolutionModule):  # type: ignore[misc]
-    """transformers' convolution module, whose batch norm counts real frames only while it trains."""
-
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Convolve (B, F, E); a frame is real where the (B, 1, F, F) mask lets it attend to itself."""
-        # (B, F, E) -> (B, E, F)
-        hidden = F.glu(self.pointwise_conv1(hidden_states.transpose(1, 2)), dim=1)
-        real = None if attention_mask is None else attention_mask[:, 0].diagonal(dim1=-2, dim2=-1)
-        if real is not None:
-            hidden = hidden.masked_fill(~real[:, None], 0.0)
-        # (B, E, F) -> (B, F, E)
-        hidden = self._norm(self.depthwise_conv(hidden).transpose(1, 2), real)
-        out: Tensor = self.pointwise_conv2(self.activation(hidden).transpose(1, 2))
-        return out.transpose(1, 2)
-
-    def _norm(self, hidden: Tensor, real: Tensor | None) -> Tensor:
-        frames = hidden.flatten(0, 1) if real is None or not self.training else hidden[real]
-        norm: nn.BatchNorm1d = self.norm
-        if self.training and len(frames) == 1:
-            # A single frame has no variance; the running statistics are all there is.
-            normed = F.batch_norm(
-                frames, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-            )
-        else:
-            normed = norm(frames)
-        if real is None or not self.training:
-            return normed.view_as(hidden)
-        return torch.zeros_like(hidden, dtype=normed.dtype).masked_scatter(real[..., None], normed)
-
-
-class FastConformer(nn.Module):
-    """Convolutional subsampling, then Conformer blocks, up to the highest layer that is read.
-
-    Names of parameters are those of transformers' `ParakeetEncoder`.
-
-    Args:
-        config: transformers' config of the encoder.
-        last: Highest layer that is read; those above are not built.
-    """
-
-    def __init__(self, config: Any, last: int) -> None:
-        super().__init__()
-        config._attn_implementation = "sdpa"
-        self.scale = math.sqrt(config.hidden_size) if config.scale_input else 1.0
-        self.dropout = nn.Dropout(config.dropout)
-        self.position_dropout = nn.Dropout(config.dropout_positions)
-        self.subsampling = ParakeetEncoderSubsamplingConv2D(config)
-        self.layers = nn.ModuleList()
-        for number in range(last):
-            block = ParakeetEncoderBlock(config, number)
-            block.conv = ConvolutionModule(config)
-            self.layers.append(block)
-
-    def forward(self, mel: Padded, lengths: Sequence[int], layers: Sequence[int]) -> list[Tensor]:
-        """Encode.
-
-        Args:
-            mel: (B, mels, mel frames) spectrograms with lengths in mel frames, zero past them.
-            lengths: Frames of each clip after subsampling.
-            layers: Layers whose outputs are wanted, ascending; 0 is what enters the first block.
-
-        Returns:
-            For each of `layers` (B, F, E).
-        """
-        mel_mask = attention = None
-        if len(set(mel.lengths.tolist())) > 1:
-            steps = torch.arange(mel.values.shape[-1], device=mel.values.device)
-            mel_mask = steps < mel.lengths.to(steps.device)[:, None]
-        # (B, mels, mel frames) -> (B, F, E)
-        hidden = self.subsampling(mel.values.transpose(1, 2), mel_mask) * self.scale
-        if len(set(lengths)) > 1:
-            counts = torch.tensor(lengths, device=hidden.device)
-            real = torch.arange(hidden.shape[1], device=hidden.device) < counts[:, None]
-            # (B, F) -> (B, 1, queries, keys)
-            attention = (real[:, None] & real[:, :, None])[:, None]
-        positions = self.position_dropout(_positions(hidden)).expand(len(hidden), -1, -1)
-        hidden = self.dropout(hidden)
-        outputs = [hidden] if layers[0] == 0 else []
-        for number, layer in enumerate(self.layers, start=1):
-            hidden = layer(hidden, attention_mask=attention, position_embeddings=positions)
-            if number in layers:
-                outputs.append(hidden)
-        return outputs
-
-
-def _positions(hidden: Tensor) -> Tensor:
-    """Return (1, 2F-1, E) sines and cosines, interleaved, of distances from F-1 down to 1-F.
-
-    Relative positions of Transformer-XL (Dai et al. 2019, section 3.3), in float32 whatever the weights are.
-    """
-    frames, dim = hidden.shape[1:]
-    distances = torch.arange(frames - 1, -frames, -1, device=hidden.device).float()
-    steps = torch.arange(0, dim, 2, device=hidden.device).float() / dim
-    angles = distances[:, None] * 10000.0**-steps
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[None].to(hidden.dtype)
-
-
 class ParakeetEncoder(PretrainedEncoder):
     """The FastConformer of Parakeet (Rekesh et al. 2023, arXiv 2305.05084), equal to transformers' module.
 
@@ -206,7 +101,7 @@ class ParakeetEncoder(PretrainedEncoder):
         self.stride = int(hf_config.subsampling_conv_stride)
         self.num_strides = int(hf_config.subsampling_factor).bit_length() - 1
         self.frame_rate = SAMPLE_RATE / HOP / self.stride**self.num_strides
-        last = self.tap(num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
+        last = self.choose_layers(num_layers=hf_config.num_hidden_layers, dim=hf_config.hidden_size)
         self.model = FastConformer(hf_config, last)
         if config.spec_augment is not None:
             self.augmentation = SpectrogramMasking(config.spec_augment, self.num_mels)

@@ -21,7 +21,7 @@ MEASURED = ("audio_seconds_per_second", "positions_per_second", "data_wait", "me
 """Values that depend on the machine and on the time; all others are the same whenever a run is repeated."""
 
 
-class LogWindow:
+class LogInterval:
     """Gathers losses and counts of one rank between two log lines.
 
     Attributes:
@@ -90,7 +90,7 @@ class LogWindow:
         }
         # By objects, not tensors: a rank whose micro-batches held no audio has no parts.
         states = gather({**self.state(), **measured})
-        together = LogWindow()
+        together = LogInterval()
         together.restore(states, 0, 0)
         padded, computed = together.padding
         flops, rate = (sum(state[key] for state in states) for key in ("flops", "matrix_rate"))

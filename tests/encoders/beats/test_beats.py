@@ -15,9 +15,9 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention, WavLMPositi
 
 from kikimimi import Padded, WeightsError
 from kikimimi.testing import Check, parametrize_checks
-from kikimimi_encoders.beats import (
+from kikimimi_encoders.beats.beats import BEATsEncoder
+from kikimimi_encoders.beats.model import (
     BEATsAttention,
-    BEATsEncoder,
     BEATsLayer,
     PositionalConvolution,
     Sizes,
@@ -286,7 +286,7 @@ def test_the_published_sizes_and_names() -> None:
 def test_only_the_layers_that_are_read_are_built() -> None:
     encoder = tiny(layers=[0, 1])
     assert len(encoder.model.encoder.layers) == 1
-    assert (encoder.dim, encoder.num_taps) == (64, 2)
+    assert (encoder.dim, encoder.num_concat_layers) == (64, 2)
     assert tiny(layers=[1, 2], combine="weighted_sum").dim == 32
 
 
@@ -393,7 +393,7 @@ def test_refuses_biases_that_differ_between_layers(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"remainder": "cut"}, "remainder: 'cut' is not one of drop, pad"),
-        ({"layers": []}, "layers must name at least one layer"),
+        ({"layers": []}, "layers: must not be empty"),
         ({"layers": [2], "combine": "weighted_sum"}, "combine is read only with two or more layers"),
         ({"weights": "beats", "sizes": Sizes()}, "sizes is read only with weights: random, not with 'beats'"),
     ],

@@ -1,0 +1,1 @@
+"""BEATs: an encoder of sounds."""

@@ -1,0 +1,1 @@
+"""Parakeet: the FastConformer of NVIDIA NeMo."""
