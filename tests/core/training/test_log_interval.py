@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from kikimimi.training import interval as module
+from kikimimi.training import log_interval as module
 from kikimimi.training.log_interval import MEASURED, LogInterval
 
 
