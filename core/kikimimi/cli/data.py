@@ -64,7 +64,7 @@ def synth(
     typer.echo(report.summary())
 
 
-class Codec(StrEnum):
+class _Codec(StrEnum):
     """How clips are encoded."""
 
     flac = "flac"
@@ -100,12 +100,12 @@ def pack(
     ] = None,
     sample_rate: Annotated[int, typer.Option(min=1, help="Of the packed audio [Hz].")] = 16_000,
     codec: Annotated[
-        Codec,
+        _Codec,
         typer.Option(
             help="flac: 16 bits, lossless. opus: for speech a sixth of the size, not lossless, and "
             "slow to make: 20 minutes of audio take a core one minute."
         ),
-    ] = Codec.flac,
+    ] = _Codec.flac,
     min_seconds: Annotated[
         float | None, typer.Option(help="Leave rows out that have a shorter clip [s].", show_default="any")
     ] = None,

@@ -22,7 +22,7 @@ from kikimimi_encoders.pretrained import (
     read_config,
 )
 
-NUM_MELS = 128
+_NUM_MELS = 128
 PATCH = 16
 """Side of a patch [mel frames, mel bands]."""
 _MEAN, _STD = 15.41663, 6.55582
@@ -56,7 +56,7 @@ class Sizes(pretrained.Sizes):
             )
 
 
-class PositionalConvolution(nn.Module):
+class BEATsPositionalConvolution(nn.Module):
     """Adds to each patch what a wide grouped convolution makes of its surroundings (wav2vec 2.0).
 
     The kernel is normalised over all but its last axis, and scaled per tap: weight normalisation of dim 2,
@@ -197,7 +197,7 @@ class BEATsTransformer(nn.Module):
         self.max_distance = sizes.max_distance
         # A list, for the checkpoints' name: pos_conv.0.
         self.pos_conv = nn.ModuleList(
-            [PositionalConvolution(sizes.dim, sizes.conv_pos, sizes.conv_pos_groups)]
+            [BEATsPositionalConvolution(sizes.dim, sizes.conv_pos, sizes.conv_pos_groups)]
         )
         self.layer_norm = nn.LayerNorm(sizes.dim)
         self.layers = nn.ModuleList(
@@ -266,7 +266,7 @@ class BEATsModel(nn.Module):
         # (B, rows x 16, 128) -> (B, width, rows, 8) -> (B, rows x 8, width): low bands first in each row.
         patches = self.patch_embedding(mel.values[:, None]).flatten(2).transpose(1, 2)
         frames = self.post_extract_proj(self.layer_norm(patches))
-        lengths = mel.lengths * (NUM_MELS // PATCH) // PATCH
+        lengths = mel.lengths * (_NUM_MELS // PATCH) // PATCH
         outputs: list[Tensor] = self.encoder(frames, Padded(frames, lengths).mask())
         return outputs
 
@@ -321,7 +321,7 @@ class BEATsEncoder(PretrainedEncoder):
     model: BEATsModel
     name = "beats"
     sizes_class = Sizes
-    frame_rate = SAMPLE_RATE / HOP * NUM_MELS / PATCH**2
+    frame_rate = SAMPLE_RATE / HOP * _NUM_MELS / PATCH**2
     tiny_sizes: ClassVar = {
         **PretrainedEncoder.tiny_sizes,
         "patch_dim": 16,
@@ -375,7 +375,7 @@ class BEATsEncoder(PretrainedEncoder):
 
     def num_frames(self, num_samples: int) -> int:
         """Return 8 for each row of patches: 16 mel frames of 25 ms, every 10 ms, that lie within the clip."""
-        return self._num_rows(num_samples) * (NUM_MELS // PATCH)
+        return self._num_rows(num_samples) * (_NUM_MELS // PATCH)
 
     def forward(self, audio: Padded) -> Padded:
         """Encode (B, S) waveforms at 16 kHz to (B, F, E)."""
@@ -401,7 +401,7 @@ class BEATsEncoder(PretrainedEncoder):
         with torch.no_grad(), full_precision(wave.device):
             mel: Tensor = torchaudio.compliance.kaldi.fbank(
                 wave[None] * 2**15,
-                num_mel_bins=NUM_MELS,
+                num_mel_bins=_NUM_MELS,
                 sample_frequency=SAMPLE_RATE,
                 frame_length=25,
                 frame_shift=10,
