@@ -28,7 +28,7 @@ Attended = tuple[Tensor, Tensor]
 true where they are: at least once for each group."""
 
 NORM_EPS = 1e-12
-"""Of every LayerNorm, as in BERT."""
+"""Epsilon of every LayerNorm, as in BERT."""
 INIT_STD = 0.02
 """Standard deviation of every linear layer's first weights, as in BERT."""
 

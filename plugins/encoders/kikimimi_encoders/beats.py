@@ -26,7 +26,7 @@ _NUM_MELS = 128
 PATCH = 16
 """Side of a patch [mel frames, mel bands]."""
 _MEAN, _STD = 15.41663, 6.55582
-"""Of the log-mel values over AudioSet; the reference divides by twice the latter."""
+"""Mean and standard deviation of AudioSet's log-mel values; the reference divides by twice the latter."""
 
 
 @dataclass(kw_only=True, frozen=True)

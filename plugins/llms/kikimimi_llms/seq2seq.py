@@ -98,7 +98,7 @@ class PlainText:
 
         Args:
             conversation: The turns. The last one is what is learnt, where it is the assistant's.
-            generate: All turns are the prompt.
+            generate: Whether all turns are the prompt.
 
         Raises:
             ValueError: An answer holds audio, or a text cannot be encoded without forming a control token.

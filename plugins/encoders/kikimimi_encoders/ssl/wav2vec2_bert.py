@@ -71,7 +71,7 @@ class Wav2Vec2BertTransformer(nn.Module):
             augment: Changes the projected frames.
 
         Returns:
-            For each of `layers` (B, F, E).
+            The output (B, F, E) of each of `layers`.
         """
         hidden = self.feature_projection(features.values)[0]
         if augment is not None:

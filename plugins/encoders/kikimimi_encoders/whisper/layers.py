@@ -150,7 +150,7 @@ class WhisperTransformer(nn.Module):
             taps: Numbers of the layers to return, ascending; 0 is what enters the first one.
 
         Returns:
-            For each tap (N, E), clips end to end; with `pairs` N is the sum of `num_pairs(length)`.
+            The output (N, E) of each tap, clips end to end; with `pairs` N is the sum of `num_pairs(length)`.
         """
         frames = self._convolve(mel, mel_lengths, lengths)
         outputs = [frames] if taps[0] == 0 else []
