@@ -45,7 +45,7 @@ from kikimimi.recipe.schema import (
 )
 from kikimimi.recipe.shape import Leaf, Named, Pluggable, Section, Several, Shape, shapes
 from kikimimi.recipe.show import plain
-from kikimimi_layouts.fields import FIELDS_FOLDER, Fields, Messages, Part, Turn, shipped_fields
+from kikimimi_layouts.fields import FIELDS_FOLDER, Fields, Messages, Turn, TurnPart, shipped_fields
 
 DOCS = Path(__file__).parent
 GENERATED = re.compile(r"(<!-- generated.*?-->\n)(.*)(<!-- end -->)", re.DOTALL)
@@ -80,7 +80,7 @@ OWN = ("quickstart", "llm_jp_4_8b_ja_cpu")
 FIELDS: dict[type[Any], str] = {
     Fields: "The file",
     Turn: "`turns`: a list of these",
-    Part: "`turns[].parts`: a list of these",
+    TurnPart: "`turns[].parts`: a list of these",
     Messages: "`messages`",
 }
 """Every dataclass of a file of fields, and where in it it stands."""

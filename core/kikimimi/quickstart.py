@@ -42,7 +42,7 @@ class Course:
         recipe: Name of a shipped recipe.
         data: Folder of its data, as the recipe names it.
         grammar: What is spoken: name of a shipped grammar.
-        sentences: For training.
+        sentences: Sentences for training.
         held_out: Sentences that are held out, and requests where there are some.
         dialogue: How many conversations there are beside the sentences.
     """

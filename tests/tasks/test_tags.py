@@ -6,7 +6,7 @@ import pytest
 
 from kikimimi.contracts.conversation import AudioPart, Conversation
 from kikimimi.testing import parametrize_checks
-from kikimimi_tasks.tags import Kind, Tags, TagsConfig
+from kikimimi_tasks.tags import TagKind, Tags, TagsConfig
 
 RECORD: dict[str, Any] = {
     "text": "good morning",
@@ -146,7 +146,7 @@ def test_times_that_cannot_be_written(segments: Any, message: str) -> None:
     Tags,
     timed=TagsConfig(timestamps=True),
     expected_failures=None,
-    **{str(kind): TagsConfig(kind=kind, target="en", itn=None) for kind in get_args(Kind)},
+    **{str(kind): TagsConfig(kind=kind, target="en", itn=None) for kind in get_args(TagKind)},
 )
 def test_contract(check: Any) -> None:
     check()

@@ -40,7 +40,7 @@ def synth(
     voice: Annotated[
         str, typer.Option(help="A registered voice ('kikimimi plugins' lists them).")
     ] = "open_jtalk",
-    seed: Annotated[int, typer.Option(help="Of the sentences, and of the speed and pitch of each.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sentences, and of each one's speed and pitch.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that speak.")] = 2,
 ) -> None:
     """Make sentences from a grammar and speak them. Run it again to go on after an interruption."""
@@ -64,7 +64,7 @@ def synth(
     typer.echo(report.summary())
 
 
-class Codec(StrEnum):
+class _Codec(StrEnum):
     """How clips are encoded."""
 
     flac = "flac"
@@ -98,14 +98,14 @@ def pack(
             show_default="the one that matches",
         ),
     ] = None,
-    sample_rate: Annotated[int, typer.Option(min=1, help="Of the packed audio [Hz].")] = 16_000,
+    sample_rate: Annotated[int, typer.Option(min=1, help="Sampling rate of the packed audio [Hz].")] = 16_000,
     codec: Annotated[
-        Codec,
+        _Codec,
         typer.Option(
             help="flac: 16 bits, lossless. opus: for speech a sixth of the size, not lossless, and "
             "slow to make: 20 minutes of audio take a core one minute."
         ),
-    ] = Codec.flac,
+    ] = _Codec.flac,
     min_seconds: Annotated[
         float | None, typer.Option(help="Leave rows out that have a shorter clip [s].", show_default="any")
     ] = None,
@@ -275,7 +275,7 @@ def show_data(
     stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Only records of this dataset.")] = None,
     step: Annotated[int, typer.Option(min=1, help="Begin with this optimiser step.")] = 1,
-    seed: Annotated[int | None, typer.Option(min=0, help="In place of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed in place of the recipe's.")] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Also list the tokens, one on a line.")] = False,
 ) -> None:
     """Print what the model is shown, in training order: rendered text, clips, lengths, and what it learns."""

@@ -36,7 +36,7 @@ class Fault:
         dataset: Its dataset in the recipe.
         where: Shard, byte and key.
         reason: What was wrong.
-        transient: It is not the record's fault (a server is away): never skipped.
+        transient: Whether it is not the record's fault (a server is away): never skipped.
     """
 
     dataset: str
@@ -63,7 +63,7 @@ class Sample:
     Attributes:
         name: ``dataset/key``, for messages.
         rendered: Ids, loss mask and slots from the LLM.
-        clips: One per slot, in order: waveforms (S,), or encoder features (F, E) from the cache.
+        clips: A clip per slot, in order: waveforms (S,), or encoder features (F, E) from the cache.
         transcripts: What is said in each clip, None where that is not known; empty means none is known.
         views: The conversation in other forms, where an objective asks for them; they share the clips.
     """
@@ -94,7 +94,7 @@ class Rows:
         loss: (L,) bool, true where the token is a target.
         lengths: (B,) text positions of each conversation, slots included.
         slots: Positions in `ids` where audio tokens go, ascending.
-        clips: For each slot the clip (0 to C - 1) that fills it; conversations may share clips.
+        clips: The clip (0 to C - 1) that fills each slot; conversations may share clips.
     """
 
     ids: Tensor
@@ -145,7 +145,7 @@ class Batch(Rows):
     """A micro-batch: conversations with their clips.
 
     Attributes:
-        names: One per conversation (B).
+        names: (B) the conversations' names.
         audio: (C, S) waveforms, or None when there are no clips or features are given.
         features: (C, F, E) encoder output, or None.
         transcripts: (C) what is said in each clip, None where that is not known.

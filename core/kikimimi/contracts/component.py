@@ -292,7 +292,7 @@ class Rendered:
         ids: (L,) token ids; the id at a slot is a placeholder that is never embedded.
         loss: (L,) true where the token is one that the assistant has to produce (its content and the tokens
             that end its turn).
-        slots: For each audio part, in order, the position in `ids` that its audio tokens replace.
+        slots: The position in `ids` that the audio tokens of each audio part replace, in order.
         spans: What stands where and who says it, covering `ids` in order; empty where the LLM does not tell.
     """
 

@@ -44,7 +44,7 @@ class Conversation:
     """Turns in order.
 
     Attributes:
-        messages: At least one.
+        messages: The turns, at least one.
         rejected: Text of an answer that preference objectives push down in favour of the last assistant turn,
             or None.
         meta: What is known of the record (language, licence, source); never shown to the model.

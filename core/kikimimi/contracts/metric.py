@@ -59,7 +59,7 @@ class Metric(ABC):
             predictions: What a system wrote, normalised, in the same order.
 
         Returns:
-            One for each, all with the same names; None where a reference has nothing to compare with, such
+            Details of each, all with the same names; None where a reference has nothing to compare with, such
             as an empty one for an error rate: the utterance is left out and counted.
         """
 

@@ -81,11 +81,11 @@ class Step(Protocol):
     """A micro-batch on its way through the model. What several objectives need is computed once."""
 
     batch: Batch
-    """With the views that the objective asked for, and at least one conversation."""
+    """The micro-batch, with the views that the objective asked for, and at least one conversation."""
 
     @property
     def model(self) -> SpeechModel:
-        """In the modes of training or, in a validation, of evaluation."""
+        """The model, in the modes of training or, in a validation, of evaluation."""
         ...
 
     @property

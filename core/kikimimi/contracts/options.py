@@ -46,7 +46,7 @@ class OptionsError(ValueError):
     """Options are out of their bounds.
 
     Attributes:
-        problems: One line each, starting with the option: ``downsample: must be at least 1, not 0``.
+        problems: A line for each, starting with the option: ``downsample: must be at least 1, not 0``.
     """
 
     def __init__(self, problems: list[str]) -> None:

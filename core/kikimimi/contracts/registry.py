@@ -58,7 +58,7 @@ class Plugin:
         name: The registered name, as recipes spell it.
         value: ``module:Class``.
         distribution: The pip distribution that registers it.
-        version: That distribution's version.
+        version: The distribution's version.
     """
 
     kind: str

@@ -85,7 +85,7 @@ class CharacterVocabulary(Vocabulary):
     """Single characters; id 0 stands for every character that is not among them.
 
     Args:
-        characters: In any order; ids follow their code points.
+        characters: Characters in any order; ids follow their code points.
     """
 
     def __init__(self, characters: Iterable[str]) -> None:

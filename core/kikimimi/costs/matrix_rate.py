@@ -18,8 +18,8 @@ def matrix_rate(device: torch.device, precision: str) -> float:
     """Multiply square matrices for a second at most and return the best rate [FLOP/s]; once per process.
 
     Args:
-        device: Where; on the CPU with as many threads as torch has now.
-        precision: As a trainer's: fp32 as torch is set (TF32 or not), bf16 or fp16.
+        device: The device; a CPU works with as many threads as torch has now.
+        precision: A trainer's precision: fp32 as torch is set (TF32 or not), bf16 or fp16.
     """
     size = _SIZE.get(device.type, 4096)
     left, right = (torch.ones(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))

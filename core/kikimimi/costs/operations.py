@@ -34,7 +34,7 @@ class Polynomial:
 
     Attributes:
         powers: Exponents of x and y in each term.
-        coefficients: One for each term.
+        coefficients: The factor of each term.
     """
 
     powers: Powers
@@ -92,9 +92,9 @@ class Costs:
     """The costs of all parts.
 
     Attributes:
-        encoder: By the clip's frames F.
-        adapter: By the clip's frames F.
-        llm: For a causal LLM by the sequence's positions N and how many of them are selected; for any other
+        encoder: Cost of the encoder by the clip's frames F.
+        adapter: Cost of the adapter by the clip's frames F.
+        llm: Cost of a causal LLM by the sequence's positions N and how many of them are selected; of another
             by the positions up to the first selected one, and those from there to the last.
     """
 
@@ -198,7 +198,7 @@ def _measure(
 
 
 _measured: dict[Hashable, Cost] = {}
-"""By everything that a cost depends on: stages, and variants of a recipe, share most of their parts."""
+"""Costs by everything that they depend on: stages, and variants of a recipe, share most of their parts."""
 
 
 def _signature(part: nn.Module) -> Hashable:

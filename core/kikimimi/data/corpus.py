@@ -43,7 +43,7 @@ class Corpus:
     """Records and the task that is made of them.
 
     Attributes:
-        name: As the recipe names it.
+        name: Name in the recipe.
         shards: Where the records are.
         task: What turns a record into a conversation.
         skip: Pass over records that cannot be used where all are gone through; otherwise they are errors.

@@ -39,7 +39,7 @@ class FeatureCache:
     """Encoder output of every clip of some corpora.
 
     Args:
-        corpora: Whose clips.
+        corpora: Corpora whose clips are encoded.
         fingerprint: Names all that decides the encoder's output: weights, options, precision.
         folder: Where the files are.
     """
@@ -73,10 +73,10 @@ class FeatureCache:
         waits, and folders that only the ranks of one node see are filled on each node.
 
         Args:
-            encoder: Frozen, in eval mode.
+            encoder: The frozen encoder, in eval mode.
             device: Where to run it.
             precision: Autocast context of the training run.
-            rank: This process.
+            rank: Rank of this process.
             world_size: Number of processes; those that have not begun yet are not waited for.
         """
         missing = [group for group in self._groups if not group[2].is_file()]

@@ -26,8 +26,8 @@ def start_pool(
     """Return processes that end when this one ends, however it does.
 
     Args:
-        workers: How many.
-        prepare: Is called in each of them first; a function of a module, so that they find it.
+        workers: Number of processes.
+        prepare: Function that each of them calls first; one of a module, so that they find it.
         arguments: What it is called with.
     """
     return ProcessPoolExecutor(workers, SPAWNING, _start, (prepare, arguments))

@@ -32,7 +32,7 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
     """Run evaluations of a trained run; what an interrupted call finished is not done again.
 
     Returns:
-        For each evaluation the score of each system: of the stages that were scored when they ended, of the
+        The score of each evaluation and system: of the stages that were scored when they ended, of the
         run under its recipe's name, then of the baselines.
 
     Raises:

@@ -26,7 +26,7 @@ class Prompt:
 
     Attributes:
         name: What messages call it: a record's place, a file; may be empty.
-        conversation: Ends before the answer.
+        conversation: The turns before the answer.
         clips: One (S,) waveform for each of its audio parts, in order, at the engine's sampling rate.
     """
 
@@ -43,7 +43,7 @@ class Engine:
     """A model that answers conversations.
 
     Args:
-        model: In eval mode; it is moved to the device.
+        model: The model, in eval mode; it is moved to the device.
         device: Where it runs; None is a GPU if there is one.
 
     Attributes:

@@ -11,7 +11,7 @@ def load_model(run: RunFolder, stage: str | None = None) -> SpeechLM:
 
     Args:
         run: A trained run.
-        stage: With what this stage left or has reached; None is the last stage that left or reached any.
+        stage: Stage whose weights it gets, as that left or has reached them; None is the last that has any.
 
     Raises:
         RunError: Nothing was trained yet, or the weights do not fit.

@@ -25,9 +25,9 @@ class Description:
         kind: ``encoder``, ``adapter`` or ``llm``.
         name: Registered name.
         distribution: The pip distribution that registers it.
-        version: That distribution's version.
+        version: The distribution's version.
         weights: Where its weights come from, or None for a component that is always trained from scratch.
-        parameters: How many; None where it cannot be told.
+        parameters: Number of parameters; None where it cannot be told.
         trainable: How many of them some stage trains; None where it cannot be told.
         problem: Why the counts are not exact, or not known; or None.
     """

@@ -66,7 +66,7 @@ def distribution(values: NDArray[Any], unit: str, *, whole: bool = False) -> Dis
     Args:
         values: (n,) finite numbers.
         unit: What they are counted in.
-        whole: They are whole numbers: no bin is narrower than 1.
+        whole: Whether they are whole numbers: then no bin is narrower than 1.
 
     Returns:
         None where there are no values.

@@ -78,7 +78,7 @@ class Shown:
         seconds: Length of its audio [s].
         tokens: What the LLM reads, in order.
         pieces: The same, neighbours of one kind put together.
-        audio_tokens: At most so many positions are audio.
+        audio_tokens: Largest number of positions that are audio.
         rejected: The answer that preference objectives push down, or None.
         problem: Why it cannot be used, or None.
     """

@@ -36,7 +36,7 @@ class Subset:
 
     Attributes:
         name: The language or licence, or `UNNAMED`.
-        records: How many.
+        records: Number of records.
         seconds: Their audio [s].
         characters: Their text [characters].
     """
@@ -87,11 +87,11 @@ class Stats:
         seconds: Audio of all records [s].
         characters: Text of all records [characters].
         clips_per_record: Number of clips to the number of records that have so many; 0: text only.
-        record_seconds: Over records with audio, all clips of a record together; None without any.
-        clip_seconds: Over clips; None without any.
-        record_characters: Over all records.
-        languages: The one with the most audio first.
-        licenses: Likewise.
+        record_seconds: Distribution over records with audio, a record's clips together; None without any.
+        clip_seconds: Distribution over clips; None without any.
+        record_characters: Distribution over all records.
+        languages: Languages, the one with the most audio first.
+        licenses: Licences, likewise.
         rates: Text beside a second of audio, by language in the order of `languages`.
         suspects: The farthest from what is usual in their language: too much text first, then too little.
         left_out: What the index leaves out.
@@ -266,9 +266,9 @@ class Rate:
 
     Attributes:
         language: Its name.
-        rates: Over records with audio and text [characters/s].
-        low: Below it a record is a suspect [characters/s]; None where there are fewer than `FEWEST`.
-        high: Above it a record is a suspect, likewise.
+        rates: Distribution over records with audio and text [characters/s].
+        low: Rate below which a record is a suspect [characters/s]; None where there are fewer than `FEWEST`.
+        high: Rate above which a record is a suspect, likewise.
         too_little: Records below `low`.
         too_much: Records above `high`.
     """

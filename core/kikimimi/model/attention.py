@@ -40,7 +40,7 @@ def packed_attention(
         module: The attention layer that calls.
         query: (1, heads, N, head width).
         key: (1, key-value heads, N, head width).
-        value: Like `key`.
+        value: Values, shaped like `key`.
         attention_mask: Unused when `sequence_lengths` is given.
         dropout: Attention dropout probability.
         scaling: Factor on the scores; None is one over the root of the head width.

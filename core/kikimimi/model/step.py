@@ -22,8 +22,8 @@ class ModelStep:
     where the model is split over ranks.
 
     Args:
-        model: In the modes of training or, in a validation, of evaluation.
-        batch: With the views that the objective asked for, and at least one conversation.
+        model: The model, in the modes of training or, in a validation, of evaluation.
+        batch: The micro-batch, with the views that the objective asked for, and at least one conversation.
         frozen: Makes the model what it was when the stage began, inside its context; None where no
             objective asked for that.
         notes: What `once` has made of this micro-batch before.

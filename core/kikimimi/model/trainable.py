@@ -102,8 +102,8 @@ class Count:
     """Parameters of a component.
 
     Attributes:
-        total: All of them; a tied pair counts once.
-        trainable: Those that some stage trains.
+        total: Number of all parameters; a tied pair counts once.
+        trainable: Number of those that some stage trains.
     """
 
     total: int

@@ -25,7 +25,7 @@ class Way:
     """Changes that were planned together.
 
     Attributes:
-        changes: As they are written on the command line.
+        changes: The changes as they are written on the command line.
         total: Memory of one rank then [bytes].
     """
 

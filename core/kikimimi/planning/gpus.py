@@ -35,7 +35,7 @@ GPUS = {
     "rtx3090": GPU(71e12, 35.6e12, 24e9),
     "rtx4090": GPU(165.2e12, 82.6e12, 24e9),
 }
-"""By the name of `--gpu`. Source: NVIDIA's data sheets, without sparsity; A100 to H200 as SXM."""
+"""GPUs by the name of `--gpu`. Source: NVIDIA's data sheets, without sparsity; A100 to H200 as SXM."""
 
 
 def find_gpu(name: str) -> GPU:

@@ -23,10 +23,10 @@ class Memory:
         copies: Weights in half precision that autocast keeps for the backward pass.
         gathered: What FSDP has put together at a time: what is in no block, and two blocks, with the
             gradients of one.
-        gradients: Those of what is trained; twice with DDP, which also sums them up in buckets.
+        gradients: Gradients of what is trained; twice with DDP, which also sums them up in buckets.
         optimiser: AdamW's two means.
         reference: The model as it was, where the objective compares with it: a copy of what is trained.
-        activations: Kept for the backward pass, at the largest micro-batch.
+        activations: What is kept for the backward pass, at the largest micro-batch.
         logits: The targets' logits, with what the loss makes of them.
         step: What the optimiser's step takes besides, on a GPU, when activations and logits are gone.
     """
@@ -43,7 +43,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """At the peak: in the backward pass, or in the optimiser's step."""
+        """Memory at the peak: in the backward pass, or in the optimiser's step."""
         lasting = self.weights + self.gradients + self.optimiser + self.reference
         return lasting + max(self.copies + self.gathered + self.activations + self.logits, self.step)
 

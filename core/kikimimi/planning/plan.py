@@ -31,7 +31,7 @@ class Hardware:
     """What the work is to run on.
 
     Attributes:
-        gpus: How many; None is as many as the recipe has ranks.
+        gpus: Number of GPUs; None is as many as the recipe has ranks.
         gpu: Name in the table.
         utilisation: Share of the GPU's peak rate that useful operations reach [fraction].
     """
@@ -57,14 +57,14 @@ class StageForecast:
         objective: Registered name.
         counts: Parameters of each part, and how many of them this stage trains.
         memory: One rank's memory.
-        clips: In a full micro-batch.
+        clips: Clips in a full micro-batch.
         positions: The LLM's positions in it, audio and text.
-        audio_tokens_per_second: At most.
+        audio_tokens_per_second: Rate of audio tokens, at most.
         flops: A micro-batch's operations, by part.
         audio_seconds: Audio in a micro-batch [s].
         steps: Optimiser steps; None where the stage's length is given in epochs.
-        micro_batches: In a step, over all ranks.
-        days: On `gpus` GPUs; None where there is no number of steps.
+        micro_batches: Micro-batches in a step, over all ranks.
+        days: Days on `gpus` GPUs; None where there is no number of steps.
         notes: What is not as exact as it looks.
     """
 

@@ -142,7 +142,7 @@ def read(text: str, file: str, problems: Problems, *, key: str = "", lines: bool
         file: What to call it in messages.
         problems: Where problems go.
         key: Dotted key of the document in the recipe; empty for the recipe itself.
-        lines: It is a file, so that messages give the line; a change on the command line has none.
+        lines: Whether it is a file, so that messages give the line; a change on the command line has none.
 
     Returns:
         The document, or None where nothing could be made of it; then a problem was added.

@@ -84,7 +84,7 @@ def line_chart(curves: Sequence[Curve], *, title: str, exact: bool = False) -> C
     smallest.
 
     Args:
-        curves: At most `STYLES`; further ones would repeat a line style.
+        curves: Curves, at most `STYLES`; further ones would repeat a line style.
         title: What the values are.
         exact: The values do not scatter (a schedule): no average, and a linear axis.
 
@@ -315,8 +315,8 @@ def _svg(figure: Figure, label: str, words: Mapping[str, Sequence[str]]) -> Mark
     Args:
         figure: What was drawn.
         label: What it says, for those who do not see it.
-        words: By class, what shapes say where they are pointed at; and what stands in place of texts, for
-            names that matplotlib's fonts or its markup do not know.
+        words: What shapes of each class say where they are pointed at; and what stands in place of texts,
+            for names that matplotlib's fonts or its markup do not know.
     """
     file = StringIO()
     figure.savefig(file, format="svg")

@@ -82,9 +82,9 @@ def as_begun(recipe: Recipe, resolved: str) -> Recipe:
     """Return a recipe with the loss that a run began with.
 
     Args:
-        recipe: The run's.
-        resolved: It as the run holds it. Where a stage lacks `batch.loss`, there was none when it began: its
-            steps are means over micro-batches.
+        recipe: The run's recipe.
+        resolved: The recipe as the run holds it. Where a stage lacks `batch.loss`, there was none when it
+            began: its steps are means over micro-batches.
     """
     stages = dict(recipe.stages)
     for name in stages.keys() & set(without_loss(parse_plain(resolved))):

@@ -108,8 +108,8 @@ class Split(NamedTuple):
     """Sentences, or requests with their answers, for training and for evaluation; nothing is in both.
 
     Attributes:
-        train: For training: first those that bring something new, then the others in random order.
-        held_out: For evaluation.
+        train: Exchanges for training, first those that bring something new, then the others in random order.
+        held_out: Exchanges for evaluation.
         unseen: Characters of `held_out`, answers included, that `train` has not: few where it is large.
     """
 

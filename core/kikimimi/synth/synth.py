@@ -35,7 +35,7 @@ SPEEDS = (0.85, 1.2)
 SEMITONES = (-3.0, 3.0)
 """Lowest and highest shift of pitch."""
 
-SAMPLE_RATE = 16_000
+_SAMPLE_RATE = 16_000
 """The clips' sampling rate [Hz]."""
 _ABOUT = ("language", "voice", "speed", "semitones")
 _COLUMNS = ("path", "text", *_ABOUT)
@@ -62,7 +62,7 @@ class Utterance:
     @property
     def path(self) -> str:
         """Where the clip lies below the output folder; a function of all that it is made from."""
-        recipe = f"{self.voice}\n{self.speed}\n{self.semitones}\n{SAMPLE_RATE}\n{self.text}"
+        recipe = f"{self.voice}\n{self.speed}\n{self.semitones}\n{_SAMPLE_RATE}\n{self.text}"
         return f"clips/{hashlib.sha256(recipe.encode()).hexdigest()[:20]}.flac"
 
 
@@ -147,7 +147,7 @@ def _speak_one(task: tuple[Utterance, Path]) -> None:
         raise DataError(f"{where}: {len(samples) / voice.sample_rate:.2f} s of silence came out")
     path = out / utterance.path
     with whole_file(path) as unfinished:
-        unfinished.write_bytes(encode_flac(resample(samples, voice.sample_rate, SAMPLE_RATE), SAMPLE_RATE))
+        unfinished.write_bytes(encode_flac(resample(samples, voice.sample_rate, _SAMPLE_RATE), _SAMPLE_RATE))
 
 
 def _is_whole(path: Path) -> bool:

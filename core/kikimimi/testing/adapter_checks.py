@@ -61,7 +61,7 @@ class AdapterSubject(PaddedSubject):
 
     @cached_property
     def context(self) -> AdapterContext:
-        """Between an encoder 32 wide and an LLM 48 wide, of one layer or of as many as the adapter takes."""
+        """Encoder 32 wide, of one layer or of as many as the adapter takes, and LLM 48 wide."""
         return replace(CONTEXT, num_concat_layers=self._num_layers or self.taken()[0])
 
     def taken(self) -> list[int]:

@@ -99,7 +99,7 @@ class ObjectiveSubject(PlainSubject[Objective]):
         expect_type(found, Loss, "loss: expected a kikimimi.Loss")
         return found
 
-    def counted(self, stage: TinyStage, batch: Batch) -> tuple[Loss, dict[str, int]]:
+    def loss_with_units(self, stage: TinyStage, batch: Batch) -> tuple[Loss, dict[str, int]]:
         """Return the loss of a micro-batch, and over how many units each of its terms is the mean."""
         objective, step = self.build(), ModelStep(stage.model, batch, stage.frozen)
         units = objective.units(step)
@@ -189,7 +189,7 @@ def units_are_what_it_is_a_mean_over(subject: ObjectiveSubject) -> None:
     """Parts of a micro-batch, weighted by how many units each declares, have its loss as their mean."""
     stage = subject.stage()
     whole, *parts = (
-        subject.counted(stage, subject.batch(stage.model, part))
+        subject.loss_with_units(stage, subject.batch(stage.model, part))
         for part in (slice(None), slice(0, 2), slice(2, None))
     )
     names = list(whole[1])

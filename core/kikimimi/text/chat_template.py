@@ -27,7 +27,7 @@ class _Content:
     """A stretch of the rendered text that is somebody's content, [start, end).
 
     Attributes:
-        role: Whose it is.
+        role: Role whose content it is.
         start: Its first character.
         end: The character after its last one.
         begin: Where the assistant starts to write: after the header that generation starts from.

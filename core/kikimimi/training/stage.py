@@ -44,8 +44,8 @@ class PreparedStage:
 
     Attributes:
         name: The stage's name.
-        recipe: With its parts as the stage has them.
-        options: The stage's, its length in steps.
+        recipe: The recipe, with its parts as the stage has them.
+        options: The stage's options, its length in steps.
         module: Loss, optimiser, and what a checkpoint holds.
         loader: The micro-batches in planned order.
         validation: The held-out ones, or None.
@@ -53,7 +53,7 @@ class PreparedStage:
         interval: What the module gathers for the next log line.
         meter: Counts operations.
         metrics: The metrics file, cut back to the newest checkpoint.
-        loggers: Those besides.
+        loggers: The loggers besides.
         faults: The account of what could not be read.
         best: What the validation losses decide.
         metadata: Provenance, for the header of weights files.

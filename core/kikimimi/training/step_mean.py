@@ -55,7 +55,7 @@ class StepMean:
     units counts n / (N / micro-batches) times for that.
 
     Attributes:
-        counts: Those of each micro-batch of this rank that is still to come in the step.
+        counts: Counts of each micro-batch of this rank that is still to come in the step.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class StepMean:
         """Begin a step.
 
         Args:
-            counts: Those of this rank's micro-batches, in order.
+            counts: Counts of this rank's micro-batches, in order.
             of_every_rank: The numbers of all micro-batches of each rank.
         """
         self.counts = list(counts)

@@ -41,7 +41,7 @@ class WeightsFiles:
     Attributes:
         source: The source as it was written.
         revision: Commit of the Hub snapshot, or None for other sources.
-        files: For each name its path, or the paths of its parts in order: `model.bin.part1` and
+        files: The path of each name, or the paths of its parts in order: `model.bin.part1` and
             `model.bin.part2` are the parts of `model.bin`.
     """
 

@@ -38,9 +38,9 @@ class StoredTensor:
     """A tensor in one or more files, of which nothing is read yet.
 
     Attributes:
-        name: In the files.
+        name: Name in the files.
         shape: The whole tensor's shape.
-        pieces: Each with its first row and the number of rows; a whole tensor is one piece.
+        pieces: The pieces, each with its first row and the number of rows; a whole tensor is one piece.
     """
 
     name: str
@@ -129,8 +129,8 @@ def write_tensors(
 
     Args:
         path: The file; None where another rank writes it and this one only helps to fetch.
-        tensors: By name.
-        metadata: For the header.
+        tensors: Tensors by name.
+        metadata: Texts for the header.
         fetch: Brings the values of a tensor here, of the same shape and dtype; called for every tensor in an
             order that depends on names and dtypes alone, also after a failure, since other ranks take part.
 

@@ -30,7 +30,7 @@ from kikimimi import (
 from kikimimi.weights import CONFIG_PATTERNS, load_state
 from kikimimi_adapters.frame_groups import zero_past_lengths
 
-FILE = "ctc_vocabulary.json"
+VOCABULARY_FILE = "ctc_vocabulary.json"
 """Where the characters of the training data are kept."""
 _HEADS = ("lm_head.", "ctc_head.")
 """Where transformers' CTC models hold their head: Wav2Vec2, HuBERT, WavLM and so on; Parakeet."""
@@ -133,8 +133,8 @@ def build_vocabulary(name: str, context: AdapterContext) -> Vocabulary:
                 "vocabulary: llm needs an LLM, and there is none here. Allowed: characters, bytes"
             )
         return context.vocabulary
-    if context.assets is not None and (context.assets / FILE).exists():
-        return CharacterVocabulary.load(context.assets / FILE)
+    if context.assets is not None and (context.assets / VOCABULARY_FILE).exists():
+        return CharacterVocabulary.load(context.assets / VOCABULARY_FILE)
     if context.texts is None:
         raise ValueError(
             "vocabulary: characters is built from the transcripts of the training data, and there are none "
@@ -352,7 +352,7 @@ class CTCCompressor(Adapter):
         """Write the characters that the head knows, where they come from the data."""
         vocabulary = self.ctc.vocabulary
         if self.config.vocabulary == "characters" and isinstance(vocabulary, CharacterVocabulary):
-            vocabulary.save(folder / FILE)
+            vocabulary.save(folder / VOCABULARY_FILE)
 
     def max_tokens(self, num_frames: int) -> int:
         """Return F: every frame may have a label of its own."""

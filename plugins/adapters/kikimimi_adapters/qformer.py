@@ -23,12 +23,12 @@ from kikimimi import (
 from kikimimi_adapters.attention import attend
 from kikimimi_adapters.frame_groups import FrameGroups
 
-Source = tuple[Tensor, Tensor]
+Attended = tuple[Tensor, Tensor]
 """What n groups of queries look at: (n, K, E) frames, finite also where they are not real, and (n, K) bool,
 true where they are: at least once for each group."""
 
 NORM_EPS = 1e-12
-"""Of every LayerNorm, as in BERT."""
+"""Epsilon of every LayerNorm, as in BERT."""
 INIT_STD = 0.02
 """Standard deviation of every linear layer's first weights, as in BERT."""
 
@@ -40,7 +40,7 @@ class QFormerLayer(Blip2QFormerLayer):  # type: ignore[misc]
     """
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, hidden: Tensor, sources: Sequence[Source]
+        self, hidden: Tensor, sources: Sequence[Attended]
     ) -> Tensor:
         """Transform (N, Q, H) queries; the first groups look at the first source, and so on."""
         hidden = self._look(self.attention, hidden, hidden, None)
@@ -119,7 +119,7 @@ class QFormer(nn.Module):
                 module.attention.attention.query.requires_grad_(False)
                 module.attention.attention.key.requires_grad_(False)
 
-    def forward(self, queries: Tensor, sources: Sequence[Source]) -> Tensor:
+    def forward(self, queries: Tensor, sources: Sequence[Attended]) -> Tensor:
         """Let groups of queries look at frames, each group at its own.
 
         Args:

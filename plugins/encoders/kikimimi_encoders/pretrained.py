@@ -59,7 +59,7 @@ class Sizes(Options):
 
         Args:
             config: The config.
-            names: For each size the config's name of it.
+            names: The config's name of each size.
             source: Where it is from, for the message.
 
         Raises:

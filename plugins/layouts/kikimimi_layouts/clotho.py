@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 
 from kikimimi import DataError, LayoutConfig, Row
 from kikimimi_layouts.corpus_folder import is_missing, licence_name
-from kikimimi_layouts.table import Fields, Table, TableLayout
+from kikimimi_layouts.table import Cells, Table, TableLayout
 
-Split = Literal["development", "validation", "evaluation"]
+_Split = Literal["development", "validation", "evaluation"]
 _CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
 _TABLES = ("clotho_csv_files", ".")
 _AUDIO = ("clotho_audio_files", ".")
@@ -28,7 +28,7 @@ class Clotho(TableLayout):
     class Config(LayoutConfig):
         """Options of the layout `clotho`."""
 
-        split: Split = "development"
+        split: _Split = "development"
         """The set whose clips are taken."""
 
     config: Config
@@ -45,10 +45,10 @@ class Clotho(TableLayout):
     @classmethod
     def matches(cls, path: Path) -> bool:
         """Tell whether there is a table of captions."""
-        names = [f"clotho_captions_{split}.csv" for split in get_args(Split)]
+        names = [f"clotho_captions_{split}.csv" for split in get_args(_Split)]
         return any((path / place / name).is_file() for place in _TABLES for name in names)
 
-    def row(self, where: str, fields: Fields) -> Row:
+    def row(self, where: str, fields: Cells) -> Row:
         """Make a row of a clip's captions."""
         captions, name = [fields[column] for column in _CAPTIONS], fields["file_name"]
         meta = {"source": "clotho", "captions": captions, **self.about.get(name, {})}

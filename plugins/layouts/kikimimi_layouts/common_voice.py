@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 
 from kikimimi import DataError, LayoutConfig, RequestError, Row
 from kikimimi_layouts.corpus_folder import find_file, find_folder
-from kikimimi_layouts.table import Fields, Table, TableLayout
+from kikimimi_layouts.table import Cells, Table, TableLayout
 
-Split = Literal["train", "dev", "test", "validated", "invalidated", "other"]
+_Split = Literal["train", "dev", "test", "validated", "invalidated", "other"]
 
 
 class CommonVoice(TableLayout):
@@ -24,7 +24,7 @@ class CommonVoice(TableLayout):
     class Config(LayoutConfig):
         """Options of the layout `common_voice`."""
 
-        split: Split = "train"
+        split: _Split = "train"
         """Table of the release whose clips are taken (``train.tsv``)."""
         language: str | None = None
         """Language of every clip (ISO 639-1 code); null takes it from the column ``locale``."""
@@ -46,9 +46,9 @@ class CommonVoice(TableLayout):
     @classmethod
     def matches(cls, path: Path) -> bool:
         """Tell whether there are ``clips/`` and the tables of a release."""
-        return (path / "clips").is_dir() and any((path / f"{name}.tsv").is_file() for name in get_args(Split))
+        return (path / "clips").is_dir() and any((path / f"{n}.tsv").is_file() for n in get_args(_Split))
 
-    def row(self, where: str, fields: Fields) -> Row:
+    def row(self, where: str, fields: Cells) -> Row:
         """Make a row of a line of the table."""
         name, text, locale = fields.pop("path"), fields.pop("sentence"), fields.get("locale", "")
         if not name:

@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kikimimi import RequestError, Row, encode_audio, listing, nearest, read_options
+from kikimimi import RequestError, Role, Row, encode_audio, listing, nearest, read_options
 
 FIELDS_FOLDER = Path(__file__).parent / "fields"
 """Holds the shipped files."""
 Clip = bytes | Path
-Role = Literal["system", "user", "assistant"]
 
 
 def _need(holds: bool, message: str) -> None:
@@ -22,7 +21,7 @@ def _need(holds: bool, message: str) -> None:
 
 
 @dataclass(kw_only=True, frozen=True)
-class Part:
+class TurnPart:
     """One part of a turn: audio, text of a column, or a fixed text."""
 
     audio: str | None = None
@@ -46,12 +45,12 @@ class Part:
 
 
 @dataclass(kw_only=True, frozen=True)
-class Turn(Part):
+class Turn(TurnPart):
     """One turn of a conversation: a single part, or several."""
 
     role: Role
     """Who speaks."""
-    parts: list[Part] = field(default_factory=list)
+    parts: list[TurnPart] = field(default_factory=list)
     """Several parts in this order, in place of audio, transcript, text and fixed."""
     if_null: Literal["error", "skip", "end"] = "error"
     """What to do where a column of the turn is null: leave the row out as malformed (error), leave the turn
@@ -65,7 +64,7 @@ class Turn(Part):
             f"parts: stands in place of {', '.join(given)}: leave one of the two out",
         )
         if not self.parts:
-            object.__setattr__(self, "parts", [Part(**given)])
+            object.__setattr__(self, "parts", [TurnPart(**given)])
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -242,7 +241,7 @@ class FieldsRow:
             turns.append({"role": turn.role, "content": self._parts(turn, values, clips)})
         return turns
 
-    def _is_null(self, part: Part, values: dict[str, Any]) -> bool:
+    def _is_null(self, part: TurnPart, values: dict[str, Any]) -> bool:
         if part.audio is not None:
             return self._clip(values[part.audio]) is None
         return part.text is not None and values[part.text] is None

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 
 from kikimimi import DataError, LayoutConfig, Row
 from kikimimi_layouts.corpus_folder import find_file, find_folder, licence_name
-from kikimimi_layouts.table import Fields, Table, TableLayout
+from kikimimi_layouts.table import Cells, Table, TableLayout
 
-Split = Literal["dev", "eval"]
+_Split = Literal["dev", "eval"]
 
 
 class FSD50K(TableLayout):
@@ -24,7 +24,7 @@ class FSD50K(TableLayout):
     class Config(LayoutConfig):
         """Options of the layout `fsd50k`."""
 
-        split: Split = "dev"
+        split: _Split = "dev"
         """The development or the evaluation set."""
         part: Literal["all", "train", "val"] = "all"
         """Part of the development set: its own training or validation clips, or all."""
@@ -49,10 +49,10 @@ class FSD50K(TableLayout):
     def matches(cls, path: Path) -> bool:
         """Tell whether there is the ground truth beside a folder of clips."""
         return (path / "FSD50K.ground_truth").is_dir() and any(
-            (path / f"FSD50K.{split}_audio").is_dir() for split in get_args(Split)
+            (path / f"FSD50K.{split}_audio").is_dir() for split in get_args(_Split)
         )
 
-    def row(self, where: str, fields: Fields) -> Row:
+    def row(self, where: str, fields: Cells) -> Row:
         """Make a row of a clip's labels."""
         labels = fields["labels"].split(",")
         text = ", ".join(label.replace("_", " ") for label in labels)
@@ -60,7 +60,7 @@ class FSD50K(TableLayout):
         name = f"{fields['fname']}.wav"
         return Row(name, {"text": text, "language": "en", "meta": meta}, (self.audio / name,))
 
-    def _is_of_part(self, fields: Fields) -> bool:
+    def _is_of_part(self, fields: Cells) -> bool:
         return self.config.part in ("all", fields.get("split"))
 
 

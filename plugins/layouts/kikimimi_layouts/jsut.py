@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from kikimimi import DataError, Layout, LayoutConfig, Row
 from kikimimi_layouts.corpus_folder import find_file, find_folder, is_missing, lines_of
 
-Subset = Literal[
+_Subset = Literal[
     "all",
     "basic5000",
     "countersuffix26",
@@ -35,7 +35,7 @@ class JSUT(Layout):
     class Config(LayoutConfig):
         """Options of the layout `jsut`."""
 
-        subset: Subset = "basic5000"
+        subset: _Subset = "basic5000"
         """Folder whose sentences are taken; ``all`` takes every one that is there."""
 
     config: Config
@@ -74,4 +74,4 @@ class JSUT(Layout):
 
 
 def _subsets(folder: Path) -> list[str]:
-    return [name for name in get_args(Subset)[1:] if (folder / name / _TRANSCRIPT).is_file()]
+    return [name for name in get_args(_Subset)[1:] if (folder / name / _TRANSCRIPT).is_file()]

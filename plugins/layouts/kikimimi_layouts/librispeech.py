@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from kikimimi import DataError, Layout, LayoutConfig, Row
 from kikimimi_layouts.corpus_folder import find_folder, is_missing, lines_of
 
-Split = Literal[
+_Split = Literal[
     "train-clean-100",
     "train-clean-360",
     "train-other-500",
@@ -33,7 +33,7 @@ class LibriSpeech(Layout):
     class Config(LayoutConfig):
         """Options of the layout `librispeech`."""
 
-        split: Split = "train-clean-100"
+        split: _Split = "train-clean-100"
         """Folder whose clips are taken; ``train-clean-5`` and ``dev-clean-2`` are those of Mini
         LibriSpeech."""
         case: Literal["lower", "as_is"] = "lower"
@@ -52,7 +52,7 @@ class LibriSpeech(Layout):
     @classmethod
     def matches(cls, path: Path) -> bool:
         """Tell whether there is a split with a transcript."""
-        return any(next((path / split).glob("*/*/*.trans.txt"), None) for split in get_args(Split))
+        return any(next((path / split).glob("*/*/*.trans.txt"), None) for split in get_args(_Split))
 
     def __len__(self) -> int:
         return len(self.utterances)

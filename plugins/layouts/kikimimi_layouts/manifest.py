@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi import DataError, LayoutConfig, RequestError, Row, listing, nearest, parse_conversation
-from kikimimi_layouts.table import KINDS, Fields, Table, TableLayout
+from kikimimi_layouts.table import TABLE_SUFFIXES, Cells, Table, TableLayout
 
 _STEMS = ("manifest", "metadata")
 _OF_CONVERSATIONS = ("messages", "chosen", "rejected")
@@ -61,24 +61,24 @@ class Manifest(TableLayout):
     def matches(cls, path: Path) -> bool:
         """Tell whether it is a table, or a folder that holds a manifest and no other table of that kind."""
         if path.is_file():
-            return path.suffix in KINDS
+            return path.suffix in TABLE_SUFFIXES
         tables = _tables(path)
         if any(table.stem in _STEMS for table in tables):
             return True
         return len(tables) == 1 and _begins_like_a_manifest(tables[0])
 
-    def row(self, where: str, fields: Fields) -> Row:
+    def row(self, where: str, fields: Cells) -> Row:
         """Make a row of a labelled clip or of a conversation."""
         record, files = self._read(where, fields)
         return Row(files[0] if files else where, record, tuple(self.folder / file for file in files))
 
-    def _read(self, where: str, fields: Fields) -> tuple[dict[str, Any], list[str]]:
+    def _read(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[str]]:
         """Return the record of a row, and the names of its audio files."""
         if self.may_converse and "messages" in fields:
             return self._conversation(where, fields)
         return self._labelled_clip(where, fields)
 
-    def _labelled_clip(self, where: str, fields: Fields) -> tuple[dict[str, Any], list[str]]:
+    def _labelled_clip(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[str]]:
         for option in ("path", "text"):
             if (column := getattr(self.config, option)) not in fields:
                 raise RequestError(
@@ -93,7 +93,7 @@ class Manifest(TableLayout):
         language, meta = self._about(where, fields)
         return {"text": text or "", "language": language, "meta": meta}, [path]
 
-    def _conversation(self, where: str, fields: Fields) -> tuple[dict[str, Any], list[str]]:
+    def _conversation(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[str]]:
         record = {name: fields.pop(name) for name in _OF_CONVERSATIONS if name in fields}
         language, meta = self._about(where, fields)
         record["meta"] = meta if language is None else {**meta, "language": language}
@@ -108,7 +108,7 @@ class Manifest(TableLayout):
                     part["audio"] = str(files.index(part["audio"]))
         return record, files
 
-    def _about(self, where: str, fields: Fields) -> tuple[str | None, dict[str, Any]]:
+    def _about(self, where: str, fields: Cells) -> tuple[str | None, dict[str, Any]]:
         """Return the language of a row, and the meta of what is left of it."""
         meta = fields
         if "meta" in fields and isinstance(inner := fields["meta"], dict | None):
@@ -135,7 +135,7 @@ class Manifest(TableLayout):
 
 def _tables(folder: Path) -> list[Path]:
     return (
-        sorted(path for path in folder.iterdir() if path.suffix in KINDS and path.is_file())
+        sorted(path for path in folder.iterdir() if path.suffix in TABLE_SUFFIXES and path.is_file())
         if folder.is_dir()
         else []
     )
@@ -150,7 +150,7 @@ def _manifest(path: Path) -> Path:
     found = [table for table in tables if table.stem in _STEMS] or tables
     if len(found) == 1:
         return found[0]
-    looked = f"looked for one of {', '.join(KINDS)}, such as metadata.csv"
+    looked = f"looked for one of {', '.join(TABLE_SUFFIXES)}, such as metadata.csv"
     if not found:
         raise RequestError(f"{path}: holds no manifest; {looked}")
     raise RequestError(

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from kikimimi import LayoutConfig, RequestError, Row, listing
 from kikimimi_layouts.corpus_folder import is_missing
-from kikimimi_layouts.table import Fields, Table, TableLayout
+from kikimimi_layouts.table import Cells, Table, TableLayout
 
 Size = Literal["tiny", "small", "medium", "large", "all"]
 
@@ -50,7 +50,7 @@ class ReazonSpeech(TableLayout):
         """Tell whether there is a table of such a name whose first line names a FLAC file."""
         return any(_names_flac(table) for table in _tables(path))
 
-    def row(self, where: str, fields: Fields) -> Row:
+    def row(self, where: str, fields: Cells) -> Row:
         """Make a row of a line of the table."""
         meta = {"license": "CDLA-Sharing-1.0", "source": "reazonspeech"}
         record = {"text": fields["text"], "language": "ja", "meta": meta}

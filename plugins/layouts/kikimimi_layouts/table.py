@@ -12,12 +12,12 @@ from typing import IO, Any
 
 from kikimimi import DataError, Layout, RequestError, Row, listing
 
-KINDS = (".csv", ".jsonl", ".tsv")
+TABLE_SUFFIXES = (".csv", ".jsonl", ".tsv")
 """File name endings that `Table` reads."""
 
-Fields = dict[str, Any]
-Check = Callable[[str, Fields], object]
-Keep = Callable[[Fields], bool]
+Cells = dict[str, Any]
+_Check = Callable[[str, Cells], object]
+_Keep = Callable[[Cells], bool]
 
 
 class Table:
@@ -47,13 +47,13 @@ class Table:
         columns: Sequence[str] = (),
         needs: Sequence[str] = (),
         what: str = "",
-        check: Check | None = None,
-        keep: Keep | None = None,
+        check: _Check | None = None,
+        keep: _Keep | None = None,
     ) -> None:
         if not path.is_file():
             raise RequestError(f"{path}: no such file")
-        if path.suffix not in KINDS:
-            raise RequestError(f"{path}: a table is one of {listing(KINDS)}, not '{path.suffix}'")
+        if path.suffix not in TABLE_SUFFIXES:
+            raise RequestError(f"{path}: a table is one of {listing(TABLE_SUFFIXES)}, not '{path.suffix}'")
         self.path, self.keep = path, keep
         self.is_json = path.suffix == ".jsonl"
         self._offsets, self._numbers = array("q"), array("q")
@@ -74,7 +74,7 @@ class Table:
         """Return the number of rows."""
         return len(self._offsets)
 
-    def rows(self, begin: int, end: int) -> Iterator[tuple[str, Fields]]:
+    def rows(self, begin: int, end: int) -> Iterator[tuple[str, Cells]]:
         """Yield the place (``table.csv:7``) and the fields of the rows from `begin` to before `end`."""
         if begin >= min(end, len(self)):
             return
@@ -86,7 +86,7 @@ class Table:
                 if row + 1 == end:
                     return
 
-    def _read(self, lines: _Lines) -> Iterator[tuple[int, int, Fields]]:
+    def _read(self, lines: _Lines) -> Iterator[tuple[int, int, Cells]]:
         rows = self._mappings(lines) if self.is_json else self._records(lines)
         return (row for row in rows if self.keep is None or self.keep(row[2]))
 
@@ -96,7 +96,7 @@ class Table:
             raise DataError(f"{self.path}:1: column {listing(repeated)} is there twice")
         return tuple(header)
 
-    def _records(self, lines: _Lines) -> Iterator[tuple[int, int, Fields]]:
+    def _records(self, lines: _Lines) -> Iterator[tuple[int, int, Cells]]:
         for offset, number, values in self._split(lines):
             if len(values) != len(self.columns):
                 whose = f"the header has {len(self.columns)}" if number > 1 else f"{len(self.columns)} belong"
@@ -120,7 +120,7 @@ class Table:
             if values:
                 yield offset, number, values
 
-    def _mappings(self, lines: _Lines) -> Iterator[tuple[int, int, Fields]]:
+    def _mappings(self, lines: _Lines) -> Iterator[tuple[int, int, Cells]]:
         offset = lines.offset
         for line in lines:
             if line.strip():
@@ -149,7 +149,7 @@ class TableLayout(Layout):
             yield self.row(where, fields)
 
     @abstractmethod
-    def row(self, where: str, fields: Fields) -> Row:
+    def row(self, where: str, fields: Cells) -> Row:
         """Make a row of the fields that stand at a place (``table.csv:7``)."""
 
 

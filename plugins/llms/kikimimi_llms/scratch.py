@@ -62,7 +62,7 @@ def scratch_config(model_type: str, scratch: Scratch, tokenizer: Any) -> Any:
     """Return the configuration of a decoder that is trained from scratch.
 
     Args:
-        model_type: As transformers calls the architecture.
+        model_type: The architecture's name in transformers.
         scratch: Its sizes.
         tokenizer: Its tokenizer, which says how many tokens there are and which one ends an answer.
 

@@ -31,7 +31,7 @@ from kikimimi_llms.pretrained import Pretrained
 from kikimimi_llms.scratch import Tokens, check_heads
 from kikimimi_llms.transformers_llm import TransformersLLM, until_stop
 
-MODEL_TYPES = ("mt5", "t5", "umt5")
+_MODEL_TYPES = ("mt5", "t5", "umt5")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -98,7 +98,7 @@ class PlainText:
 
         Args:
             conversation: The turns. The last one is what is learnt, where it is the assistant's.
-            generate: All turns are the prompt.
+            generate: Whether all turns are the prompt.
 
         Raises:
             ValueError: An answer holds audio, or a text cannot be encoded without forming a control token.
@@ -262,10 +262,10 @@ class Seq2Seq(TransformersLLM):
 
     def _checked_config(self, pretrained: Pretrained) -> Any:
         config = pretrained.config()
-        if config.model_type not in MODEL_TYPES or pretrained.gguf is not None:
+        if config.model_type not in _MODEL_TYPES or pretrained.gguf is not None:
             kind = "GGUF" if pretrained.gguf is not None else config.model_type
             raise WeightsError(
-                f"{self.config.weights}: is a {kind!r} model; llm 'seq2seq' takes {', '.join(MODEL_TYPES)} "
+                f"{self.config.weights}: is a {kind!r} model; llm 'seq2seq' takes {', '.join(_MODEL_TYPES)} "
                 "with safetensors"
             )
         return config

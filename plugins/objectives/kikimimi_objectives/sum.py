@@ -55,7 +55,7 @@ class Sum(Objective):
 
     @property
     def views(self) -> frozenset[View]:
-        """Those of all terms."""
+        """The views of all terms."""
         return frozenset[View]().union(*(term.views for term in self.terms.values()))
 
     @property
@@ -74,7 +74,7 @@ class Sum(Objective):
         return any(term.generates for term in self.terms.values())
 
     def units(self, step: Step) -> Mapping[str, Units]:
-        """Those of each term.
+        """The units of each term.
 
         Raises:
             ValueError: A term is not a mean over one thing.

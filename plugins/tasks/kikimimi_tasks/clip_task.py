@@ -45,15 +45,15 @@ class ClipTaskConfig(TaskConfig):
         return True
 
 
-Options = TypeVar("Options", bound=ClipTaskConfig)
+_Options = TypeVar("_Options", bound=ClipTaskConfig)
 
 
-class ClipTask(Task, Generic[Options]):
+class ClipTask(Task, Generic[_Options]):
     """Makes ``[system, user: audio and request, assistant: answer]`` of a labelled clip."""
 
     name: ClassVar[str]
     """Name of the task, for messages."""
-    config: Options
+    config: _Options
 
     @abstractmethod
     def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:

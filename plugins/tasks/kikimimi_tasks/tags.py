@@ -19,7 +19,7 @@ from kikimimi_tasks.translate import language_names, translation
 SEPARATOR = ", "
 """What stands between the items of an answer that is a list."""
 
-Kind = Literal[
+TagKind = Literal[
     "transcribe",
     "translate",
     "caption",
@@ -31,7 +31,7 @@ Kind = Literal[
 ]
 
 _Answer = Callable[[LabelledClip, Random | None], str]
-_ANSWERS: dict[Kind, _Answer] = {
+_ANSWERS: dict[TagKind, _Answer] = {
     "transcribe": lambda clip, rng: clip.text("text", what="the transcript"),
     "caption": caption,
     "keyword": lambda clip, rng: SEPARATOR.join(clip.texts("keywords", what="the keywords")),
@@ -48,7 +48,7 @@ OF_SOUND = ("caption", "event", "song_meta")
 class TagsConfig(ClipTaskConfig):
     """Options of the task `tags`."""
 
-    kind: Kind = "transcribe"
+    kind: TagKind = "transcribe"
     """What is wanted; also the tag that says so. It decides which field of the record is the answer: text,
     translation, captions (or caption), keywords, emotion, events, speakers or title."""
     target: str | None = None

@@ -60,14 +60,14 @@ class Translate(BankTask[TranslationConfig]):
 
     def bank(self) -> Bank:
         """Return the requests, the target named in the language of the prompt."""
-        return named(super().bank(), self.config.target)
+        return with_target(super().bank(), self.config.target)
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return the translation."""
         return translation(clip, self.config.target)
 
 
-def named(bank: Bank, target: str) -> Bank:
+def with_target(bank: Bank, target: str) -> Bank:
     """Return requests that name the target in their own language."""
     return {
         language: [text.replace("{target}", language_names()[language][target]) for text in texts]
@@ -100,7 +100,7 @@ class TranslateCoT(BankTask[TranslateCoTConfig]):
         """Return the requests, target and separator named."""
         return {
             language: [text.replace("{separator}", self.config.separator) for text in texts]
-            for language, texts in named(super().bank(), self.config.target).items()
+            for language, texts in with_target(super().bank(), self.config.target).items()
         }
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:

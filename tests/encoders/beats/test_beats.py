@@ -19,7 +19,7 @@ from kikimimi_encoders.beats.beats import BEATsEncoder
 from kikimimi_encoders.beats.model import (
     BEATsAttention,
     BEATsLayer,
-    PositionalConvolution,
+    BEATsPositionalConvolution,
     Sizes,
     position_buckets,
 )
@@ -212,7 +212,7 @@ def test_attention_equals_wavlms_where_the_query_is_the_input() -> None:
 
 def test_positions_equal_torchs_weight_norm_and_wavlms() -> None:
     torch.manual_seed(0)
-    ours = PositionalConvolution(12, 8, 3)
+    ours = BEATsPositionalConvolution(12, 8, 3)
     with torch.no_grad():
         ours.weight_g.normal_()
         ours.bias.normal_()
@@ -233,7 +233,7 @@ def test_positions_equal_torchs_weight_norm_and_wavlms() -> None:
 
 
 def test_a_new_kernel_is_not_scaled() -> None:
-    fresh = PositionalConvolution(12, 8, 3)
+    fresh = BEATsPositionalConvolution(12, 8, 3)
     torch.testing.assert_close(fresh.weight_g[0, 0], fresh.weight_v.square().sum((0, 1)).sqrt())
 
 

@@ -85,7 +85,7 @@ class PlanSampler(Sampler[list[Planned]]):
     Args:
         plan: The endless order.
         total: Micro-batches of the whole stage, over all ranks; divisible by `world_size`.
-        rank: This process.
+        rank: Rank of this process.
         world_size: Number of processes.
     """
 
@@ -109,7 +109,7 @@ class StepBatch:
 
     Attributes:
         batch: The micro-batch.
-        ahead: With the first of a step all of this rank's, itself among them, on the CPU; else none.
+        ahead: This rank's micro-batches of the step, on the CPU, with the first of them; else none.
     """
 
     batch: Batch

@@ -38,7 +38,7 @@ def record_shares(
         counts: How many records each has.
         seconds: How much audio each has, its written text counted, too [s].
         by: Whether parts of the mixture are parts of the records or of the seconds.
-        temperature: See above.
+        temperature: The T above.
 
     Raises:
         ValueError: Some have weights and others not.

@@ -43,7 +43,7 @@ class PackReport:
         out: Folder of the shards.
         pattern: Names all the shards, as a recipe does.
         rows: Rows of the corpus.
-        shards: In order.
+        shards: The shards in order.
         kept_shards: How many of them were there before.
         wanted_licenses: The licences to keep; empty keeps all.
     """

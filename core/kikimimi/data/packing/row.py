@@ -100,7 +100,7 @@ class Dropped:
     Attributes:
         row: Its number, from 0.
         name: What the corpus calls it.
-        reason: One of the reasons of this module.
+        reason: The reason, one of this module's.
         detail: The whole message.
         seconds: Length of its clips, or None where that is not known [s].
     """

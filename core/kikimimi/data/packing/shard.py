@@ -36,7 +36,7 @@ class Tally:
     """How many rows were left out for one reason.
 
     Attributes:
-        rows: How many.
+        rows: Number of rows.
         seconds: Length of their clips, where it is known [s].
         rows_of_unknown_length: How many rows are of no known length.
     """
@@ -59,10 +59,10 @@ class PackedShard:
     Attributes:
         name: File name.
         made_from: SHA-256 (hex) of the rows, of size and time of the audio files, and of the settings.
-        records: How many.
+        records: Number of records.
         seconds: Length of their clips [s].
         silent: How many of them have a silent clip, kept nevertheless.
-        dropped: By reason.
+        dropped: Rows left out, by reason.
         licenses: How many rows of its range, left out or not, name each licence, or `UNNAMED`.
     """
 
@@ -211,7 +211,7 @@ def pack_shards(
     """Make shards, in processes where there is more than one worker.
 
     Returns:
-        For each job what the shard holds, and whether it was there before.
+        What each job's shard holds, and whether it was there before.
 
     Raises:
         RequestError: The corpus cannot be opened by a process.

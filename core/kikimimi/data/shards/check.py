@@ -50,7 +50,7 @@ class CheckReport:
     Attributes:
         shards: How many shards were checked.
         records: How many records.
-        problems: In order of the shards and of the offsets in them.
+        problems: Problems in the order of the shards and of the offsets in them.
     """
 
     shards: int

@@ -40,7 +40,7 @@ class IndexReport:
 
     Attributes:
         shards: How many shards.
-        records: In all of them.
+        records: How many records are in all of them.
         seconds: Length of the audio [s].
         left_out: Records that are not in the indexes.
     """

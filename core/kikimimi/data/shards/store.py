@@ -30,7 +30,7 @@ DRIVERS = {
 
 ATTEMPTS = 5
 FIRST_PAUSE = 0.5
-"""Before the second attempt [s]; it doubles with each one."""
+"""Pause before the second attempt [s]; it doubles with each one."""
 CONNECT_SECONDS = 30.0
 SILENT_SECONDS = 60.0
 """How long a server may keep silent before it is asked again [s]."""

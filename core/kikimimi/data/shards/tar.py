@@ -22,11 +22,11 @@ class TarEntry(NamedTuple):
     """An entry of a tar.
 
     Attributes:
-        name: As it stands there; what is not UTF-8 is written with backslashes.
+        name: Name in the tar; what is not UTF-8 is written with backslashes.
         offset: Where its first header is [bytes].
         end: Where the next header begins [bytes].
         content: Its bytes.
-        regular: It is a plain file: no link, no device, not sparse.
+        regular: Whether it is a plain file: no link, no device, not sparse.
     """
 
     name: str
@@ -48,9 +48,9 @@ def read_entries(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Ite
     """Read the entries of a tar, or of a piece of one, in order. Folders are passed over.
 
     Args:
-        file: Open for reading, at the start of the tar or of the piece.
+        file: The file, open for reading at the start of the tar or of the piece.
         start: Where in the tar the piece begins [bytes].
-        whole: It is a whole tar: check that it ends as a tar does.
+        whole: Whether it is a whole tar, which has to end as a tar does.
 
     Raises:
         BrokenTarError: A header is damaged, an entry breaks off, or the end is missing.

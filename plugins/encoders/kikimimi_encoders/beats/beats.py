@@ -9,7 +9,7 @@ import torchaudio.compliance.kaldi
 from torch import Tensor, nn
 
 from kikimimi import Padded, WeightsError, WeightsFiles, full_precision
-from kikimimi_encoders.beats.model import NUM_MELS, PATCH, BEATsModel, Sizes
+from kikimimi_encoders.beats.model import MEL_BANDS, PATCH, BEATsModel, Sizes
 from kikimimi_encoders.log_mel import HOP, WINDOW
 from kikimimi_encoders.pretrained import (
     SAMPLE_RATE,
@@ -58,7 +58,7 @@ class BEATsEncoder(PretrainedEncoder):
     model: BEATsModel
     name = "beats"
     sizes_class = Sizes
-    frame_rate = SAMPLE_RATE / HOP * NUM_MELS / PATCH**2
+    frame_rate = SAMPLE_RATE / HOP * MEL_BANDS / PATCH**2
     tiny_sizes: ClassVar = {
         **PretrainedEncoder.tiny_sizes,
         "patch_dim": 16,
@@ -112,7 +112,7 @@ class BEATsEncoder(PretrainedEncoder):
 
     def num_frames(self, num_samples: int) -> int:
         """Return 8 for each row of patches: 16 mel frames of 25 ms, every 10 ms, that lie within the clip."""
-        return self._num_rows(num_samples) * (NUM_MELS // PATCH)
+        return self._num_rows(num_samples) * (MEL_BANDS // PATCH)
 
     def forward(self, audio: Padded) -> Padded:
         """Encode (B, S) waveforms at 16 kHz to (B, F, E)."""
@@ -138,7 +138,7 @@ class BEATsEncoder(PretrainedEncoder):
         with torch.no_grad(), full_precision(wave.device):
             mel: Tensor = torchaudio.compliance.kaldi.fbank(
                 wave[None] * 2**15,
-                num_mel_bins=NUM_MELS,
+                num_mel_bins=MEL_BANDS,
                 sample_frequency=SAMPLE_RATE,
                 frame_length=25,
                 frame_shift=10,

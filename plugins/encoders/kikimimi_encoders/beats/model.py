@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kikimimi import Padded, PositiveInt
 from kikimimi_encoders import pretrained
 
-NUM_MELS = 128
+MEL_BANDS = 128
 PATCH = 16
 """Side of a patch [mel frames, mel bands]."""
 
@@ -44,7 +44,7 @@ class Sizes(pretrained.Sizes):
             )
 
 
-class PositionalConvolution(nn.Module):
+class BEATsPositionalConvolution(nn.Module):
     """Adds to each patch what a wide grouped convolution makes of its surroundings (wav2vec 2.0).
 
     The kernel is normalised over all but its last axis, and scaled per tap: weight normalisation of dim 2,
@@ -185,7 +185,7 @@ class BEATsTransformer(nn.Module):
         self.max_distance = sizes.max_distance
         # A list, for the checkpoints' name: pos_conv.0.
         self.pos_conv = nn.ModuleList(
-            [PositionalConvolution(sizes.dim, sizes.conv_pos, sizes.conv_pos_groups)]
+            [BEATsPositionalConvolution(sizes.dim, sizes.conv_pos, sizes.conv_pos_groups)]
         )
         self.layer_norm = nn.LayerNorm(sizes.dim)
         self.layers = nn.ModuleList(
@@ -254,7 +254,7 @@ class BEATsModel(nn.Module):
         # (B, rows x 16, 128) -> (B, width, rows, 8) -> (B, rows x 8, width): low bands first in each row.
         patches = self.patch_embedding(mel.values[:, None]).flatten(2).transpose(1, 2)
         frames = self.post_extract_proj(self.layer_norm(patches))
-        lengths = mel.lengths * (NUM_MELS // PATCH) // PATCH
+        lengths = mel.lengths * (MEL_BANDS // PATCH) // PATCH
         outputs: list[Tensor] = self.encoder(frames, Padded(frames, lengths).mask())
         return outputs
 

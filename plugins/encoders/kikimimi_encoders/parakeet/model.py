@@ -78,7 +78,7 @@ class FastConformer(nn.Module):
             layers: Layers whose outputs are wanted, ascending; 0 is what enters the first block.
 
         Returns:
-            For each of `layers` (B, F, E).
+            The output (B, F, E) of each of `layers`.
         """
         mel_mask = attention = None
         if len(set(mel.lengths.tolist())) > 1:

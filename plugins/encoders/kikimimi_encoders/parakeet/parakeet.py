@@ -22,7 +22,7 @@ from kikimimi_encoders.pretrained import (
 from kikimimi_encoders.spec_augment import SpecAugment, SpectrogramMasking
 
 _FRONT_END = "preprocessor_config.json"
-MODEL_TYPES = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
+_MODEL_TYPES = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
 """Models with a head; their config holds that of the encoder."""
 
 
@@ -128,8 +128,8 @@ class ParakeetEncoder(PretrainedEncoder):
         Raises:
             WeightsError: It is another model, or has another front end.
         """
-        config: Any = read_config(files, self.name, *MODEL_TYPES, "parakeet_encoder")
-        if config["model_type"] in MODEL_TYPES:
+        config: Any = read_config(files, self.name, *_MODEL_TYPES, "parakeet_encoder")
+        if config["model_type"] in _MODEL_TYPES:
             config = config.get("encoder_config")
             if not isinstance(config, dict):
                 raise WeightsError(f"{files.source}: config.json has no encoder_config")

@@ -129,7 +129,7 @@ class SpeechTransformer(nn.Module):
             augment: Changes the projected frames.
 
         Returns:
-            For each of `layers` (B, F, E).
+            The output (B, F, E) of each of `layers`.
         """
         hidden = _first(self.feature_projection(features.values))
         if augment is not None:

@@ -15,12 +15,11 @@ from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import (
 
 from kikimimi import Padded, PositiveInt, WeightsFiles, full_precision
 from kikimimi_encoders import pretrained
+from kikimimi_encoders.log_mel import HOP, WINDOW
 from kikimimi_encoders.pretrained import SAMPLE_RATE, build_config, check_expected, read_config
 from kikimimi_encoders.ssl.masking import MaskedEncoder, MaskingConfig
 from kikimimi_encoders.ssl.model import initialise
 
-HOP = 160
-WINDOW = 400
 NUM_MELS = 80
 STACK = 2
 MIN_SAMPLES = WINDOW + HOP * (STACK - 1)
@@ -72,7 +71,7 @@ class Wav2Vec2BertTransformer(nn.Module):
             augment: Changes the projected frames.
 
         Returns:
-            For each of `layers` (B, F, E).
+            The output (B, F, E) of each of `layers`.
         """
         hidden = self.feature_projection(features.values)[0]
         if augment is not None:

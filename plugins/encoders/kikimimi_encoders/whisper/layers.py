@@ -150,7 +150,7 @@ class WhisperTransformer(nn.Module):
             layers: Numbers of the layers to return, ascending; 0 is what enters the first one.
 
         Returns:
-            For each of `layers` (N, E), clips end to end; with `pairs` N is the sum of `num_pairs(length)`.
+            The output (N, E) of each of `layers`, clips end to end; N counts frames, or pairs where averaged.
         """
         frames = self._convolve(mel, mel_lengths, lengths)
         outputs = [frames] if layers[0] == 0 else []
