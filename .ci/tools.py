@@ -4,4 +4,5 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-print(*(line for line in project["optional-dependencies"]["dev"] if not line.startswith("kikimimi")), sep="\n")
+wanted = project["optional-dependencies"]["dev"]
+print(*(line for line in wanted if not line.startswith("kikimimi")), sep="\n")

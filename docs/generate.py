@@ -21,7 +21,7 @@ import typer
 from kikimimi.cli import app
 from kikimimi.contracts import registry
 from kikimimi.contracts.generation import Generation
-from kikimimi.contracts.options import Option, declared, describe_type
+from kikimimi.contracts.options import Option, declared, describe_bounds, describe_type
 from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
 from kikimimi.recipe.resolve import load_recipe, recipes_folder
 from kikimimi.recipe.schema import (
@@ -135,7 +135,8 @@ def table(cls: type[Any]) -> Iterator[str]:
         return
     yield from ["| option | value | default | |", "|---|---|---|---|"]
     for (name, option), shape in zip(found.items(), shapes(cls).values(), strict=True):
-        cells = (f"`{name}`", value(shape), default(option), one_line(option.docstring))
+        bounds = "" if isinstance(shape, Leaf) else describe_bounds(option.annotation)
+        cells = (f"`{name}`", value(shape) + bounds, default(option), one_line(option.docstring))
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
     yield ""
 

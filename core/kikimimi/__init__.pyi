@@ -50,13 +50,17 @@ from .contracts.objective import (
     Step as Step,
 )
 from .contracts.options import (
+    Distinct as Distinct,
     Fraction as Fraction,
     NonNegativeFloat as NonNegativeFloat,
     NonNegativeInt as NonNegativeInt,
+    OddInt as OddInt,
     Options as Options,
     PositiveFloat as PositiveFloat,
     PositiveInt as PositiveInt,
     Probability as Probability,
+    Rule as Rule,
+    Text as Text,
 )
 from .contracts.precision import full_precision as full_precision
 from .contracts.recogniser import Recogniser as Recogniser, RecogniserConfig as RecogniserConfig

@@ -291,7 +291,7 @@ def test_tiny_config_keeps_the_structure() -> None:
     [
         ({"vocabulary": "words"}, "vocabulary: 'words' is not one of"),
         ({"loss_weight": -0.5}, "loss_weight: must be at least 0, not -0.5"),
-        ({"kernel_size": 4}, "kernel_size must be odd and at least 1, not 4"),
+        ({"kernel_size": 4}, "kernel_size: must be at least 1 and odd, not 4"),
         ({"tail_threshold": 0.0}, "tail_threshold: must be above 0 and at most 1, not 0.0"),
         ({"num_layers": 0}, "num_layers: must be at least 1, not 0"),
         ({"hidden_dim": 8}, "hidden_dim is read only with num_layers of 2 or more"),

@@ -207,7 +207,7 @@ def test_tiny_config_keeps_the_structure() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kernel_sizes": []}, "kernel_sizes and strides must name each convolution, and there are 0 and 2"),
+        ({"kernel_sizes": []}, "kernel_sizes: must not be empty"),
         ({"strides": [2]}, "kernel_sizes and strides must name each convolution, and there are 2 and 1"),
         ({"strides": [2, 0]}, r"strides\[1\]: must be at least 1, not 0"),
         ({"strides": [2, 3]}, "leaves frames unread: it takes a stride of at most 2, or padding: fill"),

@@ -213,7 +213,7 @@ def test_tiny_config_keeps_the_structure() -> None:
     [
         ({"kernel_size": 0}, "kernel_size: must be at least 1, not 0"),
         ({"num_layers": 0}, "num_layers: must be at least 1, not 0"),
-        ({"strides": []}, "kernel_sizes and strides must name each convolution, and there are 0 and 0"),
+        ({"strides": []}, "strides: must not be empty"),
         ({"strides": [4]}, "a stride of 4 with a kernel of 3 .* leaves frames unread"),
         ({"num_heads": 5}, r"num_heads \(5\) must divide dim \(3072\)"),
         ({"activation": "silu"}, "activation: 'silu' is not one of"),

@@ -352,7 +352,7 @@ def test_a_recipe_of_two_encoders_can_be_assembled(tmp_path: Path) -> None:
         ),
         ("name: whisper", "name: whispr", r"encoder\.first: no encoder is called 'whispr'.*Did you mean"),
         ("name: whisper, ", "", r"encoder\.first: its name must be given\. Registered encoders: "),
-        ("[4, 8]", "[8, 4]", r"encoder\.first\.layers: must be in ascending order"),
+        ("[4, 8]", "[8, 4]", r"encoder\.first\.layers: must be .*ascending"),
         ("freq_width: 20", "freq_width: 0", r"encoder\.second\.spec_augment\.freq_width: must be at least 1"),
         (
             "weights: random, spec",

@@ -167,8 +167,10 @@ def test_refuses(tmp_path: Path, name: str, line: str, error: type[Exception], m
 def test_refuses_options() -> None:
     with pytest.raises(ValueError, match="four different columns, not 'a', 'a', 'language'"):
         Manifest.Config(path="a", text="a")
-    with pytest.raises(ValueError, match="license: is empty; leave it out"):
+    with pytest.raises(ValueError, match="license: must not be blank; null is allowed"):
         Manifest.Config(license="")
+    with pytest.raises(ValueError, match="text: must not be blank"):
+        Manifest.Config(text="")
 
 
 def test_fingerprint_follows_files_and_lines(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_options_in_a_recipe(tmp_path: Path) -> None:
             r"objective\.weights\.naer: there is no term 'naer'\. Did you mean 'near'\? Terms: near, text",
         ),
         ("weights={near: 0}", r"objective\.weights\.near: must be above 0, not 0\.0"),
-        ("terms={}", r"objective\.terms: must hold at least one objective"),
+        ("terms={}", r"objective\.terms: must not be empty"),
         ("terms={text: c}", r"objective\.terms\.text: no objective is called 'c'.*Registered objectives"),
         ("terms={text: ce, near: {name: sum}}", r"objective\.terms\.near: a sum inside a sum"),
         (

@@ -182,7 +182,7 @@ def test_too_many_new_tokens_are_refused(tmp_path: Path) -> None:
         ({"max_new_tokens": 0}, "max_new_tokens: must be at least 1, not 0"),
         ({"batch_size": 0}, "batch_size: must be at least 1, not 0"),
         ({"device": "tpu"}, "device: 'tpu' is not one of auto, cpu, cuda"),
-        ({"weights": "random"}, "a recogniser needs trained weights, not random"),
+        ({"weights": "random"}, "weights: must be trained weights, not 'random'"),
     ],
 )
 def test_refuses(options: dict[str, Any], message: str) -> None:

@@ -138,7 +138,7 @@ def test_the_question_stands_as_in_training() -> None:
     [
         ({"order": "audio"}, r"order: 'audio' is not one of audio_first, text_first"),
         ({"ask": "assistant"}, "ask: 'assistant' is not one of system, user"),
-        ({"system": " "}, "system: is empty; null leaves the turn out"),
+        ({"system": " "}, "system: must not be blank; null is allowed"),
         ({"ask": "system", "system": "x"}, r"system: the request is the system turn \(ask: system\)"),
         ({"ask": "system", "order": "text_first"}, "order: the audio is alone in the user's turn"),
         ({"prompt": "none", "ask": "system"}, "ask: says how the request is put, but prompt is 'none'"),

@@ -52,7 +52,7 @@ def test_a_request_stands_beside_turns_of_audio_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"request": " "}, "request: is empty"),
+        ({"request": " "}, "request: must not be blank; null is allowed"),
         ({"order": "text_first"}, "order: says where the request stands, and there is none"),
         ({"order": "text_frist", "request": "x"}, "Did you mean 'text_first'"),
     ],

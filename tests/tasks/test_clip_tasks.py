@@ -197,15 +197,15 @@ def test_a_field_that_holds_something_else(name: str, field: str, value: Any, me
     ("name", "options", "message"),
     [
         ("translate", {"target": "jp"}, r"target: 'jp' is not one of ar, "),
-        ("translate_cot", {"separator": " "}, "separator: is empty: transcript and translation could not be"),
-        ("transcribe", {"tag": " "}, "tag: is empty; null leaves the audio alone"),
+        ("translate_cot", {"separator": " "}, "separator: must not be blank"),
+        ("transcribe", {"tag": " "}, "tag: must not be blank; null is allowed"),
         ("transcribe", {"order": "text_first"}, "order: says how the request is put, but tag is null"),
-        ("transcribe_then_answer", {"response_heading": ""}, "response_heading: is empty: transcript and"),
+        ("transcribe_then_answer", {"response_heading": ""}, "response_heading: must not be blank"),
         ("transcribe_then_answer", {"response_heading": "### Transcript:"}, "response_heading: is the trans"),
-        ("keywords", {"separator": ""}, "separator: is empty: the items could not be told apart"),
+        ("keywords", {"separator": ""}, "separator: must not be empty"),
         ("question_answering", {"prompt": "none", "language": "en"}, "language: says how the request is put"),
-        ("repetition", {"mark": " "}, "mark: is empty: repetition and continuation"),
-        ("continuation", {"mark": ""}, "mark: is empty: repetition and continuation"),
+        ("repetition", {"mark": " "}, "mark: must not be blank"),
+        ("continuation", {"mark": ""}, "mark: must not be blank"),
     ],
 )
 def test_refuses_options(name: str, options: dict[str, Any], message: str) -> None:

@@ -111,15 +111,15 @@ def test_attributes_are_out_of_reach() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompts": {"ja": []}}, "prompts.ja: is empty: give at least one request"),
-        ({"prompts": {"ja": ["x", " "]}}, "prompts.ja: holds an empty request"),
-        ({"prompts": {"ja": ["x", "x"]}}, "prompts.ja: holds the same request twice"),
+        ({"prompts": {"ja": []}}, "prompts.ja: must be not empty and without repeats, not \\[\\]"),
+        ({"prompts": {"ja": ["x", " "]}}, r"prompts\.ja\[1\]: must not be blank"),
+        ({"prompts": {"ja": ["x", "x"]}}, "prompts.ja: must be not empty and without repeats, not "),
         ({"prompts": {"ja": ["{"]}}, "prompts.ja: '{' is no blank"),
         ({"prompts": PROMPTS, "language": "fr"}, "language: 'fr' is not one of auto, en, ja"),
         ({"language": "ja"}, "language: says how the request is put, but prompts is empty: leave it out"),
         ({"order": "text_first"}, "order: says how the request is put, but prompts is empty"),
-        ({"answer": " "}, "answer: is empty: there would be nothing to learn"),
-        ({"transcript": ""}, "transcript: is empty; null says that the clip is no speech"),
+        ({"answer": " "}, "answer: must not be blank"),
+        ({"transcript": ""}, "transcript: must not be blank; null is allowed"),
     ],
 )
 def test_refuses_options(options: dict[str, Any], message: str) -> None:

@@ -3,13 +3,15 @@
 import json
 import os
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
+from annotated_types import Ge, Le
 
 from kikimimi.cli.show import open_recipe
+from kikimimi.contracts.options import NonNegativeInt, PositiveInt
+from kikimimi.data.codec import Codec, SampleRate
 
 app = typer.Typer(help="Make, pack and index training data.", no_args_is_help=True)
 _OF_PACKING = ("layout", "records_per_shard", "prefix", "sample_rate", "codec", "min_seconds", "max_seconds")
@@ -22,26 +24,25 @@ def synth(
         str, typer.Argument(help="A grammar (YAML), or the name of a shipped one: ja_small, ja_dialogue.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for train.csv, held_out.csv and clips/.")],
-    count: Annotated[int, typer.Option(min=1, help="Training sentences.")] = 1000,
-    held_out: Annotated[int, typer.Option(min=0, help="Held-out sentences; none is in training.")] = 100,
+    count: Annotated[PositiveInt, typer.Option(help="Training sentences.")] = 1000,
+    held_out: Annotated[NonNegativeInt, typer.Option(help="Held-out sentences; none is in training.")] = 100,
     instructions: Annotated[
-        int,
+        NonNegativeInt,
         typer.Option(
-            min=0,
-            help="Spoken instructions for training (instructions.jsonl); as many are held out as sentences.",
+            help="Spoken instructions for training (instructions.jsonl); as many are held out as sentences."
         ),
     ] = 0,
     preferences: Annotated[
-        int, typer.Option(min=0, help="Preference pairs beside them (preferences.jsonl).")
+        NonNegativeInt, typer.Option(help="Preference pairs beside them (preferences.jsonl).")
     ] = 0,
     texts: Annotated[
-        int, typer.Option(min=0, help="Conversations without audio beside them (texts.jsonl).")
+        NonNegativeInt, typer.Option(help="Conversations without audio beside them (texts.jsonl).")
     ] = 0,
     voice: Annotated[
         str, typer.Option(help="A registered voice ('kikimimi plugins' lists them).")
     ] = "open_jtalk",
     seed: Annotated[int, typer.Option(help="Seed of the sentences, and of each one's speed and pitch.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that speak.")] = 2,
+    workers: Annotated[PositiveInt, typer.Option(help="Processes that speak.")] = 2,
 ) -> None:
     """Make sentences from a grammar and speak them. Run it again to go on after an interruption."""
     from kikimimi.errors import RequestError
@@ -62,13 +63,6 @@ def synth(
         workers=workers,
     )
     typer.echo(report.summary())
-
-
-class _Codec(StrEnum):
-    """How clips are encoded."""
-
-    flac = "flac"
-    opus = "opus"
 
 
 @app.command()
@@ -98,14 +92,14 @@ def pack(
             show_default="the one that matches",
         ),
     ] = None,
-    sample_rate: Annotated[int, typer.Option(min=1, help="Sampling rate of the packed audio [Hz].")] = 16_000,
+    sample_rate: Annotated[SampleRate, typer.Option(help="Sampling rate of the packed audio [Hz].")] = 16_000,
     codec: Annotated[
-        _Codec,
+        Codec,
         typer.Option(
             help="flac: 16 bits, lossless. opus: for speech a sixth of the size, not lossless, and "
             "slow to make: 20 minutes of audio take a core one minute."
         ),
-    ] = _Codec.flac,
+    ] = "flac",
     min_seconds: Annotated[
         float | None, typer.Option(help="Leave rows out that have a shorter clip [s].", show_default="any")
     ] = None,
@@ -121,11 +115,12 @@ def pack(
             show_default="all",
         ),
     ] = None,
-    records_per_shard: Annotated[int, typer.Option(min=1, help="Rows of the corpus for each shard.")] = 1000,
+    records_per_shard: Annotated[PositiveInt, typer.Option(help="Rows of the corpus for each shard.")] = 1000,
     prefix: Annotated[str, typer.Option(help="What the names of the shards begin with.")] = "shard",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that pack.", show_default="one for each core, at most 8"),
+        Ge(1),
+        typer.Option(help="Processes that pack.", show_default="one for each core, at most 8"),
     ] = None,
 ) -> None:
     """Pack a corpus into shards (WebDataset tar) that training reads. Run it again to go on where it stopped.
@@ -170,7 +165,7 @@ def pack(
             sample_rate=sample_rate,
             records_per_shard=records_per_shard,
             prefix=prefix,
-            codec=codec.value,
+            codec=codec,
             min_seconds=min_seconds,
             max_seconds=max_seconds,
             licenses=licenses or [],
@@ -190,7 +185,7 @@ def index(
     skip: Annotated[
         bool, typer.Option("--skip", help="Leave out records that cannot be used, and list them.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, a shard at a time each.")] = 1,
+    workers: Annotated[PositiveInt, typer.Option(help="Processes, a shard at a time each.")] = 1,
 ) -> None:
     """Index shards that were made elsewhere, or that have changed."""
     from kikimimi.console.progress import Progress
@@ -206,7 +201,7 @@ def index(
 @app.command()
 def check(
     shards: _Shards,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that read and decode.")] = 1,
+    workers: Annotated[PositiveInt, typer.Option(help="Processes that read and decode.")] = 1,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
 ) -> None:
     """Verify every record: its hash, its form, and every clip decoded to its end. A bad one: exit code 1."""
@@ -239,7 +234,8 @@ def stats(
     html: Annotated[Path | None, typer.Option(help="Write a page with charts to this file.")] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     worst: Annotated[
-        int, typer.Option(min=0, help="Records to list whose text is too much, or too little, for the audio.")
+        NonNegativeInt,
+        typer.Option(help="Records to list whose text is too much, or too little, for the audio."),
     ] = 10,
 ) -> None:
     """Measure data: hours, lengths, languages, licences, and texts that do not fit their audio."""
@@ -271,11 +267,11 @@ def show_data(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to the recipe, as for train.")
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Records of each stage.")] = 5,
+    count: Annotated[PositiveInt, typer.Option("-n", "--count", help="Records of each stage.")] = 5,
     stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Only records of this dataset.")] = None,
-    step: Annotated[int, typer.Option(min=1, help="Begin with this optimiser step.")] = 1,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed in place of the recipe's.")] = None,
+    step: Annotated[PositiveInt, typer.Option(help="Begin with this optimiser step.")] = 1,
+    seed: Annotated[int | None, Ge(0), typer.Option(help="Seed in place of the recipe's.")] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Also list the tokens, one on a line.")] = False,
 ) -> None:
     """Print what the model is shown, in training order: rendered text, clips, lengths, and what it learns."""
@@ -291,6 +287,20 @@ def show_data(
     console = Console()
     for shown in show_stages(recipe, assets=assets, stage=stage, dataset=dataset, count=count, step=step):
         print_stage(console, shown, tokens=tokens)
+
+
+def _take_bounds(command: Any) -> None:
+    """Give typer the bounds that the types of a command's options declare."""
+    for hint in get_type_hints(command, include_extras=True).values():
+        for bound in getattr(hint, "__metadata__", ()):
+            if isinstance(bound, Ge):
+                hint.__metadata__[-1].min = bound.ge
+            elif isinstance(bound, Le):
+                hint.__metadata__[-1].max = bound.le
+
+
+for _command in app.registered_commands:
+    _take_bounds(_command.callback)
 
 
 def _write_json(path: Path, value: Any, *, indent: int) -> None:

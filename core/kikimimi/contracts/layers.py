@@ -7,22 +7,25 @@ import torch
 from annotated_types import MinLen
 from torch import Tensor, nn
 
-from kikimimi.contracts.options import NonNegativeInt
+from kikimimi.contracts.options import NonNegativeInt, Rule, checked
 
-Layers = Annotated[list[NonNegativeInt], MinLen(1)]
-"""Numbers of layers to read, ascending, each once; 0 is what enters the first one."""
+Layers = Annotated[
+    list[NonNegativeInt],
+    MinLen(1),
+    Rule("ascending, each once", lambda layers: sorted(set(layers)) == list(layers)),
+]
+"""Numbers of layers to read; 0 is what enters the first one."""
 Combine = Literal["concat", "weighted_sum"]
 """What becomes of several layers."""
 
 
-def check_layers(layers: Sequence[int] | None, combine: str) -> None:
-    """Check what the types of the options `layers` and `combine` leave open.
+@checked
+def check_layers(layers: Layers | None, combine: Combine) -> None:
+    """Check the two options of an encoder together.
 
     Raises:
-        ValueError: Layers are out of order or named twice, or `combine` would not be read.
+        ValueError: They are out of their bounds, or `combine` would not be read.
     """
-    if layers is not None and sorted(set(layers)) != list(layers):
-        raise ValueError(f"layers must be in ascending order, each once, not {list(layers)}")
     if combine != "concat" and (layers is None or len(layers) < 2):
         raise ValueError("combine is read only with two or more layers")
 
@@ -47,7 +50,7 @@ class LayerCombiner(nn.Module):
         ValueError: The encoder has no such layer.
     """
 
-    def __init__(self, layers: Sequence[int] | None, combine: Combine, num_layers: int) -> None:
+    def __init__(self, layers: Layers | None, combine: Combine, num_layers: int) -> None:
         super().__init__()
         check_layers(layers, combine)
         self.layers = [num_layers] if layers is None else list(layers)

@@ -2,6 +2,7 @@
 
 `Literal` lists choices and ``Annotated[int, Ge(1)]`` sets bounds, in the terms of annotated-types: `Ge`,
 `Gt`, `Le`, `Lt`, `Interval`, `MultipleOf`, `MinLen`, `MaxLen`, `Len`; also in lists, mappings and unions.
+`Rule` says what has no term there. The arguments of a function are checked in the same way (`checked`).
 """
 
 import ast
@@ -15,11 +16,23 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
 
 from kikimimi.console.words import listing, nearest
+from kikimimi.errors import RequestError
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Rule(BaseMetadata):
+    """A bound that annotated-types lacks: ``Rule("odd", lambda value: value % 2 == 1)``."""
+
+    words: str
+    holds: Callable[[Any], Any]
+
 
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
@@ -29,6 +42,11 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 """A part of a whole, all of it included."""
 Probability = Annotated[float, Ge(0), Lt(1)]
 """How often something is dropped, which is never all of it."""
+OddInt = Annotated[int, Ge(1), Rule("odd", lambda value: value % 2 == 1)]
+Text = Annotated[str, Rule("not blank", str.strip)]
+"""A text that is more than spaces."""
+Distinct = Rule("without repeats", lambda values: len(set(values)) == len(values))
+"""A list that names nothing twice."""
 
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
 _BOUNDS: dict[type[BaseMetadata], tuple[str, str, Callable[[Any, Any], bool]]] = {
@@ -39,10 +57,11 @@ _BOUNDS: dict[type[BaseMetadata], tuple[str, str, Callable[[Any, Any], bool]]] =
     MultipleOf: ("multiple_of", "a multiple of {}", lambda value, of: value % of == 0),
     MinLen: ("min_length", "at least {} long", lambda value, least: len(value) >= least),
     MaxLen: ("max_length", "at most {} long", lambda value, most: len(value) <= most),
+    Rule: ("holds", "{}", lambda value, holds: bool(holds(value))),
 }
 
 
-class OptionsError(ValueError):
+class OptionsError(RequestError):
     """Options are out of their bounds.
 
     Attributes:
@@ -80,6 +99,24 @@ class Options:
     def __post_init__(self) -> None:
         if found := list(_problems_inside(self, "")):
             raise OptionsError(found)
+
+
+def checked(function: _Function) -> _Function:
+    """Have a function check its arguments as options are, by the bounds in its signature.
+
+    Raises:
+        OptionsError: When it is called, and they are out of their bounds.
+    """
+
+    @functools.wraps(function)
+    def checking(*args: Any, **kwargs: Any) -> Any:
+        hints = get_type_hints(function, include_extras=True)
+        given = inspect.signature(function).bind(*args, **kwargs).arguments
+        if found := [said for name in given for said in _problems(hints.get(name), given[name], name)]:
+            raise OptionsError(found)
+        return function(*args, **kwargs)
+
+    return cast(_Function, checking)
 
 
 @dataclass(frozen=True)
@@ -173,8 +210,7 @@ def describe_type(annotation: Any) -> str:
     """Return a type with its bounds as a message names it: ``a whole number (at least 1) or null``."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        bounds = _said(_constraints(annotation))
-        return f"{describe_type(args[0])} ({bounds})" if bounds else describe_type(args[0])
+        return f"{describe_type(args[0])}{describe_bounds(annotation)}"
     if origin in (Union, types.UnionType):
         members = [describe_type(member) for member in args if member is not type(None)]
         return " or ".join([*members, *(["null"] if type(None) in args else [])])
@@ -191,6 +227,12 @@ def describe_type(annotation: Any) -> str:
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
+def describe_bounds(annotation: Any) -> str:
+    """Return a type's own bounds in words: `` (not empty)``, or an empty text."""
+    bounds = _said(_constraints(annotation)) if get_origin(annotation) is Annotated else ""
+    return f" ({bounds})" if bounds else ""
+
+
 def _constraints(annotation: Any) -> Iterator[BaseMetadata]:
     for item in annotation.__metadata__:
         # Those for other tools, such as a text for a form, are not ours to read.
@@ -205,7 +247,7 @@ def _said(constraints: Any) -> str:
     words = []
     for constraint in constraints:
         attribute, said, _ = _BOUNDS[type(constraint)]
-        bound = getattr(constraint, attribute)
+        bound = constraint.words if isinstance(constraint, Rule) else getattr(constraint, attribute)
         words.append("not empty" if said == "at least {} long" and bound == 1 else said.format(bound))
     return " and ".join(words)
 
@@ -230,22 +272,29 @@ def _problems(annotation: Any, value: Any, path: str) -> Iterator[str]:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         constraints = list(_constraints(annotation))
-        if value is not None and not all(_holds(constraint, value) for constraint in constraints):
-            said = _said(constraints)
-            yield f"{path}: must {'not be empty' if said == 'not empty' else f'be {said}, not {value!r}'}"
+        broken = [] if value is None else [item for item in constraints if not _holds(item, value)]
+        if broken:
+            # The ends of a range are told together; that a list is not empty is told of an empty one.
+            said = _said(broken if MinLen in map(type, constraints) else constraints)
+            inner = next(iter(get_args(args[0])), None)
+            choices = f"; it takes {listing(get_args(inner))}" if get_origin(inner) is Literal else ""
+            is_empty = said in ("not empty", "not blank")
+            yield f"{path}: must {f'not be {said[4:]}{choices}' if is_empty else f'be {said}, not {value!r}'}"
         else:
             yield from _problems(args[0], value, path)
     elif origin in (Union, types.UnionType):
         if value is not None or type(None) not in args:
             each = [list(_problems(member, value, path)) for member in args if member is not type(None)]
-            yield from min(each, key=len)
+            for problem in min(each, key=len):  # who leaves a text blank may mean that there is none
+                is_blank = type(None) in args and problem.endswith(" not be blank")
+                yield f"{problem}; null is allowed" if is_blank else problem
     elif origin is Literal:
         if value not in args:
             names = [str(choice) for choice in args]
             yield f"{path}: {value!r} is not one of {listing(names)}.{nearest(str(value), names)}"
     elif origin is dict and isinstance(value, dict):
         for key, item in value.items():
-            yield from _problems(args[1], item, f"{path}.{key}")
+            yield from (*_problems(args[0], key, path), *_problems(args[1], item, f"{path}.{key}"))
     elif origin in (list, tuple) and isinstance(value, list | tuple):
         members = args if origin is tuple and args[-1] is not Ellipsis else args[:1] * len(value)
         for number, (member, item) in enumerate(zip(members, value, strict=False)):

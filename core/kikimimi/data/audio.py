@@ -27,6 +27,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.data.codec import MIN_SAMPLE_RATE, check_opus_rate
 from kikimimi.errors import AudioError, RequestError
 
 AUDIO_SUFFIXES = ("flac", "mp3", "ogg", "opus", "wav")
@@ -35,17 +36,11 @@ AUDIO_SUFFIXES = ("flac", "mp3", "ogg", "opus", "wav")
 MIN_SECONDS = 0.025
 """Shortest clip [s]: one analysis window of the usual front ends. Nothing can be heard in less."""
 
-MIN_SAMPLE_RATE = 1000
-"""Lowest sampling rate [Hz] that is believed; below it, a header is wrong."""
-
 MAX_PEAK = 4.0
 """Largest sample of a floating-point file [full scales]. Above it, integers were stored as floats."""
 
 SILENCE_DBFS = -60.0
 """A clip whose peak is lower [dB relative to full scale] counts as silent."""
-
-OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
-"""Sampling rates that Opus encodes [Hz]."""
 
 _BLOCK = 1 << 18  # frames per read: what a header promises is never allocated, only what is there
 _MAX_PHASES = 4000  # of the resampling filter; memory grows with its square
@@ -178,24 +173,13 @@ def encode_flac(samples: NDArray[np.float32], sample_rate: int) -> bytes:
     return encode_audio(within_full_scale(samples), sample_rate, kind="FLAC", subtype="PCM_16")
 
 
-def check_opus_rate(sample_rate: int) -> None:
-    """Check that Opus encodes a sampling rate [Hz].
-
-    Raises:
-        RequestError: It does not.
-    """
-    if sample_rate not in OPUS_RATES:
-        rates = ", ".join(f"{rate}" for rate in OPUS_RATES)
-        raise RequestError(f"Opus has no sampling rate of {sample_rate} Hz; it has {rates}")
-
-
 def encode_opus(samples: NDArray[np.float32], sample_rate: int) -> bytes:
     """Encode (S,) mono float32 as Opus in Ogg. Decoding gives S samples again, in time with these.
 
     What is too loud is turned down (see `within_full_scale`).
 
     Raises:
-        RequestError: Opus has no such sampling rate (`OPUS_RATES`).
+        RequestError: Opus has no such sampling rate (`check_opus_rate`).
     """
     import soundfile
 

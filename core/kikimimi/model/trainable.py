@@ -113,7 +113,7 @@ class Count:
 def count_parameters(model: SpeechLM, recipe: Recipe) -> dict[str, Count]:
     """Count the parameters of each part, and how many some stage trains."""
     trained = _trained_names(model, recipe, recipe.stages)
-    counts = {}
+    counts: dict[str, Count] = {}
     for part in PARTS:
         parameters = {f"{part}.{name}": p.numel() for name, p in getattr(model, part).named_parameters()}
         counts[part] = Count(

@@ -8,6 +8,7 @@ from typing import Any
 from kikimimi.errors import RequestError
 from kikimimi.planning.plan import Planner
 from kikimimi.recipe import Recipe
+from kikimimi.recipe.chosen import PARTS
 
 MEMORY = (24, 80, 141)
 """Sizes of GPUs that are looked at [GB of 10^9 bytes]."""
@@ -79,8 +80,9 @@ class Adviser:
         moves: list[tuple[str, ...]] = []
         frozen = [
             part
-            for part in ("encoder", "llm")
-            if (part not in stage.train or stage.train[part].part == "lora")
+            for part in PARTS
+            if part != "adapter"
+            and (part not in stage.train or stage.train[part].part == "lora")
             and getattr(at, part).dtype == "fp32"
         ]
         if frozen and recipe.trainer.precision != "fp32":

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Gt, Le
 
+from kikimimi.contracts.options import Options, PositiveInt
 from kikimimi.costs.operations import measure_costs
 from kikimimi.costs.shapes import shapes_only
 from kikimimi.data.corpus import all_texts, training_corpora
@@ -27,7 +29,7 @@ NOT_COUNTED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hardware:
+class Hardware(Options):
     """What the work is to run on.
 
     Attributes:
@@ -36,16 +38,12 @@ class Hardware:
         utilisation: Share of the GPU's peak rate that useful operations reach [fraction].
     """
 
-    gpus: int | None = None
+    gpus: PositiveInt | None = None
     gpu: str = "h100"
-    utilisation: float = 0.35
+    utilisation: Annotated[float, Gt(0), Le(1)] = 0.35
 
     def __post_init__(self) -> None:
         find_gpu(self.gpu)
-        if self.gpus is not None and self.gpus < 1:
-            raise RequestError(f"--gpus must be at least 1, not {self.gpus}")
-        if not 0 < self.utilisation <= 1:
-            raise RequestError(f"--utilisation must be above 0 and at most 1, not {self.utilisation}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kikimimi.contracts.options import Options, PositiveFloat, PositiveInt
 from kikimimi.costs.operations import Cost, Costs
-from kikimimi.errors import RequestError
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Chosen
 from kikimimi.recipe.schema import Batching
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
+class Workload(Options):
     """An average conversation: one clip, what is asked about it, and the answer.
 
     Attributes:
@@ -21,15 +21,9 @@ class Workload:
         answer_tokens: Tokens of the answer, all of them targets.
     """
 
-    clip_seconds: float = 6.0
-    prompt_tokens: int = 30
-    answer_tokens: int = 25
-
-    def __post_init__(self) -> None:
-        for name in ("clip_seconds", "prompt_tokens", "answer_tokens"):
-            if getattr(self, name) <= 0:
-                option = name.replace("_", "-")
-                raise RequestError(f"--{option} must be above 0, not {getattr(self, name)}")
+    clip_seconds: PositiveFloat = 6.0
+    prompt_tokens: PositiveInt = 30
+    answer_tokens: PositiveInt = 25
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import MinLen
 
 from kikimimi.contracts import registry
 from kikimimi.contracts.options import Options, PositiveFloat, PositiveInt, Probability
 
-PARTS = ("encoder", "adapter", "llm")
+PartName = Literal["encoder", "adapter", "llm"]
+PARTS: tuple[PartName, ...] = get_args(PartName)
 Dtype = Literal["fp32", "bf16", "fp16"]
 """Names of number formats."""
 OF_PARTS = ("lora", "dtype")

@@ -1,8 +1,7 @@
 """What a recipe holds, option by option: the dataclasses that a YAML file is resolved to.
 
 A field's metadata carries what its type cannot say: ``kind`` (the field names a plugin of that kind), ``key``
-(how YAML spells it where Python cannot), ``keys`` (the only names that a mapping may hold) and ``noun`` (what
-an item of a mapping is called).
+(how YAML spells it where Python cannot) and ``noun`` (what an item of a mapping is called).
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Le, MinLen
 
-from kikimimi.console.words import listing
 from kikimimi.contracts.generation import Generation
 from kikimimi.contracts.options import (
+    Distinct,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -23,10 +22,14 @@ from kikimimi.contracts.options import (
     PositiveFloat,
     PositiveInt,
     Probability,
+    Rule,
 )
-from kikimimi.recipe.chosen import PARTS, Chosen, Dtype
+from kikimimi.recipe.chosen import PARTS, Chosen, Dtype, PartName
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+Name = Annotated[
+    str, Rule("made of letters, digits, '.', '_' and '-', with a letter or a digit first", NAME.fullmatch)
+]
 Pattern = Annotated[str, MinLen(1)]
 """A pattern of names or of paths."""
 
@@ -268,7 +271,7 @@ class Stage(Options):
     """Stage whose result this one starts from; None is the one before it."""
     objective: Chosen = field(default_factory=_ce, metadata={"kind": "objective"})
     """What the loss is."""
-    train: dict[str, Train] = field(metadata={"keys": PARTS})
+    train: Annotated[dict[PartName, Train], MinLen(1)]
     """The parts that are trained; the others are frozen."""
     dtype: Dtypes = field(default_factory=Dtypes)
     """Number formats of the weights in this stage: an LLM that is frozen here may take half the memory."""
@@ -297,13 +300,12 @@ class Stage(Options):
     """Loss on held-out data."""
     early_stop: EarlyStop | None = None
     """Ends the stage early; None means that it runs to its end."""
-    evaluate: list[str] = field(default_factory=list)
+    evaluate: Annotated[list[str], Distinct] = field(default_factory=list)
     """Evaluations of the recipe that are scored with what the stage leaves."""
     gate: dict[str, Gate] = field(default_factory=dict)
     """What has to be reached in an evaluation with what the stage leaves; otherwise no later stage begins."""
 
     def __post_init__(self) -> None:
-        need(bool(self.train), f"train must hold at least one of {listing(PARTS)}")
         need(
             self.mixture == Mixture() or len(self.data) > 1,
             "mixture says how datasets are mixed, and there is only one",
@@ -327,7 +329,6 @@ class Stage(Options):
             self.checkpoint.keep_best == 0 or self.validate.every > 0,
             "checkpoint.keep_best looks at the validation loss: set validate.every and validate.data",
         )
-        need(len(set(self.evaluate)) == len(self.evaluate), "evaluate names the same evaluation twice")
 
     @property
     def scored(self) -> list[str]:
@@ -394,7 +395,7 @@ class Trainer(Options):
     """Data loader processes per rank; 0 loads in the rank's own process."""
     log_every: PositiveInt = 10
     """Distance between log lines [steps]."""
-    loggers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
+    loggers: Annotated[list[Literal["tensorboard", "wandb"]], Distinct] = field(default_factory=list)
     """Loggers beside ``metrics.jsonl``: tensorboard, wandb. That one keeps its files in the run folder, and
     sends nothing unless the environment says WANDB_MODE=online."""
     cache_features: bool = True
@@ -403,7 +404,6 @@ class Trainer(Options):
     """Largest size of that cache [GB]."""
 
     def __post_init__(self) -> None:
-        need(len(set(self.loggers)) == len(self.loggers), "loggers names the same logger twice")
         need(
             not (self.precision == "fp16" and self.accelerator == "cpu"),
             "precision fp16 needs a GPU: use bf16 or fp32",
@@ -422,7 +422,7 @@ class Trainer(Options):
 class Recipe(Options):
     """A whole experiment: the three parts, the stages of training, the evaluations."""
 
-    name: str
+    name: Name
     """Name of the experiment, and of its run folder."""
     seed: NonNegativeInt = 0
     """Seed of every random choice."""
@@ -438,13 +438,6 @@ class Recipe(Options):
     """Evaluations by name."""
     trainer: Trainer = field(default_factory=Trainer)
     """Where and how the work runs."""
-
-    def __post_init__(self) -> None:
-        need(
-            NAME.fullmatch(self.name) is not None,
-            f"name '{self.name}' must be made of letters, digits, '.', '_' and '-', "
-            "and start with a letter or a digit",
-        )
 
     def start_of(self, stage: str) -> str | None:
         """Return the stage whose result a stage starts from, or None for one that starts from the sources."""

@@ -89,7 +89,7 @@ def _shape(annotation: Any, metadata: Mapping[str, Any]) -> Shape:
     if origin is dict:
         item = args[1]
         if _is_section(item):
-            keys = metadata.get("keys", ())
+            keys = get_args(args[0])
             noun = metadata.get("noun") or ("part" if keys else item.__name__.lower())
             return Named(_shape(item, metadata), noun, keys)
     return Leaf(annotation, metadata.get("kind"))

@@ -30,6 +30,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.options import NonNegativeInt, PositiveInt, checked
 from kikimimi.errors import RequestError
 
 _SHIPPED = Path(__file__).parent / "grammars"
@@ -40,6 +41,7 @@ _SLOT = re.compile(r"\{([^{}]*)\}")
 
 Facts = Mapping[str, Mapping[str, Mapping[str, str]]]
 """What is known of words: list, word, name of the fact."""
+_Made = Literal["sentence", "request"]
 
 
 @dataclass(frozen=True)
@@ -214,9 +216,8 @@ class Grammar:
             (copy,) = _check_texts(f"{name}: copy", [copy])
         return cls(name, language, sentences, lists, facts, instructions, copy)
 
-    def split(
-        self, count: int, held_out: int, seed: int, of: Literal["sentence", "request"] = "sentence"
-    ) -> Split:
+    @checked
+    def split(self, count: PositiveInt, held_out: NonNegativeInt, seed: int, of: _Made = "sentence") -> Split:
         """Make different sentences, or requests with their answers, and split them. Templates take turns.
 
         Every character of what is held out, and every phrasing and word of a request, also occurs in training
@@ -237,10 +238,6 @@ class Grammar:
             ]
         else:
             raise RequestError(f"{self.name}: has no instructions, and {count + held_out} are asked for")
-        if count < 1 or held_out < 0:
-            raise RequestError(
-                f"expected at least 1 training {of} and 0 held out, not {count} and {held_out}"
-            )
         wanted = count + held_out
         items = list(itertools.islice(_in_turns(streams), wanted))
         if len(items) < wanted:

@@ -21,7 +21,7 @@ from typing import Any
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import counted, duration
 from kikimimi.contracts import registry
-from kikimimi.contracts.options import NonNegativeInt, Options, PositiveInt
+from kikimimi.contracts.options import NonNegativeInt, Options, PositiveInt, checked
 from kikimimi.contracts.voice import Voice
 from kikimimi.data.audio import MIN_SECONDS, encode_flac, is_silent, probe, resample
 from kikimimi.data.whole_file import whole_file
@@ -90,7 +90,8 @@ def _manner(digest: bytes) -> tuple[float, float]:
     return round(speed, 2), round(semitones, 1)
 
 
-def speak(utterances: Sequence[Utterance], out: Path, *, workers: int = 2) -> int:
+@checked
+def speak(utterances: Sequence[Utterance], out: Path, *, workers: PositiveInt = 2) -> int:
     """Speak every utterance whose clip is not there yet, and show how far it is.
 
     A clip gets its name when it is whole, so after an interruption the same call goes on.
@@ -104,11 +105,9 @@ def speak(utterances: Sequence[Utterance], out: Path, *, workers: int = 2) -> in
         How many clips were there before.
 
     Raises:
-        RequestError: A voice is unknown or cannot be built.
+        RequestError: A voice is unknown or cannot be built, or the number of workers is wrong.
         DataError: A voice failed on a sentence, or a process died.
     """
-    if workers < 1:
-        raise RequestError(f"workers must be at least 1, not {workers}")
     missing = [utterance for utterance in utterances if not _is_whole(out / utterance.path)]
     kept = len(utterances) - len(missing)
     if not missing:

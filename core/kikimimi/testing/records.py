@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.contracts.options import PositiveInt, checked
 from kikimimi.contracts.task import Task
 
 _SAMPLE_RATE = 16000
@@ -80,9 +81,10 @@ def _meta() -> dict[str, Any]:
     return {"source": "synthetic tones", "license": "CC0-1.0"}
 
 
+@checked
 def write_shard(
     folder: Path,
-    count: int = 8,
+    count: PositiveInt = 8,
     *,
     seed: int = 0,
     prefix: str = "clips",
@@ -103,10 +105,8 @@ def write_shard(
         The shard's path, as `shards` of a recipe takes it.
 
     Raises:
-        ValueError: `count` is below 1.
+        OptionsError: `count` is below 1.
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, not {count}")
     # Imported here, as the checks read records and need no data.
     from webdataset.writer import TarWriter
 

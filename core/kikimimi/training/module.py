@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -21,6 +21,7 @@ from kikimimi.model.stand_in import StandIn, evaluating
 from kikimimi.model.step import ModelStep
 from kikimimi.model.trainable import load_kept, named_tensors, set_modes
 from kikimimi.recipe import Stage
+from kikimimi.recipe.chosen import PartName
 from kikimimi.training.flops import FlopMeter
 from kikimimi.training.log_interval import WHOLE, LogInterval, Numbered
 from kikimimi.training.parallel.fsdp import complete_gradients, is_sharded, share_buffers
@@ -228,7 +229,8 @@ class StageModule(pl.LightningModule):
         groups = []
         for key, names in self.trained.items():
             part, _, group = key.partition(".")
-            train = self.stage.train[part].groups[group] if group else self.stage.train[part]
+            whole = self.stage.train[cast(PartName, part)]
+            train = whole.groups[group] if group else whole
             groups.append(
                 {
                     "name": key,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 from torch import Tensor, nn
 
 from kikimimi import (
@@ -14,7 +14,10 @@ from kikimimi import (
     AdapterOutput,
     CharacterVocabulary,
     ComponentConfig,
+    NonNegativeFloat,
+    OddInt,
     Padded,
+    PositiveInt,
     Units,
     Vocabulary,
 )
@@ -63,20 +66,18 @@ class CIFAdapter(Adapter):
 
         vocabulary: Literal["llm", "characters", "bytes"] = "llm"
         """What the tokens of a transcript are: the LLM's, its characters, or its bytes in UTF-8."""
-        loss_weight: Annotated[float, Ge(0)] = 1.0
+        loss_weight: NonNegativeFloat = 1.0
         """What the quantity loss is multiplied by: the mean over the clips [tokens]. 0 is no loss."""
-        kernel_size: int = 3
-        """Width of the convolution that the weights come from [frames]; odd."""
+        kernel_size: OddInt = 3
+        """Width of the convolution that the weights come from [frames]."""
         tail_threshold: Annotated[float, Gt(0), Le(1)] = 0.5
-        """Least rest at the end of a clip that becomes a token [tokens]; above 0 and at most 1."""
-        num_layers: Annotated[int, Ge(1)] = 1
+        """Least rest at the end of a clip that becomes a token [tokens]."""
+        num_layers: PositiveInt = 1
         """Linear layers of the projection, with GELU between them."""
-        hidden_dim: Annotated[int, Ge(1)] | None = None
+        hidden_dim: PositiveInt | None = None
         """Width between the layers; null is the LLM's width D. Refused with one layer."""
 
         def __post_init__(self) -> None:
-            if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-                raise ValueError(f"kernel_size must be odd and at least 1, not {self.kernel_size}")
             check_projection(self.num_layers, self.hidden_dim)
 
     config: Config

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded, PositiveInt
@@ -13,6 +14,8 @@ from kikimimi_adapters.frame_groups import zero_past_lengths
 
 Activation = Literal["none", "glu", "gelu", "relu"]
 Padding = Literal["half", "fill"]
+OfEach = Annotated[list[PositiveInt], MinLen(1)]
+"""A number for each convolution of a stack."""
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "none": lambda hidden: hidden,
     "glu": lambda hidden: nn.functional.glu(hidden, dim=1),
@@ -113,7 +116,7 @@ def check_convolutions(kernel_sizes: list[int], strides: list[int], padding: Pad
     Raises:
         ValueError: They are wrong, or some frames would not be read by any position.
     """
-    if not kernel_sizes or len(kernel_sizes) != len(strides):
+    if len(kernel_sizes) != len(strides):
         raise ValueError(
             f"kernel_sizes and strides must name each convolution, and there are {len(kernel_sizes)} and "
             f"{len(strides)}"
@@ -149,9 +152,9 @@ class ConvAdapter(Adapter):
     class Config(ComponentConfig):
         """Options of the `conv` adapter."""
 
-        kernel_sizes: list[PositiveInt] = field(default_factory=lambda: [3, 3])
+        kernel_sizes: OfEach = field(default_factory=lambda: [3, 3])
         """Frames that a position of each convolution sees."""
-        strides: list[PositiveInt] = field(default_factory=lambda: [2, 2])
+        strides: OfEach = field(default_factory=lambda: [2, 2])
         """Frames from one position of each convolution to the next; their product is the shortening."""
         padding: Padding = "half"
         """Zeros around a clip: half a kernel on either side, or only what fills its last window."""

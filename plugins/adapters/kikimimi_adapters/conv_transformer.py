@@ -6,17 +6,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kikimimi import (
-    Adapter,
-    AdapterContext,
-    AdapterOutput,
-    ComponentConfig,
-    Padded,
-    PositiveInt,
-    Probability,
-)
+from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded, PositiveInt, Probability
 from kikimimi_adapters.attention import attend
-from kikimimi_adapters.conv import ConvLayer, ConvStack, check_convolutions
+from kikimimi_adapters.conv import ConvLayer, ConvStack, OfEach, check_convolutions
 
 _BASE = 10000.0
 """Wavelengths of the positions go from 2 pi up to 2 pi times this [positions]."""
@@ -109,7 +101,7 @@ class ConvTransformerAdapter(Adapter):
 
         kernel_size: PositiveInt = 3
         """Frames that a position of each convolution sees, half of them on either side of its centre."""
-        strides: list[PositiveInt] = field(default_factory=lambda: [2])
+        strides: OfEach = field(default_factory=lambda: [2])
         """Frames from one position of each convolution to the next; their product is the shortening."""
         dim: PositiveInt = 3072
         """Width of the transformer layers."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, LayoutConfig, RequestError, Row
+from kikimimi import DataError, LayoutConfig, RequestError, Row, Text
 from kikimimi_layouts.corpus_folder import find_file, find_folder
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
@@ -26,12 +26,8 @@ class CommonVoice(TableLayout):
 
         split: _Split = "train"
         """Table of the release whose clips are taken (``train.tsv``)."""
-        language: str | None = None
+        language: Text | None = None
         """Language of every clip (ISO 639-1 code); null takes it from the column ``locale``."""
-
-        def __post_init__(self) -> None:
-            if self.language == "":
-                raise ValueError("language: is empty; leave it out to take it from the column locale")
 
     config: Config
 

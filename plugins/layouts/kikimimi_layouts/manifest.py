@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi import DataError, LayoutConfig, RequestError, Row, listing, nearest, parse_conversation
+from kikimimi import DataError, LayoutConfig, RequestError, Row, Text, listing, nearest, parse_conversation
 from kikimimi_layouts.table import TABLE_SUFFIXES, Cells, Table, TableLayout
 
 _STEMS = ("manifest", "metadata")
@@ -25,29 +25,26 @@ class Manifest(TableLayout):
     class Config(LayoutConfig):
         """Options of the layout `manifest`."""
 
-        path: str = "path"
+        path: Text = "path"
         """Name of the column with the audio files: relative to the manifest, or absolute."""
-        text: str = "text"
+        text: Text = "text"
         """Name of the column with the transcripts."""
-        language_column: str = "language"
+        language_column: Text = "language"
         """Name of the column with the language (ISO 639-1 code); it may be missing."""
-        license_column: str = "license"
+        license_column: Text = "license"
         """Name of the column with the licence (SPDX name); it may be missing."""
-        language: str | None = None
+        language: Text | None = None
         """Language of every row (ISO 639-1 code); one that says otherwise is an error."""
-        license: str | None = None
+        license: Text | None = None
         """Licence of every row (SPDX name); one that says otherwise is an error."""
 
         def __post_init__(self) -> None:
             columns = (self.path, self.text, self.language_column, self.license_column)
-            if "" in columns or len({*columns}) < len(columns):
+            if len({*columns}) < len(columns):
                 raise ValueError(
                     "path, text, language_column and license_column must name four different columns, "
                     f"not {', '.join(map(repr, columns))}"
                 )
-            for name in ("language", "license"):
-                if getattr(self, name) == "":
-                    raise ValueError(f"{name}: is empty; leave it out where it is not known")
 
     config: Config
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 import torch
-from annotated_types import Gt
+from annotated_types import Gt, MinLen
 
 from kikimimi import Chosen, Loss, Objective, ObjectiveConfig, Step, Units, View, listing, nearest
 
@@ -27,7 +27,7 @@ class Sum(Objective):
     class Config(ObjectiveConfig):
         """Options of the `sum` objective."""
 
-        terms: dict[str, Chosen] = field(
+        terms: Annotated[dict[str, Chosen], MinLen(1)] = field(
             default_factory=_text, metadata={"kind": "objective", "noun": "term"}
         )
         """What is summed, by a name for the metrics (``loss/NAME``)."""
@@ -35,8 +35,6 @@ class Sum(Objective):
         """What each term is multiplied by; those that are not given have 1."""
 
         def __post_init__(self) -> None:
-            if not self.terms:
-                raise ValueError("terms must hold at least one objective")
             for name in self.weights:
                 if name not in self.terms:
                     raise ValueError(

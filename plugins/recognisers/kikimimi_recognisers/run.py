@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi import Recogniser, RecogniserConfig, RunFolder, Transcriber
+from kikimimi import Recogniser, RecogniserConfig, RunFolder, Text, Transcriber
 
 
 class RunRecogniser(Recogniser):
@@ -17,12 +17,8 @@ class RunRecogniser(Recogniser):
     class Config(RecogniserConfig):
         """Options of the `run` recogniser."""
 
-        folder: str = ""
+        folder: Text
         """The run folder."""
-
-        def __post_init__(self) -> None:
-            if not self.folder:
-                raise ValueError("folder must name a run folder")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from kikimimi import (
     PositiveInt,
     Recogniser,
     RecogniserConfig,
+    Rule,
     WeightsError,
     WeightsFiles,
     find_weights,
@@ -50,7 +51,7 @@ class WhisperRecogniser(Recogniser):
     class Config(RecogniserConfig):
         """Options of the `whisper` recogniser."""
 
-        weights: str = "openai/whisper-base"
+        weights: Annotated[str, Rule("trained weights", "random".__ne__)] = "openai/whisper-base"
         """A Whisper of transformers or of CTranslate2 (faster-whisper): a Hub id, folder or `package:...`."""
         num_beams: PositiveInt = 1
         """Beams of beam search; 1 is greedy."""
@@ -60,10 +61,6 @@ class WhisperRecogniser(Recogniser):
         """Clips that are transcribed together."""
         device: Literal["auto", "cpu", "cuda"] = "auto"
         """Where it runs; `auto` is a GPU if there is one."""
-
-        def __post_init__(self) -> None:
-            if self.weights == "random":
-                raise ValueError("weights: a recogniser needs trained weights, not random")
 
     config: Config
     sample_rate = SAMPLE_RATE

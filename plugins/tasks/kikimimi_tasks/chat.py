@@ -10,6 +10,7 @@ from kikimimi import (
     Message,
     Task,
     TaskConfig,
+    Text,
     TextPart,
     listing,
     nearest,
@@ -21,14 +22,12 @@ from kikimimi import (
 class ChatConfig(TaskConfig):
     """Options of the task `chat`."""
 
-    request: str | None = None
+    request: Text | None = None
     """Text beside the audio in every turn of the user that holds audio alone; null leaves them alone."""
     order: Literal["audio_first", "text_first"] = "audio_first"
     """Whether such a turn begins with the audio or with the request."""
 
     def __post_init__(self) -> None:
-        if self.request is not None and not self.request.strip():
-            raise ValueError("request: is empty; to leave turns alone, leave it out")
         if self.request is None and self.order != "audio_first":
             raise ValueError("order: says where the request stands, and there is none")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from random import Random
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, TextPart
+from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, Text, TextPart
 from kikimimi_tasks.labelled_clip import LabelledClip
 
 
@@ -17,7 +17,7 @@ class ClipTaskConfig(TaskConfig):
     """Whether the user's turn begins with the audio or with the text."""
     ask: Literal["user", "system"] = "user"
     """Where the request stands: in the user's turn, or in a system turn before it."""
-    system: str | None = None
+    system: Text | None = None
     """A system turn of your own before the user's, always the same; null means none."""
 
     brings_text: ClassVar[bool] = False
@@ -26,8 +26,6 @@ class ClipTaskConfig(TaskConfig):
     """Why there is no request where there is none, for messages."""
 
     def __post_init__(self) -> None:
-        if self.system is not None and not self.system.strip():
-            raise ValueError("system: is empty; null leaves the turn out")
         if self.ask == "system" and self.system is not None:
             raise ValueError("system: the request is the system turn (ask: system): leave one of the two out")
         if self.ask == "system" and self.order != "audio_first" and not self.brings_text:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, TextPart, listing, nearest
+from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, Text, TextPart, listing, nearest
 from kikimimi_tasks.labelled_clip import LabelledClip, check_text, is_number, missing_field, read_meta
 
 
@@ -99,12 +99,8 @@ def _time(item: dict[str, Any], name: str, where: str) -> float | None:
 class MarkedConfig(TaskConfig):
     """A mark after the audio, which tells one pattern from the other."""
 
-    mark: str = "<mark>"
+    mark: Text = "<mark>"
     """Text after the audio. It is spelled in ordinary tokens."""
-
-    def __post_init__(self) -> None:
-        if not self.mark.strip():
-            raise ValueError("mark: is empty: repetition and continuation could not be told apart")
 
 
 class MarkedTask(Task):
@@ -129,7 +125,7 @@ class MarkedTask(Task):
 class RepetitionConfig(MarkedConfig):
     """Options of the task `repetition`."""
 
-    mark: str = "<repeat>"
+    mark: Text = "<repeat>"
     """Text after the audio that says that its own text follows. It is spelled in ordinary tokens."""
 
 
@@ -167,7 +163,7 @@ class Repetition(MarkedTask):
 class ContinuationConfig(MarkedConfig):
     """Options of the task `continuation`."""
 
-    mark: str = "<next>"
+    mark: Text = "<next>"
     """Text after the audio that says that the text of what follows it comes next. It is spelled in ordinary
     tokens."""
 

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from annotated_types import MinLen
 
 from kikimimi_tasks.banks import BankConfig, BankTask
 from kikimimi_tasks.labelled_clip import LabelledClip
@@ -82,13 +84,8 @@ class Caption(BankTask[BankConfig]):
 class ListConfig(BankConfig):
     """A request whose answer is a list."""
 
-    separator: str = ", "
+    separator: Annotated[str, MinLen(1)] = ", "
     """What stands between the items of the answer."""
-
-    def __post_init__(self) -> None:
-        if not self.separator:
-            raise ValueError("separator: is empty: the items could not be told apart")
-        super().__post_init__()
 
 
 class ListTask(BankTask[ListConfig]):

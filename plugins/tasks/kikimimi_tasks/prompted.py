@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
-from kikimimi import check_choice
+from annotated_types import MinLen
+
+from kikimimi import Distinct, Text, check_choice
 from kikimimi_tasks.banks import Bank, RequestConfig, RequestTask
 from kikimimi_tasks.labelled_clip import LabelledClip, check_text, is_number
 
@@ -89,12 +91,12 @@ class PromptedConfig(RequestConfig):
     from the record (top level, then ``meta``); ``{{`` and ``}}`` stand for braces.
     """
 
-    prompts: dict[str, list[str]] = field(default_factory=dict)
+    prompts: dict[str, Annotated[list[Text], MinLen(1), Distinct]] = field(default_factory=dict)
     """Requests by language, such as ``ja: [...]``; the first of each is the one that evaluation uses. Without
     any, the audio stands alone."""
-    answer: str = "{text}"
+    answer: Text = "{text}"
     """What the assistant answers."""
-    transcript: str | None = "text"
+    transcript: Text | None = "text"
     """Field of the record that holds what is said in the clip, if it has it; null where the clip is no
     speech."""
     separator: str = ", "
@@ -104,20 +106,9 @@ class PromptedConfig(RequestConfig):
 
     def __post_init__(self) -> None:
         for language, texts in self.prompts.items():
-            where = f"prompts.{language}"
-            if not texts:
-                raise ValueError(f"{where}: is empty: give at least one request, or leave the language out")
             for text in texts:
-                if not text.strip():
-                    raise ValueError(f"{where}: holds an empty request")
-                Template.parse(text, where)
-            if len(set(texts)) < len(texts):
-                raise ValueError(f"{where}: holds the same request twice")
-        if not self.answer.strip():
-            raise ValueError("answer: is empty: there would be nothing to learn")
+                Template.parse(text, f"prompts.{language}")
         Template.parse(self.answer, "answer")
-        if self.transcript == "":
-            raise ValueError("transcript: is empty; null says that the clip is no speech")
         super().__post_init__()
         if self.prompts:
             check_choice("language", self.language, ("auto", *self.prompts))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from kikimimi import Conversation
+from kikimimi import Conversation, Text
 from kikimimi_tasks.banks import BankConfig, BankTask
 from kikimimi_tasks.labelled_clip import LabelledClip
 
@@ -13,15 +13,12 @@ from kikimimi_tasks.labelled_clip import LabelledClip
 class TranscribeThenAnswerConfig(BankConfig):
     """Options of the task `transcribe_then_answer`."""
 
-    transcript_heading: str = "### Transcript:"
+    transcript_heading: Text = "### Transcript:"
     """Line before the transcript."""
-    response_heading: str = "### Response:"
+    response_heading: Text = "### Response:"
     """Line before the answer."""
 
     def __post_init__(self) -> None:
-        for option in ("transcript_heading", "response_heading"):
-            if not getattr(self, option).strip():
-                raise ValueError(f"{option}: is empty: transcript and answer could not be told apart")
         if self.transcript_heading == self.response_heading:
             raise ValueError("response_heading: is the transcript's too: the two could not be told apart")
         super().__post_init__()

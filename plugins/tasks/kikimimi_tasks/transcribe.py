@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from random import Random
 
+from kikimimi import Text
 from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
 from kikimimi_tasks.labelled_clip import LabelledClip
 
@@ -11,16 +12,11 @@ from kikimimi_tasks.labelled_clip import LabelledClip
 class TranscribeConfig(ClipTaskConfig):
     """Options of the task `transcribe`."""
 
-    tag: str | None = None
+    tag: Text | None = None
     """A fixed text in the place of a request, such as ``[TRANSCRIBE]``; null leaves the audio alone. It is
     spelled in ordinary tokens."""
 
     unasked = "tag is null"
-
-    def __post_init__(self) -> None:
-        if self.tag is not None and not self.tag.strip():
-            raise ValueError("tag: is empty; null leaves the audio alone")
-        super().__post_init__()
 
     @property
     def asks(self) -> bool:

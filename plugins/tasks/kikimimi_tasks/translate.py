@@ -7,7 +7,7 @@ from random import Random
 
 import yaml
 
-from kikimimi import check_choice, listing
+from kikimimi import Text, check_choice, listing
 from kikimimi_tasks.banks import Bank, BankConfig, BankTask
 from kikimimi_tasks.labelled_clip import LabelledClip, check_text
 
@@ -79,13 +79,8 @@ def with_target(bank: Bank, target: str) -> Bank:
 class TranslateCoTConfig(TranslationConfig):
     """Options of the task `translate_cot`."""
 
-    separator: str = "<sep>"
+    separator: Text = "<sep>"
     """What stands between transcript and translation, a space on either side."""
-
-    def __post_init__(self) -> None:
-        if not self.separator.strip():
-            raise ValueError("separator: is empty: transcript and translation could not be told apart")
-        super().__post_init__()
 
 
 class TranslateCoT(BankTask[TranslateCoTConfig]):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -39,13 +41,16 @@ def test_a_weighted_sum_starts_as_the_mean_and_learns() -> None:
 @pytest.mark.parametrize(
     ("layers", "combine", "message"),
     [
-        ([2, 1], "concat", "in ascending order, each once"),
-        ([1, 1], "concat", "in ascending order, each once"),
+        ([], "concat", "layers: must not be empty"),
+        ([2, 1], "concat", r"layers: must be .*ascending, each once, not \[2, 1\]"),
+        ([1, 1], "concat", "ascending, each once"),
+        ([-1], "concat", r"layers\[0\]: must be at least 0, not -1"),
         ([1], "weighted_sum", "combine is read only with two or more layers"),
         (None, "weighted_sum", "combine is read only with two or more layers"),
+        ([1, 2], "mean", "combine: 'mean' is not one of concat, weighted_sum"),
     ],
 )
-def test_wrong_options(layers: list[int] | None, combine: str, message: str) -> None:
+def test_wrong_options(layers: list[int] | None, combine: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_layers(layers, combine)
 

@@ -10,8 +10,8 @@ import annotated_types
 import pytest
 from annotated_types import Ge, Interval, Len, MultipleOf
 
-from kikimimi import ComponentConfig, Options, PositiveInt, Probability
-from kikimimi.contracts.options import OptionsError, declared, describe_type
+from kikimimi import ComponentConfig, Distinct, OddInt, Options, PositiveInt, Probability, Rule, Text
+from kikimimi.contracts.options import OptionsError, checked, declared, describe_type
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -41,6 +41,11 @@ class Every(ComponentConfig):
     weights: dict[str, PositiveInt] = field(default_factory=dict)
     pair: tuple[PositiveInt, Literal["x", "y"]] = (1, "x")
     device: PositiveInt | Literal["auto"] = "auto"
+    width: OddInt = 3
+    power: Annotated[int, Rule("a power of 2", lambda value: value & (value - 1) == 0)] = 2
+    text: Text | None = None
+    parts: Annotated[dict[Literal["x", "y"], int], Len(1)] = field(default_factory=lambda: {"x": 1})
+    once: Annotated[list[int], Distinct] = field(default_factory=list)
     plain: Plain | None = None
     global_: PositiveInt = field(default=1, metadata={"key": "global"})
     free: Annotated[int, "a note for another tool"] = -1
@@ -57,12 +62,19 @@ class Every(ComponentConfig):
         ({"scale": 0.0}, "scale: must be above 0 and at most 2, not 0.0"),
         ({"even": 3}, "even: must be a multiple of 2, not 3"),
         ({"words": []}, "words: must not be empty"),
-        ({"words": ["a", "abcd"]}, "words[1]: must be not empty and at most 3 long, not 'abcd'"),
+        ({"words": ["a", "abcd"]}, "words[1]: must be at most 3 long, not 'abcd'"),
         ({"weights": {"a": 1, "b": 0}}, "weights.b: must be at least 1, not 0"),
         ({"pair": (1, "z")}, "pair[1]: 'z' is not one of x, y."),
         ({"device": 0}, "device: must be at least 1, not 0"),
         ({"plain": Plain(width=0)}, "plain.width: must be at least 1, not 0"),
         ({"global_": 0}, "global: must be at least 1, not 0"),
+        ({"width": 4}, "width: must be at least 1 and odd, not 4"),
+        ({"power": 6}, "power: must be a power of 2, not 6"),
+        ({"power": "6"}, "power: must be a power of 2, not '6'"),
+        ({"text": " "}, "text: must not be blank; null is allowed"),
+        ({"parts": {}}, "parts: must not be empty; it takes x, y"),
+        ({"parts": {"z": 1}}, "parts: 'z' is not one of x, y."),
+        ({"once": [1, 2, 1]}, "once: must be without repeats, not [1, 2, 1]"),
     ],
 )
 def test_a_value_out_of_its_bounds(options: dict[str, Any], problem: str) -> None:
@@ -125,6 +137,11 @@ def test_options_can_be_read() -> None:
         "device": "a whole number (at least 1) or one of auto",
         "plain": "Plain or null",
         "global": "a whole number (at least 1)",
+        "width": "a whole number (at least 1 and odd)",
+        "power": "a whole number (a power of 2)",
+        "text": "a text (not blank) or null",
+        "parts": "a section whose values are each a whole number (not empty)",
+        "once": "a list, each a whole number (without repeats)",
         "free": "a whole number",
     }
 
@@ -136,6 +153,18 @@ def test_a_bound_that_is_not_checked_is_an_error() -> None:
 
     with pytest.raises(TypeError, match=r"Config\.when: Timezone\(tz=None\) is not checked"):
         Config()
+
+
+def test_arguments_are_checked_as_options_are() -> None:
+    @checked
+    def double(number: PositiveInt, *, times: Literal[1, 2] = 2) -> int:
+        return number * times
+
+    assert double(3) == 6
+    with pytest.raises(
+        OptionsError, match=r"^number: must be at least 1, not 0\ntimes: 3 is not one of 1, 2"
+    ):
+        double(0, times=3)  # type: ignore[arg-type]
 
 
 def test_a_default_has_to_keep_its_own_bound() -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from kikimimi.data.audio import OPUS_RATES, decode, encode_opus, ogg_crc, probe
+from kikimimi.data.audio import decode, encode_opus, ogg_crc, probe
+from kikimimi.data.codec import OPUS_RATES
 from kikimimi.errors import RequestError
 
 

@@ -14,6 +14,7 @@ from kikimimi.inspect.describe import as_comments, describe
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import kept_names
 from kikimimi.recipe import Chosen, LoRA, Recipe, Train, digest, load_recipe, to_yaml
+from kikimimi.recipe.chosen import PARTS
 from kikimimi.run.lock import lock, weights_lock
 from kikimimi.testing import tiny_model, tiny_recipe, write_shard
 
@@ -27,7 +28,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def with_training(recipe: Recipe, **train: Train) -> Recipe:
-    return replace(recipe, stages={"asr": replace(recipe.stages["asr"], train=train)})
+    trained = {part: train[part] for part in PARTS if part in train}
+    return replace(recipe, stages={"asr": replace(recipe.stages["asr"], train=trained)})
 
 
 def test_a_part_that_no_stage_trains(recipe: Recipe) -> None:

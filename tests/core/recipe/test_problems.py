@@ -146,7 +146,8 @@ def test_an_empty_section_tells_all_that_must_be_given(problems: Any) -> None:
         f"stages.a.data.d.task: must be given: the name of a registered task ({tasks}), or a section "
         f"with it (x.yaml:3)",
         "stages.a.train: must be given: a section of parts by name (x.yaml:3)",
-        "name: must be given: a text (x.yaml:1)",
+        "name: must be given: a text (made of letters, digits, '.', '_' and '-', with a letter or a digit "
+        "first) (x.yaml:1)",
         f"llm: must be given: the name of a registered llm ({llms}), or a section with it (x.yaml:1)",
         "stages.a.steps: must be given: a whole number, or epochs in its place (x.yaml:3)",
     ]
@@ -242,5 +243,5 @@ def test_a_weight_in_validation_is_not_read(problems: Any, base: str) -> None:
 
 
 def test_a_stage_that_trains_nothing(problems: Any, base: str) -> None:
-    said = "stages.align.train: must hold at least one of adapter, encoder, llm (x.yaml:9)"
+    said = "stages.align.train: must not be empty; it takes adapter, encoder, llm (x.yaml:9)"
     assert problems(base, "stages.align.train.adapter=null") == [said]

@@ -176,7 +176,11 @@ HOLDS = "a recipe holds texts, numbers, true, false, null, lists and sections"
             f".prompt: task 'prompted' has no option 'prompt'. Did you mean 'prompts'? Options: {OPTIONS} "
             "(mine.yaml:2)",
         ),
-        ("answer: x\nprompts: {ja: x}\n", ".prompts: expected a list, each a text, not 'x' (mine.yaml:2)"),
+        (
+            "answer: x\nprompts: {ja: x}\n",
+            ".prompts: expected a list, each a text (not blank) (not empty and without repeats), not 'x' "
+            "(mine.yaml:2)",
+        ),
         ("prompts:\n  ja: [x]\nanswer: '{a b}'\n", f".answer: '{{a b}}' {NO_BLANK} (mine.yaml:3)"),
         ("prompts:\n  ja: ['{x']\n", f".prompts.ja: '{{x' {NO_BLANK} (mine.yaml:2)"),
     ],

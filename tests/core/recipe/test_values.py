@@ -59,8 +59,8 @@ from kikimimi.contracts import registry
         ),
         (
             "name=a b",
-            "name: 'a b' must be made of letters, digits, '.', '_' and '-', and start with a letter or "
-            "a digit",
+            "name: must be made of letters, digits, '.', '_' and '-', with a letter or a digit first, "
+            "not 'a b'",
         ),
         ("seed=-1", "seed: must be at least 0, not -1"),
         ("stages.align.steps=0", "stages.align.steps: must be at least 1, not 0"),
@@ -127,7 +127,10 @@ from kikimimi.contracts import registry
             "trainer.loggers: expected one of tensorboard, wandb, not 'tensorbord'. Did you mean "
             "'tensorboard'?",
         ),
-        ("trainer.loggers=[tensorboard, tensorboard]", "trainer.loggers: names the same logger twice"),
+        (
+            "trainer.loggers=[tensorboard, tensorboard]",
+            "trainer.loggers: must be without repeats, not ['tensorboard', 'tensorboard']",
+        ),
         (
             "trainer={precision: fp16, accelerator: cpu}",
             "trainer.precision: fp16 needs a GPU: use bf16 or fp32",

@@ -38,7 +38,7 @@ def test_makes_every_sentence_once(small: Grammar) -> None:
         RequestError, match=r"makes 13 different sentences; 14 are asked for \(10 \+ 4 held out\)"
     ):
         small.split(10, 4, seed=5)
-    with pytest.raises(RequestError, match="expected at least 1 training sentence"):
+    with pytest.raises(RequestError, match="count: must be at least 1, not 0"):
         small.split(0, 4, seed=5)
 
 

@@ -97,7 +97,7 @@ def test_refuses(tmp_path: Path) -> None:
         utterances(["a"], voice="beeper", language="en", seed=0)
     with pytest.raises(RequestError, match=r"no voice is called 'open_jtal'\. Did you mean 'open_jtalk'\?"):
         utterances(["a"], voice="open_jtal", language="ja", seed=0)
-    with pytest.raises(RequestError, match="workers must be at least 1, not 0"):
+    with pytest.raises(RequestError, match="workers: must be at least 1, not 0"):
         speak(_said("あ"), tmp_path, workers=0)
     with pytest.raises(DataError, match="voice 'beeper', sentence '犬': cannot say it"):
         speak(_said("犬"), tmp_path, workers=1)

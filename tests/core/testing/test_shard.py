@@ -42,5 +42,5 @@ def test_the_task_of_its_form_takes_it(tmp_path: Path, form: str, task: str) -> 
 
 
 def test_an_empty_shard_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="count must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="count: must be at least 1, not 0"):
         write_shard(tmp_path, 0)

@@ -67,8 +67,11 @@ def test_text_alone_is_learned_and_the_adapter_left_alone(chat: Recipe, tmp_path
     from dataclasses import replace
 
     from kikimimi.recipe import Train
+    from kikimimi.recipe.chosen import PartName
 
-    for parts in ({"adapter": Train()}, {"adapter": Train(), "llm": Train()}):
+    both: dict[PartName, Train] = {"adapter": Train(), "llm": Train()}
+    alone: dict[PartName, Train] = {"adapter": Train()}
+    for parts in (alone, both):
         stage = replace(chat.stages["asr"], train=parts, batch=Batching(seconds=8.0), steps=12)
         run = RunFolder.create(tmp_path / "-".join(parts), replace(chat, stages={"asr": stage}))
         train(run)

@@ -321,7 +321,10 @@ def test_a_record_without_a_rejected_answer(chain: Path) -> None:
             r"stages\.align\.evaluate: the recipe has no evaluation 'heldout'\. Did you mean 'held_out'\?",
         ),
         (["stages.align.gate.cv8={max: 3}"], r"stages\.align\.gate\.cv8: the recipe has no evaluation 'cv8'"),
-        (["stages.align.evaluate=[held_out, held_out]"], r"evaluate: names the same evaluation twice"),
+        (
+            ["stages.align.evaluate=[held_out, held_out]"],
+            r"evaluate: must be without repeats, not \['held_out', 'held_out'\]",
+        ),
         (["stages.align.epochs=1"], r"stages\.align\.epochs: stands in place of steps"),
         (["stages.align.steps=null"], r"stages\.align\.steps: must be given: a whole number, or epochs"),
         (["stages.align.early_stop={}"], r"stages\.align\.early_stop: looks at the validation loss"),

@@ -172,7 +172,7 @@ def test_refuses_options(options: dict[str, Any], message: str) -> None:
     [
         ({"num_layers": 0}, "num_layers: must be at least 1, not 0"),
         ({"num_heads": 7}, r"sizes.num_heads \(7\) must divide sizes.dim \(1024\)"),
-        ({"kernel_size": 30}, "sizes.kernel_size must be odd, not 30"),
+        ({"kernel_size": 30}, "kernel_size: must be at least 1 and odd, not 30"),
     ],
 )
 def test_refuses_sizes(sizes: dict[str, Any], message: str) -> None:

@@ -184,7 +184,7 @@ def test_layers_above_the_highest_tap_are_left_out_and_nothing_else(tmp_path: Pa
     [
         ({"layers": []}, "layers: must not be empty"),
         ({"layers": [-1]}, r"layers\[0\]: must be at least 0"),
-        ({"layers": [2, 1]}, r"in ascending order, each once, not \[2, 1\]"),
+        ({"layers": [2, 1]}, r"ascending, each once, not \[2, 1\]"),
         ({"combine": "weighted_sum"}, "combine is read only with two or more layers"),
         ({"combine": "sum"}, "combine: 'sum' is not one of concat, weighted_sum"),
         ({"layers": [1, 5]}, "layers names layer 5, and the encoder has 4"),

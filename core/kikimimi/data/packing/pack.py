@@ -13,18 +13,20 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import amount, counted, nearest
-from kikimimi.contracts.options import OptionsError
-from kikimimi.data.packing.row import Codec, PackSettings
+from kikimimi.contracts.options import PositiveInt, Rule, checked
+from kikimimi.data.codec import Codec
+from kikimimi.data.packing.row import PackSettings
 from kikimimi.data.packing.shard import PackedShard, ShardJob, Tally, clear_leftovers, note_path, pack_shards
 from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.index import index_path
@@ -153,10 +155,15 @@ def _in_hours(seconds: float) -> float:
     return round(seconds / 3600, 4)
 
 
+_PLAIN = re.compile(r"(?!\.)[^/\\{}*?[\] ]+")
+_Prefix = Annotated[
+    str, Rule("a plain file name without wildcards, braces or spaces, and not hidden", _PLAIN.fullmatch)
+]
 _MAX_SHARDS = 1_000_000  # what six digits number
 _SHOWN = 20  # licences, at most, in a message
 
 
+@checked
 def pack(
     source: PackSource | Path | str,
     out: Path,
@@ -164,13 +171,13 @@ def pack(
     layout: str | None = None,
     options: Sequence[str] = (),
     sample_rate: int = 16_000,
-    records_per_shard: int = 1000,
-    prefix: str = "shard",
+    records_per_shard: PositiveInt = 1000,
+    prefix: _Prefix = "shard",
     codec: Codec = "flac",
     min_seconds: float | None = None,
     max_seconds: float | None = None,
     licenses: Sequence[str] = (),
-    workers: int = 1,
+    workers: PositiveInt = 1,
     progress: Progress | None = None,
 ) -> PackReport:
     """Pack the rows of a corpus into shards.
@@ -196,23 +203,13 @@ def pack(
         DataError: The corpus is malformed, a process died, or none of its rows can be used: then the account
             is all that is left in `out`.
     """
-    try:
-        settings = PackSettings(
-            sample_rate=sample_rate,
-            codec=codec,
-            min_seconds=min_seconds,
-            max_seconds=max_seconds,
-            licenses=tuple(licenses),
-        )
-    except OptionsError as error:
-        raise RequestError(str(error)) from error
-    for name, value in (("records_per_shard", records_per_shard), ("workers", workers)):
-        if value < 1:
-            raise RequestError(f"{name}: must be at least 1, not {value}")
-    if not prefix or prefix.startswith(".") or set(prefix) & set("/\\{}*?[] "):
-        raise RequestError(
-            f"prefix {prefix!r} must be a plain file name without wildcards, braces or spaces, and not hidden"
-        )
+    settings = PackSettings(
+        sample_rate=sample_rate,
+        codec=codec,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        licenses=tuple(licenses),
+    )
     if not isinstance(source, PackSource):
         source = PackSource.open(source, layout, options)
     elif layout is not None or options:

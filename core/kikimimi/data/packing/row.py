@@ -7,31 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Gt, Lt
 from numpy.typing import NDArray
 
 from kikimimi.console.words import listing
 from kikimimi.contracts.layout import Row
-from kikimimi.contracts.options import Options
-from kikimimi.data.audio import (
-    MIN_SAMPLE_RATE,
-    MIN_SECONDS,
-    check_opus_rate,
-    decode,
-    encode_flac,
-    encode_opus,
-    is_silent,
-    probe,
-)
+from kikimimi.contracts.options import Options, Text
+from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, encode_opus, is_silent, probe
+from kikimimi.data.codec import Codec, SampleRate, check_opus_rate
 from kikimimi.data.shards.record import Member, RecordError, make_record, named
 from kikimimi.errors import AudioError, RequestError
 
-Codec = Literal["flac", "opus"]
-
-_MAX_FLAC_RATE = 655_350  # of the format [Hz]
 _Length = Annotated[float, Gt(0), Lt(math.inf)]
 
 
@@ -44,7 +33,7 @@ class PackSettings(Options):
         RequestError: They do not fit together.
     """
 
-    sample_rate: Annotated[int, Ge(MIN_SAMPLE_RATE), Le(_MAX_FLAC_RATE)] = 16_000
+    sample_rate: SampleRate = 16_000
     """Sampling rate of the packed clips [Hz]."""
     codec: Codec = "flac"
     """FLAC (16 bits, lossless), or Opus."""
@@ -52,7 +41,7 @@ class PackSettings(Options):
     """Rows with a shorter clip are left out [s]; None keeps every length."""
     max_seconds: _Length | None = None
     """Rows with a longer clip are left out [s]; None keeps every length."""
-    licenses: tuple[str, ...] = ()
+    licenses: tuple[Text, ...] = ()
     """Only rows with one of these licences (``meta.license``) are kept; empty keeps all."""
 
     def __post_init__(self) -> None:
@@ -61,8 +50,6 @@ class PackSettings(Options):
         shortest, longest = self.min_seconds or 0.0, self.max_seconds or math.inf
         if shortest > longest:
             raise RequestError(f"min_seconds ({shortest:g}) must not be above max_seconds ({longest:g})")
-        if not all(name.strip() for name in self.licenses):
-            raise RequestError("a licence to keep has no name; give one such as CC0-1.0")
         # In one order, so that the order in which they were given changes no shard.
         object.__setattr__(self, "licenses", tuple(sorted(set(self.licenses))))
 

@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge, MultipleOf
 from transformers import ParakeetEncoderConfig
 
-from kikimimi import Padded, PositiveInt, Probability, WeightsError, WeightsFiles
+from kikimimi import OddInt, Padded, PositiveInt, Probability, Rule, WeightsError, WeightsFiles
 from kikimimi_encoders import pretrained
 from kikimimi_encoders.log_mel import FFT, HOP, PREEMPHASIS, WINDOW, normalised_log_mel, num_whole_hops
 from kikimimi_encoders.parakeet.model import FastConformer
@@ -38,12 +38,12 @@ class Sizes(pretrained.Sizes):
     """Attention heads; they divide `dim`."""
     ffn_dim: PositiveInt = 4096
     """Inner width of both feed-forward networks of a block."""
-    kernel_size: PositiveInt = 9
-    """Width of the depthwise convolutions [frames]; odd."""
+    kernel_size: OddInt = 9
+    """Width of the depthwise convolutions [frames]."""
     num_mels: PositiveInt = 80
     """Mel bands of the spectrogram; a multiple of `subsampling`."""
-    subsampling: Annotated[int, Ge(2)] = 8
-    """Mel frames of 10 ms that become one frame: a power of 2."""
+    subsampling: Annotated[int, Ge(2), Rule("a power of 2", lambda n: n & (n - 1) == 0)] = 8
+    """Mel frames of 10 ms that become one frame."""
     subsampling_channels: PositiveInt = 256
     """Channels of the convolutions that subsample."""
     dropout: Probability = 0.1
@@ -51,10 +51,6 @@ class Sizes(pretrained.Sizes):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kernel_size % 2 == 0:
-            raise ValueError(f"sizes.kernel_size must be odd, not {self.kernel_size}")
-        if self.subsampling & (self.subsampling - 1):
-            raise ValueError(f"sizes.subsampling must be 2, 4, 8, ..., not {self.subsampling}")
         if self.num_mels % self.subsampling:
             raise ValueError(
                 f"sizes.num_mels ({self.num_mels}) must be a multiple of sizes.subsampling "

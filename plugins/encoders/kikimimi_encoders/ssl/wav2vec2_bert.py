@@ -13,7 +13,7 @@ from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import (
     Wav2Vec2BertFeatureProjection,
 )
 
-from kikimimi import Padded, PositiveInt, WeightsFiles, full_precision
+from kikimimi import OddInt, Padded, PositiveInt, WeightsFiles, full_precision
 from kikimimi_encoders import pretrained
 from kikimimi_encoders.log_mel import HOP, WINDOW
 from kikimimi_encoders.pretrained import SAMPLE_RATE, build_config, check_expected, read_config
@@ -37,13 +37,8 @@ class Sizes(pretrained.Sizes):
     """Attention heads; they divide `dim`."""
     ffn_dim: PositiveInt = 4096
     """Inner width of both feed-forward networks of a block."""
-    kernel_size: PositiveInt = 31
-    """Width of the causal depthwise convolutions [frames]; odd."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kernel_size % 2 == 0:
-            raise ValueError(f"sizes.kernel_size must be odd, not {self.kernel_size}")
+    kernel_size: OddInt = 31
+    """Width of the causal depthwise convolutions [frames]."""
 
 
 class Wav2Vec2BertTransformer(nn.Module):

@@ -56,6 +56,22 @@ def test_every_option_arrives(manifest: Path, tmp_path: Path) -> None:
     assert (record.json["text"], list(record.audio)) == ("文1", ["0.opus"])
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("--sample-rate", "16", "1000"),
+        ("--sample-rate", "700000", "655350"),
+        ("--records-per-shard", "0", "1"),
+        ("--workers", "0", "1"),
+        ("--codec", "mp3", "'flac', 'opus'"),
+    ],
+)
+def test_bounds_are_those_of_the_types(manifest: Path, option: str, value: str, allowed: str) -> None:
+    result = CliRunner().invoke(app, ["pack", str(manifest), "out", option, value], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert allowed in result.output.partition(f"'{option}'")[2]
+
+
 def test_out_must_be_given(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"OUT must be given after .*m\.csv: the folder for the shards$"):
         call(manifest)
