@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from kikimimi.cli import app
 from kikimimi.recipe import load_recipe, to_yaml
 from kikimimi.testing import checks, tiny_recipe, write_shard
 
@@ -60,12 +62,28 @@ def test_the_tutorial_holds_what_it_promises() -> None:
 
 
 @pytest.mark.slow
-def test_its_commands_do_what_it_says(folder: Path) -> None:
+def test_its_commands_do_what_it_says(
+    folder: Path,
+    with_packages: Callable[[Path], None],
+    run_pytest: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All in this process: starting one takes longer than what it does."""
     steps = [step for block in COMMANDS for step in block]
     assert len(steps) == 6
+    with_packages(folder / "site")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "200")
     for step in steps[1:]:  # the first installs the package, see `folder`
         command, *expected = step.split("\n")
-        output = run(command, folder)
+        program, *arguments = command.split()
+        if program == "pytest":
+            assert run_pytest(folder / "site", *(folder / name for name in arguments)) > 0
+            continue
+        assert program == "kikimimi"
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, f"{command}\n{done.output}"
+        output = done.stdout
         for line in expected:
             assert line in output.split("\n"), f"{command} prints no line {line!r}:\n{output}"
 

@@ -139,7 +139,7 @@ def test_two_processes_train_like_one(
     ranks: Ranks, make_run: Make, options: list[str], damaged: list[str], pretrained: list[str]
 ) -> None:
     recipes = {
-        name: [*options, f"stages.asr.steps={STEPS.get(name, 20)}", *own] for name, own in TRAIN.items()
+        name: [*options, f"stages.asr.steps={STEPS.get(name, 14)}", *own] for name, own in TRAIN.items()
     }
     recipes |= {"damaged": damaged, "pretrained": pretrained}
     for name, own in recipes.items():
@@ -157,7 +157,7 @@ def test_two_processes_train_like_one(
         if name in ("adapter", "cached"):
             assert set(run.recipe.stages["asr"].train) == {"adapter"}
         assert_same(Training.curve(run.path), Training.curve(one.path))
-        assert len(column(run, "loss")) >= STEPS.get(name, 20)
+        assert len(column(run, "loss")) >= STEPS.get(name, 14)
         for stage in run.recipe.stages:
             expected, found = (load_file(run.weights(stage)) for run in (one, run))
             assert expected.keys() == found.keys()
