@@ -8,10 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import WeightsError
+from kikimimi.recipe.show import parse_plain
 from kikimimi.weights.files import INDEX, WeightsFiles
 from kikimimi.weights.find import finding_with, locate
 
@@ -21,7 +20,7 @@ KNOWN = Path(__file__).parent / "shapes.yaml"
 @lru_cache(maxsize=1)
 def known_shapes() -> dict[str, dict[str, Any]]:
     """Return the entries of ``shapes.yaml`` by the sources that they describe."""
-    entries = yaml.safe_load(KNOWN.read_text(encoding="utf-8"))
+    entries = parse_plain(KNOWN.read_text(encoding="utf-8"))
     return {name: entry for entry in entries for name in entry["names"]}
 
 

@@ -13,13 +13,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from kikimimi.contracts.component import AdapterContext, Component, Encoder, LLMContext
 from kikimimi.contracts.precision import DTYPES
 from kikimimi.errors import RecipeError
-from kikimimi.model.lora import AudioGate, add_lora
+from kikimimi.model.lora import AudioGate, add_lora, has_updates
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Chosen, Recipe
 from kikimimi.recipe.chosen import PARTS
@@ -216,7 +215,7 @@ def _without_updates(part: nn.Module) -> Iterator[None]:
         (module, name, child)
         for module in part.modules()
         for name, child in module.named_children()
-        if isinstance(child, LoraLayer)
+        if has_updates(child)
     ]
     for module, name, child in held:
         setattr(module, name, child.base_layer)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from kikimimi.console.words import listing
@@ -72,6 +72,8 @@ def add_lora(component: nn.Module, lora: LoRA, *, where: str) -> AudioGate | Non
     Raises:
         RecipeError: No layer has such a name.
     """
+    from peft import LoraConfig, inject_adapter_in_model  # half a second, for those that ask for updates
+
     linears = {name.rsplit(".", 1)[-1] for name, m in component.named_modules() if isinstance(m, nn.Linear)}
     missing = [target for target in lora.targets if target not in linears]
     if missing:
@@ -102,3 +104,12 @@ def add_lora(component: nn.Module, lora: LoRA, *, where: str) -> AudioGate | Non
         if name.endswith(".lora_B.default"):
             module.register_forward_hook(gate)
     return gate
+
+
+def has_updates(module: nn.Module) -> bool:
+    """Tell whether a module is a layer that peft has put low-rank updates beside."""
+    if "peft" not in sys.modules:
+        return False
+    from peft.tuners.lora import LoraLayer
+
+    return isinstance(module, LoraLayer)

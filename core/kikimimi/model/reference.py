@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from kikimimi.model.lora import has_updates
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import set_modes
 
@@ -29,7 +29,7 @@ class Reference:
         wanted = set(names)
         self._off: list[Any] = []
         for path, module in model.named_modules():
-            if isinstance(module, LoraLayer) and _is_zero(module):
+            if has_updates(module) and _is_zero(module):
                 self._off.append(module)
                 layer = model.get_submodule(path)
                 wanted -= {f"{path}.{name}" for name, _ in layer.named_parameters() if "lora_" in name}

@@ -39,7 +39,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def parse_plain(text: str) -> Any:
-    """Return what `to_yaml` wrote as YAML's own types; quicker than loading it."""
+    """Return what `to_yaml` wrote, or a page of ours, as YAML's own types; quicker than loading a recipe."""
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 

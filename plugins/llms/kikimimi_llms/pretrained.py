@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cached_property, lru_cache
 from pathlib import Path
 from struct import unpack_from
 from typing import Any, cast
@@ -23,6 +24,8 @@ PINNED = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(/[^@]+)?@(?P<commit>[0-9a-f
 
 # Constants that older checkpoints hold beside the parameters: causal masks of GPT-2, rotary frequencies.
 _CONSTANTS = ("*.attn.bias", "*.attn.masked_bias", "*.rotary_emb.inv_freq")
+
+_LONGEST_SETTING = 1000  # values of a GGUF file's list
 
 
 class Pretrained:
@@ -62,10 +65,11 @@ class Pretrained:
             WeightsError: It is missing, is of no architecture that transformers has, or holds more than a
                 text model, or quantised weights.
         """
-        folder, options = self._source()
         try:
-            with _without_vocabulary() if self.gguf is not None else nullcontext():
-                config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
+            if self.gguf is not None:
+                config = deepcopy(_gguf_config(self.gguf, self.gguf.stat().st_mtime_ns))
+            else:
+                config = AutoConfig.from_pretrained(self.files.folder, trust_remote_code=False)
         except (ValueError, OSError) as error:
             raise WeightsError(
                 f"{self.weights}: its config.json names no architecture of transformers: {error}"
@@ -189,6 +193,12 @@ def _tied_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(sorted(every - first))
 
 
+@lru_cache(maxsize=1)
+def _gguf_config(path: Path, _changed: int) -> Any:
+    with _without_vocabulary():
+        return AutoConfig.from_pretrained(path.parent, trust_remote_code=False, gguf_file=path.name)
+
+
 @contextmanager
 def _without_vocabulary() -> Iterator[None]:
     """Let transformers pass over the texts of a GGUF file's lists: a configuration needs their number alone.
@@ -215,7 +225,8 @@ def _without_vocabulary() -> Iterator[None]:
             else:
                 return super()._get_field_parts(orig_offs, raw_type)
             head = [self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)]
-            types = [gguf.GGUFValueType.ARRAY, kind]
+            # Of a type that transformers leaves as it is: what a long list holds is no setting.
+            types: list[Any] = [gguf.GGUFValueType.ARRAY, kind if count <= _LONGEST_SETTING else None]
             return 12 + body.nbytes, [*head, *items], list(range(2, 2 + count)), types
 
     with patch.object(gguf, "GGUFReader", Reader):
