@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
+from kikimimi.console.words import listing
 from kikimimi.contracts.normaliser import Normaliser
 from kikimimi.contracts.options import Options
+from kikimimi.contracts.registry import load
+from kikimimi.errors import PluginError, RequestError
 
 Better = Literal["lower", "higher"]
 """Which values of a metric are good ones."""
@@ -142,3 +145,23 @@ class Score:
         return frozenset(
             ("metric", "value", "unit", "better", "normaliser", "count", "skipped", "seconds", "system")
         )
+
+
+def open_metric(
+    metric: str, normaliser: str, config: MetricConfig | None = None
+) -> tuple[Metric, Normaliser]:
+    """Build a metric and a normaliser by their registered names.
+
+    Raises:
+        PluginError: No such metric or normaliser, or it does not say which values are better.
+        RequestError: They do not go together.
+    """
+    metric_class, normalise = load("metric", metric), load("normaliser", normaliser)()
+    if getattr(metric_class, "better", None) not in get_args(Better):
+        raise PluginError(f"metric '{metric}': its `better` has to be {listing(get_args(Better))}")
+    built = metric_class(metric_class.Config() if config is None else config)
+    try:
+        built.check(normalise)
+    except ValueError as error:
+        raise RequestError(f"metric '{metric}' with normaliser '{normaliser}': {error}") from error
+    return built, normalise

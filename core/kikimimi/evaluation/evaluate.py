@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import listing, nearest
-from kikimimi.contracts.metric import Score
+from kikimimi.contracts.metric import Score, open_metric
 from kikimimi.data.audio import decode
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.shards.record import named
 from kikimimi.errors import DataError, KikimimiError, RequestError
 from kikimimi.evaluation.predictions import Predictions, row_keys
-from kikimimi.evaluation.score import open_metric, score
+from kikimimi.evaluation.score import score
 from kikimimi.evaluation.similarity import read_similarities, similarities, write_similarities
 from kikimimi.inference.engine import Engine, Prompt
 from kikimimi.inference.load import load_model
@@ -223,9 +223,9 @@ def _check_lengths(corpus: Corpus, limit: float | None, who: str) -> None:
     too_long = [] if limit is None else [row for row in range(len(longest)) if longest[row] > limit]
     if too_long:
         raise DataError(
-            f"{corpus.name}: {len(too_long)} of {len(longest)} clips are longer than {who} takes ({limit:g} "
-            f"s), the first is {corpus.shards.where(too_long[0])} ({longest[too_long[0]]:.1f} s). Nothing is "
-            "cut; pack the data without them"
+            f"{corpus.name}: {len(too_long)} of {len(longest)} records hold a clip longer than {who} takes "
+            f"({limit:g} s), the first is {corpus.shards.where(too_long[0])} ({longest[too_long[0]]:.1f} s). "
+            "Nothing is cut; pack the data without them"
         )
 
 

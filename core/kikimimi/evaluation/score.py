@@ -8,31 +8,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kikimimi.contracts.metric import Metric, MetricConfig, Score
-from kikimimi.contracts.normaliser import Normaliser
-from kikimimi.contracts.registry import load
+from kikimimi.contracts.metric import MetricConfig, Score, open_metric
 from kikimimi.errors import RequestError
 
 EDITS = ("substitutions", "deletions", "insertions")
 """Details of error rates that tables show."""
-
-
-def open_metric(
-    metric: str, normaliser: str, config: MetricConfig | None = None
-) -> tuple[Metric, Normaliser]:
-    """Build a metric and a normaliser by their registered names.
-
-    Raises:
-        PluginError: No such metric or normaliser.
-        RequestError: They do not go together.
-    """
-    metric_class, normalise = load("metric", metric), load("normaliser", normaliser)()
-    built = metric_class(metric_class.Config() if config is None else config)
-    try:
-        built.check(normalise)
-    except ValueError as error:
-        raise RequestError(f"metric '{metric}' with normaliser '{normaliser}': {error}") from error
-    return built, normalise
 
 
 def score(

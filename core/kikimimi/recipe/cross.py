@@ -7,6 +7,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.metric import open_metric
+from kikimimi.errors import RequestError
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
 from kikimimi.recipe.schema import Batching, Evaluation, Gate, Train, Trainer
@@ -21,6 +23,8 @@ def check_across(tree: Entry, builder: Builder) -> None:
     trainer = builder.built.get("trainer", Trainer())
     for part in PARTS:
         _check_modality(part, builder)
+    for name in _inside(tree, "evaluate"):
+        _check_metric(f"evaluate.{name}", builder)
     earlier: list[str] = []
     for stage, section in _inside(tree, "stages").items():
         key = f"stages.{stage}"
@@ -77,13 +81,22 @@ def _check_evaluations(stage: str, section: Entry, tree: Entry, builder: Builder
             _add(builder, key, said)
 
 
+def _check_metric(key: str, builder: Builder) -> None:
+    given = builder.built.get(key)
+    if isinstance(given, Evaluation):
+        try:
+            open_metric(given.metric.name, given.normaliser, given.metric.config)
+        except RequestError as error:
+            _add(builder, f"{key}.metric", str(error))
+
+
 def _check_gate(key: str, evaluation: str, builder: Builder) -> None:
     gate, given = builder.built.get(key), builder.built.get(f"evaluate.{evaluation}")
     if not (isinstance(gate, Gate) and isinstance(given, Evaluation)):
         return
-    better = given.metric.component.better
+    better = getattr(given.metric.component, "better", None)
     wrong, right, least = ("min", "max", "largest") if better == "lower" else ("max", "min", "smallest")
-    if getattr(gate, wrong) is not None:
+    if better is not None and getattr(gate, wrong) is not None:
         said = (
             f"of metric '{given.metric.name}' {better} values are better: give {right}, the {least} value "
             "with which later stages begin"

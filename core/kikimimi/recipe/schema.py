@@ -6,6 +6,7 @@ A field's metadata carries what its type cannot say: ``kind`` (the field names a
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
@@ -32,6 +33,7 @@ Name = Annotated[
 ]
 Pattern = Annotated[str, MinLen(1)]
 """A pattern of names or of paths."""
+_Finite = Annotated[float, Rule("finite", math.isfinite)]
 
 
 def need(holds: bool, message: str) -> None:
@@ -238,9 +240,9 @@ class EarlyStop(Options):
 class Gate(Options):
     """What has to be reached for later stages to begin."""
 
-    max: NonNegativeFloat | None = None
+    max: _Finite | None = None
     """Largest value of a metric of which lower is better, such as an error rate [%]."""
-    min: float | None = None
+    min: _Finite | None = None
     """Smallest value of a metric of which higher is better, in its place."""
 
     def __post_init__(self) -> None:

@@ -38,7 +38,7 @@ def score_stage(run: RunFolder, name: str) -> None:
         metric, found = run.recipe.evaluate[evaluation].metric, values[evaluation]
         bound, least = ("max", gate.max) if gate.max is not None else ("min", gate.min)
         assert least is not None
-        if found > least if bound == "max" else found < least:
+        if not (found <= least if bound == "max" else found >= least):  # no number opens no gate
             unit = f" {metric.component.unit}".rstrip()
             later = [other for other in run.recipe.stages if not run.finished(other)]
             on = f"kikimimi train {run.path} --stage {later[0]}" if later else ""

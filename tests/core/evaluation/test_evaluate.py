@@ -276,8 +276,8 @@ def test_a_run_that_is_not_trained(run: Change) -> None:
         (
             "deaf",
             DataError,
-            r"held_out: \d of 6 clips are longer than evaluate\.held_out\.baselines\.x takes \(0\.31 s\), "
-            r"the first is .*clips-000000\.tar.* Nothing is cut",
+            r"held_out: \d of 6 records hold a clip longer than evaluate\.held_out\.baselines\.x takes "
+            r"\(0\.31 s\), the first is .*clips-000000\.tar.* Nothing is cut",
         ),
         ("monoglot", RequestError, r"evaluate\.held_out\.baselines\.x: it does not know the language 'ja'"),
         ("broken", RequestError, r"evaluate\.held_out\.baselines\.x: text must not be empty"),
@@ -303,7 +303,7 @@ def test_a_clip_longer_than_the_encoders_window_is_named(
     model = load_model(folder)
     model.encoder.max_seconds = 0.5
     monkeypatch.setattr(LOAD, lambda *_: model)
-    with pytest.raises(DataError, match=r"of 6 clips are longer than the encoder takes \(0\.5 s\)"):
+    with pytest.raises(DataError, match=r"of 6 records hold a clip longer than the encoder takes \(0\.5 s\)"):
         evaluate(folder)
 
 
@@ -341,7 +341,7 @@ def test_each_clip_of_a_record_is_measured(
     assert evaluate(over(write_dialogues(tmp_path / "fit.tar", (0.4, 0.4))))["held_out"]["quickstart"].count
     with pytest.raises(
         DataError,
-        match=r"1 of 2 clips are longer than the encoder takes \(0\.5 s\), the first is "
+        match=r"1 of 2 records hold a clip longer than the encoder takes \(0\.5 s\), the first is "
         r".*talk-1.* \(0\.6 s\)",
     ):
         evaluate(over(write_dialogues(tmp_path / "long.tar", (0.4, 0.4), (0.3, 0.6))))

@@ -250,6 +250,20 @@ def test_a_gate_of_a_metric_of_which_higher_is_better(chain: Path, monkeypatch: 
     train(make(chain, "open", "stages.align.gate.held_out={min: -1}"), "align")
 
 
+def test_a_score_that_is_no_number_opens_no_gate(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CER, "value", lambda self, details: float("nan"))
+    with pytest.raises(GateError, match=r"CER of nan %, above stages\.align\.gate\.held_out\.max of 5 %"):
+        train(make(chain, "run", "stages.align.gate.held_out={max: 5}"), "align")
+
+
+def test_a_metric_that_does_not_say_which_values_are_better(
+    chain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CER, "better", None)
+    with pytest.raises(RecipeError, match=r"held_out\.metric: metric 'cer': its `better` has to be higher, lower"):
+        make(chain, "run", "stages.align.gate.held_out={max: 5}")
+
+
 def test_a_stage_that_no_longer_gets_better_ends(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = (
         "stages.align.steps=40",
@@ -330,7 +344,12 @@ def test_a_record_without_a_rejected_answer(chain: Path) -> None:
         (["stages.align.early_stop={}"], r"stages\.align\.early_stop: looks at the validation loss"),
         (["stages.align.checkpoint.keep_best=1"], r"checkpoint\.keep_best: looks at the validation loss"),
         (["stages.align.checkpoint.leave=best"], r"checkpoint\.leave: best needs keep_best of at least 1"),
-        (["stages.align.gate.held_out={max: -1}"], r"gate\.held_out\.max: must be at least 0, not -1"),
+        (["stages.align.gate.held_out={max: .nan}"], r"gate\.held_out\.max: must be finite, not nan"),
+        (["stages.align.gate.held_out={min: .inf}"], r"gate\.held_out\.min: must be finite, not inf"),
+        (
+            ["evaluate.held_out.metric=wer", "evaluate.held_out.normaliser=whisper-basic-nospace"],
+            r"evaluate\.held_out\.metric: metric 'wer' with normaliser 'whisper-basic-nospace': compares",
+        ),
         (["stages.align.gate.held_out={}"], r"gate\.held_out: give max or min: one of the two"),
         (["stages.align.gate.held_out={max: 3, min: 3}"], r"gate\.held_out: give max or min: one of the two"),
         (
