@@ -260,7 +260,8 @@ def test_a_metric_that_does_not_say_which_values_are_better(
     chain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CER, "better", None)
-    with pytest.raises(RecipeError, match=r"held_out\.metric: metric 'cer': its `better` has to be higher, lower"):
+    said = r"held_out\.metric: metric 'cer': its `better` has to be higher, lower"
+    with pytest.raises(RecipeError, match=said):
         make(chain, "run", "stages.align.gate.held_out={max: 5}")
 
 
