@@ -43,13 +43,19 @@ def files() -> dict[str, tuple[dict[str, bool], list[Said]]]:
 
 def names_of(module: ast.Module) -> dict[str, bool]:
     """Return the public names that a module defines, and whether each is a function's."""
-    found: dict[str, bool] = {}
-    for node in module.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        found.update((target.id, False) for target in targets if isinstance(target, ast.Name))
-        if isinstance(node, (ast.ClassDef, *FUNCTIONS)):
-            found[node.name] = isinstance(node, FUNCTIONS)
-    return {name: is_function for name, is_function in found.items() if not name.startswith("_")}
+    return {name: is_function for name, is_function in _defined(module) if not name.startswith("_")}
+
+
+def _defined(node: ast.AST) -> Iterator[tuple[str, bool]]:
+    """Yield what a module, or a statement at its top, names; what a function or a class holds is its own."""
+    match node:
+        case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+            yield node.name, isinstance(node, FUNCTIONS)
+        case ast.Name(ctx=ast.Store()):
+            yield node.id, False
+        case ast.Module() | ast.stmt() | ast.excepthandler() | ast.Tuple() | ast.List() | ast.Starred():
+            for child in ast.iter_child_nodes(node):
+                yield from _defined(child)
 
 
 def shared_names(names: Mapping[str, dict[str, bool]]) -> dict[str, list[str]]:
@@ -75,6 +81,22 @@ def test_no_public_name_means_two_things() -> None:
 def test_what_is_counted_as_a_name() -> None:
     source = "A = 1\nb: int = 2\n_c = 3\nclass D: ...\ndef e(): ...\nasync def f(): ...\nfrom g import h\n"
     assert names_of(ast.parse(source)) == {"A": False, "b": False, "D": False, "e": True, "f": True}
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("A, (B, *C) = D = 1, (2, 3)", "A B C D"),
+        ("[A] = [B for B in C]", "A"),
+        ("if A:\n    B = 1\nelif C:\n    D = 1\nelse:\n    E = 1", "B D E"),
+        ("try:\n    A = 1\nexcept E:\n    B = 1\nelse:\n    C = 1\nfinally:\n    D = 1", "A B C D"),
+        ("for A in B:\n    C = 1\nwith D:\n    E = 1", "A C E"),
+        ("if TYPE_CHECKING:\n    from a import B\nA.b = C[0] = 1", ""),
+        ("def A():\n    B = 1\nclass C:\n    D = 1", "A C"),
+    ],
+)
+def test_where_names_are_looked_for(source: str, names: str) -> None:
+    assert " ".join(names_of(ast.parse(source))) == names
 
 
 def test_a_command_has_the_name_of_its_function() -> None:

@@ -17,9 +17,7 @@ def plan(
     recipe_file: Path = typer.Argument(..., metavar="RECIPE", help="A recipe (YAML)."),
     overrides: list[str] = typer.Argument(None, help="Changes to the recipe, as for train."),
     gpus: int | None = typer.Option(None, "--gpus", help="GPUs. Default: the recipe's devices x nodes."),
-    gpu: str = typer.Option(
-        "h100", "--gpu", help="Kind of GPU: a100, b200, h100, h200, l4, l40s, rtx3090, rtx4090."
-    ),
+    gpu: str = typer.Option("h100", help="Kind of GPU: a100, b200, h100, h200, l4, l40s, rtx3090, rtx4090."),
     utilisation: float = typer.Option(0.35, help="Share of the GPU's peak rate that is reached."),
     clip_seconds: float = typer.Option(6.0, "--clip-seconds", help="Length of a clip [s]."),
     prompt_tokens: int = typer.Option(30, "--prompt-tokens", help="Tokens of a request, markup included."),
@@ -29,16 +27,18 @@ def plan(
     """Say what each stage will take, and what would make it fit: no weights, data, network or GPU needed."""
     from rich.console import Console
 
+    from kikimimi.contracts.options import OptionsError
     from kikimimi.planning.advice import MEMORY, Adviser
     from kikimimi.planning.page import GB, page
     from kikimimi.planning.plan import Hardware, Planner
     from kikimimi.planning.workload import Workload
     from kikimimi.recipe import load_recipe
 
-    planner = Planner(
-        Workload(clip_seconds=clip_seconds, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens),
-        Hardware(gpus=gpus, gpu=gpu, utilisation=utilisation),
-    )
+    try:
+        work = Workload(clip_seconds=clip_seconds, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens)
+        planner = Planner(work, Hardware(gpus=gpus, gpu=gpu, utilisation=utilisation))
+    except OptionsError as error:
+        raise OptionsError([f"--{problem.replace('_', '-')}" for problem in error.problems]) from None
 
     def resolve(changes: Sequence[str]) -> Recipe:
         return load_recipe(recipe_file, [*(overrides or []), *changes])
@@ -48,9 +48,7 @@ def plan(
     ways = {}
     for stage in stages:
         adviser = Adviser(resolve, planner, stage.name)
-        ways[stage.name] = {
-            size: adviser.ways(size * GB) for size in MEMORY if stage.memory.total > size * GB
-        }
+        ways[stage.name] = {gb: adviser.ways(gb * GB) for gb in MEMORY if stage.memory.total > gb * GB}
     if as_json:
         listed = []
         for stage in stages:

@@ -12,8 +12,8 @@ from kikimimi import Options, PositiveInt, Probability
 
 Tokens = Literal["characters", "bytes"]
 
-PAD, UNKNOWN, END = "<|pad|>", "<|unk|>", "<|end|>"
-CONTROL = [PAD, UNKNOWN, END, "<|system|>", "<|user|>", "<|assistant|>"]
+PAD, _UNKNOWN, END = "<|pad|>", "<|unk|>", "<|end|>"
+CONTROL = [PAD, _UNKNOWN, END, "<|system|>", "<|user|>", "<|assistant|>"]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -114,7 +114,7 @@ def build_tokenizer(kind: Tokens, texts: Iterable[str], markers: Sequence[str] =
     if kind == "bytes":
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         vocabulary = {token: i for i, token in enumerate([*control, *alphabet])}
-        backend = Tokenizer(BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN))
+        backend = Tokenizer(BPE(vocab=vocabulary, merges=[], unk_token=_UNKNOWN))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.decoder = decoders.ByteLevel()
     else:
@@ -122,7 +122,7 @@ def build_tokenizer(kind: Tokens, texts: Iterable[str], markers: Sequence[str] =
         if not characters:
             raise ValueError("a character tokenizer is built from the training texts, and there are none")
         vocabulary = {token: i for i, token in enumerate([*control, *characters])}
-        backend = Tokenizer(WordLevel(vocab=vocabulary, unk_token=UNKNOWN))
+        backend = Tokenizer(WordLevel(vocab=vocabulary, unk_token=_UNKNOWN))
         # (?m) is how this engine spells that a line feed is a character like any other.
         backend.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), "isolated")
         backend.decoder = decoders.Fuse()
@@ -130,7 +130,7 @@ def build_tokenizer(kind: Tokens, texts: Iterable[str], markers: Sequence[str] =
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=PAD,
-        unk_token=UNKNOWN,
+        unk_token=_UNKNOWN,
         eos_token=END,
         additional_special_tokens=control[3:],
         chat_template=CHAT_TEMPLATE,

@@ -234,11 +234,11 @@ def test_gpus() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "problem"),
     [
-        ("--gpus", "0", "gpus: must be at least 1, not 0"),
-        ("--utilisation", "1.5", "utilisation: must be above 0 and at most 1, not 1.5"),
-        ("--clip-seconds", "0", "clip_seconds: must be above 0, not 0.0"),
-        ("--prompt-tokens", "-1", "prompt_tokens: must be at least 1, not -1"),
-        ("--answer-tokens", "0", "answer_tokens: must be at least 1, not 0"),
+        ("--gpus", "0", "--gpus: must be at least 1, not 0"),
+        ("--utilisation", "1.5", "--utilisation: must be above 0 and at most 1, not 1.5"),
+        ("--clip-seconds", "0", "--clip-seconds: must be above 0, not 0.0"),
+        ("--prompt-tokens", "-1", "--prompt-tokens: must be at least 1, not -1"),
+        ("--answer-tokens", "0", "--answer-tokens: must be at least 1, not 0"),
         ("--gpu", "none", "--gpu: 'none' is not in the table"),
     ],
 )
