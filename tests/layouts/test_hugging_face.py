@@ -363,7 +363,7 @@ def test_every_set_of_the_japanese_system_has_fields() -> None:
         ),
         (
             "messages: {column: m, roles: {gpt: bot}}\n",
-            [r"messages\.roles: expected one of system, user, assistant, not 'bot'"],
+            [r"messages\.roles\.gpt: expected one of system, user, assistant, not 'bot'"],
         ),
         ("messages: {column: m, text: null}\n", [r"messages: needs text or audio, or both"]),
         ("messages: {column: m, transcript: t}\n", [r"transcript: tells of the audio, so name that too"]),

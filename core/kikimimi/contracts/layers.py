@@ -9,14 +9,10 @@ from torch import Tensor, nn
 
 from kikimimi.contracts.options import NonNegativeInt, Rule, checked
 
-Layers = Annotated[
-    list[NonNegativeInt],
-    MinLen(1),
-    Rule("ascending, each once", lambda layers: sorted(set(layers)) == list(layers)),
-]
+_ASCENDING = Rule("ascending, each once", lambda layers: sorted(set(layers)) == list(layers))
+Layers = Annotated[list[NonNegativeInt], MinLen(1), _ASCENDING]
 """Numbers of layers to read; 0 is what enters the first one."""
 Combine = Literal["concat", "weighted_sum"]
-"""What becomes of several layers."""
 
 
 @checked
@@ -70,8 +66,7 @@ class LayerCombiner(nn.Module):
         return outputs[0] if len(outputs) == 1 else torch.cat(list(outputs), dim=-1)
 
 
-Taps, check_taps = LayerCombiner, check_layers
-"""What earlier versions called them."""
+Taps, check_taps = LayerCombiner, check_layers  # what earlier versions called them
 
 
 def tiny_layers(layers: Sequence[int] | None, num_layers: int) -> list[int] | None:

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import math
 import operator
 import textwrap
 import types
@@ -36,8 +37,9 @@ class Rule(BaseMetadata):
 
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
-PositiveFloat = Annotated[float, Gt(0)]
-NonNegativeFloat = Annotated[float, Ge(0)]
+_FINITE = Rule("a finite number", lambda value: value < math.inf)
+PositiveFloat = Annotated[float, Gt(0), _FINITE]
+NonNegativeFloat = Annotated[float, Ge(0), _FINITE]
 Fraction = Annotated[float, Ge(0), Le(1)]
 """A part of a whole, all of it included."""
 Probability = Annotated[float, Ge(0), Lt(1)]
@@ -112,7 +114,7 @@ def checked(function: _Function) -> _Function:
     def checking(*args: Any, **kwargs: Any) -> Any:
         hints = get_type_hints(function, include_extras=True)
         given = inspect.signature(function).bind(*args, **kwargs).arguments
-        if found := [said for name in given for said in _problems(hints.get(name), given[name], name)]:
+        if found := [said for name in given for said in out_of_bounds(hints.get(name), given[name], name)]:
             raise OptionsError(found)
         return function(*args, **kwargs)
 
@@ -207,13 +209,15 @@ def without_none(annotation: Any) -> tuple[Any, bool]:
 
 
 def describe_type(annotation: Any) -> str:
-    """Return a type with its bounds as a message names it: ``a whole number (at least 1) or null``."""
+    """Return a type with its bounds, a list's own first: ``a whole number (at least 1) or null``."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return f"{describe_type(args[0])}{describe_bounds(annotation)}"
+        said, bounds = describe_type(args[0]), describe_bounds(annotation)
+        return said.replace("a list", f"a list{bounds}", 1) if said.startswith("a list") else said + bounds
     if origin in (Union, types.UnionType):
         members = [describe_type(member) for member in args if member is not type(None)]
-        return " or ".join([*members, *(["null"] if type(None) in args else [])])
+        null = f"{',' * members[-1].startswith('a list (')} or null" if type(None) in args else ""
+        return " or ".join(members) + null
     if origin is Literal:
         return f"one of {', '.join(str(choice) for choice in args)}"
     if origin is dict:
@@ -243,9 +247,9 @@ def _constraints(annotation: Any) -> Iterator[BaseMetadata]:
 
 
 def _said(constraints: Any) -> str:
-    """Return bounds in words: ``at least 0 and below 1``."""
+    """Return bounds in words: ``at least 0 and below 1``. Beside others, being finite is left out."""
     words = []
-    for constraint in constraints:
+    for constraint in [item for item in constraints if item != _FINITE] or constraints:
         attribute, said, _ = _BOUNDS[type(constraint)]
         bound = constraint.words if isinstance(constraint, Rule) else getattr(constraint, attribute)
         words.append("not empty" if said == "at least {} long" and bound == 1 else said.format(bound))
@@ -264,10 +268,10 @@ def _expect_known(annotation: Any, name: str) -> None:
 
 def _problems_inside(options: Any, path: str) -> Iterator[str]:
     for name, option in declared(type(options)).items():
-        yield from _problems(option.annotation, getattr(options, option.field.name), f"{path}{name}")
+        yield from out_of_bounds(option.annotation, getattr(options, option.field.name), f"{path}{name}")
 
 
-def _problems(annotation: Any, value: Any, path: str) -> Iterator[str]:
+def out_of_bounds(annotation: Any, value: Any, path: str) -> Iterator[str]:
     """Yield what is wrong with a value; types are not looked at, but where bounds need them."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -275,16 +279,16 @@ def _problems(annotation: Any, value: Any, path: str) -> Iterator[str]:
         broken = [] if value is None else [item for item in constraints if not _holds(item, value)]
         if broken:
             # The ends of a range are told together; that a list is not empty is told of an empty one.
-            said = _said(broken if MinLen in map(type, constraints) else constraints)
+            said = _said(broken if MinLen in map(type, constraints) or broken[0] == _FINITE else constraints)
             inner = next(iter(get_args(args[0])), None)
             choices = f"; it takes {listing(get_args(inner))}" if get_origin(inner) is Literal else ""
             is_empty = said in ("not empty", "not blank")
             yield f"{path}: must {f'not be {said[4:]}{choices}' if is_empty else f'be {said}, not {value!r}'}"
         else:
-            yield from _problems(args[0], value, path)
+            yield from out_of_bounds(args[0], value, path)
     elif origin in (Union, types.UnionType):
         if value is not None or type(None) not in args:
-            each = [list(_problems(member, value, path)) for member in args if member is not type(None)]
+            each = [list(out_of_bounds(member, value, path)) for member in args if member is not type(None)]
             for problem in min(each, key=len):  # who leaves a text blank may mean that there is none
                 is_blank = type(None) in args and problem.endswith(" not be blank")
                 yield f"{problem}; null is allowed" if is_blank else problem
@@ -294,11 +298,11 @@ def _problems(annotation: Any, value: Any, path: str) -> Iterator[str]:
             yield f"{path}: {value!r} is not one of {listing(names)}.{nearest(str(value), names)}"
     elif origin is dict and isinstance(value, dict):
         for key, item in value.items():
-            yield from (*_problems(args[0], key, path), *_problems(args[1], item, f"{path}.{key}"))
+            yield from (*out_of_bounds(args[0], key, path), *out_of_bounds(args[1], item, f"{path}.{key}"))
     elif origin in (list, tuple) and isinstance(value, list | tuple):
         members = args if origin is tuple and args[-1] is not Ellipsis else args[:1] * len(value)
         for number, (member, item) in enumerate(zip(members, value, strict=False)):
-            yield from _problems(member, item, f"{path}[{number}]")
+            yield from out_of_bounds(member, item, f"{path}[{number}]")
     elif (
         dataclasses.is_dataclass(annotation) and type(value) is annotation and not isinstance(value, Options)
     ):

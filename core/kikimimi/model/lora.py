@@ -108,8 +108,5 @@ def add_lora(component: nn.Module, lora: LoRA, *, where: str) -> AudioGate | Non
 
 def has_updates(module: nn.Module) -> bool:
     """Tell whether a module is a layer that peft has put low-rank updates beside."""
-    if "peft" not in sys.modules:
-        return False
-    from peft.tuners.lora import LoraLayer
-
-    return isinstance(module, LoraLayer)
+    peft: Any = sys.modules.get("peft")  # where nothing has imported it, nothing has updates
+    return peft is not None and isinstance(module, peft.tuners.lora.LoraLayer)

@@ -187,14 +187,6 @@ class SpeechLM(nn.Module):
         ids = torch.where(from_text, batch.ids[origin], -1)
         return Packed(embeddings, lengths, ids, batch.loss[origin] & from_text)
 
-    def generate(self, batch: Batch, generation: Generation) -> list[str]:
-        """Continue each conversation of the batch, whose renderings end with an assistant header.
-
-        Returns:
-            One text per conversation.
-        """
-        return [self.llm.decode(ids) for ids in self.generate_ids(batch, generation)]
-
     @torch.inference_mode()
     def generate_ids(
         self, batch: Batch, generation: Generation, packed: Packed | None = None

@@ -81,9 +81,8 @@ class Adviser:
         frozen = [
             part
             for part in PARTS
-            if part != "adapter"
-            and (part not in stage.train or stage.train[part].part == "lora")
-            and getattr(at, part).dtype == "fp32"
+            if part != "adapter" and getattr(at, part).dtype == "fp32"
+            if part not in stage.train or stage.train[part].part == "lora"
         ]
         if frozen and recipe.trainer.precision != "fp32":
             moves.append(tuple(f"{key}.dtype.{part}=bf16" for part in frozen))

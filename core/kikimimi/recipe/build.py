@@ -2,11 +2,11 @@
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts import registry
-from kikimimi.contracts.options import declared, describe_type
+from kikimimi.contracts.options import declared, describe_type, out_of_bounds, without_none
 from kikimimi.errors import PluginError
 from kikimimi.recipe.chosen import OF_PARTS, PARTS, Chosen
 from kikimimi.recipe.merge import as_section
@@ -68,7 +68,7 @@ class Builder:
         elif isinstance(shape, Pluggable):
             found = self._component(shape, entry, key)
         else:
-            found = self._leaf(shape, entry, key)
+            found = self._bounded(shape.annotation, self._leaf(shape, entry, key), entry, key)
         if found is not INVALID:
             self.built[key] = found
         return found
@@ -87,7 +87,8 @@ class Builder:
         for name, item in entry.value.items():
             path = _join(key, name)
             if name in known:
-                values[known[name].field.name] = self.build(places[name], item, path, f"'{name}'")
+                found = self.build(places[name], item, path, f"'{name}'")
+                values[known[name].field.name] = self._bounded(known[name].annotation, found, item, path)
                 continue
             said = f"{owner} has no option '{name}'.{nearest(name, known)} Options: {listing(known)}"
             values[name] = self._fail(path, said, item)
@@ -202,12 +203,26 @@ class Builder:
         return Section(config)
 
     def _leaf(self, shape: Leaf, entry: Entry, key: str) -> Any:
+        rest, _ = without_none(shape.annotation)
+        if get_origin(rest) is list and isinstance(entry.value, list):
+            return self._several(Several(Leaf(get_args(rest)[0])), entry, key, "")
+        if get_origin(rest) is dict and isinstance(entry.value, dict):
+            inner = Leaf(get_args(rest)[1])
+            found = {name: self.build(inner, item, f"{key}.{name}", "") for name, item in entry.value.items()}
+            return INVALID if INVALID in found.values() else found
         try:
             found = convert(shape.annotation, entry)
             if shape.kind:
                 registry.find(shape.kind, found)
         except (NotOfTypeError, PluginError) as error:
             return self._fail(key, str(error), entry)
+        return found
+
+    def _bounded(self, annotation: Any, found: Any, entry: Entry, key: str) -> Any:
+        """Return a value that is in its own bounds, or INVALID; what it holds was looked at before."""
+        for problem in [] if found is INVALID else list(out_of_bounds(annotation, found, key)):
+            path, _, said = problem.partition(": ")
+            found = self._fail(path, said, entry)
         return found
 
 

@@ -29,9 +29,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Several:
-    """A list of sections."""
+    """A list of things of one shape."""
 
-    item: Section
+    item: Shape
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import logging
 import shutil
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,8 +12,9 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from kikimimi.console.words import counted
+from kikimimi.data.whole_file import whole_file
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.recipe import Recipe
+from kikimimi.recipe import Trainer
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.rank import slurm_starts_ranks
 from kikimimi.training.callbacks.checkpoints import KeepCheckpoints
@@ -54,7 +54,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view")
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         trainer = pl.Trainer(
-            **_hardware(stage.recipe),
+            **_hardware(stage.recipe.trainer),
             max_steps=_last_step(stage),
             max_epochs=-1,
             accumulate_grad_batches=stage.loader.accumulation,
@@ -88,7 +88,9 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     _tell(stage, trainer.global_step)
     if options.checkpoint.leave == "best" and (lowest := best.path()) is not None:
         if trainer.is_global_zero:
-            _put(lowest, run.weights(name))
+            run.weights(name).parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(run.weights(name)) as path:
+                shutil.copyfile(lowest, path)
     else:
         write_weights(trainer, run.weights(name), stage.module.state_dict(), stage.metadata)
     trainer.strategy.barrier()
@@ -122,28 +124,16 @@ def _last_step(stage: PreparedStage) -> int:
     return planned + 1 if stage.missed is not None and stage.step >= planned else planned
 
 
-def _put(source: Path, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.copyfile(source, temporary)
-    temporary.replace(path)
-
-
-def _strategy(recipe: Recipe) -> str | ShardedStrategy:
-    options = recipe.trainer
-    if options.strategy != "fsdp":
-        return options.strategy
-    cpu = options.accelerator == "cpu" or not torch.cuda.is_available()
-    return ShardedStrategy(options.devices * options.nodes, "gloo" if cpu else None)
-
-
-def _hardware(recipe: Recipe) -> dict[str, Any]:
-    options = recipe.trainer
+def _hardware(options: Trainer) -> dict[str, Any]:
+    strategy: str | ShardedStrategy = options.strategy
+    if strategy == "fsdp":
+        cpu = options.accelerator == "cpu" or not torch.cuda.is_available()
+        strategy = ShardedStrategy(options.devices * options.nodes, "gloo" if cpu else None)
     return {
         "accelerator": options.accelerator,
         "devices": options.devices,
         "num_nodes": options.nodes,
-        "strategy": _strategy(recipe),
+        "strategy": strategy,
         "precision": PRECISIONS[options.precision],
     }
 

@@ -1,12 +1,10 @@
 """Learned queries read the frames through a small transformer: of each window, or of the whole clip."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from annotated_types import Gt, Lt
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerLayer
@@ -17,6 +15,7 @@ from kikimimi import (
     AdapterOutput,
     ComponentConfig,
     Padded,
+    PositiveFloat,
     PositiveInt,
     Probability,
 )
@@ -156,7 +155,7 @@ class QFormerAdapter(Adapter):
 
         num_queries: PositiveInt = 1
         """Queries, which are audio tokens, per window; or per clip without windows."""
-        window_seconds: Annotated[float, Gt(0), Lt(math.inf)] | None = 0.333333
+        window_seconds: PositiveFloat | None = 0.333333
         """Length of the windows, which do not overlap [s], rounded to whole frames; null: one per clip."""
         remainder: Literal["keep", "drop"] = "keep"
         """What becomes of the frames that do not fill the last window: a window of their own, or dropped and

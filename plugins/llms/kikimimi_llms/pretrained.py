@@ -25,8 +25,6 @@ PINNED = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(/[^@]+)?@(?P<commit>[0-9a-f
 # Constants that older checkpoints hold beside the parameters: causal masks of GPT-2, rotary frequencies.
 _CONSTANTS = ("*.attn.bias", "*.attn.masked_bias", "*.rotary_emb.inv_freq")
 
-_LONGEST_SETTING = 1000  # values of a GGUF file's list
-
 
 class Pretrained:
     """A pretrained LLM's files. Code that lies among them is not run.
@@ -226,7 +224,7 @@ def _without_vocabulary() -> Iterator[None]:
                 return super()._get_field_parts(orig_offs, raw_type)
             head = [self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)]
             # Of a type that transformers leaves as it is: what a long list holds is no setting.
-            types: list[Any] = [gguf.GGUFValueType.ARRAY, kind if count <= _LONGEST_SETTING else None]
+            types: list[Any] = [gguf.GGUFValueType.ARRAY, kind if count <= 1000 else None]
             return 12 + body.nbytes, [*head, *items], list(range(2, 2 + count)), types
 
     with patch.object(gguf, "GGUFReader", Reader):

@@ -10,7 +10,18 @@ import annotated_types
 import pytest
 from annotated_types import Ge, Interval, Len, MultipleOf
 
-from kikimimi import ComponentConfig, Distinct, OddInt, Options, PositiveInt, Probability, Rule, Text
+from kikimimi import (
+    ComponentConfig,
+    Distinct,
+    NonNegativeFloat,
+    OddInt,
+    Options,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Rule,
+    Text,
+)
 from kikimimi.contracts.options import OptionsError, checked, declared, describe_type
 
 
@@ -46,6 +57,9 @@ class Every(ComponentConfig):
     text: Text | None = None
     parts: Annotated[dict[Literal["x", "y"], int], Len(1)] = field(default_factory=lambda: {"x": 1})
     once: Annotated[list[int], Distinct] = field(default_factory=list)
+    layers: Annotated[list[PositiveInt], Len(1), Distinct] | None = None
+    rate: PositiveFloat = 1.0
+    share: NonNegativeFloat | None = None
     plain: Plain | None = None
     global_: PositiveInt = field(default=1, metadata={"key": "global"})
     free: Annotated[int, "a note for another tool"] = -1
@@ -66,6 +80,12 @@ class Every(ComponentConfig):
         ({"weights": {"a": 1, "b": 0}}, "weights.b: must be at least 1, not 0"),
         ({"pair": (1, "z")}, "pair[1]: 'z' is not one of x, y."),
         ({"device": 0}, "device: must be at least 1, not 0"),
+        ({"layers": [1, 0]}, "layers[1]: must be at least 1, not 0"),
+        ({"rate": 0.0}, "rate: must be above 0, not 0.0"),
+        ({"rate": float("inf")}, "rate: must be a finite number, not inf"),
+        ({"rate": float("nan")}, "rate: must be above 0, not nan"),
+        ({"share": float("inf")}, "share: must be a finite number, not inf"),
+        ({"share": float("-inf")}, "share: must be at least 0, not -inf"),
         ({"plain": Plain(width=0)}, "plain.width: must be at least 1, not 0"),
         ({"global_": 0}, "global: must be at least 1, not 0"),
         ({"width": 4}, "width: must be at least 1 and odd, not 4"),
@@ -131,17 +151,20 @@ def test_options_can_be_read() -> None:
         "dropout": "a number (at least 0 and below 1)",
         "scale": "a number (above 0 and at most 2) or null",
         "even": "a whole number (a multiple of 2)",
-        "words": "a list, each a text (not empty and at most 3 long) (not empty)",
+        "words": "a list (not empty), each a text (not empty and at most 3 long)",
         "weights": "a section whose values are each a whole number (at least 1)",
         "pair": "a list of 2: a whole number (at least 1), one of x, y",
         "device": "a whole number (at least 1) or one of auto",
+        "layers": "a list (not empty and without repeats), each a whole number (at least 1), or null",
+        "rate": "a number (above 0)",
+        "share": "a number (at least 0) or null",
         "plain": "Plain or null",
         "global": "a whole number (at least 1)",
         "width": "a whole number (at least 1 and odd)",
         "power": "a whole number (a power of 2)",
         "text": "a text (not blank) or null",
         "parts": "a section whose values are each a whole number (not empty)",
-        "once": "a list, each a whole number (without repeats)",
+        "once": "a list (without repeats), each a whole number",
         "free": "a whole number",
     }
 

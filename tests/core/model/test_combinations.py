@@ -65,6 +65,6 @@ def test_one_many_and_generation_agree(encoder: str, adapter: str, llm: str) -> 
         # Nothing where the likeliest token ends the turn.
         assert not first or first == [int(row.argmax())]
     for one, text in zip(
-        prompts, model.generate(collate(prompts), Generation(max_new_tokens=5)), strict=True
+        prompts, model.generate_ids(collate(prompts), Generation(max_new_tokens=5)), strict=True
     ):
-        assert model.generate(collate([one]), Generation(max_new_tokens=5)) == [text]
+        assert model.generate_ids(collate([one]), Generation(max_new_tokens=5)) == [text]

@@ -104,7 +104,7 @@ def test_in_one_pack_only_conversations_with_audio_change(
 def test_generation_is_gated_too(three: tuple[SpeechLM, SpeechLM, SpeechLM]) -> None:
     for beams in (1, 2):
         answers = [
-            model.generate(mixed(model, generate=True), Generation(max_new_tokens=8, num_beams=beams))
+            model.generate_ids(mixed(model, generate=True), Generation(max_new_tokens=8, num_beams=beams))
             for model in three
         ]
         assert [answers[1][0], answers[1][2]] == [answers[0][0], answers[0][2]]

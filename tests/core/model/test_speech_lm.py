@@ -121,8 +121,8 @@ def test_batched_generation_equals_single(model: SpeechLM) -> None:
     torch.manual_seed(1)
     asked = prompts(model)
     settings = Generation(max_new_tokens=8)
-    together = model.generate(collate(asked), settings)
-    assert together == [model.generate(collate([one]), settings)[0] for one in asked]
+    together = model.generate_ids(collate(asked), settings)
+    assert together == [model.generate_ids(collate([one]), settings)[0] for one in asked]
 
 
 def test_longest_conversation_is_bounded(model: SpeechLM, samples: list[Sample]) -> None:

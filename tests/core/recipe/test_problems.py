@@ -128,6 +128,64 @@ def test_all_problems_at_once(problems: Any, base: str) -> None:
     assert "stages.tune.steps: must be given: a whole number, or epochs in its place (x.yaml:15)" in found
 
 
+def test_a_wrong_option_hides_no_bounds_beside_or_above_it(problems: Any, base: str) -> None:
+    text = (
+        base.replace("  name: plain\n  downsample: 8", "  name: mlp\n  downsample: 0\n  pool: meen")
+        .replace("seconds: 30, global: 4", "loss: tokenss, global: 0")
+        .replace("steps: 100", "clip: -1\n    steps: 100")
+        .replace("shards: talk.tar, task: talk, weight: 1", "shards: '', task: talk, weight: 0")
+        .replace("train: {adapter: {lr: 1e-3}}", "train: {}")
+    )
+    assert problems(f"seed: -1\n{text}", "trainer.devices=0", "trainer.workers=-1") == [
+        "seed: must be at least 0, not -1 (x.yaml:1)",
+        "adapter.downsample: must be at least 1, not 0 (x.yaml:6)",
+        "adapter.pool: expected one of stack, mean, not 'meen'. Did you mean 'mean'? (x.yaml:7)",
+        "stages.align.train: must not be empty; it takes adapter, encoder, llm (x.yaml:11)",
+        "stages.align.batch.loss: expected one of tokens, micro_batches, not 'tokenss'. "
+        "Did you mean 'tokens'? (x.yaml:14)",
+        "stages.align.batch.global: must be at least 1, not 0 (x.yaml:14)",
+        "stages.align.clip: must be at least 0, not -1.0 (x.yaml:15)",
+        "stages.tune.data.talk.shards: must not be empty (x.yaml:21)",
+        "stages.tune.data.talk.weight: must be above 0, not 0.0 (x.yaml:21)",
+        "trainer.devices: must be at least 1, not 0 (command line: trainer.devices=0)",
+        "trainer.workers: must be at least 0, not -1 (command line: trainer.workers=-1)",
+    ]
+
+
+def test_a_recipe_without_stages_and_with_a_wrong_seed(problems: Any, base: str) -> None:
+    text = base.partition("stages:")[0]
+    assert problems(f"{text}stages: {{}}\nseed: x\n") == [
+        "stages: must not be empty (x.yaml:7)",
+        "seed: expected a whole number (at least 0), not 'x' (x.yaml:8)",
+    ]
+
+
+def test_items_of_lists_and_sections_are_told_where_they_stand(problems: Any, base: str) -> None:
+    adapter = "  name: conv\n  kernel_sizes: [3, x, 0]\n  strides:\n  - 2\n  - 0\n"
+    prompts = "\n            ".join(["", "ja:", "- a", "- ' '", "en: []", "fr: [a, a]"])
+    task = f"clips:\n        task:\n          name: prompted\n          prompts:{prompts}"
+    text = base.replace("  name: plain\n  downsample: 8\n", adapter)
+    text = text.replace('clips: {shards: "clips-{00..11}.tar", task: write_down}', task)
+    key = "stages.align.data.clips.task.prompts"
+    assert problems(text, "stages.align.data.clips.shards=a.tar") == [
+        "adapter.kernel_sizes[1]: expected a whole number (at least 1), not 'x' (x.yaml:5)",
+        "adapter.kernel_sizes[2]: must be at least 1, not 0 (x.yaml:5)",
+        "adapter.strides[1]: must be at least 1, not 0 (x.yaml:8)",
+        f"{key}.ja[1]: must not be blank (x.yaml:20)",
+        f"{key}.en: must not be empty (x.yaml:21)",
+        f"{key}.fr: must be without repeats, not ['a', 'a'] (x.yaml:22)",
+    ]
+
+
+def test_rules_between_options_wait_for_their_bounds(problems: Any, base: str) -> None:
+    override = "adapter={name: conv, strides: [2, 2, 0]}"
+    said = "adapter.strides[2]: must be at least 1, not 0"
+    assert problems(base, override) == [f"{said} (command line: {override})"]
+    override = override.replace("0", "1")
+    said = "adapter: kernel_sizes and strides must name each convolution, and there are 2 and 3"
+    assert problems(base, override) == [f"{said} (command line: {override})"]
+
+
 def test_the_error_counts_and_lists(load: Any, base: str) -> None:
     with pytest.raises(RecipeError) as raised:
         load(base, "seed=x", "trainer.nodes=x")

@@ -178,7 +178,7 @@ HOLDS = "a recipe holds texts, numbers, true, false, null, lists and sections"
         ),
         (
             "answer: x\nprompts: {ja: x}\n",
-            ".prompts: expected a list, each a text (not blank) (not empty and without repeats), not 'x' "
+            ".prompts.ja: expected a list (not empty and without repeats), each a text (not blank), not 'x' "
             "(mine.yaml:2)",
         ),
         ("prompts:\n  ja: [x]\nanswer: '{a b}'\n", f".answer: '{{a b}}' {NO_BLANK} (mine.yaml:3)"),

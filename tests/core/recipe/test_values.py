@@ -40,7 +40,7 @@ from kikimimi.contracts import registry
             "adapter.shape=[1]",
             "adapter.shape: expected a list of 2: a whole number, a whole number, not a list",
         ),
-        ("adapter.scales={a: x}", "adapter.scales: expected a number, not 'x'"),
+        ("adapter.scales={a: x}", "adapter.scales.a: expected a number, not 'x'"),
         ("adapter.scales=1", "adapter.scales: expected a section whose values are each a number, not '1'"),
         ("adapter.layer=[]", "adapter.layer: expected a whole number or a text, not a list"),
         ("adapter.words=a", "adapter.words: expected a list, each a text, not 'a'"),
@@ -124,7 +124,7 @@ from kikimimi.contracts import registry
         ("trainer.devices=0", "trainer.devices: must be at least 1, not 0"),
         (
             "trainer.loggers=[tensorbord]",
-            "trainer.loggers: expected one of tensorboard, wandb, not 'tensorbord'. Did you mean "
+            "trainer.loggers[0]: expected one of tensorboard, wandb, not 'tensorbord'. Did you mean "
             "'tensorboard'?",
         ),
         (

@@ -7,21 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from annotated_types import Gt, Lt
 from numpy.typing import NDArray
 
 from kikimimi.console.words import listing
 from kikimimi.contracts.layout import Row
-from kikimimi.contracts.options import Options, Text
+from kikimimi.contracts.options import Options, PositiveFloat, Text
 from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, encode_opus, is_silent, probe
 from kikimimi.data.codec import Codec, SampleRate, check_opus_rate
 from kikimimi.data.shards.record import Member, RecordError, make_record, named
 from kikimimi.errors import AudioError, RequestError
-
-_Length = Annotated[float, Gt(0), Lt(math.inf)]
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -37,9 +34,9 @@ class PackSettings(Options):
     """Sampling rate of the packed clips [Hz]."""
     codec: Codec = "flac"
     """FLAC (16 bits, lossless), or Opus."""
-    min_seconds: _Length | None = None
+    min_seconds: PositiveFloat | None = None
     """Rows with a shorter clip are left out [s]; None keeps every length."""
-    max_seconds: _Length | None = None
+    max_seconds: PositiveFloat | None = None
     """Rows with a longer clip are left out [s]; None keeps every length."""
     licenses: tuple[Text, ...] = ()
     """Only rows with one of these licences (``meta.license``) are kept; empty keeps all."""
