@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi.data.codec import MIN_SAMPLE_RATE, check_opus_rate
+from kikimimi.data.mp3 import Told, is_mpeg, may_be_mpeg, whole_stream
 from kikimimi.errors import AudioError, RequestError
 
 AUDIO_SUFFIXES = ("flac", "mp3", "ogg", "opus", "wav")
@@ -229,17 +230,37 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Any]:
         size = len(source)
     if size == 0:
         raise AudioError(f"{name}: the file is empty (0 bytes)")
+    told = _told(source, name)
+    source = told.content
     try:
         with (
             nullcontext(source) if isinstance(source, Path) else memory_file(source) as held,
             soundfile.SoundFile(held, closefd=False) as file,
         ):
+            if told.samples not in (None, file.frames):
+                raise AudioError(
+                    f"{name}: holds {told.samples} samples of {file.subtype_info}, of which libsndfile "
+                    f"would read {file.frames}; convert it with ffmpeg"
+                )
             yield file
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"{name}: cannot be decoded: {error.error_string.rstrip('.')}. "
             "Readable: WAV, FLAC, OGG (Vorbis, Opus) and MP3; convert others with ffmpeg"
         ) from error
+
+
+def _told(source: bytes | Path, name: str) -> Told:
+    """Return a file as libsndfile reads it whole: see `mp3`."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            begin = file.read(10)
+    else:
+        begin = source[:10]
+    if not may_be_mpeg(begin):
+        return Told(source, None)
+    content = source.read_bytes() if isinstance(source, Path) else source
+    return whole_stream(content, name) if is_mpeg(content) else Told(source, None)
 
 
 def _header(file: Any, name: str) -> tuple[float, int, int]:

@@ -139,7 +139,9 @@ def test_header_that_promises_more_than_there_is(tone: Tone) -> None:
     with pytest.raises(AudioError, match="clip: cannot be decoded"):
         decode(flac[: len(flac) // 2], sample_rate=16_000, name="clip")
     mp3 = tone(3.0, kind="MP3")
-    with pytest.raises(AudioError, match=r"clip: breaks off: its header promises 3\.000 s, but only"):
+    with pytest.raises(
+        AudioError, match="clip: breaks off: 18 bytes of the last frame of MPEG audio are missing"
+    ):
         decode(mp3[: len(mp3) // 2], sample_rate=16_000, name="clip")
 
 
