@@ -17,7 +17,6 @@ import os
 import re
 import struct
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from fractions import Fraction
@@ -27,6 +26,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.data import ogg
 from kikimimi.data.codec import MIN_SAMPLE_RATE, check_opus_rate
 from kikimimi.data.mp3 import Told, is_mpeg, may_be_mpeg, whole_stream
 from kikimimi.errors import AudioError, RequestError
@@ -52,10 +52,7 @@ _BROKEN_OFF = re.compile(
 )
 _SERIAL = 0x6B696B69
 _TAGS = b"OpusTags" + struct.pack("<I", 8) + b"kikimimi" + struct.pack("<I", 0)  # vendor, no comments
-_PAGE_HEADER = struct.Struct("<4sBBqIIIB")  # capture, version, type, granule, serial, sequence, CRC, segments
-_CRC_AT = 22
 _WRITTEN = 1 << 16  # samples of Opus per write
-_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def decode(source: bytes | Path, *, sample_rate: int, name: str) -> NDArray[np.float32]:
@@ -251,16 +248,21 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Any]:
 
 
 def _told(source: bytes | Path, name: str) -> Told:
-    """Return a file as libsndfile reads it whole: see `mp3`."""
+    """Return a file as libsndfile reads it whole: see `mp3` and `ogg`."""
     if isinstance(source, Path):
         with source.open("rb") as file:
             begin = file.read(10)
     else:
         begin = source[:10]
-    if not may_be_mpeg(begin):
+    is_ogg = begin.startswith(ogg.CAPTURE)
+    if not (is_ogg or may_be_mpeg(begin)):
         return Told(source, None)
     content = source.read_bytes() if isinstance(source, Path) else source
-    return whole_stream(content, name) if is_mpeg(content) else Told(source, None)
+    if is_ogg:
+        ogg.check_whole(content, name)
+    elif is_mpeg(content):
+        return whole_stream(content, name)
+    return Told(source, None)
 
 
 def _header(file: Any, name: str) -> tuple[float, int, int]:
@@ -308,30 +310,15 @@ def whole(descriptor: int) -> bytes:
         return file.read()
 
 
-def ogg_crc(page: bytes) -> int:
-    """Return the checksum of an Ogg page whose own checksum is set to 0 (RFC 3533, section 6).
-
-    Its polynomial is that of zlib's CRC-32, with the bits the other way round and nothing inverted.
-    """
-    mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{mirrored:032b}"[::-1], 2)
-
-
 def _steady(stream: bytes) -> Iterator[bytes]:
-    at, number = 0, 0
-    while at < len(stream):
-        capture, version, kind, granule, _, sequence, _, count = _PAGE_HEADER.unpack_from(stream, at)
-        lacing = stream[at + _PAGE_HEADER.size : at + _PAGE_HEADER.size + count]
-        begin = at + _PAGE_HEADER.size + count
-        at = begin + sum(lacing)
-        body = stream[begin:at]
-        assert capture == b"OggS"
+    for number, page in enumerate(ogg.pages(stream, "the encoded clip")):
+        capture, version, kind, granule, _, sequence, _, _ = page.fields
+        lacing, body = page.lacing, page.body
         assert sequence == number
         if number == 1:  # the comments, alone on their page
             assert body.startswith(b"OpusTags")
             assert lacing[-1] < 255
             body, lacing = _TAGS, bytes([len(_TAGS)])
-        header = _PAGE_HEADER.pack(capture, version, kind, granule, _SERIAL, sequence, 0, len(lacing))
-        page = header + lacing + body
-        yield page[:_CRC_AT] + struct.pack("<I", ogg_crc(page)) + page[_CRC_AT + 4 :]
-        number += 1
+        header = ogg.PAGE_HEADER.pack(capture, version, kind, granule, _SERIAL, sequence, 0, len(lacing))
+        made = header + lacing + body
+        yield made[: ogg.CRC_AT] + struct.pack("<I", ogg.crc(made)) + made[ogg.CRC_AT + 4 :]

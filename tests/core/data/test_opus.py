@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from kikimimi.data.audio import decode, encode_opus, ogg_crc, probe
+from kikimimi.data import ogg
+from kikimimi.data.audio import decode, encode_opus, probe
 from kikimimi.data.codec import OPUS_RATES
 from kikimimi.errors import RequestError
 
@@ -62,7 +63,7 @@ def test_every_page_has_its_checksum_and_the_comments_name_no_version() -> None:
     assert len(pages) > 3
     for number, page in enumerate(pages):
         cleared = page[:22] + bytes(4) + page[26:]
-        assert int.from_bytes(page[22:26], "little") == ogg_crc(cleared) == bit_by_bit(cleared)
+        assert int.from_bytes(page[22:26], "little") == ogg.crc(cleared) == bit_by_bit(cleared)
         assert int.from_bytes(page[18:22], "little") == number
         assert page[14:18] == pages[0][14:18]
     assert pages[1][28:] == b"OpusTags\x08\0\0\0kikimimi\0\0\0\0"
