@@ -26,7 +26,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.data import ogg
+from kikimimi.data import flac, ogg, wav
 from kikimimi.data.codec import MIN_SAMPLE_RATE, check_opus_rate
 from kikimimi.data.mp3 import Told, is_mpeg, may_be_mpeg, whole_stream
 from kikimimi.errors import AudioError, RequestError
@@ -45,7 +45,6 @@ SILENCE_DBFS = -60.0
 
 _BLOCK = 1 << 18  # frames per read: what a header promises is never allocated, only what is there
 _MAX_PHASES = 4000  # of the resampling filter; memory grows with its square
-_UNKNOWN_LENGTH = 0x7FFFF000  # what programs that write into a pipe put where the length belongs, or more
 # libsndfile notes in its log where a header and the file disagree, and then goes on with what is there.
 _BROKEN_OFF = re.compile(
     r"^\W*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
@@ -248,21 +247,24 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Any]:
 
 
 def _told(source: bytes | Path, name: str) -> Told:
-    """Return a file as libsndfile reads it whole: see `mp3` and `ogg`."""
+    """Return a file as libsndfile reads it whole: see `mp3`, `ogg`, `flac` and `wav`."""
     if isinstance(source, Path):
         with source.open("rb") as file:
             begin = file.read(10)
     else:
         begin = source[:10]
-    is_ogg = begin.startswith(ogg.CAPTURE)
-    if not (is_ogg or may_be_mpeg(begin)):
+    if not (begin.startswith((ogg.CAPTURE, flac.MARK, wav.MARK)) or may_be_mpeg(begin)):
         return Told(source, None)
     content = source.read_bytes() if isinstance(source, Path) else source
-    if is_ogg:
+    if begin.startswith(ogg.CAPTURE):
         ogg.check_whole(content, name)
+    elif begin.startswith(flac.MARK):
+        return Told(flac.whole_stream(content, name), None)
+    elif begin.startswith(wav.MARK):
+        return Told(wav.filled(content), None)
     elif is_mpeg(content):
         return whole_stream(content, name)
-    return Told(source, None)
+    return Told(content, None)
 
 
 def _header(file: Any, name: str) -> tuple[float, int, int]:
@@ -274,7 +276,7 @@ def _header(file: Any, name: str) -> tuple[float, int, int]:
     if frames >= 1 << 62:
         raise AudioError(f"{name}: its header does not tell its length (written into a pipe?); write it anew")
     for promised, present in _BROKEN_OFF.findall(file.extra_info):
-        if int(present) < int(promised) < _UNKNOWN_LENGTH:
+        if int(present) < int(promised) and not wav.is_placeholder(int(promised)):
             raise AudioError(
                 f"{name}: breaks off: its header promises {promised} bytes, but only {present} are there"
             )

@@ -1,0 +1,118 @@
+"""Files that programs wrote into a pipe, where no size can be filled in afterwards: whole, or refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from kikimimi.data import flac
+from kikimimi.data.audio import decode_whole, probe
+from kikimimi.errors import AudioError
+
+TOTAL = 8 + 13
+
+
+def wave(samples: int = 40_000, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.1, (samples, channels))
+
+
+def encoded(kind: str, subtype: str = "PCM_16", rate: int = 16_000, channels: int = 1) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave(channels=channels), rate, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+def lengthless(content: bytes) -> bytes:
+    """Take the number of samples out of a FLAC file's header."""
+    return content[:TOTAL] + bytes([content[TOTAL] & 0xF0]) + bytes(4) + content[TOTAL + 5 :]
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100, 96_000, 37_000, 12_345])
+@pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_24", 2), ("PCM_S8", 1)])
+def test_flac_of_unknown_length(rate: int, subtype: str, channels: int) -> None:
+    content = encoded("FLAC", subtype, rate, channels)
+    assert flac.whole_stream(lengthless(content), "clip") == content
+    assert np.array_equal(
+        decode_whole(lengthless(content), name="clip")[0], decode_whole(content, name="clip")[0]
+    )
+    tagged = lengthless(content) + b"TAG" + bytes(125)
+    assert probe(tagged, "clip") == (40_000 / rate, rate, channels)
+
+
+def test_flac_of_unknown_length_that_breaks_off() -> None:
+    content = lengthless(encoded("FLAC"))
+    for end in range(20, len(content), 601):
+        with pytest.raises(AudioError, match=r"clip: (breaks off|holds no samples)"):
+            decode_whole(content[:end], name="clip")
+        with pytest.raises(AudioError, match=r"clip: (breaks off|holds no samples)"):
+            probe(content[:end], "clip")
+
+
+def test_joined_flac_is_refused() -> None:
+    content = encoded("FLAC")
+    for first in (content, lengthless(content)):
+        with pytest.raises(AudioError, match=f"the second begins at byte {len(content)}: were files joined"):
+            decode_whole(first + content, name="clip")
+
+
+def test_a_rate_that_the_frames_do_not_have() -> None:
+    """It would be resampled to nonsense."""
+    content = bytearray(encoded("FLAC", rate=16_000))
+    packed = int.from_bytes(content[18:26], "big")
+    content[18:26] = (packed & ((1 << 44) - 1) | 44_100 << 44).to_bytes(8, "big")
+    said = "its header says 44100 Hz, 1 channels of 16 bits, and a frame of FLAC says 16000 Hz"
+    with pytest.raises(AudioError, match=said):
+        decode_whole(bytes(content), name="clip")
+
+
+SIZES = (
+    0,
+    0xFFFFFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0x7FFFF000,
+    0x7F000008,
+    2_000_000_000,
+    1 << 30,
+    (1 << 30) - 36,
+)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("outer", ["none", "the same", "right"])
+def test_wav_with_a_size_that_was_never_filled_in(size: int, outer: str, tmp_path: Path) -> None:
+    content = bytearray(encoded("WAV"))
+    expected, _ = decode_whole(bytes(content), name="clip")
+    at = content.index(b"data") + 4
+    content[at : at + 4] = struct.pack("<I", size)
+    if outer != "right":
+        content[4:8] = struct.pack("<I", 0 if outer == "none" else min(size + 36, 0xFFFFFFFF))
+    assert np.array_equal(decode_whole(bytes(content), name="clip")[0], expected)
+    assert probe(bytes(content), "clip") == (2.5, 16_000, 1)
+    path = tmp_path / "clip.wav"
+    path.write_bytes(content)
+    assert np.array_equal(decode_whole(path, name="clip")[0], expected)
+
+
+@pytest.mark.parametrize("size", [79_999, 100_000, 1 << 29, (1 << 30) + 500, 1_999_000_000])
+def test_wav_that_breaks_off(size: int) -> None:
+    content = bytearray(encoded("WAV"))
+    at = content.index(b"data") + 4
+    content[at : at + 4] = struct.pack("<I", size)
+    cut = bytes(content[:-1000])
+    with pytest.raises(AudioError, match=f"breaks off: its header promises {size} bytes, but only"):
+        decode_whole(cut, name="clip")
+
+
+def test_wav_without_samples_has_none() -> None:
+    content = bytearray(encoded("WAV"))
+    at = content.index(b"data") + 4
+    content[at : at + 4] = bytes(4)
+    for rest in (b"", b"LIST" + struct.pack("<I", 4) + b"INFO"):
+        with pytest.raises(AudioError, match="holds no samples"):
+            decode_whole(bytes(content[: at + 4]) + rest, name="clip")
