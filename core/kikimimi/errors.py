@@ -64,5 +64,9 @@ class AudioError(DataError):
     """An audio file cannot be used: not audio, empty, or holding values that are not numbers."""
 
 
+class CancellingError(AudioError):
+    """The channels of an audio file cancel one another: their average is silence."""
+
+
 class RunError(RequestError):
     """A run folder is missing, is of another recipe, or lacks what was asked of it."""

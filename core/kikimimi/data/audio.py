@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from kikimimi.data import flac, ogg, wav
 from kikimimi.data.codec import MIN_SAMPLE_RATE, check_opus_rate
 from kikimimi.data.mp3 import Told, is_mpeg, may_be_mpeg, whole_stream
-from kikimimi.errors import AudioError, RequestError
+from kikimimi.errors import AudioError, CancellingError, RequestError
 
 AUDIO_SUFFIXES = ("flac", "mp3", "ogg", "opus", "wav")
 """File name endings of the formats that a record may carry."""
@@ -42,6 +42,9 @@ MAX_PEAK = 4.0
 
 SILENCE_DBFS = -60.0
 """A clip whose peak is lower [dB relative to full scale] counts as silent."""
+
+_CANCELLED = 1e-3
+"""Share of the channels' energy below which their average has lost what was said."""
 
 _BLOCK = 1 << 18  # frames per read: what a header promises is never allocated, only what is there
 _MAX_PHASES = 4000  # of the resampling filter; memory grows with its square
@@ -70,7 +73,7 @@ def decode(source: bytes | Path, *, sample_rate: int, name: str) -> NDArray[np.f
     Raises:
         RequestError: No file is at that path.
         AudioError: It is not audio, breaks off, is empty or shorter than `MIN_SECONDS`, or holds values that
-            are not numbers.
+            are not numbers, or channels that cancel one another (`CancellingError`).
     """
     samples, rate = decode_whole(source, name=name)
     return resample(samples, rate, sample_rate)
@@ -88,7 +91,7 @@ def decode_whole(source: bytes | Path, *, name: str) -> tuple[NDArray[np.float32
     """
     with _opened(source, name) as file:
         seconds, rate, _ = _header(file, name)
-        samples = _read(file)
+        samples = _read(file, name)
         if len(samples) < file.frames:
             raise AudioError(
                 f"{name}: breaks off: its header promises {seconds:.3f} s, "
@@ -106,8 +109,9 @@ def decode_whole(source: bytes | Path, *, name: str) -> tuple[NDArray[np.float32
     return samples, rate
 
 
-def _read(file: Any) -> NDArray[np.float32]:
+def _read(file: Any, name: str) -> NDArray[np.float32]:
     """Read to the end, or to where it breaks off, into memory that grows with what is there."""
+    loud = left = 0.0  # energy of the channels, and of their average
     frames, channels = int(file.frames), int(file.channels)
     samples: NDArray[np.float32] = np.empty(min(frames, _BLOCK), dtype=np.float32)
     filled = 0
@@ -121,10 +125,17 @@ def _read(file: Any) -> NDArray[np.float32]:
         else:
             block = file.read(wanted, dtype="float32", always_2d=True)
             got = len(block)
-            block.mean(axis=1, dtype=np.float32, out=samples[filled : filled + got])
+            average = block.mean(axis=1, dtype=np.float32, out=samples[filled : filled + got])
+            loud += float(np.vdot(block, block)) / channels
+            left += float(np.vdot(average, average))
         filled += got
         if got < wanted:
             break
+    if left < _CANCELLED * loud:
+        raise CancellingError(
+            f"{name}: its {channels} channels cancel one another, and their average is silence: give one of "
+            "them, or turn one round"
+        )
     samples.resize(filled, refcheck=False)
     return samples
 

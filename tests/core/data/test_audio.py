@@ -25,7 +25,7 @@ from kikimimi.data.audio import (
     resample,
     whole,
 )
-from kikimimi.errors import AudioError, RequestError
+from kikimimi.errors import AudioError, CancellingError, RequestError
 
 Tone = Callable[..., bytes]
 
@@ -251,3 +251,24 @@ def test_holds_bytes_as_any_file_does(in_memory: bool, monkeypatch: pytest.Monke
         assert whole(file) == b"abcdef"
     with memory_file() as file:
         assert whole(file) == b""
+
+
+def stereo(turned: float, seconds: float = 1.0) -> bytes:
+    left = 0.3 * np.sin(np.arange(round(16_000 * seconds)) / 8)
+    file = io.BytesIO()
+    soundfile.write(file, np.stack([left, turned * left], axis=1), 16_000, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def test_channels_that_cancel_one_another_are_no_silence() -> None:
+    for turned in (-1.0, -0.98):
+        with pytest.raises(
+            CancellingError, match="clip: its 2 channels cancel one another, and their average"
+        ):
+            decode(stereo(turned), sample_rate=16_000, name="clip")
+    for turned in (1.0, 0.0, -0.5):
+        samples = decode(stereo(turned), sample_rate=16_000, name="clip")
+        assert np.abs(samples).max() == pytest.approx(0.15 * (1 + turned), abs=1e-3)
+    silence = io.BytesIO()
+    soundfile.write(silence, np.zeros((16_000, 2)), 16_000, format="WAV")
+    assert is_silent(decode(silence.getvalue(), sample_rate=16_000, name="clip"))

@@ -18,7 +18,7 @@ from kikimimi.contracts.options import Options, PositiveFloat, Text
 from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, encode_opus, is_silent, probe
 from kikimimi.data.codec import Codec, SampleRate, check_opus_rate
 from kikimimi.data.shards.record import Member, RecordError, make_record, named
-from kikimimi.errors import AudioError, RequestError
+from kikimimi.errors import AudioError, CancellingError, RequestError
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -52,6 +52,7 @@ class PackSettings(Options):
 
 
 MISSING, UNDECODABLE, NO_TEXT = "missing file", "undecodable audio", "empty text"
+CANCELLING = "channels that cancel one another"
 TOO_LONG, TOO_SHORT, LICENCE, MALFORMED = "too long", "too short", "licence", "malformed"
 """Why a row is left out."""
 
@@ -155,6 +156,8 @@ def _samples(row: Row, place_: int, settings: PackSettings) -> NDArray[np.float3
             )
         with nullcontext() if rate == settings.sample_rate else _one_thread():
             samples = decode(clip, sample_rate=settings.sample_rate, name=name)
+    except CancellingError as error:
+        raise _LeftOutError(CANCELLING, str(error)) from error
     except AudioError as error:
         raise _LeftOutError(UNDECODABLE, str(error)) from error
     except RequestError as error:  # it was there a moment ago

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pytest
+import soundfile
 
 from kikimimi.contracts import registry
 from kikimimi.data.packing.pack import pack
@@ -135,6 +138,19 @@ def test_a_bad_clip_leaves_out_the_whole_conversation(corpus: Corpus, tmp_path: 
     ]
     assert "row1, clip 1: cannot be decoded" in reasons(tmp_path / "out")[1][1]
     assert report.dropped()["too long"]["seconds"] == 3.0
+
+
+def test_channels_that_cancel_have_a_name_of_their_own(corpus: Corpus, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    left = 0.3 * np.sin(np.arange(16_000) / 8)
+    soundfile.write(file, np.stack([left, -left], axis=1), 16_000, format="WAV")
+    report = pack(
+        corpus((turns("0"), ["#" + file.getvalue().hex()]), (turns("0"), ["1.wav"])), tmp_path / "out"
+    )
+    assert report.records == 1
+    ((reason, detail),) = reasons(tmp_path / "out")
+    assert reason == "channels that cancel one another"
+    assert "its 2 channels cancel one another, and their average is silence" in detail
 
 
 def test_what_could_not_be_read_is_not_packed(corpus: Corpus, tmp_path: Path) -> None:
