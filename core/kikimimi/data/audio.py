@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from kikimimi.data import flac, ogg, wav
 from kikimimi.data.codec import MIN_SAMPLE_RATE, check_opus_rate
-from kikimimi.data.mp3 import Told, is_mpeg, may_be_mpeg, whole_stream
+from kikimimi.data.mp3 import Told, is_mpeg, may_be_mpeg, with_frames_counted
 from kikimimi.errors import AudioError, CancellingError, RequestError
 
 AUDIO_SUFFIXES = ("flac", "mp3", "ogg", "opus", "wav")
@@ -264,17 +264,17 @@ def _told(source: bytes | Path, name: str) -> Told:
             begin = file.read(10)
     else:
         begin = source[:10]
-    if not (begin.startswith((ogg.CAPTURE, flac.MARK, wav.MARK)) or may_be_mpeg(begin)):
+    if not (begin.startswith((ogg.CAPTURE, flac.FLAC_MARK, wav.RIFF_MARK)) or may_be_mpeg(begin)):
         return Told(source, None)
     content = source.read_bytes() if isinstance(source, Path) else source
     if begin.startswith(ogg.CAPTURE):
         ogg.check_whole(content, name)
-    elif begin.startswith(flac.MARK):
-        return Told(flac.whole_stream(content, name), None)
-    elif begin.startswith(wav.MARK):
+    elif begin.startswith(flac.FLAC_MARK):
+        return Told(flac.with_total(content, name), None)
+    elif begin.startswith(wav.RIFF_MARK):
         return Told(wav.filled(content), None)
     elif is_mpeg(content):
-        return whole_stream(content, name)
+        return with_frames_counted(content, name)
     return Told(content, None)
 
 

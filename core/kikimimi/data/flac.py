@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kikimimi.errors import AudioError
 
-MARK = b"fLaC"
+FLAC_MARK = b"fLaC"
 _INFO = 4 + 4  # where STREAMINFO's content begins
 _TOTAL = _INFO + 13  # of the number of samples: 36 bits, after 4 of something else
 _TOTAL_MASK = (1 << 36) - 1
@@ -33,7 +33,7 @@ class _Frame(NamedTuple):
     samples: int
 
 
-def whole_stream(content: bytes, name: str) -> bytes:
+def with_total(content: bytes, name: str) -> bytes:
     """Make the header of a file tell how many samples there are, where it does not.
 
     Raises:
@@ -42,7 +42,7 @@ def whole_stream(content: bytes, name: str) -> bytes:
     info, at = _read_info(content), _first_frame(content)
     if info is None or at is None:
         raise AudioError(f"{name}: breaks off: within its header")
-    if (second := content.find(MARK + b"\0\0\0\x22", at)) > 0:
+    if (second := content.find(FLAC_MARK + b"\0\0\0\x22", at)) > 0:
         raise AudioError(
             f"{name}: holds several streams of FLAC; the second begins at byte {second}: were files joined? "
             "Take them apart, or join them with ffmpeg"
@@ -73,7 +73,7 @@ def _read_info(content: bytes) -> _Info | None:
 
 def _first_frame(content: bytes) -> int | None:
     """Return where the blocks of metadata end."""
-    at, is_last = len(MARK), False
+    at, is_last = len(FLAC_MARK), False
     while not is_last:
         if at + 4 > len(content):
             return None

@@ -118,7 +118,7 @@ def is_mpeg(content: bytes) -> bool:
     return end == len(content) or _parse(content, end) is not None or _after_tags(content, end) > end
 
 
-def whole_stream(content: bytes, name: str) -> Told:
+def with_frames_counted(content: bytes, name: str) -> Told:
     """Count the frames of a file, and make its header tell their number.
 
     Args:

@@ -2,7 +2,7 @@
 
 import struct
 
-MARK = b"RIFF"
+RIFF_MARK = b"RIFF"
 _PLACEHOLDERS = (1 << 30, 2_000_000_000)
 """What programs write in place of a size that they do not know, beside numbers that no file reaches."""
 _NO_SIZE = 0x7F000000
