@@ -17,6 +17,27 @@ class LayoutConfig(Options):
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A part of an audio file: a stretch of time, one channel, or both.
+
+    Attributes:
+        source: The audio file, or the bytes of it.
+        start: Where it begins [s].
+        seconds: Its length [s]; None goes on to the end of the file.
+        channel: Number of its channel, from 0; None averages all of them.
+    """
+
+    source: Path | bytes
+    start: float = 0.0
+    seconds: float | None = None
+    channel: int | None = None
+
+
+Clip = Path | bytes | Segment
+"""What a layout may give as a clip."""
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of a corpus: what becomes a record, unless it is left out.
 
@@ -25,12 +46,13 @@ class Row:
         record: The record's JSON: a labelled clip (``text``, ``language``, ``meta``) or a conversation
             (``messages``, ``rejected``, ``meta``) whose audio parts name clips by number: ``"0"``, ``"1"``.
             ``meta`` holds whatever else is known, the licence under ``license``.
-        clips: Audio files, or the bytes of them, in order. A file that is not there is left out with its row.
+        clips: Audio files, the bytes of them, or segments of either, in order. A file that is not there is
+            left out with its row.
     """
 
     name: str
     record: dict[str, Any]
-    clips: tuple[Path | bytes, ...]
+    clips: tuple[Clip, ...]
 
 
 class Layout(ABC):
@@ -78,7 +100,9 @@ class Layout(ABC):
         return digest.hexdigest()
 
 
-def _state(clip: Path | bytes) -> list[Any]:
+def _state(clip: Clip) -> list[Any]:
+    if isinstance(clip, Segment):
+        return [*_state(clip.source), clip.start, clip.seconds, clip.channel]
     if isinstance(clip, bytes):
         return [hashlib.sha256(clip).hexdigest()]
     stat = clip.stat() if clip.is_file() else None
