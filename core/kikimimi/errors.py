@@ -68,5 +68,13 @@ class CancellingError(AudioError):
     """The channels of an audio file cancel one another: their average is silence."""
 
 
+class DamagedError(DataError):
+    """A file that was written by a program is not as it was written: torn, altered, or another one."""
+
+
+class WriteError(KikimimiError):
+    """The system refuses to write: a full disk, a folder without permission, too many open files."""
+
+
 class RunError(RequestError):
     """A run folder is missing, is of another recipe, or lacks what was asked of it."""

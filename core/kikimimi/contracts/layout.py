@@ -33,7 +33,7 @@ class Segment:
     channel: int | None = None
 
 
-Clip = Path | bytes | Segment
+ClipSource = Path | bytes | Segment
 """What a layout may give as a clip."""
 
 
@@ -52,7 +52,7 @@ class Row:
 
     name: str
     record: dict[str, Any]
-    clips: tuple[Clip, ...]
+    clips: tuple[ClipSource, ...]
 
 
 class Layout(ABC):
@@ -100,7 +100,7 @@ class Layout(ABC):
         return digest.hexdigest()
 
 
-def _state(clip: Clip) -> list[Any]:
+def _state(clip: ClipSource) -> list[Any]:
     if isinstance(clip, Segment):
         return [*_state(clip.source), clip.start, clip.seconds, clip.channel]
     if isinstance(clip, bytes):

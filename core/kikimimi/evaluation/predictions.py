@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi.data.corpus import Corpus
-from kikimimi.data.whole_file import whole_file
+from kikimimi.files.writing import whole_file
 
 
 class Predictions:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.shards.record import Record
-from kikimimi.data.whole_file import whole_file
+from kikimimi.files.writing import whole_file
 from kikimimi.inference.engine import Engine, Prompt
 
 FILE = "similarity.json"

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.data.whole_file import whole_file
 from kikimimi.errors import RunError
+from kikimimi.files.writing import whole_file
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.recipe.show import parse_plain

@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from kikimimi.data.whole_file import whole_file
+from kikimimi.files.writing import whole_file
 
 Lines = list[dict[str, Any]]
 """Lines of ``metrics.jsonl``, in the order in which they were written."""

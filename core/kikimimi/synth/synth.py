@@ -24,9 +24,9 @@ from kikimimi.contracts import registry
 from kikimimi.contracts.options import NonNegativeInt, Options, PositiveInt, checked
 from kikimimi.contracts.voice import Voice
 from kikimimi.data.audio import MIN_SECONDS, encode_flac, is_silent, probe, resample
-from kikimimi.data.whole_file import whole_file
 from kikimimi.data.workers import in_order
 from kikimimi.errors import AudioError, DataError, RequestError
+from kikimimi.files.writing import whole_file
 from kikimimi.synth.grammar import Exchange, Grammar
 
 SPEEDS = (0.85, 1.2)

@@ -12,7 +12,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from kikimimi.console.words import counted
-from kikimimi.data.whole_file import whole_file
+from kikimimi.files.writing import whole_file
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Trainer
 from kikimimi.run.folder import RunFolder

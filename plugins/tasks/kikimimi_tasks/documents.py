@@ -15,8 +15,8 @@ from kikimimi_tasks.labelled_clip import LabelledClip, check_text, is_number, mi
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A stretch of a document.
+class Passage:
+    """A passage of a document.
 
     Attributes:
         where: Its place in the record, for messages.
@@ -43,7 +43,7 @@ class Segment:
         return AudioPart(self.audio, self.text)
 
 
-def read_segments(task: str, record: dict[str, Any], clips: list[str]) -> list[Segment]:
+def read_segments(task: str, record: dict[str, Any], clips: list[str]) -> list[Passage]:
     """Read the segments of a document.
 
     Args:
@@ -64,11 +64,11 @@ def read_segments(task: str, record: dict[str, Any], clips: list[str]) -> list[S
     return [_segment(item, f"segments[{i}]", clips) for i, item in enumerate(found)]
 
 
-def _segment(item: Any, where: str, clips: list[str]) -> Segment:
+def _segment(item: Any, where: str, clips: list[str]) -> Passage:
     if not isinstance(item, dict):
         raise ValueError(f"{where}: expected a mapping with text and audio")
     audio = item.get("audio")
-    return Segment(
+    return Passage(
         where,
         check_text(item.get("text"), f"{where}.text"),
         None if audio is None else _clip(audio, f"{where}.audio", clips),

@@ -30,8 +30,8 @@ from kikimimi.data.packing.row import PackSettings
 from kikimimi.data.packing.shard import PackedShard, ShardJob, Tally, clear_leftovers, note_path, pack_shards
 from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.index import index_path
-from kikimimi.data.whole_file import whole_file
 from kikimimi.errors import DataError, RequestError
+from kikimimi.files.writing import whole_file
 
 LEDGER, DROPPED = "ledger.json", "dropped.jsonl"
 """Names of the files."""

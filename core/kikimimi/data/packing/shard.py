@@ -24,9 +24,9 @@ from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.index import ShardIndex, index_path
 from kikimimi.data.shards.indexing import build_index
 from kikimimi.data.shards.record import UNNAMED, named
-from kikimimi.data.whole_file import whole_file
 from kikimimi.data.workers import SPAWNING, start_pool
 from kikimimi.errors import DataError, KikimimiError, RequestError
+from kikimimi.files.writing import whole_file
 
 _VERSION = 3  # of how shards are made: a newer one makes them again
 

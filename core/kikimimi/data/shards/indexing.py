@@ -26,9 +26,9 @@ from kikimimi.data.shards.record import (
 )
 from kikimimi.data.shards.store import is_url, read_descriptor
 from kikimimi.data.shards.tar import BrokenTarError
-from kikimimi.data.whole_file import whole_file
 from kikimimi.data.workers import in_order
 from kikimimi.errors import AudioError, DataError, RequestError
+from kikimimi.files.writing import whole_file
 
 LISTED = 20
 """How many of the records that are left out a summary names; the indexes name all of them."""

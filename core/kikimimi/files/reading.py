@@ -1,0 +1,105 @@
+"""What is read from disk is held against limits before it is read, and against a type after that."""
+
+import functools
+import os
+import stat
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from kikimimi.console.terminal import shortened, visible
+from kikimimi.console.words import size as in_words
+from kikimimi.errors import DamagedError
+
+T = TypeVar("T")
+
+MEBIBYTE = 1 << 20
+"""2^20 bytes."""
+
+
+def read_bytes(path: Path, *, limit: int, remedy: str = "") -> bytes:
+    """Read a file whole, if it is no larger than expected.
+
+    Args:
+        path: The file.
+        limit: Largest size that is read [bytes]; one that is larger is not touched.
+        remedy: What people can do about it where it cannot be read: ``Delete it: it is made again``.
+
+    Raises:
+        DamagedError: It is not there, no file, too large, or cannot be read.
+    """
+    try:
+        # A pipe without a writer would be waited for without end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            state = os.fstat(descriptor)
+            if not stat.S_ISREG(state.st_mode):
+                raise damaged(path, "is not a file", remedy)
+            if state.st_size > limit:
+                raise damaged(
+                    path, f"is {in_words(state.st_size)} large; at most {in_words(limit)} are read", remedy
+                )
+            return file.read(limit + 1)
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error.strerror or error}", remedy) from error
+
+
+def read_text(path: Path, *, limit: int, remedy: str = "") -> str:
+    """Read a file of UTF-8 whole; a byte order mark is left out.
+
+    Raises:
+        DamagedError: As `read_bytes`; or it is not UTF-8.
+    """
+    try:
+        return read_bytes(path, limit=limit, remedy=remedy).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise damaged(path, f"is not UTF-8 (at byte {error.start})", remedy) from error
+
+
+def read_json(path: Path, kind: type[T], *, limit: int = MEBIBYTE, remedy: str = "") -> T:
+    """Read a JSON file of a known form.
+
+    Args:
+        path: The file.
+        kind: What it holds: a dataclass, a TypedDict, ``dict[str, float]``.
+        limit: Largest size [bytes].
+        remedy: What people can do about a damaged file.
+
+    Raises:
+        DamagedError: As `read_bytes`; or it is not JSON, nested without end, or of another form.
+    """
+    content = read_bytes(path, limit=limit, remedy=remedy)
+    try:
+        return parse_json(content, kind)
+    except ValueError as error:
+        raise damaged(path, str(error), remedy) from error
+
+
+def parse_json(content: bytes | str, kind: type[T]) -> T:
+    """Return what JSON of a known form holds.
+
+    Raises:
+        ValueError: It is not JSON, nested without end, or of another form.
+    """
+    from pydantic import ValidationError
+
+    try:
+        value: T = _adapter(cast(Any, kind)).validate_json(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise ValueError(f"is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}") from error
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise ValueError(f"{shortened(visible(place), 80)}: {first['msg']}") from error
+    return value
+
+
+def damaged(path: Path, problem: str, remedy: str = "") -> DamagedError:
+    """Return the error that says what is wrong with a file, and what to do."""
+    return DamagedError(f"{path}: {problem}{f'. {remedy}' if remedy else ''}")
+
+
+@functools.lru_cache(maxsize=64)
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
