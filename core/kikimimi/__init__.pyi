@@ -40,7 +40,14 @@ from .contracts.layers import (
     check_taps as check_taps,
     tiny_layers as tiny_layers,
 )
-from .contracts.layout import Layout as Layout, LayoutConfig as LayoutConfig, Row as Row
+from .contracts.layout import (
+    BadRow as BadRow,
+    Clip as Clip,
+    Layout as Layout,
+    LayoutConfig as LayoutConfig,
+    Row as Row,
+    Segment as Segment,
+)
 from .contracts.metric import Metric as Metric, MetricConfig as MetricConfig, Score as Score
 from .contracts.normaliser import Normaliser as Normaliser
 from .contracts.objective import (
