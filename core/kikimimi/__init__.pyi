@@ -41,6 +41,8 @@ from .contracts.layers import (
     tiny_layers as tiny_layers,
 )
 from .contracts.layout import (
+    BadRow as BadRow,
+    Clip as Clip,
     Layout as Layout,
     LayoutConfig as LayoutConfig,
     Row as Row,

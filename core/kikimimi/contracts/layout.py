@@ -33,7 +33,7 @@ class Segment:
     channel: int | None = None
 
 
-ClipSource = Path | bytes | Segment
+Clip = Path | bytes | Segment
 """What a layout may give as a clip."""
 
 
@@ -74,7 +74,20 @@ class Row:
 
     name: str
     record: dict[str, Any]
-    clips: tuple[ClipSource, ...]
+    clips: tuple[Clip, ...]
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row of a corpus that cannot be read. It is left out as malformed and counted; the others are packed.
+
+    Attributes:
+        name: What messages and the ledger call it, such as its place (``list.csv:7``).
+        reason: What is wrong, and what is allowed.
+    """
+
+    name: str
+    reason: str
 
 
 class Layout(ABC):
@@ -86,7 +99,7 @@ class Layout(ABC):
 
     Raises:
         RequestError: It is not there, or is not laid out like this; the message says what was looked for.
-        DataError: It is, but is malformed.
+        DataError: It is, but nothing in it can be read. One row that cannot is a `BadRow`.
     """
 
     Config: ClassVar[type[LayoutConfig]]
@@ -105,8 +118,11 @@ class Layout(ABC):
         """Return the number of rows."""
 
     @abstractmethod
-    def rows(self, begin: int, end: int) -> Iterator[Row]:
-        """Yield the rows from `begin` to before `end`, in an order that never changes."""
+    def rows(self, begin: int, end: int) -> Iterator[Row | BadRow]:
+        """Yield the rows from `begin` to before `end`, in an order that never changes.
+
+        A row that cannot be read is given as a `BadRow` in its place: one row ends no corpus.
+        """
 
     def fingerprint(self, begin: int, end: int) -> str:
         """Return a hash (hex) of what these rows are made of: equal as long as nothing has changed.
@@ -115,6 +131,9 @@ class Layout(ABC):
         """
         digest = hashlib.sha256()
         for row in self.rows(begin, end):
+            if isinstance(row, BadRow):
+                digest.update(json.dumps([row.name, row.reason]).encode() + b"\n")
+                continue
             states = [_state(clip) for clip in row.clips]
             # Escaped, and with what JSON lacks: a name or a record may hold what cannot be packed.
             line = json.dumps([row.name, row.record, states], sort_keys=True, default=repr)
@@ -122,7 +141,7 @@ class Layout(ABC):
         return digest.hexdigest()
 
 
-def _state(clip: ClipSource) -> list[Any]:
+def _state(clip: Clip) -> list[Any]:
     if isinstance(clip, Segment):
         return [*_state(clip.source), clip.start, clip.seconds, clip.channel]
     if isinstance(clip, bytes):
