@@ -1,0 +1,253 @@
+"""What reads files from outside: sound, tables, shards, indexes, recipes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from kikimimi.data.audio import decode, encode_audio, encode_flac, encode_opus, probe
+from kikimimi.data.packing.row import Dropped, PackSettings, pack_row
+from kikimimi.data.packing.source import PackSource
+from kikimimi.data.shards.index import index_path
+from kikimimi.data.shards.indexing import build_index
+from kikimimi.data.shards.shards import Shards
+from kikimimi.evaluation.pairs import read_pairs
+from kikimimi.recipe import load_recipe, to_yaml
+from kikimimi.testing import write_shard
+
+from .harness import Target, WrongError
+from .mutations import BYTES, Mutation, json_lines, mutated, text
+
+_RATE = 16_000
+_TEXT = (text, text, text, text, *BYTES)
+
+
+def _speech(seconds: float) -> np.ndarray[Any, np.dtype[np.float32]]:
+    rng = np.random.default_rng(0)
+    samples = np.cumsum(rng.normal(size=int(seconds * _RATE)))
+    samples -= np.linspace(samples[0], samples[-1], len(samples))
+    return (0.5 * samples / np.abs(samples).max()).astype(np.float32)
+
+
+def _damaged(kinds: tuple[Mutation, ...]) -> Callable[[Any, Random, Path], Any]:
+    """Return a mutation of one file: what `attempt` takes is the seed, and the damaged file's path."""
+
+    def mutate(seed: Any, rng: Random, place: Path) -> Any:
+        name, content = seed
+        path = place / name
+        path.write_bytes(mutated(content, rng, kinds))
+        return seed, path
+
+    return mutate
+
+
+# Sound
+
+
+def _sounds(_: Path) -> dict[str, Any]:
+    samples = _speech(0.7)
+    stereo = np.stack([samples, 0.5 * samples], axis=1)
+    made = {
+        "flac": encode_flac(samples, _RATE),
+        "opus": encode_opus(samples, _RATE),
+        "wav": encode_audio(samples, _RATE, kind="WAV", subtype="PCM_16"),
+        "stereo.wav": encode_audio(stereo, _RATE, kind="WAV", subtype="FLOAT"),
+        "stereo.flac": encode_audio(stereo, 44_100, kind="FLAC", subtype="PCM_24"),
+        "ogg": encode_audio(samples, _RATE, kind="OGG", subtype="VORBIS"),
+        "mp3": encode_audio(samples, _RATE, kind="MP3", subtype="MPEG_LAYER_III"),
+    }
+    return {name: (f"a.{name}", content) for name, content in made.items()}
+
+
+@functools.cache
+def _length(content: bytes) -> tuple[float, int]:
+    seconds, rate, _ = probe(content, "whole")
+    return seconds, len(decode(content, sample_rate=rate, name="whole"))
+
+
+def _decode(given: Any) -> str:
+    (_, whole), path = given
+    seconds, count = _length(whole)
+    found_seconds, rate, _ = probe(path, "clip")
+    samples = decode(path, sample_rate=rate, name="clip")
+    if len(samples) / rate < 0.999 * seconds - 0.003 or len(samples) < 0.999 * count - 1:
+        raise WrongError(f"a clip of {count} samples ({seconds:.3f} s) became {len(samples)} at {rate} Hz")
+    if abs(len(samples) / rate - found_seconds) > 1e-6:
+        raise WrongError(f"{found_seconds:.6f} s were told, {len(samples) / rate:.6f} s decoded")
+    return "taken whole"
+
+
+# Tables
+
+_ROWS = [("a.wav", "おはよう", "ja"), ("clips/a.wav", 'say "hi", please', "en"), ("a.wav", "a\u2028b", "ja")] * 3
+
+
+def _manifests(_: Path) -> dict[str, Any]:
+    quoted = [f'{path},"{said.replace(chr(34), chr(34) * 2)}",{language}' for path, said, language in _ROWS]
+    lines = [dict(zip(("path", "text", "language"), row, strict=True)) for row in _ROWS]
+    lines[1]["meta"] = {"speaker": "a", "age": 3, "license": "CC0-1.0"}  # type: ignore[assignment]
+    talk = {
+        "messages": [
+            {"role": "user", "content": [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": "?"}]},
+            {"role": "assistant", "content": "yes"},
+        ],
+        "meta": {"license": "CC0-1.0"},
+    }
+    made = {
+        "csv": "\n".join(["path,text,language", *quoted]),
+        "tsv": "\n".join(["path\ttext\tlanguage", *map("\t".join, _ROWS)]),
+        "jsonl": "\n".join(json.dumps(line, ensure_ascii=False) for line in lines),
+        "talk.jsonl": "\n".join(json.dumps(talk, ensure_ascii=False) for _ in range(5)),
+    }
+    return {name: (f"list.{name}", f"{content}\n".encode()) for name, content in made.items()}
+
+
+_WAV = encode_audio(_speech(0.2), _RATE, kind="WAV", subtype="PCM_16")
+
+
+def _mutate_table(seed: Any, rng: Random, place: Path) -> Any:
+    (place / "clips").mkdir()
+    for file in (place / "a.wav", place / "clips" / "a.wav"):
+        file.write_bytes(_WAV)
+    lines = (json_lines,) * 8 if seed[0].endswith("jsonl") else ()
+    return _damaged((*lines, *_TEXT))(seed, rng, place)
+
+
+def _pack(given: Any) -> str:
+    _, path = given
+    source = PackSource.open(path)
+    packed = 0
+    for number, row in enumerate(source.layout.rows(0, len(source))):
+        result: Any = row if not hasattr(row, "record") else pack_row(row, number, PackSettings())
+        if hasattr(result, "reason"):
+            assert str(result.reason)
+            continue
+        packed += 1
+        assert not isinstance(result, Dropped)
+        if row.clips and all(isinstance(clip, Path) for clip in row.clips):
+            seconds = 0.2 * len(row.clips)
+            if abs(result.seconds - seconds) > 1e-6:
+                raise WrongError(f"{seconds} s became {result.seconds} s")
+    return "rows taken, others told" if packed else "every row told"
+
+
+def _scores(_: Path) -> dict[str, Any]:
+    rows = [("hello there", "hello three"), ("a", "b"), ("おはよう", "お早う")] * 2
+    made = {
+        "csv": "reference,prediction\n" + "\n".join(map(",".join, rows)),
+        "tsv": "reference\tprediction\n" + "\n".join(map("\t".join, rows)),
+        "jsonl": "\n".join(json.dumps({"reference": a, "prediction": b}) for a, b in rows),
+    }
+    return {name: (f"scores.{name}", content.encode()) for name, content in made.items()}
+
+
+def _read_pairs(given: Any) -> str:
+    _, path = given
+    references, predictions = read_pairs(path, "reference", "prediction")
+    assert len(references) == len(predictions)
+    return "read"
+
+
+# Shards
+
+
+def _shards(folder: Path) -> dict[str, Any]:
+    seeds = {}
+    for form in ("clips", "conversations"):
+        shard = Path(write_shard(folder, 4, prefix=form, form=form))  # type: ignore[arg-type]
+        seeds[form] = (shard.name, shard.read_bytes(), index_path(shard).name, index_path(shard).read_bytes())
+    return seeds
+
+
+def _lengths(shards: Shards) -> dict[str, list[int]]:
+    found = {}
+    for row in range(len(shards)):
+        record = shards.read(row)
+        found[shards.key(row)] = [
+            len(decode(clip, sample_rate=_RATE, name=name)) for name, clip in record.clips.items()
+        ]
+    return found
+
+
+@functools.cache
+def _whole_lengths(tar: bytes, index: bytes, place: str) -> dict[str, list[int]]:
+    path = Path(place) / "whole.tar"
+    path.write_bytes(tar)
+    build_index(path)
+    return _lengths(Shards("whole", str(path)))
+
+
+def _mutate_tar(seed: Any, rng: Random, place: Path) -> Any:
+    name, tar, _, index = seed
+    path = place / name
+    path.write_bytes(mutated(tar, rng, BYTES))
+    return path, _whole_lengths(tar, index, str(place)), rng.random() < 0.5
+
+
+def _read_tar(given: Any) -> str:
+    path, whole, skip = given
+    build_index(path, skip=skip)
+    shards = Shards("fuzz", str(path))
+    found = _lengths(shards)
+    told = len(shards.rejected)
+    for key, lengths in whole.items():
+        if key in found and sum(found[key]) < sum(lengths):
+            raise WrongError(f"record {key}: {lengths} samples became {found[key]}")
+    if len(found) + told < len(whole):
+        raise WrongError(f"{len(whole)} records became {len(found)}, and {told} are told")
+    return "taken whole" if not told else "records taken, others told"
+
+
+def _mutate_index(seed: Any, rng: Random, place: Path) -> Any:
+    name, tar, index_name, index = seed
+    whole = _whole_lengths(tar, index, str(place))
+    (place / name).write_bytes(tar)
+    (place / index_name).write_bytes(mutated(index, rng, BYTES))
+    return place / name, whole
+
+
+def _read_index(given: Any) -> str:
+    path, whole = given
+    if (found := _lengths(Shards("fuzz", str(path)))) != whole:
+        raise WrongError(f"{whole} became {found}")
+    return "taken whole"
+
+
+# Recipes
+
+_RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def _recipes(_: Path) -> dict[str, Any]:
+    return {path.stem: (path.name, path.read_bytes()) for path in sorted(_RECIPES.glob("*.yaml"))}
+
+
+def _read_recipe(given: Any) -> str:
+    _, path = given
+    before = to_yaml(load_recipe(path))
+    path.write_text(before, encoding="utf-8")
+    if to_yaml(load_recipe(path)) != before:
+        raise WrongError("the resolved recipe, read again, is another one")
+    return "read"
+
+
+def digest(content: bytes) -> str:
+    """Return a short hash, for failures."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+TARGETS = (
+    Target("sound", 8000, _sounds, _damaged(BYTES), _decode),
+    Target("manifests", 3000, _manifests, _mutate_table, _pack),
+    Target("score", 1500, _scores, _damaged(_TEXT), _read_pairs),
+    Target("tars", 2000, _shards, _mutate_tar, _read_tar),
+    Target("indexes", 1500, _shards, _mutate_index, _read_index),
+    Target("recipes", 2000, _recipes, _damaged((*_TEXT[:4], *_TEXT)), _read_recipe),
+)

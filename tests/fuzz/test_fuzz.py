@@ -1,0 +1,39 @@
+"""Twenty thousand damaged files: none ends in a traceback, hangs, takes all memory, or is silently shorter.
+
+The default tests try a slice; ``pytest -m fuzz`` tries all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .harness import Target, run
+from .targets import TARGETS
+
+SLICE = 40
+"""The default tests try one mutation of so many."""
+
+
+def _try(target: Target, numbers: range, folder: Path) -> None:
+    outcome = run(target, numbers, folder)
+    assert not outcome.failures, "\n\n".join(outcome.failures[:5])
+    assert sum(outcome.counts.values()) == len(numbers)
+    # Not everything may be refused either: much of what is damaged a little is whole.
+    assert any(kind != "refused" for kind in outcome.counts)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_a_slice_of_the_damaged_files_is_taken_or_refused(target: Target, tmp_path: Path) -> None:
+    _try(target, range(target.share // SLICE), tmp_path)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_every_damaged_file_is_taken_or_refused(target: Target, tmp_path: Path) -> None:
+    _try(target, range(target.share), tmp_path)
+
+
+def test_there_are_twenty_thousand() -> None:
+    assert sum(target.share for target in TARGETS) >= 20_000
