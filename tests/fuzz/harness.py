@@ -1,4 +1,4 @@
-"""Runs mutations in a process of their own, which may crash, hang or take all memory without ending the tests."""
+"""Runs mutations in a process of their own, which may crash, hang or take all memory; the tests go on."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Target:
     Attributes:
         name: What failures, and the page, call it.
         share: Mutations of the whole suite that it gets.
+        outcome: What happens to damaged ones, for the page.
         seeds: Makes the good inputs, by name, once: anything that `mutate` takes.
         mutate: Makes of an input a damaged one, in a folder; returns what `attempt` takes.
         attempt: Reads it. It returns what came of it in a word, raises a `KikimimiError`, or, where what came
@@ -44,6 +45,7 @@ class Target:
 
     name: str
     share: int
+    outcome: str
     seeds: Callable[[Path], dict[str, Any]]
     mutate: Callable[[Any, Random, Path], Any]
     attempt: Callable[[Any], str]
@@ -95,8 +97,16 @@ def run(target: Target, numbers: range, folder: Path) -> Outcome:
     return outcome
 
 
+def _bound_memory() -> None:
+    """Let this process fail, and not the machine, where a mutation wants all memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    limit = pages * resource.getpagesize() + 4 * BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
 def _work(target: Target, seeds: dict[str, Any], numbers: range, sender: Connection) -> None:
     signal.signal(signal.SIGALRM, _hang)
+    _bound_memory()
     warnings.simplefilter("ignore")
     names = sorted(seeds)
     for number in numbers:
@@ -112,8 +122,12 @@ def _work(target: Target, seeds: dict[str, Any], numbers: range, sender: Connect
             except KikimimiError as error:
                 said = ("done", number, "refused") if str(error).strip() else ("failed", number, "no words")
             except _HangError:
-                said = ("failed", number, f"{name}: takes more than {SECONDS} s\n{traceback.format_exc()[-1500:]}")
-            except BaseException:
+                said = (
+                    "failed",
+                    number,
+                    f"{name}: takes more than {SECONDS} s\n{traceback.format_exc()[-1500:]}",
+                )
+            except BaseException:  # noqa: BLE001  (a traceback is what is looked for)
                 said = ("failed", number, f"{name}:\n{traceback.format_exc()[-3000:]}")
             finally:
                 signal.alarm(0)

@@ -1,4 +1,4 @@
-"""Mutations: how files come to be damaged, by disks, kills, programs and people. Each is decided by its seed."""
+"""How files come to be damaged, by disks, kills, programs and people: each time as its seed decides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,22 @@ from typing import Any
 
 Mutation = Callable[[bytes, Random], bytes]
 
-_NUMBERS = (0, 1, -1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 30)
+_NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    1 << 30,
+)
 _WIDE = (1 << 62, (1 << 63) - 1, (1 << 64) - 1)
 
 
@@ -98,7 +113,9 @@ def other(data: bytes, rng: Random) -> bytes:
     chosen = rng.randrange(len(kinds) + 1)
     if chosen < len(kinds):
         return kinds[chosen]
-    return data[:100_000].decode("utf-8", errors="replace").encode(rng.choice(("utf-16", "utf-16-be", "utf-32")))
+    return (
+        data[:100_000].decode("utf-8", errors="replace").encode(rng.choice(("utf-16", "utf-16-be", "utf-32")))
+    )
 
 
 BYTES: tuple[Mutation, ...] = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kikimimi.contracts.layout import BadRow, Row
 from kikimimi.data.audio import decode, encode_audio, encode_flac, encode_opus, probe
 from kikimimi.data.packing.row import Dropped, PackSettings, pack_row
 from kikimimi.data.packing.source import PackSource
@@ -33,7 +33,8 @@ def _speech(seconds: float) -> np.ndarray[Any, np.dtype[np.float32]]:
     rng = np.random.default_rng(0)
     samples = np.cumsum(rng.normal(size=int(seconds * _RATE)))
     samples -= np.linspace(samples[0], samples[-1], len(samples))
-    return (0.5 * samples / np.abs(samples).max()).astype(np.float32)
+    loud: np.ndarray[Any, np.dtype[np.float32]] = (0.5 * samples / np.abs(samples).max()).astype(np.float32)
+    return loud
 
 
 def _damaged(kinds: tuple[Mutation, ...]) -> Callable[[Any, Random, Path], Any]:
@@ -86,7 +87,11 @@ def _decode(given: Any) -> str:
 
 # Tables
 
-_ROWS = [("a.wav", "おはよう", "ja"), ("clips/a.wav", 'say "hi", please', "en"), ("a.wav", "a\u2028b", "ja")] * 3
+_ROWS = [
+    ("a.wav", "おはよう", "ja"),
+    ("clips/a.wav", 'say "hi", please', "en"),
+    ("a.wav", "a\u2028b", "ja"),
+] * 3
 
 
 def _manifests(_: Path) -> dict[str, Any]:
@@ -125,15 +130,14 @@ def _pack(given: Any) -> str:
     source = PackSource.open(path)
     packed = 0
     for number, row in enumerate(source.layout.rows(0, len(source))):
-        result: Any = row if not hasattr(row, "record") else pack_row(row, number, PackSettings())
-        if hasattr(result, "reason"):
+        result = row if isinstance(row, BadRow) else pack_row(row, number, PackSettings())
+        if isinstance(result, BadRow | Dropped):
             assert str(result.reason)
-            continue
-        packed += 1
-        assert not isinstance(result, Dropped)
-        if row.clips and all(isinstance(clip, Path) for clip in row.clips):
+        elif isinstance(row, Row):
+            packed += 1
             seconds = 0.2 * len(row.clips)
-            if abs(result.seconds - seconds) > 1e-6:
+            files = all(isinstance(clip, Path) for clip in row.clips)
+            if files and abs(result.seconds - seconds) > 1e-6:
                 raise WrongError(f"{seconds} s became {result.seconds} s")
     return "rows taken, others told" if packed else "every row told"
 
@@ -161,7 +165,7 @@ def _read_pairs(given: Any) -> str:
 def _shards(folder: Path) -> dict[str, Any]:
     seeds = {}
     for form in ("clips", "conversations"):
-        shard = Path(write_shard(folder, 4, prefix=form, form=form))  # type: ignore[arg-type]
+        shard = Path(write_shard(folder, 4, prefix=form, form=form))
         seeds[form] = (shard.name, shard.read_bytes(), index_path(shard).name, index_path(shard).read_bytes())
     return seeds
 
@@ -238,16 +242,34 @@ def _read_recipe(given: Any) -> str:
     return "read"
 
 
-def digest(content: bytes) -> str:
-    """Return a short hash, for failures."""
-    return hashlib.sha256(content).hexdigest()[:12]
-
-
 TARGETS = (
-    Target("sound", 8000, _sounds, _damaged(BYTES), _decode),
-    Target("manifests", 3000, _manifests, _mutate_table, _pack),
-    Target("score", 1500, _scores, _damaged(_TEXT), _read_pairs),
-    Target("tars", 2000, _shards, _mutate_tar, _read_tar),
-    Target("indexes", 1500, _shards, _mutate_index, _read_index),
-    Target("recipes", 2000, _recipes, _damaged((*_TEXT[:4], *_TEXT)), _read_recipe),
+    Target("sound", 8000, "taken whole, or refused: never shorter", _sounds, _damaged(BYTES), _decode),
+    Target(
+        "manifests", 3000, "rows are taken whole or told; others are packed", _manifests, _mutate_table, _pack
+    ),
+    Target("score", 1500, "read, or the line is named", _scores, _damaged(_TEXT), _read_pairs),
+    Target(
+        "tars",
+        2000,
+        "records are whole, left out by name, or the shard is refused",
+        _shards,
+        _mutate_tar,
+        _read_tar,
+    ),
+    Target(
+        "indexes",
+        1500,
+        "refused, unless every record is the one that was indexed",
+        _shards,
+        _mutate_index,
+        _read_index,
+    ),
+    Target(
+        "recipes",
+        2000,
+        "read, or each problem is named with its line",
+        _recipes,
+        _damaged((*_TEXT[:4], *_TEXT)),
+        _read_recipe,
+    ),
 )
