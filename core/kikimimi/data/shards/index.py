@@ -18,15 +18,18 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.data.shards.record import place
+from kikimimi.data.shards.record import MAX_RECORD, place
 from kikimimi.data.shards.store import fetch, is_url
 from kikimimi.data.shards.tar import BLOCK
 from kikimimi.errors import DataError, RequestError
+from kikimimi.files.reading import MEBIBYTE, parse_json, read_bytes
 
 SUFFIX = ".index.safetensors"
 """What the name of an index adds to that of its shard."""
 FORMAT = "kikimimi-index"
 INDEX_VERSION = 2
+MAX_INDEX = 256 * MEBIBYTE
+"""Largest index that is read or written [bytes]: some two million records."""
 
 COLUMNS: dict[str, type[np.generic]] = {
     "offsets": np.int64,
@@ -167,7 +170,7 @@ class ShardIndex:
             if (old := old_path(shard)).is_file():
                 raise RequestError(f"{shard}: its index {old.name} is of an older version. {again}")
             raise RequestError(f"{shard}: has no index. Make it with: kikimimi data index {shard}")
-        index = cls._parse(path.read_bytes(), str(shard), str(path), again)
+        index = cls._parse(read_bytes(path, limit=MAX_INDEX, remedy=again), str(shard), str(path), again)
         if index.shard_bytes != (size := shard.stat().st_size):
             raise DataError(
                 f"{path}: is stale: made when the shard had {index.shard_bytes} bytes, now it has {size}. "
@@ -181,7 +184,7 @@ class ShardIndex:
         url = f"{shard}{SUFFIX}"
         make = "Make it with 'kikimimi data index' where the shard is a local file, and upload both"
         try:
-            data = fetch(url)
+            data = fetch(url, limit=MAX_INDEX)
         except RequestError as error:
             raise RequestError(f"{error}. Every shard needs its index beside it. {make}") from error
         return cls._parse(data, shard, url, make)
@@ -272,7 +275,7 @@ def read_columns(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 def _header(data: bytes) -> dict[str, Any]:
     (length,) = struct.unpack_from("<Q", data)
     try:
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["kikimimi"])
+        header = parse_json(parse_json(data[8 : 8 + length], dict[str, Any])["__metadata__"]["kikimimi"], Any)
     except (KeyError, TypeError) as error:
         raise ValueError("not an index of a shard") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
@@ -308,6 +311,8 @@ def _check(columns: Columns, header: Mapping[str, Any]) -> None:
         or ((offsets | sizes) % BLOCK).any()
     ):
         raise ValueError("records overlap, or reach past the end of the shard")
+    if sizes.max(initial=0) > MAX_RECORD:
+        raise ValueError(f"a record has {sizes.max()} bytes; at most {MAX_RECORD} are read")
     for name in ("seconds", "clip_seconds", "characters"):
         if not np.isfinite(columns[name]).all() or columns[name].min(initial=0) < 0:
             raise ValueError(f"{name} holds what is not a length")

@@ -11,9 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi.console.progress import Progress
-from kikimimi.console.words import counted, duration
+from kikimimi.console.words import counted, duration, size as in_words
 from kikimimi.data.audio import probe
-from kikimimi.data.shards.index import LeftOut, Rejected, ShardIndex, index_path, old_path, write_columns
+from kikimimi.data.shards.index import (
+    MAX_INDEX,
+    LeftOut,
+    Rejected,
+    ShardIndex,
+    index_path,
+    old_path,
+    write_columns,
+)
 from kikimimi.data.shards.record import (
     Member,
     Record,
@@ -122,9 +130,14 @@ def build_index(shard: Path, *, skip: bool = False) -> Path:
         raise RequestError(f"{shard}: no such shard")
     builder = _Builder(shard, skip=skip)
     builder.read()
-    path = index_path(shard)
+    path, content = index_path(shard), builder.file()
+    if len(content) > MAX_INDEX:
+        raise DataError(
+            f"{shard}: its index has {in_words(len(content))}; at most {in_words(MAX_INDEX)} are read. Split "
+            "the shard"
+        )
     with whole_file(path) as unfinished:
-        unfinished.write_bytes(builder.file())
+        unfinished.write_bytes(content)
     old_path(shard).unlink(missing_ok=True)
     return path
 
