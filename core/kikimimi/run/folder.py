@@ -26,8 +26,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RunError
+from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_text
 from kikimimi.files.writing import whole_file
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
@@ -77,7 +80,7 @@ class RunFolder:
             RunError: The folder holds a run of another recipe, or something else.
         """
         if (path / "recipe.yaml").is_file():
-            held, wanted = (path / "recipe.yaml").read_text(encoding="utf-8"), to_yaml(recipe)
+            held, wanted = _held_recipe(path), to_yaml(recipe)
             if held != wanted and not cls(path, recipe).begun:
                 return cls._begin(path, recipe)
             recipe = as_begun(recipe, held)
@@ -114,7 +117,7 @@ class RunFolder:
             raise RunError(f"{path} is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes")
         if not (path / "recipe.yaml").is_file():
             raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
-        held = (path / "recipe.yaml").read_text(encoding="utf-8")
+        held = _held_recipe(path)
         recipe = as_begun(load_recipe(path / "recipe.yaml"), held)
         if not overrides:
             return cls(path, recipe)
@@ -168,7 +171,7 @@ class RunFolder:
     @property
     def averages_micro_batches(self) -> bool:
         """Whether it began before a recipe said what a step's loss is the mean over."""
-        return bool(without_loss(parse_plain((self.path / "recipe.yaml").read_text(encoding="utf-8"))))
+        return bool(without_loss(parse_plain(_held_recipe(self.path))))
 
     @property
     def assets(self) -> Path:
@@ -230,10 +233,21 @@ class RunFolder:
         with whole_file(path) as unfinished:
             unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file of the run, or None where there is none."""
+    def read_json(self, name: str, kind: Any = Any, *, remedy: str = "") -> Any:
+        """Read a JSON file of the run, or None where there is none.
+
+        Args:
+            name: Path in the run folder.
+            kind: What it holds.
+            remedy: What people can do about a damaged file.
+
+        Raises:
+            DamagedError: It is damaged.
+        """
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.exists():
+            return None
+        return read_json(path, kind, limit=64 * MEBIBYTE, remedy=remedy)
 
     def newest_weights(self, stage: str | None = None) -> tuple[str, Path]:
         """Return the newest trained weights, and their stage.
@@ -269,6 +283,24 @@ class RunFolder:
 def checkpoint_folders(folder: Path) -> list[Path]:
     """Return the complete checkpoints of a stage, oldest first."""
     return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def _held_recipe(path: Path) -> str:
+    """Return the text of the recipe that a run folder holds.
+
+    Raises:
+        DamagedError: It is damaged.
+    """
+    file = path / "recipe.yaml"
+    remedy = "Restore it from a copy; lock.json has its text, too, under recipe.yaml"
+    text = read_text(file, limit=64 * MEBIBYTE, remedy=remedy)
+    try:
+        recipe = parse_plain(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise damaged(file, f"is no YAML: {' '.join(str(error).split())}", remedy) from error
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict):
+        raise damaged(file, "is not the recipe of a run: it has no stages", remedy)
+    return text
 
 
 def _guess(path: Path) -> str:

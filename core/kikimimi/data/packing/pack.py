@@ -20,7 +20,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import amount, counted, nearest
@@ -30,11 +32,35 @@ from kikimimi.data.packing.row import PackSettings
 from kikimimi.data.packing.shard import PackedShard, ShardJob, Tally, clear_leftovers, note_path, pack_shards
 from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.index import index_path
-from kikimimi.errors import DataError, RequestError
+from kikimimi.errors import DamagedError, DataError, RequestError
+from kikimimi.files.reading import MEBIBYTE, read_json
 from kikimimi.files.writing import whole_file
 
 LEDGER, DROPPED = "ledger.json", "dropped.jsonl"
 """Names of the files."""
+
+
+class DroppedCount(TypedDict):
+    """What a ledger says of the rows that were left out for one reason: how many."""
+
+    rows: int
+
+
+class Ledger(TypedDict):
+    """What is read of a ledger again: the prefix of its shards, and what was left out, by reason."""
+
+    prefix: NotRequired[str]
+    dropped: dict[str, DroppedCount]
+
+
+def read_ledger(path: Path) -> Ledger:
+    """Read a ledger.
+
+    Raises:
+        DamagedError: It is damaged.
+    """
+    remedy = "Delete it: 'kikimimi data pack' makes it again"
+    return read_json(path, Ledger, limit=64 * MEBIBYTE, remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -293,8 +319,8 @@ def _check_out(out: Path, prefix: str, jobs: Sequence[ShardJob]) -> None:
             f"{counted(len(jobs), 'shard')}). Remove it, or choose another folder"
         )
     try:
-        other = json.loads((out / LEDGER).read_text(encoding="utf-8"))["prefix"]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or none of ours
+        other = read_ledger(out / LEDGER)["prefix"]
+    except (DamagedError, KeyError):  # none, or none of ours
         return
     if other != prefix:
         raise RequestError(

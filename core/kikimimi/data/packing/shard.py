@@ -26,6 +26,7 @@ from kikimimi.data.shards.indexing import build_index
 from kikimimi.data.shards.record import UNNAMED, named
 from kikimimi.data.workers import SPAWNING, start_pool
 from kikimimi.errors import DataError, KikimimiError, RequestError
+from kikimimi.files.reading import MEBIBYTE, parse_json
 from kikimimi.files.writing import whole_file
 
 _VERSION = 3  # of how shards are made: a newer one makes them again
@@ -141,12 +142,10 @@ def pack_shard(
 def _finished(shard: Path, made_from: str) -> PackedShard | None:
     """Return the note of a shard that is whole and was made from the same, or None."""
     try:
-        with note_path(shard).open(encoding="utf-8") as file:
-            data = json.loads(next(file))
-        dropped = {reason: Tally(**tally) for reason, tally in data.pop("dropped").items()}
-        packed = PackedShard(**data, dropped=dropped)
+        with note_path(shard).open("rb") as file:
+            packed = parse_json(file.readline(MEBIBYTE), PackedShard)
         whole = packed.made_from == made_from and len(ShardIndex.load(shard)) == packed.records
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, StopIteration, DataError):
+    except (OSError, ValueError, DataError):
         return None  # not there, or of another version
     return packed if whole else None
 
