@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi import DataError, LayoutConfig, RequestError, Row, Text, listing, nearest, parse_conversation
-from kikimimi_layouts.table import TABLE_SUFFIXES, Cells, Table, TableLayout
+from kikimimi_layouts.table import Cells, Table, TableLayout
 
 _STEMS = ("manifest", "metadata")
 _OF_CONVERSATIONS = ("messages", "chosen", "rejected")
