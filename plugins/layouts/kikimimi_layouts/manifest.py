@@ -4,11 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi import DataError, LayoutConfig, RequestError, Row, Text, listing, nearest, parse_conversation
+from kikimimi import Clip, DataError, LayoutConfig, RequestError, Row, Text, listing, nearest
+from kikimimi_layouts.conversations import (
+    MARK,
+    ConversationReader,
+    holds_conversation,
+    holds_question,
+    row_name,
+)
 from kikimimi_layouts.table import TABLE_SUFFIXES, Cells, Table, TableLayout
 
 _STEMS = ("manifest", "metadata")
-_OF_CONVERSATIONS = ("messages", "chosen", "rejected")
 
 
 class Manifest(TableLayout):
@@ -16,9 +22,8 @@ class Manifest(TableLayout):
 
     Columns path (relative to the manifest, or absolute), text, language (may be missing), and any others:
     they are kept as ``meta``, the licence as ``meta.license``. A line of a JSON Lines file may hold a
-    conversation instead (``messages`` and, where wanted, ``chosen``, ``rejected`` and ``meta``), whose audio
-    parts name files: ``{"type": "audio", "audio": "clips/1.wav"}``. A million rows take 16 MB of memory, and
-    some seconds to check.
+    conversation instead, as OpenAI, ShareGPT, LLaMA-Factory and ms-swift write them
+    (`kikimimi_layouts.conversations`). A million rows take 16 MB of memory, and some seconds to check.
     """
 
     @dataclass(kw_only=True, frozen=True)
@@ -37,6 +42,8 @@ class Manifest(TableLayout):
         """Language of every row (ISO 639-1 code); one that says otherwise is an error."""
         license: Text | None = None
         """Licence of every row (SPDX name); one that says otherwise is an error."""
+        mark: Text = MARK
+        """What stands in the texts of a conversation for a clip that is named beside them (``audios``)."""
 
         def __post_init__(self) -> None:
             columns = (self.path, self.text, self.language_column, self.license_column)
@@ -52,6 +59,7 @@ class Manifest(TableLayout):
         super().__init__(path, config)
         file = _manifest(Path(path))
         self.folder, self.may_converse = file.parent, file.suffix == ".jsonl"
+        self.reader = ConversationReader(self.folder, config.mark)
         self.table = Table(file, check=self._read)
 
     @classmethod
@@ -66,16 +74,18 @@ class Manifest(TableLayout):
 
     def row(self, where: str, fields: Cells) -> Row:
         """Make a row of a labelled clip or of a conversation."""
-        record, files = self._read(where, fields)
-        return Row(files[0] if files else where, record, tuple(self.folder / file for file in files))
+        record, clips = self._read(where, fields)
+        return Row(row_name(where, clips), record, tuple(clip for _, clip in clips))
 
-    def _read(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[str]]:
-        """Return the record of a row, and the names of its audio files."""
-        if self.may_converse and "messages" in fields:
+    def _read(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[tuple[str, Clip]]]:
+        """Return the record of a row, and its clips with their names."""
+        if self.may_converse and (
+            holds_conversation(fields) or (self.config.path not in fields and holds_question(fields))
+        ):
             return self._conversation(where, fields)
         return self._labelled_clip(where, fields)
 
-    def _labelled_clip(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[str]]:
+    def _labelled_clip(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[tuple[str, Clip]]]:
         for option in ("path", "text"):
             if (column := getattr(self.config, option)) not in fields:
                 raise RequestError(
@@ -88,22 +98,13 @@ class Manifest(TableLayout):
         if not (text is None or isinstance(text, str)):
             raise DataError(f"{where}: {self.config.text}: expected a text, not {text!r}")
         language, meta = self._about(where, fields)
-        return {"text": text or "", "language": language, "meta": meta}, [path]
+        return {"text": text or "", "language": language, "meta": meta}, [(path, self.folder / path)]
 
-    def _conversation(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[str]]:
-        record = {name: fields.pop(name) for name in _OF_CONVERSATIONS if name in fields}
+    def _conversation(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[tuple[str, Clip]]]:
+        record, clips = self.reader.read(where, fields)
         language, meta = self._about(where, fields)
         record["meta"] = meta if language is None else {**meta, "language": language}
-        try:
-            conversation = parse_conversation(record)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}") from error
-        files = list(dict.fromkeys(conversation.clips()))
-        for message in record["messages"]:
-            for part in message["content"] if isinstance(message["content"], list) else []:
-                if part["type"] == "audio":
-                    part["audio"] = str(files.index(part["audio"]))
-        return record, files
+        return record, clips
 
     def _about(self, where: str, fields: Cells) -> tuple[str | None, dict[str, Any]]:
         """Return the language of a row, and the meta of what is left of it."""
