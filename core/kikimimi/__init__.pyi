@@ -47,6 +47,7 @@ from .contracts.layout import (
     LayoutConfig as LayoutConfig,
     Row as Row,
     Segment as Segment,
+    clip_name as clip_name,
 )
 from .contracts.metric import Metric as Metric, MetricConfig as MetricConfig, Score as Score
 from .contracts.normaliser import Normaliser as Normaliser

@@ -37,6 +37,28 @@ Clip = Path | bytes | Segment
 """What a layout may give as a clip."""
 
 
+def clip_name(name: str, clip: Clip) -> str:
+    """Return what messages call a clip of a file or a row: of a segment also which, ``a.wav [2.00-4.00 s]``.
+
+    A name that ends so already is left as it is.
+    """
+    if not isinstance(clip, Segment):
+        return name
+    parts = []
+    if clip.seconds is not None:
+        parts.append(f"{_three(clip.start)}-{_three(clip.start + clip.seconds)} s")
+    elif clip.start:
+        parts.append(f"from {_three(clip.start)} s")
+    if clip.channel is not None:
+        parts.append(f"channel {clip.channel}")
+    ending = f" [{', '.join(parts)}]" if parts else ""
+    return name if name.endswith(ending) else name + ending
+
+
+def _three(seconds: float) -> str:
+    return f"{seconds:.3f}".removesuffix("0")
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a corpus: what becomes a record, unless it is left out.

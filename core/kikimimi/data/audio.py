@@ -17,15 +17,16 @@ import os
 import re
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.contracts.layout import Clip, Segment
 from kikimimi.data import flac, ogg, wav
 from kikimimi.data.codec import MIN_SAMPLE_RATE, check_opus_rate
 from kikimimi.data.mp3 import Told, is_mpeg, may_be_mpeg, with_frames_counted
@@ -43,10 +44,15 @@ MAX_PEAK = 4.0
 SILENCE_DBFS = -60.0
 """A clip whose peak is lower [dB relative to full scale] counts as silent."""
 
+OVERSHOOT = 0.1
+"""How far a segment may go past the end of its file [s]; it ends there. Manifests round their lengths."""
+
 _CANCELLED = 1e-3
 """Share of the channels' energy below which their average has lost what was said."""
 
-_BLOCK = 1 << 18  # frames per read: what a header promises is never allocated, only what is there
+_BLOCK = 1 << 18  # frames per read
+# Formats in which libsndfile finds a sample exactly; in others what comes before it is decoded, too.
+_SEEKABLE = {"AIFF", "AU", "CAF", "FLAC", "RF64", "W64", "WAV", "WAVEX"}
 _MAX_PHASES = 4000  # of the resampling filter; memory grows with its square
 # libsndfile notes in its log where a header and the file disagree, and then goes on with what is there.
 _BROKEN_OFF = re.compile(
@@ -57,13 +63,15 @@ _TAGS = b"OpusTags" + struct.pack("<I", 8) + b"kikimimi" + struct.pack("<I", 0) 
 _WRITTEN = 1 << 16  # samples of Opus per write
 
 
-def decode(source: bytes | Path, *, sample_rate: int, name: str) -> NDArray[np.float32]:
+def decode(source: Clip, *, sample_rate: int, name: str) -> NDArray[np.float32]:
     """Decode an audio file: any rate, width and number of channels of WAV, FLAC, OGG, Opus or MP3.
 
-    Channels are averaged; `resample` tells how rates are changed.
+    Channels are averaged, unless a segment chooses one; `resample` tells how rates are changed. Of a segment,
+    the samples from ``round(start * rate)`` to before ``round((start + seconds) * rate)`` are decoded, and no
+    others are held: segments that follow one another share no sample and leave none out.
 
     Args:
-        source: The file's bytes or its path.
+        source: The file's bytes or its path, or a segment of either.
         sample_rate: Wanted rate [Hz].
         name: What messages call the clip.
 
@@ -73,13 +81,14 @@ def decode(source: bytes | Path, *, sample_rate: int, name: str) -> NDArray[np.f
     Raises:
         RequestError: No file is at that path.
         AudioError: It is not audio, breaks off, is empty or shorter than `MIN_SECONDS`, or holds values that
-            are not numbers, or channels that cancel one another (`CancellingError`).
+            are not numbers, or channels that cancel one another (`CancellingError`). A segment goes past the
+            end by more than `OVERSHOOT`, or names a channel that is not there.
     """
     samples, rate = decode_whole(source, name=name)
     return resample(samples, rate, sample_rate)
 
 
-def decode_whole(source: bytes | Path, *, name: str) -> tuple[NDArray[np.float32], int]:
+def decode_whole(source: Clip, *, name: str) -> tuple[NDArray[np.float32], int]:
     """Decode an audio file as `decode` does, at its own rate.
 
     Returns:
@@ -89,70 +98,161 @@ def decode_whole(source: bytes | Path, *, name: str) -> tuple[NDArray[np.float32
         RequestError: No file is at that path.
         AudioError: As `decode`.
     """
-    with _opened(source, name) as file:
-        seconds, rate, _ = _header(file, name)
-        samples = _read(file, name)
-        if len(samples) < file.frames:
+    with opened(source, name) as stream:
+        return _joined(stream.blocks(), stream.frames), stream.rate
+
+
+class Stream:
+    """An audio file, or a segment of one, that is decoded block by block.
+
+    Args:
+        file: The open file.
+        segment: Part that is wanted.
+        name: The clip, for messages.
+
+    Attributes:
+        rate: Sampling rate [Hz].
+        frames: Number of samples [per channel].
+        channels: How many are averaged.
+    """
+
+    def __init__(self, file: Any, segment: Segment, name: str) -> None:
+        self._file, self._name = file, name
+        self.rate = _rate(file, name)
+        self._begin, end = _stretch(segment, int(file.frames), self.rate, name)
+        self.frames = end - self._begin
+        self._channel = _channel(segment, int(file.channels), name)
+        self.channels = 1 if segment.channel is not None else int(file.channels)
+        if self.frames < MIN_SECONDS * self.rate:
             raise AudioError(
-                f"{name}: breaks off: its header promises {seconds:.3f} s, "
-                f"but only {len(samples) / rate:.3f} s are there"
+                f"{name}: {self.seconds * 1000:.1f} ms long; the shortest is {MIN_SECONDS * 1000:.0f} ms"
             )
-    top, bottom = float(samples.max()), float(samples.min())  # what is not a number comes through both
-    if not (math.isfinite(top) and math.isfinite(bottom)):
-        invalid = int(np.count_nonzero(~np.isfinite(samples)))
-        raise AudioError(f"{name}: {invalid} samples are not numbers (NaN or infinite)")
-    if (peak := max(top, -bottom)) > MAX_PEAK:
+
+    @property
+    def seconds(self) -> float:
+        """Length [s]."""
+        return self.frames / self.rate
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield (S,) mono float32, end to end.
+
+        Raises:
+            AudioError: It breaks off, or holds values that are not numbers, or channels that cancel one
+                another.
+        """
+        self._skip()
+        loud = left = 0.0  # energy of the channels, and of their average
+        read = 0
+        while read < self.frames:
+            block = self._file.read(min(self.frames - read, _BLOCK), dtype="float32", always_2d=True)
+            if len(block) == 0:
+                self._breaks_off(read)
+            samples = self._mono(block)
+            if block.shape[1] > 1 and self._channel is None:
+                loud += float(np.vdot(block, block)) / block.shape[1]
+                left += float(np.vdot(samples, samples))
+            self._check(samples, read)
+            read += len(samples)
+            yield samples
+        if left < _CANCELLED * loud:
+            raise CancellingError(
+                f"{self._name}: its {self.channels} channels cancel one another, and their average is "
+                "silence: give one of them, or turn one round"
+            )
+
+    def _skip(self) -> None:
+        if self._file.format in _SEEKABLE:
+            self._file.seek(self._begin)
+            return
+        left = self._begin
+        while left:
+            skipped = len(self._file.read(min(left, _BLOCK), dtype="float32", always_2d=True))
+            if skipped == 0:
+                self._breaks_off(-left)
+            left -= skipped
+
+    def _mono(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Make (S, channels) samples (S,)."""
+        if block.shape[1] == 1:
+            return block[:, 0]
+        if self._channel is not None:
+            return np.ascontiguousarray(block[:, self._channel])
+        average: NDArray[np.float32] = block.mean(axis=1, dtype=np.float32)
+        return average
+
+    def _breaks_off(self, read: int) -> NoReturn:
+        promised, there = int(self._file.frames) / self.rate, (self._begin + read) / self.rate
         raise AudioError(
-            f"{name}: samples reach {peak:g} where full scale is 1: integers stored as floats? "
-            "Divide them by their full scale"
+            f"{self._name}: breaks off: its header promises {promised:.3f} s, "
+            f"but only {there:.3f} s are there"
         )
-    return samples, rate
+
+    def _check(self, samples: NDArray[np.float32], read: int) -> None:
+        top, bottom = float(samples.max()), float(samples.min())  # what is not a number comes through both
+        if not (math.isfinite(top) and math.isfinite(bottom)):
+            invalid = int(np.count_nonzero(~np.isfinite(samples)))
+            more = "" if read + len(samples) == self.frames else "at least "
+            raise AudioError(f"{self._name}: {more}{invalid} samples are not numbers (NaN or infinite)")
+        if (peak := max(top, -bottom)) > MAX_PEAK:
+            raise AudioError(
+                f"{self._name}: samples reach {peak:g} where full scale is 1: integers stored as floats? "
+                "Divide them by their full scale"
+            )
 
 
-def _read(file: Any, name: str) -> NDArray[np.float32]:
-    """Read to the end, or to where it breaks off, into memory that grows with what is there."""
-    loud = left = 0.0  # energy of the channels, and of their average
-    frames, channels = int(file.frames), int(file.channels)
+def _stretch(segment: Segment, frames: int, rate: int, name: str) -> tuple[int, int]:
+    """Return where a segment begins and ends [samples]."""
+    seconds = segment.seconds
+    if not (0 <= segment.start < math.inf and (seconds is None or 0 < seconds < math.inf)):
+        raise AudioError(
+            f"{name}: a segment begins at 0 s or later and is longer than 0 s; this one begins at "
+            f"{segment.start:g} s and is {'' if seconds is None else f'{seconds:g} s '}long"
+        )
+    begin = round(segment.start * rate)
+    end = frames if seconds is None else round((segment.start + seconds) * rate)
+    if begin >= frames or end > frames + OVERSHOOT * rate:
+        raise AudioError(
+            f"{name}: the segment goes from {segment.start:g} s to {end / rate:g} s, but the file is only "
+            f"{frames / rate:.3f} s long"
+        )
+    return begin, min(end, frames)
+
+
+def _channel(segment: Segment, channels: int, name: str) -> int | None:
+    channel = segment.channel
+    if channel is not None and not 0 <= channel < channels:
+        there = "0" if channels == 1 else f"0 to {channels - 1}"
+        raise AudioError(f"{name}: has no channel {channel}; channels there: {there}")
+    return channel
+
+
+def _joined(blocks: Iterable[NDArray[np.float32]], frames: int) -> NDArray[np.float32]:
+    """Join blocks in memory that grows with what is there: what a header promises is never allocated."""
     samples: NDArray[np.float32] = np.empty(min(frames, _BLOCK), dtype=np.float32)
     filled = 0
-    while filled < frames:
-        if filled == len(samples):
+    for block in blocks:
+        if filled + len(block) > len(samples):
             # In place: never two copies of a long clip. No view of it is alive here.
-            samples.resize(min(frames, 2 * filled), refcheck=False)
-        wanted = min(len(samples) - filled, _BLOCK)
-        if channels == 1:
-            got = len(file.read(out=samples[filled : filled + wanted]))
-        else:
-            block = file.read(wanted, dtype="float32", always_2d=True)
-            got = len(block)
-            average = block.mean(axis=1, dtype=np.float32, out=samples[filled : filled + got])
-            loud += float(np.vdot(block, block)) / channels
-            left += float(np.vdot(average, average))
-        filled += got
-        if got < wanted:
-            break
-    if left < _CANCELLED * loud:
-        raise CancellingError(
-            f"{name}: its {channels} channels cancel one another, and their average is silence: give one of "
-            "them, or turn one round"
-        )
+            samples.resize(min(frames, max(2 * filled, filled + len(block))), refcheck=False)
+        samples[filled : filled + len(block)] = block
+        filled += len(block)
     samples.resize(filled, refcheck=False)
     return samples
 
 
-def probe(source: bytes | Path, name: str) -> tuple[float, int, int]:
+def probe(source: Clip, name: str) -> tuple[float, int, int]:
     """Read the header of an audio file without decoding it.
 
     Returns:
-        Length [s], sampling rate [Hz], channels.
+        Length [s], sampling rate [Hz], channels. Of a segment, its own length, and 1 if it chooses a channel.
 
     Raises:
         RequestError: No file is at that path.
         AudioError: It is not audio, breaks off (where the header shows it), is empty or shorter than
-            `MIN_SECONDS`.
+            `MIN_SECONDS`, or a segment is not there.
     """
-    with _opened(source, name) as file:
-        return _header(file, name)
+    with opened(source, name) as stream:
+        return stream.seconds, stream.rate, stream.channels
 
 
 def resample(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
@@ -225,7 +325,20 @@ def is_silent(samples: NDArray[np.float32]) -> bool:
 
 
 @contextmanager
-def _opened(source: bytes | Path, name: str) -> Iterator[Any]:
+def opened(source: Clip, name: str) -> Iterator[Stream]:
+    """Open an audio file, or a segment of one.
+
+    Raises:
+        RequestError: No file is at that path.
+        AudioError: As `decode`; what only decoding shows, `Stream.blocks` tells.
+    """
+    segment = source if isinstance(source, Segment) else Segment(source)
+    with _file(segment.source, name) as file:
+        yield Stream(file, segment, name)
+
+
+@contextmanager
+def _file(source: bytes | Path, name: str) -> Iterator[Any]:
     import soundfile
 
     if isinstance(source, Path):
@@ -278,7 +391,8 @@ def _told(source: bytes | Path, name: str) -> Told:
     return Told(content, None)
 
 
-def _header(file: Any, name: str) -> tuple[float, int, int]:
+def _rate(file: Any, name: str) -> int:
+    """Check what a header says; return its sampling rate [Hz]."""
     rate, frames = int(file.samplerate), int(file.frames)
     if rate < MIN_SAMPLE_RATE:
         raise AudioError(f"{name}: its header gives a sampling rate of {rate} Hz (least: {MIN_SAMPLE_RATE})")
@@ -291,10 +405,7 @@ def _header(file: Any, name: str) -> tuple[float, int, int]:
             raise AudioError(
                 f"{name}: breaks off: its header promises {promised} bytes, but only {present} are there"
             )
-    seconds = frames / rate
-    if seconds < MIN_SECONDS:
-        raise AudioError(f"{name}: {seconds * 1000:.1f} ms long; the shortest is {MIN_SECONDS * 1000:.0f} ms")
-    return seconds, rate, int(file.channels)
+    return rate
 
 
 @contextmanager

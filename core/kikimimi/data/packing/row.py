@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi.console.words import listing
-from kikimimi.contracts.layout import Row
+from kikimimi.contracts.layout import Row, Segment, clip_name
 from kikimimi.contracts.options import Options, PositiveFloat, Text
 from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, encode_opus, is_silent, probe
 from kikimimi.data.codec import Codec, SampleRate, check_opus_rate
@@ -130,8 +130,9 @@ def _check(row: Row, settings: PackSettings) -> None:
         said = "names no licence" if license_name is None else f"has the licence {license_name}"
         raise _LeftOutError(LICENCE, f"{row.name}: {said}")
     for clip in row.clips:
-        if isinstance(clip, Path) and not clip.is_file():
-            raise _LeftOutError(MISSING, f"{row.name}: no such file: {clip}")
+        source = clip.source if isinstance(clip, Segment) else clip
+        if isinstance(source, Path) and not source.is_file():
+            raise _LeftOutError(MISSING, f"{row.name}: no such file: {source}")
     text = row.record.get("text", "")
     if "messages" not in row.record and (text is None or (isinstance(text, str) and not text.strip())):
         raise _LeftOutError(NO_TEXT, f"{row.name}: has no transcript")
@@ -142,7 +143,7 @@ def _check(row: Row, settings: PackSettings) -> None:
 
 def _samples(row: Row, place_: int, settings: PackSettings) -> NDArray[np.float32]:
     clip = row.clips[place_]
-    name = row.name if len(row.clips) == 1 else f"{row.name}, clip {place_}"
+    name = clip_name(row.name if len(row.clips) == 1 else f"{row.name}, clip {place_}", clip)
     try:
         seconds, rate, _ = probe(clip, name)
         # Before decoding: a file of many hours may not fit into memory.
