@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kikimimi import RequestError, Role, Row, encode_audio, listing, nearest, read_options
+from kikimimi import Clip, RequestError, Role, Row, encode_audio, listing, nearest, read_options
 
 FIELDS_FOLDER = Path(__file__).parent / "fields"
 """Holds the shipped files."""
-Clip = bytes | Path
 
 
 def _need(holds: bool, message: str) -> None:

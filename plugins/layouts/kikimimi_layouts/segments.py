@@ -96,23 +96,6 @@ def segment_of(
     return Segment(source, start, length, None if channel is None else int(channel))
 
 
-def clip_name(name: str, clip: Path | bytes | Segment) -> str:
-    """Return how messages and the ledger call a clip of a file: ``long.wav[2-4.5 s, channel 1]``."""
-    if not isinstance(clip, Segment):
-        return name
-    parts: list[str] = []
-    if clip.start or clip.seconds is not None:
-        end = "" if clip.seconds is None else _digits(clip.start + clip.seconds)
-        parts.append(f"{_digits(clip.start)}-{end} s")
-    if clip.channel is not None:
-        parts.append(f"channel {clip.channel}")
-    return f"{name}[{', '.join(parts)}]"
-
-
-def _digits(seconds: float) -> str:
-    return f"{seconds:.3f}".rstrip("0").rstrip(".")
-
-
 _Told = dict[str, dict[str, float]]  # what is told (start, end, duration, channel): name of a field to number
 
 
