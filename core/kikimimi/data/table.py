@@ -1,4 +1,4 @@
-"""Tables as text: the rows of CSV, TSV and JSON Lines, one after the other. A row that is wrong ends no table.
+"""Tables as text: the rows of CSV, TSV and JSON Lines, one by one. A row that is wrong ends no table.
 
 Lines end at line feeds, with or without a carriage return in front, and nowhere else: a lone carriage return,
 or one of the other characters at which `str.splitlines` cuts, is part of a text. CSV is as RFC 4180 has it;
@@ -127,7 +127,7 @@ def _csv(lines: _Lines) -> Iterator[TableRow]:
 
 
 def _fields(line: _Line, lines: _Lines, ahead: list[_Line]) -> list[str]:
-    """Return the fields of a row of a CSV that begins with a line; others that it takes are put in `ahead`."""
+    """Return the fields of a row of a CSV that begins with a line; other lines of it are put in `ahead`."""
     text, at = line.text, 0
     if '"' not in text:
         return text.split(",")
