@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from kikimimi import Clip, DataError, Segment, counted, listing, parse_conversation
-from kikimimi_layouts.segments import clip_name, segment_of
+from kikimimi import Clip, DataError, Segment, clip_name, counted, listing, parse_conversation
+from kikimimi_layouts.segments import segment_of
 
 MARK = "<audio>"
 """What stands for a clip in the texts of most tools."""
@@ -144,9 +144,7 @@ class _Reading:
         self.waiting.extend(beside)
         messages = [self._message(turn, f"{place}[{number}]") for place, number, turn in turns]
         if self.marks != len(beside) and not self._named_already(beside):
-            said = (
-                f"{column} has {counted(len(beside), 'clip')}" if column else "no field audios holds a clip"
-            )
+            said = f"{column} has {counted(len(beside), 'clip')}" if column else "there is no field audios"
             raise ValueError(
                 f"{said}, but in the turns {counted(self.marks, 'place')} "
                 f"{'waits' if self.marks == 1 else 'wait'} for one: each clip needs its own mark "
@@ -169,9 +167,7 @@ class _Reading:
             self.fields.pop(name, None)
         for name in ("label", "kto_tag"):
             if self.fields.get(name) is False:
-                raise ValueError(
-                    f"{name}: is false: the answer is a bad one, and would be trained as a good one"
-                )
+                raise ValueError(f"{name}: is false: a bad answer, which would be trained as a good one")
 
     def _answer(self, name: str) -> str | None:
         names = (name, f"{name}_response")
@@ -259,7 +255,7 @@ class _Reading:
             beside = self.waiting.popleft()
             told = {**told, **beside} if isinstance(beside, dict) else {**told, "audio": beside}
         name, source = self._source(told, place)
-        clip = segment_of(told, source, place)
+        clip = segment_of(told, source, f"{self.where}: {place}")
         if (name, clip) not in self.clips:
             self.clips.append((name, clip))
         number = str(self.clips.index((name, clip)))
@@ -270,10 +266,10 @@ class _Reading:
         """Return name and file (or bytes) of the one clip that fields name; those within it join them."""
         while True:
             found = {key: value for key in _IN_A_PART if (value := told.get(key)) not in (None, "", {}, [])}
-            if len({*map(str, found.values())}) != 1:
-                raise ValueError(
-                    f"{place}: {listing(found) or 'nothing'} names the clip; expected one of them"
-                )
+            if not found:
+                raise ValueError(f"{place}: names no audio file; one of {listing(_IN_A_PART)} does")
+            if len({*map(str, found.values())}) > 1:
+                raise ValueError(f"{place}: {listing(found)} name different clips")
             name, value = next(iter(found.items()))
             if not isinstance(value, dict):
                 break
