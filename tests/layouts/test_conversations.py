@@ -207,7 +207,10 @@ TEXT = [{"role": "user", "content": "q"}, ASSISTANT]
         (asked({"type": "audio", "audio": "a.wav", "path": "b.wav"}), r"audio, path name different clips"),
         (asked({"type": "audio", "audio": "https://x.org/a.wav"}), r"is not on this machine: download it"),
         (asked({"type": "audio", "audio": "s3://x/a.wav"}), r"is not on this machine: download it"),
-        (asked({"type": "audio", "audio": {"array": [0.0]}}), r"content\[0\]\.audio: names no audio file; one of audio, "),
+        (
+            asked({"type": "audio", "audio": {"array": [0.0]}}),
+            r"content\[0\]\.audio: names no audio file; one of audio, ",
+        ),
         (asked({"type": "audio", "audio": 3}), r"audio: expected the path of an audio file, not 3"),
         (asked({"type": "audio", "audio": "A" * 9999}), r"expected the path of an audio file, not 'AAA"),
         (asked({"type": "input_audio", "input_audio": {"data": "?"}}), r"data: is not base64"),
