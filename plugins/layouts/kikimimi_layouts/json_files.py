@@ -14,6 +14,7 @@ MAX_ITEM = 1 << 24
 """Longest item of a list [characters]."""
 
 _SUFFIXES = (".json", ".jsonl")
+_CUT, _OF_NEMO = {"id", "start", "duration", "recording"}, {"audio_filepath", "audio_filename"}
 _CHUNK = 1 << 20
 _FIRST = 1 << 22  # how much is looked at for the first record [bytes]
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -48,6 +49,19 @@ def first_record(path: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
+
+
+def record_layout(path: Path) -> str | None:
+    """Return the layout that reads a JSON file, by its first record; None where it holds no records.
+
+    ``lhotse`` reads cuts, ``nemo`` what has ``audio_filepath``, and ``manifest`` all else.
+    """
+    record = first_record(path)
+    if record is None:
+        return "manifest" if path.suffix.lower() == ".jsonl" else None
+    if record.keys() >= _CUT or str(record.get("type")).endswith("Cut"):
+        return "lhotse"
+    return "nemo" if _OF_NEMO & record.keys() else "manifest"
 
 
 def read_list(file: IO[bytes], name: str, *, offset: int = 0, number: int = 0) -> Iterator[TableRow]:
