@@ -30,7 +30,7 @@ from kikimimi.contracts.layout import Clip, Segment
 from kikimimi.data import flac, ogg, wav
 from kikimimi.data.codec import MIN_SAMPLE_RATE, check_opus_rate
 from kikimimi.data.mp3 import Told, is_mpeg, may_be_mpeg, with_frames_counted
-from kikimimi.errors import AudioError, CancellingError, RequestError
+from kikimimi.errors import AudioError, CancellingError, RequestError, SegmentError
 
 AUDIO_SUFFIXES = ("flac", "mp3", "ogg", "opus", "wav")
 """File name endings of the formats that a record may carry."""
@@ -204,14 +204,16 @@ def _stretch(segment: Segment, frames: int, rate: int, name: str) -> tuple[int, 
     """Return where a segment begins and ends [samples]."""
     seconds = segment.seconds
     if not (0 <= segment.start < math.inf and (seconds is None or 0 < seconds < math.inf)):
-        raise AudioError(
+        raise SegmentError(
             f"{name}: a segment begins at 0 s or later and is longer than 0 s; this one begins at "
             f"{segment.start:g} s and is {'' if seconds is None else f'{seconds:g} s '}long"
         )
     begin = round(segment.start * rate)
     end = frames if seconds is None else round((segment.start + seconds) * rate)
+    if abs(end - frames) <= segment.slack * rate:
+        end = frames
     if begin >= frames or end > frames + OVERSHOOT * rate:
-        raise AudioError(
+        raise SegmentError(
             f"{name}: the segment goes from {segment.start:g} s to {end / rate:g} s, but the file is only "
             f"{frames / rate:.3f} s long"
         )
@@ -222,7 +224,7 @@ def _channel(segment: Segment, channels: int, name: str) -> int | None:
     channel = segment.channel
     if channel is not None and not 0 <= channel < channels:
         there = "0" if channels == 1 else f"0 to {channels - 1}"
-        raise AudioError(f"{name}: has no channel {channel}; channels there: {there}")
+        raise SegmentError(f"{name}: has no channel {channel}; channels there: {there}")
     return channel
 
 
@@ -342,8 +344,8 @@ def _file(source: bytes | Path, name: str) -> Iterator[Any]:
     import soundfile
 
     if isinstance(source, Path):
-        if not source.is_file():
-            problem = "is a folder, not an audio file" if source.is_dir() else "no such audio file"
+        if not os.path.isfile(source):  # also where the system refuses to look a path up
+            problem = "is a folder, not an audio file" if os.path.isdir(source) else "no such audio file"
             raise RequestError(f"{name}: {problem} ({source})")
         size = source.stat().st_size
     else:

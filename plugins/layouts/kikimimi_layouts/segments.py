@@ -39,6 +39,7 @@ _USUAL = {
 }
 _CHANNEL_NAMES = {"a": 0, "b": 1, "l": 0, "r": 1, "left": 0, "right": 1}
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")  # HOURS:MINUTES:SECONDS, MINUTES:SECONDS
+_ROUGHLY = 0.1  # how far tools that measure the same file differ [s]: MP3 has its own beginning and end
 _AGREE = 0.02  # rounded numbers that mean the same differ by no more [s]
 
 
@@ -80,7 +81,8 @@ def segment_of(
         names: Names of the fields.
 
     Returns:
-        The segment, or `source` itself where no field tells of one. A duration without a start begins at 0.
+        The segment, or `source` itself where no field tells of one. A duration that stands alone begins at 0,
+        and is the whole file where that is as long, but for 0.1 s, or for 1 s where it is a whole number.
 
     Raises:
         DataError: What they tell is no number, contradicts itself, or is not enough.
@@ -93,7 +95,9 @@ def segment_of(
         raise DataError(f"{where}: {error}") from error
     if not start and length is None and channel is None:
         return source
-    return Segment(source, start, length, None if channel is None else int(channel))
+    alone = length is not None and not told["start"] and not told["end"]
+    slack = 0.0 if not alone or length is None else 1.0 if length.is_integer() else _ROUGHLY
+    return Segment(source, start, length, None if channel is None else int(channel), slack)
 
 
 _Told = dict[str, dict[str, float]]  # what is told (start, end, duration, channel): name of a field to number

@@ -5,20 +5,21 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi.console.words import listing
-from kikimimi.contracts.layout import Row, Segment, clip_name
+from kikimimi.contracts.layout import BadRow, Row, clip_name
 from kikimimi.contracts.options import Options, PositiveFloat, Text
 from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, encode_opus, is_silent, probe
 from kikimimi.data.codec import Codec, SampleRate, check_opus_rate
+from kikimimi.data.packing.clips import MissingClipError, located, of_the_file
+from kikimimi.data.packing.meta import plain
 from kikimimi.data.shards.record import Member, RecordError, make_record, named
-from kikimimi.errors import AudioError, CancellingError, RequestError
+from kikimimi.errors import AudioError, CancellingError, RequestError, SegmentError
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -52,7 +53,7 @@ class PackSettings(Options):
 
 
 MISSING, UNDECODABLE, NO_TEXT = "missing file", "undecodable audio", "empty text"
-CANCELLING = "channels that cancel one another"
+CANCELLING, OUTSIDE = "channels that cancel one another", "segment that is not in its file"
 TOO_LONG, TOO_SHORT, LICENCE, MALFORMED = "too long", "too short", "licence", "malformed"
 """Why a row is left out."""
 
@@ -102,10 +103,14 @@ class _LeftOutError(Exception):
         self.reason, self.detail = reason, detail
 
 
-def pack_row(row: Row, number: int, settings: PackSettings) -> PackedRow | Dropped:
+def pack_row(row: Row | BadRow, number: int, settings: PackSettings) -> PackedRow | Dropped:
     """Make a record of a row. One clip that cannot be used leaves the whole row out."""
+    if isinstance(row, BadRow):
+        return Dropped(number, row.name, MALFORMED, row.reason, None)
     try:
-        _check(row, settings)
+        _check_licence(row, settings)
+        row = _located(row)
+        _check(row)
         clips = [_samples(row, place_, settings) for place_ in range(len(row.clips))]
         encode = _ENCODERS[settings.codec]
         names = [f"{place_}.{settings.codec}" for place_ in range(len(clips))]
@@ -123,16 +128,22 @@ def key_of(number: int) -> str:
     return f"{number:09d}"
 
 
-def _check(row: Row, settings: PackSettings) -> None:
-    """Check all that can be told without decoding."""
+def _check_licence(row: Row, settings: PackSettings) -> None:
     license_name = named(row.record, "license")
     if settings.licenses and license_name not in settings.licenses:
         said = "names no licence" if license_name is None else f"has the licence {license_name}"
         raise _LeftOutError(LICENCE, f"{row.name}: {said}")
-    for clip in row.clips:
-        source = clip.source if isinstance(clip, Segment) else clip
-        if isinstance(source, Path) and not source.is_file():
-            raise _LeftOutError(MISSING, f"{row.name}: no such file: {source}")
+
+
+def _located(row: Row) -> Row:
+    try:
+        return replace(row, clips=tuple(map(located, row.clips)))
+    except MissingClipError as error:
+        raise _LeftOutError(MISSING, f"{row.name}: {error}") from error
+
+
+def _check(row: Row) -> None:
+    """Check all that can be told of the record without decoding."""
     text = row.record.get("text", "")
     if "messages" not in row.record and (text is None or (isinstance(text, str) and not text.strip())):
         raise _LeftOutError(NO_TEXT, f"{row.name}: has no transcript")
@@ -159,10 +170,16 @@ def _samples(row: Row, place_: int, settings: PackSettings) -> NDArray[np.float3
             samples = decode(clip, sample_rate=settings.sample_rate, name=name)
     except CancellingError as error:
         raise _LeftOutError(CANCELLING, str(error)) from error
+    except SegmentError as error:
+        raise _LeftOutError(OUTSIDE, str(error)) from error
     except AudioError as error:
         raise _LeftOutError(UNDECODABLE, str(error)) from error
     except RequestError as error:  # it was there a moment ago
         raise _LeftOutError(MISSING, str(error)) from error
+    except OSError as error:
+        if not of_the_file(error):
+            raise
+        raise _LeftOutError(MISSING, f"{name}: cannot be read: {error.strerror}") from error
     if len(samples) < MIN_SECONDS * settings.sample_rate:  # where resampling takes a nearby ratio
         raise _LeftOutError(TOO_SHORT, f"{name}: {len(samples)} samples are left after resampling")
     return samples
@@ -186,6 +203,8 @@ def _json(row: Row, names: list[str]) -> bytes:
     if isinstance(data.get("messages"), list):
         data = {**data, "messages": [_renamed(message, names, row) for message in data["messages"]]}
     try:
+        if isinstance(data.get("meta"), dict):
+            data = {**data, "meta": plain(data["meta"])}
         return json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except (ValueError, TypeError, RecursionError) as error:
         raise _LeftOutError(MALFORMED, f"{row.name}: cannot be written as JSON: {error}") from error
@@ -221,5 +240,5 @@ def _read_back(row: Row, key: str, members: dict[str, bytes]) -> None:
 def _length(row: Row) -> float | None:
     try:
         return round(sum(probe(clip, row.name)[0] for clip in row.clips), 3)
-    except (AudioError, RequestError):
+    except (AudioError, RequestError, OSError):
         return None
