@@ -48,6 +48,7 @@ _OF_CLIPS = (
     *("audiofilepaths", "audiourl", "audiourls", "inputaudio", "wav", "wavs", "wavpath", "speech", "sound"),
 )
 _IN_A_PART = ("audio", "audio_url", "input_audio", "path", "url", "audio_path", "audio_file", "file", "data")
+_OF_SEGMENTS = ("offset", "duration")
 _AUDIO_TYPES = ("audio", "audio_url", "input_audio")
 _ELSEWHERE = {
     "images": "holds images",
@@ -88,10 +89,11 @@ class ConversationReader:
     Args:
         folder: Where relative paths begin.
         mark: What stands for a clip in a text.
+        cut: Cut the one clip of a row as the row itself tells, beside its turns.
     """
 
-    def __init__(self, folder: Path, mark: str = MARK) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, mark: str = MARK, *, cut: bool = True) -> None:
+        self.folder, self.cut = folder, cut
         closing = mark.replace("<", "</", 1) if re.fullmatch(r"<\w+>", mark) else None
         inside = rf"(?:([^<>\n]*){re.escape(closing)})?" if closing else "()"
         self.mark, self._marks = mark, re.compile(re.escape(mark) + inside)
@@ -142,11 +144,15 @@ class _Reading:
         answers = {name: answer for name in ("chosen", "rejected") if (answer := self._answer(name))}
         column, beside = self._beside()
         self.waiting.extend(beside)
-        messages = [self._message(turn, f"{place}[{number}]") for place, number, turn in turns]
+        messages: list[_Fields] = []
+        for place, number, turn in turns:
+            message = self._message(turn, f"{place}[{number}]")
+            if messages and "type" in turn and messages[-1]["role"] == message["role"]:
+                messages[-1]["content"] = _parts(messages[-1]) + _parts(message)
+            else:
+                messages.append(message)
         if self.marks != len(beside) and not self._named_already(beside):
-            said = (
-                f"{column} has {counted(len(beside), 'clip')}" if column else "no field audios holds a clip"
-            )
+            said = f"{column} has {counted(len(beside), 'clip')}" if column else "there is no field audios"
             raise ValueError(
                 f"{said}, but in the turns {counted(self.marks, 'place')} "
                 f"{'waits' if self.marks == 1 else 'wait'} for one: each clip needs its own mark "
@@ -159,7 +165,8 @@ class _Reading:
             )
         record = {"messages": messages, **answers}
         parse_conversation(record)
-        self._cut()
+        if self.reader.cut:
+            self._cut()
         return record, self.clips
 
     def _refuse_what_is_not_read(self) -> None:
@@ -169,9 +176,7 @@ class _Reading:
             self.fields.pop(name, None)
         for name in ("label", "kto_tag"):
             if self.fields.get(name) is False:
-                raise ValueError(
-                    f"{name}: is false: the answer is a bad one, and would be trained as a good one"
-                )
+                raise ValueError(f"{name}: is false: a bad answer, which would be trained as a good one")
 
     def _answer(self, name: str) -> str | None:
         names = (name, f"{name}_response")
@@ -208,6 +213,11 @@ class _Reading:
 
     def _message(self, turn: Any, place: str) -> _Fields:
         role, content = _said(turn, place)
+        if turn.get("type", "text") != "text":  # NeMo: a turn for each clip and each text
+            part = {"type": turn["type"], "audio": content, **{k: turn[k] for k in turn if k in _OF_SEGMENTS}}
+            return {"role": role, "content": list(self._of_part(part, place))}
+        if isinstance(content, str) and " " not in content and _FILE.fullmatch(content):
+            raise ValueError(f"{place}.content: is the name of a clip, but would be read as text")
         if isinstance(content, str):
             parts = list(self._of_text(content, f"{place}.content"))
             is_text = all(part["type"] == "text" for part in parts)
@@ -259,7 +269,7 @@ class _Reading:
             beside = self.waiting.popleft()
             told = {**told, **beside} if isinstance(beside, dict) else {**told, "audio": beside}
         name, source = self._source(told, place)
-        clip = segment_of(told, source, place)
+        clip = segment_of(told, source, f"{self.where}: {place}")
         if (name, clip) not in self.clips:
             self.clips.append((name, clip))
         number = str(self.clips.index((name, clip)))
@@ -270,10 +280,10 @@ class _Reading:
         """Return name and file (or bytes) of the one clip that fields name; those within it join them."""
         while True:
             found = {key: value for key in _IN_A_PART if (value := told.get(key)) not in (None, "", {}, [])}
-            if len({*map(str, found.values())}) != 1:
-                raise ValueError(
-                    f"{place}: {listing(found) or 'nothing'} names the clip; expected one of them"
-                )
+            if not found:
+                raise ValueError(f"{place}: names no audio file; one of {listing(_IN_A_PART)} does")
+            if len({*map(str, found.values())}) > 1:
+                raise ValueError(f"{place}: {listing(found)} name different clips")
             name, value = next(iter(found.items()))
             if not isinstance(value, dict):
                 break
@@ -402,7 +412,12 @@ def _said(turn: Any, place: str) -> tuple[str, Any]:
 
 def _role(turn: _Fields) -> Any:
     role = turn.get("role", turn.get("from"))
-    return _ROLES.get(role, role) if isinstance(role, str) else role
+    return _ROLES.get(role.lower(), role) if isinstance(role, str) else role
+
+
+def _parts(message: _Fields) -> list[_Fields]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _decoded(data: str, place: str) -> bytes:

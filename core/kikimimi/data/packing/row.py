@@ -144,7 +144,7 @@ def _located(row: Row) -> Row:
 
 def _check(row: Row) -> None:
     """Check all that can be told of the record without decoding."""
-    text = row.record.get("text", "")
+    text = row.record.get("text", "other labels")
     if "messages" not in row.record and (text is None or (isinstance(text, str) and not text.strip())):
         raise _LeftOutError(NO_TEXT, f"{row.name}: has no transcript")
     language = named(row.record, "language")
