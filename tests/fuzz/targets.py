@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
-
 from kikimimi.contracts.layout import BadRow, Row
-from kikimimi.data.audio import decode, encode_audio, encode_flac, encode_opus, probe
+from kikimimi.data.audio import decode, probe
 from kikimimi.data.packing.row import Dropped, PackSettings, pack_row
 from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.index import index_path
@@ -22,19 +21,12 @@ from kikimimi.evaluation.pairs import read_pairs
 from kikimimi.recipe import load_recipe, to_yaml
 from kikimimi.testing import write_shard
 
+from . import corpora
 from .harness import Target, WrongError
 from .mutations import BYTES, Mutation, json_lines, mutated, text
+from .sounds import RATE, sounds
 
-_RATE = 16_000
 _TEXT = (text, text, text, text, *BYTES)
-
-
-def _speech(seconds: float) -> np.ndarray[Any, np.dtype[np.float32]]:
-    rng = np.random.default_rng(0)
-    samples = np.cumsum(rng.normal(size=int(seconds * _RATE)))
-    samples -= np.linspace(samples[0], samples[-1], len(samples))
-    loud: np.ndarray[Any, np.dtype[np.float32]] = (0.5 * samples / np.abs(samples).max()).astype(np.float32)
-    return loud
 
 
 def _damaged(kinds: tuple[Mutation, ...]) -> Callable[[Any, Random, Path], Any]:
@@ -53,18 +45,7 @@ def _damaged(kinds: tuple[Mutation, ...]) -> Callable[[Any, Random, Path], Any]:
 
 
 def _sounds(_: Path) -> dict[str, Any]:
-    samples = _speech(0.7)
-    stereo = np.stack([samples, 0.5 * samples], axis=1)
-    made = {
-        "flac": encode_flac(samples, _RATE),
-        "opus": encode_opus(samples, _RATE),
-        "wav": encode_audio(samples, _RATE, kind="WAV", subtype="PCM_16"),
-        "stereo.wav": encode_audio(stereo, _RATE, kind="WAV", subtype="FLOAT"),
-        "stereo.flac": encode_audio(stereo, 44_100, kind="FLAC", subtype="PCM_24"),
-        "ogg": encode_audio(samples, _RATE, kind="OGG", subtype="VORBIS"),
-        "mp3": encode_audio(samples, _RATE, kind="MP3", subtype="MPEG_LAYER_III"),
-    }
-    return {name: (f"a.{name}", content) for name, content in made.items()}
+    return {name: (f"a.{name}", content) for name, content in sounds().items()}
 
 
 @functools.cache
@@ -114,13 +95,10 @@ def _manifests(_: Path) -> dict[str, Any]:
     return {name: (f"list.{name}", f"{content}\n".encode()) for name, content in made.items()}
 
 
-_WAV = encode_audio(_speech(0.2), _RATE, kind="WAV", subtype="PCM_16")
-
-
 def _mutate_table(seed: Any, rng: Random, place: Path) -> Any:
     (place / "clips").mkdir()
     for file in (place / "a.wav", place / "clips" / "a.wav"):
-        file.write_bytes(_WAV)
+        file.write_bytes(corpora.WAV)
     lines = (json_lines,) * 8 if seed[0].endswith("jsonl") else ()
     return _damaged((*lines, *_TEXT))(seed, rng, place)
 
@@ -135,7 +113,7 @@ def _pack(given: Any) -> str:
             assert str(result.reason)
         elif isinstance(row, Row):
             packed += 1
-            seconds = 0.2 * len(row.clips)
+            seconds = corpora.SECONDS * len(row.clips)
             files = all(isinstance(clip, Path) for clip in row.clips)
             if files and abs(result.seconds - seconds) > 1e-6:
                 raise WrongError(f"{seconds} s became {result.seconds} s")
@@ -175,7 +153,7 @@ def _lengths(shards: Shards) -> dict[str, list[int]]:
     for row in range(len(shards)):
         record = shards.read(row)
         found[shards.key(row)] = [
-            len(decode(clip, sample_rate=_RATE, name=name)) for name, clip in record.audio.items()
+            len(decode(clip, sample_rate=RATE, name=name)) for name, clip in record.audio.items()
         ]
     return found
 
@@ -233,6 +211,11 @@ def _recipes(_: Path) -> dict[str, Any]:
     return {path.stem: (path.name, path.read_bytes()) for path in sorted(_RECIPES.glob("*.yaml"))}
 
 
+def _mutate_recipe(seed: Any, rng: Random, place: Path) -> Any:
+    shutil.copytree(_RECIPES, place, dirs_exist_ok=True)  # some stand on others
+    return _damaged((*_TEXT[:4], *_TEXT))(seed, rng, place)
+
+
 def _read_recipe(given: Any) -> str:
     _, path = given
     before = to_yaml(load_recipe(path))
@@ -246,6 +229,14 @@ TARGETS = (
     Target("sound", 8000, "taken whole, or refused: never shorter", _sounds, _damaged(BYTES), _decode),
     Target(
         "manifests", 3000, "rows are taken whole or told; others are packed", _manifests, _mutate_table, _pack
+    ),
+    Target(
+        "corpora",
+        2000,
+        "rows are taken or told; others are packed",
+        corpora.corpora,
+        corpora.mutate,
+        corpora.attempt,
     ),
     Target("score", 1500, "read, or the line is named", _scores, _damaged(_TEXT), _read_pairs),
     Target(
@@ -269,7 +260,7 @@ TARGETS = (
         2000,
         "read, or each problem is named with its line",
         _recipes,
-        _damaged((*_TEXT[:4], *_TEXT)),
+        _mutate_recipe,
         _read_recipe,
     ),
 )

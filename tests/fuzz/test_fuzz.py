@@ -10,10 +10,20 @@ from pathlib import Path
 import pytest
 
 from .harness import Target, run
+from .mutations import Unharmed
 from .targets import TARGETS
 
 SLICE = 40
 """The default tests try one mutation of so many."""
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_what_is_not_damaged_is_taken(target: Target, tmp_path: Path) -> None:
+    for name, seed in target.seeds(tmp_path).items():
+        place = tmp_path / name
+        place.mkdir()
+        said = target.attempt(target.mutate(seed, Unharmed(0), place))
+        assert said in ("taken whole", "read", "rows taken, others told"), name
 
 
 def _try(target: Target, numbers: range, folder: Path) -> None:
