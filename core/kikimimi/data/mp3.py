@@ -81,6 +81,7 @@ class _Part:
     """Frames that were written together, and what the one of information before them says."""
 
     promise: _Promise | None
+    trusted: bool = True
     frames: int = 0
     size: int = 0
 
@@ -159,7 +160,7 @@ def with_frames_counted(content: bytes, name: str) -> Told:
             )
         promise = _promise(content, at, header)
         if promise is not None or not parts:
-            parts.append(_Part(promise))
+            parts.append(_Part(promise, promise is None or _is_as_written(content, at, header)))
         parts[-1].size += header.size
         if promise is None:
             parts[-1].frames += 1
@@ -177,7 +178,8 @@ def with_frames_counted(content: bytes, name: str) -> Told:
     frames = sum(part.frames for part in parts)
     if first.layer != 3:
         return Told(content, frames * first.samples)
-    if len(parts) == 1 and parts[0].promise is not None and parts[0].promise.frames == frames:
+    told = parts[0].promise is not None and parts[0].promise.frames == frames
+    if len(parts) == 1 and told and parts[0].trusted:
         return Told(content, None)
     if not audio:
         raise AudioError(f"{name}: holds no samples")
@@ -199,6 +201,35 @@ def _promise(content: bytes, at: int, header: _Header) -> _Promise | None:
         size, frames = struct.unpack_from(">II", frame, 46)
         return _Promise(frames, size)
     return None
+
+
+def _is_as_written(content: bytes, at: int, header: _Header) -> bool:
+    """Tell whether the checksum of a frame of information fits, where the frame says what is to be trimmed.
+
+    LAME's extension (gabriel.mp3-tech.org/mp3infotag.html) holds the samples to leave out at both ends, 12
+    bits each: one that is damaged would cut what was said.
+    """
+    frame = content[at : at + header.size]
+    info = 4 + header.side_bytes
+    (flags,) = struct.unpack_from(">I", frame[info + 4 :].ljust(4, b"\0"))
+    begin = info + 8 + sum(size for bit, size in enumerate((4, 4, 100, 4)) if flags >> bit & 1)
+    extension = frame[begin : begin + 36]
+    if len(extension) < 36 or not any(extension[21:24]):
+        return True
+    (told,) = struct.unpack(">H", extension[34:])
+    before = frame[: begin + 34]
+    # LAME sums what stands before; FFmpeg as many bytes as that is in stereo of MPEG-1.
+    return told in (_crc(before), _crc((before + b"\0\0" + frame[begin + 36 :].ljust(190, b"\0"))[:190]))
+
+
+def _crc(data: bytes) -> int:
+    """Return the CRC-16 (ANSI, reflected) of some bytes."""
+    found = 0
+    for byte in data:
+        found ^= byte
+        for _ in range(8):
+            found = found >> 1 ^ (0xA001 if found & 1 else 0)
+    return found
 
 
 def _leader(header: bytes, frames: int) -> bytes:

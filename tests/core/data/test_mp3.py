@@ -147,3 +147,26 @@ def test_other_files_are_none() -> None:
     assert not mp3.is_mpeg(b"\xff\xfe" + "text".encode("utf-16-le"))
     assert not mp3.is_mpeg(b"ID3")
     assert not mp3.is_mpeg(b"")
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_what_is_trimmed_is_believed_where_its_checksum_fits(rate: int, channels: int) -> None:
+    content = encoded(rate, channels=channels)
+    samples, _ = decode_whole(content, name="clip")
+    assert len(samples) == 2 * rate
+    at = content.index(b"LAME3")
+    trim = slice(at + 21, at + 24)
+
+    # As FFmpeg sums it: 190 bytes, of which those of the sum are zero.
+    foreign = bytearray(content)
+    foreign[at + 34 : at + 36] = b"\0\0"
+    size = mp3._parse(content, 0).size  # type: ignore[union-attr]
+    foreign[at + 34 : at + 36] = mp3._crc(bytes(foreign[:size]).ljust(190, b"\0")[:190]).to_bytes(2, "big")
+    assert np.array_equal(decode_whole(bytes(foreign), name="clip")[0], samples)
+
+    damaged = bytearray(content)
+    damaged[trim] = b"\xff\xff\xff"  # 4,095 samples at both ends
+    whole, _ = decode_whole(bytes(damaged), name="clip")
+    begin = (int.from_bytes(content[trim], "big") >> 12) + mp3._DELAY
+    assert np.allclose(whole[begin : begin + len(samples)], samples, rtol=0, atol=1e-6)
