@@ -148,7 +148,12 @@ def render_template(source: str, variables: Mapping[str, Any]) -> str:
 def _compiled(source: str) -> Any:
     if len(source) > MAX_TEMPLATE:
         raise TemplateLimitError(f"it has {len(source):,} characters; at most {MAX_TEMPLATE:,} are read")
-    return _Environment().from_string(source)
+    return _environment().from_string(source)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> "_Environment":
+    return _Environment()
 
 
 class _Counted(NodeTransformer):

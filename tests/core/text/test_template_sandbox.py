@@ -20,7 +20,10 @@ TOO_MUCH = "makes a text or a list of more than"
 TOO_LONG = r"works for more than 0\.05 s"
 WIDTH = "asks for .* where at most 1,000 is allowed"
 PADS = "pads to a width of more than 999"
-DOUBLING = "{% set ns = namespace(a='aaaaaaaa') %}{% for i in range(60) %}{% set ns.a = DOUBLE %}{% endfor %}{{ ns.a }}"
+DOUBLING = (
+    "{% set ns = namespace(a='aaaaaaaa') %}{% for i in range(60) %}"
+    "{% set ns.a = DOUBLE %}{% endfor %}{{ ns.a }}"
+)
 
 
 @pytest.mark.parametrize(
