@@ -215,8 +215,8 @@ def read_range(url: str, offset: int, size: int, total: int) -> bytes:
         # Its cat_file would read ahead.
         with system.open(path, "rb", size=total, cache_type="none") as file:
             file.seek(offset)
-            piece = file.read(size)
-        return piece
+            found: bytes = file.read(size)
+        return found
 
     piece = _attempt(url, read)
     if len(piece) > size:

@@ -1,7 +1,8 @@
 """A file, or a piece of one, from a web server that nobody vouches for.
 
-What it sends is counted while it comes, whatever length it announces; nothing is unpacked; a server that is too
-slow is left, and one that sends elsewhere is followed to its own host only, or where `REDIRECT_HOSTS` allows.
+What it sends is counted while it comes, whatever length it announces; nothing is unpacked; a server that is
+too slow is left, and one that sends elsewhere is followed to its own host only, or where `REDIRECT_HOSTS`
+allows it.
 """
 
 import asyncio
@@ -19,10 +20,10 @@ WATCHED_SECONDS = 30.0
 """How long a server is watched before it is told to be too slow [s]."""
 SLOWEST = 1000.0
 """Least rate at which a server has to send [bytes/s]."""
-BLOCK = 1 << 20
+MOST_AT_ONCE = 1 << 20
 """Most that is taken from a server at once [bytes]."""
 REDIRECT_HOSTS = "KIKIMIMI_REDIRECT_HOSTS"
-"""Environment variable that names, with commas between, hosts to which servers may send (``*.example.org``)."""
+"""Environment variable that names hosts to which servers may send, with commas (``a.org,*.b.org``)."""
 MOST_REDIRECTS = 5
 """How often one answer may send elsewhere."""
 
@@ -97,7 +98,7 @@ async def _read(system: Any, url: str, limit: int, offset: int | None) -> bytes:
 
 async def _take(answer: Any, url: str, limit: int, watch: "_Watch", *, beginning: bool) -> bytes:
     content = bytearray()
-    while block := await watch.wait(answer.content.read(BLOCK)):
+    while block := await watch.wait(answer.content.read(MOST_AT_ONCE)):
         if len(content) + len(block) > limit:
             if beginning:  # of a server without byte ranges
                 return bytes(content + block[: limit - len(content)])
@@ -147,8 +148,8 @@ def _follow(url: str, here: str, location: str) -> str:
     allowed = [name.strip().lower() for name in os.environ.get(REDIRECT_HOSTS, "").split(",") if name.strip()]
     if not any(fnmatchcase(name, pattern) for pattern in allowed for name in (host, _place(there))):
         raise RequestError(
-            f"{url}: its server sends to another host, {_place(there)}, which is followed only where you allow "
-            f"it. If you trust that host: export {REDIRECT_HOSTS}={host}"
+            f"{url}: its server sends to another host, {_place(there)}, which is followed only where you "
+            f"allow it. If you trust that host: export {REDIRECT_HOSTS}={host}"
         )
     return there
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import threading
 import time
@@ -35,10 +36,8 @@ class Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, Server)
-        try:
+        with contextlib.suppress(OSError):  # the reader has gone
             self.server.answer(self)
-        except OSError:
-            pass  # the reader has gone
 
     def log_message(self, format: str, *args: object) -> None:
         pass
