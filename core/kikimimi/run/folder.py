@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
 
 LONGEST_NAME = 80
+_CHECKPOINT = re.compile(r"step-\d{8,}", re.ASCII)
 _BEGUN = ("metrics.jsonl", "checkpoints", "weights")  # any of them is there from the first step on
 
 
@@ -282,7 +283,27 @@ class RunFolder:
 
 def checkpoint_folders(folder: Path) -> list[Path]:
     """Return the complete checkpoints of a stage, oldest first."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+    found = [path for path in _entries(folder) if _is_checkpoint(path)]
+    return sorted(found, key=checkpoint_step)
+
+
+def checkpoint_step(path: Path) -> int:
+    """Return the step of a checkpoint, by its name."""
+    return int(path.name.removeprefix("step-"))
+
+
+def stray_names(folder: Path) -> list[str]:
+    """Return what lies beside the checkpoints of a stage and is none: empty folders, copies, files."""
+    others = [path for path in _entries(folder) if not _is_checkpoint(path)]
+    return [path.name for path in others if path.name != "best" and not path.name.startswith(".step-")]
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return bool(_CHECKPOINT.fullmatch(path.name)) and path.is_dir() and any(path.iterdir())
 
 
 def _held_recipe(path: Path) -> str:
