@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi.errors import RunError
+from kikimimi.files.writing import whole_file
 
 UNKNOWN = "\ufffd"
 """What an id that stands for no known character is written as: Unicode's replacement character."""
@@ -117,8 +118,8 @@ class CharacterVocabulary(Vocabulary):
 
     def save(self, path: Path) -> None:
         """Write the characters as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.characters, ensure_ascii=False) + "\n", encoding="utf-8")
+        with whole_file(path) as unfinished:
+            unfinished.write_text(json.dumps(self.characters, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def encode(self, text: str) -> list[int]:
         """Return one id per character."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kikimimi.contracts.batch import Fault
 from kikimimi.errors import DataError, StorageError
+from kikimimi.files.writing import add_lines
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Faults
@@ -38,9 +39,7 @@ class FaultLog:
                 new.append(fault)
         if not new:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(asdict(fault), ensure_ascii=False) + "\n" for fault in new))
+        add_lines(self.path, (json.dumps(asdict(fault), ensure_ascii=False) for fault in new))
 
     def judge(self, outcomes: Sequence[Fault | None]) -> None:
         """Take note of what became of the records of a micro-batch, in order; None is a record that was read.

@@ -8,20 +8,20 @@ depends on the data alone: an interrupted pass goes on to exactly the same value
 import hashlib
 import os
 import random
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from kikimimi.console.progress import Progress
 from kikimimi.contracts.component import Encoder, Padded
 from kikimimi.data.corpus import Corpus
 from kikimimi.errors import DataError
+from kikimimi.files.writing import whole_file
+from kikimimi.weights.tensors import write_tensors
 
 RECORDS_PER_FILE = 64
 SECONDS_PER_BATCH = 60.0
@@ -82,7 +82,6 @@ class FeatureCache:
         missing = [group for group in self._groups if not group[2].is_file()]
         if not missing:
             return 0
-        self.folder.mkdir(parents=True, exist_ok=True)
         total = sum(len(rows) for _, rows, _ in self._groups)
         todo = sum(len(rows) for _, rows, _ in missing)
         left = {path.name: len(rows) for _, rows, path in missing}
@@ -92,10 +91,9 @@ class FeatureCache:
                     continue
                 before = len(self._faults)
                 entries = self._encode(encoder, device, corpus, rows, bar)
-                temporary = path.with_suffix(f".{secrets.token_hex(8)}.tmp")
-                save_file(entries, temporary)
                 # What could not be read is tried again by the next run: its shard may have been mended.
-                temporary.replace(path if len(self._faults) == before else _partial(path))
+                with whole_file(path if len(self._faults) == before else _partial(path)) as unfinished:
+                    write_tensors(unfinished, entries, {})
                 del left[path.name]
                 for name in left.keys() & set(os.listdir(self.folder)):
                     bar.advance(left.pop(name))  # another rank was faster

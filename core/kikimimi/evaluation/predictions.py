@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi.data.corpus import Corpus
-from kikimimi.files.writing import whole_file
+from kikimimi.files.writing import add_lines, whole_file
 
 
 class Predictions:
@@ -41,7 +41,6 @@ class Predictions:
             self._write()
 
     def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines)
         with whole_file(self.path) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
@@ -51,16 +50,12 @@ class Predictions:
     ) -> None:
         """Append the predictions of a batch that took `seconds` of computing."""
         entries = list(zip(keys, texts, references, strict=True))
-        with self.path.open("a", encoding="utf-8") as file:
-            for key, text, reference in entries:
-                line = {
-                    "key": key,
-                    "reference": reference,
-                    "prediction": text,
-                    "seconds": seconds / len(entries),
-                }
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                self.texts[key] = text
+        lines = [
+            {"key": key, "reference": reference, "prediction": text, "seconds": seconds / len(entries)}
+            for key, text, reference in entries
+        ]
+        add_lines(self.path, (json.dumps(line, ensure_ascii=False) for line in lines))
+        self.texts.update((key, text) for key, text, _ in entries)
         self.seconds += seconds
 
 

@@ -17,11 +17,11 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from kikimimi.contracts import registry
 from kikimimi.errors import KikimimiError, RunError
+from kikimimi.files.writing import scratch_folder, writing
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS, Chosen
 from kikimimi.recipe.show import digest, to_yaml
@@ -110,9 +110,10 @@ def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]
         text = held["recipe"]["yaml"]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is not the {_LOCK} of a run: {type(error).__name__}: {error}") from error
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "recipe.yaml"
-        file.write_text(text, encoding="utf-8")
+    with scratch_folder() as folder:
+        file = folder / "recipe.yaml"
+        with writing(file):
+            file.write_text(text, encoding="utf-8")
         return held, as_begun(load_recipe(file, overrides), text)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from kikimimi.files.writing import whole_file
+from kikimimi.files.writing import add_lines, whole_file
 
 Lines = list[dict[str, Any]]
 """Lines of ``metrics.jsonl``, in the order in which they were written."""
@@ -47,9 +47,7 @@ class MetricsFile(StageLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one line."""
-        line = {"stage": self.stage, "step": step, **metrics}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        add_lines(self.path, [json.dumps({"stage": self.stage, "step": step, **metrics})])
 
     @rank_zero_only
     def forget_after(self, step: int) -> None:
@@ -70,7 +68,10 @@ class MetricsFile(StageLogger):
         """Write every line as a row of ``metrics.csv``."""
         lines = read_metrics(self.path)
         columns = list(dict.fromkeys(key for line in lines for key in line))
-        with self.path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
+        with (
+            whole_file(self.path.with_suffix(".csv")) as unfinished,
+            unfinished.open("w", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(lines)
