@@ -318,6 +318,8 @@ for _command in app.registered_commands:
 
 
 def _write_json(path: Path, value: Any, *, indent: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    from kikimimi.files.writing import whole_file
+
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
+    with whole_file(path) as unfinished:
+        unfinished.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")

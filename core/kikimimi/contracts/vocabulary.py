@@ -12,6 +12,7 @@ from annotated_types import Len
 
 from kikimimi.errors import DamagedError, RunError
 from kikimimi.files.reading import MEBIBYTE, parse_json, read_bytes
+from kikimimi.files.writing import whole_file
 
 _REMEDY = "Restore it from a copy of the run folder"
 
@@ -122,8 +123,8 @@ class CharacterVocabulary(Vocabulary):
 
     def save(self, path: Path) -> None:
         """Write the characters as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.characters, ensure_ascii=False) + "\n", encoding="utf-8")
+        with whole_file(path) as unfinished:
+            unfinished.write_text(json.dumps(self.characters, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def encode(self, text: str) -> list[int]:
         """Return one id per character."""

@@ -8,7 +8,6 @@ depends on the data alone: an interrupted pass goes on to exactly the same value
 import hashlib
 import os
 import random
-import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from kikimimi.data.corpus import Corpus
 from kikimimi.errors import DataError
 from kikimimi.files.hashes import check_seal
 from kikimimi.files.reading import damaged
+from kikimimi.files.writing import whole_file
 from kikimimi.weights.tensors import write_tensors
 
 RECORDS_PER_FILE = 64
@@ -104,7 +104,6 @@ class FeatureCache:
         missing = [group for group in self._groups if not group[2].is_file()]
         if not missing:
             return 0
-        self.folder.mkdir(parents=True, exist_ok=True)
         total = sum(len(rows) for _, rows, _ in self._groups)
         todo = sum(len(rows) for _, rows, _ in missing)
         left = {path.name: len(rows) for _, rows, path in missing}
@@ -114,10 +113,9 @@ class FeatureCache:
                     continue
                 before = len(self._faults)
                 entries = self._encode(encoder, device, corpus, rows, bar)
-                temporary = path.with_suffix(f".{secrets.token_hex(8)}.tmp")
-                write_tensors(temporary, entries, {}, seal=True)
                 # What could not be read is tried again by the next run: its shard may have been mended.
-                temporary.replace(path if len(self._faults) == before else _partial(path))
+                with whole_file(path if len(self._faults) == before else _partial(path)) as unfinished:
+                    write_tensors(unfinished, entries, {}, seal=True)
                 del left[path.name]
                 for name in left.keys() & set(os.listdir(self.folder)):
                     bar.advance(left.pop(name))  # another rank was faster

@@ -85,7 +85,6 @@ def _clips(corpus: Corpus, seed: int) -> Iterator[tuple[Record, str, str]]:
 
 def write_similarities(folder: Path, identity: str, system: str, found: list[Similarity]) -> None:
     """Write what was measured, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     clips = [
         {**asdict(one), "values": [[round(value * _PRECISION) for value in row] for row in one.values]}
         for one in found

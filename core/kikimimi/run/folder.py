@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RunError
+from kikimimi.errors import RunError, WriteError
 from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_text
-from kikimimi.files.writing import whole_file
+from kikimimi.files.writing import whole_file, whole_folder, writing
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.recipe.show import parse_plain
@@ -98,7 +98,6 @@ class RunFolder:
 
     @classmethod
     def _begin(cls, path: Path, recipe: Recipe) -> RunFolder:
-        path.mkdir(parents=True, exist_ok=True)
         if (path / "assets").is_dir():
             shutil.rmtree(path / "assets")  # a tokenizer of data that the recipe may no longer name
         with whole_file(path / "recipe.yaml") as unfinished:
@@ -141,7 +140,10 @@ class RunFolder:
         if global_rank():
             yield
             return
-        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+        path = self.path / ".lock"
+        with writing(path):
+            held = path.open("a+", encoding="utf-8")
+        with held as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -150,16 +152,19 @@ class RunFolder:
                     f"{self.path} is being trained by another process ({file.read() or 'not known'}). "
                     "Wait for it, or stop it"
                 ) from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            with writing(path):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
             yield  # the lock goes with the file, whatever ends the process
 
     def is_locked(self) -> bool:
         """Whether some process is training this run."""
-        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+        if not (self.path / ".lock").is_file():
+            return False
+        with (self.path / ".lock").open(encoding="utf-8") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
                 return True
         return False
@@ -181,16 +186,14 @@ class RunFolder:
 
     def save_assets(self, model: SpeechLM) -> None:
         """Let each part of a model write its assets; every rank may call it, and the first one's are kept."""
-        temporary = self.path / f".assets.{os.getpid()}.tmp"
-        for part in PARTS:
-            (temporary / part).mkdir(parents=True, exist_ok=True)
-            getattr(model, part).save_assets(temporary / part)
         try:
-            temporary.rename(self.assets)
-        except OSError:
-            if not self.assets.is_dir():
+            with whole_folder(self.assets) as unfinished:
+                for part in PARTS:
+                    (unfinished / part).mkdir()
+                    getattr(model, part).save_assets(unfinished / part)
+        except (OSError, WriteError):
+            if not self.assets.is_dir():  # another rank was first, with the same
                 raise
-            shutil.rmtree(temporary)  # another rank was first, with the same
 
     @property
     def metrics(self) -> Path:
@@ -230,7 +233,6 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, whole or not at all."""
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as unfinished:
             unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -17,7 +17,6 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NotRequired, cast
 
 from typing_extensions import TypedDict
@@ -25,6 +24,7 @@ from typing_extensions import TypedDict
 from kikimimi.contracts import registry
 from kikimimi.errors import DamagedError, KikimimiError, RunError
 from kikimimi.files.reading import MEBIBYTE, read_json
+from kikimimi.files.writing import scratch_folder, writing
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS, Chosen
 from kikimimi.recipe.show import digest, to_yaml
@@ -145,9 +145,10 @@ def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]
         text = held["recipe"]["yaml"]
     except DamagedError as error:
         raise RunError(f"{path} is not the {_LOCK} of a run: {error}") from error
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "recipe.yaml"
-        file.write_text(text, encoding="utf-8")
+    with scratch_folder() as folder:
+        file = folder / "recipe.yaml"
+        with writing(file):
+            file.write_text(text, encoding="utf-8")
         return held, as_begun(load_recipe(file, overrides), text)
 
 

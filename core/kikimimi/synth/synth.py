@@ -114,7 +114,6 @@ def speak(utterances: Sequence[Utterance], out: Path, *, workers: PositiveInt = 
         return kept
     for voice in {utterance.voice for utterance in missing}:
         _voice(voice)  # fails here, with its own message, rather than in another process
-    (out / "clips").mkdir(parents=True, exist_ok=True)
     tasks = [(utterance, out) for utterance in missing]
     workers = min(workers, ceil(len(missing) / _CLIPS_OF_A_WORKER))
     with Progress("Speaking", len(utterances), "clips", done=kept) as progress:

@@ -91,7 +91,6 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     _tell(stage, trainer.global_step)
     if options.checkpoint.leave == "best" and (lowest := best.path()) is not None:
         if trainer.is_global_zero:
-            run.weights(name).parent.mkdir(parents=True, exist_ok=True)
             _check_best(lowest)
             with whole_file(run.weights(name)) as path:
                 shutil.copyfile(lowest, path)

@@ -32,9 +32,9 @@ from kikimimi.data.packing.row import PackSettings
 from kikimimi.data.packing.shard import PackedShard, ShardJob, Tally, clear_leftovers, note_path, pack_shards
 from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.index import index_path
-from kikimimi.errors import DamagedError, DataError, RequestError
+from kikimimi.errors import DamagedError, DataError, RequestError, WriteError
 from kikimimi.files.reading import MEBIBYTE, read_json
-from kikimimi.files.writing import whole_file
+from kikimimi.files.writing import whole_file, writing
 
 LEDGER, DROPPED = "ledger.json", "dropped.jsonl"
 """Names of the files."""
@@ -295,9 +295,14 @@ def pack(
 def _alone(out: Path) -> Iterator[None]:
     """Make the folder, and keep a second packing out of it."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"{out}: cannot be made a folder for shards: {error.strerror}") from error
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+    except WriteError as error:
+        if isinstance(error.__cause__, FileExistsError | NotADirectoryError):
+            raise RequestError(
+                f"{out}: cannot be made a folder for shards: {error.__cause__.strerror}"
+            ) from error
+        raise
     folder = os.open(out, os.O_RDONLY)
     try:
         try:

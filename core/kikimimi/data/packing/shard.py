@@ -24,7 +24,7 @@ from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.index import ShardIndex, index_path
 from kikimimi.data.shards.indexing import build_index
 from kikimimi.data.shards.record import UNNAMED, named
-from kikimimi.data.workers import SPAWNING, start_pool
+from kikimimi.data.workers import SPAWNING, working_processes
 from kikimimi.errors import DataError, KikimimiError, RequestError
 from kikimimi.files.reading import MEBIBYTE, parse_json
 from kikimimi.files.writing import whole_file
@@ -228,23 +228,23 @@ def pack_shards(
     # Memory that is shared without a lock: a process that is killed with a lock in hand would stop all
     # others. Only the process that makes a shard writes its number.
     rows = SPAWNING.RawArray("q", [_WAITING] * len(jobs))
-    stop = SPAWNING.RawValue("b", 0)
-    pool = start_pool(workers, _open, (source.path, source.name, source.config), settings, rows, stop)
     todo = enumerate(jobs)
     running: dict[Future[Made], int] = {}
     made: dict[int, Made] = {}
     shown = 0
+    opening = (source.path, source.name, source.config), settings, rows
     try:
-        while len(made) < len(jobs):
-            # A few at a time: waiting looks at every one of them.
-            for number, job in islice(todo, 2 * workers - len(running)):
-                running[pool.submit(_work, number, job)] = number
-            for future in wait(running, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done:
-                number = running.pop(future)
-                made[number] = _accepted(jobs[number], future.result(), bad_rows)
-            done = sum(count for count in rows if count > 0)
-            advance(done - shown)
-            shown = done
+        with working_processes(workers, _open, *opening) as submit:
+            while len(made) < len(jobs):
+                # A few at a time: waiting looks at every one of them.
+                for number, job in islice(todo, 2 * workers - len(running)):
+                    running[submit(_work, number, job)] = number
+                for future in wait(running, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done:
+                    number = running.pop(future)
+                    made[number] = _accepted(jobs[number], future.result(), bad_rows)
+                done = sum(count for count in rows if count > 0)
+                advance(done - shown)
+                shown = done
     except BrokenProcessPool as error:
         at_work = ", ".join(
             f"row {job.begin + count} ({job.shard.name})"
@@ -255,9 +255,6 @@ def pack_shards(
             f"a process that packs has died; out of memory? At work then: {at_work or 'none'}. Whole shards "
             "are kept: the same command goes on from here, and with fewer --workers it needs less memory"
         ) from error
-    finally:
-        stop.value = 1  # after their current rows, where some are left
-        pool.shutdown(cancel_futures=True)
     return [made[number] for number in range(len(jobs))]
 
 
@@ -271,13 +268,9 @@ def _accepted(job: ShardJob, made: Made, bad_rows: str) -> Made:
     return made
 
 
-class _StoppedError(Exception):
-    pass
-
-
 class _Worker:
-    def __init__(self, corpus: tuple[str, str, Any], settings: PackSettings, rows: Any, stop: Any) -> None:
-        self.corpus, self.settings, self.rows, self.stop = corpus, settings, rows, stop
+    def __init__(self, corpus: tuple[str, str, Any], settings: PackSettings, rows: Any) -> None:
+        self.corpus, self.settings, self.rows = corpus, settings, rows
 
     @cached_property
     def source(self) -> PackSource:
@@ -288,8 +281,8 @@ class _Worker:
 _worker: list[_Worker] = []  # the one of this process, or none in the first process
 
 
-def _open(corpus: tuple[str, str, Any], settings: PackSettings, rows: Any, stop: Any) -> None:
-    _worker.append(_Worker(corpus, settings, rows, stop))
+def _open(corpus: tuple[str, str, Any], settings: PackSettings, rows: Any) -> None:
+    _worker.append(_Worker(corpus, settings, rows))
 
 
 def _work(number: int, job: ShardJob) -> Made:
@@ -298,8 +291,6 @@ def _work(number: int, job: ShardJob) -> Made:
 
     def advance(count: int) -> None:
         worker.rows[number] += count
-        if worker.stop.value:
-            raise _StoppedError
 
     try:
         return pack_shard(job, worker.source, worker.settings, advance)
