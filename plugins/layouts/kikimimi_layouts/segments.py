@@ -69,6 +69,11 @@ USUAL = SegmentFields()
 """The usual names."""
 
 
+def is_usual(name: str) -> bool:
+    """Tell whether a name is one of the usual ones."""
+    return _plain(name) in _USUAL
+
+
 def segment_of(
     fields: Mapping[str, Any], source: Path | bytes, where: str, names: SegmentFields = USUAL
 ) -> Path | bytes | Segment:

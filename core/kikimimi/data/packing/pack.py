@@ -317,7 +317,9 @@ def _check_report(report: PackReport, source: PackSource) -> None:
             f"{source.path}: no row has the licence {' or '.join(missing)}.{guess} "
             f"Licences there: {', '.join(counts[:_SHOWN])}{more}"
         )
+    with (report.out / DROPPED).open(encoding="utf-8") as dropped:
+        first = json.loads(next(dropped))["detail"]
     raise DataError(
         f"{source.path}: none of its {counted(report.rows, 'row')} can be used; "
-        f"{report.out / DROPPED} says why"
+        f"{report.out / DROPPED} says why. The first: {first}"
     )
