@@ -204,7 +204,7 @@ def index(
     """Index shards that were made elsewhere, or that have changed."""
     from kikimimi.console.progress import Progress
     from kikimimi.data.shards.indexing import index_shards
-    from kikimimi.data.shards.shards import expand
+    from kikimimi.data.shards.pattern import expand
 
     paths = [path for pattern in shards for path in expand(pattern)]
     with Progress("Indexing", len(paths), "shards") as progress:
@@ -222,7 +222,7 @@ def check(
     from kikimimi.console.progress import Progress
     from kikimimi.console.words import counted
     from kikimimi.data.shards.check import ShardCheck
-    from kikimimi.data.shards.shards import expand
+    from kikimimi.data.shards.pattern import expand
 
     to_do = ShardCheck([name for pattern in shards for name in expand(pattern)])
     with Progress("Checking", to_do.records, "records") as progress:
