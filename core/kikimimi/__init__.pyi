@@ -82,6 +82,7 @@ from .contracts.vocabulary import (
 )
 from .contracts.voice import Voice as Voice, VoiceConfig as VoiceConfig
 from .data.audio import encode_audio as encode_audio
+from .data.shards.tar import BrokenTarError as BrokenTarError, read_entries as read_entries
 from .data.table import (
     TABLE_SUFFIXES as TABLE_SUFFIXES,
     TableRow as TableRow,

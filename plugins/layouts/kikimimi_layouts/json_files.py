@@ -14,7 +14,12 @@ MAX_ITEM = 1 << 24
 """Longest item of a list [characters]."""
 
 _SUFFIXES = (".json", ".jsonl")
-_CUT, _OF_NEMO = {"id", "start", "duration", "recording"}, {"audio_filepath", "audio_filename"}
+_OF_NEMO = {"audio_filepath", "audio_filename"}
+_OF_LHOTSE = (  # cuts; recordings and supervisions, whose layout says what to do with them
+    {"id", "start", "duration", "recording"},
+    {"id", "sources", "sampling_rate", "num_samples"},
+    {"id", "recording_id", "start", "duration"},
+)
 _CHUNK = 1 << 20
 _FIRST = 1 << 22  # how much is looked at for the first record [bytes]
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -59,7 +64,7 @@ def record_layout(path: Path) -> str | None:
     record = first_record(path)
     if record is None:
         return "manifest" if path.suffix.lower() == ".jsonl" else None
-    if record.keys() >= _CUT or str(record.get("type")).endswith("Cut"):
+    if any(record.keys() >= names for names in _OF_LHOTSE) or str(record.get("type")).endswith("Cut"):
         return "lhotse"
     return "nemo" if _OF_NEMO & record.keys() else "manifest"
 

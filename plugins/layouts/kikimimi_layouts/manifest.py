@@ -24,6 +24,7 @@ from kikimimi_layouts.conversations import (
     row_name,
 )
 from kikimimi_layouts.json_files import json_kind, record_layout
+from kikimimi_layouts.llama_factory import data_sets
 from kikimimi_layouts.segments import SegmentFields, segment_of
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
@@ -100,6 +101,8 @@ class Manifest(TableLayout):
         """Tell whether it is a table, or a folder that holds a manifest and no other table of that kind."""
         if path.is_file():
             return table_kind(path) in (".csv", ".tsv") or record_layout(path) == "manifest"
+        if data_sets(path):  # they say themselves what their files hold
+            return False
         tables = _tables(path)
         if any(table.stem in _STEMS for table in tables):
             return True

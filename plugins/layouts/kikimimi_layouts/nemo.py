@@ -42,8 +42,8 @@ class NeMo(Manifest):
             raise DataError(f"{where}: _skipme: marks it as one to pass over")
         if "shard_id" in fields:
             raise DataError(
-                f"{where}: shard_id: its clip lies in a tar (audio_{fields['shard_id']}.tar), and is not read "
-                "from there: give the manifest from which the tars were made"
+                f"{where}: shard_id: its clip lies in audio_{fields['shard_id']}.tar, and tars of NeMo are "
+                "not read: give the manifest of which they were made"
             )
         if "audio_filename" in fields:
             fields.setdefault(self.config.path, fields.pop("audio_filename"))
