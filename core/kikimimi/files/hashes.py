@@ -12,6 +12,7 @@ from typing import IO
 from kikimimi.console.words import counted
 from kikimimi.errors import DamagedError
 from kikimimi.files.reading import MEBIBYTE, parse_json, read_bytes
+from kikimimi.files.writing import writing
 
 MANIFEST = "files.json"
 """Name of the file that lists the files of a folder; it is written last."""
@@ -55,7 +56,8 @@ def write_manifest(folder: Path, of: Mapping[str, str | int], files: Mapping[str
     """Write the manifest of a folder that has all of its files; return its path."""
     path = folder / MANIFEST
     said = {"of": dict(of), "files": {name: asdict(files[name]) for name in sorted(files)}}
-    path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    with writing(path):
+        path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     return path
 
 

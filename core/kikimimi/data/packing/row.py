@@ -17,7 +17,7 @@ from kikimimi.contracts.options import Options, PositiveFloat, Text
 from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, encode_opus, is_silent, probe
 from kikimimi.data.codec import Codec, SampleRate, check_opus_rate
 from kikimimi.data.packing.clips import MissingClipError, located, of_the_file
-from kikimimi.data.packing.meta import plain
+from kikimimi.data.packing.meta import plain_meta
 from kikimimi.data.shards.record import Member, RecordError, make_record, named
 from kikimimi.errors import AudioError, CancellingError, RequestError, SegmentError
 
@@ -204,7 +204,7 @@ def _json(row: Row, names: list[str]) -> bytes:
         data = {**data, "messages": [_renamed(message, names, row) for message in data["messages"]]}
     try:
         if isinstance(data.get("meta"), dict):
-            data = {**data, "meta": plain(data["meta"])}
+            data = {**data, "meta": plain_meta(data["meta"])}
         return json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except (ValueError, TypeError, RecursionError) as error:
         raise _LeftOutError(MALFORMED, f"{row.name}: cannot be written as JSON: {error}") from error
