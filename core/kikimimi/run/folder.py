@@ -30,6 +30,7 @@ import yaml
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RunError
+from kikimimi.files.hashes import check_files, mark, write_manifest
 from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_text
 from kikimimi.files.writing import whole_file
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
@@ -185,12 +186,25 @@ class RunFolder:
         for part in PARTS:
             (temporary / part).mkdir(parents=True, exist_ok=True)
             getattr(model, part).save_assets(temporary / part)
+        files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
+        write_manifest(temporary, {}, {str(path.relative_to(temporary)): mark(path) for path in files})
         try:
             temporary.rename(self.assets)
         except OSError:
             if not self.assets.is_dir():
                 raise
             shutil.rmtree(temporary)  # another rank was first, with the same
+
+    def check_assets(self) -> None:
+        """Check the assets against the hashes that were written with them; earlier versions wrote none.
+
+        Raises:
+            DamagedError: A file is damaged or missing.
+        """
+        try:
+            check_files(self.assets, {})
+        except (OSError, ValueError) as error:
+            raise damaged(self.assets, str(error), "Restore it from a copy of the run folder") from error
 
     @property
     def metrics(self) -> Path:
