@@ -45,7 +45,7 @@ class FileManifest:
 
     Attributes:
         of: What they are together, such as stage and step.
-        files: Each file by its name.
+        files: Each file by its path in the folder.
     """
 
     of: dict[str, str | int]
@@ -109,7 +109,7 @@ def check_files(folder: Path, of: Mapping[str, str | int], names: Collection[str
 
 def _check(folder: Path, name: str, wanted: FileMark) -> None:
     path = folder / name
-    if Path(name).name != name or not path.is_file():
+    if ".." in Path(name).parts or Path(name).is_absolute() or not path.is_file():
         raise ValueError(f"{name} is missing")
     if (size := path.stat().st_size) != wanted.bytes:
         raise ValueError(f"{name} has {counted(size, 'byte')} in place of {wanted.bytes:,}")

@@ -30,6 +30,7 @@ import yaml
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RunError, WriteError
+from kikimimi.files.hashes import check_files, mark, write_manifest
 from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_text
 from kikimimi.files.writing import whole_file, whole_folder, writing
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
@@ -191,9 +192,23 @@ class RunFolder:
                 for part in PARTS:
                     (unfinished / part).mkdir()
                     getattr(model, part).save_assets(unfinished / part)
+                files = [path for path in sorted(unfinished.rglob("*")) if path.is_file()]
+                marks = {str(path.relative_to(unfinished)): mark(path) for path in files}
+                write_manifest(unfinished, {}, marks)
         except (OSError, WriteError):
             if not self.assets.is_dir():  # another rank was first, with the same
                 raise
+
+    def check_assets(self) -> None:
+        """Check the assets against the hashes that were written with them; earlier versions wrote none.
+
+        Raises:
+            DamagedError: A file is damaged or missing.
+        """
+        try:
+            check_files(self.assets, {})
+        except (OSError, ValueError) as error:
+            raise damaged(self.assets, str(error), "Restore it from a copy of the run folder") from error
 
     @property
     def metrics(self) -> Path:

@@ -80,7 +80,11 @@ def test_a_damaged_recipe_of_a_run_is_named(tmp_path: Path, text: str) -> None:
     run = RunFolder.create(tmp_path / "run", recipe)
     run.metrics.touch()
     (run.path / "recipe.yaml").write_bytes(text.encode(errors="surrogatepass"))
-    for take in (lambda: RunFolder.open(run.path), lambda: RunFolder.create(run.path, recipe)):
+    takes: list[Callable[[], object]] = [
+        lambda: RunFolder.open(run.path),
+        lambda: RunFolder.create(run.path, recipe),
+    ]
+    for take in takes:
         with pytest.raises(
             DamagedError, match=r"recipe\.yaml: .* Restore it from a copy; lock\.json has its"
         ):
@@ -88,7 +92,7 @@ def test_a_damaged_recipe_of_a_run_is_named(tmp_path: Path, text: str) -> None:
 
 
 METRICS = [{"stage": "asr", "step": step, "loss": step / 2, "lr/llm": 1e-3} for step in range(4)]
-FAULTS = [
+FAULTS: list[dict[str, Any]] = [
     {"dataset": "a", "where": f"a.tar, byte {n}", "reason": "は\u2028い", "transient": False} for n in "12"
 ]
 PREDICTIONS: list[dict[str, Any]] = [{"identity": "x"}] + [
@@ -165,5 +169,5 @@ def test_a_damaged_line_amid_predictions_is_answered_again(
 def test_a_damaged_line_amid_faults_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "asr.jsonl"
     path.write_bytes(lines_of(FAULTS[:1]) + b'{"dataset": "cut by a ki\n5\n' + lines_of(FAULTS[1:]))
-    assert read_faults(path) == [Fault(**fault) for fault in FAULTS]
+    assert read_faults(path) == [Fault(*fault.values()) for fault in FAULTS]
     assert "asr.jsonl: 2 damaged lines left out: line 2: is not JSON" in capsys.readouterr().err

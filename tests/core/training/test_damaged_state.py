@@ -217,6 +217,7 @@ LACKING = [
     lacking("loops"),
     lacking("loops", "fit_loop"),
     lacking("loops", "fit_loop", "state_dict", "combined_loader", 0),
+    lacking("loops", "fit_loop", "state_dict", "combined_loader", 0, "consumed"),
     lacking("loops", "fit_loop", "epoch_loop.batch_progress"),
     lacking("unlogged"),
     lacking("faults"),

@@ -48,6 +48,7 @@ RESUME_STATE = "resume.json"
 _LARGEST_STATE = 256 * MEBIBYTE
 _LISTED = "manifest"
 """What the resume state calls the manifest that belongs to it."""
+_POSITION = {"consumed", "epoch", "micro_batch", "order"}
 _RANDOM = {"torch", "cuda", "numpy", "python"}
 
 
@@ -150,8 +151,17 @@ class FolderCheckpointIO(CheckpointIO):
             }
             _check_state(state, checkpoint_step(folder))
             state["state_dict"] = stored_tensors(find_set(folder, "weights"))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError, DamagedError) as error:
-            said = f"{error} is missing" if isinstance(error, KeyError) else error
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            SafetensorError,
+            DamagedError,
+        ) as error:
+            said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            said = said.removeprefix(f"{folder}/")
             raise RunError(f"{folder}: the checkpoint is damaged: {said}") from error
         return state
 
@@ -400,7 +410,8 @@ def _check_state(state: Mapping[str, Any], step: int) -> None:
     if type(schedule["last_epoch"]) is not int:
         raise ValueError("it lacks the step of the schedule")
     loops = state["loops"]["fit_loop"]
-    if not loops["state_dict"]["combined_loader"] or not loops["epoch_loop.batch_progress"]["total"]:
+    (position,) = loops["state_dict"]["combined_loader"]
+    if not position.keys() >= _POSITION or not loops["epoch_loop.batch_progress"]["total"]:
         raise ValueError("it lacks the position in the data")
     ranks = {len(state[name]) for name in ("random", "faults", "unlogged")}
     if len(ranks) != 1 or ranks == {0}:
