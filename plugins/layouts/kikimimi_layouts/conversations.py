@@ -355,7 +355,9 @@ def _turns(fields: _Fields) -> list[tuple[str, int, Any]]:
 
 
 def _of_columns(fields: _Fields) -> list[tuple[str, int, Any]]:
-    question, answer = next(pair for pair in _ASKED if pair[0] in fields)
+    question, answer = next((pair for pair in _ASKED if pair[0] in fields), ("", ""))
+    if not question:
+        raise ValueError(f"no turns: there is none of {listing((*_TURNS, *(asked for asked, _ in _ASKED)))}")
     asked = [fields.pop(question), fields.pop("input", None) if question == "instruction" else None]
     history = fields.pop("history", None) or []
     if not isinstance(history, list) or not all(
