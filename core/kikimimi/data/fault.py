@@ -87,7 +87,7 @@ class FaultLog:
 def read_faults(path: Path) -> list[Fault]:
     """Return the faults of a file; a last line cut short by a kill is left out."""
     faults = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
         try:
             faults.append(Fault(**json.loads(line)))
         except (ValueError, TypeError):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-TABLE_SUFFIXES = (".csv", ".jsonl", ".tsv")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 """File name endings of tables, in small letters or capitals."""
 
 MAX_ROW = 1 << 24

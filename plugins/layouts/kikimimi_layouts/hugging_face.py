@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face Hub, and parquet and Arrow files."""
 
 import dataclasses
+import glob
 import hashlib
 import json
 import re
@@ -148,9 +149,11 @@ def _loaded(path: str, config: HuggingFace.Config) -> Any:
         if local.is_file():
             if local.suffix.lower() not in _FILES:
                 raise RequestError(f"{path}: a file is one of {listing(_FILES)}, not '{local.suffix}'")
-            found = _load(datasets, _FILES[local.suffix.lower()], data_files=path)
+            found = _load(datasets, _FILES[local.suffix.lower()], data_files=glob.escape(path))
         elif _is_saved(local):
             found = datasets.load_from_disk(path)
+        elif local.exists() and glob.has_magic(path):  # which `datasets` would take for a pattern
+            found = _load(datasets, "parquet", data_dir=glob.escape(path))
         else:
             return _split_of_hub(datasets, path, config)
     except RequestError:
