@@ -191,7 +191,18 @@ TEXT = [{"role": "user", "content": "q"}, ASSISTANT]
         ({"messages": TEXT, "audio": "a.wav"}, r"audio has 1 clip, but in the turns 0 places"),
         ({"messages": [USER, ASSISTANT], "audio": "a.wav", "audios": ["a.wav"]}, r"each holds clips"),
         ({"messages": TEXT, "recording": "x/a.FLAC"}, r"recording: holds a clip, but no turn does"),
-        ({"messages": TEXT, "path": ["a.mp3"]}, r"path: holds a clip, but no turn does"),
+        ({"messages": TEXT, "path": ["my a.mp3"]}, r"path: holds a clip, but no turn does"),
+        ({"messages": TEXT, "input": {"x": [{"uri": "a.mp3"}]}}, r"input: holds a clip, but no turn does"),
+        ({"messages": TEXT, "clip": URL}, r"clip: holds a clip, but no turn does"),
+        (
+            {"messages": [{"role": "user", "content": "a.wav"}, ASSISTANT]},
+            r"content: 'a.wav' is a clip, but would be read as text",
+        ),
+        (
+            {"instruction": URL, "output": "x"},
+            r"'data:audio/wav;base64,.* is a clip, but would be read as text",
+        ),
+        ({"messages": TEXT, "rejected": "https://x.org/a.wav"}, r"rejected: 'https.* is a clip"),
         (
             {"messages": [{**TEXT[0], "audio": "a.wav"}, ASSISTANT]},
             r"messages\[0\]\.audio: a clip stands in the content",

@@ -61,6 +61,7 @@ _KNOWN_MARKS = re.compile(
     r"</?(?:audio|speech|sound)>|<\|/?audio(?:_\w+)?\|>|<audio_soft_token>|<audio[\s_]\d+>", re.IGNORECASE
 )
 _REMOTE = re.compile(r"[A-Za-z][\w+.-]+://")
+_DEEPEST = 8  # of what is looked into for clips
 _LONGEST_NAME = 4096  # what systems take for a path [bytes]
 
 
@@ -76,11 +77,7 @@ def holds_question(fields: Mapping[str, Any]) -> bool:
 
 def lost_clips(fields: Mapping[str, Any]) -> str | None:
     """Return the name of a field that holds a clip, or None where there is none."""
-    for name, value in fields.items():
-        values = value if isinstance(value, list) else [value]
-        if (_plain(name) == "audios" and any(values)) or any(map(_looks_like_audio, values)):
-            return name
-    return None
+    return next((name for name, value in fields.items() if _holds_clip(value)), None)
 
 
 class ConversationReader:
@@ -216,8 +213,6 @@ class _Reading:
         if turn.get("type", "text") != "text":  # NeMo: a turn for each clip and each text
             part = {"type": turn["type"], "audio": content, **{k: turn[k] for k in turn if k in _OF_SEGMENTS}}
             return {"role": role, "content": list(self._of_part(part, place))}
-        if isinstance(content, str) and " " not in content and _FILE.fullmatch(content):
-            raise ValueError(f"{place}.content: is the name of a clip, but would be read as text")
         if isinstance(content, str):
             parts = list(self._of_text(content, f"{place}.content"))
             is_text = all(part["type"] == "text" for part in parts)
@@ -239,6 +234,8 @@ class _Reading:
                 yield self._clip({"audio": mark} if mark else {}, place)
 
     def _check_text(self, text: str, place: str) -> None:
+        if _is_clip(text.strip()) and len(text.split()) == 1:
+            raise ValueError(f"{place}: {_short(text)} is a clip, but would be read as text here")
         if found := _KNOWN_MARKS.search(text):
             raise ValueError(
                 f"{place}: '{found[0]}' stands for a clip in many tools, and would be read as text here. The "
@@ -355,7 +352,9 @@ def _turns(fields: _Fields) -> list[tuple[str, int, Any]]:
 
 
 def _of_columns(fields: _Fields) -> list[tuple[str, int, Any]]:
-    question, answer = next(pair for pair in _ASKED if pair[0] in fields)
+    question, answer = next((pair for pair in _ASKED if pair[0] in fields), ("", ""))
+    if not question:
+        raise ValueError(f"no turns: there is none of {listing((*_TURNS, *(asked for asked, _ in _ASKED)))}")
     asked = [fields.pop(question), fields.pop("input", None) if question == "instruction" else None]
     history = fields.pop("history", None) or []
     if not isinstance(history, list) or not all(
@@ -427,10 +426,16 @@ def _decoded(data: str, place: str) -> bytes:
         raise ValueError(f"{place}: is not base64: {error}") from error
 
 
-def _looks_like_audio(value: Any) -> bool:
-    if isinstance(value, dict):
-        value = value.get("path") or value.get("url")
-    return isinstance(value, str) and len(value) < _LONGEST_NAME and bool(_FILE.fullmatch(value))
+def _holds_clip(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, str):
+        return _is_clip(value)
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth < _DEEPEST and any(_holds_clip(inner, depth + 1) for inner in values)
+
+
+def _is_clip(text: str) -> bool:
+    """Tell whether a text is the name of an audio file, or holds the bytes of one."""
+    return text.startswith("data:audio/") or (len(text) < _LONGEST_NAME and bool(_FILE.fullmatch(text)))
 
 
 def _is_list(value: Any) -> bool:

@@ -32,6 +32,7 @@ _OF_CUTS = re.compile(r"cuts(?:\.(\d+))?\.jsonl(?:\.gz)?")
 _CUTS = ("MonoCut", "MultiCut", "Cut")  # the last is what earlier versions wrote
 _SAME_SOUND = ("Resample",)  # of the transforms: clips are resampled anyway
 _ROUGHLY = 0.02  # lengths that differ by no more mean the same [s]
+_LONGEST = 1e9  # start and length [s]
 _BEYOND = 0.1  # how far a supervision may go beyond its cut [s]
 _Found = tuple[str, Cells] | BadRow
 
@@ -157,8 +158,8 @@ class Lhotse(Layout):
             "recording": about.get("id"),
             "speaker": supervision.get("speaker"),
             "gender": supervision.get("gender"),
-            **(cut.get("custom") or {}),
-            **(supervision.get("custom") or {}),
+            **_custom(cut),
+            **_custom(supervision),
         }
         if self.config.license is not None:
             meta["license"] = self.config.license
@@ -298,7 +299,7 @@ def _channel(cut: Cells, supervision: Cells, place: str) -> int | None:
         raise DataError(f"{place}: channel: expected numbers, not {channels!r}")
     if len(channels) == 1:
         return int(channels[0])
-    if sorted(channels) != sorted(_list(_mapping(cut, "recording", place), "channel_ids")):
+    if {*channels} != {*map(_whole, _list(_mapping(cut, "recording", place), "channel_ids"))}:
         raise DataError(
             f"{place}: channel: one channel or all of them are taken, not {listing(map(str, channels))}"
         )
@@ -322,9 +323,18 @@ def _mapping(fields: Cells, name: str, place: str) -> Cells:
 
 def _number(fields: Cells, name: str, place: str) -> float:
     value = fields.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LONGEST:
         raise DataError(f"{place}: {name}: expected a number of seconds, not {value!r}")
     return float(value)
+
+
+def _custom(fields: Cells) -> Cells:
+    value = fields.get("custom")
+    return value if isinstance(value, dict) else {}
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else -1
 
 
 def _list(fields: Cells, name: str) -> list[Any]:
