@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from kikimimi.console.words import listing
 from kikimimi.contracts.layout import Row, Segment, clip_name
 from kikimimi.contracts.options import Options, PositiveFloat, Text
-from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, encode_opus, is_silent, probe
+from kikimimi.data.audio import decode, encode_flac, encode_opus, is_silent, probe
 from kikimimi.data.codec import Codec, SampleRate, check_opus_rate
 from kikimimi.data.shards.record import Member, RecordError, make_record, named
+from kikimimi.data.stream import MIN_SECONDS
 from kikimimi.errors import AudioError, CancellingError, RequestError
 
 
