@@ -41,6 +41,8 @@ from .contracts.layers import (
     tiny_layers as tiny_layers,
 )
 from .contracts.layout import (
+    BadRow as BadRow,
+    Clip as Clip,
     Layout as Layout,
     LayoutConfig as LayoutConfig,
     Row as Row,
@@ -80,6 +82,12 @@ from .contracts.vocabulary import (
 )
 from .contracts.voice import Voice as Voice, VoiceConfig as VoiceConfig
 from .data.audio import encode_audio as encode_audio
+from .data.table import (
+    TABLE_SUFFIXES as TABLE_SUFFIXES,
+    TableRow as TableRow,
+    read_table as read_table,
+    table_kind as table_kind,
+)
 from .errors import (
     AudioError as AudioError,
     DataError as DataError,

@@ -68,5 +68,9 @@ class CancellingError(AudioError):
     """The channels of an audio file cancel one another: their average is silence."""
 
 
+class SegmentError(AudioError):
+    """A segment is not in its file, or its channel is not."""
+
+
 class RunError(RequestError):
     """A run folder is missing, is of another recipe, or lacks what was asked of it."""

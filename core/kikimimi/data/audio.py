@@ -70,6 +70,20 @@ def decode(source: Clip, *, sample_rate: int, name: str) -> NDArray[np.float32]:
         return _joined(resampled(stream.blocks(), stream.rate, sample_rate), frames)
 
 
+def decode_blocks(source: Clip, *, sample_rate: int, name: str) -> Iterator[NDArray[np.float32]]:
+    """Decode an audio file as `decode` does, block by block.
+
+    Yields:
+        (S,) mono float32, end to end.
+
+    Raises:
+        RequestError: No file is at that path.
+        AudioError: As `decode`; what is wrong with the whole of it is told after its last block.
+    """
+    with opened(source, name) as stream:
+        yield from resampled(stream.blocks(), stream.rate, sample_rate)
+
+
 def decode_whole(source: Clip, *, name: str) -> tuple[NDArray[np.float32], int]:
     """Decode an audio file as `decode` does, at its own rate.
 

@@ -6,6 +6,7 @@ so is the clip: nothing stops, and a good clip is taken for a broken one.
 """
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from kikimimi.data import chunks, flac, ogg
 from kikimimi.data.codec import MIN_SAMPLE_RATE
 from kikimimi.data.content import Content, made_of
 from kikimimi.data.mp3 import is_mpeg, may_be_mpeg, with_frames_counted
-from kikimimi.errors import AudioError, CancellingError, RequestError
+from kikimimi.errors import AudioError, CancellingError, RequestError, SegmentError
 
 MIN_SECONDS = 0.025
 """Shortest clip [s]: one analysis window of the usual front ends. Nothing can be heard in less."""
@@ -156,14 +157,16 @@ def _stretch(segment: Segment, frames: int, rate: int, name: str) -> tuple[int, 
     """Return where a segment begins and ends [samples]."""
     seconds = segment.seconds
     if not (0 <= segment.start < math.inf and (seconds is None or 0 < seconds < math.inf)):
-        raise AudioError(
+        raise SegmentError(
             f"{name}: a segment begins at 0 s or later and is longer than 0 s; this one begins at "
             f"{segment.start:g} s and is {'' if seconds is None else f'{seconds:g} s '}long"
         )
     begin = round(segment.start * rate)
     end = frames if seconds is None else round((segment.start + seconds) * rate)
+    if abs(end - frames) <= segment.slack * rate:
+        end = frames
     if begin >= frames or end > frames + OVERSHOOT * rate:
-        raise AudioError(
+        raise SegmentError(
             f"{name}: the segment goes from {segment.start:g} s to {end / rate:g} s, but the file is only "
             f"{frames / rate:.3f} s long"
         )
@@ -174,7 +177,7 @@ def _channel(segment: Segment, channels: int, name: str) -> int | None:
     channel = segment.channel
     if channel is not None and not 0 <= channel < channels:
         there = "0" if channels == 1 else f"0 to {channels - 1}"
-        raise AudioError(f"{name}: has no channel {channel}; channels there: {there}")
+        raise SegmentError(f"{name}: has no channel {channel}; channels there: {there}")
     return channel
 
 
@@ -193,8 +196,8 @@ def opened(source: Clip, name: str) -> Iterator[Stream]:
 
 @contextmanager
 def _decoder_of(source: bytes | Path, name: str) -> Iterator[_Decoder]:
-    if isinstance(source, Path) and not source.is_file():
-        problem = "is a folder, not an audio file" if source.is_dir() else "no such audio file"
+    if isinstance(source, Path) and not os.path.isfile(source):  # also where the system does not look it up
+        problem = "is a folder, not an audio file" if os.path.isdir(source) else "no such audio file"
         raise RequestError(f"{name}: {problem} ({source})")
     with Content(source) as content:
         if len(content) == 0:

@@ -15,7 +15,7 @@ from kikimimi_tasks.labelled_clip import LabelledClip, check_text, is_number, mi
 
 
 @dataclass(frozen=True)
-class Segment:
+class TimedText:
     """A stretch of a document.
 
     Attributes:
@@ -43,7 +43,7 @@ class Segment:
         return AudioPart(self.audio, self.text)
 
 
-def read_segments(task: str, record: dict[str, Any], clips: list[str]) -> list[Segment]:
+def read_segments(task: str, record: dict[str, Any], clips: list[str]) -> list[TimedText]:
     """Read the segments of a document.
 
     Args:
@@ -64,11 +64,11 @@ def read_segments(task: str, record: dict[str, Any], clips: list[str]) -> list[S
     return [_segment(item, f"segments[{i}]", clips) for i, item in enumerate(found)]
 
 
-def _segment(item: Any, where: str, clips: list[str]) -> Segment:
+def _segment(item: Any, where: str, clips: list[str]) -> TimedText:
     if not isinstance(item, dict):
         raise ValueError(f"{where}: expected a mapping with text and audio")
     audio = item.get("audio")
-    return Segment(
+    return TimedText(
         where,
         check_text(item.get("text"), f"{where}.text"),
         None if audio is None else _clip(audio, f"{where}.audio", clips),

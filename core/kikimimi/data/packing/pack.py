@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import amount, counted, nearest
@@ -177,6 +177,7 @@ def pack(
     min_seconds: float | None = None,
     max_seconds: float | None = None,
     licenses: Sequence[str] = (),
+    bad_rows: Literal["drop", "fail"] = "drop",
     workers: PositiveInt = 1,
     progress: Progress | None = None,
 ) -> PackReport:
@@ -194,14 +195,15 @@ def pack(
         min_seconds: Rows with a shorter clip are left out [s].
         max_seconds: Rows with a longer clip are left out [s].
         licenses: Rows with another licence, or with none, are left out; empty keeps all.
+        bad_rows: What a malformed row does: drop leaves it out, and counts it; fail ends the packing.
         workers: Processes that pack; 1 means this one.
         progress: Counts the rows, where given.
 
     Raises:
         RequestError: The corpus, an option, the prefix or a number is wrong, `out` has other shards or is
             being packed into, or no row has a licence that is to be kept.
-        DataError: The corpus is malformed, a process died, or none of its rows can be used: then the account
-            is all that is left in `out`.
+        DataError: The corpus is malformed, a process died, a row is malformed where `bad_rows` is fail, or
+            none of the rows can be used: then the account is all that is left in `out`.
     """
     settings = PackSettings(
         sample_rate=sample_rate,
@@ -233,7 +235,7 @@ def pack(
         clear_leftovers(out, prefix)
         try:
             advance = progress.advance if progress else lambda rows: None
-            made = pack_shards(jobs, source, settings, workers=workers, advance=advance)
+            made = pack_shards(jobs, source, settings, workers=workers, advance=advance, bad_rows=bad_rows)
         finally:
             clear_leftovers(out, prefix)
         report = PackReport(
@@ -315,7 +317,9 @@ def _check_report(report: PackReport, source: PackSource) -> None:
             f"{source.path}: no row has the licence {' or '.join(missing)}.{guess} "
             f"Licences there: {', '.join(counts[:_SHOWN])}{more}"
         )
+    with (report.out / DROPPED).open(encoding="utf-8") as dropped:
+        first = json.loads(next(dropped))["detail"]
     raise DataError(
         f"{source.path}: none of its {counted(report.rows, 'row')} can be used; "
-        f"{report.out / DROPPED} says why"
+        f"{report.out / DROPPED} says why. The first: {first}"
     )

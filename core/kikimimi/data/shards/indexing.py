@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,9 @@ def build_index(shard: Path, *, skip: bool = False) -> Path:
     return path
 
 
+_APART = "the key occurs twice, or its members do not stand together (tar --sort=name puts them so)"
+
+
 class _Builder:
     def __init__(self, shard: Path, *, skip: bool) -> None:
         self.shard, self.skip = shard, skip
@@ -168,16 +171,30 @@ class _Builder:
         try:
             record = make_record(members, str(self.shard))
             if key in seen:
-                raise RecordError(record.where, "the key occurs twice, or its members do not stand together")
+                raise RecordError(record.where, _APART)
             self.rows.append(self._row(record, members, descriptor))
         except RecordError as error:
             if broken is not None:  # what the record lacks is what was cut off
                 self._break(key, broken)
                 return
+            why = f": {_APART}" if key in self._apart and error.reason != _APART else ""
             if not self.skip:
-                raise
-            self.rejected.append(Rejected(key, members[0].offset, error.reason))
+                raise (RecordError(f"{error}{why}") if why else error) from error.__cause__
+            self.rejected.append(Rejected(key, members[0].offset, error.reason + why))
         seen.add(key)
+
+    @cached_property
+    def _apart(self) -> set[str]:
+        """The keys whose members stand in more than one place; looked for only where a record is wrong."""
+        seen: set[str] = set()
+        apart: set[str] = set()
+        with self.shard.open("rb") as tar:
+            try:
+                for members in grouped(read_members(tar)):
+                    (apart if members[0].key in seen else seen).add(members[0].key)
+            except BrokenTarError:
+                pass
+        return apart
 
     def _break(self, key: str, error: BrokenTarError) -> None:
         if not self.skip:

@@ -28,6 +28,9 @@ UNNAMED = "unknown"
 """Stands for the language or licence of a record that names none."""
 
 
+_OF_WINDOWS = ("Thumbs.db", "desktop.ini")
+
+
 class RecordError(DataError):
     """A record is malformed.
 
@@ -103,13 +106,19 @@ def place(shard: str, offset: int, key: str | None = None) -> str:
 def read_members(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Iterator[Member]:
     """Read the members of an uncompressed tar, or of a piece of one, in order: see `read_entries`.
 
+    What systems add (hidden files, ``__MACOSX/``, ``Thumbs.db``) is passed over.
+
     Raises:
         BrokenTarError: A header is damaged or a member breaks off.
     """
     for entry in read_entries(file, start=start, whole=whole):
         name = entry.name.removeprefix("./")
         folder, base = posixpath.split(name)
+        if _is_added(folder, base):
+            continue
         stem, _, suffix = base.partition(".")
+        if suffix.lower() in ("json", "txt"):
+            suffix = suffix.lower()
         problem = _problem(entry, name, stem, suffix)
         yield Member(
             posixpath.join(folder, stem),
@@ -119,6 +128,11 @@ def read_members(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Ite
             entry.content if problem is None else b"",
             problem,
         )
+
+
+def _is_added(folder: str, base: str) -> bool:
+    hidden = base.startswith(".") and base[1:] not in ("json", "txt", *AUDIO_SUFFIXES)  # these lack a key
+    return hidden or base in _OF_WINDOWS or "__MACOSX" in folder.split("/")
 
 
 def grouped(members: Iterator[Member]) -> Iterator[list[Member]]:
@@ -147,11 +161,17 @@ def _problem(entry: TarEntry, name: str, stem: str, suffix: str) -> str | None:
         return f"member {entry.name!r} is a link, a device or sparse; only files are read"
     if name.startswith("/") or ".." in name.split("/"):
         return f"member name {entry.name!r} leaves the shard ('..' or a leading '/')"
-    if not stem or (suffix not in ("json", "txt") and suffix.rpartition(".")[2] not in AUDIO_SUFFIXES):
-        return (
+    kind = suffix.rpartition(".")[2].lower()
+    if not stem or (suffix not in ("json", "txt") and kind not in AUDIO_SUFFIXES):
+        problem = (
             f"member {entry.name!r} is neither KEY.json, KEY.txt nor a clip such as KEY.0.flac, and is never "
             f"decoded; kinds of clip: {listing(AUDIO_SUFFIXES)}"
         )
+        if kind in ("json", "txt"):
+            problem += (
+                f". A key ends at the first dot of a name, here {stem!r}: make the tar without other dots"
+            )
+        return problem
     return None
 
 
@@ -252,7 +272,10 @@ def _check(record: Record) -> None:
         if spare := set(record.audio) - named:
             raise ValueError(f"no turn of the conversation holds the clip {listing(spare)}")
         return
-    if not {*record.json, *(record.json.get("meta") or {})} - {"language", "meta"}:
+    meta = record.json.get("meta") or {}
+    if not isinstance(meta, dict):
+        raise ValueError(f"meta: expected a mapping, not {type(meta).__name__}")
+    if not {*record.json, *meta} - {"language", "meta"}:
         raise ValueError("neither a conversation (messages) nor a labelled clip (text, or another label)")
     text = record.json.get("text", "no transcript, but other labels")
     if not isinstance(text, str) or not text.strip():
