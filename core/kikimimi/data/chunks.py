@@ -18,6 +18,8 @@ _AROUND = 64
 """Bytes of a header that are added to such a number, or taken from it."""
 _W64_MARK = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
+_PLAIN = (1, 3, 6, 7, 0xFFFE)
+"""Codes of formats of so many bytes a sample: integers, floats, A-law, mu-law, any with its own identifier."""
 _CAF_DATA = 4  # bytes of a chunk of samples before them
 
 
@@ -46,26 +48,52 @@ def _wav(content: Content, name: str) -> Pieces | None:
     while at + 8 <= len(content):
         kind, size = struct.unpack("<4sI", content[at : at + 8])
         begin = at + 8
+        if kind == b"fmt ":
+            _check_format(content[begin : begin + 16], name)
         if kind == b"data":
             left = len(content) - begin
             unknown = is_placeholder(size) or not (size or not left or _are_chunks(content, begin))
             if unknown and (second := content.find(b"WAVEfmt ", begin)) > 0:
                 raise _joined(second - 8, "RIFF", name)
             if size or not unknown:
+                _check_rest(content, begin + size + size % 2, 8 + outer, unknown, name)
                 return None
             return [content[: at + 4], struct.pack("<I", min(left, 0xFFFFFFFF)), (begin, len(content))]
         at = begin + size + size % 2
     return None
 
 
-def _are_chunks(content: Content, at: int) -> bool:
+def _check_format(form: bytes, name: str) -> None:
+    """Check that the rate of a WAV and its bytes a second are of one file, where both say the same thing."""
+    code, channels, rate, per_second, per_frame, bits = struct.unpack("<HHIIHH", form.ljust(16, b"\0"))
+    if code not in _PLAIN or not (channels and per_frame and per_second):
+        return
+    if per_second != rate * per_frame or per_frame % channels or per_frame // channels * 8 < bits:
+        raise AudioError(
+            f"{name}: its header disagrees with itself: {rate} Hz with {per_frame} bytes for {channels} "
+            f"channels of {bits} bits would be {rate * per_frame} bytes a second, not {per_second}"
+        )
+
+
+def _check_rest(content: Content, at: int, outer: int, unknown: bool, name: str) -> None:
+    """Check that what follows the samples of a WAV are chunks: where its size is damaged, they are samples."""
+    end = min(outer, len(content))
+    if unknown or end - at < 8 or _are_chunks(content, at, end):
+        return
+    raise AudioError(
+        f"{name}: damaged: {end - at} bytes follow the samples that its header tells of, and are no chunks"
+    )
+
+
+def _are_chunks(content: Content, at: int, end: int | None = None) -> bool:
     """Tell whether nothing but further chunks follows: then there are no samples."""
-    while at + 8 <= len(content):
+    end = len(content) if end is None else end
+    while at + 8 <= end:
         kind, size = struct.unpack("<4sI", content[at : at + 8])
-        if not kind.isalnum():
-            return False
+        if not all(32 <= byte < 127 for byte in kind):
+            return not any(content[at:end])  # padding
         at += 8 + size + size % 2
-    return at == len(content)
+    return at in (end, end + 1) or (at < end and not any(content[at:end]))
 
 
 def _rf64(content: Content, name: str) -> Pieces | None:

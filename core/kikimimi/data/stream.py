@@ -210,6 +210,7 @@ def _decoder_of(source: bytes | Path, name: str) -> Iterator[_Decoder]:
 def _decoder(content: Content, name: str) -> Iterator[_Decoder]:
     """Open what decodes a file: see `mp3`, `ogg`, `flac` and `chunks` for what is seen to before."""
     begin, samples, checksum = content[:10], None, None
+    counted = may_be_mpeg(begin) and is_mpeg(content)
     if begin.startswith(ogg.CAPTURE):
         pieces = ogg.check_whole(content, name)
         if pieces is not None:
@@ -218,7 +219,7 @@ def _decoder(content: Content, name: str) -> Iterator[_Decoder]:
             return
     elif begin.startswith(flac.FLAC_MARK):
         pieces, checksum = flac.read_whole(content, name)
-    elif may_be_mpeg(begin) and is_mpeg(content):
+    elif counted:
         pieces, samples = with_frames_counted(content, name)
     else:
         pieces = chunks.filled(content, name)
@@ -226,6 +227,11 @@ def _decoder(content: Content, name: str) -> Iterator[_Decoder]:
         content.opened() if pieces is None else made_of(pieces, content) as held,
         _sound_file(held, name) as file,
     ):
+        if file.format == "MP3" and not counted:
+            raise AudioError(
+                f"{name}: does not begin with frames of MPEG audio, though some follow: its beginning is "
+                "missing or damaged"
+            )
         if samples not in (None, file.frames):
             raise AudioError(
                 f"{name}: holds {samples} samples of {file.subtype_info}, of which libsndfile would read "

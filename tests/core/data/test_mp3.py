@@ -171,3 +171,17 @@ def test_what_is_trimmed_is_believed_where_its_checksum_fits(rate: int, channels
     whole, _ = decode_whole(bytes(damaged), name="clip")
     begin = (int.from_bytes(content[trim], "big") >> 12) + mp3._DELAY
     assert np.allclose(whole[begin : begin + len(samples)], samples, rtol=0, atol=1e-6)
+
+
+def test_a_file_that_lost_its_beginning_is_refused() -> None:
+    content = headless(encoded())
+    at = frames(content)[1]
+    for damaged in (
+        content[50:],
+        b"\0" * 100 + content,
+        content[:20] + b"more" + content[20:],
+        b"x" + content,
+    ):
+        with pytest.raises(AudioError, match="beginning is missing or damaged|damaged: at byte|decoded"):
+            decode(damaged, sample_rate=16_000, name="clip")
+    assert len(decode(content[at:], sample_rate=16_000, name="clip")) > 0
