@@ -133,6 +133,11 @@ class Manifest(TableLayout):
             raise DataError(f"{where}: {self.config.path}: expected the name of an audio file, not {path!r}")
         if not (text is None or isinstance(text, str)):
             raise DataError(f"{where}: {self.config.text}: expected a text, not {text!r}")
+        if fields.get("audios"):
+            raise DataError(
+                f"{where}: audios: names clips beside {self.config.path}, but a transcript is of one; give a "
+                "conversation (messages), or leave it out"
+            )
         clip: Clip = self.folder / path
         if self.config.segments == "cut":
             clip = self._part(where, fields, self.folder / path)
