@@ -266,7 +266,7 @@ def _check(record: Record) -> None:
         named = set(parse_conversation(record.json).clips())
         if not named and record.json.get("audios"):
             raise ValueError(
-                "audios: names clips beside the turns, but those of a record are members that audio parts name"
+                "audios: names clips beside the turns, but a record's are members that audio parts name"
             )
         if missing := named - set(record.audio):
             raise ValueError(
