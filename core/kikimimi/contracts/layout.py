@@ -74,6 +74,8 @@ def as_on_disk(path: Path) -> Path:
     if str(path).isascii() or os.path.lexists(path):
         return path
     parent = as_on_disk(path.parent)
+    if path.name.isascii():
+        return parent / path.name
     try:
         spellings = _spellings(parent, parent.stat().st_mtime_ns)
     except (OSError, ValueError):

@@ -168,9 +168,7 @@ def _problem(entry: TarEntry, name: str, stem: str, suffix: str) -> str | None:
             f"decoded; kinds of clip: {listing(AUDIO_SUFFIXES)}"
         )
         if kind in ("json", "txt"):
-            problem += (
-                f". A key ends at the first dot of a name, here {stem!r}: make the tar without other dots"
-            )
+            problem += f". A key ends at the first dot of a name, here {stem!r}: no other dot may be in it"
         return problem
     return None
 
