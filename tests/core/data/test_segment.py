@@ -182,7 +182,7 @@ def test_packing_says_which_segment_it_leaves_out(tmp_path: Path) -> None:
         return dropped
 
     past = left_out(Segment(path, 4.0, 2.0))
-    assert (past.reason, past.seconds) == ("undecodable audio", None)
+    assert (past.reason, past.seconds) == ("segment that is not in its file", None)
     assert past.detail.startswith("r [4.00-6.00 s]: the segment goes from 4 s to 6 s, but the file")
     long = left_out(Segment(path, 0.0, 0.5), Segment(path, 0.0, 4.0, 1), max_seconds=2.0)
     assert (long.reason, long.seconds) == ("too long", 4.5)

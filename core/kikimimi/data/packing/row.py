@@ -3,23 +3,22 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from kikimimi.console.words import listing
 from kikimimi.contracts.conversation import clip_mark
 from kikimimi.contracts.layout import BadRow, Row, clip_name
 from kikimimi.contracts.options import Options, PositiveFloat, Text
-from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, encode_opus, is_silent, probe
+from kikimimi.data.audio import Encoded, OversizeError, decode, decode_blocks, encode_stream, probe
 from kikimimi.data.codec import Codec, SampleRate, check_opus_rate
 from kikimimi.data.packing.clips import MissingClipError, located, of_the_file
 from kikimimi.data.packing.meta import plain
 from kikimimi.data.shards.record import Member, RecordError, make_record, named
+from kikimimi.data.stream import MIN_SECONDS
 from kikimimi.errors import AudioError, CancellingError, RequestError, SegmentError
 
 
@@ -59,10 +58,10 @@ TOO_LONG, TOO_SHORT, LICENCE, MALFORMED = "too long", "too short", "licence", "m
 """Why a row is left out."""
 
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # BCP 47: ja, yue, zh-TW, zh-Hant-TW
-_ENCODERS: dict[str, Callable[[NDArray[np.float32], int], bytes]] = {
-    "flac": encode_flac,
-    "opus": encode_opus,
-}
+MAX_BYTES = 160 << 20
+"""Largest record [bytes]: nearly three hours of speech at 16 kHz as FLAC, more than a day as Opus."""
+
+_HELD = 1 << 24  # samples of a clip that are decoded at once; longer ones are packed block by block
 
 
 @dataclass(frozen=True)
@@ -112,16 +111,17 @@ def pack_row(row: Row | BadRow, number: int, settings: PackSettings) -> PackedRo
         _check_licence(row, settings)
         row = _located(row)
         _check(row)
-        clips = [_samples(row, place_, settings) for place_ in range(len(row.clips))]
-        encode = _ENCODERS[settings.codec]
-        names = [f"{place_}.{settings.codec}" for place_ in range(len(clips))]
+        names = [f"{place_}.{settings.codec}" for place_ in range(len(row.clips))]
         members = {"json": _json(row, names)}
-        for name, clip in zip(names, clips, strict=True):
-            members[name] = encode(clip, settings.sample_rate)
+        clips: list[Encoded] = []
+        for place_, name in enumerate(names):
+            clips.append(_encoded(row, place_, settings, MAX_BYTES - sum(map(len, members.values()))))
+            members[name] = clips[-1].content
         _read_back(row, key_of(number), members)
     except _LeftOutError as left:
         return Dropped(number, row.name, left.reason, left.detail, _length(row))
-    return PackedRow(members, sum(map(len, clips)) / settings.sample_rate, any(map(is_silent, clips)))
+    samples = sum(clip.samples for clip in clips)
+    return PackedRow(members, samples / settings.sample_rate, any(clip.silent for clip in clips))
 
 
 def key_of(number: int) -> str:
@@ -153,7 +153,7 @@ def _check(row: Row) -> None:
         raise _LeftOutError(MALFORMED, f"{row.name}: language {language!r} is no ISO 639 code such as 'ja'")
 
 
-def _samples(row: Row, place_: int, settings: PackSettings) -> NDArray[np.float32]:
+def _encoded(row: Row, place_: int, settings: PackSettings, most_bytes: int) -> Encoded:
     clip = row.clips[place_]
     name = clip_name(row.name if len(row.clips) == 1 else f"{row.name}, clip {place_}", clip)
     try:
@@ -167,8 +167,20 @@ def _samples(row: Row, place_: int, settings: PackSettings) -> NDArray[np.float3
             raise _LeftOutError(
                 TOO_SHORT, f"{name}: {seconds:.3f} s long; the shortest is {settings.min_seconds:g} s"
             )
+        is_long = seconds * max(rate, settings.sample_rate) > _HELD
         with nullcontext() if rate == settings.sample_rate else _one_thread():
-            samples = decode(clip, sample_rate=settings.sample_rate, name=name)
+            if is_long:
+                blocks = partial(decode_blocks, clip, sample_rate=settings.sample_rate, name=name)
+            else:
+                samples = decode(clip, sample_rate=settings.sample_rate, name=name)
+                blocks = partial(iter, [samples])
+            encoded = encode_stream(
+                blocks, settings.sample_rate, settings.codec, most_bytes=most_bytes, name=name
+            )
+    except OversizeError as error:
+        raise _LeftOutError(
+            TOO_LONG, f"{error}, more than a record may hold; cut it into segments, or pack it as opus"
+        ) from error
     except CancellingError as error:
         raise _LeftOutError(CANCELLING, str(error)) from error
     except SegmentError as error:
@@ -181,9 +193,9 @@ def _samples(row: Row, place_: int, settings: PackSettings) -> NDArray[np.float3
         if not of_the_file(error):
             raise
         raise _LeftOutError(MISSING, f"{name}: cannot be read: {error.strerror}") from error
-    if len(samples) < MIN_SECONDS * settings.sample_rate:  # where resampling takes a nearby ratio
-        raise _LeftOutError(TOO_SHORT, f"{name}: {len(samples)} samples are left after resampling")
-    return samples
+    if encoded.samples < MIN_SECONDS * settings.sample_rate:  # where resampling takes a nearby ratio
+        raise _LeftOutError(TOO_SHORT, f"{name}: {encoded.samples} samples are left after resampling")
+    return encoded
 
 
 @contextmanager
