@@ -58,8 +58,8 @@ TOO_LONG, TOO_SHORT, LICENCE, MALFORMED = "too long", "too short", "licence", "m
 """Why a row is left out."""
 
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # BCP 47: ja, yue, zh-TW, zh-Hant-TW
-MAX_BYTES = 160 << 20
-"""Largest record [bytes]: nearly three hours of speech at 16 kHz as FLAC, more than a day as Opus."""
+MAX_BYTES = 96 << 20
+"""Largest record [bytes]: one and a half hours of speech at 16 kHz as FLAC, most of a day as Opus."""
 
 _HELD = 1 << 24  # samples of a clip that are decoded at once; longer ones are packed block by block
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kikimimi.console.progress import Progress
-from kikimimi.data.audio import decode_whole
+from kikimimi.data.audio import check_sound
 from kikimimi.data.shards.index import ShardIndex
 from kikimimi.data.shards.record import (
     Record,
@@ -172,7 +172,7 @@ def _check_tar(shard: str) -> tuple[int, list[Problem]]:
 
 def _check_clips(record: Record) -> None:
     for name, clip in record.audio.items():
-        decode_whole(clip, name=name)
+        check_sound(clip, name)
 
 
 def _reason(error: DataError) -> str:
