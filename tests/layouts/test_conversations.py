@@ -259,6 +259,15 @@ def test_no_clip_is_lost(row: dict[str, Any], message: str) -> None:
         read(row)
 
 
+def test_what_is_nested_too_deeply_is_malformed() -> None:
+    part: Any = []
+    for _ in range(5000):
+        part = [part]
+    row = asked({"type": "audio", "audio": part})
+    with pytest.raises(DataError, match=r"m\.jsonl:1: nested too deeply"):
+        ConversationReader(FOLDER).read("m.jsonl:1", row)
+
+
 def test_deeply_nested_clips() -> None:
     part: Any = "a.wav"
     for _ in range(400):

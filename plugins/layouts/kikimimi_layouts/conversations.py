@@ -110,6 +110,8 @@ class ConversationReader:
             return _Reading(self, where, fields).read()
         except ValueError as error:
             raise DataError(f"{where}: {error}") from error
+        except RecursionError:
+            raise DataError(f"{where}: nested too deeply") from None
 
     def pieces(self, text: str) -> Iterator[tuple[str, str | None]]:
         """Yield each text between two marks, and the file that the mark after it names.

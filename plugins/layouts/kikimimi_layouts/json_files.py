@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ def json_kind(path: Path) -> str | None:
     A name in ``.json`` tells nothing: the first character does. ``.gz`` may follow.
     """
     name = Path(path.name.lower().removesuffix(".gz"))
-    if name.suffix not in _SUFFIXES or not path.is_file():
+    if name.suffix not in _SUFFIXES or not os.path.isfile(path):
         return None
     is_list = name.suffix == ".json" and _beginning(path, 64).lstrip().startswith("[")
     return ".json" if is_list else ".jsonl"
@@ -174,10 +175,10 @@ class _Text:
 
 
 def _beginning(path: Path, size: int) -> str:
-    with opener(path)() as file:
-        try:
+    try:
+        with opener(path)() as file:
             data = file.read(size)
-        except DataError:  # a damaged one; opening it says so
-            return ""
+    except (DataError, OSError):  # reading all of it says what is wrong
+        return ""
     text: str = data.decode("utf-8-sig", errors="replace")
     return text

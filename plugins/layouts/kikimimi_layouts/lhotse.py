@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from array import array
 from bisect import bisect_right
@@ -65,7 +66,7 @@ class Lhotse(Layout):
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
         files = _files(Path(path))
-        self.root = files[0].parent if config.root is None else Path(config.root).expanduser()
+        self.root = files[0].parent if config.root is None else Path(os.path.expanduser(config.root))
         self.cuts = [Table(file, check=_check) for file in files]
         # Rows of each cut, as numbers of the rows before it: 8 bytes for each.
         self.begins = array("q", accumulate((_count(found) for found in self._all()), initial=0))
@@ -79,7 +80,7 @@ class Lhotse(Layout):
         """Tell whether it begins with a cut, or is a folder with ``cuts.000000.jsonl.gz``."""
         if path.is_file():
             return record_layout(path) == "lhotse"
-        return path.is_dir() and any(_OF_CUTS.fullmatch(file.name) for file in path.iterdir())
+        return path.is_dir() and any(map(_OF_CUTS.fullmatch, os.listdir(path)))
 
     def __len__(self) -> int:
         return self.begins[-1]
@@ -133,6 +134,8 @@ class Lhotse(Layout):
                 row: Row | BadRow = self._row(f"{where}: cut {cut.get('id')}", cut, supervision, recording)
             except (DataError, RequestError) as error:
                 row = BadRow(name, str(error))
+            except RecursionError:
+                row = BadRow(name, f"{where}: nested too deeply")
             yield row
 
     def _row(self, place: str, cut: Cells, supervision: Cells, stored: "_Recording | None") -> Row:

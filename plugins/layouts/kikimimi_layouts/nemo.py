@@ -1,5 +1,6 @@
 """Manifests of NeMo: a line of JSON for each utterance."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class NeMo(Manifest):
             fields.setdefault(self.config.path, fields.pop("audio_filename"))
         path = fields.get(self.config.path)
         if isinstance(path, str) and path.startswith("~"):
-            fields[self.config.path] = str(Path(path).expanduser())
+            fields[self.config.path] = os.path.expanduser(path)
         self._name_language(fields)
         labels = self._label(where, fields)
         record, clips = self._labelled_clip(where, fields)
@@ -99,8 +100,11 @@ class NeMo(Manifest):
         return fields.get("normalized_text")
 
     def _text_of(self, where: str, name: str) -> str:
+        path = self.folder / os.path.expanduser(name)
+        if not os.path.isfile(path):
+            raise DataError(f"{where}: text_filepath: no such file: {path}")
         try:
-            with (self.folder / Path(name).expanduser()).open("rb") as file:
+            with path.open("rb") as file:
                 content = file.read(_MAX_TEXT + 1)
             if len(content) > _MAX_TEXT:
                 raise DataError(f"{where}: text_filepath: {name} has more than {_MAX_TEXT:,} bytes")
