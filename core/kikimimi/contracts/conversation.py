@@ -9,7 +9,7 @@ from typing import Any, Literal
 Role = Literal["system", "user", "assistant"]
 
 _CLIP_MARKS = re.compile(
-    r"</?(?:audio|speech|sound)>|<\|/?audio(?:_\w+)?\|>|<audio_soft_token>|<audio[\s_]\d+>", re.IGNORECASE
+    r"<(?:audio|speech|sound)>|<\|/?audio(?:_\w+)?\|>|<audio_soft_token>|<audio[\s_]\d+>", re.IGNORECASE
 )
 
 
