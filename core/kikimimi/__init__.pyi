@@ -28,6 +28,7 @@ from .contracts.conversation import (
     Message as Message,
     Role as Role,
     TextPart as TextPart,
+    clip_mark as clip_mark,
     parse_conversation as parse_conversation,
 )
 from .contracts.generation import Generation as Generation
@@ -82,6 +83,7 @@ from .contracts.vocabulary import (
 )
 from .contracts.voice import Voice as Voice, VoiceConfig as VoiceConfig
 from .data.audio import encode_audio as encode_audio
+from .data.shards.tar import BrokenTarError as BrokenTarError, read_entries as read_entries
 from .data.table import (
     TABLE_SUFFIXES as TABLE_SUFFIXES,
     TableRow as TableRow,

@@ -201,6 +201,33 @@ def test_text_beside_audio_and_a_system_line(tmp_path: Path, tone: bytes, read: 
     ]
 
 
+def test_marks_take_the_clips_of_a_column(tmp_path: Path, read: Read, tone: bytes) -> None:
+    (tmp_path / "fields.yaml").write_text("messages: {column: m, audios: audios}\n")
+    turn = pa.struct([("role", pa.string()), ("content", pa.string())])
+    turns = [
+        [{"role": "user", "content": f"<audio>{text}"}, {"role": "assistant", "content": "x"}]
+        for text in ("q<audio>", "q", "")
+    ]
+    clips = [[clip(tone), clip(None, "b.wav")], [], [clip(tone), clip(tone)]]
+    file = parquet(
+        tmp_path / "set.parquet",
+        m=pa.array(turns, pa.list_(turn)),
+        audios=pa.array(clips, pa.list_(AUDIO)),
+    )
+    first, second, third = read(layout(file, "fields.yaml"))
+    assert isinstance(first, Row)
+    assert first.clips == (tone, tmp_path / "b.wav")
+    assert first.record["messages"][0]["content"] == [
+        {"type": "audio", "audio": "0"},
+        {"type": "text", "text": "q"},
+        {"type": "audio", "audio": "1"},
+    ]
+    assert isinstance(second, BadRow)
+    assert "a mark <audio> in a text has no clip" in second.reason
+    assert isinstance(third, BadRow)
+    assert "audios: 1 of its clips have no mark <audio> in a text" in third.reason
+
+
 def test_text_alone(tmp_path: Path, read: Read) -> None:
     turn = pa.struct([("role", pa.string()), ("content", pa.string())])
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]

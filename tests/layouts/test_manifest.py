@@ -147,6 +147,12 @@ def test_a_table_of_something_else_is_not_taken_for_a_manifest(tmp_path: Path) -
         ),
         (
             "m.jsonl",
+            '{"path": "a.wav", "text": "x", "audios": ["b.wav"]}',
+            DataError,
+            r"m\.jsonl:1: audios: names clips beside path, but a transcript is of one",
+        ),
+        (
+            "m.jsonl",
             '{"messages": []}\n',
             DataError,
             r"m\.jsonl:1: messages: expected a list of at least one",

@@ -100,8 +100,9 @@ class Row:
 
     Attributes:
         name: What messages and the ledger call it, such as the path of its audio file as the corpus has it.
-        record: The record's JSON: a labelled clip (``text``, ``language``, ``meta``) or a conversation
-            (``messages``, ``rejected``, ``meta``) whose audio parts name clips by number: ``"0"``, ``"1"``.
+        record: The record's JSON: a labelled clip (``text``, ``language``, ``meta``; without ``text`` where
+            ``meta`` holds other labels) or a conversation (``messages``, ``rejected``, ``meta``) whose audio
+            parts name clips by number: ``"0"``, ``"1"``.
             ``meta`` holds whatever else is known, the licence under ``license``.
         clips: Audio files, the bytes of them, or segments of either, in order. A file that is not there is
             left out with its row.

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from kikimimi import Clip, DataError, Segment, clip_name, counted, listing, parse_conversation
+from kikimimi import Clip, DataError, Segment, clip_mark, clip_name, counted, listing, parse_conversation
 from kikimimi_layouts.segments import segment_of
 
 MARK = "<audio>"
@@ -48,6 +48,7 @@ _OF_CLIPS = (
     *("audiofilepaths", "audiourl", "audiourls", "inputaudio", "wav", "wavs", "wavpath", "speech", "sound"),
 )
 _IN_A_PART = ("audio", "audio_url", "input_audio", "path", "url", "audio_path", "audio_file", "file", "data")
+_OF_SEGMENTS = ("offset", "duration")
 _AUDIO_TYPES = ("audio", "audio_url", "input_audio")
 _ELSEWHERE = {
     "images": "holds images",
@@ -56,10 +57,8 @@ _ELSEWHERE = {
     "rejected_messages": "holds a second conversation; give its last answer as rejected",
 }
 _FILE = re.compile(r".+\.(?:aac|aif|aiff|amr|flac|m4a|mp3|oga|ogg|opus|sph|wav|webm|wma)", re.IGNORECASE)
-_KNOWN_MARKS = re.compile(
-    r"</?(?:audio|speech|sound)>|<\|/?audio(?:_\w+)?\|>|<audio_soft_token>|<audio[\s_]\d+>", re.IGNORECASE
-)
 _REMOTE = re.compile(r"[A-Za-z][\w+.-]+://")
+_DEEPEST = 8  # of what is looked into for clips
 _LONGEST_NAME = 4096  # what systems take for a path [bytes]
 
 
@@ -75,11 +74,7 @@ def holds_question(fields: Mapping[str, Any]) -> bool:
 
 def lost_clips(fields: Mapping[str, Any]) -> str | None:
     """Return the name of a field that holds a clip, or None where there is none."""
-    for name, value in fields.items():
-        values = value if isinstance(value, list) else [value]
-        if (_plain(name) == "audios" and any(values)) or any(map(_looks_like_audio, values)):
-            return name
-    return None
+    return next((name for name, value in fields.items() if _holds_clip(value)), None)
 
 
 class ConversationReader:
@@ -88,10 +83,11 @@ class ConversationReader:
     Args:
         folder: Where relative paths begin.
         mark: What stands for a clip in a text.
+        cut: Cut the one clip of a row as the row itself tells, beside its turns.
     """
 
-    def __init__(self, folder: Path, mark: str = MARK) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, mark: str = MARK, *, cut: bool = True) -> None:
+        self.folder, self.cut = folder, cut
         closing = mark.replace("<", "</", 1) if re.fullmatch(r"<\w+>", mark) else None
         inside = rf"(?:([^<>\n]*){re.escape(closing)})?" if closing else "()"
         self.mark, self._marks = mark, re.compile(re.escape(mark) + inside)
@@ -142,11 +138,15 @@ class _Reading:
         answers = {name: answer for name in ("chosen", "rejected") if (answer := self._answer(name))}
         column, beside = self._beside()
         self.waiting.extend(beside)
-        messages = [self._message(turn, f"{place}[{number}]") for place, number, turn in turns]
+        messages: list[_Fields] = []
+        for place, number, turn in turns:
+            message = self._message(turn, f"{place}[{number}]")
+            if messages and "type" in turn and messages[-1]["role"] == message["role"]:
+                messages[-1]["content"] = _parts(messages[-1]) + _parts(message)
+            else:
+                messages.append(message)
         if self.marks != len(beside) and not self._named_already(beside):
-            said = (
-                f"{column} has {counted(len(beside), 'clip')}" if column else "no field audios holds a clip"
-            )
+            said = f"{column} has {counted(len(beside), 'clip')}" if column else "there is no field audios"
             raise ValueError(
                 f"{said}, but in the turns {counted(self.marks, 'place')} "
                 f"{'waits' if self.marks == 1 else 'wait'} for one: each clip needs its own mark "
@@ -159,7 +159,8 @@ class _Reading:
             )
         record = {"messages": messages, **answers}
         parse_conversation(record)
-        self._cut()
+        if self.reader.cut:
+            self._cut()
         return record, self.clips
 
     def _refuse_what_is_not_read(self) -> None:
@@ -169,9 +170,7 @@ class _Reading:
             self.fields.pop(name, None)
         for name in ("label", "kto_tag"):
             if self.fields.get(name) is False:
-                raise ValueError(
-                    f"{name}: is false: the answer is a bad one, and would be trained as a good one"
-                )
+                raise ValueError(f"{name}: is false: a bad answer, which would be trained as a good one")
 
     def _answer(self, name: str) -> str | None:
         names = (name, f"{name}_response")
@@ -208,6 +207,9 @@ class _Reading:
 
     def _message(self, turn: Any, place: str) -> _Fields:
         role, content = _said(turn, place)
+        if turn.get("type", "text") != "text":  # NeMo: a turn for each clip and each text
+            part = {"type": turn["type"], "audio": content, **{k: turn[k] for k in turn if k in _OF_SEGMENTS}}
+            return {"role": role, "content": list(self._of_part(part, place))}
         if isinstance(content, str):
             parts = list(self._of_text(content, f"{place}.content"))
             is_text = all(part["type"] == "text" for part in parts)
@@ -229,9 +231,11 @@ class _Reading:
                 yield self._clip({"audio": mark} if mark else {}, place)
 
     def _check_text(self, text: str, place: str) -> None:
-        if found := _KNOWN_MARKS.search(text):
+        if _is_clip(text.strip()) and len(text.split()) == 1:
+            raise ValueError(f"{place}: {_short(text)} is a clip, but would be read as text here")
+        if mark := clip_mark(text):
             raise ValueError(
-                f"{place}: '{found[0]}' stands for a clip in many tools, and would be read as text here. The "
+                f"{place}: '{mark}' stands for a clip in many tools, and would be read as text here. The "
                 f"mark is '{self.reader.mark}' (another one is chosen with mark=TEXT), in turns only"
             )
 
@@ -259,7 +263,7 @@ class _Reading:
             beside = self.waiting.popleft()
             told = {**told, **beside} if isinstance(beside, dict) else {**told, "audio": beside}
         name, source = self._source(told, place)
-        clip = segment_of(told, source, place)
+        clip = segment_of(told, source, f"{self.where}: {place}")
         if (name, clip) not in self.clips:
             self.clips.append((name, clip))
         number = str(self.clips.index((name, clip)))
@@ -270,10 +274,10 @@ class _Reading:
         """Return name and file (or bytes) of the one clip that fields name; those within it join them."""
         while True:
             found = {key: value for key in _IN_A_PART if (value := told.get(key)) not in (None, "", {}, [])}
-            if len({*map(str, found.values())}) != 1:
-                raise ValueError(
-                    f"{place}: {listing(found) or 'nothing'} names the clip; expected one of them"
-                )
+            if not found:
+                raise ValueError(f"{place}: names no audio file; one of {listing(_IN_A_PART)} does")
+            if len({*map(str, found.values())}) > 1:
+                raise ValueError(f"{place}: {listing(found)} name different clips")
             name, value = next(iter(found.items()))
             if not isinstance(value, dict):
                 break
@@ -345,7 +349,9 @@ def _turns(fields: _Fields) -> list[tuple[str, int, Any]]:
 
 
 def _of_columns(fields: _Fields) -> list[tuple[str, int, Any]]:
-    question, answer = next(pair for pair in _ASKED if pair[0] in fields)
+    question, answer = next((pair for pair in _ASKED if pair[0] in fields), ("", ""))
+    if not question:
+        raise ValueError(f"no turns: there is none of {listing((*_TURNS, *(asked for asked, _ in _ASKED)))}")
     asked = [fields.pop(question), fields.pop("input", None) if question == "instruction" else None]
     history = fields.pop("history", None) or []
     if not isinstance(history, list) or not all(
@@ -402,7 +408,12 @@ def _said(turn: Any, place: str) -> tuple[str, Any]:
 
 def _role(turn: _Fields) -> Any:
     role = turn.get("role", turn.get("from"))
-    return _ROLES.get(role, role) if isinstance(role, str) else role
+    return _ROLES.get(role.lower(), role) if isinstance(role, str) else role
+
+
+def _parts(message: _Fields) -> list[_Fields]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _decoded(data: str, place: str) -> bytes:
@@ -412,10 +423,16 @@ def _decoded(data: str, place: str) -> bytes:
         raise ValueError(f"{place}: is not base64: {error}") from error
 
 
-def _looks_like_audio(value: Any) -> bool:
-    if isinstance(value, dict):
-        value = value.get("path") or value.get("url")
-    return isinstance(value, str) and len(value) < _LONGEST_NAME and bool(_FILE.fullmatch(value))
+def _holds_clip(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, str):
+        return _is_clip(value)
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth < _DEEPEST and any(_holds_clip(inner, depth + 1) for inner in values)
+
+
+def _is_clip(text: str) -> bool:
+    """Tell whether a text is the name of an audio file, or holds the bytes of one."""
+    return text.startswith("data:audio/") or (len(text) < _LONGEST_NAME and bool(_FILE.fullmatch(text)))
 
 
 def _is_list(value: Any) -> bool:

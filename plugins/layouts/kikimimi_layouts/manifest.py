@@ -23,6 +23,8 @@ from kikimimi_layouts.conversations import (
     holds_question,
     row_name,
 )
+from kikimimi_layouts.json_files import json_kind, record_layout
+from kikimimi_layouts.llama_factory import data_sets
 from kikimimi_layouts.segments import SegmentFields, segment_of
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
@@ -30,13 +32,13 @@ _STEMS = ("manifest", "metadata")
 
 
 class Manifest(TableLayout):
-    """A CSV, TSV or JSON Lines file that lists audio files and transcripts, or the folder with it.
+    """A CSV, TSV, JSON Lines or JSON file that lists audio files and transcripts, or the folder with it.
 
     Columns path (relative to the manifest, or absolute), text, language (may be missing), and any others:
     they are kept as ``meta``, the licence as ``meta.license``. Columns such as ``offset`` and ``duration``,
     or ``start``, ``end`` and ``channel`` tell which part of its file a row is (`kikimimi_layouts.segments`).
-    A line of a JSON Lines file may hold a conversation instead, as OpenAI, ShareGPT, LLaMA-Factory and
-    ms-swift write them (`kikimimi_layouts.conversations`). A million rows take 16 MB of memory, and some
+    A record in JSON may be a conversation instead, as OpenAI, ShareGPT, LLaMA-Factory and ms-swift write
+    them (`kikimimi_layouts.conversations`). A million rows take 16 MB of memory, and some
     seconds to check.
     """
 
@@ -90,17 +92,19 @@ class Manifest(TableLayout):
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
         file = _manifest(Path(path))
-        self.folder, self.may_converse = file.parent, table_kind(file) == ".jsonl"
+        self.folder, self.may_converse = file.parent, json_kind(file) is not None
         self.names = config.names()
         self.needed = {"path": config.path, "text": config.text, **self.names.given()}
-        self.reader = ConversationReader(self.folder, config.mark)
+        self.reader = ConversationReader(self.folder, config.mark, cut=config.segments == "cut")
         self.table = Table(file, check=self._read)
 
     @classmethod
     def matches(cls, path: Path) -> bool:
         """Tell whether it is a table, or a folder that holds a manifest and no other table of that kind."""
         if path.is_file():
-            return table_kind(path) is not None
+            return table_kind(path) in (".csv", ".tsv") or record_layout(path) == "manifest"
+        if data_sets(path):  # they say themselves what their files hold
+            return False
         tables = _tables(path)
         if any(table.stem in _STEMS for table in tables):
             return True
@@ -131,6 +135,11 @@ class Manifest(TableLayout):
             raise DataError(f"{where}: {self.config.path}: expected the name of an audio file, not {path!r}")
         if not (text is None or isinstance(text, str)):
             raise DataError(f"{where}: {self.config.text}: expected a text, not {text!r}")
+        if fields.get("audios"):
+            raise DataError(
+                f"{where}: audios: names clips beside {self.config.path}, but a transcript is of one; give a "
+                "conversation (messages), or leave it out"
+            )
         file = self.folder / path
         clip = self._part(where, fields, file) if self.config.segments == "cut" else file
         language, meta = self._about(where, fields)

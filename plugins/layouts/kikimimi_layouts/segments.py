@@ -224,6 +224,6 @@ def _channel(name: str, value: Any) -> float | None:
         return None
     if math.isnan(number):
         return None
-    if number < 0 or number != int(number):
+    if not math.isfinite(number) or number < 0 or number != int(number):
         raise ValueError(f"{name}: channels are numbered from 0, not {value!r}")
     return number

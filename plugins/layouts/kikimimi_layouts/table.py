@@ -7,7 +7,7 @@ from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kikimimi import (
     TABLE_SUFFIXES,
@@ -22,6 +22,7 @@ from kikimimi import (
     read_table,
     table_kind,
 )
+from kikimimi_layouts.json_files import json_kind, opener, read_list
 
 Cells = dict[str, Any]
 _Check = Callable[[str, Cells], object]
@@ -32,8 +33,9 @@ class Table:
     """The rows of a table by number. It is read through once; then 16 bytes are held for each row.
 
     ``.csv`` has a header line and quotation marks as spreadsheets write them; ``.tsv`` has no quoting: a
-    quotation mark there is a letter; ``.jsonl`` holds a mapping in each line. UTF-8. Blank lines are passed
-    over. A row that cannot be read is a `BadRow`, unless all are.
+    quotation mark there is a letter; ``.jsonl`` holds a mapping in each line; ``.json`` does, too, or is a
+    list of mappings; JSON may be packed (``.jsonl.gz``). UTF-8. Blank lines are passed over. A row that
+    cannot be read is a `BadRow`, unless all are.
 
     Args:
         path: The file.
@@ -60,18 +62,19 @@ class Table:
     ) -> None:
         if not os.path.isfile(path):
             raise RequestError(f"{path}: no such file")
-        kind = table_kind(path)
+        kind = json_kind(path) or table_kind(path)
         if kind is None:
             raise RequestError(f"{path}: a table is one of {listing(TABLE_SUFFIXES)}, not '{path.suffix}'")
         self.path, self.kind, self.needs, self.what, self.keep = path, kind, needs, what, keep
+        self.is_json, self._open = kind in (".json", ".jsonl"), opener(path)
         self.columns = tuple(columns)
         self._offsets, self._numbers = array("q"), array("q")
         first: KikimimiError | None = None  # what is wrong, of the whole table rather than of a row
         good = 0
         try:
-            with path.open("rb") as file:
-                rows = read_table(file, kind, width=len(self.columns) or None)
-                if kind != ".jsonl" and not columns:
+            with self._open() as file:
+                rows = self._read(file)
+                if not self.is_json and not columns:
                     self.columns = self._header(next(rows, None))
                 for row in rows:
                     try:
@@ -100,10 +103,9 @@ class Table:
         """Yield the place (``table.csv:7``) and the fields of the rows from `begin` to before `end`."""
         if begin >= min(end, len(self)):
             return
-        offset, before, width = self._offsets[begin], self._numbers[begin] - 1, len(self.columns) or None
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            for row in read_table(file, self.kind, offset=offset, number=before, width=width):
+        with self._open() as file:
+            file.seek(self._offsets[begin])
+            for row in self._read(file, self._offsets[begin], self._numbers[begin] - 1):
                 where = self._where(row)
                 found: tuple[str, Cells] | BadRow
                 try:
@@ -116,6 +118,12 @@ class Table:
                 begin += 1
                 if begin == end:
                     return
+
+    def _read(self, file: IO[bytes], offset: int = 0, before: int = 0) -> Iterator[TableRow]:
+        if self.kind == ".json":
+            return read_list(file, str(self.path), offset=offset, number=before)
+        width = len(self.columns) or None
+        return read_table(file, self.kind, offset=offset, number=before, width=width)
 
     def _where(self, row: TableRow) -> str:
         return f"{self.path}:{row.number}"
@@ -138,7 +146,7 @@ class Table:
         if row.problem is not None:
             raise DataError(f"{where}: {row.problem}")
         fields = row.values
-        if self.kind != ".jsonl":
+        if not self.is_json:
             if len(fields) != len(self.columns):
                 whose = (
                     f"the header has {len(self.columns)}" if row.number > 1 else f"{len(self.columns)} belong"

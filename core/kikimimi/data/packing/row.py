@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from kikimimi.console.words import listing
+from kikimimi.contracts.conversation import clip_mark
 from kikimimi.contracts.layout import BadRow, Row, clip_name
 from kikimimi.contracts.options import Options, PositiveFloat, Text
 from kikimimi.data.audio import Encoded, OversizeError, decode, decode_blocks, encode_stream, probe
@@ -144,7 +145,7 @@ def _located(row: Row) -> Row:
 
 def _check(row: Row) -> None:
     """Check all that can be told of the record without decoding."""
-    text = row.record.get("text", "")
+    text = row.record.get("text", "other labels")
     if "messages" not in row.record and (text is None or (isinstance(text, str) and not text.strip())):
         raise _LeftOutError(NO_TEXT, f"{row.name}: has no transcript")
     language = named(row.record, "language")
@@ -244,9 +245,16 @@ def _renamed(message: Any, names: list[str], row: Row) -> Any:
 def _read_back(row: Row, key: str, members: dict[str, bytes]) -> None:
     """Check the record as readers do, so that nothing is packed that cannot be read."""
     try:
-        make_record([Member(key, suffix, 0, 0, content) for suffix, content in members.items()], row.name)
+        record = make_record(
+            [Member(key, suffix, 0, 0, content) for suffix, content in members.items()], row.name
+        )
     except RecordError as error:
         raise _LeftOutError(MALFORMED, f"{row.name}: {error.reason}") from error
+    if "messages" in record.json and (marks := list(filter(None, map(clip_mark, record.texts())))):
+        raise _LeftOutError(
+            MALFORMED,
+            f"{row.name}: '{marks[0]}' in a text stands for a clip in many tools, and would be read as text",
+        )
 
 
 def _length(row: Row) -> float | None:

@@ -262,6 +262,10 @@ def _order(suffix: str) -> tuple[int, str]:
 def _check(record: Record) -> None:
     if "messages" in record.json:
         named = set(parse_conversation(record.json).clips())
+        if not named and record.json.get("audios"):
+            raise ValueError(
+                "audios: names clips beside the turns, but a record's are members that audio parts name"
+            )
         if missing := named - set(record.audio):
             raise ValueError(
                 f"the conversation names the clip {listing(missing)}, but the record has "
