@@ -123,6 +123,30 @@ def test_bad_rows(tmp_path: Path, read: Read, row: dict[str, Any], message: str)
         raise DataError(found.reason)
 
 
+def test_conversations(tmp_path: Path, read: Read) -> None:
+    turns = [
+        {"from": "User", "value": "What is it?", "type": "text"},
+        {"from": "User", "value": "a.wav", "type": "audio", "duration": 1.0, "offset": 2.0},
+        {"from": "Assistant", "value": "Glass.", "type": "text"},
+    ]
+    beside = {"messages": [{"role": "user", "content": "<audio>q"}], "audio_filepath": "b.wav"}
+    path = lines(tmp_path, {"id": "x", "conversations": turns}, beside)
+    assert PackSource.open(path).name == "manifest"
+    for layout in (Manifest(str(path), Manifest.Config()), NeMo(str(path), NeMo.Config())):
+        first, second = layout.rows(0, 2)
+        assert isinstance(first, Row)
+        assert first.clips == (Segment(tmp_path / "a.wav", 2.0, 1.0),)
+        assert first.record["messages"] == [
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "What is it?"}, {"type": "audio", "audio": "0"}],
+            },
+            {"role": "assistant", "content": "Glass."},
+        ]
+        assert isinstance(second, Row)
+        assert second.clips == (tmp_path / "b.wav",)
+
+
 def test_a_home_folder(tmp_path: Path, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     for said, file in (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kikimimi import DataError, TableRow
+from kikimimi_layouts.conversations import holds_conversation
 from kikimimi_layouts.gzip_file import GzipFile
 
 MAX_ITEM = 1 << 24
@@ -60,14 +61,14 @@ def first_record(path: Path) -> dict[str, Any] | None:
 def record_layout(path: Path) -> str | None:
     """Return the layout that reads a JSON file, by its first record; None where it holds no records.
 
-    ``lhotse`` reads cuts, ``nemo`` what has ``audio_filepath``, and ``manifest`` all else.
+    ``lhotse`` reads cuts, ``nemo`` labelled clips with ``audio_filepath``, and ``manifest`` all else.
     """
     record = first_record(path)
     if record is None:
         return "manifest" if path.suffix.lower() == ".jsonl" else None
     if any(record.keys() >= names for names in _OF_LHOTSE) or str(record.get("type")).endswith("Cut"):
         return "lhotse"
-    return "nemo" if _OF_NEMO & record.keys() else "manifest"
+    return "nemo" if _OF_NEMO & record.keys() and not holds_conversation(record) else "manifest"
 
 
 def read_list(file: IO[bytes], name: str, *, offset: int = 0, number: int = 0) -> Iterator[TableRow]:

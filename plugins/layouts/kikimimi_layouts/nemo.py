@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi import Clip, DataError, Text
+from kikimimi_layouts.conversations import holds_conversation
 from kikimimi_layouts.json_files import record_layout
 from kikimimi_layouts.manifest import Manifest
 from kikimimi_layouts.table import Cells
@@ -39,6 +40,8 @@ class NeMo(Manifest):
 
     def _read(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[tuple[str, Clip]]]:
         fields = dict(fields)
+        if holds_conversation(fields):
+            return self._conversation(where, fields)
         if fields.pop("_skipme", None):
             raise DataError(f"{where}: _skipme: marks it as one to pass over")
         if "shard_id" in fields:
