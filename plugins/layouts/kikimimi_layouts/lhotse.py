@@ -1,6 +1,7 @@
 """Cuts of Lhotse: manifests, and the Shar format."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -28,6 +29,9 @@ from kikimimi import (
 )
 from kikimimi_layouts.json_files import record_layout
 from kikimimi_layouts.table import Cells, Table
+
+MAX_MEMBER = 1 << 29
+"""Largest recording in a tar of Shar [bytes]."""
 
 _OF_CUTS = re.compile(r"cuts(?:\.(\d+))?\.jsonl(?:\.gz)?")
 _CUTS = ("MonoCut", "MultiCut", "Cut")  # the last is what earlier versions wrote
@@ -205,6 +209,15 @@ class _Recording:
     problem: str | None = None
 
 
+class _Bounded(io.BufferedReader):
+    """A tar of which no member is read that is larger than a clip may be."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= MAX_MEMBER:
+            raise OSError(f"a member of {size or 0:,} bytes, of which at most {MAX_MEMBER:,} are read")
+        return super().read(size)
+
+
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
@@ -225,7 +238,7 @@ def _recordings(tar: Path) -> Iterator[_Recording]:
     """Yield what a tar of Shar holds of each cut, in their order; without end where it breaks off."""
     problem = f"{tar}: holds fewer recordings than there are cuts"
     try:
-        with tar.open("rb") as file:
+        with _Bounded(io.FileIO(tar)) as file:
             entries = read_entries(file, whole=True)
             for entry in entries:
                 about = next(entries, None)  # its JSON, which the cut repeats
