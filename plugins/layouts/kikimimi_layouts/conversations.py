@@ -150,9 +150,8 @@ class _Reading:
         if self.marks != len(beside) and not self._named_already(beside):
             said = f"{column} has {counted(len(beside), 'clip')}" if column else "there is no field audios"
             raise ValueError(
-                f"{said}, but in the turns {counted(self.marks, 'place')} "
-                f"{'waits' if self.marks == 1 else 'wait'} for one: each clip needs its own mark "
-                f"'{self.reader.mark}' (another one is chosen with mark=TEXT), or an audio part"
+                f"{said}, but the turns have {counted(self.marks, 'place')} for one: each clip needs a mark "
+                f"'{self.reader.mark}' in a text (another mark is chosen with mark=TEXT), or an audio part"
             )
         if not self.clips and (name := lost_clips(self.fields)):
             raise ValueError(
