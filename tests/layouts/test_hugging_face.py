@@ -516,3 +516,23 @@ def test_paths_are_no_patterns(tmp_path: Path, tone: bytes, read: Read, name: st
     file = parquet(tmp_path / name / f"{name}.parquet", **labelled(tone))
     for path in (file, file.parent):
         assert len(read(layout(path, "reazonspeech"))) == 3
+
+
+def test_a_value_that_python_cannot_hold_ends_no_set(tmp_path: Path, tone: bytes, read: Read) -> None:
+    table = pa.table(
+        {
+            "a": pa.array([clip(tone)] * 3, AUDIO),
+            "t": ["x", "y", "z"],
+            "at": pa.array([1, 10**14, None], pa.timestamp("s")),
+            "lang": pa.array([None, float("nan"), 1.0]),
+        }
+    )
+    pq.write_table(table, tmp_path / "s.parquet")
+    (tmp_path / "f.yaml").write_text(
+        "audio: a\ntext: t\nlanguage: {column: lang}\nmeta: {at: {column: at}}\n"
+    )
+    first, second, third = read(layout(tmp_path / "s.parquet", "f.yaml"))
+    assert first.record["meta"]["at"].isoformat() == "1970-01-01T00:00:01"
+    assert isinstance(second.record["meta"]["at"], str)
+    assert [first.record["language"], second.record["language"]] == [None, None]
+    assert third.record["meta"] == {}

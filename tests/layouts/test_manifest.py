@@ -312,3 +312,14 @@ def test_capitals_and_files_that_macos_adds(tmp_path: Path) -> None:
     assert [row.name for row in rows(tmp_path)] == ["a.wav"]
     (tmp_path / "m.JSONL").write_text('{"messages": [{"role": "user", "content": "q"}]}\n')
     assert rows(tmp_path / "m.JSONL")[0].clips == ()
+
+
+def test_nothing_is_known_where_pandas_writes_nan(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(
+        '{"path": "a.wav", "text": "x", "language": NaN, "license": NaN, "snr": NaN, "duration": NaN}'
+    )
+    (row,) = rows(path, language="ja")
+    assert row.record["language"] == "ja"
+    assert "license" not in row.record["meta"]
+    assert row.clips == (tmp_path / "a.wav",)

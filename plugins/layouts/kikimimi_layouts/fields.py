@@ -389,7 +389,8 @@ def _marked(text: Any, waiting: deque[Clip], clips: list[Clip]) -> list[dict[str
 
 def _constant(value: Any, values: dict[str, Any]) -> Any:
     column = column_of(value)
-    return value if column is None else values[column]
+    found = value if column is None else values[column]
+    return None if found != found else found  # NaN is how pandas writes that nothing is known
 
 
 def _audio(clip: Clip | None, said: Any, clips: list[Clip]) -> dict[str, Any]:

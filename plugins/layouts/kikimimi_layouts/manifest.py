@@ -172,6 +172,8 @@ class Manifest(TableLayout):
     def _known(self, where: str, meta: dict[str, Any], name: str) -> str | None:
         """Take what a row says out of its meta, or what is said of every row."""
         said, fixed = meta.pop(getattr(self.config, f"{name}_column"), None), getattr(self.config, name)
+        if said != said:  # NaN is how pandas writes that nothing is known
+            said = None
         if not (said is None or isinstance(said, str)):
             raise DataError(f"{where}: {name}: expected a text, not {said!r}")
         if said and fixed and said != fixed:

@@ -44,7 +44,7 @@ def _located(source: Path | bytes) -> Path | bytes:
 
 def of_the_file(error: OSError) -> bool:
     """Tell whether an error is one file's, and not that of a system that is full, or has too many open."""
-    return error.errno in (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ESTALE, errno.EISDIR)
+    return error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 
 
 def _near(path: Path) -> str:

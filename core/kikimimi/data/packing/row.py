@@ -16,7 +16,7 @@ from kikimimi.contracts.options import Options, PositiveFloat, Text
 from kikimimi.data.audio import Encoded, OversizeError, decode, decode_blocks, encode_stream, probe
 from kikimimi.data.codec import Codec, SampleRate, check_opus_rate
 from kikimimi.data.packing.clips import MissingClipError, located, of_the_file
-from kikimimi.data.packing.meta import plain
+from kikimimi.data.packing.meta import json_value
 from kikimimi.data.shards.record import Member, RecordError, make_record, named
 from kikimimi.data.stream import MIN_SECONDS
 from kikimimi.errors import AudioError, CancellingError, RequestError, SegmentError
@@ -217,7 +217,7 @@ def _json(row: Row, names: list[str]) -> bytes:
         data = {**data, "messages": [_renamed(message, names, row) for message in data["messages"]]}
     try:
         if isinstance(data.get("meta"), dict):
-            data = {**data, "meta": plain(data["meta"])}
+            data = {**data, "meta": json_value(data["meta"])}
         return json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except (ValueError, TypeError, RecursionError) as error:
         raise _LeftOutError(MALFORMED, f"{row.name}: cannot be written as JSON: {error}") from error

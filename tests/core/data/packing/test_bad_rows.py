@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from kikimimi.cli.data import app
 from kikimimi.contracts.layout import BadRow, Clip, Layout, LayoutConfig, Row, Segment, as_on_disk
 from kikimimi.data.packing.clips import MissingClipError, located
-from kikimimi.data.packing.meta import plain
+from kikimimi.data.packing.meta import json_value
 from kikimimi.data.packing.pack import pack
 from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.shards import Shards
@@ -158,7 +158,7 @@ NAN = float("nan")
     ],
 )
 def test_metadata_as_json_holds_it(tone: Tone, tmp_path: Path, value: Any, expected: Any) -> None:
-    assert plain(value) == expected
+    assert json_value(value) == expected
     report = pack(source(clip(tone, meta={"a": value, "b": 1})), tmp_path)
     assert Shards("d", report.pattern).read(0).json["meta"] == {"a": expected, "b": 1}
     assert pack(source(clip(tone, meta={"a": value, "b": 1})), tmp_path).kept_shards == 1
