@@ -200,9 +200,7 @@ def _problem(entry: TarEntry, name: str, suffix: str) -> str | None:
         )
         if suffix.rpartition(".")[2].lower() in _LARGEST:
             stem = posixpath.basename(name).partition(".")[0]
-            problem += (
-                f". A key ends at the first dot of a name, here {stem!r}: make the tar without other dots"
-            )
+            problem += f". A key ends at the first dot of a name, here {stem!r}: no other dot may be in it"
         return problem
     return _oversize(name, suffix, entry.size)
 
@@ -303,6 +301,10 @@ def _order(suffix: str) -> tuple[int, str]:
 def _check(record: Record) -> None:
     if "messages" in record.json:
         named = set(parse_conversation(record.json).clips())
+        if not named and record.json.get("audios"):
+            raise ValueError(
+                "audios: names clips beside the turns, but a record's are members that audio parts name"
+            )
         if missing := named - set(record.audio):
             raise ValueError(
                 f"the conversation names the clip {listing(missing)}, but the record has "
