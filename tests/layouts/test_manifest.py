@@ -8,6 +8,7 @@ import pytest
 
 from kikimimi.contracts.layout import BadRow, Row, Segment
 from kikimimi.errors import DataError, RequestError
+from kikimimi_layouts.hugging_face import HuggingFace
 from kikimimi_layouts.manifest import Manifest
 
 
@@ -308,7 +309,9 @@ def test_capitals_and_files_that_macos_adds(tmp_path: Path) -> None:
     (tmp_path / "LIST.CSV").write_text("path,text\na.wav,x\n")
     (tmp_path / "._LIST.CSV").write_bytes(b"\0\5\26\7\xff")
     (tmp_path / "._list.csv").write_bytes(b"\0\5\26\7\xff")
+    (tmp_path / "._old.parquet").write_bytes(b"\0\5\26\7\xff")
     assert Manifest.matches(tmp_path)
+    assert not HuggingFace.matches(tmp_path)
     assert [row.name for row in rows(tmp_path)] == ["a.wav"]
     (tmp_path / "m.JSONL").write_text('{"messages": [{"role": "user", "content": "q"}]}\n')
     assert rows(tmp_path / "m.JSONL")[0].clips == ()

@@ -101,7 +101,9 @@ class HuggingFace(Layout):
         if path.is_file():
             return path.suffix.lower() in _FILES
         return _is_saved(path) or any(
-            next(path.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet")
+            not found.name.startswith(".")  # as those that macOS adds
+            for pattern in ("*.parquet", "*/*.parquet")
+            for found in path.glob(pattern)
         )
 
     def __len__(self) -> int:

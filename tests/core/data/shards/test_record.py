@@ -257,3 +257,21 @@ def test_meta_that_is_no_mapping(write_tar: WriteTar, tone: Tone, meta: Any) -> 
     path = write_tar([("a.json", _json({"text": "あ", "meta": meta})), ("a.0.wav", tone(0.1))])
     with pytest.raises(DataError, match=f"record 'a': meta: expected a mapping, not {type(meta).__name__}"):
         build_index(path)
+
+
+@pytest.mark.parametrize("told", [{"offset": 0.05}, {"start": 0, "end": 0.05}, {"channel": 1}])
+def test_a_part_of_a_clip_is_not_taken_for_the_whole(
+    write_tar: WriteTar, tone: Tone, told: dict[str, Any]
+) -> None:
+    part = {"type": "audio", "audio": "0.wav", "duration": 0.1, "offset": 0, "channel": None}
+    answer = {"role": "assistant", "content": "はい。"}
+
+    def shard(more: dict[str, Any]) -> Path:
+        data = {"messages": [{"role": "user", "content": [{**part, **more}]}, answer]}
+        return write_tar([("a.json", _json(data)), ("a.0.wav", tone(0.1))])
+
+    build_index(shard({}))
+    with pytest.raises(
+        DataError, match=r"record 'a': an audio part tells with .* of a part of 0\.wav, but the clips"
+    ):
+        build_index(shard(told))
