@@ -102,9 +102,9 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         if (path / "assets").is_dir():
             shutil.rmtree(path / "assets")  # a tokenizer of data that the recipe may no longer name
-        with whole_file(path / "recipe.yaml") as unfinished:
-            unfinished.write_text(to_yaml(recipe), encoding="utf-8")
-        return cls(path, recipe)
+        run = cls(path, recipe)
+        run.write_recipe(recipe)
+        return run
 
     @classmethod
     def open(cls, path: Path, overrides: Sequence[str] = ()) -> RunFolder:
@@ -119,18 +119,34 @@ class RunFolder:
             raise RunError(f"{path} is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes")
         if not (path / "recipe.yaml").is_file():
             raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
-        held = _held_recipe(path)
-        recipe = as_begun(load_recipe(path / "recipe.yaml"), held)
+        recipe = cls.read_recipe(path)
         if not overrides:
             return cls(path, recipe)
-        wanted = as_begun(load_recipe(path / "recipe.yaml", overrides), held)
+        wanted = cls.read_recipe(path, overrides)
         if changed := recipe_change(recipe, wanted):
             raise RunError(
                 f"{path} keeps its recipe ({changed}). It can go on with another "
                 f"{', '.join(f'trainer.{name}' for name in HARDWARE)}. To change something else, train the "
-                f"recipe: kikimimi train RECIPE.yaml {' '.join(overrides)}"
+                f"recipe: kikimimi train RECIPE.yaml {' '.join(overrides)}. To lengthen a "
+                f"finished stage: kikimimi train {path} stages.NAME.steps=N --extend"
             )
         return cls(path, wanted)
+
+    @staticmethod
+    def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+        """Read the recipe that a run folder holds, with changes.
+
+        Raises:
+            DamagedError: It is damaged.
+            RecipeError: The changes are wrong.
+        """
+        held = _held_recipe(path)
+        return as_begun(load_recipe(path / "recipe.yaml", overrides), held)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write the recipe that the run holds, whole or not at all."""
+        with whole_file(self.path / "recipe.yaml") as unfinished:
+            unfinished.write_text(to_yaml(recipe), encoding="utf-8")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

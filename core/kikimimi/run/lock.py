@@ -57,6 +57,15 @@ class LockedRecipe(TypedDict):
     yaml: str
 
 
+class Lengthening(TypedDict):
+    """How a finished stage was lengthened: which option, `steps` or `epochs`, from what, and to what."""
+
+    stage: str
+    option: str
+    old: int
+    new: int
+
+
 class Lock(TypedDict):
     """What is read of a lock again; what else it holds is kept."""
 
@@ -69,6 +78,7 @@ class Lock(TypedDict):
     source: NotRequired[dict[str, str]]
     data: NotRequired[dict[str, str | None]]
     sessions: NotRequired[list[dict[str, Any]]]
+    lengthened: NotRequired[list[Lengthening]]
 
 
 def lock(recipe: Recipe, recipe_file: Path | None = None) -> dict[str, Any]:
@@ -129,6 +139,20 @@ def held_lock(run: RunFolder) -> dict[str, Any] | None:
     """
     held: dict[str, Any] | None = run.read_json(_LOCK, Lock, remedy=_REMEDY)
     return held
+
+
+def lock_lengthened(run: RunFolder, recipe: Recipe, what: Lengthening) -> None:
+    """Lock a run to its recipe with a longer stage, and keep a note of that.
+
+    Raises:
+        DamagedError: The lock is damaged.
+    """
+    held = held_lock(run)
+    if held is not None:
+        text = to_yaml(recipe)
+        held["recipe"] = {"sha256": digest(text), "yaml": text}
+        held["lengthened"] = [*held.get("lengthened", []), dict(what)]
+        run.write_json(_LOCK, held)
 
 
 def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]:
