@@ -30,7 +30,7 @@ import yaml
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RunError
-from kikimimi.files.hashes import check_files, mark, write_manifest
+from kikimimi.files.hashes import mark, write_manifest
 from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_text
 from kikimimi.files.writing import whole_file
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
@@ -158,7 +158,7 @@ class RunFolder:
         if global_rank():
             yield
             return
-        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+        with (self.path / ".lock").open("a+", encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -174,7 +174,7 @@ class RunFolder:
 
     def is_locked(self) -> bool:
         """Whether some process is training this run."""
-        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+        with (self.path / ".lock").open("a+", encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -210,17 +210,6 @@ class RunFolder:
             if not self.assets.is_dir():
                 raise
             shutil.rmtree(temporary)  # another rank was first, with the same
-
-    def check_assets(self) -> None:
-        """Check the assets against the hashes that were written with them; earlier versions wrote none.
-
-        Raises:
-            DamagedError: A file is damaged or missing.
-        """
-        try:
-            check_files(self.assets, {})
-        except (OSError, ValueError) as error:
-            raise damaged(self.assets, str(error), "Restore it from a copy of the run folder") from error
 
     @property
     def metrics(self) -> Path:

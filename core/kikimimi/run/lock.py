@@ -20,14 +20,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NotRequired, cast
 
+import yaml
 from typing_extensions import TypedDict
 
 from kikimimi.contracts import registry
 from kikimimi.errors import DamagedError, KikimimiError, RunError
-from kikimimi.files.reading import MEBIBYTE, read_json
+from kikimimi.files.reading import MEBIBYTE, damaged, read_json
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS, Chosen
-from kikimimi.recipe.show import digest, to_yaml
+from kikimimi.recipe.show import digest, parse_plain, to_yaml
 from kikimimi.run.drift import DriftError, as_begun, drift
 from kikimimi.run.folder import RunFolder
 from kikimimi.weights.files import WEIGHT_PATTERNS
@@ -137,7 +138,19 @@ def held_lock(run: RunFolder) -> dict[str, Any] | None:
     Raises:
         DamagedError: It is damaged.
     """
-    held: dict[str, Any] | None = run.read_json(_LOCK, Lock, remedy=_REMEDY)
+    path = run.path / _LOCK
+    return _read(path) if path.exists() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    held = cast(dict[str, Any], read_json(path, Lock, limit=64 * MEBIBYTE, remedy=_REMEDY))
+    recipe = held["recipe"]
+    if recipe.get("sha256", digest(recipe["yaml"])) != digest(recipe["yaml"]):
+        raise damaged(path, "recipe: it is not as it was written: its SHA-256 differs", _REMEDY)
+    try:
+        parse_plain(recipe["yaml"])["stages"].items()
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise damaged(path, "recipe: it is not the recipe of a run", _REMEDY) from error
     return held
 
 
@@ -165,7 +178,7 @@ def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]
     from kikimimi.recipe import load_recipe
 
     try:
-        held = cast(dict[str, Any], read_json(path, Lock, limit=64 * MEBIBYTE))
+        held = _read(path)
         text = held["recipe"]["yaml"]
     except DamagedError as error:
         raise RunError(f"{path} is not the {_LOCK} of a run: {error}") from error

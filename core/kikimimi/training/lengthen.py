@@ -112,9 +112,9 @@ def _check(run: RunFolder, name: str, option: str, old: int | None, new: int) ->
     saved = [path for path in checkpoint_folders(run.checkpoints(name)) if checkpoint_step(path) == last]
     if not saved:
         raise RunError(
-            f"{run.checkpoints(name)} has no checkpoint of step {last}, the stage's last: without optimiser, "
-            "schedule and random generators it cannot be lengthened. A stage that ends leaves that checkpoint "
-            "there: keep it for as long as the stage may be lengthened"
+            f"{run.checkpoints(name)} has no checkpoint of step {last}, the stage's last one: without it, "
+            "the stage cannot be lengthened. A stage that ends leaves that checkpoint there: keep it for as "
+            "long as the stage may be lengthened"
         )
     FolderCheckpointIO({"stage": name}).check(saved[0])
 

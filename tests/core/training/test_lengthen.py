@@ -128,7 +128,9 @@ def test_what_cannot_be_lengthened_is_said(make_run: Make, recipe_file: Path) ->
             lengthen(run.path, changes)
     (last,) = run.checkpoints("asr").glob("step-00000004")
     hidden = last.rename(run.path / "hidden")
-    with pytest.raises(RunError, match=r"has no checkpoint of step 4, the stage's last: .* keep it for as"):
+    with pytest.raises(
+        RunError, match=r"has no checkpoint of step 4, the stage's last one: .* keep it for as"
+    ):
         lengthen(run.path, ["stages.asr.steps=8"])
     hidden.rename(last)
     (last / "resume.json").write_text("{")
