@@ -25,6 +25,8 @@ ONCE_MORE = 1.0
 has sent to its processes already."""
 IMPORTING = 0.05
 """How long after a signal that came in an import it is looked whether that has ended [s]."""
+OVERDUE = 5.0
+"""How long a step that waits for data has from the signal on until it is given up [s]."""
 OBEYING = 10.0
 """How long after a stop the signal comes again, if the process is still there [s]: something swallowed it."""
 
@@ -83,6 +85,15 @@ class AfterStep:
     def __init__(self) -> None:
         self.signal: int | None = None
         self._when = 0.0
+
+    def stop_if_overdue(self) -> None:
+        """Stop here where the step that is to end first does not.
+
+        Raises:
+            Stopped: It was asked some time ago.
+        """
+        if self.signal is not None and time.monotonic() - self._when > OVERDUE:
+            raise Stopped(self.signal)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Take note; a second Ctrl-C stops at once. Schedulers repeat themselves: that changes nothing."""
