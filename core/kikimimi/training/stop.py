@@ -6,6 +6,8 @@ training with what it needs to go on. This module imports no torch: commands are
 
 from __future__ import annotations
 
+import functools
+import itertools
 import signal
 import sys
 import threading
@@ -54,19 +56,43 @@ def at_once(number: int, frame: FrameType | None) -> None:
     Raises:
         Stopped: Nothing is being imported.
     """
-    if _importing(frame):
-        _ask_after(IMPORTING, number)
-    else:
+    ours = _importing_others(frame)
+    if ours is None:
         _ask_after(OBEYING, number)
         raise Stopped(number)
+    _ask_after(IMPORTING, number)
+    if sys.gettrace() is None:  # no debugger
+        for importing in ours:
+            importing.f_trace = functools.partial(_stop_in_next_line, number)
+        sys.settrace(lambda *_: None)
 
 
-def _importing(frame: FrameType | None) -> bool:
+def _importing_others(frame: FrameType | None) -> list[FrameType] | None:
+    """Return the frames of ours that are importing the modules of others; None where none are imported."""
+    frames: list[FrameType] = []
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
+        frames.insert(0, frame)
         frame = frame.f_back
-    return False
+    ours = frames[:0]
+    importing = False
+    for outer, inner in itertools.pairwise(frames):
+        importing = importing or inner.f_code.co_filename.startswith("<frozen importlib")
+        if not importing:
+            continue
+        if _is_ours(outer):
+            ours.append(outer)
+        if not inner.f_code.co_filename.startswith("<frozen importlib") and not _is_ours(inner):
+            return ours
+    return None
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0].startswith("kikimimi")
+
+
+def _stop_in_next_line(number: int, frame: FrameType, event: str, _: Any) -> None:
+    if event == "line":
+        raise Stopped(number)
 
 
 def _ask_after(seconds: float, number: int) -> None:
