@@ -178,7 +178,7 @@ def test_ctrl_c_stops_after_the_current_rows(
 def test_sigterm_ends_all_processes(
     clips: Path, site: Path, tmp_path: Path, wait_for: WaitFor, ended: Ended, everywhere: bool
 ) -> None:
-    """Sent to the first one alone, or to all of them as some schedulers do: none is taken for one that died."""
+    """Sent to the first one alone, or to all as some schedulers do: none is taken for one that died."""
     out = tmp_path / "out"
     (clips / "slow").write_text("60")  # rows are not waited for
     process = start(clips, out, site, records_per_shard=6, workers=2)
