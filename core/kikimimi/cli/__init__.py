@@ -50,7 +50,7 @@ def _run() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if (told := system_refusal(error)) is None:
+        if (told := system_refusal(error, "" if error.filename else "the command cannot go on")) is None:
             raise
         print(f"error: {told}", file=sys.stderr)
         return 1

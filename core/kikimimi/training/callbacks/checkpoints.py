@@ -31,6 +31,7 @@ class KeepCheckpoints(Callback):
         """The signal that stopped the stage."""
         self._random: list[dict[str, Any]] | None = None
         self._asked = AfterStep()
+        loader.waiting = self._asked.stop_if_overdue
         self._stepping = False
         self._before_validation: dict[str, Any] | None = None
 
