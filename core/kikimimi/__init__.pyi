@@ -52,6 +52,7 @@ from .contracts.objective import (
 from .contracts.options import (
     Distinct as Distinct,
     Fraction as Fraction,
+    LayerCount as LayerCount,
     NonNegativeFloat as NonNegativeFloat,
     NonNegativeInt as NonNegativeInt,
     OddInt as OddInt,
@@ -85,6 +86,7 @@ from .errors import (
     WeightsError as WeightsError,
 )
 from .evaluation.error_rate import ErrorRate as ErrorRate
+from .files.yaml_text import read_yaml as read_yaml
 from .inference.load import load_model as load_model
 from .inference.transcriber import Transcriber as Transcriber
 from .model.attention import (

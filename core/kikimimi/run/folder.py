@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RunError
 from kikimimi.files.writing import whole_file
+from kikimimi.files.yaml_text import read_yaml
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
-from kikimimi.recipe.show import parse_plain
 from kikimimi.run.drift import HARDWARE, as_begun, recipe_change, without_loss
 from kikimimi.run.rank import global_rank
 
@@ -168,7 +168,7 @@ class RunFolder:
     @property
     def averages_micro_batches(self) -> bool:
         """Whether it began before a recipe said what a step's loss is the mean over."""
-        return bool(without_loss(parse_plain((self.path / "recipe.yaml").read_text(encoding="utf-8"))))
+        return bool(without_loss(read_yaml(self.path / "recipe.yaml")))
 
     @property
     def assets(self) -> Path:
