@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from kikimimi import __version__
 from kikimimi.cli import data, evaluate, plan, plugins, show, train, transcribe
+from kikimimi.console.terminal import say
 from kikimimi.errors import KikimimiError, RequestError
 
 
@@ -23,7 +24,7 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             # Here, as typer turns it into a bare exit code before it reaches `main`.
-            typer.echo("\nstopped. Run the same command again: it goes on from here.", err=True)
+            say("\nstopped. Run the same command again: it goes on from here.", error=True)
             raise typer.Exit(130) from None
 
 
@@ -40,7 +41,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"kikimimi {__version__}")
+        say(f"kikimimi {__version__}")
         raise typer.Exit
 
 
@@ -69,8 +70,8 @@ def main() -> None:
     try:
         app()
     except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         sys.exit(2)
     except KikimimiError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         sys.exit(1)

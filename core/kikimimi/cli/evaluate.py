@@ -1,10 +1,11 @@
 """``kikimimi evaluate`` and ``kikimimi score``."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from kikimimi.console.terminal import say, say_json
 
 
 def evaluate(
@@ -23,10 +24,10 @@ def evaluate(
     write_run_report(folder)
     if as_json:
         listed = {name: {s: v.to_json() for s, v in systems.items()} for name, systems in scores.items()}
-        typer.echo(json.dumps(listed))
+        say_json(listed)
         return
     print_scores(scores)
-    typer.echo(f"report: {folder.report}", err=True)
+    say(f"report: {folder.report}", error=True)
 
 
 def score(
@@ -52,7 +53,7 @@ def score(
 
     result = compute(*read_pairs(file, reference, prediction), metric=metric, normaliser=normaliser)
     if as_json:
-        typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
+        say_json(result.to_json())
         return
     labels = load("metric", metric).labels
     rows = [
@@ -63,4 +64,4 @@ def score(
         *((labels.get(name, name), f"{value}") for name, value in result.details.items()),
     ]
     for label, value in rows:
-        typer.echo(f"{label:<14} {value}")
+        say(f"{label:<14} {value}")

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import typer
 
+from kikimimi.console.terminal import say, visible
+
 
 def transcribe(
     run: Path = typer.Argument(..., help="A run folder."),
@@ -32,20 +34,21 @@ def transcribe(
             pieces = transcriber.pieces(clip)
             heard = [piece for piece in pieces if not is_silent(piece)]
             if not heard:
-                typer.echo(f"{file}: silence, nothing to transcribe", err=True)
+                say(f"{file}: silence, nothing to transcribe", error=True)
             elif len(pieces) > 1:
                 silent = f", {len(pieces) - len(heard)} of them silent" if len(heard) < len(pieces) else ""
-                typer.echo(
+                say(
                     f"{file}: {len(clip) / transcriber.sample_rate:.1f} s is longer than the encoder's "
                     f"{transcriber.max_seconds:g} s, so it is transcribed in {len(pieces)} pieces{silent}",
-                    err=True,
+                    error=True,
                 )
             text = join_texts(transcriber.transcribe(heard, language)) if heard else ""
         except DataError as error:
             where = "" if str(error).startswith(f"{file}: ") else f"{file}: "
-            typer.echo(f"error: {where}{error}", err=True)
+            say(f"error: {where}{error}", error=True)
             failures += 1
             continue
-        typer.echo(f"{file}\t{text}" if len(files) > 1 else text)
+        # One line for each file, whatever the model writes.
+        say(*([visible(str(file))] if len(files) > 1 else []), visible(text))
     if failures:
         raise DataError(f"{failures} of {len(files)} files could not be transcribed")

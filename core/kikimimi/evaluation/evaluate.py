@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kikimimi.console.progress import Progress
+from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.metric import Score, open_metric
 from kikimimi.data.audio import decode
@@ -231,7 +231,7 @@ def _check_lengths(corpus: Corpus, limit: float | None, who: str) -> None:
 
 def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list[int]], list[str]]:
     source = getattr(chosen.config, "weights", None)
-    print(f"loading {chosen.name}{f' ({source})' if source else ''}", file=sys.stderr)
+    say(f"loading {chosen.name}{f' ({source})' if source else ''}", error=True)
     with _blamed_on(where):
         recogniser: Recogniser = chosen.component(chosen.config)
     _check_lengths(corpus, recogniser.max_seconds, where)

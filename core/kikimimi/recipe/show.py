@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from yaml.resolver import Resolver as OldResolver
 
+from kikimimi.console.terminal import visible
 from kikimimi.files.yaml_text import TAG, Resolver
 from kikimimi.recipe.chosen import OF_PARTS, PARTS, Chosen
 from kikimimi.recipe.schema import Recipe
@@ -29,11 +30,11 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    # What Unicode counts as line breaks, a reader would fold to a space where it is not escaped.
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, '"' if _BREAKS & set(text) else None)
+    # What Unicode counts as line breaks, a reader would fold to a space where it is not escaped; and where
+    # there are quotation marks, what a terminal shows as an escape is one.
+    return dumper.represent_scalar(TAG + "str", text, '"' if visible(text, lines=True) != text else None)
 
 
-_BREAKS = frozenset("\x85\u2028\u2029")
 _Dumper.add_representer(str, _text)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.utilities import rank_zero_only
 
+from kikimimi.console.terminal import say
 from kikimimi.errors import MissingExtraError
 from kikimimi.recipe.show import plain
 from kikimimi.run.metrics import MetricsFile, StageLogger, read_metrics
@@ -143,7 +143,7 @@ def log_evaluation(run: RunFolder, scores: dict[str, float]) -> None:
     try:
         log_scores(run, stage, max(steps), scores)
     except MissingExtraError as error:
-        print(f"the scores stand in {run.metrics} alone: {error}", file=sys.stderr)
+        say(f"the scores stand in {run.metrics} alone: {error}", error=True)
 
 
 def log_scores(run: RunFolder, stage: str, step: int, scores: dict[str, float]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from kikimimi.console.terminal import csv_cell
 from kikimimi.files.writing import whole_file
 
 Lines = list[dict[str, Any]]
@@ -72,8 +73,8 @@ class MetricsFile(StageLogger):
         columns = list(dict.fromkeys(key for line in lines for key in line))
         with self.path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(lines)
+            writer.writerow({name: csv_cell(name) for name in columns})
+            writer.writerows({name: csv_cell(value) for name, value in line.items()} for line in lines)
 
 
 def read_metrics(path: Path) -> Lines:

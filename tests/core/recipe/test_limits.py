@@ -11,6 +11,7 @@ import pytest
 from kikimimi.errors import RecipeError
 from kikimimi.recipe import load_recipe
 from kikimimi.recipe.resolve import shipped_recipe
+from kikimimi.run.folder import run_name
 
 OPTION = "  downsample: 8\n"
 
@@ -108,3 +109,14 @@ def test_no_option_takes_what_is_not_finite(write: Any, base: str, value: str) -
         written = {"scales": f"{{a: {value}}}", "free": f"[{value}]", "norms": f"[{{epsilon: {value}}}]"}
         problems = _problems(write(base.replace(OPTION, f"  {option}: {written.get(option, value)}\n")))
         assert any("must be a finite number" in problem for problem in problems), problems
+
+
+def test_names_that_no_folder_can_have(write: Any, base: str) -> None:
+    name = "n" * 151
+    (problem,) = _problems(write(base.replace("name: base", f"name: {name}")))
+    assert "with a letter or a digit first and at most 150 long, not 'nnn" in problem
+    (problem,) = _problems(write(base.replace("held_out:", f"{name}:")))
+    assert "a name has at most 150 characters, not 151: folders are called so" in problem
+    recipe = load_recipe(write(base.replace("name: base", f"name: {name[1:]}")))
+    assert len(run_name(recipe.name, [f"adapter.words=[{'x' * 300}]"])) <= 255
+    assert len(run_name(recipe.name, ["a=" + "あ" * 26])) <= 255
