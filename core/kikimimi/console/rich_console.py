@@ -14,7 +14,7 @@ class SafeConsole(Console):
     """A console that takes nothing for markup, and writes nothing that steers a terminal but its own styles.
 
     Args:
-        error: Print to the standard error.
+        error: Whether it prints to the standard error.
         width: Width [columns], or None for the terminal's.
     """
 

@@ -44,7 +44,7 @@ def say(*columns: object, error: bool = False) -> None:
 
     Args:
         columns: What to print.
-        error: To the standard error instead of the standard output.
+        error: Whether it goes to the standard error instead of the standard output.
     """
     line = "\t".join(visible(str(column), lines=True) for column in columns)
     print(line, file=sys.stderr if error else sys.stdout, flush=True)

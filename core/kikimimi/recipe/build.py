@@ -11,7 +11,7 @@ from kikimimi.contracts.options import declared, describe_type, out_of_bounds, w
 from kikimimi.errors import PluginError
 from kikimimi.recipe.chosen import OF_PARTS, PARTS, Chosen
 from kikimimi.recipe.merge import as_section
-from kikimimi.recipe.schema import LONGEST, NAME
+from kikimimi.recipe.schema import MAX_NAME, NAME
 from kikimimi.recipe.shape import (
     Leaf,
     Named,
@@ -142,8 +142,8 @@ class Builder:
                     "and '-', and start with a letter or a digit"
                 )
                 items[name] = self._fail(path, said, item)
-            elif len(name) > LONGEST:
-                said = f"a name has at most {LONGEST} characters, not {len(name)}: folders are called so"
+            elif len(name) > MAX_NAME:
+                said = f"a name has at most {MAX_NAME} characters, not {len(name)}: folders are called so"
                 items[name] = self._fail(path, said, item)
             elif longer and longer[0].startswith(f"{name}."):
                 said = f"the names '{name}' and '{longer[0]}' cannot be told apart in dotted keys: rename one"

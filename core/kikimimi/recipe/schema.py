@@ -28,12 +28,12 @@ from kikimimi.contracts.options import (
 from kikimimi.recipe.chosen import PARTS, Chosen, Dtype, PartName
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-LONGEST = 150
+MAX_NAME = 150
 """Longest name of a recipe and of what it names: folders are called so, and longer [characters]."""
 Name = Annotated[
     str,
     Rule("made of letters, digits, '.', '_' and '-', with a letter or a digit first", NAME.fullmatch),
-    MaxLen(LONGEST),
+    MaxLen(MAX_NAME),
 ]
 Pattern = Annotated[str, MinLen(1)]
 """A pattern of names or of paths."""
