@@ -19,6 +19,7 @@ from kikimimi.data.packing.source import PackSource
 from kikimimi.errors import MissingExtraError
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.evaluation.score import print_scores
+from kikimimi.files.writing import whole_file
 from kikimimi.recipe import load_recipe
 from kikimimi.recipe.resolve import shipped_recipe
 from kikimimi.report.run_report import write_run_report
@@ -109,8 +110,8 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain
         if find_spec(module) is None and not (overrides and module != "pyopenjtalk"):
             raise MissingExtraError("the quickstart", package, "quickstart")
     if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(shipped_recipe(course.recipe).read_text(encoding="utf-8"), encoding="utf-8")
+        with whole_file(path) as unfinished:
+            unfinished.write_text(shipped_recipe(course.recipe).read_text(encoding="utf-8"), encoding="utf-8")
         console.print(f"wrote {path}")
     recipe = load_recipe(path, overrides)
     run_path = out / run_name(recipe.name, overrides)

@@ -1,77 +1,72 @@
-"""The command line. Each command is thin: it calls one public function.
+"""The command line. Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 Ctrl-C, 143 SIGTERM.
 
-Command modules import nothing heavy at their top, so that ``--help`` answers at once. Exit codes: 0 done,
-1 the work failed, 2 the request was wrong.
+Signals are seen to before anything else is imported: `kikimimi.cli.commands` takes a moment.
 """
 
+import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-from typer.core import TyperGroup
-
-from kikimimi import __version__
-from kikimimi.cli import data, evaluate, plan, plugins, show, train, transcribe
 from kikimimi.console.terminal import say
-from kikimimi.errors import KikimimiError, RequestError
+from kikimimi.training.stop import stopping
+
+if TYPE_CHECKING:
+    from kikimimi.cli.commands import app as app
 
 
-class _Group(TyperGroup):
-    """Says, when it is stopped, that nothing is lost."""
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from kikimimi.cli.commands import app
 
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            # Here, as typer turns it into a bare exit code before it reaches `main`.
-            say("\nstopped. Run the same command again: it goes on from here.", error=True)
-            raise typer.Exit(130) from None
-
-
-app = typer.Typer(
-    cls=_Group,
-    name="kikimimi",
-    help="Gives a text LLM ears: speech-aware language models from plugins and recipes.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        say(f"kikimimi {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: bool = typer.Option(
-        False, "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
-    ),
-) -> None:
-    pass
-
-
-app.command(name="quickstart")(train.quickstart)
-app.command(name="plan")(plan.plan)
-app.command(name="train")(train.train)
-app.command(name="evaluate")(evaluate.evaluate)
-app.command(name="transcribe")(transcribe.transcribe)
-app.command(name="show")(show.show)
-app.add_typer(plugins.app, name="plugins")
-app.command(name="score")(evaluate.score)
-app.add_typer(data.app, name="data")
+    return app
 
 
 def main() -> None:
     """Run the command line; errors that a user can mend are shown without a traceback."""
+    code: Any
+    try:
+        with stopping():
+            code = _run()
+    except KeyboardInterrupt:
+        say("\nstopped. Run the same command again: it goes on from here.", error=True)
+        code = 130
+    except SystemExit as ended:
+        code = ended.code
+    # Here, where what was interrupted is no longer held by an exception: processes that worked have ended.
+    sys.exit(code if _said() else 1)
+
+
+def _run() -> int:
+    from kikimimi.cli.commands import app
+    from kikimimi.errors import KikimimiError, RequestError
+    from kikimimi.files.writing import system_refusal
+
     try:
         app()
     except RequestError as error:
         say(f"error: {error}", error=True)
-        sys.exit(2)
+        return 2
     except KikimimiError as error:
         say(f"error: {error}", error=True)
-        sys.exit(1)
+        return 1
+    except OSError as error:
+        if (told := system_refusal(error)) is None:
+            raise
+        say(f"error: {told}", error=True)
+        return 1
+    return 0
+
+
+def _said() -> bool:
+    """Write out what was printed, and tell whether that went well."""
+    from kikimimi.files.writing import system_refusal
+
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        say(f"error: {system_refusal(error, 'the output')}", error=True)
+        with open(os.devnull) as nowhere:  # Python tries again at its end, and says more than a line
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return False
+    return True

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import WeightsError
+from kikimimi.files.writing import scratch_folder, writing
 from kikimimi.files.yaml_text import read_yaml
 from kikimimi.weights.files import INDEX, WeightsFiles
 from kikimimi.weights.find import finding_with, locate
@@ -31,7 +31,7 @@ def shapes_only() -> Iterator[None]:
     `find_weights` then returns the files of a known shape, of a folder or package on this machine, or of the
     Hub's cache, in this order.
     """
-    with TemporaryDirectory() as folder, finding_with(partial(_find, Path(folder))):
+    with scratch_folder() as folder, finding_with(partial(_find, folder)):
         yield
 
 
@@ -52,9 +52,10 @@ def _written(folder: Path, spec: str, name: str) -> WeightsFiles:
     contents = {"config.json": entry["config"], **entry.get("files", {})}
     if tensors := entry.get("tensors"):
         contents[INDEX] = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
-    folder.mkdir(exist_ok=True)
-    for file, content in contents.items():
-        (folder / file).write_text(json.dumps(content), encoding="utf-8")
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        for file, content in contents.items():
+            (folder / file).write_text(json.dumps(content), encoding="utf-8")
     return WeightsFiles(spec, None, {file: (folder / file,) for file in contents})
 
 

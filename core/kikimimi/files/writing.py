@@ -1,26 +1,36 @@
-"""The two ways to write a file: whole or not at all, and line by line at its end."""
+"""The two ways to write a file: whole or not at all, and line by line at its end; and a folder whole."""
 
 import errno
 import os
+import re
+import secrets
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kikimimi.errors import WriteError
 
+_AGAIN = "then run the same command again"
 _ADVICE = {
-    errno.ENOSPC: "Make room, then run the same command again",
-    errno.EDQUOT: "Make room, or ask for a larger quota, then run the same command again",
+    errno.ENOSPC: f"Make room, {_AGAIN}",
+    errno.EDQUOT: f"Make room, or ask for a larger quota, {_AGAIN}",
     errno.EROFS: "Name a folder that can be written to",
     errno.EACCES: "Name a folder that you may write to, or ask for permission",
     errno.EPERM: "Name a folder that you may write to, or ask for permission",
-    errno.EMFILE: "Too many files are open: raise the limit (ulimit -n 65536), or take fewer workers",
-    errno.ENFILE: "Too many files are open on this machine: close programs, or take fewer workers",
-    errno.EFBIG: "The file system, or a limit (ulimit -f), does not allow files as large as this",
+    errno.EMFILE: f"Raise the limit (ulimit -n 65536), or take fewer workers, {_AGAIN}",
+    errno.ENFILE: f"Close programs of this machine, or take fewer workers, {_AGAIN}",
+    errno.EFBIG: f"Files as large as this are not allowed (ulimit -f): raise the limit, {_AGAIN}",
     errno.ENAMETOOLONG: "Choose a shorter name",
-    errno.ENOTDIR: "One of the folders in this path is a file",
+    errno.ENOTDIR: "One of the folders in this path is a file: choose another path",
+    errno.EEXIST: "One of the folders in this path is a file: choose another path",
+    errno.EISDIR: "It is a folder: choose another path",
+    errno.ELOOP: "A symbolic link in this path leads to itself: choose another path",
     errno.EIO: "The disk fails: look into the system's log",
-    errno.ESTALE: "The network file system has lost the folder: mount it again",
+    errno.ESTALE: f"The network file system has lost the folder: mount it again, {_AGAIN}",
+    errno.EAGAIN: f"Too many processes (ulimit -u): close programs, or take fewer workers, {_AGAIN}",
+    errno.ENOMEM: f"Memory is full: close programs, or take fewer workers, {_AGAIN}",
 }
 
 
@@ -31,20 +41,50 @@ def whole_file(path: Path) -> Iterator[Path]:
     Folders on the way are made. A file that was there before is replaced by a whole one, or left as it was.
 
     Args:
-        path: The file. What a process that is killed leaves beside it is hidden, and ends in ``.PID.tmp``.
+        path: The file. What a process that is killed leaves beside it is hidden, and ends in ``.tmp``.
 
     Raises:
         WriteError: The system refuses: the disk is full, the folder may not be written to, and so on.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _unfinished(path) as unfinished:
+        yield unfinished
+        _sync(unfinished)
+        unfinished.replace(path)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to write into, and then its own name to it; after an error it is removed.
+
+    Args:
+        path: The folder, which is not there yet or empty; folders on the way are made.
+
+    Raises:
+        WriteError: The system refuses.
+    """
+    with _unfinished(path) as unfinished:
+        unfinished.mkdir()
+        yield unfinished
+        for folder, _, files in os.walk(unfinished):
+            for name in files:
+                _sync(Path(folder) / name)
+        unfinished.rename(path)
+
+
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    # Other machines that share the folder have processes of the same number.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield unfinished
-            unfinished.replace(path)
     finally:
         with suppress(OSError):  # what stopped the writing may stop this too, and is the cause to tell
-            unfinished.unlink(missing_ok=True)
+            if unfinished.is_dir():
+                shutil.rmtree(unfinished)
+            else:
+                unfinished.unlink(missing_ok=True)
 
 
 def add_lines(path: Path, lines: Iterable[str]) -> None:
@@ -75,6 +115,25 @@ def add_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 @contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Make a folder for a while, where the system keeps such folders.
+
+    Raises:
+        WriteError: The system refuses.
+    """
+    try:
+        place = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise WriteError(
+            f"{error.strerror}: make room in one of them, or name another: TMPDIR=FOLDER"
+        ) from error
+    with writing(place):
+        made = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with made as folder:
+        yield Path(folder)
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn what the system refuses while a file or folder is written into one line for people.
 
@@ -83,19 +142,50 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _ADVICE or not _concerns(path, error.filename):
+    except Exception as error:
+        cause = error if isinstance(error, OSError) else _from_rust(error)
+        if cause is None or not _concerns(path, cause.filename):
             raise
-        raise WriteError(
-            f"{path}: could not be written: {error.strerror}. {_ADVICE[error.errno]}. "
-            "What was written before is untouched"
-        ) from error
+        if (told := system_refusal(cause, f"{path}: could not be written")) is None:
+            raise
+        raise WriteError(f"{told}. What was written before is untouched") from error
+
+
+def system_refusal(error: OSError, what: str = "") -> str | None:
+    """Return one line about what the system refuses, and what to do; None where it is no such error.
+
+    Args:
+        error: What was raised.
+        what: What is to be said of it; else the file that it names.
+    """
+    if error.errno not in _ADVICE:
+        return None
+    named = what or (str(error.filename) if error.filename is not None else "the system refuses")
+    return f"{named}: {error.strerror}. {_ADVICE[error.errno]}"
+
+
+def _from_rust(error: Exception) -> OSError | None:
+    """Return what safetensors and tokenizers tell of the system in the text of an error of their own."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
     left = memoryview(content)
     while left:
         left = left[os.write(descriptor, left) :]
+
+
+def _sync(path: Path) -> None:
+    """Have a file on the disk before it is called by its name: a disk may be found full only then."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot be asked
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _concerns(path: Path, refused: str | bytes | int | None) -> bool:

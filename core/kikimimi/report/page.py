@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kikimimi import __version__
 from kikimimi.console.terminal import visible
+from kikimimi.files.writing import whole_file
 
 
 def fill_page(template: str, created: datetime, **values: Any) -> str:
@@ -25,7 +26,7 @@ def fill_page(template: str, created: datetime, **values: Any) -> str:
 
 
 def save_page(path: Path, html: str) -> None:
-    """Write a page, making its folder where needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a page whole, making its folder where needed."""
     # A text may hold half a surrogate pair, which UTF-8 cannot express: shown as \udXXX.
-    path.write_text(html, encoding="utf-8", errors="backslashreplace", newline="\n")
+    with whole_file(path) as unfinished:
+        unfinished.write_text(html, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -27,9 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RunError
-from kikimimi.files.writing import whole_file
-from kikimimi.files.yaml_text import read_yaml
+from kikimimi.errors import RunError, WriteError
+from kikimimi.files.hashes import check_files, mark, write_manifest
+from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_text
+from kikimimi.files.writing import whole_file, whole_folder, writing
+from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.run.drift import HARDWARE, as_begun, recipe_change, without_loss
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
 
 LONGEST_NAME = 80
+_CHECKPOINT = re.compile(r"step-\d{8,}", re.ASCII)
 _BEGUN = ("metrics.jsonl", "checkpoints", "weights")  # any of them is there from the first step on
 
 
@@ -77,7 +80,7 @@ class RunFolder:
             RunError: The folder holds a run of another recipe, or something else.
         """
         if (path / "recipe.yaml").is_file():
-            held, wanted = (path / "recipe.yaml").read_text(encoding="utf-8"), to_yaml(recipe)
+            held, wanted = _held_recipe(path), to_yaml(recipe)
             if held != wanted and not cls(path, recipe).begun:
                 return cls._begin(path, recipe)
             recipe = as_begun(recipe, held)
@@ -94,7 +97,6 @@ class RunFolder:
 
     @classmethod
     def _begin(cls, path: Path, recipe: Recipe) -> RunFolder:
-        path.mkdir(parents=True, exist_ok=True)
         if (path / "assets").is_dir():
             shutil.rmtree(path / "assets")  # a tokenizer of data that the recipe may no longer name
         with whole_file(path / "recipe.yaml") as unfinished:
@@ -114,7 +116,7 @@ class RunFolder:
             raise RunError(f"{path} is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes")
         if not (path / "recipe.yaml").is_file():
             raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
-        held = (path / "recipe.yaml").read_text(encoding="utf-8")
+        held = _held_recipe(path)
         recipe = as_begun(load_recipe(path / "recipe.yaml"), held)
         if not overrides:
             return cls(path, recipe)
@@ -137,7 +139,10 @@ class RunFolder:
         if global_rank():
             yield
             return
-        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+        path = self.path / ".lock"
+        with writing(path):
+            held = path.open("a+", encoding="utf-8")
+        with held as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -146,16 +151,19 @@ class RunFolder:
                     f"{self.path} is being trained by another process ({file.read() or 'not known'}). "
                     "Wait for it, or stop it"
                 ) from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            with writing(path):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
             yield  # the lock goes with the file, whatever ends the process
 
     def is_locked(self) -> bool:
         """Whether some process is training this run."""
-        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+        if not (self.path / ".lock").is_file():
+            return False
+        with (self.path / ".lock").open(encoding="utf-8") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
                 return True
         return False
@@ -168,7 +176,7 @@ class RunFolder:
     @property
     def averages_micro_batches(self) -> bool:
         """Whether it began before a recipe said what a step's loss is the mean over."""
-        return bool(without_loss(read_yaml(self.path / "recipe.yaml")))
+        return bool(without_loss(parse_yaml(_held_recipe(self.path))))
 
     @property
     def assets(self) -> Path:
@@ -177,16 +185,28 @@ class RunFolder:
 
     def save_assets(self, model: SpeechLM) -> None:
         """Let each part of a model write its assets; every rank may call it, and the first one's are kept."""
-        temporary = self.path / f".assets.{os.getpid()}.tmp"
-        for part in PARTS:
-            (temporary / part).mkdir(parents=True, exist_ok=True)
-            getattr(model, part).save_assets(temporary / part)
         try:
-            temporary.rename(self.assets)
-        except OSError:
-            if not self.assets.is_dir():
+            with whole_folder(self.assets) as unfinished:
+                for part in PARTS:
+                    (unfinished / part).mkdir()
+                    getattr(model, part).save_assets(unfinished / part)
+                files = [path for path in sorted(unfinished.rglob("*")) if path.is_file()]
+                marks = {str(path.relative_to(unfinished)): mark(path) for path in files}
+                write_manifest(unfinished, {}, marks)
+        except (OSError, WriteError):
+            if not self.assets.is_dir():  # another rank was first, with the same
                 raise
-            shutil.rmtree(temporary)  # another rank was first, with the same
+
+    def check_assets(self) -> None:
+        """Check the assets against the hashes that were written with them; earlier versions wrote none.
+
+        Raises:
+            DamagedError: A file is damaged or missing.
+        """
+        try:
+            check_files(self.assets, {})
+        except (OSError, ValueError) as error:
+            raise damaged(self.assets, str(error), "Restore it from a copy of the run folder") from error
 
     @property
     def metrics(self) -> Path:
@@ -226,14 +246,24 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, whole or not at all."""
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as unfinished:
             unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file of the run, or None where there is none."""
+    def read_json(self, name: str, kind: Any = Any, *, remedy: str = "") -> Any:
+        """Read a JSON file of the run, or None where there is none.
+
+        Args:
+            name: Path in the run folder.
+            kind: What it holds.
+            remedy: What people can do about a damaged file.
+
+        Raises:
+            DamagedError: It is damaged.
+        """
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.exists():
+            return None
+        return read_json(path, kind, limit=64 * MEBIBYTE, remedy=remedy)
 
     def newest_weights(self, stage: str | None = None) -> tuple[str, Path]:
         """Return the newest trained weights, and their stage.
@@ -268,7 +298,45 @@ class RunFolder:
 
 def checkpoint_folders(folder: Path) -> list[Path]:
     """Return the complete checkpoints of a stage, oldest first."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+    found = [path for path in _entries(folder) if _is_checkpoint(path)]
+    return sorted(found, key=checkpoint_step)
+
+
+def checkpoint_step(path: Path) -> int:
+    """Return the step of a checkpoint, by its name."""
+    return int(path.name.removeprefix("step-"))
+
+
+def stray_names(folder: Path) -> list[str]:
+    """Return what lies beside the checkpoints of a stage and is none: empty folders, copies, files."""
+    others = [path for path in _entries(folder) if not _is_checkpoint(path)]
+    return [path.name for path in others if path.name != "best" and not path.name.startswith(".step-")]
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return bool(_CHECKPOINT.fullmatch(path.name)) and path.is_dir() and any(path.iterdir())
+
+
+def _held_recipe(path: Path) -> str:
+    """Return the text of the recipe that a run folder holds.
+
+    Raises:
+        DamagedError: It is damaged.
+    """
+    file = path / "recipe.yaml"
+    remedy = "Restore it from a copy; lock.json has its text, too, under recipe.yaml"
+    text = read_text(file, limit=64 * MEBIBYTE, remedy=remedy)
+    try:
+        recipe = parse_yaml(text)
+    except ValueError as error:
+        raise damaged(file, f"is no YAML: {' '.join(str(error).split())}", remedy) from error
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict):
+        raise damaged(file, "is not the recipe of a run: it has no stages", remedy)
+    return text
 
 
 def _guess(path: Path) -> str:

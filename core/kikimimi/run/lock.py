@@ -17,11 +17,14 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NotRequired, cast
+
+from typing_extensions import TypedDict
 
 from kikimimi.contracts import registry
-from kikimimi.errors import KikimimiError, RunError
+from kikimimi.errors import DamagedError, KikimimiError, RunError
+from kikimimi.files.reading import MEBIBYTE, read_json
+from kikimimi.files.writing import scratch_folder, writing
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS, Chosen
 from kikimimi.recipe.show import digest, to_yaml
@@ -44,6 +47,28 @@ LIBRARIES = (
     "numpy",
 )
 _LOCK = "lock.json"
+_REMEDY = "Restore it from a copy of the run folder, or delete it: the next session writes a new one"
+
+
+class LockedRecipe(TypedDict):
+    """The recipe as YAML, and the SHA-256 of that."""
+
+    sha256: NotRequired[str]
+    yaml: str
+
+
+class Lock(TypedDict):
+    """What is read of a lock again; what else it holds is kept."""
+
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]  # noqa: RUF012
+
+    recipe: LockedRecipe
+    python: NotRequired[str]
+    libraries: NotRequired[dict[str, str]]
+    plugins: NotRequired[dict[str, Any]]
+    source: NotRequired[dict[str, str]]
+    data: NotRequired[dict[str, str | None]]
+    sessions: NotRequired[list[dict[str, Any]]]
 
 
 def lock(recipe: Recipe, recipe_file: Path | None = None) -> dict[str, Any]:
@@ -74,7 +99,7 @@ def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = F
         DriftError: Something has changed, and it is held to the lock.
         RunError: It is to be held to a lock, and there is none.
     """
-    held = run.read_json(_LOCK)
+    held = held_lock(run)
     if held is not None and "sessions" not in held:
         held = None  # an early version's, which says too little
     if held is None and hold:
@@ -96,6 +121,16 @@ def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = F
     run.write_json(_LOCK, held)
 
 
+def held_lock(run: RunFolder) -> dict[str, Any] | None:
+    """Return the lock of a run, or None where it has none.
+
+    Raises:
+        DamagedError: It is damaged.
+    """
+    held: dict[str, Any] | None = run.read_json(_LOCK, Lock, remedy=_REMEDY)
+    return held
+
+
 def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]:
     """Read a lock and the recipe that it holds.
 
@@ -106,13 +141,14 @@ def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]
     from kikimimi.recipe import load_recipe
 
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = cast(dict[str, Any], read_json(path, Lock, limit=64 * MEBIBYTE))
         text = held["recipe"]["yaml"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is not the {_LOCK} of a run: {type(error).__name__}: {error}") from error
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "recipe.yaml"
-        file.write_text(text, encoding="utf-8")
+    except DamagedError as error:
+        raise RunError(f"{path} is not the {_LOCK} of a run: {error}") from error
+    with scratch_folder() as folder:
+        file = folder / "recipe.yaml"
+        with writing(file):
+            file.write_text(text, encoding="utf-8")
         return held, as_begun(load_recipe(file, overrides), text)
 
 

@@ -4,13 +4,15 @@ import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
+from pydantic import AfterValidator
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from kikimimi.console.terminal import csv_cell
-from kikimimi.files.writing import whole_file
+from kikimimi.files.reading import read_json_lines
+from kikimimi.files.writing import add_lines, whole_file
 
 Lines = list[dict[str, Any]]
 """Lines of ``metrics.jsonl``, in the order in which they were written."""
@@ -48,9 +50,7 @@ class MetricsFile(StageLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one line."""
-        line = {"stage": self.stage, "step": step, **metrics}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        add_lines(self.path, [json.dumps({"stage": self.stage, "step": step, **metrics})])
 
     @rank_zero_only
     def forget_after(self, step: int) -> None:
@@ -71,23 +71,33 @@ class MetricsFile(StageLogger):
         """Write every line as a row of ``metrics.csv``."""
         lines = read_metrics(self.path)
         columns = list(dict.fromkeys(key for line in lines for key in line))
-        with self.path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
+        with (
+            whole_file(self.path.with_suffix(".csv")) as unfinished,
+            unfinished.open("w", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.DictWriter(file, columns)
             writer.writerow({name: csv_cell(name) for name in columns})
             writer.writerows({name: csv_cell(value) for name, value in line.items()} for line in lines)
 
 
+def _checked(line: dict[str, Any]) -> dict[str, Any]:
+    wrong = [name for name, value in line.items() if name != "stage" and not isinstance(value, int | float)]
+    if not isinstance(line.get("stage"), str) or not isinstance(line.get("step"), int) or wrong:
+        raise ValueError(f"{wrong[0]!r} is no number" if wrong else "it lacks a stage or a step")
+    return line
+
+
+_Line = Annotated[dict[str, int | float | str], AfterValidator(_checked)]
+
+
 def read_metrics(path: Path) -> Lines:
-    """Read ``metrics.jsonl``; a last line cut short by a kill is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    """Read ``metrics.jsonl``; a last line cut short by a kill is left out.
+
+    Raises:
+        DamagedError: Another line is damaged.
+    """
+    remedy = "Restore the file from a copy, or delete that line: its values are missing then"
+    return read_json_lines(path, cast(type[dict[str, Any]], _Line), remedy=remedy)
 
 
 def by_stage(lines: Lines) -> dict[str, Lines]:

@@ -10,6 +10,7 @@ from kikimimi import __version__
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts import registry
 from kikimimi.errors import RequestError
+from kikimimi.files.writing import whole_folder
 
 _TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE_KINDS = {"adapter": "An adapter", "encoder": "A speech encoder", "llm": "An LLM"}
@@ -114,10 +115,10 @@ class Scaffold:
         """
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise RequestError(f"{folder} exists and is not an empty folder: nothing was written")
-        written = []
-        for place, text in self.files().items():
-            path = folder / place
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            written.append(path)
-        return written
+        files = self.files()
+        with whole_folder(folder) as unfinished:
+            for place, text in files.items():
+                path = unfinished / place
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+        return [folder / place for place in files]

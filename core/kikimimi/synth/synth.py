@@ -23,7 +23,8 @@ from kikimimi.console.words import counted, duration
 from kikimimi.contracts import registry
 from kikimimi.contracts.options import NonNegativeInt, Options, PositiveInt, checked
 from kikimimi.contracts.voice import Voice
-from kikimimi.data.audio import MIN_SECONDS, encode_flac, is_silent, probe, resample
+from kikimimi.data.audio import encode_flac, is_silent, probe, resample
+from kikimimi.data.stream import MIN_SECONDS
 from kikimimi.data.workers import in_order
 from kikimimi.errors import AudioError, DataError, RequestError
 from kikimimi.files.writing import whole_file
@@ -114,7 +115,6 @@ def speak(utterances: Sequence[Utterance], out: Path, *, workers: PositiveInt = 
         return kept
     for voice in {utterance.voice for utterance in missing}:
         _voice(voice)  # fails here, with its own message, rather than in another process
-    (out / "clips").mkdir(parents=True, exist_ok=True)
     tasks = [(utterance, out) for utterance in missing]
     workers = min(workers, ceil(len(missing) / _CLIPS_OF_A_WORKER))
     with Progress("Speaking", len(utterances), "clips", done=kept) as progress:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kikimimi.contracts.options import PositiveInt, checked
 from kikimimi.contracts.task import Task
+from kikimimi.files.writing import whole_file
 
 _SAMPLE_RATE = 16000
 
@@ -114,9 +115,8 @@ def write_shard(
     from kikimimi.data.shards.indexing import build_index
 
     rng = Random(seed)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{prefix}-000000.tar"
-    with TarWriter(str(path), mtime=0) as writer:
+    with whole_file(path) as unfinished, TarWriter(str(unfinished), mtime=0) as writer:
         for number in range(count):
             clips = form == "clips"
             record = labelled_clip(rng) if clips else conversation(rng, said=number % 2 == 0)

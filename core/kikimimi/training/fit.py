@@ -3,6 +3,7 @@
 import logging
 import shutil
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
+from kikimimi.files.reading import damaged
 from kikimimi.files.writing import whole_file
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Trainer
@@ -25,6 +27,7 @@ from kikimimi.training.parallel.fsdp import ShardedStrategy
 from kikimimi.training.stage import PreparedStage, prepare_stage
 from kikimimi.training.state.checkpoint import FolderCheckpointIO, write_weights
 from kikimimi.training.stop import Stopped, leave
+from kikimimi.weights.tensors import check_stored
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -88,7 +91,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     _tell(stage, trainer.global_step)
     if options.checkpoint.leave == "best" and (lowest := best.path()) is not None:
         if trainer.is_global_zero:
-            run.weights(name).parent.mkdir(parents=True, exist_ok=True)
+            _check_best(lowest)
             with whole_file(run.weights(name)) as path:
                 shutil.copyfile(lowest, path)
     else:
@@ -96,6 +99,17 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     trainer.strategy.barrier()
     if keeper.interrupted:
         leave(keeper.interrupted)
+
+
+def _check_best(path: Path) -> None:
+    try:
+        check_stored(path)
+    except (OSError, ValueError) as error:
+        raise damaged(
+            path,
+            f"these weights of the lowest validation loss are damaged: {error}",
+            f"Restore them from a copy, or delete {path.parents[1]}: the stage is trained again",
+        ) from error
 
 
 def _tell(stage: PreparedStage, step: int) -> None:

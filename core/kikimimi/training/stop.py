@@ -6,7 +6,6 @@ training with what it needs to go on. This module imports no torch: commands are
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -16,8 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from kikimimi.console.signals import STOP_SIGNALS
 from kikimimi.console.terminal import say
-from kikimimi.data.workers import STOP_SIGNALS
 from kikimimi.run.rank import child_of_lightning, global_rank
 
 STOPPED = 128 + signal.SIGTERM
@@ -25,6 +24,10 @@ STOPPED = 128 + signal.SIGTERM
 ONCE_MORE = 1.0
 """How long after the first Ctrl-C another one counts as a second [s]: torchrun passes on what the terminal
 has sent to its processes already."""
+IMPORTING = 0.05
+"""How long after a signal that came in an import it is looked whether that has ended [s]."""
+OBEYING = 10.0
+"""How long after a stop the signal comes again, if the process is still there [s]: something swallowed it."""
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -42,8 +45,33 @@ class Stopped(BaseException):
 
 
 def at_once(number: int, frame: FrameType | None) -> None:
-    """Stop here; the handler of signals outside of the steps."""
-    raise Stopped(number)
+    """Stop here; the handler of signals outside of the steps.
+
+    Modules that are being imported swallow what is raised in them, or are told to be broken: there it is
+    noted, and asked again. So it is where libraries have swallowed it elsewhere.
+
+    Raises:
+        Stopped: Nothing is being imported.
+    """
+    if _importing(frame):
+        _ask_after(IMPORTING, number)
+    else:
+        _ask_after(OBEYING, number)
+        raise Stopped(number)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _ask_after(seconds: float, number: int) -> None:
+    # By a timer of the system's: a thread cannot be started where the starting of one was interrupted.
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 class AfterStep:
@@ -75,7 +103,9 @@ def handle(handler: Handler) -> dict[int, Any]:
 
 
 def give_back(handlers: Mapping[int, Any]) -> None:
-    """Put back what `handle` returned."""
+    """Put back what `handle` returned; what was asked of its handler is not asked again."""
+    if handlers:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -104,8 +134,8 @@ def _ask_again(hook: Callable[[sys.UnraisableHookArgs], Any]) -> Callable[[sys.U
 
     def again(lost: sys.UnraisableHookArgs) -> None:
         if isinstance(lost.exc_value, Stopped):
-            # From a thread, a moment later: sent from here, it would be raised here, and lost once more.
-            threading.Timer(0.01, os.kill, (os.getpid(), lost.exc_value.number)).start()
+            # A moment later: sent from here, it would be raised here, and lost once more.
+            _ask_after(IMPORTING, lost.exc_value.number)
         else:
             hook(lost)
 

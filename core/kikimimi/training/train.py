@@ -95,7 +95,8 @@ def _model(run: RunFolder, name: str, corpora: list[Corpus]) -> SpeechLM:
     Anew for each: a stage may have number formats of its own, and may leave its model in pieces.
     """
     recipe = run.recipe
-    started = run.assets.is_dir()
+    if started := run.assets.is_dir():
+        run.check_assets()
     model = assemble(
         recipe.at(name),
         texts=lambda: all_texts(corpora),

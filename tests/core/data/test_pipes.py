@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from kikimimi.data import flac
-from kikimimi.data.audio import decode_whole, probe
+from kikimimi.data.audio import decode_whole, encode_audio, probe
+from kikimimi.data.content import Content, made_of, whole
 from kikimimi.errors import AudioError
 
 TOTAL = 8 + 13
@@ -36,7 +37,11 @@ def lengthless(content: bytes) -> bytes:
 @pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_24", 2), ("PCM_S8", 1)])
 def test_flac_of_unknown_length(rate: int, subtype: str, channels: int) -> None:
     content = encoded("FLAC", subtype, rate, channels)
-    assert flac.with_total(lengthless(content), "clip") == content
+    with Content(lengthless(content)) as left_out:
+        pieces, _ = flac.read_whole(left_out, "clip")
+        assert pieces is not None
+        with made_of(pieces, left_out) as made:
+            assert whole(made) == content
     assert np.array_equal(
         decode_whole(lengthless(content), name="clip")[0], decode_whole(content, name="clip")[0]
     )
@@ -116,3 +121,46 @@ def test_wav_without_samples_has_none() -> None:
     for rest in (b"", b"LIST" + struct.pack("<I", 4) + b"INFO"):
         with pytest.raises(AudioError, match="holds no samples"):
             decode_whole(bytes(content[: at + 4]) + rest, name="clip")
+
+
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW", "MS_ADPCM"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_wav_headers_that_agree_are_taken(kind: str, subtype: str, channels: int) -> None:
+    if kind == "WAVEX" and subtype == "MS_ADPCM":
+        pytest.skip("there is none")
+    samples = np.random.default_rng(0).normal(0, 0.1, (8_000, channels)).astype(np.float32)
+    content = encode_audio(samples, 16_000, kind=kind, subtype=subtype)
+    count = len(decode_whole(content, name="clip")[0])
+    assert count >= 8_000
+    for rest in (
+        b"LIST" + struct.pack("<I", 4) + b"INFO",
+        b"id3 " + struct.pack("<I", 3) + b"abc\0",
+        bytes(20),
+    ):
+        longer = bytearray(content + rest)
+        longer[4:8] = struct.pack("<I", len(longer) - 8)
+        assert len(decode_whole(bytes(longer), name="clip")[0]) == count
+
+
+@pytest.mark.parametrize(
+    ("offset", "code", "value", "said"),
+    [
+        (8, "<I", 48_768, "48768 Hz with 2 bytes for 1 channels of 16 bits would be 97536 bytes a second"),
+        (6, "<H", 2, "2 bytes for 2 channels of 16 bits"),
+        (18, "<H", 24, "2 bytes for 1 channels of 24 bits"),
+    ],
+)
+def test_a_wav_header_that_disagrees_with_itself(offset: int, code: str, value: int, said: str) -> None:
+    content = bytearray(encoded("WAV"))
+    struct.pack_into(code, content, content.index(b"fmt ") + 4 + offset, value)
+    with pytest.raises(AudioError, match=said):
+        decode_whole(bytes(content), name="clip")
+
+
+def test_a_wav_whose_size_is_damaged_is_not_shorter() -> None:
+    content = bytearray(encoded("WAV"))
+    at = content.index(b"data") + 4
+    content[at : at + 4] = struct.pack("<I", 16_000)
+    with pytest.raises(AudioError, match="64000 bytes follow the samples that its header tells of"):
+        decode_whole(bytes(content), name="clip")

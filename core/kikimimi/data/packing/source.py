@@ -9,7 +9,7 @@ from typing import Any, Self
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts import registry
 from kikimimi.contracts.layout import Layout
-from kikimimi.data.shards.shards import expand
+from kikimimi.data.shards.pattern import expand
 from kikimimi.errors import DataError, PluginError, RecipeError, RequestError
 
 _KIND = "layout"
@@ -125,9 +125,9 @@ def find_tars(source: str) -> list[str]:
     Raises:
         RequestError: A pattern matches nothing, or names what is missing.
     """
-    if source.endswith(".tar"):
+    if source.lower().endswith(".tar"):
         return expand(source)
     # Archives of a corpus may lie beside what a layout reads: they are no shards.
     folder = Path(source).expanduser()
-    tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
+    tars = sorted(path for path in folder.glob("*.tar") if path.name[0] != ".") if folder.is_dir() else []
     return [str(tar) for tar in tars] if tars and not matching(folder)[0] else []

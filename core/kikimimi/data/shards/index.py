@@ -88,6 +88,7 @@ class ShardIndex:
         shard: The tar: a path, or a URL.
         shard_bytes: Size of the tar [bytes].
         digest: SHA-256 (hex) of the index's columns: the content of the shard, whatever its name.
+        made_for: File name of the shard when the index was made.
         offsets: (rows,) int64: first header of the record [bytes].
         sizes: (rows,) int64: from there to the end of its last member, padding included [bytes].
         seconds: (rows,) float32: total length of its clips [s].
@@ -107,6 +108,7 @@ class ShardIndex:
     shard: str
     shard_bytes: int
     digest: str
+    made_for: str
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     seconds: NDArray[np.float32]
@@ -172,6 +174,11 @@ class ShardIndex:
             raise RequestError(f"{shard}: has no index. Make it with: kikimimi data index {shard}")
         index = cls._parse(read_bytes(path, limit=MAX_INDEX, remedy=again), str(shard), str(path), again)
         if index.shard_bytes != (size := shard.stat().st_size):
+            if index.made_for != shard.name:
+                raise DataError(
+                    f"{path}: is the index of another shard: made for {index.made_for}, of "
+                    f"{index.shard_bytes} bytes, and this one has {size}. {again}"
+                )
             raise DataError(
                 f"{path}: is stale: made when the shard had {index.shard_bytes} bytes, now it has {size}. "
                 + again
@@ -202,6 +209,7 @@ class ShardIndex:
             shard=shard,
             shard_bytes=header["bytes"],
             digest=header["digest"],
+            made_for=header["shard"],
             language_names=tuple(header["languages"]),
             license_names=tuple(header["licenses"]),
             rejected=tuple(Rejected(*item) for item in header["rejected"]),
@@ -276,7 +284,7 @@ def _header(data: bytes) -> dict[str, Any]:
     (length,) = struct.unpack_from("<Q", data)
     try:
         header = parse_json(parse_json(data[8 : 8 + length], dict[str, Any])["__metadata__"]["kikimimi"], Any)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("not an index of a shard") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError("not an index of a shard")
@@ -284,7 +292,8 @@ def _header(data: bytes) -> dict[str, Any]:
         raise OtherVersionError(f"is of version {header.get('version')}, not {INDEX_VERSION}")
     texts = {name: header.get(name) for name in ("languages", "licenses")}
     rejected = header.get("rejected")
-    fits = {name: isinstance(header.get(name), kind) for name, kind in _HEADER.items()}
+    fits = {name: type(header.get(name)) is kind for name, kind in _HEADER.items()}
+    fits["bytes"] = fits["bytes"] and 0 <= header["bytes"] < 1 << 62
     fits |= {name: isinstance(x, list) and {*map(type, x)} <= {str} for name, x in texts.items()}
     fits["rejected"] = isinstance(rejected, list) and all(
         isinstance(item, list) and [type(value) for value in item] == [str, int, str] for item in rejected

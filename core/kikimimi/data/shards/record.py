@@ -36,6 +36,9 @@ UNNAMED = "unknown"
 """Stands for the language or licence of a record that names none."""
 
 
+_OF_WINDOWS = ("Thumbs.db", "desktop.ini")
+
+
 class RecordError(DataError):
     """A record is malformed.
 
@@ -111,12 +114,15 @@ def place(shard: str, offset: int, key: str | None = None) -> str:
 def read_members(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Iterator[Member]:
     """Read the members of an uncompressed tar, or of a piece of one, in order: see `read_entries`.
 
+    What systems add (hidden files, ``__MACOSX/``, ``Thumbs.db``) is passed over.
+
     Raises:
         BrokenTarError: A header is damaged or a member breaks off.
     """
     for entry in read_entries(file, start=start, whole=whole, largest=_largest):
         name, key, suffix = _split(entry.name)
-        yield Member(key, suffix, entry.offset, entry.end, entry.content, _problem(entry, name, suffix))
+        if not _is_added(name):
+            yield Member(key, suffix, entry.offset, entry.end, entry.content, _problem(entry, name, suffix))
 
 
 def _split(member: str) -> tuple[str, str, str]:
@@ -124,6 +130,8 @@ def _split(member: str) -> tuple[str, str, str]:
     name = member.removeprefix("./")
     folder, base = posixpath.split(name)
     stem, _, suffix = base.partition(".")
+    if suffix.lower() in _LARGEST:
+        suffix = suffix.lower()
     return name, posixpath.join(folder, stem), suffix if stem else ""
 
 
@@ -134,10 +142,17 @@ def _largest(member: str) -> int:
         return 0
     if suffix in _LARGEST:
         return _LARGEST[suffix]
-    return MAX_CLIP if suffix.rpartition(".")[2] in AUDIO_SUFFIXES else 0
+    return MAX_CLIP if suffix.rpartition(".")[2].lower() in AUDIO_SUFFIXES else 0
 
 
 _LARGEST = {"json": MAX_JSON, "txt": MAX_TRANSCRIPT}
+
+
+def _is_added(name: str) -> bool:
+    """Tell whether a member is one that macOS or Windows adds to folders."""
+    folder, base = posixpath.split(name)
+    hidden = base.startswith(".") and base[1:] not in ("json", "txt", *AUDIO_SUFFIXES)  # these lack a key
+    return hidden or base in _OF_WINDOWS or "__MACOSX" in folder.split("/")
 
 
 def grouped(members: Iterator[Member]) -> Iterator[list[Member]]:
@@ -179,10 +194,16 @@ def _problem(entry: TarEntry, name: str, suffix: str) -> str | None:
     if _leaves(name):
         return f"member name {entry.name!r} leaves the shard ('..' or a leading '/')"
     if not _largest(entry.name):
-        return (
+        problem = (
             f"member {entry.name!r} is neither KEY.json, KEY.txt nor a clip such as KEY.0.flac, and is never "
             f"decoded; kinds of clip: {listing(AUDIO_SUFFIXES)}"
         )
+        if suffix.rpartition(".")[2].lower() in _LARGEST:
+            stem = posixpath.basename(name).partition(".")[0]
+            problem += (
+                f". A key ends at the first dot of a name, here {stem!r}: make the tar without other dots"
+            )
+        return problem
     return _oversize(name, suffix, entry.size)
 
 
@@ -290,7 +311,10 @@ def _check(record: Record) -> None:
         if spare := set(record.audio) - named:
             raise ValueError(f"no turn of the conversation holds the clip {listing(spare)}")
         return
-    if not {*record.json, *(record.json.get("meta") or {})} - {"language", "meta"}:
+    meta = record.json.get("meta") or {}
+    if not isinstance(meta, dict):
+        raise ValueError(f"meta: expected a mapping, not {type(meta).__name__}")
+    if not {*record.json, *meta} - {"language", "meta"}:
         raise ValueError("neither a conversation (messages) nor a labelled clip (text, or another label)")
     text = record.json.get("text", "no transcript, but other labels")
     if not isinstance(text, str) or not text.strip():

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from kikimimi.data.order.loader import StageLoader
-from kikimimi.run.folder import checkpoint_folders
+from kikimimi.run.folder import checkpoint_folders, checkpoint_step
 from kikimimi.training.module import StageModule
 from kikimimi.training.state.checkpoint import restore_random_state, save_together
 from kikimimi.training.stop import AfterStep, Stopped, at_once, handle
@@ -126,7 +126,9 @@ class KeepCheckpoints(Callback):
     def _save(self, trainer: pl.Trainer) -> None:
         save_together(trainer, self.folder / f"step-{trainer.global_step:08d}")
         if trainer.is_global_zero:
-            for old in checkpoint_folders(self.folder)[: -self.keep]:
+            # A later one is damaged: the stage has gone on from before it, and will replace it.
+            saved = [f for f in checkpoint_folders(self.folder) if checkpoint_step(f) <= trainer.global_step]
+            for old in saved[: -self.keep]:
                 trainer.strategy.remove_checkpoint(old)
 
     def _signal_of_any(self, trainer: pl.Trainer) -> int:

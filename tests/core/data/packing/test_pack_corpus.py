@@ -50,7 +50,7 @@ class Rows(Layout):
         for name, record, clips in self.data[begin:end]:
             files = tuple(bytes.fromhex(clip[1:]) if clip.startswith("#") else Path(clip) for clip in clips)
             if record == "nan":
-                record = {"text": "x", "meta": {"at": float("nan")}}
+                record = {"text": "x", "at": float("nan")}
             yield Row(name, record, files)
 
 class Greedy(Rows):

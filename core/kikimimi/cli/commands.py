@@ -1,0 +1,63 @@
+"""The commands, together. Each is thin: it calls one public function.
+
+Command modules import nothing heavy at their top, so that ``--help`` answers at once.
+"""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from kikimimi import __version__
+from kikimimi.cli import check, data, evaluate, plan, plugins, show, train, transcribe
+from kikimimi.console.terminal import say
+
+
+class _Group(TyperGroup):
+    """Says, when it is stopped, that nothing is lost."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Here, as typer turns it into a bare exit code before it reaches `main`.
+            say("\nstopped. Run the same command again: it goes on from here.", error=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="kikimimi",
+    help="Gives a text LLM ears: speech-aware language models from plugins and recipes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"kikimimi {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+    ),
+) -> None:
+    pass
+
+
+app.command(name="quickstart")(train.quickstart)
+app.command(name="plan")(plan.plan)
+app.command(name="train")(train.train)
+app.command(name="evaluate")(evaluate.evaluate)
+app.command(name="check")(check.verify)
+app.command(name="transcribe")(transcribe.transcribe)
+app.command(name="show")(show.show)
+app.add_typer(plugins.app, name="plugins")
+app.command(name="score")(evaluate.score)
+app.add_typer(data.app, name="data")

@@ -1,0 +1,18 @@
+"""The signals that ask a process to stop, and how they are kept from processes that are being started."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""What asks a command to stop; its own process sees to it, those that work for it do not."""
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Let the signals wait: here until the end, in processes that are started until they ask for them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
