@@ -13,7 +13,8 @@ import pytest
 from kikimimi.contracts.conversation import parse_conversation
 from kikimimi.contracts.layout import Layout, Row
 from kikimimi.data.audio import decode
-from kikimimi.errors import MissingExtraError, RequestError
+from kikimimi.errors import DataError, MissingExtraError, RequestError
+from kikimimi_layouts import hugging_face
 from kikimimi_layouts.fields import load_fields, shipped_fields
 from kikimimi_layouts.hugging_face import HuggingFace
 
@@ -388,3 +389,12 @@ def test_fields_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_bytes(b"\xff")
     with pytest.raises(RequestError, match=r"f\.yaml: not UTF-8"):
         load_fields("f.yaml")
+
+
+def test_parquet_in_one_giant_piece_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = parquet(tmp_path / "a" / "x.parquet", text=pa.array(["x" * 100_000]), audio=pa.array(["y"]))
+    (tmp_path / "a.yaml").write_text("{audio: audio, text: text}")
+    monkeypatch.setattr(hugging_face, "MAX_GROUP", 1000)
+    for source in (path, path.parent):
+        with pytest.raises(DataError, match=r"x\.parquet: a group of its rows holds .* row_group_size=100"):
+            layout(source, str(tmp_path / "a.yaml"))

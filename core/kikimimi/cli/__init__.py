@@ -5,6 +5,8 @@ Signals are seen to before anything else is imported: `kikimimi.cli.commands` ta
 
 import os
 import sys
+import traceback
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.terminal import say
@@ -25,6 +27,7 @@ def __getattr__(name: str) -> Any:
 def main() -> None:
     """Run the command line; errors that a user can mend are shown without a traceback."""
     code: Any
+    sys.excepthook = _show
     try:
         with stopping():
             code = _run()
@@ -35,6 +38,11 @@ def main() -> None:
         code = ended.code
     # Here, where what was interrupted is no longer held by an exception: processes that worked have ended.
     sys.exit(code if _said() else 1)
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show a fault of ours with its traceback, in which a text of a stranger may stand."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), error=True)
 
 
 def _run() -> int:
