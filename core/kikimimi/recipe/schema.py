@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from annotated_types import Gt, Le, MaxLen, MinLen
+from annotated_types import Gt, Le, MinLen
 
 from kikimimi.contracts.generation import Generation
 from kikimimi.contracts.options import (
@@ -31,9 +31,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MAX_NAME = 150
 """Longest name of a recipe and of what it names: folders are called so, and longer [characters]."""
 Name = Annotated[
-    str,
-    Rule("made of letters, digits, '.', '_' and '-', with a letter or a digit first", NAME.fullmatch),
-    MaxLen(MAX_NAME),
+    str, Rule("made of letters, digits, '.', '_' and '-', with a letter or a digit first", NAME.fullmatch)
 ]
 Pattern = Annotated[str, MinLen(1)]
 """A pattern of names or of paths."""
@@ -444,6 +442,13 @@ class Recipe(Options):
     """Evaluations by name."""
     trainer: Trainer = field(default_factory=Trainer)
     """Where and how the work runs."""
+
+    def __post_init__(self) -> None:
+        length = len(self.name)
+        need(
+            length <= MAX_NAME,
+            f"name: has at most {MAX_NAME} characters, not {length}: folders are called so",
+        )
 
     def start_of(self, stage: str) -> str | None:
         """Return the stage whose result a stage starts from, or None for one that starts from the sources."""

@@ -114,7 +114,7 @@ def test_no_option_takes_what_is_not_finite(write: Any, base: str, value: str) -
 def test_names_that_no_folder_can_have(write: Any, base: str) -> None:
     name = "n" * 151
     (problem,) = _problems(write(base.replace("name: base", f"name: {name}")))
-    assert "with a letter or a digit first and at most 150 long, not 'nnn" in problem
+    assert "name: has at most 150 characters, not 151: folders are called so" in problem
     (problem,) = _problems(write(base.replace("held_out:", f"{name}:")))
     assert "a name has at most 150 characters, not 151: folders are called so" in problem
     recipe = load_recipe(write(base.replace("name: base", f"name: {name[1:]}")))
