@@ -14,8 +14,10 @@ from kikimimi.console.words import size as in_words
 from kikimimi.files.reading import MEBIBYTE, damaged, read_text
 
 MAX_YAML = MEBIBYTE
-"""Largest YAML that is read [bytes]."""
-MAX_ENTRIES = 200_000
+"""Largest recipe that is read [bytes]."""
+MAX_DATA = 8 * MEBIBYTE
+"""Largest other YAML that is read: grammars with their lists of words [bytes]."""
+MAX_ENTRIES = 500_000
 """Most entries that YAML may hold, its aliases expanded."""
 MAX_DEPTH = 40
 """Deepest nesting of YAML [levels]."""
@@ -92,7 +94,7 @@ def compose_yaml(text: str) -> yaml.Node | None:
     Raises:
         YamlError: It is not YAML, too large, or nested without end.
     """
-    _check_size(text)
+    _check_size(text, MAX_YAML)
     try:
         node: yaml.Node | None = yaml.compose(text, YamlLoader)
     except (yaml.YAMLError, RecursionError) as error:
@@ -106,7 +108,7 @@ def parse_yaml(text: str) -> Any:
     Raises:
         YamlError: It is not YAML, too large, nested without end, or gives a key twice.
     """
-    _check_size(text)
+    _check_size(text, MAX_DATA)
     try:
         data = yaml.load(text, _QuickLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -122,14 +124,14 @@ def read_yaml(path: Path) -> Any:
         DamagedError: It cannot be read, is too large, or is not YAML.
     """
     try:
-        return parse_yaml(read_text(path, limit=MAX_YAML))
+        return parse_yaml(read_text(path, limit=MAX_DATA))
     except YamlError as error:
         raise damaged(path, str(error)) from error
 
 
-def _check_size(text: str) -> None:
-    if len(text) > MAX_YAML:
-        raise YamlError(f"is {in_words(len(text))} large; at most {in_words(MAX_YAML)} are read")
+def _check_size(text: str, limit: int) -> None:
+    if len(text) > limit:
+        raise YamlError(f"is {in_words(len(text))} large; at most {in_words(limit)} are read")
 
 
 def _check_entries(data: Any) -> None:

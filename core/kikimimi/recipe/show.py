@@ -40,8 +40,13 @@ _Dumper.add_representer(str, _text)
 
 def to_yaml(recipe: Recipe) -> str:
     """Return the recipe as YAML, defaults included; loading it gives an equal recipe."""
+    return dump_plain(plain(recipe))
+
+
+def dump_plain(value: Any) -> str:
+    """Return texts, numbers, lists and mappings as YAML that reads as the same, here and by YAML 1.1."""
     return yaml.dump(
-        plain(recipe),
+        value,
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,

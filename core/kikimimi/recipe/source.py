@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from kikimimi.console.terminal import shortened
 from kikimimi.console.words import nearest
 from kikimimi.errors import DamagedError, RecipeError
 from kikimimi.files.reading import read_bytes
@@ -170,8 +171,11 @@ class _Reading:
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             try:
                 return Entry(self.scalars.construct_object(node), where, node.value)
-            except (ValueError, KeyError):
-                pass  # an explicit tag on a text that is no such value
+            except (ValueError, KeyError):  # a tag on a text that is no such value, or a long number
+                if self.scalars.resolve(yaml.ScalarNode, node.value, (True, False)) == node.tag:
+                    said = f"'{shortened(node.value, 60)}' is too long a number"
+                    self.problems.add(key, said, where)
+                    return Entry(UNREAD, where)
         tag = node.tag.replace(TAG, "!!")
         self.problems.add(
             key,

@@ -120,3 +120,14 @@ def test_names_that_no_folder_can_have(write: Any, base: str) -> None:
     recipe = load_recipe(write(base.replace("name: base", f"name: {name[1:]}")))
     assert len(run_name(recipe.name, [f"adapter.words=[{'x' * 300}]"])) <= 255
     assert len(run_name(recipe.name, ["a=" + "あ" * 26])) <= 255
+
+
+def test_what_leads_on_without_end(write: Any, base: str) -> None:
+    (problem,) = _problems(write(base), ["a." * 5000 + "b=1"])
+    assert "nested deeper than 40 levels (command line)" in problem
+    chain = "".join(f"a{number}: ${{a{number + 1}}}\n" for number in range(3000))
+    problems = _problems(write(f"{base}{chain}a3000: 1\n"))
+    assert any("leads on through more than 40 keys: a0 -> ..." in problem for problem in problems)
+    (problem,) = _problems(write(base), ["seed=" + "9" * 5000])
+    assert "seed: '9999" in problem
+    assert "(4,940 more characters)' is too long a number" in problem
