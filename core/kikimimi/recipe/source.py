@@ -172,7 +172,8 @@ class _Reading:
             try:
                 return Entry(self.scalars.construct_object(node), where, node.value)
             except (ValueError, KeyError):  # a tag on a text that is no such value, or a long number
-                if self.scalars.resolve(yaml.ScalarNode, node.value, (True, False)) == node.tag:
+                implied: Any = self.scalars.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+                if implied == node.tag:
                     said = f"'{shortened(node.value, 60)}' is too long a number"
                     self.problems.add(key, said, where)
                     return Entry(UNREAD, where)
