@@ -61,6 +61,7 @@ from .contracts.objective import (
 from .contracts.options import (
     Distinct as Distinct,
     Fraction as Fraction,
+    LayerCount as LayerCount,
     NonNegativeFloat as NonNegativeFloat,
     NonNegativeInt as NonNegativeInt,
     OddInt as OddInt,
@@ -101,6 +102,8 @@ from .errors import (
     WeightsError as WeightsError,
 )
 from .evaluation.error_rate import ErrorRate as ErrorRate
+from .files.reading import read_bytes as read_bytes
+from .files.yaml_text import read_yaml as read_yaml
 from .inference.load import load_model as load_model
 from .inference.transcriber import Transcriber as Transcriber
 from .model.attention import (

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from rich.console import Console
-
 from kikimimi.console.progress import Progress
+from kikimimi.console.rich_console import SafeConsole
 from kikimimi.console.words import counted, duration
 from kikimimi.data.packing.pack import pack
 from kikimimi.data.packing.source import PackSource
@@ -105,7 +104,7 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain
     start = time.monotonic()
     course = CHAIN if chain else QUICKSTART
     path = course.recipe_path
-    console = Console(stderr=True)
+    console = SafeConsole(error=True)
     for module, package in NEEDED.items():
         # With overridden weights the packages of Whisper may not be needed; the voice always is.
         if find_spec(module) is None and not (overrides and module != "pyopenjtalk"):
@@ -113,14 +112,14 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain
     if not path.is_file():
         with whole_file(path) as unfinished:
             unfinished.write_text(shipped_recipe(course.recipe).read_text(encoding="utf-8"), encoding="utf-8")
-        console.print(f"wrote {path}", highlight=False)
+        console.print(f"wrote {path}")
     recipe = load_recipe(path, overrides)
     run_path = out / run_name(recipe.name, overrides)
 
     def announce(number: int, what: str, *commands: str) -> None:
-        console.print(f"\n[bold]{number}. {what}[/bold]", highlight=False)
+        console.print(f"\n{number}. {what}", style="bold")
         for command in commands:
-            console.print(f"   $ {command}", style="green", highlight=False, soft_wrap=True, markup=False)
+            console.print(f"   $ {command}", style="green", soft_wrap=True)
 
     announce(1, f"Speak {course.clips}", course.synth_command)
     spoken = synth(
@@ -130,7 +129,7 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain
         held_out=course.held_out,
         dialogue=course.dialogue,
     )
-    console.print(f"{counted(spoken.clips, 'clip')}, {duration(spoken.seconds)} of speech", highlight=False)
+    console.print(f"{counted(spoken.clips, 'clip')}, {duration(spoken.seconds)} of speech")
 
     manifests = {
         manifest: course.data / manifest.stem
@@ -145,7 +144,7 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain
         with Progress(f"Packing {folder.name}", len(source), unit) as bar:
             report = pack(source, folder, progress=bar)
         dropped = sum(counts["rows"] for counts in report.dropped().values())
-        console.print(f"{folder}: {counted(report.records, 'record')}, {dropped:g} dropped", highlight=False)
+        console.print(f"{folder}: {counted(report.records, 'record')}, {dropped:g} dropped")
 
     where = [] if out == Path("runs") else ["--out", str(out)]
     announce(3, "Train", shlex.join(["kikimimi", "train", str(path), *overrides, *where]))
@@ -164,7 +163,7 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain
     return run
 
 
-def _print_next(console: Console, course: Course, run: RunFolder, took: float) -> None:
+def _print_next(console: SafeConsole, course: Course, run: RunFolder, took: float) -> None:
     folder, recipe = shlex.quote(str(run.path)), course.recipe_path
     lines = [
         f"\nDone in {duration(took)}. Report: {run.report}",
@@ -174,4 +173,4 @@ def _print_next(console: Console, course: Course, run: RunFolder, took: float) -
         f"   $ kikimimi show {recipe}  # the resolved recipe, its parts and their sizes",
         "   $ kikimimi plugins  # what else a recipe can name",
     ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+    console.print("\n".join(lines), soft_wrap=True)

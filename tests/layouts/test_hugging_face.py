@@ -13,7 +13,8 @@ import pytest
 from kikimimi.contracts.conversation import parse_conversation
 from kikimimi.contracts.layout import BadRow, Layout, Row, Segment
 from kikimimi.data.audio import decode, probe
-from kikimimi.errors import MissingExtraError, RequestError
+from kikimimi.errors import DataError, MissingExtraError, RequestError
+from kikimimi_layouts import hugging_face
 from kikimimi_layouts.fields import load_fields, shipped_fields
 from kikimimi_layouts.hugging_face import HuggingFace
 
@@ -536,3 +537,12 @@ def test_a_value_that_python_cannot_hold_ends_no_set(tmp_path: Path, tone: bytes
     assert isinstance(second.record["meta"]["at"], str)
     assert [first.record["language"], second.record["language"]] == [None, None]
     assert third.record["meta"] == {}
+
+
+def test_parquet_in_one_giant_piece_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = parquet(tmp_path / "a" / "x.parquet", text=pa.array(["x" * 100_000]), audio=pa.array(["y"]))
+    (tmp_path / "a.yaml").write_text("{audio: audio, text: text}")
+    monkeypatch.setattr(hugging_face, "MAX_GROUP", 1000)
+    for source in (path, path.parent):
+        with pytest.raises(DataError, match=r"x\.parquet: a group of its rows holds .* row_group_size=100"):
+            layout(source, str(tmp_path / "a.yaml"))

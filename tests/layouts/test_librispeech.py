@@ -88,3 +88,11 @@ def test_files_that_macos_adds_are_passed_over(
     folder = write(FILES)
     (folder / "dev-clean/121/121726/._121-121726.trans.txt").write_bytes(b"\0\5\xff")
     assert len(read(LibriSpeech(str(folder), LibriSpeech.Config(split="dev-clean")))) == 3
+
+
+def test_a_transcript_without_end_is_not_read(write: Callable[..., Path]) -> None:
+    folder = write(FILES)
+    with (folder / "dev-clean/121/121726/121-121726.trans.txt").open("r+b") as file:
+        file.truncate(20_000_000_000)
+    with pytest.raises(DataError, match=r"trans\.txt: is 20 GB large; at most 268 MB are read"):
+        LibriSpeech(str(folder), LibriSpeech.Config(split="dev-clean"))

@@ -5,8 +5,11 @@ Signals are seen to before anything else is imported: `kikimimi.cli.commands` ta
 
 import os
 import sys
+import traceback
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from kikimimi.console.terminal import say
 from kikimimi.training.stop import stopping
 
 if TYPE_CHECKING:
@@ -24,16 +27,22 @@ def __getattr__(name: str) -> Any:
 def main() -> None:
     """Run the command line; errors that a user can mend are shown without a traceback."""
     code: Any
+    sys.excepthook = _show
     try:
         with stopping():
             code = _run()
     except KeyboardInterrupt:
-        print("\nstopped. Run the same command again: it goes on from here.", file=sys.stderr)
+        say("\nstopped. Run the same command again: it goes on from here.", error=True)
         code = 130
     except SystemExit as ended:
         code = ended.code
     # Here, where what was interrupted is no longer held by an exception: processes that worked have ended.
     sys.exit(code if _said() else 1)
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show a fault of ours with its traceback, in which a text of a stranger may stand."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), error=True)
 
 
 def _run() -> int:
@@ -44,15 +53,15 @@ def _run() -> int:
     try:
         app()
     except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     except KikimimiError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 1
     except OSError as error:
         if (told := system_refusal(error, "" if error.filename else "the command cannot go on")) is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        say(f"error: {told}", error=True)
         return 1
     return 0
 
@@ -64,7 +73,7 @@ def _said() -> bool:
     try:
         sys.stdout.flush()
     except OSError as error:
-        print(f"error: {system_refusal(error, 'the output')}", file=sys.stderr)
+        say(f"error: {system_refusal(error, 'the output')}", error=True)
         with open(os.devnull) as nowhere:  # Python tries again at its end, and says more than a line
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return False

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import typer
 
+from kikimimi.console.terminal import say
+
 
 def verify(run: Path = typer.Argument(..., metavar="RUN", help="A run folder.")) -> None:
     """Verify a run folder: recipe, lock, checkpoints, weights, evaluations, metrics.
@@ -16,8 +18,8 @@ def verify(run: Path = typer.Argument(..., metavar="RUN", help="A run folder."))
 
     items = check_run(run)
     for item in items:
-        typer.echo(str(item))
+        say(str(item))
     damaged = sum(bool(item.problem) for item in items)
-    typer.echo(f"{run}: {counted(len(items), 'item')} checked, {damaged or 'none'} damaged")
+    say(f"{run}: {counted(len(items), 'item')} checked, {damaged or 'none'} damaged")
     if damaged:
         raise typer.Exit(1)

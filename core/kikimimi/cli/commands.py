@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from kikimimi import __version__
 from kikimimi.cli import check, data, evaluate, plan, plugins, show, train, transcribe
+from kikimimi.console.terminal import say
 
 
 class _Group(TyperGroup):
@@ -20,7 +21,7 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             # Here, as typer turns it into a bare exit code before it reaches `main`.
-            typer.echo("\nstopped. Run the same command again: it goes on from here.", err=True)
+            say("\nstopped. Run the same command again: it goes on from here.", error=True)
             raise typer.Exit(130) from None
 
 
@@ -37,7 +38,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"kikimimi {__version__}")
+        say(f"kikimimi {__version__}")
         raise typer.Exit
 
 

@@ -10,6 +10,7 @@ import typer
 from annotated_types import Ge, Le
 
 from kikimimi.cli.show import open_recipe
+from kikimimi.console.terminal import say
 from kikimimi.contracts.options import NonNegativeInt, PositiveInt
 from kikimimi.data.codec import Codec, SampleRate
 
@@ -71,7 +72,7 @@ def synth(
         seed=seed,
         workers=workers,
     )
-    typer.echo(report.summary())
+    say(report.summary())
 
 
 @app.command()
@@ -165,7 +166,7 @@ def pack(
             )
         with Progress("Indexing", len(tars), "shards") as progress:
             indexed = index_shards(tars, workers=workers, progress=progress)
-        typer.echo(f"{indexed.summary()}; they stay where they are and now have their indexes")
+        say(f"{indexed.summary()}; they stay where they are and now have their indexes")
         return
     if out is None or "=" in out.name:
         given_out = "" if out is None else f", not '{out}'"
@@ -186,7 +187,7 @@ def pack(
             workers=workers,
             progress=progress,
         )
-    typer.echo(report.summary())
+    say(report.summary())
 
 
 def _cores() -> int:
@@ -209,7 +210,7 @@ def index(
     paths = [path for pattern in shards for path in expand(pattern)]
     with Progress("Indexing", len(paths), "shards") as progress:
         report = index_shards(paths, skip=skip, workers=workers, progress=progress)
-    typer.echo(report.summary())
+    say(report.summary())
 
 
 @app.command()
@@ -230,9 +231,9 @@ def check(
     if as_json is not None:
         _write_json(as_json, asdict(report), indent=2)
     if report.problems:
-        typer.echo(report.table())
+        say(report.table())
     found = f"{counted(report.records, 'record')} in {counted(report.shards, 'shard')}"
-    typer.echo(f"{found}, {counted(len(report.problems), 'problem')}")
+    say(f"{found}, {counted(len(report.problems), 'problem')}")
     if report.problems:
         raise typer.Exit(1)
 
@@ -253,24 +254,23 @@ def stats(
     ] = 10,
 ) -> None:
     """Measure data: hours, lengths, languages, licences, and texts that do not fit their audio."""
-    from rich.console import Console
-
+    from kikimimi.console.rich_console import SafeConsole
     from kikimimi.inspect.stats import find_shards, measure_stats
     from kikimimi.inspect.stats_text import print_stats
 
     measured = [
         measure_stats(shards, name=name, worst=worst) for name, shards in find_shards(sources).items()
     ]
-    print_stats(Console(), measured)
+    print_stats(SafeConsole(), measured)
     if html is not None:
         from kikimimi.report.page import save_page
         from kikimimi.report.stats_page import render_stats
 
         save_page(html, render_stats(measured))
-        typer.echo(f"page: {html}", err=True)
+        say(f"page: {html}", error=True)
     if as_json is not None:
         _write_json(as_json, [item.to_json() for item in measured], indent=1)
-        typer.echo(f"figures: {as_json}", err=True)
+        say(f"figures: {as_json}", error=True)
 
 
 @app.command(name="show")
@@ -291,14 +291,13 @@ def show_data(
     """Print what the model is shown, in training order: rendered text, clips, lengths, and what it learns."""
     from dataclasses import replace
 
-    from rich.console import Console
-
+    from kikimimi.console.rich_console import SafeConsole
     from kikimimi.inspect.show import print_stage, show as show_stages
 
     recipe, assets = open_recipe(source, overrides or [], "kikimimi data show")
     if seed is not None:
         recipe = replace(recipe, seed=seed)
-    console = Console()
+    console = SafeConsole()
     for shown in show_stages(recipe, assets=assets, stage=stage, dataset=dataset, count=count, step=step):
         print_stage(console, shown, tokens=tokens)
 

@@ -1,10 +1,11 @@
 """``kikimimi evaluate`` and ``kikimimi score``."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from kikimimi.console.terminal import say, say_json
 
 
 def evaluate(
@@ -23,10 +24,10 @@ def evaluate(
     write_run_report(folder)
     if as_json:
         listed = {name: {s: v.to_json() for s, v in systems.items()} for name, systems in scores.items()}
-        typer.echo(json.dumps(listed))
+        say_json(listed)
         return
     print_scores(scores)
-    typer.echo(f"report: {folder.report}", err=True)
+    say(f"report: {folder.report}", error=True)
 
 
 def score(
@@ -58,10 +59,10 @@ def score(
     pairs = read_pairs(file, reference, prediction, left_out=left_out if bad_rows == "drop" else None)
     result = compute(*pairs, metric=metric, normaliser=normaliser)
     if left_out:
-        typer.echo(f"the first malformed row: {left_out[0]}", err=True)
+        say(f"the first malformed row: {left_out[0]}", error=True)
     counted = {"malformed": len(left_out)} if bad_rows == "drop" else {}
     if as_json:
-        typer.echo(json.dumps({**result.to_json(), **counted}, ensure_ascii=False))
+        say_json({**result.to_json(), **counted})
         return
     labels = load("metric", metric).labels
     rows = [
@@ -73,4 +74,4 @@ def score(
         *((labels.get(name, name), f"{value}") for name, value in result.details.items()),
     ]
     for label, value in rows:
-        typer.echo(f"{label:<14} {value}")
+        say(f"{label:<14} {value}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+
+from kikimimi.console.terminal import say_json
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Recipe
@@ -25,8 +26,7 @@ def plan(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """Say what each stage will take, and what would make it fit: no weights, data, network or GPU needed."""
-    from rich.console import Console
-
+    from kikimimi.console.rich_console import SafeConsole
     from kikimimi.contracts.options import OptionsError
     from kikimimi.planning.advice import MEMORY, Adviser
     from kikimimi.planning.page import GB, page
@@ -55,6 +55,6 @@ def plan(
             found = {str(size): [way.to_json() for way in some] for size, some in ways[stage.name].items()}
             listed.append(stage.to_json() | {"does_not_fit": found})
         asked = {"gpus": planner.gpus(recipe), "gpu": gpu, "utilisation": utilisation}
-        typer.echo(json.dumps({"recipe": recipe.name, **asked, "stages": listed}))
+        say_json({"recipe": recipe.name, **asked, "stages": listed})
         return
-    Console().print(page(recipe, planner, stages, ways), highlight=False)
+    SafeConsole().print(page(recipe, planner, stages, ways))

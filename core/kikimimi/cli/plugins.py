@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
+
+from kikimimi.console.terminal import say, say_json
 
 if TYPE_CHECKING:
     from kikimimi.contracts.registry import Plugin
@@ -63,14 +64,14 @@ def list_plugins(
     claims = [(plugin.kind, plugin.name) for plugin in found]
     rows = [asdict(plugin) | {"duplicate": claims.count((plugin.kind, plugin.name)) > 1} for plugin in found]
     if not check:
-        typer.echo(json.dumps(rows, indent=2)) if as_json else _print_table(rows)
+        say_json(rows, indent=2) if as_json else _print_table(rows)
         return
     for plugin, row in zip(found, rows, strict=True):
         row["failures"] = _failures(plugin)
         if not as_json:
             _print_outcome(plugin, row["failures"])
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        say_json(rows, indent=2)
     if any(row["failures"] for row in rows):
         raise typer.Exit(1)
 
@@ -95,17 +96,17 @@ def _failures(plugin: Plugin) -> list[dict[str, str]]:
 
 
 def _print_outcome(plugin: Plugin, failures: list[dict[str, str]]) -> None:
-    typer.echo(f"{'FAILED' if failures else 'ok':<6}  {plugin}")
+    say(f"{'FAILED' if failures else 'ok':<6}  {plugin}")
     for failure in failures:
         lines = failure["error"].removesuffix("\n").split("\n")
-        typer.echo("\n".join([f"        {failure['check']}:", *(f"          {line}" for line in lines)]))
+        say("\n".join([f"        {failure['check']}:", *(f"          {line}" for line in lines)]))
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich import box
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from kikimimi.console.rich_console import SafeConsole
 
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("kind", "name", "distribution", "version", "class"):
@@ -116,12 +117,12 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             table.add_section()
         kind = "" if row["kind"] == last else row["kind"]
         named = f"{row['name']} (duplicate)" if row["duplicate"] else row["name"]
-        cells = [escape(cell) for cell in (kind, named, row["distribution"], row["version"], row["value"])]
+        cells = kind, named, row["distribution"], row["version"], row["value"]
         table.add_row(*cells, style="red" if row["duplicate"] else "")
         last = row["kind"]
-    console = Console()
+    console = SafeConsole()
     # A pipe has no width to fit into: nothing is wrapped there.
-    (console if console.is_terminal else Console(width=1000)).print(table)
+    (console if console.is_terminal else SafeConsole(width=1000)).print(table)
 
 
 @app.command(name="new")
@@ -137,8 +138,8 @@ def new_plugin(
 
     package, folder = Scaffold(name, kind), out or Path(name)
     for path in package.write(folder):
-        typer.echo(path)
-    typer.echo(
+        say(path)
+    say(
         f"\n{kind} '{name}' is the package {package.distribution}. To install and test it:\n"
         f"  cd {quote(str(folder))}\n  pip install -e '.[test]'\n  pytest\n"
         f"  kikimimi plugins {name} --check"

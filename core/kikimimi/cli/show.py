@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+
+from kikimimi.console.terminal import say, say_json
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Recipe
@@ -26,11 +27,11 @@ def show(
     recipe, assets = open_recipe(source, overrides or [], "kikimimi show")
     components = describe(recipe, assets)
     if as_json:
-        typer.echo(json.dumps([asdict(component) for component in components]))
+        say_json([asdict(component) for component in components])
         return
     # The components are comments, so that what is printed is a recipe that can be saved and used.
-    typer.echo(as_comments(components))
-    typer.echo(to_yaml(recipe).rstrip())
+    say(as_comments(components))
+    say(to_yaml(recipe).rstrip())
 
 
 def open_recipe(source: Path, overrides: Sequence[str], command: str) -> tuple[Recipe, Path | None]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kikimimi.console.terminal import say
+
 if TYPE_CHECKING:
     from kikimimi.run.folder import RunFolder
 
@@ -68,11 +70,11 @@ def _train(
     from kikimimi.training.train import train as train_run
 
     if global_rank() == 0:
-        typer.echo(f"run folder: {run.path}", err=True)
+        say(f"run folder: {run.path}", error=True)
     train_run(run, stage, recipe_file=recipe_file, locked=locked)
     if global_rank() == 0:
-        typer.echo(str(run.path))
-        typer.echo(f"next: kikimimi evaluate {run.path}", err=True)
+        say(str(run.path))
+        say(f"next: kikimimi evaluate {run.path}", error=True)
 
 
 def _lengthened(source: Path, overrides: list[str]) -> RunFolder:
@@ -118,4 +120,4 @@ def quickstart(
     from kikimimi.quickstart import quickstart as run_quickstart
 
     run = run_quickstart(overrides or [], out, chain=chain)
-    typer.echo(str(run.report))
+    say(str(run.report))

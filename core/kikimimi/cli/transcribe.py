@@ -4,6 +4,8 @@ from pathlib import Path
 
 import typer
 
+from kikimimi.console.terminal import say, visible
+
 
 def transcribe(
     run: Path = typer.Argument(..., help="A run folder."),
@@ -30,18 +32,19 @@ def transcribe(
             heard = transcriber.transcribe_file(file, language)
         except DataError as error:
             where = "" if str(error).startswith(f"{file}: ") else f"{file}: "
-            typer.echo(f"error: {where}{error}", err=True)
+            say(f"error: {where}{error}", error=True)
             failures += 1
             continue
         if heard.silent == heard.pieces:
-            typer.echo(f"{file}: silence, nothing to transcribe", err=True)
+            say(f"{file}: silence, nothing to transcribe", error=True)
         elif heard.pieces > 1:
             silent = f", {heard.silent} of them silent" if heard.silent else ""
-            typer.echo(
+            say(
                 f"{file}: {heard.seconds:.1f} s is longer than the encoder's {transcriber.max_seconds:g} s, "
                 f"so it is transcribed in {heard.pieces} pieces{silent}",
-                err=True,
+                error=True,
             )
-        typer.echo(f"{file}\t{heard.text}" if len(files) > 1 else heard.text)
+        # One line for each file, whatever the model writes.
+        say(*([visible(str(file))] if len(files) > 1 else []), visible(heard.text))
     if failures:
         raise DataError(f"{failures} of {len(files)} files could not be transcribed")

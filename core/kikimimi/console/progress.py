@@ -3,13 +3,11 @@
 On a terminal it is a live bar; elsewhere (a log file, CI) it is one plain line now and then.
 """
 
-import sys
 import time
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from kikimimi.console.rich_console import SafeConsole
+from kikimimi.console.terminal import say
 from kikimimi.console.words import duration
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -58,16 +58,16 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._start = self._said = time.monotonic()
-        console = Console(stderr=True)
+        console = SafeConsole(error=True)
         if console.is_terminal:
             self._live = RichProgress(
-                TextColumn("[bold]{task.description}"),
+                TextColumn("{task.description}", style="bold", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn(self.unit),
+                TextColumn(self.unit, markup=False),
                 TimeElapsedColumn(),
                 _Ending(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=console,
             )
             self._live.start()
@@ -100,4 +100,4 @@ class Progress:
 
     def _say(self, time_: str = "") -> None:
         line = f"{self.title}: {self.done}/{self.total} {self.unit}{time_} {self.note}"
-        print(line.rstrip(), file=sys.stderr, flush=True)
+        say(line.rstrip(), error=True)

@@ -36,6 +36,8 @@ class Rule(BaseMetadata):
 
 
 PositiveInt = Annotated[int, Ge(1)]
+LayerCount = Annotated[int, Ge(1), Le(1000)]
+"""How many layers are stacked; each takes a while to build."""
 NonNegativeInt = Annotated[int, Ge(0)]
 _FINITE = Rule("a finite number", lambda value: value < math.inf)
 PositiveFloat = Annotated[float, Gt(0), _FINITE]
@@ -303,6 +305,11 @@ def out_of_bounds(annotation: Any, value: Any, path: str) -> Iterator[str]:
         members = args if origin is tuple and args[-1] is not Ellipsis else args[:1] * len(value)
         for number, (member, item) in enumerate(zip(members, value, strict=False)):
             yield from out_of_bounds(member, item, f"{path}[{number}]")
+    elif origin is None and isinstance(value, list | dict):  # of any form
+        for place, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from out_of_bounds(Any, item, f"{path}.{place}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{path}: must be a finite number, not {value!r}"
     elif (
         dataclasses.is_dataclass(annotation) and type(value) is annotation and not isinstance(value, Options)
     ):

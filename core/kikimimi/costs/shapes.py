@@ -10,7 +10,7 @@ from typing import Any
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import WeightsError
 from kikimimi.files.writing import scratch_folder, writing
-from kikimimi.recipe.show import parse_plain
+from kikimimi.files.yaml_text import read_yaml
 from kikimimi.weights.files import INDEX, WeightsFiles
 from kikimimi.weights.find import finding_with, locate
 
@@ -20,7 +20,7 @@ KNOWN = Path(__file__).parent / "shapes.yaml"
 @lru_cache(maxsize=1)
 def known_shapes() -> dict[str, dict[str, Any]]:
     """Return the entries of ``shapes.yaml`` by the sources that they describe."""
-    entries = parse_plain(KNOWN.read_text(encoding="utf-8"))
+    entries = read_yaml(KNOWN)
     return {name: entry for entry in entries for name in entry["names"]}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
 from kikimimi.contracts.batch import Fault
 from kikimimi.errors import DataError, StorageError
@@ -92,5 +92,5 @@ def read_faults(path: Path) -> list[Fault]:
     damaged: list[str] = []
     faults = read_json_lines(path, Fault, remedy="Delete it: it is made again", damaged_lines=damaged)
     if damaged:
-        print(f"{path}: {counted(len(damaged), 'damaged line')} left out: {damaged[0]}", file=sys.stderr)
+        say(f"{path}: {counted(len(damaged), 'damaged line')} left out: {damaged[0]}", error=True)
     return faults

@@ -8,7 +8,6 @@ depends on the data alone: an interrupted pass goes on to exactly the same value
 import hashlib
 import os
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kikimimi.console.progress import Progress
+from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
 from kikimimi.contracts.component import Encoder, Padded
 from kikimimi.data.corpus import Corpus
@@ -77,7 +77,7 @@ class FeatureCache:
             problems = [problem for problem in pool.map(_discard_if_damaged, there) if problem]
         if problems:
             files = counted(len(problems), "file")
-            print(f"feature cache: {files} will be computed anew; the first: {problems[0]}", file=sys.stderr)
+            say(f"feature cache: {files} will be computed anew; the first: {problems[0]}", error=True)
         return len(problems)
 
     def fill(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kikimimi.console.progress import Progress
+from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.metric import Score, open_metric
 from kikimimi.data.audio import MAX_CLIP_SECONDS, decode
@@ -139,7 +139,7 @@ def _look(run: RunFolder, name: str, corpus: Corpus, model: _Model, system: str)
         held, _, _ = read_similarities(folder)
     except DamagedError as error:
         held = ""
-        print(error, file=sys.stderr)
+        say(error, error=True)
     if model.engine is not None and held != identity:
         found = similarities(model.engine, corpus, run.recipe.seed)
         write_similarities(folder, identity, system, found)
@@ -236,7 +236,7 @@ def _check_lengths(corpus: Corpus, limit: float | None, who: str) -> None:
 
 def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list[int]], list[str]]:
     source = getattr(chosen.config, "weights", None)
-    print(f"loading {chosen.name}{f' ({source})' if source else ''}", file=sys.stderr)
+    say(f"loading {chosen.name}{f' ({source})' if source else ''}", error=True)
     with _blamed_on(where):
         recogniser: Recogniser = chosen.component(chosen.config)
     _check_lengths(corpus, recogniser.max_seconds, where)

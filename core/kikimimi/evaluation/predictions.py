@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import TypedDict
 
+from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
 from kikimimi.files.reading import damaged, read_json_lines
 from kikimimi.files.writing import add_lines, whole_file
@@ -63,7 +63,7 @@ class Predictions:
         lines = _read_lines(path, wrong)
         if wrong:
             count = counted(len(wrong), "damaged line")
-            print(f"{path}: {count} left out, and answered again: {wrong[0]}", file=sys.stderr)
+            say(f"{path}: {count} left out, and answered again: {wrong[0]}", error=True)
         if lines[:1] == [{"identity": identity}]:
             for line in _predictions(lines):
                 self.texts[line["key"]] = line["prediction"]

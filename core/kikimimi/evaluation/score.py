@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from kikimimi.console.rich_console import SafeConsole
+from kikimimi.console.terminal import say
 from kikimimi.contracts.metric import MetricConfig, Score, open_metric
 from kikimimi.errors import RequestError
 from kikimimi.files.reading import damaged, read_json
@@ -115,5 +116,5 @@ def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
                 str(score.count),
                 str(score.skipped),
             )
-    Console().print(table)
-    print(f"normaliser: {', '.join(sorted(normalisers))}")
+    SafeConsole().print(table)
+    say(f"normaliser: {', '.join(sorted(normalisers))}")

@@ -5,6 +5,7 @@ on the meta device, sharded, and filled afterwards, when each rank reads the row
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -121,6 +122,9 @@ def _seed(seed: int, what: str) -> None:
     torch.default_generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+_TOO_LARGE = re.compile("alloc|out of memory|overflow", re.IGNORECASE)  # in what torch says
+
+
 def _build(recipe: Recipe, where: str, *context: object, deferred: bool = False) -> Any:
     chosen: Chosen = getattr(recipe, where)
     # Weights that are read from a source never exist in full precision; random ones are drawn in it.
@@ -139,6 +143,12 @@ def _build(recipe: Recipe, where: str, *context: object, deferred: bool = False)
         if type(error) is not ValueError:  # a KikimimiError says already what it is about
             raise
         raise RecipeError([f"{where}: {error}"]) from error
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        said = (str(error).splitlines() or ["out of memory"])[0]
+        if isinstance(error, RuntimeError) and not _TOO_LARGE.search(said):
+            raise
+        problem = f"{where}: is too large to be built on this machine: {said}. Are its sizes what you meant?"
+        raise RecipeError([problem]) from error
     if deferred and part.pretrained_names() != {name for name, _ in part.named_parameters()}:
         return _build(recipe, where, *context)  # some of its weights are drawn at random
     return part

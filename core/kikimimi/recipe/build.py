@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from bisect import bisect_left
 from typing import Any, get_args, get_origin
 
 from kikimimi.console.words import listing, nearest
@@ -10,7 +11,7 @@ from kikimimi.contracts.options import declared, describe_type, out_of_bounds, w
 from kikimimi.errors import PluginError
 from kikimimi.recipe.chosen import OF_PARTS, PARTS, Chosen
 from kikimimi.recipe.merge import as_section
-from kikimimi.recipe.schema import NAME
+from kikimimi.recipe.schema import MAX_NAME, NAME
 from kikimimi.recipe.shape import (
     Leaf,
     Named,
@@ -128,8 +129,10 @@ class Builder:
         if not isinstance(entry.value, dict):
             return self._fail(key, f"expected {_expected(shape)}, not {entry.shown()}", entry)
         items: dict[str, Any] = {}
+        ordered = sorted(entry.value)
         for name, item in entry.value.items():
             path = _join(key, name)
+            longer = ordered[bisect_left(ordered, f"{name}.") :][:1]
             if shape.keys and name not in shape.keys:
                 said = f"there is no part '{name}'.{nearest(name, shape.keys)} Parts: {listing(shape.keys)}"
                 items[name] = self._fail(path, said, item)
@@ -139,7 +142,10 @@ class Builder:
                     "and '-', and start with a letter or a digit"
                 )
                 items[name] = self._fail(path, said, item)
-            elif longer := [other for other in entry.value if other.startswith(f"{name}.")]:
+            elif len(name) > MAX_NAME:
+                said = f"a name has at most {MAX_NAME} characters, not {len(name)}: folders are called so"
+                items[name] = self._fail(path, said, item)
+            elif longer and longer[0].startswith(f"{name}."):
                 said = f"the names '{name}' and '{longer[0]}' cannot be told apart in dotted keys: rename one"
                 items[name] = self._fail(path, said, item)
             else:

@@ -6,6 +6,7 @@ Nothing else can be inserted: no environment variable, no function. ``\${`` stan
 import re
 
 from kikimimi.console.words import listing, nearest
+from kikimimi.files.yaml_text import MAX_DEPTH
 from kikimimi.recipe.source import MAX_SIZE, UNREAD, Entry, Problems
 
 _INSERT = re.compile(r"(?P<escaped>\\\$\{)|\$\{(?P<key>[A-Za-z0-9][A-Za-z0-9._-]*)\}|(?P<wrong>\$\{[^}]*\}?)")
@@ -51,6 +52,8 @@ class _Interpolation:
             return entry
         if key in self.open:
             raise _WrongError(f"{entry.shown()} leads back to itself: {' -> '.join([*self.open, key])}")
+        if len(self.open) == MAX_DEPTH:
+            raise _WrongError(f"leads on through more than {MAX_DEPTH} keys: {self.open[0]} -> ...")
         self.open.append(key)
         try:
             return self.text(entry)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kikimimi.console.terminal import shortened
 from kikimimi.console.words import listing, nearest
+from kikimimi.files.yaml_text import MAX_DEPTH
 from kikimimi.recipe.shape import Named, Pluggable, Shape, inside
 from kikimimi.recipe.source import Entry, Problems, read
 
@@ -81,7 +83,7 @@ class _Override:
     @classmethod
     def read(cls, text: str, problems: Problems) -> _Override | None:
         key, equals, written = text.partition("=")
-        key, where = key.strip(), f"command line: {text}"
+        key, where = key.strip(), f"command line: {shortened(text, 200)}"
         if not equals or not all(key.split(".")):
             problems.add(key, "expected key=value, such as adapter.downsample=8", where)
             return None
@@ -89,6 +91,9 @@ class _Override:
             problems.add(
                 key, "nothing follows the '='; write null to remove it, or '\"\"' for an empty text", where
             )
+            return None
+        if key.count(".") > MAX_DEPTH:
+            problems.add(shortened(key, 60), f"nested deeper than {MAX_DEPTH} levels", "command line")
             return None
         if key == "extends":
             problems.add(key, "can only stand in a file", where)

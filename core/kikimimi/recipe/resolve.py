@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RecipeError, RequestError
+from kikimimi.errors import DamagedError, RecipeError, RequestError
+from kikimimi.files.reading import read_bytes
+from kikimimi.files.yaml_text import MAX_YAML
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.cross import check_across
 from kikimimi.recipe.interpolate import interpolate
@@ -90,9 +92,11 @@ def read_options(path: Path, schema: type[_Read], *, what: str) -> _Read:
         RequestError: It is wrong; the message holds every problem found.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path, limit=MAX_YAML).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(f"{path}: not UTF-8: {error}") from error
+    except DamagedError as error:
+        raise RequestError(str(error)) from error
     problems = Problems()
     entry = read(text, path.name, problems)
     built = None

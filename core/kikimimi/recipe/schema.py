@@ -28,6 +28,8 @@ from kikimimi.contracts.options import (
 from kikimimi.recipe.chosen import PARTS, Chosen, Dtype, PartName
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MAX_NAME = 150
+"""Longest name of a recipe and of what it names: folders are called so, and longer [characters]."""
 Name = Annotated[
     str, Rule("made of letters, digits, '.', '_' and '-', with a letter or a digit first", NAME.fullmatch)
 ]
@@ -440,6 +442,13 @@ class Recipe(Options):
     """Evaluations by name."""
     trainer: Trainer = field(default_factory=Trainer)
     """Where and how the work runs."""
+
+    def __post_init__(self) -> None:
+        length = len(self.name)
+        need(
+            length <= MAX_NAME,
+            f"name: has at most {MAX_NAME} characters, not {length}: folders are called so",
+        )
 
     def start_of(self, stage: str) -> str | None:
         """Return the stage whose result a stage starts from, or None for one that starts from the sources."""

@@ -187,8 +187,8 @@ def convert(annotation: Any, entry: Entry) -> Any:
 
 @lru_cache(maxsize=4096, typed=True)  # OmegaConf takes a millisecond, and recipes repeat themselves
 def _scalar(annotation: Any, value: Any) -> Any:
-    if isinstance(value, str) and ("${" in value or value == "???"):
-        return None  # OmegaConf would take it for its own syntax
+    if isinstance(value, str) and ("${" in value or value == "???" or not value.isascii()):
+        return None  # OmegaConf would take it for its own syntax, or digits of all scripts for numbers
     try:
         return cast(Any, OmegaConf.merge(_typed(annotation), {"value": value}))["value"]
     except OmegaConfBaseException:

@@ -7,40 +7,52 @@ from pathlib import PurePath
 from typing import Any
 
 import yaml
+from yaml.resolver import Resolver as OldResolver
 
+from kikimimi.console.terminal import visible
+from kikimimi.files.yaml_text import TAG, Resolver
 from kikimimi.recipe.chosen import OF_PARTS, PARTS, Chosen
 from kikimimi.recipe.schema import Recipe
-from kikimimi.recipe.source import Resolver
+
+_OURS = (TAG + "timestamp", TAG + "float")
 
 
-class _Dumper(Resolver, yaml.SafeDumper):
-    """Quotes exactly what the reader would take for something else than text."""
+class _Dumper(yaml.SafeDumper):
+    """Quotes what a reader of YAML 1.2, as ours, or of 1.1 would take for something else than text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class declares it
+        first: [
+            *(rule for rule in OldResolver.yaml_implicit_resolvers.get(first, []) if rule[0] not in _OURS),
+            *Resolver.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in {*OldResolver.yaml_implicit_resolvers, *Resolver.yaml_implicit_resolvers} - {"="}
+    }
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    # What Unicode counts as line breaks, a reader would fold to a space where it is not escaped.
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, '"' if _BREAKS & set(text) else None)
+    # What Unicode counts as line breaks, a reader would fold to a space where it is not escaped; and where
+    # there are quotation marks, what a terminal shows as an escape is one.
+    return dumper.represent_scalar(TAG + "str", text, '"' if visible(text, lines=True) != text else None)
 
 
-_BREAKS = frozenset("\x85\u2028\u2029")
 _Dumper.add_representer(str, _text)
 
 
 def to_yaml(recipe: Recipe) -> str:
     """Return the recipe as YAML, defaults included; loading it gives an equal recipe."""
+    return dump_plain(plain(recipe))
+
+
+def dump_plain(value: Any) -> str:
+    """Return texts, numbers, lists and mappings as YAML that reads as the same, here and by YAML 1.1."""
     return yaml.dump(
-        plain(recipe),
+        value,
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,
         default_flow_style=False,
         width=110,
     )
-
-
-def parse_plain(text: str) -> Any:
-    """Return what `to_yaml` wrote, or a page of ours, as YAML's own types; quicker than loading a recipe."""
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def digest(recipe: Recipe | str) -> str:

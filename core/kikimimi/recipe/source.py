@@ -3,31 +3,26 @@
 Only plain data is read: no tag but YAML's own types, no key twice, and a limit on what aliases may expand to.
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml.resolver import Resolver as YamlResolver
 
+from kikimimi.console.terminal import shortened
 from kikimimi.console.words import nearest
-from kikimimi.errors import RecipeError
+from kikimimi.errors import DamagedError, RecipeError
+from kikimimi.files.reading import read_bytes
+from kikimimi.files.yaml_text import MAX_DEPTH, MAX_YAML, TAG, YamlError, YamlLoader, compose_yaml
 
 MAX_SIZE = 20_000
 """Largest size of a recipe, its aliases and interpolations expanded [entries and 64 characters of text]."""
-MAX_DEPTH = 40
-"""Deepest nesting of a recipe [levels]."""
+_MERGE = TAG + "merge"
+_SCALARS = {TAG + name for name in ("str", "int", "float", "bool", "null")}
 
-_FLOAT = re.compile(
-    r"""[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?  # 1. 1.5 .5 1.5e-4
-       |[0-9][0-9_]*[eE][-+]?[0-9]+                                            # 1e-4, text in YAML 1.1
-       |\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$""",
-    re.VERBOSE,
-)
-_TAG = "tag:yaml.org,2002:"
-_MERGE = _TAG + "merge"
-_SCALARS = {_TAG + name for name in ("str", "int", "float", "bool", "null")}
+
+MOST_PROBLEMS = 100
+"""How many problems are gathered; more are a fault of the whole."""
 
 
 class Problems:
@@ -43,8 +38,14 @@ class Problems:
             key: Dotted key; empty for the file as a whole.
             message: What is wrong, what is allowed, and the nearest guess.
             where: ``file.yaml:12`` or ``command line: key=value``.
+
+        Raises:
+            RecipeError: They have become too many.
         """
         self._lines[f"{key or 'recipe'}: {message} ({where})"] = None
+        if len(self._lines) == MOST_PROBLEMS:
+            *first, last = self._lines
+            raise RecipeError([*first, f"{last}\n  What follows is looked at when these are mended"])
 
     def raise_any(self) -> None:
         """Raise if there are any.
@@ -54,23 +55,6 @@ class Problems:
         """
         if self._lines:
             raise RecipeError(self._lines)
-
-
-class Resolver(YamlResolver):
-    """YAML's own, except that ``1e-4`` is a number and that a date is a text."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class declares it
-        first: [(tag, pattern) for tag, pattern in found if tag not in (_TAG + "timestamp", _TAG + "float")]
-        for first, found in YamlResolver.yaml_implicit_resolvers.items()
-        if first != "="
-    }
-
-
-Resolver.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+0123456789."))
-
-
-class _Loader(Resolver, yaml.SafeLoader):
-    pass
 
 
 class Unread:
@@ -152,16 +136,9 @@ def read(text: str, file: str, problems: Problems, *, key: str = "", lines: bool
         return f"{file}:{mark.line + 1}" if mark and lines else file
 
     try:
-        node = yaml.compose(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        parts = [part for part in (error.context, error.problem) if part]
-        problems.add(key, f"not YAML: {', '.join(parts)}", where(error.problem_mark or error.context_mark))
-        return None
-    except yaml.reader.ReaderError as error:
-        problems.add(key, f"not YAML: {error.reason} (character number {error.position + 1})", file)
-        return None
-    except RecursionError:
-        problems.add(key, f"nested deeper than {MAX_DEPTH} levels", file)
+        node = compose_yaml(text)
+    except YamlError as error:
+        problems.add(key, str(error), f"{file}:{error.line}" if error.line and lines else file)
         return None
     if node is None:
         return Entry(None, file)
@@ -175,7 +152,7 @@ def read(text: str, file: str, problems: Problems, *, key: str = "", lines: bool
 class _Reading:
     def __init__(self, where: Any, problems: Problems) -> None:
         self.where, self.problems, self.count = where, problems, 0
-        self.scalars = _Loader("")
+        self.scalars = YamlLoader("")
 
     def entry(self, node: yaml.Node, key: str, where: str, depth: int) -> Entry:
         self.count += 1
@@ -183,9 +160,9 @@ class _Reading:
             raise _UnreadableError(f"holds more than {MAX_SIZE} entries once its aliases are expanded")
         if depth > MAX_DEPTH:
             raise _UnreadableError(f"nested deeper than {MAX_DEPTH} levels")
-        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+        if isinstance(node, yaml.MappingNode) and node.tag == TAG + "map":
             return Entry(self.mapping(node, key, depth), where)
-        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+        if isinstance(node, yaml.SequenceNode) and node.tag == TAG + "seq":
             items = [
                 self.entry(item, f"{key}[{index}]", self.where(item.start_mark), depth + 1)
                 for index, item in enumerate(node.value)
@@ -194,9 +171,13 @@ class _Reading:
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             try:
                 return Entry(self.scalars.construct_object(node), where, node.value)
-            except (ValueError, KeyError):
-                pass  # an explicit tag on a text that is no such value
-        tag = node.tag.replace(_TAG, "!!")
+            except (ValueError, KeyError):  # a tag on a text that is no such value, or a long number
+                implied: Any = self.scalars.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+                if implied == node.tag:
+                    said = f"'{shortened(node.value, 60)}' is too long a number"
+                    self.problems.add(key, said, where)
+                    return Entry(UNREAD, where)
+        tag = node.tag.replace(TAG, "!!")
         self.problems.add(
             key,
             f"the tag {tag} is not allowed here: a recipe holds texts, numbers, true, false, null, "
@@ -239,12 +220,13 @@ def read_section(path: Path, problems: Problems, *, key: str = "") -> Entry | No
         The section, or None where nothing could be made of the file; then a problem was added.
     """
     try:
-        entry = read(path.read_text("utf-8-sig"), str(path), problems, key=key)
+        content = read_bytes(path, limit=MAX_YAML)
+        entry = read(content.decode("utf-8-sig"), str(path), problems, key=key)
     except UnicodeDecodeError as error:
         problems.add(key, f"not UTF-8 text (byte {error.start})", str(path))
         return None
-    except OSError as error:
-        problems.add(key, f"cannot be read: {error.strerror}", str(path))
+    except DamagedError as error:
+        problems.add(key, str(error).removeprefix(f"{path}: "), str(path))
         return None
     if entry and not isinstance(entry.value, dict):
         said = "is empty" if entry.value is None else f"expected a section, not {entry.shown()}"

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kikimimi import __version__
+from kikimimi.console.terminal import visible
 from kikimimi.files.writing import whole_file
 
 
@@ -20,7 +21,8 @@ def fill_page(template: str, created: datetime, **values: Any) -> str:
         lstrip_blocks=True,
     )
     shown = created.strftime("%Y-%m-%d %H:%M %Z").rstrip()
-    return environment.get_template(template).render(created=shown, version=__version__, **values)
+    page = environment.get_template(template).render(created=shown, version=__version__, **values)
+    return visible(page, lines=True)
 
 
 def save_page(path: Path, html: str) -> None:

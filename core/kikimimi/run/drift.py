@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi.errors import RunError
+from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe
-from kikimimi.recipe.show import digest, parse_plain, to_yaml
+from kikimimi.recipe.show import digest, to_yaml
 
 HARDWARE = (
     "accelerator",
@@ -87,7 +88,7 @@ def as_begun(recipe: Recipe, resolved: str) -> Recipe:
             began: its steps are means over micro-batches.
     """
     stages = dict(recipe.stages)
-    for name in stages.keys() & set(without_loss(parse_plain(resolved))):
+    for name in stages.keys() & set(without_loss(parse_yaml(resolved))):
         stages[name] = replace(stages[name], batch=replace(stages[name].batch, loss="micro_batches"))
     return replace(recipe, stages=stages)
 
@@ -99,7 +100,7 @@ def without_loss(recipe: Any) -> list[str]:
 
 
 def _recipe(text: str) -> dict[str, Any]:
-    recipe: dict[str, Any] = parse_plain(text)
+    recipe: dict[str, Any] = parse_yaml(text)
     for name in without_loss(recipe):
         recipe["stages"][name]["batch"]["loss"] = "micro_batches"
     for option in HARDWARE:

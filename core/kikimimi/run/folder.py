@@ -26,16 +26,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RunError, WriteError
 from kikimimi.files.hashes import mark, write_manifest
 from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_text
 from kikimimi.files.writing import whole_file, whole_folder, writing
+from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
-from kikimimi.recipe.show import parse_plain
 from kikimimi.run.drift import HARDWARE, as_begun, recipe_change, without_loss
 from kikimimi.run.rank import global_rank
 
@@ -194,7 +192,7 @@ class RunFolder:
     @property
     def averages_micro_batches(self) -> bool:
         """Whether it began before a recipe said what a step's loss is the mean over."""
-        return bool(without_loss(parse_plain(_held_recipe(self.path))))
+        return bool(without_loss(parse_yaml(_held_recipe(self.path))))
 
     @property
     def assets(self) -> Path:
@@ -338,8 +336,8 @@ def _held_recipe(path: Path) -> str:
     remedy = "Restore it from a copy; lock.json has its text, too, under recipe.yaml"
     text = read_text(file, limit=64 * MEBIBYTE, remedy=remedy)
     try:
-        recipe = parse_plain(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        recipe = parse_yaml(text)
+    except ValueError as error:
         raise damaged(file, f"is no YAML: {' '.join(str(error).split())}", remedy) from error
     if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict):
         raise damaged(file, "is not the recipe of a run: it has no stages", remedy)

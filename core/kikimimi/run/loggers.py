@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning.utilities import rank_zero_only
 from typing_extensions import TypedDict
 
+from kikimimi.console.terminal import say
 from kikimimi.errors import MissingExtraError
 from kikimimi.files.writing import writing
 from kikimimi.recipe.show import plain
@@ -182,7 +183,7 @@ def log_evaluation(run: RunFolder, scores: dict[str, float]) -> None:
     try:
         log_scores(run, stage, max(steps), scores)
     except MissingExtraError as error:
-        print(f"the scores stand in {run.metrics} alone: {error}", file=sys.stderr)
+        say(f"the scores stand in {run.metrics} alone: {error}", error=True)
 
 
 def log_scores(run: RunFolder, stage: str, step: int, scores: dict[str, float]) -> None:

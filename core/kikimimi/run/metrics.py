@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from kikimimi.console.terminal import csv_cell
 from kikimimi.files.reading import read_json_lines
 from kikimimi.files.writing import add_lines, whole_file
 
@@ -74,8 +75,8 @@ class MetricsFile(StageLogger):
             unfinished.open("w", encoding="utf-8", newline="") as file,
         ):
             writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(lines)
+            writer.writerow({name: csv_cell(name) for name in columns})
+            writer.writerows({name: csv_cell(value) for name, value in line.items()} for line in lines)
 
 
 def _check(line: dict[str, Any]) -> None:

@@ -27,11 +27,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.options import NonNegativeInt, PositiveInt, checked
-from kikimimi.errors import RequestError
+from kikimimi.errors import DamagedError, RequestError
+from kikimimi.files.yaml_text import read_yaml
 
 _SHIPPED = Path(__file__).parent / "grammars"
 _PATIENCE = 100  # choices that were there before, after which a template's remaining sentences are listed
@@ -161,9 +160,9 @@ class Grammar:
                 f"{nearest(source, shipped)} Shipped: {listing(shipped)}"
             )
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RequestError(f"{path}: not YAML: {error}") from error
+            data = read_yaml(path)
+        except DamagedError as error:
+            raise RequestError(str(error)) from error
         return cls._parse(source, data)
 
     @classmethod

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
-import yaml
-
 from kikimimi.console.words import listing
 from kikimimi.contracts.options import Options, declared
 from kikimimi.contracts.registry import KINDS
@@ -14,7 +12,7 @@ from kikimimi.recipe.build import Builder
 from kikimimi.recipe.chosen import Chosen
 from kikimimi.recipe.interpolate import interpolate
 from kikimimi.recipe.shape import Leaf, Section, is_supported, shapes
-from kikimimi.recipe.show import plain
+from kikimimi.recipe.show import dump_plain, plain
 from kikimimi.recipe.source import Problems, read
 from kikimimi.testing.subject import ContractError, Subject, Tested, expect, expect_type
 
@@ -89,7 +87,7 @@ def config_survives_yaml(subject: Tested) -> None:
 
 
 def _expect_round_trip(config: Any, name: str) -> None:
-    text = yaml.safe_dump(plain(config), allow_unicode=True, sort_keys=False)
+    text = dump_plain(plain(config))
     problems = Problems()
     entry = read(text, name, problems)
     assert entry is not None

@@ -3,11 +3,11 @@
 import hashlib
 import json
 import operator
-import sys
 from collections.abc import Sequence
 
 import torch
 
+from kikimimi.console.terminal import say
 from kikimimi.console.words import counted, size
 from kikimimi.contracts.component import Encoder
 from kikimimi.contracts.precision import autocast
@@ -58,10 +58,10 @@ def encode_ahead(
         [*corpora, *held_out], model.encoder, 4 if recipe.trainer.precision == "fp32" else 2
     )
     if forecast > recipe.trainer.cache_limit_gb * 1e9:
-        print(
+        say(
             f"stage {name}: encoder output would take {size(forecast)} on disk, above "
             f"trainer.cache_limit_gb={recipe.trainer.cache_limit_gb:g}: encoding in every epoch instead",
-            file=sys.stderr,
+            error=True,
         )
         return None
     identity = {
@@ -89,10 +89,10 @@ def encode_ahead(
             world_size=recipe.trainer.devices * recipe.trainer.nodes,
         )
     if encoded and global_rank() == 0:
-        print(
+        say(
             f"{counted(encoded, 'record')} encoded; {size(forecast)} kept in {cache_folder()} for later "
             "epochs and runs",
-            file=sys.stderr,
+            error=True,
         )
     return cache
 

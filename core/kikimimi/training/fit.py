@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 
+from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
 from kikimimi.files.reading import damaged
 from kikimimi.files.writing import whole_file
@@ -118,16 +118,16 @@ def _tell(stage: PreparedStage, step: int) -> None:
     """Say what was left out, and why the stage ended before its last step."""
     faults, early = stage.faults, stage.options.early_stop
     if faults.skipped:
-        print(
+        say(
             f"stage {stage.name}: {faults.skipped} of {faults.tried} records that were tried could not be "
             f"read; {faults.path} lists them",
-            file=sys.stderr,
+            error=True,
         )
     if early is not None and stage.best.stalled():
         waited = counted(early.patience, "validation")
-        print(
+        say(
             f"stage {stage.name}: ends early, after step {step}: {waited} without a lower loss",
-            file=sys.stderr,
+            error=True,
         )
 
 

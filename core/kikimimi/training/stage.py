@@ -1,6 +1,5 @@
 """What the training of a stage needs, built once."""
 
-import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from torch.distributed.device_mesh import DeviceMesh
 
+from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
 from kikimimi.contracts.batch import View
 from kikimimi.data.corpus import Corpus
@@ -99,7 +99,7 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
     if stage.epochs is not None:
         epochs, stage = counted(stage.epochs, "epoch"), with_steps(stage, plan)
         if global_rank() == 0:
-            print(f"stage {name}: {epochs} are {counted(stage.num_steps, 'step')}", file=sys.stderr)
+            say(f"stage {name}: {epochs} are {counted(stage.num_steps, 'step')}", error=True)
     held_out = _usable(stage.validate.data if stage.validate.every else {}, stage, model, faults)
     resume = FolderCheckpointIO({"stage": name}).newest(run.checkpoints(name))
     step = None if resume is None else checkpoint_step(resume)
@@ -110,7 +110,7 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
     validation = _validation_loader(recipe, stage, model, held_out, features, views) if held_out else None
     interval, metrics = LogInterval(), MetricsFile(run.path, name)
     if step is not None:
-        print(f"stage {name}: going on after step {step}", file=sys.stderr)
+        say(f"stage {name}: going on after step {step}", error=True)
     metrics.forget_after(-1 if step is None else step)
     due = step is not None and stage.validate.every > 0 and step % stage.validate.every == 0
     best = Best(run.checkpoints(name) / "best", stage)
@@ -155,7 +155,7 @@ def _usable(datasets: Mapping[str, Dataset], stage: Stage, model: SpeechLM, faul
         corpus, left_out = usable(Corpus.open(name, source, skip=skip), model, stage.batch, skip=skip)
         if left_out and global_rank() == 0:
             faults.add(left_out)
-            print(f"{describe_left_out(corpus, left_out)}; {faults.path} lists them", file=sys.stderr)
+            say(f"{describe_left_out(corpus, left_out)}; {faults.path} lists them", error=True)
         corpora.append(corpus)
     return corpora
 

@@ -1,8 +1,8 @@
 """Scores of what a stage leaves, and the gate that they open or shut."""
 
-import sys
 import time
 
+from kikimimi.console.terminal import say
 from kikimimi.errors import GateError, RunError
 from kikimimi.evaluation.evaluate import evaluate_stage
 from kikimimi.recipe import Stage
@@ -53,14 +53,14 @@ def score_stage(run: RunFolder, name: str) -> None:
 def _score(run: RunFolder, name: str, stage: Stage) -> None:
     if _values(run, name, stage):
         return
-    print(f"stage {name}: scoring what it leaves on {', '.join(stage.scored)}", file=sys.stderr)
+    say(f"stage {name}: scoring what it leaves on {', '.join(stage.scored)}", error=True)
     scores = evaluate_stage(run, name, stage.scored)
     steps = [line["step"] for line in read_metrics(run.metrics) if line["stage"] == name]
     values = {_key(run, evaluation): scores[evaluation].value for evaluation in stage.scored}
     log_scores(run, name, max(steps, default=0), values)
     for evaluation in stage.scored:
         score = scores[evaluation]
-        print(f"stage {name}: {evaluation} {score} ({score.count} clips)", file=sys.stderr)
+        say(f"stage {name}: {evaluation} {score} ({score.count} clips)", error=True)
 
 
 def _values(run: RunFolder, name: str, stage: Stage) -> dict[str, float]:

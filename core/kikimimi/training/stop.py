@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from kikimimi.console.signals import STOP_SIGNALS
+from kikimimi.console.terminal import say
 from kikimimi.run.rank import child_of_lightning, global_rank
 
 STOPPED = 128 + signal.SIGTERM
@@ -126,7 +127,7 @@ class AfterStep:
         if self.signal is None:
             self.signal, self._when = number, time.monotonic()
             if global_rank() == 0:
-                print("\nstopping after this step; Ctrl-C stops at once", file=sys.stderr, flush=True)
+                say("\nstopping after this step; Ctrl-C stops at once", error=True)
         elif number == signal.SIGINT and time.monotonic() - self._when > ONCE_MORE:
             raise Stopped(number)
 
@@ -192,5 +193,5 @@ def leave(number: int) -> None:
         raise KeyboardInterrupt
     if global_rank() == 0:
         name = signal.Signals(number).name
-        print(f"stopped by {name}. Run the same command again: it goes on from here.", file=sys.stderr)
+        say(f"stopped by {name}. Run the same command again: it goes on from here.", error=True)
     raise SystemExit(STOPPED)

@@ -1,10 +1,10 @@
 """Training a run: every stage of its recipe that is not done yet."""
 
-import sys
 from pathlib import Path
 
 import pytorch_lightning as pl
 
+from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
 from kikimimi.data.corpus import Corpus, all_texts, training_corpora
 from kikimimi.data.order.readers import lost_readers_told
@@ -54,9 +54,9 @@ def train(
     with stopping(), run.locked(), lost_ranks_told(), lost_readers_told():
         done = all(run.finished(name) for name in names)
         if global_rank() == 0 and not done and run.averages_micro_batches:
-            print(
+            say(
                 f"{run.path} began before there was batch.loss: it goes on with batch.loss: micro_batches",
-                file=sys.stderr,
+                error=True,
             )
         if global_rank() == 0 and (locked or not done):
             keep_lock(run, recipe_file, hold=locked)
@@ -79,10 +79,10 @@ def _train(run: RunFolder, names: list[str]) -> None:
     recipe = run.recipe
     corpora = list(training_corpora(recipe))
     if all(run.finished(name) for name in names):
-        print(f"{run.path}: already trained", file=sys.stderr)
+        say(f"{run.path}: already trained", error=True)
     for name in names:
         if run.finished(name):
-            print(f"stage {name}: already done", file=sys.stderr)
+            say(f"stage {name}: already done", error=True)
         else:
             # Seeded per stage: it draws the same numbers whether or not the ones before it ran just now.
             number = list(recipe.stages).index(name)

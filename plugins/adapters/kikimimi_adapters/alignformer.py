@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kikimimi import AdapterContext, Padded, PositiveInt, Probability
+from kikimimi import AdapterContext, LayerCount, Padded, PositiveInt, Probability
 from kikimimi_adapters.ctc_head import CTCCompressor, CTCConfig, CTCHead, tiny_head
 from kikimimi_adapters.qformer import INIT_STD, QFormer, QFormerLayer
 
@@ -32,7 +32,7 @@ class AlignFormerAdapter(CTCCompressor):
         vocabulary: Literal["characters", "bytes", "llm", "head"] = "llm"
         """What the labels, and so the tokens, are: the LLM's tokens, the characters of the training data, the
         256 bytes of UTF-8, or what the head of `head_weights` knows."""
-        num_layers: PositiveInt = 2
+        num_layers: LayerCount = 2
         """Transformer layers; each attends to the frames."""
         hidden_dim: PositiveInt = 768
         """Width of the query."""

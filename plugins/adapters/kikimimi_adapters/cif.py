@@ -14,6 +14,7 @@ from kikimimi import (
     AdapterOutput,
     CharacterVocabulary,
     ComponentConfig,
+    LayerCount,
     NonNegativeFloat,
     OddInt,
     Padded,
@@ -72,7 +73,7 @@ class CIFAdapter(Adapter):
         """Width of the convolution that the weights come from [frames]."""
         tail_threshold: Annotated[float, Gt(0), Le(1)] = 0.5
         """Least rest at the end of a clip that becomes a token [tokens]."""
-        num_layers: PositiveInt = 1
+        num_layers: LayerCount = 1
         """Linear layers of the projection, with GELU between them."""
         hidden_dim: PositiveInt | None = None
         """Width between the layers; null is the LLM's width D. Refused with one layer."""

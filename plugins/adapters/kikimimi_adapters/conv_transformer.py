@@ -6,7 +6,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded, PositiveInt, Probability
+from kikimimi import (
+    Adapter,
+    AdapterContext,
+    AdapterOutput,
+    ComponentConfig,
+    LayerCount,
+    Padded,
+    PositiveInt,
+    Probability,
+)
 from kikimimi_adapters.attention import attend
 from kikimimi_adapters.conv import ConvLayer, ConvStack, OfEach, check_convolutions
 
@@ -105,7 +114,7 @@ class ConvTransformerAdapter(Adapter):
         """Frames from one position of each convolution to the next; their product is the shortening."""
         dim: PositiveInt = 3072
         """Width of the transformer layers."""
-        num_layers: PositiveInt = 1
+        num_layers: LayerCount = 1
         """Transformer layers."""
         num_heads: PositiveInt = 24
         """Attention heads; they divide `dim`."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kikimimi import AdapterContext, PositiveInt
+from kikimimi import AdapterContext, LayerCount, PositiveInt
 from kikimimi_adapters.ctc_head import CTCCompressor, CTCConfig, CTCHead, tiny_head
 from kikimimi_adapters.mlp import MLP, check_projection, projection
 
@@ -29,7 +29,7 @@ class CTCAdapter(CTCCompressor):
 
         mode: Literal["average", "non_blank"] = "non_blank"
         """What becomes a token: every run of one label, runs of blanks included; or those of other labels."""
-        num_layers: PositiveInt = 1
+        num_layers: LayerCount = 1
         """Linear layers of the projection, with GELU between them."""
         hidden_dim: PositiveInt | None = None
         """Width between the layers; null is the LLM's width D. Refused with one layer."""

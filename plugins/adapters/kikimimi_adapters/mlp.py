@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded, PositiveInt
+from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, LayerCount, Padded, PositiveInt
 from kikimimi_adapters.frame_groups import FrameGroups
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -76,7 +76,7 @@ class MLPAdapter(Adapter):
         counted in the metrics). A clip without one full group has one token either way."""
         norm: Literal["none", "layer", "plain"] = "none"
         """Layer norm of the pooled vectors: none, with a learned scale and shift, or without them."""
-        num_layers: PositiveInt = 2
+        num_layers: LayerCount = 2
         """Linear layers."""
         hidden_dim: PositiveInt | None = None
         """Width between the layers; None is the LLM's width D. Refused with one layer."""

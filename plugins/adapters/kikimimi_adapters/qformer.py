@@ -14,6 +14,7 @@ from kikimimi import (
     AdapterContext,
     AdapterOutput,
     ComponentConfig,
+    LayerCount,
     Padded,
     PositiveFloat,
     PositiveInt,
@@ -160,7 +161,7 @@ class QFormerAdapter(Adapter):
         remainder: Literal["keep", "drop"] = "keep"
         """What becomes of the frames that do not fill the last window: a window of their own, or dropped and
         counted (a clip shorter than one window is kept). Only the default is taken without windows."""
-        num_layers: PositiveInt = 2
+        num_layers: LayerCount = 2
         """Transformer layers."""
         hidden_dim: PositiveInt = 768
         """Width of the queries."""

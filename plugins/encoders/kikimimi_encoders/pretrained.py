@@ -13,6 +13,7 @@ from kikimimi import (
     ComponentConfig,
     Encoder,
     LayerCombiner,
+    LayerCount,
     Layers,
     Options,
     PositiveInt,
@@ -33,7 +34,7 @@ class Sizes(Options):
 
     dim: PositiveInt = 768
     """Width E of the frames."""
-    num_layers: PositiveInt = 12
+    num_layers: LayerCount = 12
     """Layers."""
     num_heads: PositiveInt = 12
     """Attention heads; they divide `dim`."""
@@ -250,12 +251,20 @@ def check_expected(given: Mapping[str, Any], expected: Mapping[str, Any], where:
             )
 
 
+_MOST_LAYERS = 1000
+
+
 def build_config(config_class: Any, config: Mapping[str, Any], source: str) -> Any:
     """Build transformers' config.
 
     Raises:
         WeightsError: transformers refuses it.
     """
+    layers = config.get("num_hidden_layers", 1)
+    if not (isinstance(layers, int) and 1 <= layers <= _MOST_LAYERS):
+        raise WeightsError(
+            f"{source}: config.json: num_hidden_layers: must be between 1 and {_MOST_LAYERS}, not {layers!r}"
+        )
     try:
         return config_class.from_dict(config)
     except (StrictDataclassError, TypeError, ValueError) as error:

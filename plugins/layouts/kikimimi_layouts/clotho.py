@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, LayoutConfig, Row, read_table
-from kikimimi_layouts.corpus_folder import is_missing, licence_name
+from kikimimi import DataError, LayoutConfig, Row, read_bytes, read_table
+from kikimimi_layouts.corpus_folder import MAX_TABLE, is_missing, licence_name
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
 _Split = Literal["development", "validation", "evaluation"]
@@ -65,7 +65,7 @@ def _find(folder: Path, places: tuple[str, ...], name: str, what: str) -> Path:
 def _about(metadata: Path) -> dict[str, dict[str, Any]]:
     """Return keywords, link, uploader and licence by file name."""
     about: dict[str, dict[str, Any]] = {}
-    content = metadata.read_bytes().decode("iso-8859-1").encode()
+    content = read_bytes(metadata, limit=MAX_TABLE).decode("iso-8859-1").encode()
     rows = read_table(io.BytesIO(content), ".csv")
     header = getattr(next(rows, None), "values", None) or ()
     if "file_name" not in header:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from kikimimi import BadRow, DataError, RequestError, listing, nearest
+from kikimimi import BadRow, DataError, RequestError, listing, nearest, read_bytes
 
 _SHOWN = 12
 _Read = TypeVar("_Read")
@@ -42,6 +42,10 @@ def find_folder(path: Path, what: str) -> Path:
     return path
 
 
+MAX_TABLE = 1 << 28
+"""Largest file of a corpus, beside its audio, that is read whole [bytes]."""
+
+
 def read_lines(transcript: Path, read: Callable[[str], _Read]) -> Iterator[_Read | BadRow]:
     """Yield what is read from each line of a transcript that is not blank, or why it cannot be.
 
@@ -49,7 +53,7 @@ def read_lines(transcript: Path, read: Callable[[str], _Read]) -> Iterator[_Read
         transcript: The file, UTF-8. Lines end at line feeds, and nowhere else.
         read: Called with a line; raises a ValueError where it is wrong.
     """
-    for number, line in enumerate(transcript.read_bytes().split(b"\n"), 1):
+    for number, line in enumerate(read_bytes(transcript, limit=MAX_TABLE).split(b"\n"), 1):
         where = f"{transcript}:{number}"
         if not line.strip():
             continue

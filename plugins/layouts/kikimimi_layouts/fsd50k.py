@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, LayoutConfig, Row
-from kikimimi_layouts.corpus_folder import find_file, find_folder, licence_name
+from kikimimi import DataError, LayoutConfig, Row, read_bytes
+from kikimimi_layouts.corpus_folder import MAX_TABLE, find_file, find_folder, licence_name
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
 _Split = Literal["dev", "eval"]
@@ -67,7 +67,7 @@ class FSD50K(TableLayout):
 def _about(info: Path) -> dict[str, dict[str, str]]:
     """Return title, uploader and licence of each clip, as far as they are known."""
     try:
-        clips = json.loads(info.read_text(encoding="utf-8"))
+        clips = json.loads(read_bytes(info, limit=MAX_TABLE))
         about = {
             name: {key: str(clip[key]) for key in ("title", "uploader", "license") if clip.get(key)}
             for name, clip in clips.items()

@@ -25,6 +25,8 @@ from kikimimi_layouts.fields import FieldsRow, load_fields, shipped_fields
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = {".parquet": "parquet", ".arrow": "arrow"}
+MAX_GROUP = 1 << 31
+"""Largest group of rows of a parquet file, unpacked [bytes]."""
 _AT_ONCE = 16  # rows that are read together: long clips are megabytes each
 
 
@@ -156,6 +158,28 @@ def _is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
+def _check_groups(local: Path) -> None:
+    """Refuse parquet that would not be read in pieces: `datasets` holds one group of rows at a time."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_metadata
+
+    files = sorted(local.rglob("*.parquet")) if local.is_dir() else [local]
+    for file in files:
+        if file.suffix.lower() != ".parquet" or not file.is_file():
+            continue
+        try:
+            about = read_metadata(file)
+        except (ArrowException, OSError):  # `datasets` says what is wrong with it
+            continue
+        largest = max((about.row_group(n).total_byte_size for n in range(about.num_row_groups)), default=0)
+        if largest > MAX_GROUP:
+            raise DataError(
+                f"{file}: a group of its rows holds {largest:,} bytes, and at most {MAX_GROUP:,} are read at "
+                "a time. Write it again with smaller groups: pyarrow.parquet.write_table(..., "
+                "row_group_size=100)"
+            )
+
+
 def _loaded(path: str, config: HuggingFace.Config) -> Any:
     """Open the set at one split."""
     local = Path(path)
@@ -168,6 +192,7 @@ def _loaded(path: str, config: HuggingFace.Config) -> Any:
         from datasets.exceptions import DatasetsError
     except ImportError:
         raise MissingExtraError("The layout 'hugging_face'", "datasets", "datasets") from None
+    _check_groups(local)
     try:
         if local.is_file():
             if local.suffix.lower() not in _FILES:

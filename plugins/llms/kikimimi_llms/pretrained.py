@@ -26,6 +26,9 @@ PINNED = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(/[^@]+)?@(?P<commit>[0-9a-f
 _CONSTANTS = ("*.attn.bias", "*.attn.masked_bias", "*.rotary_emb.inv_freq")
 
 
+_MOST_LAYERS = 1000
+
+
 class Pretrained:
     """A pretrained LLM's files. Code that lies among them is not run.
 
@@ -78,6 +81,12 @@ class Pretrained:
         ):
             raise WeightsError(
                 f"{self.weights}: is a {config.model_type!r} model, which holds more than a text model"
+            )
+        layers = getattr(config, "num_hidden_layers", 1)
+        if not (isinstance(layers, int) and 1 <= layers <= _MOST_LAYERS):
+            raise WeightsError(
+                f"{self.weights}: config.json: num_hidden_layers: must be between 1 and {_MOST_LAYERS}, not "
+                f"{layers!r}"
             )
         if self.gguf is None and getattr(config, "quantization_config", None):
             method = dict(config.quantization_config).get("quant_method")

@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from kikimimi import Options, PositiveInt, Probability
+from kikimimi import LayerCount, Options, PositiveInt, Probability
 
 Tokens = Literal["characters", "bytes"]
 
@@ -29,7 +29,7 @@ class Scratch(Options):
 
     dim: PositiveInt = 256
     """Width D of embeddings and residual stream."""
-    num_layers: PositiveInt = 4
+    num_layers: LayerCount = 4
     """Decoder layers."""
     num_heads: PositiveInt = 4
     """Attention heads; they divide `dim`."""

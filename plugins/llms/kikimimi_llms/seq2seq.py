@@ -15,6 +15,7 @@ from kikimimi import (
     ComponentConfig,
     Conversation,
     Generation,
+    LayerCount,
     LLMContext,
     Message,
     Options,
@@ -40,7 +41,7 @@ class T5Scratch(Options):
 
     dim: PositiveInt = 256
     """Width D of embeddings and residual streams."""
-    num_layers: PositiveInt = 4
+    num_layers: LayerCount = 4
     """Layers of the encoder, and as many of the decoder."""
     num_heads: PositiveInt = 4
     """Attention heads; they divide `dim`."""

@@ -7,9 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar, Literal, TypeVar
 
-import yaml
-
-from kikimimi import listing
+from kikimimi import listing, read_yaml
 from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
 from kikimimi_tasks.labelled_clip import LabelledClip
 
@@ -22,7 +20,7 @@ Bank = dict[str, list[str]]
 @cache
 def read_bank(name: str) -> Bank:
     """Return a bank of this package."""
-    bank: Bank = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    bank: Bank = read_yaml(_FOLDER / f"{name}.yaml")
     return bank
 
 

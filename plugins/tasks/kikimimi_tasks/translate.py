@@ -5,9 +5,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-import yaml
-
-from kikimimi import Text, check_choice, listing
+from kikimimi import Text, check_choice, listing, read_yaml
 from kikimimi_tasks.banks import Bank, BankConfig, BankTask
 from kikimimi_tasks.labelled_clip import LabelledClip, check_text
 
@@ -17,7 +15,7 @@ _NAMES = Path(__file__).with_name("language_names.yaml")
 @cache
 def language_names() -> dict[str, dict[str, str]]:
     """Return what a language is called, by the language of the prompt and its own ISO 639 code."""
-    names: dict[str, dict[str, str]] = yaml.safe_load(_NAMES.read_text(encoding="utf-8"))
+    names: dict[str, dict[str, str]] = read_yaml(_NAMES)
     return names
 
 

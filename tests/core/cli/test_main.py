@@ -102,3 +102,24 @@ def test_usage_errors(cli: Cli, arguments: list[str], message: str) -> None:
     done = cli(*arguments)
     assert done.code == 2
     assert message in " ".join(done.err.replace("│", " ").split())
+
+
+def test_errors_steer_no_terminal(cli: Cli) -> None:
+    done = cli("show", "\x1b]0;x\x07[/red]\u202e.yaml")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: there is no recipe \\x1b]0;x\\x07[/red]\\u202e.yaml.\n"
+
+
+def test_after_two_dashes_nothing_is_an_option(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("--odd.yaml").write_text("name: x\nstages: {}\n")
+    for command in (["show"], ["train"], ["plan"], ["data", "show"]):
+        done = cli(*command, "--", "--odd.yaml", "--stage=asr")
+        assert done.code == 2
+        assert "(--odd.yaml:1)" in done.err
+        assert "--stage: a recipe has no option '--stage'" in done.err
+    done = cli("transcribe", "no-run", "--", "-file.wav")
+    assert (done.code, done.err) == (2, "error: no such audio file: -file.wav\n")
+    assert "-x.csv: no such file" in cli("data", "pack", "--", "-x.csv", "out", "text=a").err

@@ -238,3 +238,13 @@ def test_a_clip_that_the_context_cannot_hold(
     assert done.code == 1
     assert f"error: {file}: too long for this run's LLM: a prompt of " in done.err
     assert "leaves no room in the context of 20" in done.err
+
+
+def test_whatever_the_model_writes_is_one_line(
+    cli: Cli, trained: Path, write: Write, tone: Tone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Transcriber, "transcribe", lambda *_, **__: ["a\nb\x1b[31m\t[red]\u200c"])
+    files = [write(name, tone(0.5)) for name in ("a.flac", "b\x1b.flac")]
+    done = cli("transcribe", trained, *files)
+    text = "a\\nb\\x1b[31m\\t[red]\u200c"
+    assert done.out == f"{files[0]}\t{text}\n{str(files[1])[:-6]}\\x1b.flac\t{text}\n"

@@ -10,6 +10,7 @@ import torch
 
 from kikimimi import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.batch import Sample, collate
+from kikimimi.errors import RecipeError
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import freeze_all_but, kept_names, trainable_names
 from kikimimi.recipe import Recipe, digest, load_recipe
@@ -117,3 +118,19 @@ def test_an_encoder_of_half_precision_feeds_an_adapter_of_full_precision(load: A
     model(collate([sample])).logits.float().sum().backward()
     gradients = [p.grad for p in model.adapter.parameters()]
     assert all(g is not None and g.dtype == torch.float32 and g.any() for g in gradients)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "llm.scratch.dim=1000000000000",
+        "adapter.hidden_dim=1000000000000",
+        "encoder.sizes.ffn_dim=9999999999999",
+    ],
+)
+def test_what_no_machine_holds_is_one_line(load: Any, option: str) -> None:
+    where = option.partition(".")[0]
+    with pytest.raises(
+        RecipeError, match=rf"{where}: is too large to be built on this machine: .* what you meant"
+    ):
+        assemble(load(option))

@@ -60,7 +60,7 @@ def test_everything_is_resolved(load: Any, base: str) -> None:
         ("layer", "'3'", "3"),
         ("layer", "first", "first"),
         ("cache", "a/b", Path("a/b")),
-        ("free", "{a: [1, 2.5, yes, x, null]}", {"a": [1, 2.5, True, "x", None]}),
+        ("free", "{a: [1, 2.5, true, yes, x, null]}", {"a": [1, 2.5, True, "yes", "x", None]}),
         # Texts are what is spelled: no is not false, 1e5 and 007 are no numbers, a date is no date.
         (
             "words",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -206,14 +207,14 @@ def test_an_unregistered_task(write: Any, base: str) -> None:
 def test_a_file_that_must_not_be_read(write: Any, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(_with(base, "mine.yaml"))
     write("answer: x\n", "mine.yaml")
-    read_text = Path.read_text
+    open_ = os.open
 
-    def refuse(self: Path, *args: Any, **options: Any) -> str:
-        if self.name == "mine.yaml":
+    def refuse(path: Path, *args: Any, **options: Any) -> int:
+        if Path(path).name == "mine.yaml":
             raise PermissionError(13, "Permission denied")
-        return read_text(self, *args, **options)
+        return open_(path, *args, **options)
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert _problems(path) == [f"{KEY}: cannot be read: Permission denied (mine.yaml)"]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 from dataclasses import replace
@@ -188,3 +189,10 @@ def test_lengths_and_sizes() -> None:
         "1,000.0 h",
     ]
     assert [size(count) for count in (999, 1500, 2.5e9, 3.14e12)] == ["999 B", "1.5 kB", "2.5 GB", "3.1 TB"]
+
+
+def test_names_and_texts_of_strangers_are_shown_harmless(stats: Stats) -> None:
+    name = "<script>\x00\x1b[31m\x9b\u202e\ufffe]]></script>"
+    html = render_stats([dataclasses.replace(stats, name=name)])
+    assert not set(re.findall(r"[^\n]", html)) & set("\x00\x1b\x9b\u202e\ufffe")
+    assert "&lt;script&gt;\\x00\\x1b[31m\\x9b\\u202e\\ufffe]]&gt;&lt;/script&gt;" in html

@@ -26,7 +26,7 @@ from typing_extensions import TypedDict
 
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import amount, counted, nearest
-from kikimimi.contracts.options import PositiveInt, Rule, checked
+from kikimimi.contracts.options import PositiveFloat, PositiveInt, Rule, checked
 from kikimimi.data.codec import Codec
 from kikimimi.data.packing.row import PackSettings
 from kikimimi.data.packing.shard import PackedShard, ShardJob, Tally, clear_leftovers, note_path, pack_shards
@@ -200,8 +200,8 @@ def pack(
     records_per_shard: PositiveInt = 1000,
     prefix: _Prefix = "shard",
     codec: Codec = "flac",
-    min_seconds: float | None = None,
-    max_seconds: float | None = None,
+    min_seconds: PositiveFloat | None = None,
+    max_seconds: PositiveFloat | None = None,
     licenses: Sequence[str] = (),
     bad_rows: Literal["drop", "fail"] = "drop",
     workers: PositiveInt = 1,

@@ -68,7 +68,10 @@ class CheckReport:
     def table(self) -> str:
         """Return the problems as a table, for people."""
         rows = [("shard", "byte", "record", "problem")]
-        rows += [(item.shard, str(item.offset), item.key, item.reason) for item in self.problems]
+        rows += [
+            (visible(item.shard), str(item.offset), visible(item.key), visible(item.reason))
+            for item in self.problems
+        ]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         return "\n".join(
             f"{shard:<{widths[0]}}  {byte:>{widths[1]}}  {key:<{widths[2]}}  {reason}"

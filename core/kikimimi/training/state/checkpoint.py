@@ -14,7 +14,6 @@ import json
 import os
 import random
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, distributed as dist
 from torch.distributed.tensor import DTensor
 
+from kikimimi.console.terminal import say
 from kikimimi.console.words import listing
 from kikimimi.errors import DamagedError, KikimimiError, RunError
 from kikimimi.files.hashes import MANIFEST, FileMark, check_files, mark, write_manifest
@@ -422,7 +422,7 @@ def _check_state(state: Mapping[str, Any], step: int) -> None:
 
 
 def _tell(message: str) -> None:
-    print(message, file=sys.stderr)
+    say(message, error=True)
 
 
 def _keep_silent(message: str) -> None:

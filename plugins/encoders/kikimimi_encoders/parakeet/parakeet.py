@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge, MultipleOf
 from transformers import ParakeetEncoderConfig
 
-from kikimimi import OddInt, Padded, PositiveInt, Probability, Rule, WeightsError, WeightsFiles
+from kikimimi import LayerCount, OddInt, Padded, PositiveInt, Probability, Rule, WeightsError, WeightsFiles
 from kikimimi_encoders import pretrained
 from kikimimi_encoders.log_mel import FFT, HOP, PREEMPHASIS, WINDOW, normalised_log_mel, num_whole_hops
 from kikimimi_encoders.parakeet.model import FastConformer
@@ -32,7 +32,7 @@ class Sizes(pretrained.Sizes):
 
     dim: Annotated[int, Ge(2), MultipleOf(2)] = 1024
     """Width E of the frames; even."""
-    num_layers: PositiveInt = 42
+    num_layers: LayerCount = 42
     """Conformer blocks."""
     num_heads: PositiveInt = 8
     """Attention heads; they divide `dim`."""

@@ -13,7 +13,7 @@ from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import (
     Wav2Vec2BertFeatureProjection,
 )
 
-from kikimimi import OddInt, Padded, PositiveInt, WeightsFiles, full_precision
+from kikimimi import LayerCount, OddInt, Padded, PositiveInt, WeightsFiles, full_precision
 from kikimimi_encoders import pretrained
 from kikimimi_encoders.log_mel import HOP, WINDOW
 from kikimimi_encoders.pretrained import SAMPLE_RATE, build_config, check_expected, read_config
@@ -31,7 +31,7 @@ class Sizes(pretrained.Sizes):
 
     dim: PositiveInt = 1024
     """Width E of the frames."""
-    num_layers: PositiveInt = 24
+    num_layers: LayerCount = 24
     """Conformer blocks."""
     num_heads: PositiveInt = 16
     """Attention heads; they divide `dim`."""

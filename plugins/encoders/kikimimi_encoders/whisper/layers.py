@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, MultipleOf
 from torch import Tensor, nn
 
-from kikimimi import PositiveInt, WeightsError
+from kikimimi import LayerCount, PositiveInt, WeightsError
 from kikimimi_encoders import pretrained
 
 
@@ -20,7 +20,7 @@ class Sizes(pretrained.Sizes):
 
     dim: Annotated[int, Ge(4), MultipleOf(2)] = 512
     """Width E of the frames; even."""
-    num_layers: PositiveInt = 6
+    num_layers: LayerCount = 6
     """Transformer layers."""
     num_heads: PositiveInt = 8
     """Attention heads; they divide `dim`."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, MultipleOf
 from torch import Tensor
 
-from kikimimi import AudioError, Layers, Padded, PositiveInt, WeightsFiles
+from kikimimi import AudioError, LayerCount, Layers, Padded, PositiveInt, WeightsFiles
 from kikimimi.weights import CONFIG_PATTERNS, DEFAULT_PATTERNS
 from kikimimi_encoders.log_mel import HOP, log_mel, num_mel_frames
 from kikimimi_encoders.pretrained import SAMPLE_RATE, PretrainedConfig, PretrainedEncoder, read_config
@@ -163,7 +163,7 @@ class Qwen2AudioSizes(Sizes):
 
     dim: Annotated[int, Ge(4), MultipleOf(2)] = 1280
     """Width E of the frames; even."""
-    num_layers: PositiveInt = 32
+    num_layers: LayerCount = 32
     """Transformer layers."""
     num_heads: PositiveInt = 20
     """Attention heads; they divide `dim`."""
