@@ -162,7 +162,7 @@ class Train(Options):
 
 @dataclass(kw_only=True, frozen=True)
 class Schedule(Options):
-    """Learning rate over a stage: a linear warm-up, then a decay."""
+    """Learning rate over a stage: a warm-up, then a decay."""
 
     name: Literal["linear", "cosine", "constant"] = "linear"
     """Form of the decay."""
@@ -170,6 +170,8 @@ class Schedule(Options):
     """Length of the warm-up [steps]; a stage that is shorter ends inside it."""
     start: Fraction = 0.1
     """Where the warm-up starts [fraction of the peak]."""
+    warmup_type: Literal["linear", "log"] = "linear"
+    """Form of the warm-up; `log` rises with the logarithm of the step, as DeepSpeed's does by default."""
     floor: Fraction = 0.1
     """Where the decay ends [fraction of the peak]."""
 
@@ -177,6 +179,10 @@ class Schedule(Options):
         need(
             self.warmup > 0 or self.start == Schedule.start,
             "start is read only by a warm-up: set warmup above 0",
+        )
+        need(
+            self.warmup > 0 or self.warmup_type == Schedule.warmup_type,
+            "warmup_type is read only by a warm-up: set warmup above 0",
         )
         need(
             self.name != "constant" or self.floor == Schedule.floor,

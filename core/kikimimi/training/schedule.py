@@ -12,11 +12,14 @@ if TYPE_CHECKING:
 def factor(schedule: Schedule, step: int, steps: int) -> float:
     """Return the factor on the learning rate of optimiser step `step` (from 0) of `steps`.
 
-    Linear warm-up from `schedule.start` to 1 over `schedule.warmup` steps, then a decay to
-    `schedule.floor` at the last step, linear or by half a cosine, or none.
+    Warm-up from `schedule.start` to 1 over `schedule.warmup` steps, linear or with the logarithm of the step
+    (DeepSpeed's `WarmupLR`), then a decay to `schedule.floor` at the last step, linear or by half a cosine,
+    or none.
     """
     if step < schedule.warmup:
-        return schedule.start + (1 - schedule.start) * step / schedule.warmup
+        log = schedule.warmup_type == "log"
+        risen = math.log(step + 1) / math.log(max(2, schedule.warmup)) if log else step / schedule.warmup
+        return schedule.start + (1 - schedule.start) * risen
     if schedule.name == "constant":
         return 1.0
     span = max(1, steps - 1 - schedule.warmup)
