@@ -82,7 +82,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "stages.asr.batch": {"seconds": 80.0, "global": 10},
         "stages.asr": {"steps": 100_000, "clip": 0.0},
         "stages.asr.data.librispeech.task": {"request": "what did the speaker say?"},
-        "stages.asr.schedule": {"warmup": 10_000, "floor": 0.05},
+        "stages.asr.schedule": {"name": "exponential", "warmup": 10_000, "hold": 40_000, "floor": 0.05},
     },
     "blsp": {
         "encoder": {"weights": "openai/whisper-small"},

@@ -27,6 +27,19 @@ def test_a_linear_warm_up_and_each_decay() -> None:
     assert factor(Schedule(name="constant", warmup=10), 99, 100) == 1.0
 
 
+def test_three_stages_are_fairseqs() -> None:
+    """Its `tri_stage` of 0.1, 0.4 and 0.5 of the steps, from 1 % of the peak to 5 %."""
+    schedule = Schedule(name="exponential", warmup=100, hold=400, start=0.01, floor=0.05)
+    rates = [factor(schedule, step, 1001) for step in (0, 50, 100, 499, 500, 750, 1000)]
+    assert rates == pytest.approx([0.01, 0.505, 1.0, 1.0, 1.0, 0.05**0.5, 0.05])
+    # A stage that ends while the rate is held.
+    assert factor(schedule, 400, 401) == 1.0
+    with pytest.raises(ValueError, match="floor must be above 0 where name is exponential"):
+        Schedule(name="exponential", floor=0.0)
+    with pytest.raises(ValueError, match="hold is read only before a decay"):
+        Schedule(name="constant", hold=1)
+
+
 def test_a_warm_up_that_is_not_there_has_no_form() -> None:
     with pytest.raises(ValueError, match="warmup_type is read only by a warm-up: set warmup above 0"):
         Schedule(warmup_type="log")
