@@ -46,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "evaluate.test_clean.generate": {"num_beams": 4, "max_new_tokens": 200},
     },
     "ltu-as": {
-        "encoder": {"weights": "openai/whisper-large", "layers": list(range(1, 33)), "combine": "concat"},
+        "encoder": {"weights": "openai/whisper-large", "layers": list(range(1, 33)), "final_norm": False},
         "adapter": {"downsample": 20, "time_heads": 1, "layer_heads": 8},
         "llm.lora": {**LORA_8, "alpha": 16.0, "dropout": 0.05},
         "stages.projection": {"steps": 16_190},
@@ -59,7 +59,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "stages.understanding.schedule": {"name": "linear", "warmup": 100, "start": 0.0, "floor": 0.0},
     },
     "desta2": {
-        "encoder": {"weights": "openai/whisper-small", "layers": [3, 6, 9, 12], "keep_silence": True},
+        "encoder": {
+            "weights": "openai/whisper-small",
+            "layers": [3, 6, 9, 12],
+            "keep_silence": True,
+            "final_norm": False,
+        },
         "adapter": {"num_queries": 64, "window_seconds": None, "num_layers": 2, "num_heads": 12},
         "llm": {"weights": "meta-llama/Meta-Llama-3-8B-Instruct"},
         "stages.captions.train": {"adapter": {"lr": 1e-4, "weight_decay": 0.01, "part": "all", "groups": {}}},

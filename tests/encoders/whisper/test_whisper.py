@@ -110,6 +110,21 @@ def test_silence_is_kept_where_it_is_asked_for() -> None:
     torch.testing.assert_close(out.values, expected, rtol=0, atol=1e-5)
 
 
+def test_the_last_layer_may_be_read_before_the_norm(tmp_path: Path) -> None:
+    encoder, reference = tiny("window", final_norm=False, layers=[1, 2]), tiny_reference()
+    encoder.fill(reference.state_dict(), "reference")
+    seen: list[Tensor] = []
+    for layer in reference.layers:
+        layer.register_forward_hook(lambda module, given, result: seen.append(result))
+    clip = noise(16_000)
+    with torch.inference_mode():
+        reference(reference_mel([clip], 80))
+        out = encoder(Padded.stack([clip])).values
+    torch.testing.assert_close(out, torch.cat(seen, dim=-1)[:, :50], rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="final_norm is read only where layer 2, the last, is read"):
+        tiny(final_norm=False, layers=[1])
+
+
 def test_unpadded_mode_equals_transformers_layers_on_the_short_clip() -> None:
     """Transformers refuses short input, so its modules are run one by one."""
     encoder, reference = tiny(), tiny_reference()

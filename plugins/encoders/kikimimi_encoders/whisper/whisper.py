@@ -64,7 +64,14 @@ class WhisperFamilyEncoder(PretrainedEncoder):
         if config.spec_augment is not None:
             self.augmentation = SpectrogramMasking(config.spec_augment, self.sizes.num_mels)
         last = self.choose_layers(num_layers=self.sizes.num_layers, dim=self.sizes.dim)
-        self.model = WhisperTransformer(self.sizes, last, pairs=self.pairs)
+        if not self.norms_last and last < self.num_layers:
+            raise ValueError(f"final_norm is read only where layer {self.num_layers}, the last, is read")
+        self.model = WhisperTransformer(self.sizes, last, pairs=self.pairs, norm=self.norms_last)
+
+    @property
+    def norms_last(self) -> bool:
+        """Whether the final norm follows the last layer."""
+        return True
 
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Any:
@@ -135,6 +142,9 @@ class WhisperEncoder(WhisperFamilyEncoder):
         keep_silence: bool = False
         """Whether the frames of the silence up to the window follow a clip's own, so that every clip has as
         many (Voxtral, LLaMA-Omni, DeSTA2 and SALMONN do so). Refused without `pad: window`."""
+        final_norm: bool = True
+        """Whether the last layer's frames pass Whisper's final norm (LTU-AS and DeSTA2, which read it beside
+        others, take it before). Refused where the last layer is not read."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -150,6 +160,11 @@ class WhisperEncoder(WhisperFamilyEncoder):
     # WhisperForConditionalGeneration, or WhisperModel.
     prefixes = ("model.encoder.", "encoder.")
     frame_rate = SAMPLE_RATE / HOP / 2
+
+    @property
+    def norms_last(self) -> bool:
+        """Whether the final norm follows the last layer."""
+        return self.config.final_norm
 
     def num_frames(self, num_samples: int) -> int:
         """Return the frames of the clip, or with `keep_silence` those of the window."""
