@@ -171,7 +171,7 @@ def default(option: Option) -> str:
     if dataclasses.is_dataclass(found):
         return "its defaults"
     if isinstance(found, str):
-        return f"`{found}`" if found else '`""`'
+        return f"`{found}`" if found and found.isprintable() else f"`{json.dumps(found)}`"
     return f"`{json.dumps(plain(found))}`".replace('"', "")
 
 
