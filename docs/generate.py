@@ -171,7 +171,7 @@ def default(option: Option) -> str:
     if dataclasses.is_dataclass(found):
         return "its defaults"
     if isinstance(found, str):
-        return f"`{found}`" if found else '`""`'
+        return f"`{found}`" if found and found.isprintable() else f"`{json.dumps(found)}`"
     return f"`{json.dumps(plain(found))}`".replace('"', "")
 
 
@@ -240,10 +240,15 @@ def updated(path: Path, generated: str) -> str:
 
 def systems_reference() -> str:
     """Return what the header of each recipe of a published system says, and its parts, as Markdown."""
-    lines: list[str] = []
-    for path in sorted(recipes_folder().glob("*.yaml")):
-        if path.stem in OWN:
-            continue
+    paths = [path for path in sorted(recipes_folder().glob("*.yaml")) if path.stem not in OWN]
+    lines: list[str] = ["| recipe | what was compared with what | when |", "|---|---|---|"]
+    lines += [
+        f"| [{path.stem}](../recipes/{path.name}) | {said} | {when} |"
+        for path in paths
+        for when, said in [compared(path)]
+    ]
+    lines.append("")
+    for path in paths:
         recipe = load_recipe(path)
         parts = {part: getattr(recipe, part) for part in PARTS}
         lora = parts["llm"].lora
@@ -262,21 +267,35 @@ def systems_reference() -> str:
     return "\n".join(["", *lines, ""])
 
 
+def compared(path: Path) -> tuple[str, str]:
+    """Return when a recipe was compared with its sources, and with which."""
+    (line,) = (line for line in header_lines(path) if line.startswith("Compared"))
+    when, said = line.removeprefix("Compared ").split(": ", 1)
+    return when, said.removesuffix(".")
+
+
 def header(path: Path) -> Iterator[str]:
     """Yield a recipe's header: what it is, then a list of what is exact, assumed, missing."""
+    said = header_lines(path)
+    yield said[0]
+    yield ""
+    yield from (f"- {item}" for item in said[1:] if not item.startswith("Compared"))
+
+
+def header_lines(path: Path) -> list[str]:
+    """Return the items of a recipe's header, each in one line."""
     said: list[str] = []
     for line in itertools.takewhile(lambda line: line.startswith("#"), path.read_text("utf-8").splitlines()):
         text = line.removeprefix("#").strip()
         if said and not re.match(
-            r"(Exact|Assumed|Missing|Its data|Its variants|LLM-jp-4|One stage|Other than|Defects|In small)\b",
+            r"(Exact|Assumed|Missing|Its data|LLM-jp-4's|One stage|Other than|Defects|In small"
+            r"|The authors' other|Compared)\b",
             text,
         ):
             said[-1] += f" {text}"
         else:
             said.append(text)
-    yield said[0]
-    yield ""
-    yield from (f"- {item}" for item in said[1:])
+    return said
 
 
 def name_of(chosen: Chosen) -> str:

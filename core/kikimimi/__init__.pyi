@@ -28,6 +28,7 @@ from .contracts.conversation import (
     Message as Message,
     Role as Role,
     TextPart as TextPart,
+    clip_mark as clip_mark,
     parse_conversation as parse_conversation,
 )
 from .contracts.generation import Generation as Generation

@@ -156,20 +156,29 @@ def test_drop_leaves_the_remainder_out_and_counts_it() -> None:
     assert build(downsample=2)(Padded.stack([FRAMES])).counts == {}
 
 
-@pytest.mark.parametrize("num_frames", [2, 3, 50, 51])
-def test_expresses_qwen_audios_pooler(num_frames: int) -> None:
-    """As in AvgPool1d(2, 2), Linear, and the two vectors around them."""
-    adapter = build(
-        16, 8, downsample=2, pool="mean", remainder="drop", num_layers=1, bias=True, boundaries=True
-    )
+@pytest.mark.parametrize("num_frames", [1, 25])
+def test_expresses_qwen_audios_projection(num_frames: int) -> None:
+    """Linear, and the two vectors around; frames are averaged in pairs, then normed, in the encoder."""
+    adapter = build(16, 8, downsample=1, num_layers=1, bias=True, boundaries=True)
     (layer,) = (m for m in adapter.modules() if isinstance(m, nn.Linear))
     assert adapter.boundaries is not None
     first, last = adapter.boundaries
     frames = torch.randn(num_frames, 16)
-    pooled = nn.functional.avg_pool1d(frames.T[None], 2, 2)[0].T
-    expected = torch.cat([first[None], layer(pooled), last[None]])
-    tokens = adapter(Padded.stack([frames, torch.randn(60, 16)])).tokens
+    expected = torch.cat([first[None], layer(frames), last[None]])
+    tokens = adapter(Padded.stack([frames, torch.randn(30, 16)])).tokens
     assert tokens.lengths.tolist() == [len(expected), 32] == [adapter.max_tokens(num_frames), 32]
+    torch.testing.assert_close(tokens.values[0, : len(expected)], expected)
+
+
+@pytest.mark.parametrize("num_frames", [2, 3, 50, 51])
+def test_a_mean_of_pairs_is_torchs(num_frames: int) -> None:
+    """As in AvgPool1d(2, 2), Linear."""
+    adapter = build(16, 8, downsample=2, pool="mean", remainder="drop", num_layers=1, bias=True)
+    (layer,) = (m for m in adapter.modules() if isinstance(m, nn.Linear))
+    frames = torch.randn(num_frames, 16)
+    expected = layer(nn.functional.avg_pool1d(frames.T[None], 2, 2)[0].T)
+    tokens = adapter(Padded.stack([frames, torch.randn(60, 16)])).tokens
+    assert tokens.lengths.tolist() == [len(expected), 30] == [adapter.max_tokens(num_frames), 30]
     torch.testing.assert_close(tokens.values[0, : len(expected)], expected)
 
 

@@ -159,7 +159,11 @@ def desta2(adapter: QFormerAdapter, layers: list[Tensor]) -> Tensor:
     shares = adapter.tap_weights.softmax(-1)  # (Q, taps)
     mixed = sum(shares[:, k, None] * read[k] for k in range(len(layers)))
     assert isinstance(mixed, Tensor)
-    tokens: Tensor = adapter.proj(adapter.norm(mixed))
+    # Sequential(LayerNorm, Linear) there, whose epsilon is torch's and not BERT's.
+    normed = torch.nn.functional.layer_norm(
+        mixed, mixed.shape[-1:], adapter.norm.weight, adapter.norm.bias, 1e-5
+    )
+    tokens: Tensor = adapter.proj(normed)
     return tokens
 
 

@@ -182,13 +182,13 @@ TEXT = [{"role": "user", "content": "q"}, ASSISTANT]
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": [USER, ASSISTANT]}, r"no field audios, but in the turns 1 place waits for one"),
-        ({"messages": TEXT, "audios": ["a.wav"]}, r"audios has 1 clip, but in the turns 0 places wait"),
+        ({"messages": [USER, ASSISTANT]}, r"no field audios, but the turns have 1 place for one"),
+        ({"messages": TEXT, "audios": ["a.wav"]}, r"audios has 1 clip, but the turns have 0 places for one"),
         (
             {"messages": [USER, ASSISTANT], "audios": ["a.wav", "b.wav"]},
             r"audios has 2 clips, but .* 1 place",
         ),
-        ({"messages": TEXT, "audio": "a.wav"}, r"audio has 1 clip, but in the turns 0 places"),
+        ({"messages": TEXT, "audio": "a.wav"}, r"audio has 1 clip, but the turns have 0 places"),
         ({"messages": [USER, ASSISTANT], "audio": "a.wav", "audios": ["a.wav"]}, r"each holds clips"),
         ({"messages": TEXT, "recording": "x/a.FLAC"}, r"recording: holds a clip, but no turn does"),
         ({"messages": TEXT, "path": ["my a.mp3"]}, r"path: holds a clip, but no turn does"),
@@ -212,8 +212,8 @@ TEXT = [{"role": "user", "content": "q"}, ASSISTANT]
             r"messages\[0\]\.content: '<\|AUDIO\|>' stands for a clip .* mark=TEXT",
         ),
         ({"messages": [{"role": "user", "content": "<Audio>q"}, ASSISTANT]}, r"'<Audio>' stands for a clip"),
-        (asked({"type": "text", "text": "<audio>"}), r"1 place waits for one"),
-        ({**asked({"type": "audio"}), "audios": []}, r"1 place waits for one"),
+        (asked({"type": "text", "text": "<audio>"}), r"1 place for one"),
+        ({**asked({"type": "audio"}), "audios": []}, r"1 place for one"),
         (asked({"type": "image", "image": "a.png"}), r"type: 'image' is not one of audio, text"),
         (asked({"type": "audio", "audio": "a.wav", "path": "b.wav"}), r"audio, path name different clips"),
         (asked({"type": "audio", "audio": "https://x.org/a.wav"}), r"is not on this machine: download it"),
@@ -257,6 +257,15 @@ TEXT = [{"role": "user", "content": "q"}, ASSISTANT]
 def test_no_clip_is_lost(row: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=rf"^m\.jsonl:1.*{message}"):
         read(row)
+
+
+def test_what_is_nested_too_deeply_is_malformed() -> None:
+    part: Any = []
+    for _ in range(5000):
+        part = [part]
+    row = asked({"type": "audio", "audio": part})
+    with pytest.raises(DataError, match=r"m\.jsonl:1: nested too deeply"):
+        ConversationReader(FOLDER).read("m.jsonl:1", row)
 
 
 def test_deeply_nested_clips() -> None:

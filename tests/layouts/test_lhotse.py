@@ -18,6 +18,7 @@ from kikimimi.data.packing.pack import pack
 from kikimimi.data.packing.source import PackSource, find_tars
 from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import RequestError
+from kikimimi_layouts import lhotse as lhotse_layout
 from kikimimi_layouts.lhotse import Lhotse
 from kikimimi_layouts.manifest import Manifest
 
@@ -277,6 +278,23 @@ def test_a_tar_that_breaks_off(tmp_path: Path, read: Read) -> None:
     assert isinstance(second, BadRow)
     assert "recording.000000.tar: cannot be read any further: member 'b.flac' breaks off" in second.reason
     assert isinstance(third, Row)
+
+
+def test_a_member_that_is_too_large_is_not_read(
+    tmp_path: Path, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lhotse_layout, "MAX_MEMBER", 1 << 20)
+    shar(tmp_path / "shar", [["a"], ["b"]])
+    tar = tmp_path / "shar/recording.000000.tar"
+    about = tarfile.TarInfo("a.flac")
+    about.size = 1 << 35
+    tar.write_bytes(about.tobuf())
+    with tar.open("r+b") as file:
+        file.truncate((1 << 35) + 10_240)  # sparse
+    first, second = read(lhotse(tmp_path / "shar"))
+    assert isinstance(first, BadRow)
+    assert "a member of 34,359,738,368 bytes, of which at most 1,048,576 are read" in first.reason
+    assert isinstance(second, Row)
 
 
 def test_a_recording_of_another_cut(tmp_path: Path, read: Read) -> None:

@@ -115,7 +115,7 @@ def test_preferences(write: Write, read: Read) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({**DEMO, "audios": []}, "1 place waits for one"),
+        ({**DEMO, "audios": []}, "1 place for one"),
         ({**DEMO, "audios": ["1.wav", "2.wav"]}, "audios has 2 clips"),
         (
             {**DEMO, "messages": [*DEMO["messages"], {"role": "observation", "content": "x"}]},

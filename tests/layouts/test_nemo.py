@@ -65,7 +65,11 @@ def test_a_text_in_a_file(tmp_path: Path, read: Read) -> None:
     assert found.record["text"] == "onetwo"
     found = read_one(tmp_path, read, {"audio_filepath": "a.wav", "duration": 1, "text_filepath": "b.txt"})
     assert isinstance(found, BadRow)
-    assert "text_filepath: b.txt cannot be read" in found.reason
+    assert "text_filepath: no such file" in found.reason
+    (tmp_path / "c.txt").write_bytes(b"\xff")
+    found = read_one(tmp_path, read, {"audio_filepath": "a.wav", "duration": 1, "text_filepath": "c.txt"})
+    assert isinstance(found, BadRow)
+    assert "text_filepath: c.txt cannot be read" in found.reason
 
 
 CANARY = {"audio_filepath": "a.wav", "duration": 1, "source_lang": "en", "pnc": "yes"}
@@ -117,6 +121,41 @@ def test_bad_rows(tmp_path: Path, read: Read, row: dict[str, Any], message: str)
     assert isinstance(found, BadRow)
     with pytest.raises(DataError, match=message):
         raise DataError(found.reason)
+
+
+def test_conversations(tmp_path: Path, read: Read) -> None:
+    turns = [
+        {"from": "User", "value": "What is it?", "type": "text"},
+        {"from": "User", "value": "a.wav", "type": "audio", "duration": 1.0, "offset": 2.0},
+        {"from": "Assistant", "value": "Glass.", "type": "text"},
+    ]
+    beside = {"messages": [{"role": "user", "content": "<audio>q"}], "audio_filepath": "b.wav"}
+    path = lines(tmp_path, {"id": "x", "conversations": turns}, beside)
+    assert PackSource.open(path).name == "manifest"
+    for layout in (Manifest(str(path), Manifest.Config()), NeMo(str(path), NeMo.Config())):
+        first, second = layout.rows(0, 2)
+        assert isinstance(first, Row)
+        assert first.clips == (Segment(tmp_path / "a.wav", 2.0, 1.0),)
+        assert first.record["messages"] == [
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "What is it?"}, {"type": "audio", "audio": "0"}],
+            },
+            {"role": "assistant", "content": "Glass."},
+        ]
+        assert isinstance(second, Row)
+        assert second.clips == (tmp_path / "b.wav",)
+
+
+def test_a_home_folder(tmp_path: Path, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for said, file in (
+        ("~/a.wav", Path("/home/me/a.wav")),
+        ("~nobody-here/a.wav", tmp_path / "~nobody-here/a.wav"),
+    ):
+        found = read_one(tmp_path, read, {"audio_filepath": said, "text": "x"})
+        assert isinstance(found, Row)
+        assert found.clips == (file,)
 
 
 def test_packed(write: Callable[..., Path], tmp_path: Path) -> None:

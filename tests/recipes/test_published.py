@@ -21,7 +21,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from kikimimi import Adapter, AdapterContext
+from kikimimi import Adapter, AdapterContext, Chosen
 from kikimimi.contracts.vocabulary import BytesVocabulary
 from kikimimi.model.lora import add_lora
 from kikimimi.recipe import Recipe, load_recipe
@@ -148,8 +148,10 @@ ADAPTERS = {
     ),
     # Whisper-large-v3, Ministral 3B; no biases.
     "voxtral-mini": Sizes(in_dim=1280, out_dim=3072, num_parameters=4 * 1280 * 3072 + 3072 * 3072),
-    # Whisper-large-v2, Qwen-7B; vectors before and after the audio.
-    "qwen-audio": Sizes(in_dim=1280, out_dim=4096, num_parameters=linear(1280, 4096) + 2 * 4096),
+    # Whisper-large-v2 with pairs of frames averaged inside, Qwen-7B; vectors before and after the audio.
+    "qwen-audio": Sizes(
+        in_dim=1280, out_dim=4096, frame_rate=25.0, num_parameters=linear(1280, 4096) + 2 * 4096
+    ),
     "qwen2-audio": Sizes(in_dim=1280, out_dim=4096, frame_rate=25.0, num_parameters=linear(1280, 4096)),
     # A Conformer of 1,024, Phi-4-mini.
     "phi-4-multimodal": Sizes(
@@ -192,6 +194,16 @@ def build_adapter(recipe: Recipe, sizes: Sizes, folder: Path) -> Adapter:
         adapter = recipe.adapter.component(config, context)
     assert isinstance(adapter, Adapter)
     return adapter
+
+
+def tiny_of(chosen: Chosen) -> Any:
+    """Return the config of a tiny encoder whose window is that of the published one."""
+    config: Any = chosen.component.tiny_config(chosen.config)
+    if chosen.name == "dual":
+        parts = {name: replace(part, config=tiny_of(part)) for name, part in chosen.nested().items()}
+        return replace(config, **parts)
+    positions = getattr(config.sizes, "num_positions", None)
+    return config if positions is None else replace(config, sizes=replace(config.sizes, num_positions=1500))
 
 
 def count(module: nn.Module) -> int:
@@ -299,6 +311,36 @@ def test_phi_4_multimodal_has_updates_of_460_million_parameters() -> None:
     assert UPDATES["phi-4-multimodal"].num_parameters == pytest.approx(460e6, rel=0.005)
 
 
+def test_phi_4_multimodal_has_an_encoder_and_a_projector_of_about_460_million_parameters() -> None:
+    recipe = recipe_of("phi-4-multimodal")
+    with torch.device("meta"):
+        encoder = recipe.encoder.component(recipe.encoder.config)
+    assert count(encoder) == million(441.3)
+    assert count(encoder) + ADAPTERS["phi-4-multimodal"].num_parameters == pytest.approx(460e6, rel=0.015)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("salmonn-13b", 88),
+        ("desta2", 64),
+        ("voxtral-mini", 375),
+        ("llama-omni", 300),
+        # Of two seconds of audio the others give the clip's own.
+        ("llm_jp_4_8b_ja", 25),
+        ("blsp", 13),
+        ("qwen-audio", 52),
+    ],
+)
+def test_a_short_clip_has_as_many_tokens_as_in_the_source(name: str, tokens: int, tmp_path: Path) -> None:
+    recipe = recipe_of(name)
+    config = tiny_of(recipe.encoder)
+    with torch.device("meta"):
+        encoder = recipe.encoder.component(config)
+    frames = encoder.num_frames(2 * 16_000)
+    assert build_adapter(recipe, ADAPTERS[name], tmp_path).max_tokens(frames) == tokens
+
+
 def test_llama_3_has_an_encoder_of_1_billion_and_an_adapter_of_100_million_parameters() -> None:
     recipe = recipe_of("llama-3-speech")
     with torch.device("meta"):
@@ -333,7 +375,7 @@ def test_speech_llama_has_updates_of_2_1_million_parameters() -> None:
         ("llama-omni", 1500, 300),
         ("llama-omni", 1504, 300),  # frames that do not fill a token are dropped
         ("voxtral-mini", 1500, 375),
-        ("qwen-audio", 1500, 752),  # 25 Hz, and the two vectors around
+        ("qwen-audio", 750, 752),  # 25 Hz, and the two vectors around
         ("qwen2-audio", 750, 750),
         ("phi-4-multimodal", 375, 375),  # 80 ms
         ("llama-3-speech", 750, 375),  # 80 ms

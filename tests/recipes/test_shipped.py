@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -115,3 +116,11 @@ def test_a_second_stage_begins_where_the_first_ended(tmp_path: Path, monkeypatch
     for name, parameter in before.named_parameters():
         same[name.split(".")[0]] &= bool((parameter == after.get_parameter(name)).all())
     assert same == {"encoder": True, "adapter": False, "llm": True}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_published_system_says_what_it_was_compared_with(path: Path) -> None:
+    text = " ".join(path.read_text(encoding="utf-8").replace("#", " ").split())
+    assert (path.stem not in ("quickstart", "llm_jp_4_8b_ja_cpu")) == bool(
+        re.search(r" Compared \d{4}-\d\d-\d\d: \w", text)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -51,17 +52,17 @@ def test_the_last_of_an_odd_number_is_written_too() -> None:
 def test_what_is_only_written_needs_no_clip() -> None:
     record = {"segments": [{"audio": "0", "text": "文0。"}, {"text": "文1。"}]}
     assert _continue(record, ["0.flac"]).messages == (_user(0, "<next>"), _assistant("文1。"))
-    with pytest.raises(ValueError, match=r"segments\[1\]\.audio: task 'repetition' needs the name of"):
+    record = {"segments": record["segments"][::-1]}
+    with pytest.raises(ValueError, match=r"segments\[0\]\.audio: task 'repetition' needs the name of"):
         _repeat(record, ["0.flac"])
 
 
 def test_audio_and_its_own_text() -> None:
-    assert _repeat(_document(2)).messages == (
-        _user(0, "<repeat>"),
-        _assistant("文0。"),
-        _user(1, "<repeat>"),
-        _assistant("文1。"),
-    )
+    """One pair for each sample, without those before it."""
+    assert _repeat(_document(2)).messages == (_user(0, "<repeat>"), _assistant("文0。"))
+    task = Repetition(RepetitionConfig())
+    drawn = {task.conversation(_document(3), CLIPS, Random(seed)).messages for seed in range(20)}
+    assert drawn == {(_user(i, "<repeat>"), _assistant(f"文{i}。")) for i in range(3)}
     clip = _repeat({"text": "文0。"}, ["0.flac"])
     assert clip.messages == (_user(0, "<repeat>"), _assistant("文0。"))
 

@@ -136,3 +136,12 @@ def test_refuses_options(options: dict[str, Any], message: str) -> None:
 )
 def test_contract(check: Any) -> None:
     check()
+
+
+@pytest.mark.parametrize(("options", "written"), [({}, "Go on.\nhi"), ({"joint": " "}, "Go on. hi")])
+def test_what_stands_before_the_transcript_in_writing(options: dict[str, Any], written: str) -> None:
+    """A teacher that reads in place of hearing: BLSP puts a blank there."""
+    config = PromptedConfig(prompts={"en": ["Go on."]}, language="en", order="text_first", **options)
+    made = Prompted(config).conversation({"text": "hi"}, ["0.flac"], None)
+    assert made.messages[0].parts[0] == TextPart("Go on.")
+    assert made.written().messages[0].parts == (TextPart(written),)

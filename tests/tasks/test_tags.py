@@ -18,6 +18,8 @@ RECORD: dict[str, Any] = {
     "events": ["birds", "speech"],
     "speakers": "Smith",
     "title": "Morning",
+    "scene": "park",
+    "vocal_sound": "laughter",
     "segments": [
         {"text": "good", "start": 0.0, "end": 0.4},
         {"text": "morning", "start": 0.4, "end": 1},
@@ -33,7 +35,7 @@ def _make(record: dict[str, Any] | None = None, **options: Any) -> Conversation:
 @pytest.mark.parametrize(
     ("options", "tags", "answer", "said"),
     [
-        # The first is the sequence of Qwen-Audio's own example.
+        # Sequences of Qwen-Audio's own evaluations: evaluate_asr, st, caption, emotion, scene, srwt.
         (
             {},
             "<|startoftranscript|><|en|><|transcribe|><|en|><|notimestamps|><|wo_itn|>",
@@ -41,49 +43,61 @@ def _make(record: dict[str, Any] | None = None, **options: Any) -> Conversation:
             True,
         ),
         (
-            {"kind": "translate", "target": "de", "itn": True},
+            {"kind": "translate", "target": "de"},
             "<|startoftranscript|><|en|><|translate|><|de|><|notimestamps|><|itn|>",
             "Guten Morgen",
             True,
         ),
         (
-            {"kind": "caption", "itn": None},
-            "<|startofanalysis|><|unknown|><|caption|><|en|><|notimestamps|>",
+            {"kind": "caption", "form": "caption_clotho"},
+            "<|startofanalysis|><|unknown|><|caption|><|en|><|notimestamps|><|caption_clotho|>",
             "birds sing",
             False,
         ),
         (
             {"kind": "keyword", "target": "ja"},
-            "<|startofanalysis|><|en|><|keyword|><|ja|><|notimestamps|><|wo_itn|>",
+            "<|startofanalysis|><|en|><|keyword|><|ja|><|notimestamps|>",
             "morning, greeting",
             True,
         ),
         (
             {"kind": "emotion_recognition"},
-            "<|startofanalysis|><|en|><|emotion_recognition|><|en|><|notimestamps|><|wo_itn|>",
+            "<|startofanalysis|><|en|><|keyword|><|en|><|notimestamps|><|emotion_recognition|>",
             "calm",
             True,
         ),
         (
             {"kind": "event"},
-            "<|startofanalysis|><|unknown|><|event|><|en|><|notimestamps|><|wo_itn|>",
+            "<|startofanalysis|><|unknown|><|keyword|><|en|><|notimestamps|><|event|>",
             "birds, speech",
             False,
         ),
         (
             {"kind": "speaker_meta"},
-            "<|startofanalysis|><|en|><|speaker_meta|><|en|><|notimestamps|><|wo_itn|>",
+            "<|startofanalysis|><|en|><|keyword|><|en|><|notimestamps|><|speaker_meta|>",
             "Smith",
             True,
         ),
         (
             {"kind": "song_meta"},
-            "<|startofanalysis|><|unknown|><|song_meta|><|en|><|notimestamps|><|wo_itn|>",
+            "<|startofanalysis|><|unknown|><|keyword|><|en|><|notimestamps|><|song_meta|>",
             "Morning",
             False,
         ),
         (
-            {"timestamps": True, "itn": None},
+            {"kind": "scene"},
+            "<|startofanalysis|><|unknown|><|keyword|><|en|><|notimestamps|><|scene|>",
+            "park",
+            False,
+        ),
+        (
+            {"form": "itn"},
+            "<|startoftranscript|><|en|><|transcribe|><|en|><|notimestamps|><|itn|>",
+            "good morning",
+            True,
+        ),
+        (
+            {"timestamps": True},
             "<|startoftranscript|><|en|><|transcribe|><|en|><|timestamps|>",
             "<|0.00|>good<|0.40|>morning<|1.00|><|1.25|>all<|1.50|>",
             True,
@@ -118,6 +132,12 @@ def test_the_language_of_the_clip_may_be_unknown() -> None:
         ({"kind": "transcrbe"}, r"kind: 'transcrbe' is not one of .* Did you mean 'transcribe'\?"),
         ({"target": "english"}, "target: 'english' is not one of ar, "),
         ({"kind": "caption", "timestamps": True}, "timestamps: only a transcript has them"),
+        (
+            {"kind": "caption", "form": "itn"},
+            "form: kind 'caption' takes caption_audiocaps, caption_clotho, caption_plain",
+        ),
+        ({"kind": "event", "form": "itn"}, "form: kind 'event' takes none: leave it out"),
+        ({"timestamps": True, "form": "itn"}, "form: a transcript with times takes none: leave it out"),
     ],
 )
 def test_refuses_options(options: dict[str, Any], message: str) -> None:
@@ -146,7 +166,7 @@ def test_times_that_cannot_be_written(segments: Any, message: str) -> None:
     Tags,
     timed=TagsConfig(timestamps=True),
     expected_failures=None,
-    **{str(kind): TagsConfig(kind=kind, target="en", itn=None) for kind in get_args(TagKind)},
+    **{str(kind): TagsConfig(kind=kind, target="en") for kind in get_args(TagKind)},
 )
 def test_contract(check: Any) -> None:
     check()

@@ -59,7 +59,7 @@ def _run() -> int:
         say(f"error: {error}", error=True)
         return 1
     except OSError as error:
-        if (told := system_refusal(error)) is None:
+        if (told := system_refusal(error, "" if error.filename else "the command cannot go on")) is None:
             raise
         say(f"error: {told}", error=True)
         return 1

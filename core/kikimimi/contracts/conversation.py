@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
+
+_CLIP_MARKS = re.compile(
+    r"<(?:audio|speech|sound)>|<\|/?audio(?:_\w+)?\|>|<audio_soft_token>|<audio[\s_]\d+>", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -22,10 +27,12 @@ class AudioPart:
     Attributes:
         audio: The name of the clip within its record (``0.flac``).
         text: What is said in it, where that is known. The LLM never sees it; adapters learn to align with it.
+        joint: What stands in writing between its words and others of the turn.
     """
 
     audio: str
     text: str | None = None
+    joint: str = "\n"
 
 
 Part = TextPart | AudioPart
@@ -80,7 +87,7 @@ class Conversation:
     def written(self) -> Conversation:
         """Return the conversation with what is said in its clips in their place; no audio is left.
 
-        A line break keeps the words of a clip apart from words that stand beside it in the same turn.
+        Its `joint`, a line break as a rule, keeps the words of a clip apart from others in the same turn.
 
         Raises:
             ValueError: What is said in a clip is not known.
@@ -102,12 +109,15 @@ class Conversation:
 def _written(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     if not any(isinstance(part, AudioPart) for part in parts):
         return parts
-    texts: list[str] = []
-    for part in parts:
+    text = ""
+    for i, part in enumerate(parts):
         if part.text is None:
             raise ValueError(f"it is not known what is said in clip {part.audio!r}")
-        texts.append(part.text.strip())
-    return (TextPart("\n".join(text for text in texts if text)),)
+        said = part.text.strip()
+        clips = [beside for beside in parts[max(0, i - 1) : i + 1] if isinstance(beside, AudioPart)]
+        joint = clips[-1].joint if clips else "\n"
+        text += joint + said if text and said else said
+    return (TextPart(text),)
 
 
 def parse_conversation(data: dict[str, Any]) -> Conversation:
@@ -141,6 +151,15 @@ def parse_conversation(data: dict[str, Any]) -> Conversation:
     if rejected is not None and rejected == conversation.reference():
         raise ValueError("rejected: is the same text as the answer that is preferred to it")
     return conversation
+
+
+def clip_mark(text: str) -> str | None:
+    """Return what in a text stands for a clip, as training tools write it (``<audio>``), or None.
+
+    Here a clip is a part of its own: left in a text, such a mark would be read and learnt as words.
+    """
+    found = _CLIP_MARKS.search(text)
+    return None if found is None else found[0]
 
 
 def _answer(data: dict[str, Any], name: str) -> str | None:

@@ -74,6 +74,8 @@ def as_on_disk(path: Path) -> Path:
     if str(path).isascii() or os.path.lexists(path):
         return path
     parent = as_on_disk(path.parent)
+    if path.name.isascii():
+        return parent / path.name
     try:
         spellings = _spellings(parent, parent.stat().st_mtime_ns)
     except (OSError, ValueError):
@@ -98,9 +100,9 @@ class Row:
 
     Attributes:
         name: What messages and the ledger call it, such as the path of its audio file as the corpus has it.
-        record: The record's JSON: a labelled clip (``text``, ``language``, ``meta``; no ``text`` where ``meta``
-            holds other labels) or a conversation (``messages``, ``rejected``, ``meta``) whose audio parts name
-            clips by number: ``"0"``, ``"1"``.
+        record: The record's JSON: a labelled clip (``text``, ``language``, ``meta``; without ``text`` where
+            ``meta`` holds other labels) or a conversation (``messages``, ``rejected``, ``meta``) whose audio
+            parts name clips by number: ``"0"``, ``"1"``.
             ``meta`` holds whatever else is known, the licence under ``license``.
         clips: Audio files, the bytes of them, or segments of either, in order. A file that is not there is
             left out with its row.

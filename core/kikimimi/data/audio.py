@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.console.words import amount
 from kikimimi.contracts.layout import Clip
 from kikimimi.data import ogg
 from kikimimi.data.codec import Codec, check_opus_rate
@@ -29,6 +30,9 @@ from kikimimi.errors import AudioError
 
 AUDIO_SUFFIXES = ("flac", "mp3", "ogg", "opus", "wav")
 """File name endings of the formats that a record may carry."""
+
+MAX_CLIP_SECONDS = 3600.0
+"""Longest clip of a record that is decoded [s]: it is held whole, as 230 MB at 16 kHz."""
 
 SILENCE_DBFS = -60.0
 """A clip whose peak is lower [dB relative to full scale] counts as silent."""
@@ -44,7 +48,9 @@ _ANY_SIZE = 1 << 62
 _CODECS = {"flac": {"format": "FLAC", "subtype": "PCM_16"}, "opus": {"format": "OGG", "subtype": "OPUS"}}
 
 
-def decode(source: Clip, *, sample_rate: int, name: str) -> NDArray[np.float32]:
+def decode(
+    source: Clip, *, sample_rate: int, name: str, max_seconds: float = math.inf
+) -> NDArray[np.float32]:
     """Decode an audio file: any rate, width and number of channels of WAV, FLAC, OGG, Opus or MP3.
 
     Channels are averaged, unless a segment chooses one; `resample` tells how rates are changed. Of a segment,
@@ -55,17 +61,22 @@ def decode(source: Clip, *, sample_rate: int, name: str) -> NDArray[np.float32]:
         source: The file's bytes or its path, or a segment of either.
         sample_rate: Wanted rate [Hz].
         name: What messages call the clip.
+        max_seconds: Longest clip that is decoded [s].
 
     Returns:
         (S,) mono float32.
 
     Raises:
         RequestError: No file is at that path.
-        AudioError: It is not audio, breaks off, is empty or shorter than `MIN_SECONDS`, or holds values that
-            are not numbers, or channels that cancel one another (`CancellingError`). A segment goes past the
-            end by more than `OVERSHOOT`, or names a channel that is not there.
+        AudioError: It is longer than `max_seconds`, is not audio, breaks off, is empty or shorter than
+            `MIN_SECONDS`, or holds values that are not numbers, or channels that cancel one another
+            (`CancellingError`). A segment is not there (`SegmentError`).
     """
     with opened(source, name) as stream:
+        if stream.seconds > max_seconds:
+            raise AudioError(
+                f"{name}: lasts {amount(stream.seconds)}; at most {amount(max_seconds)} are decoded at once"
+            )
         frames = math.ceil(stream.frames * sample_rate / stream.rate)
         return _joined(resampled(stream.blocks(), stream.rate, sample_rate), frames)
 
@@ -110,6 +121,20 @@ def _joined(blocks: Iterable[NDArray[np.float32]], frames: int) -> NDArray[np.fl
         filled += len(block)
     samples.resize(filled, refcheck=False)
     return samples
+
+
+def check_sound(source: Clip, name: str) -> float:
+    """Decode an audio file to its end, block by block, and keep nothing.
+
+    Returns:
+        Its length [s].
+
+    Raises:
+        RequestError: No file is at that path.
+        AudioError: As `decode`.
+    """
+    with opened(source, name) as stream:
+        return sum(len(block) for block in stream.blocks()) / stream.rate
 
 
 def probe(source: Clip, name: str) -> tuple[float, int, int]:
@@ -256,7 +281,7 @@ def _encode(
                 file.write(scaled[begin : begin + _WRITTEN])
             samples += len(block)
             if os.fstat(held).st_size > most_bytes:
-                raise OversizeError(f"{name}: takes more than {most_bytes >> 20} MiB as {codec}")
+                raise OversizeError(f"{name}: takes more than {round(most_bytes / (1 << 20))} MiB as {codec}")
     return samples, peak
 
 

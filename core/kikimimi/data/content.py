@@ -73,6 +73,14 @@ class Content:
         """Tell whether nothing but zeros follows."""
         return not any(block.strip(b"\0") for block in self.blocks(begin))
 
+    @property
+    def state(self) -> tuple[int, ...] | None:
+        """What changes when the file does; None of bytes in memory."""
+        if self._file is None:
+            return None
+        stat = os.fstat(self._file.fileno())
+        return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
     @contextmanager
     def opened(self) -> Iterator[int]:
         """Open them as a file, for libraries that read by themselves.

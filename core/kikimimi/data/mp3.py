@@ -111,12 +111,12 @@ def may_be_mpeg(begin: bytes) -> bool:
 
 def is_mpeg(content: Content | bytes) -> bool:
     """Tell whether a file begins, after its tags, with two frames of MPEG audio."""
-    at = _after_tags(content, 0)
+    at = after_tags(content, 0)
     header = _parse(content, at)
     if header is None:
         return False
     end = at + header.size
-    return end == len(content) or _parse(content, end) is not None or _after_tags(content, end) > end
+    return end == len(content) or _parse(content, end) is not None or after_tags(content, end) > end
 
 
 def with_frames_counted(content: Content | bytes, name: str) -> Told:
@@ -129,8 +129,8 @@ def with_frames_counted(content: Content | bytes, name: str) -> Told:
     Raises:
         AudioError: It breaks off, is damaged, or changes its sampling rate on the way.
     """
-    end = _before_tags(content)
-    at = _after_tags(content, 0)
+    end = before_tags(content)
+    at = after_tags(content, 0)
     first = _parse(content, at)
     assert first is not None
     parts: list[_Part] = []
@@ -138,7 +138,7 @@ def with_frames_counted(content: Content | bytes, name: str) -> Told:
     while at < end:
         header = _parse(content, at)
         if header is None:
-            after = _after_tags(content, at)
+            after = after_tags(content, at)
             if after > at:
                 at = after
                 continue
@@ -252,7 +252,7 @@ def _leader(header: bytes, frames: int) -> bytes:
     raise AssertionError("the largest frames have room for it")
 
 
-def _after_tags(content: Content | bytes, at: int) -> int:
+def after_tags(content: Content | bytes, at: int) -> int:
     """Return where the tags end that begin there: ID3v2, APEv2, ID3v1 (of a file that others follow)."""
     while True:
         if content[at : at + 3] == b"ID3" and at + 10 <= len(content):
@@ -268,7 +268,7 @@ def _after_tags(content: Content | bytes, at: int) -> int:
             return at
 
 
-def _before_tags(content: Content | bytes) -> int:
+def before_tags(content: Content | bytes) -> int:
     """Return where the tags begin that a file ends with: ID3v1, Lyrics3, APEv2."""
     end = len(content)
     while True:

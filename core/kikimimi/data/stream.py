@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from kikimimi.contracts.layout import Clip, Segment
 from kikimimi.data import chunks, flac, ogg
+from kikimimi.data.av_file import av_file
 from kikimimi.data.codec import MIN_SAMPLE_RATE
 from kikimimi.data.content import Content, made_of
+from kikimimi.data.kinds import kind_of
 from kikimimi.data.mp3 import is_mpeg, may_be_mpeg, with_frames_counted
 from kikimimi.errors import AudioError, CancellingError, RequestError, SegmentError
 
@@ -36,6 +38,12 @@ _CANCELLED = 1e-3
 """Share of the channels' energy below which their average has lost what was said."""
 
 _BLOCK = 1 << 18  # frames per read
+_READABLE = (
+    "Readable: WAV, FLAC, OGG (Vorbis, Opus) and MP3, with the extra kikimimi[formats] also M4A, AAC and "
+    "WebM; convert others with ffmpeg"
+)
+# What libsndfile is trusted with. Of others that it reads, some are read wrongly, others unchecked.
+_TRUSTED = {"AIFF", "AU", "CAF", "FLAC", "MP3", "MPEG", "NIST", "OGG", "RF64", "W64", "WAV", "WAVEX"}
 # Formats in which libsndfile finds a sample exactly; in others what comes before it is decoded, too.
 _SEEKABLE = {"AIFF", "AU", "CAF", "FLAC", "RF64", "W64", "WAV", "WAVEX"}
 # libsndfile notes in its log where a header and the file disagree, and then goes on with what is there.
@@ -221,6 +229,12 @@ def _decoder(content: Content, name: str) -> Iterator[_Decoder]:
         pieces, checksum = flac.read_whole(content, name)
     elif counted:
         pieces, samples = with_frames_counted(content, name)
+    elif (kind := kind_of(content)) is not None:
+        if kind.demuxer is None:
+            raise AudioError(f"{name}: {kind.words}, which is not read. {_READABLE}")
+        with av_file(content, kind, name) as file:
+            yield _Decoder(file, None)
+        return
     else:
         pieces = chunks.filled(content, name)
     with (
@@ -246,11 +260,12 @@ def _sound_file(descriptor: int, name: str) -> Iterator[Any]:
 
     try:
         with soundfile.SoundFile(descriptor, closefd=False) as file:
+            if file.format not in _TRUSTED:
+                raise AudioError(f"{name}: is {file.format_info}, which is not read. {_READABLE}")
             yield file
     except soundfile.LibsndfileError as error:
         raise AudioError(
-            f"{name}: cannot be decoded: {error.error_string.rstrip('.')}. "
-            "Readable: WAV, FLAC, OGG (Vorbis, Opus) and MP3; convert others with ffmpeg"
+            f"{name}: cannot be decoded: {error.error_string.rstrip('.')}. {_READABLE}"
         ) from error
 
 

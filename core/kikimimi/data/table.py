@@ -51,7 +51,7 @@ def read_table(
 
     Args:
         file: The table, at the beginning of a row. Of a CSV or a TSV, the header is the first row.
-        kind: Ending of its name, one of `TABLE_SUFFIXES`.
+        kind: The one of `TABLE_SUFFIXES` that it is.
         offset: Where in the table that is [bytes].
         number: How many lines stand before it.
         width: Number of columns; None takes that of the first row. Rows of another width are given as they

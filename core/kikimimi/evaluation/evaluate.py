@@ -11,7 +11,7 @@ from kikimimi.console.progress import Progress
 from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.metric import Score, open_metric
-from kikimimi.data.audio import decode
+from kikimimi.data.audio import MAX_CLIP_SECONDS, decode
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.shards.record import named
 from kikimimi.errors import DamagedError, DataError, KikimimiError, RequestError
@@ -251,7 +251,10 @@ def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list
             if len(names) != 1:
                 raise DataError(f"{record.where}: a recogniser takes one clip, and there are {len(names)}")
             clips[row] = decode(
-                record.audio[names[0]], sample_rate=recogniser.sample_rate, name=f"{record.where} {names[0]}"
+                record.audio[names[0]],
+                sample_rate=recogniser.sample_rate,
+                name=f"{record.where} {names[0]}",
+                max_seconds=MAX_CLIP_SECONDS,
             )
             by_language.setdefault(named(record.json, "language"), []).append(row)
         for language, group in by_language.items():

@@ -11,7 +11,7 @@ from typing import IO
 
 from kikimimi.console.words import counted
 from kikimimi.errors import DamagedError
-from kikimimi.files.reading import MEBIBYTE, parse_json, read_bytes
+from kikimimi.files.reading import MEBIBYTE, damaged, parse_json, read_bytes
 from kikimimi.files.writing import writing
 
 MANIFEST = "files.json"
@@ -105,6 +105,18 @@ def check_files(folder: Path, of: Mapping[str, str | int], names: Collection[str
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda name: _check(folder, name, manifest.files[name]), wanted))
     return True
+
+
+def require_files(folder: Path, remedy: str) -> None:
+    """Check the files of a folder against its manifest, if it has one.
+
+    Raises:
+        DamagedError: A file is not as it was written.
+    """
+    try:
+        check_files(folder, {})
+    except (OSError, ValueError) as error:
+        raise damaged(folder, str(error), remedy) from error
 
 
 def _check(folder: Path, name: str, wanted: FileMark) -> None:

@@ -4,6 +4,7 @@ import codecs
 import functools
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -82,6 +83,7 @@ def read_json_lines(
     *,
     limit: int = _LARGEST_LINES,
     remedy: str = "",
+    check: Callable[[T], object] = bool,
     damaged_lines: list[str] | None = None,
 ) -> list[T]:
     """Read a file that holds JSON of a known form on every line; where there is none, no line.
@@ -94,6 +96,7 @@ def read_json_lines(
         kind: What each line holds.
         limit: Largest size [bytes].
         remedy: What people can do about a damaged file.
+        check: Raises a ValueError for a line of the right form that says what cannot be.
         damaged_lines: Takes what is wrong with each damaged line, which is then left out; None makes it an
             error.
 
@@ -109,7 +112,9 @@ def read_json_lines(
         if not line.strip():
             continue
         try:
-            found.append(parse_json(line, kind))
+            value = parse_json(line, kind)
+            check(value)
+            found.append(value)
         except ValueError as error:
             if number > len(lines):
                 break

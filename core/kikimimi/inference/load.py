@@ -18,7 +18,6 @@ def load_model(run: RunFolder, stage: str | None = None) -> SpeechLM:
         DamagedError: The run's assets are damaged.
     """
     name, weights = run.newest_weights(stage)
-    run.check_assets()
     model = assemble(run.recipe.at(name), assets=run.assets)
     load_trained(model, run.recipe, name, weights)
     return model.eval().requires_grad_(False)

@@ -12,8 +12,9 @@ from kikimimi.errors import KikimimiError, RunError
 from kikimimi.evaluation.predictions import read_predictions
 from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import FILE, read_similarities
-from kikimimi.files.hashes import check_seal
+from kikimimi.files.hashes import check_seal, require_files
 from kikimimi.files.reading import read_json_lines
+from kikimimi.model.assembly import ASSETS_REMEDY
 from kikimimi.run.drift import recipe_change
 from kikimimi.run.folder import RunFolder, checkpoint_folders, stray_names
 from kikimimi.run.lock import held_lock, read_lock
@@ -70,7 +71,7 @@ def _items(path: Path) -> Iterator[CheckedItem]:
     if run is not None:
         yield _lock(run)
         if run.assets.is_dir():
-            yield _item(path, run.assets, run.check_assets)
+            yield _item(path, run.assets, partial(require_files, run.assets, ASSETS_REMEDY))
     for folder in sorted((path / "checkpoints").glob("*/")):
         yield from _checkpoints(path, folder)
     for file in sorted((path / "weights").glob("*.safetensors")):

@@ -164,16 +164,20 @@ class Train(Options):
 
 @dataclass(kw_only=True, frozen=True)
 class Schedule(Options):
-    """Learning rate over a stage: a linear warm-up, then a decay."""
+    """Learning rate over a stage: a warm-up, a hold at the peak, then a decay."""
 
-    name: Literal["linear", "cosine", "constant"] = "linear"
+    name: Literal["linear", "cosine", "exponential", "constant"] = "linear"
     """Form of the decay."""
     warmup: NonNegativeInt = 0
     """Length of the warm-up [steps]; a stage that is shorter ends inside it."""
     start: Fraction = 0.1
     """Where the warm-up starts [fraction of the peak]."""
+    warmup_type: Literal["linear", "log"] = "linear"
+    """Form of the warm-up; `log` rises with the logarithm of the step, as DeepSpeed's does by default."""
+    hold: NonNegativeInt = 0
+    """How long the rate stays at its peak before the decay [steps]."""
     floor: Fraction = 0.1
-    """Where the decay ends [fraction of the peak]."""
+    """Where the decay ends [fraction of the peak]; above 0 where it is exponential."""
 
     def __post_init__(self) -> None:
         need(
@@ -181,8 +185,20 @@ class Schedule(Options):
             "start is read only by a warm-up: set warmup above 0",
         )
         need(
+            self.warmup > 0 or self.warmup_type == Schedule.warmup_type,
+            "warmup_type is read only by a warm-up: set warmup above 0",
+        )
+        need(
             self.name != "constant" or self.floor == Schedule.floor,
             "floor is read only by a decay: set name to cosine or linear",
+        )
+        need(
+            self.name != "constant" or self.hold == 0,
+            "hold is read only before a decay: set name to cosine, exponential or linear",
+        )
+        need(
+            self.name != "exponential" or self.floor > 0,
+            "floor must be above 0 where name is exponential",
         )
 
 

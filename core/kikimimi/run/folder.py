@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RunError, WriteError
-from kikimimi.files.hashes import check_files, mark, write_manifest
+from kikimimi.files.hashes import mark, write_manifest
 from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_text
 from kikimimi.files.writing import whole_file, whole_folder, writing
 from kikimimi.files.yaml_text import parse_yaml
@@ -99,9 +99,9 @@ class RunFolder:
     def _begin(cls, path: Path, recipe: Recipe) -> RunFolder:
         if (path / "assets").is_dir():
             shutil.rmtree(path / "assets")  # a tokenizer of data that the recipe may no longer name
-        with whole_file(path / "recipe.yaml") as unfinished:
-            unfinished.write_text(to_yaml(recipe), encoding="utf-8")
-        return cls(path, recipe)
+        run = cls(path, recipe)
+        run.write_recipe(recipe)
+        return run
 
     @classmethod
     def open(cls, path: Path, overrides: Sequence[str] = ()) -> RunFolder:
@@ -116,18 +116,34 @@ class RunFolder:
             raise RunError(f"{path} is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes")
         if not (path / "recipe.yaml").is_file():
             raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
-        held = _held_recipe(path)
-        recipe = as_begun(load_recipe(path / "recipe.yaml"), held)
+        recipe = cls.read_recipe(path)
         if not overrides:
             return cls(path, recipe)
-        wanted = as_begun(load_recipe(path / "recipe.yaml", overrides), held)
+        wanted = cls.read_recipe(path, overrides)
         if changed := recipe_change(recipe, wanted):
             raise RunError(
                 f"{path} keeps its recipe ({changed}). It can go on with another "
                 f"{', '.join(f'trainer.{name}' for name in HARDWARE)}. To change something else, train the "
-                f"recipe: kikimimi train RECIPE.yaml {' '.join(overrides)}"
+                f"recipe: kikimimi train RECIPE.yaml {' '.join(overrides)}. To lengthen a "
+                f"finished stage: kikimimi train {path} stages.NAME.steps=N --extend"
             )
         return cls(path, wanted)
+
+    @staticmethod
+    def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+        """Read the recipe that a run folder holds, with changes.
+
+        Raises:
+            DamagedError: It is damaged.
+            RecipeError: The changes are wrong.
+        """
+        held = _held_recipe(path)
+        return as_begun(load_recipe(path / "recipe.yaml", overrides), held)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write the recipe that the run holds, whole or not at all."""
+        with whole_file(self.path / "recipe.yaml") as unfinished:
+            unfinished.write_text(to_yaml(recipe), encoding="utf-8")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -141,7 +157,7 @@ class RunFolder:
             return
         path = self.path / ".lock"
         with writing(path):
-            held = path.open("a+", encoding="utf-8")
+            held = path.open("a+", encoding="utf-8", errors="replace")
         with held as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,7 +177,7 @@ class RunFolder:
         """Whether some process is training this run."""
         if not (self.path / ".lock").is_file():
             return False
-        with (self.path / ".lock").open(encoding="utf-8") as file:
+        with (self.path / ".lock").open(encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
@@ -196,17 +212,6 @@ class RunFolder:
         except (OSError, WriteError):
             if not self.assets.is_dir():  # another rank was first, with the same
                 raise
-
-    def check_assets(self) -> None:
-        """Check the assets against the hashes that were written with them; earlier versions wrote none.
-
-        Raises:
-            DamagedError: A file is damaged or missing.
-        """
-        try:
-            check_files(self.assets, {})
-        except (OSError, ValueError) as error:
-            raise damaged(self.assets, str(error), "Restore it from a copy of the run folder") from error
 
     @property
     def metrics(self) -> Path:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.utilities import rank_zero_only
@@ -13,6 +16,7 @@ from typing_extensions import TypedDict
 
 from kikimimi.console.terminal import say
 from kikimimi.errors import MissingExtraError
+from kikimimi.files.writing import writing
 from kikimimi.recipe.show import plain
 from kikimimi.run.metrics import MetricsFile, StageLogger, read_metrics
 
@@ -130,15 +134,41 @@ def open_loggers(run: RunFolder, stage: str, step: int | None) -> list[Logger]:
     check_loggers(run.recipe)
     loggers: list[Logger] = []
     if "tensorboard" in run.recipe.trainer.loggers:
-        from pytorch_lightning.loggers import TensorBoardLogger
-
         # What a killed session wrote past the step that this one goes on from is hidden: it comes again.
         purge = None if step is None else step + 1
         folder = run.path / "tensorboard"
-        loggers.append(TensorBoardLogger(folder, name=stage, version="", purge_step=purge))
+        loggers.append(_tensorboard(folder, stage, purge))
     if "wandb" in run.recipe.trainer.loggers:
         loggers.append(WandbFile(run, stage))
     return loggers
+
+
+def _tensorboard(folder: Path, stage: str, purge: int | None) -> Logger:
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    class Told(TensorBoardLogger):
+        """TensorBoard's, whose refusals are told as all others."""
+
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            with writing(folder):
+                try:
+                    super().log_metrics(metrics, step)
+                except ValueError as error:
+                    raise error.__cause__ or error from None
+
+    if threading.excepthook is not _leave_to_logger:
+        _others.append(threading.excepthook)
+        threading.excepthook = _leave_to_logger
+    return Told(folder, name=stage, version="", purge_step=purge)
+
+
+_others: list[Callable[[threading.ExceptHookArgs], Any]] = []
+
+
+def _leave_to_logger(lost: threading.ExceptHookArgs) -> None:
+    """Print no traceback of the thread that writes TensorBoard's events: its error is raised again."""
+    if not (type(lost.thread).__name__ == "_AsyncWriterThread" and issubclass(lost.exc_type, OSError)):
+        _others[-1](lost)
 
 
 def log_evaluation(run: RunFolder, scores: dict[str, float]) -> None:

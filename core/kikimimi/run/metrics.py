@@ -4,9 +4,8 @@ import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any
 
-from pydantic import AfterValidator
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -80,14 +79,10 @@ class MetricsFile(StageLogger):
             writer.writerows({name: csv_cell(value) for name, value in line.items()} for line in lines)
 
 
-def _checked(line: dict[str, Any]) -> dict[str, Any]:
+def _check(line: dict[str, Any]) -> None:
     wrong = [name for name, value in line.items() if name != "stage" and not isinstance(value, int | float)]
     if not isinstance(line.get("stage"), str) or not isinstance(line.get("step"), int) or wrong:
         raise ValueError(f"{wrong[0]!r} is no number" if wrong else "it lacks a stage or a step")
-    return line
-
-
-_Line = Annotated[dict[str, int | float | str], AfterValidator(_checked)]
 
 
 def read_metrics(path: Path) -> Lines:
@@ -97,7 +92,8 @@ def read_metrics(path: Path) -> Lines:
         DamagedError: Another line is damaged.
     """
     remedy = "Restore the file from a copy, or delete that line: its values are missing then"
-    return read_json_lines(path, cast(type[dict[str, Any]], _Line), remedy=remedy)
+    kind: type[dict[str, Any]] = dict[str, int | float | str]
+    return read_json_lines(path, kind, check=_check, remedy=remedy)
 
 
 def by_stage(lines: Lines) -> dict[str, Lines]:

@@ -32,6 +32,8 @@ KNOWN_CONTROLS = (
 _QUESTION = Message("user", (TextPart("one"), AudioPart("0.flac"), TextPart("two"), AudioPart("1.flac")))
 _ANSWER = Message("assistant", (TextPart("an answer"),))
 _THIRD = Message("user", (AudioPart("2.flac"), TextPart("three")))
+_BEGINNINGS = ("an answer", " answer", "answer", "42", "いいえ", "\nanswer", "?")
+"""Answers whose first character could merge into the token before it."""
 _TALK = Conversation((_QUESTION, _ANSWER, _THIRD, Message("assistant", (TextPart("いいえ"),))))
 
 
@@ -318,17 +320,22 @@ def spans_tell_who_says_what(subject: LLMSubject) -> None:
 
 
 def training_continues_the_prompt(subject: LLMSubject) -> None:
-    """The rendering that generation starts from is what comes before the first token with a loss."""
+    """What generation starts from is what comes before an answer's loss, whatever the answer begins with."""
     llm = subject.build()
-    asked = llm.render(Conversation((_QUESTION,)), generate=True)
-    answered = llm.render(Conversation((_QUESTION, _ANSWER)))
-    expect(not any(asked.loss), "expected no loss in a prompt, found some")
-    start = answered.loss.index(True)
-    expect(
-        answered.ids[:start] == asked.ids and answered.slots == asked.slots,
-        f"expected training to predict the answer from the prompt that generation gets, {asked.ids}, "
-        f"found {answered.ids[:start]} before it",
-    )
+    for asked in ((_QUESTION,), (_QUESTION, _ANSWER, _THIRD)):
+        prompt = llm.render(Conversation(asked), generate=True)
+        # Of a longer one, the loss may be on earlier answers.
+        expect(len(asked) > 1 or not any(prompt.loss), "expected no loss in a prompt, found some")
+        for answer in _BEGINNINGS:
+            answered = llm.render(Conversation((*asked, Message("assistant", (TextPart(answer),)))))
+            start = len(answered.loss) - answered.loss[::-1].index(True)
+            while start and answered.loss[start - 1]:
+                start -= 1
+            expect(
+                answered.ids[:start] == prompt.ids and answered.slots == prompt.slots,
+                f"expected training to predict the answer {answer!r} from the prompt that generation gets, "
+                f"{prompt.ids}, found {answered.ids[:start]} before it",
+            )
 
 
 def text_is_never_control(subject: LLMSubject) -> None:

@@ -53,6 +53,8 @@ def labelled_clip(rng: Random) -> dict[str, Any]:
         "keywords": [label, "挨拶"],
         "events": ["音", "沈黙"],
         "title": f"{label}の歌",
+        "scene": "公園",
+        "vocal_sound": "笑い",
         "meta": _meta(),
     }
 

@@ -81,7 +81,7 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
                 tokens=None,
                 global_=min(given.batch.global_, 2),
             ),
-            schedule=replace(given.schedule, warmup=min(given.schedule.warmup, _STEPS - 1)),
+            schedule=replace(given.schedule, warmup=min(given.schedule.warmup, _STEPS - 1), hold=0),
             checkpoint=replace(given.checkpoint, every=1),
             validate=replace(
                 given.validate,

@@ -1,8 +1,9 @@
 """Rendering a conversation through a chat template, with audio slots and a loss mask.
 
-The text is exactly what `apply_chat_template` gives, and so are the ids, with two exceptions that are the
-point of this module: an audio part becomes one slot, and a control token spelled out in somebody's text is
-encoded as ordinary characters.
+The text is exactly what `apply_chat_template` gives, and so are the ids, with three exceptions that are the
+point of this module: an audio part becomes one slot, a control token spelled out in somebody's text is
+encoded as ordinary characters, and the tokens before an answer are those that generation starts from,
+whatever the answer begins with.
 """
 
 import re
@@ -115,7 +116,8 @@ class ChatTemplate:
                 encoded without forming a control token.
         """
         text, contents = self._lay_out(conversation, generate)
-        tokens = self._guarded.encode(text, [(content.start, content.end) for content in contents])
+        begins = [content.begin for content in contents if content.role == "assistant"]
+        tokens = self._guarded.encode(text, [(content.start, content.end) for content in contents], begins)
         # A template may put the clips of a turn outside its content; they keep their order.
         heard: list[Role] = [
             m.role for m in conversation.messages for p in m.parts if isinstance(p, AudioPart)
@@ -138,7 +140,9 @@ class ChatTemplate:
             ending: list[int] = []  # after the content, until the turn is closed
             for place, token in enumerate(tokens):
                 if token.start < content.end:
-                    wanted[place] |= token.end > content.begin and token.id != AUDIO_ID
+                    # A control token of the header may take white space that the answer begins with.
+                    header = token.start < content.begin and token.id in self._guarded.control_ids
+                    wanted[place] |= token.end > content.begin and token.id != AUDIO_ID and not header
                 elif token.start >= following or token.id == AUDIO_ID:
                     break
                 else:

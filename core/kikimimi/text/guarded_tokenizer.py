@@ -1,9 +1,9 @@
 """A tokenizer that reads text in which some stretches are somebody's words: they never become control tokens.
 
 The text is encoded as one piece, so that ids are the tokenizer's own; a clip is one noncharacter in it, and
-splits the text as any control token does. Only where words spell a control token is the text cut, inside that
-spelling, and what follows the cut is encoded as in the middle of a text: without the blank that SentencePiece
-puts before one.
+splits the text as any control token does. It is cut only where words spell a control token, inside that
+spelling, and where an answer's first characters would change the tokens before it. What follows a cut is
+encoded as in the middle of a text: without the blank that SentencePiece puts before one.
 """
 
 import copy
@@ -75,12 +75,15 @@ class GuardedTokenizer:
         self._audio = self._outer.convert_tokens_to_ids(AUDIO)
         self._inner = _without_prefix(self._outer.backend_tokenizer)
 
-    def encode(self, text: str, contents: Sequence[tuple[int, int]]) -> list[Token]:
+    def encode(
+        self, text: str, contents: Sequence[tuple[int, int]], begins: Sequence[int] = ()
+    ) -> list[Token]:
         """Encode text.
 
         Args:
             text: The text; a clip is `AUDIO`.
             contents: The stretches [start, end) that are somebody's words, ascending.
+            begins: Where generation begins to write: the tokens before are those of the text before, alone.
 
         Raises:
             ValueError: Words would become a control token, however the text is cut.
@@ -90,6 +93,9 @@ class GuardedTokenizer:
             tokens = list(self._encode(text, sorted(cuts), sorted(resumes)))
             places = (self._place_of_cut(text, token, contents) for token in tokens)
             found = {place for place in places if place is not None}
+            found = found or {
+                begin for begin in begins if self._reaches_back(text, begin, tokens, cuts, resumes)
+            }
             if not found:
                 return tokens
             cuts |= found
@@ -140,9 +146,22 @@ class GuardedTokenizer:
             )
         return place
 
-    def _encode(self, text: str, cuts: list[int], resumes: list[int]) -> Iterable[Token]:
-        for start, end in pairwise([0, *cuts, len(text)]):
-            if start == 0:
+    def _reaches_back(
+        self, text: str, begin: int, tokens: list[Token], cuts: set[int], resumes: set[int]
+    ) -> bool:
+        """Whether what stands at a place changes the tokens before it: a blank merges into the next word."""
+        if begin in cuts:
+            return False
+        # A control token or a clip splits the text, so the tokens before one are as they are in any text.
+        first = max((place for place in resumes if place < begin), default=0)
+        between = sorted(place for place in cuts if first < place < begin)
+        alone = [t.id for t in self._encode(text[:begin], between, sorted(resumes), first=first)]
+        found = [t.id for t in tokens if t.end > first]
+        return found[: len(alone)] != alone
+
+    def _encode(self, text: str, cuts: list[int], resumes: list[int], *, first: int = 0) -> Iterable[Token]:
+        for start, end in pairwise([first, *cuts, len(text)]):
+            if start == first:
                 yield from self._encode_piece(text, start, end, inner=False)
                 continue
             # After a cut the text goes on as in its middle, until the next control token or clip.

@@ -100,7 +100,10 @@ def encode_ahead(
 def _forecast_bytes(corpora: Sequence[Corpus], encoder: Encoder, bytes_per_value: int) -> int:
     """Return how much disk the cache of these corpora will take [bytes]."""
     seconds = sum(float(corpus.shards.seconds.sum()) for corpus in corpora)
-    return int(seconds * encoder.frame_rate * encoder.dim * bytes_per_value)
+    # Where an encoder keeps the silence of its window, the shortest clip has as many frames as any.
+    clips = sum(len(corpus.shards.clip_seconds) for corpus in corpora)
+    frames = max(seconds * encoder.frame_rate, clips * encoder.num_frames(1))
+    return int(frames * encoder.dim * bytes_per_value)
 
 
 def _device(recipe: Recipe) -> torch.device:

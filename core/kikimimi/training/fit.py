@@ -23,6 +23,7 @@ from kikimimi.training.callbacks.checkpoints import KeepCheckpoints
 from kikimimi.training.callbacks.metering import Metering
 from kikimimi.training.callbacks.progress import StageProgress
 from kikimimi.training.callbacks.validation import Validation
+from kikimimi.training.lengthen import NextRates
 from kikimimi.training.parallel.fsdp import ShardedStrategy
 from kikimimi.training.stage import PreparedStage, prepare_stage
 from kikimimi.training.state.checkpoint import FolderCheckpointIO, write_weights
@@ -67,6 +68,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
                 keeper,
                 StageProgress(f"Training {name}", options.num_steps),
                 Validation(best, stage.missed, stage.metadata),
+                NextRates(),
                 Metering(stage.interval, stage.meter, stage.recipe.trainer.log_every),
             ],
             plugins=[FolderCheckpointIO(stage.metadata), *_cluster()],

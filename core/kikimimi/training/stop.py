@@ -6,6 +6,8 @@ training with what it needs to go on. This module imports no torch: commands are
 
 from __future__ import annotations
 
+import functools
+import itertools
 import signal
 import sys
 import threading
@@ -26,6 +28,8 @@ ONCE_MORE = 1.0
 has sent to its processes already."""
 IMPORTING = 0.05
 """How long after a signal that came in an import it is looked whether that has ended [s]."""
+OVERDUE = 5.0
+"""How long a step that waits for data has from the signal on until it is given up [s]."""
 OBEYING = 10.0
 """How long after a stop the signal comes again, if the process is still there [s]: something swallowed it."""
 
@@ -53,19 +57,43 @@ def at_once(number: int, frame: FrameType | None) -> None:
     Raises:
         Stopped: Nothing is being imported.
     """
-    if _importing(frame):
-        _ask_after(IMPORTING, number)
-    else:
+    ours = _importing_others(frame)
+    if ours is None:
         _ask_after(OBEYING, number)
         raise Stopped(number)
+    _ask_after(IMPORTING, number)
+    if sys.gettrace() is None:  # no debugger
+        for importing in ours:
+            importing.f_trace = functools.partial(_stop_in_next_line, number)
+        sys.settrace(lambda *_: None)
 
 
-def _importing(frame: FrameType | None) -> bool:
+def _importing_others(frame: FrameType | None) -> list[FrameType] | None:
+    """Return the frames of ours that are importing the modules of others; None where none are imported."""
+    frames: list[FrameType] = []
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
+        frames.insert(0, frame)
         frame = frame.f_back
-    return False
+    ours = frames[:0]
+    importing = False
+    for outer, inner in itertools.pairwise(frames):
+        importing = importing or inner.f_code.co_filename.startswith("<frozen importlib")
+        if not importing:
+            continue
+        if _is_ours(outer):
+            ours.append(outer)
+        if not inner.f_code.co_filename.startswith("<frozen importlib") and not _is_ours(inner):
+            return ours
+    return None
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0].startswith("kikimimi")
+
+
+def _stop_in_next_line(number: int, frame: FrameType, event: str, _: Any) -> None:
+    if event == "line":
+        raise Stopped(number)
 
 
 def _ask_after(seconds: float, number: int) -> None:
@@ -84,6 +112,15 @@ class AfterStep:
     def __init__(self) -> None:
         self.signal: int | None = None
         self._when = 0.0
+
+    def stop_if_overdue(self) -> None:
+        """Stop here where the step that is to end first does not.
+
+        Raises:
+            Stopped: It was asked some time ago.
+        """
+        if self.signal is not None and time.monotonic() - self._when > OVERDUE:
+            raise Stopped(self.signal)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Take note; a second Ctrl-C stops at once. Schedulers repeat themselves: that changes nothing."""

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
 from kikimimi.data.corpus import Corpus, all_texts, training_corpora
+from kikimimi.data.order.readers import lost_readers_told
 from kikimimi.errors import RunError
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
@@ -41,6 +42,7 @@ def train(
         DataError: A record cannot be used.
         GateError: A stage did not reach what its gate asks for.
         LostRankError: Another rank ended.
+        ReaderError: The processes that read data cannot go on.
         KeyboardInterrupt: The user stopped it; what was done is saved.
         SystemExit: SIGTERM or SIGUSR1 stopped it (143); what was done is saved.
     """
@@ -49,7 +51,7 @@ def train(
         _check_stage(run, stage)
     check_launcher(run.recipe.trainer)
     check_loggers(run.recipe)
-    with stopping(), run.locked(), lost_ranks_told():
+    with stopping(), run.locked(), lost_ranks_told(), lost_readers_told():
         done = all(run.finished(name) for name in names)
         if global_rank() == 0 and not done and run.averages_micro_batches:
             say(
@@ -95,8 +97,7 @@ def _model(run: RunFolder, name: str, corpora: list[Corpus]) -> SpeechLM:
     Anew for each: a stage may have number formats of its own, and may leave its model in pieces.
     """
     recipe = run.recipe
-    if started := run.assets.is_dir():
-        run.check_assets()
+    started = run.assets.is_dir()
     model = assemble(
         recipe.at(name),
         texts=lambda: all_texts(corpora),

@@ -28,7 +28,10 @@ from kikimimi_adapters.mlp import MLP, check_projection, projection
 
 
 class FrameWeights(nn.Module):
-    """Convolution, ReLU, Linear: what becomes each frame's weight."""
+    """Convolution, ReLU, Linear: what becomes each frame's weight.
+
+    The authors' code (MingLunHan/CIF-PyTorch) has a dropout in place of the ReLU after its convolution.
+    """
 
     def __init__(self, dim: int, kernel_size: int) -> None:
         super().__init__()
@@ -49,7 +52,8 @@ class CIFAdapter(Adapter):
     frame has a weight between 0 and 1. Weights are added up from the left, and each time the sum passes a
     whole number, a token fires: the sum of the frames since the last one, by their weights, where the frame
     at which it fires is divided between two tokens. The rest at the end fires where it is `tail_threshold` or
-    more, and is then scaled to the weight of a whole token, as is a clip that is less than one token.
+    more (the authors' code: more than that), and is then scaled to the weight of a whole token, as is a clip
+    that is less than one token, which always fires.
 
     In training, where the transcript is known, the weights of a clip are scaled so that it has as many tokens
     as the transcript, and the quantity loss |sum of the unscaled weights - tokens of the transcript| teaches

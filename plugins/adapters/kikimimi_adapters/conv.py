@@ -143,7 +143,8 @@ class ConvAdapter(Adapter):
       the last window are dropped, and where E is D there is no linear layer.
     - BLSP (Wang et al. 2023, arXiv 2309.00916; `Conv1dSubsampler`, `Adapter` and `speech_ln` of its code):
       `kernel_sizes: [5, 5, 5], strides: [2, 2, 2], activation: glu, hidden_dim: E, bottleneck_dim: 512,
-      norm: last`.
+      norm: last`. There, the convolutions see the 30 s of the encoder, silence included, and their output is
+      cut: a clip's last one or two tokens differ.
 
     A clip in a batch meets the same zeros as alone, at each layer.
     """

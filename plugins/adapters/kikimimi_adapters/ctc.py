@@ -14,9 +14,11 @@ from kikimimi_adapters.mlp import MLP, check_projection, projection
 class CTCAdapter(CTCCompressor):
     """CTC compressor: averages runs of frames with one label, then a projection.
 
-    The compressor of Gaido et al. 2021 (arXiv 2102.01578: `mode: average`) and, with `mode: non_blank`, the
-    two ways of Speech-LLaMA (Wu et al. 2023, arXiv 2307.03917) joined: frames of one label are averaged,
-    blank ones dropped. A clip of nothing but blanks becomes one token, the average of all its frames.
+    The compressor of Gaido et al. 2021 (arXiv 2102.01578: `mode: average`), which Speech-LLaMA (Wu et al.
+    2023, arXiv 2307.03917) uses; it names dropping blank frames as another way. `mode: non_blank` drops them
+    and then averages frames of one label: "a a" is one token, "a blank a" two. Whether the paper's second way
+    averages too is not established. A clip of nothing but blanks becomes one token, the average of all its
+    frames.
 
     The runs follow the best label of each frame; the gradient passes through the averages alone, so that the
     head learns from the CTC loss of the transcripts, or not at all (`freeze_head`). Both leave the tokens of

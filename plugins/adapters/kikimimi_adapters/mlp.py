@@ -53,9 +53,9 @@ class MLPAdapter(Adapter):
     - LLaMA-Omni (Fang et al. 2024, arXiv 2409.06666): `downsample: 5, remainder: drop, activation: relu,
       hidden_dim: 2048, bias: true`. SLAM-LLM (Ma et al. 2024, arXiv 2402.08846): the same.
     - Phi-4-Multimodal (arXiv 2503.01743): `downsample: 1, bias: true`.
-    - Qwen-Audio (Chu et al. 2023, arXiv 2311.07919): `downsample: 2, pool: mean, remainder: drop,
-      num_layers: 1, bias: true, boundaries: true`. Qwen2-Audio (arXiv 2407.10759): the same without
-      `boundaries`.
+    - Qwen-Audio (Chu et al. 2023, arXiv 2311.07919): `downsample: 1, num_layers: 1, bias: true,
+      boundaries: true`, after encoder `qwen2_audio`, which averages frames in pairs before its last norm.
+      Qwen2-Audio (arXiv 2407.10759): the same without `boundaries`.
     - AudioChatLlama (Fathullah et al. 2023, arXiv 2311.06753): `downsample: 1, num_layers: 1, bias: true`.
     - LTU-AS without its transformer (Gong et al. 2023, arXiv 2309.14405): `downsample: 20, pool: mean,
       norm: plain, num_layers: 1, bias: true`.

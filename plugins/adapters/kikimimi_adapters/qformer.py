@@ -28,7 +28,7 @@ Attended = tuple[Tensor, Tensor]
 true where they are: at least once for each group."""
 
 NORM_EPS = 1e-12
-"""Epsilon of every LayerNorm, as in BERT."""
+"""Epsilon of the LayerNorms inside the Q-Former, as in BERT."""
 INIT_STD = 0.02
 """Standard deviation of every linear layer's first weights, as in BERT."""
 
@@ -141,13 +141,15 @@ class QFormer(nn.Module):
 class QFormerAdapter(Adapter):
     """A Q-Former over windows of the clip, or over all of it.
 
-    The defaults are SALMONN's window-level Q-Former (Tang et al. 2023, arXiv 2310.13289; `remainder: drop`
-    for its exact recipe): one query for each third of a second, BERT-base's sizes, two layers.
+    The defaults are SALMONN's window-level Q-Former (Tang et al. 2023, arXiv 2310.13289): one query for each
+    third of a second, BERT-base's sizes, two layers. There the windows cover the 30 s that the encoder gives,
+    silence included, and only the last four frames of those are dropped: `remainder: drop` with an encoder
+    that keeps the silence. Without the silence, `keep` loses none of a clip.
 
     With `window_seconds: null` the queries see the whole clip, as in DeSTA2 (Lu et al. 2024, arXiv
-    2409.20007: `num_queries: 64, query_norm: false, output_norm: true`). Where the encoder hands on several
-    layers, each has its own queries, all pass through one Q-Former, and each query mixes what it read from
-    the layers by a softmax of its own, as there.
+    2409.20007, `QformerConnector` of its code: `num_queries: 64, query_norm: false, output_norm: true`).
+    Where the encoder hands on several layers, each has its own queries, all pass through one Q-Former, and
+    each query mixes what it read from the layers by a softmax of its own, as there.
     """
 
     @dataclass(kw_only=True, frozen=True)
@@ -212,7 +214,7 @@ class QFormerAdapter(Adapter):
             cross_attention_frequency=config.cross_attention_frequency,
             input_norm=config.query_norm,
         )
-        self.norm = nn.LayerNorm(config.hidden_dim, eps=NORM_EPS) if config.output_norm else None
+        self.norm = nn.LayerNorm(config.hidden_dim) if config.output_norm else None
         self.proj = nn.Linear(config.hidden_dim, context.out_dim)
 
     @classmethod

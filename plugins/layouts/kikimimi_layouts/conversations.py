@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from kikimimi import Clip, DataError, Segment, clip_name, counted, listing, parse_conversation
+from kikimimi import Clip, DataError, Segment, clip_mark, clip_name, counted, listing, parse_conversation
 from kikimimi_layouts.segments import segment_of
 
 MARK = "<audio>"
@@ -57,9 +57,6 @@ _ELSEWHERE = {
     "rejected_messages": "holds a second conversation; give its last answer as rejected",
 }
 _FILE = re.compile(r".+\.(?:aac|aif|aiff|amr|flac|m4a|mp3|oga|ogg|opus|sph|wav|webm|wma)", re.IGNORECASE)
-_KNOWN_MARKS = re.compile(
-    r"</?(?:audio|speech|sound)>|<\|/?audio(?:_\w+)?\|>|<audio_soft_token>|<audio[\s_]\d+>", re.IGNORECASE
-)
 _REMOTE = re.compile(r"[A-Za-z][\w+.-]+://")
 _DEEPEST = 8  # of what is looked into for clips
 _LONGEST_NAME = 4096  # what systems take for a path [bytes]
@@ -113,6 +110,8 @@ class ConversationReader:
             return _Reading(self, where, fields).read()
         except ValueError as error:
             raise DataError(f"{where}: {error}") from error
+        except RecursionError:
+            raise DataError(f"{where}: nested too deeply") from None
 
     def pieces(self, text: str) -> Iterator[tuple[str, str | None]]:
         """Yield each text between two marks, and the file that the mark after it names.
@@ -151,9 +150,8 @@ class _Reading:
         if self.marks != len(beside) and not self._named_already(beside):
             said = f"{column} has {counted(len(beside), 'clip')}" if column else "there is no field audios"
             raise ValueError(
-                f"{said}, but in the turns {counted(self.marks, 'place')} "
-                f"{'waits' if self.marks == 1 else 'wait'} for one: each clip needs its own mark "
-                f"'{self.reader.mark}' (another one is chosen with mark=TEXT), or an audio part"
+                f"{said}, but the turns have {counted(self.marks, 'place')} for one: each clip needs a mark "
+                f"'{self.reader.mark}' in a text (another mark is chosen with mark=TEXT), or an audio part"
             )
         if not self.clips and (name := lost_clips(self.fields)):
             raise ValueError(
@@ -236,9 +234,9 @@ class _Reading:
     def _check_text(self, text: str, place: str) -> None:
         if _is_clip(text.strip()) and len(text.split()) == 1:
             raise ValueError(f"{place}: {_short(text)} is a clip, but would be read as text here")
-        if found := _KNOWN_MARKS.search(text):
+        if mark := clip_mark(text):
             raise ValueError(
-                f"{place}: '{found[0]}' stands for a clip in many tools, and would be read as text here. The "
+                f"{place}: '{mark}' stands for a clip in many tools, and would be read as text here. The "
                 f"mark is '{self.reader.mark}' (another one is chosen with mark=TEXT), in turns only"
             )
 

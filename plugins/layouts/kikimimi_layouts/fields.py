@@ -1,10 +1,12 @@
 """Which columns of a data set are what: a YAML file says it, and its rows become rows of a layout."""
 
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from kikimimi import Clip, DataError, RequestError, Role, Row, clip_name, listing, nearest, read_options
+from kikimimi_layouts.conversations import MARK
 from kikimimi_layouts.decoded import encoded, is_decoded
 from kikimimi_layouts.segments import USUAL, SegmentFields, is_usual, segment_of
 
@@ -80,6 +82,8 @@ class Messages:
     transcript: str | None = None
     """Key of a turn with what is said in its clip. Where it is also the key of the text, it is text in turns
     without a clip and transcript in those with one."""
+    audios: str | None = None
+    """Column with the clips that stand in the texts as ``<audio>``: a list, one for each mark, in order."""
     roles: dict[str, Role] = field(default_factory=dict)
     """The set's own names of the roles, each with its meaning: system, user or assistant."""
     system: str | None = None
@@ -184,7 +188,7 @@ class Fields:
             for part in turn.parts:
                 found += [part.audio, part.transcript, part.text]
         if self.messages is not None:
-            found.append(self.messages.column)
+            found += [self.messages.column, self.messages.audios]
         found += [self.chosen, self.rejected]
         found += [column_of(value) for value in (self.sampling_rate, self.language, self.license)]
         found += [column_of(value) for value in self.meta.values()]
@@ -307,6 +311,7 @@ class FieldsRow:
         self, messages: Messages, values: dict[str, Any], clips: list[Clip]
     ) -> list[dict[str, Any]]:
         turns: list[dict[str, Any]] = []
+        waiting = self._waiting(messages, values)
         if messages.system is not None:
             turns.append({"role": "system", "content": messages.system})
         listed = values[messages.column] or ()
@@ -321,14 +326,27 @@ class FieldsRow:
                 said = None if messages.transcript is None else turn.get(messages.transcript)
                 content.append(_audio(clip, said, clips))
             if text is not None and (clip is None or messages.text != messages.transcript):
-                content.append({"type": "text", "text": text})
+                content += _marked(text, waiting, clips) if messages.audios is not None else _text(text)
             turns.append(
                 {
                     "role": messages.roles.get(role, role) if isinstance(role, str) else role,
                     "content": content,
                 }
             )
+        if waiting:
+            raise DataError(f"{messages.audios}: {len(waiting)} of its clips have no mark {MARK} in a text")
         return turns
+
+    def _waiting(self, messages: Messages, values: dict[str, Any]) -> deque[Clip]:
+        """Return the clips that take the place of marks in the texts."""
+        if messages.audios is None:
+            return deque()
+        listed = values[messages.audios] or ()
+        listed = listed if isinstance(listed, list | tuple) else [listed]
+        found = [self._clip(messages.audios, value, values) for value in listed]
+        if None in found:
+            raise DataError(f"{messages.audios}: names no clip")
+        return deque(clip for clip in found if clip is not None)
 
     def _clip(self, column: str, value: Any, values: dict[str, Any]) -> Path | bytes | None:
         """Return a clip from any of the forms in which Arrow holds audio."""
@@ -351,9 +369,28 @@ class FieldsRow:
         raise DataError(f"{column}: holds {held}; a clip is bytes, a path, or array and sampling_rate")
 
 
+def _text(text: Any) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text}]
+
+
+def _marked(text: Any, waiting: deque[Clip], clips: list[Clip]) -> list[dict[str, Any]]:
+    """Return the parts of a text in which marks stand for clips."""
+    if not isinstance(text, str) or MARK not in text:
+        return _text(text)
+    parts: list[dict[str, Any]] = []
+    for number, piece in enumerate(text.split(MARK)):
+        if number > 0:
+            if not waiting:
+                raise DataError(f"a mark {MARK} in a text has no clip")
+            parts.append(_audio(waiting.popleft(), None, clips))
+        parts += _text(piece) if piece else []
+    return parts
+
+
 def _constant(value: Any, values: dict[str, Any]) -> Any:
     column = column_of(value)
-    return value if column is None else values[column]
+    found = value if column is None else values[column]
+    return None if found != found else found  # NaN is how pandas writes that nothing is known
 
 
 def _audio(clip: Clip | None, said: Any, clips: list[Clip]) -> dict[str, Any]:

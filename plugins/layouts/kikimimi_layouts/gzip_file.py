@@ -10,9 +10,10 @@ from typing import IO, Any
 
 from kikimimi import DataError
 
-MAX_UNPACKED = 1 << 36
-"""Most that a file may unpack to [bytes]: what says more is a bomb, not data."""
+MAX_RATIO = 500
+"""How many times its size a file may unpack to; records reach some tens, and gzip at most 1030."""
 
+_SMALL = 1 << 28  # what may be unpacked at any ratio [bytes]
 _READ = 1 << 16
 _BETWEEN = 1 << 23  # points [bytes of what is unpacked]
 _GZIP = 31  # the window of 2 ** 15 bytes, in the wrapping of gzip
@@ -39,7 +40,7 @@ class GzipFile:
         """Open it for reading what is packed in it.
 
         Raises:
-            DataError: While it is read: it is damaged, breaks off or unpacks to more than `MAX_UNPACKED`.
+            DataError: While it is read: it is damaged, breaks off or unpacks to too much.
         """
         return io.BufferedReader(_Unpacked(self), _READ)
 
@@ -92,8 +93,11 @@ class _Unpacked(io.RawIOBase):
                 raise DataError(f"{self._whole.path}: damaged: {error}") from error
             self._tail = self._unpacker.unconsumed_tail
         self._position += len(data)
-        if self._position > MAX_UNPACKED:
-            raise DataError(f"{self._whole.path}: unpacks to more than {MAX_UNPACKED:,} bytes")
+        if self._position > max(_SMALL, MAX_RATIO * self._packed):
+            raise DataError(
+                f"{self._whole.path}: unpacks to more than {MAX_RATIO} times its size, as no records do. "
+                "Unpack it yourself, if that is what you expect"
+            )
         self._note()
         return data
 

@@ -103,7 +103,9 @@ class HuggingFace(Layout):
         if path.is_file():
             return path.suffix.lower() in _FILES
         return _is_saved(path) or any(
-            next(path.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet")
+            not found.name.startswith(".")  # as those that macOS adds
+            for pattern in ("*.parquet", "*/*.parquet")
+            for found in path.glob(pattern)
         )
 
     def __len__(self) -> int:
@@ -114,7 +116,7 @@ class HuggingFace(Layout):
         end = min(end, len(self))
         for first in range(begin, end, _AT_ONCE):
             table = self.data[first : min(first + _AT_ONCE, end)]
-            for number, values in enumerate(table.to_pylist(), first):
+            for number, values in enumerate(_values(table), first):
                 name = f"{self.name}[{number}]"
                 try:
                     row: Row | BadRow = self.maker.row(name, values)
@@ -129,6 +131,27 @@ class HuggingFace(Layout):
         """
         made_of = [self.made_of, dataclasses.asdict(self.fields), begin, end]
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def _values(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of an Arrow table. A value that Python cannot hold is a text, or none."""
+    try:
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (ValueError, OverflowError, NotImplementedError):
+        return [
+            {name: _value(table.column(name)[row]) for name in table.column_names}
+            for row in range(table.num_rows)
+        ]
+    return rows
+
+
+def _value(scalar: Any) -> Any:
+    for read in (scalar.as_py, lambda: scalar.cast("string").as_py()):
+        try:
+            return read()
+        except (ValueError, OverflowError, NotImplementedError):  # a date beyond the year 9999, no UTF-8
+            continue
+    return None
 
 
 def _is_saved(folder: Path) -> bool:

@@ -2,12 +2,14 @@
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from kikimimi import DataError, TableRow
+from kikimimi_layouts.conversations import holds_conversation
 from kikimimi_layouts.gzip_file import GzipFile
 
 MAX_ITEM = 1 << 24
@@ -31,7 +33,7 @@ def json_kind(path: Path) -> str | None:
     A name in ``.json`` tells nothing: the first character does. ``.gz`` may follow.
     """
     name = Path(path.name.lower().removesuffix(".gz"))
-    if name.suffix not in _SUFFIXES or not path.is_file():
+    if name.suffix not in _SUFFIXES or not os.path.isfile(path):
         return None
     is_list = name.suffix == ".json" and _beginning(path, 64).lstrip().startswith("[")
     return ".json" if is_list else ".jsonl"
@@ -59,14 +61,14 @@ def first_record(path: Path) -> dict[str, Any] | None:
 def record_layout(path: Path) -> str | None:
     """Return the layout that reads a JSON file, by its first record; None where it holds no records.
 
-    ``lhotse`` reads cuts, ``nemo`` what has ``audio_filepath``, and ``manifest`` all else.
+    ``lhotse`` reads cuts, ``nemo`` labelled clips with ``audio_filepath``, and ``manifest`` all else.
     """
     record = first_record(path)
     if record is None:
         return "manifest" if path.suffix.lower() == ".jsonl" else None
     if any(record.keys() >= names for names in _OF_LHOTSE) or str(record.get("type")).endswith("Cut"):
         return "lhotse"
-    return "nemo" if _OF_NEMO & record.keys() else "manifest"
+    return "nemo" if _OF_NEMO & record.keys() and not holds_conversation(record) else "manifest"
 
 
 def read_list(file: IO[bytes], name: str, *, offset: int = 0, number: int = 0) -> Iterator[TableRow]:
@@ -174,10 +176,10 @@ class _Text:
 
 
 def _beginning(path: Path, size: int) -> str:
-    with opener(path)() as file:
-        try:
+    try:
+        with opener(path)() as file:
             data = file.read(size)
-        except DataError:  # a damaged one; opening it says so
-            return ""
+    except (DataError, OSError):  # reading all of it says what is wrong
+        return ""
     text: str = data.decode("utf-8-sig", errors="replace")
     return text

@@ -1,5 +1,6 @@
 """Data folders of Kaldi (and of ESPnet, icefall and others that took them over)."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ class Kaldi(Layout):
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
         self.folder = find_folder(Path(path), "wav.scp and text")
-        self.root = self.folder if config.root is None else Path(config.root).expanduser()
+        self.root = self.folder if config.root is None else Path(os.path.expanduser(config.root))
         self.recordings = _mapping(find_file(self.folder / "wav.scp", "the audio file of each recording"))
         self.texts = _mapping(find_file(self.folder / "text", "the transcript of each utterance"))
         self.speakers, self.genders, self.languages = (
@@ -150,7 +151,7 @@ class Kaldi(Layout):
         if not said or said == "-":
             raise DataError(f"{place}: names no audio file")
         file = self.root / said
-        if _PLACE_IN_FILE.search(said) and not file.is_file():
+        if _PLACE_IN_FILE.search(said) and not os.path.isfile(file):
             raise DataError(
                 f"{place}: {said} is a place in an archive of Kaldi, which is not read: copy each recording "
                 "into an audio file of its own, and name that"
@@ -222,7 +223,11 @@ def _mapping(path: Path) -> _Entries:
 
 def _lines(path: Path) -> Iterator[tuple[str, str, str | DataError]]:
     """Yield the name that begins each line, the place, and the rest, or what is wrong with it."""
-    with path.open("rb") as file:
+    try:
+        opened = path.open("rb")
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror}") from error
+    with opened as file:
         for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), b""), 1):
             where = f"{path}:{number}"
             problem = None

@@ -1,7 +1,9 @@
 """Cuts of Lhotse: manifests, and the Shar format."""
 
 import hashlib
+import io
 import json
+import os
 import re
 from array import array
 from bisect import bisect_right
@@ -27,6 +29,9 @@ from kikimimi import (
 )
 from kikimimi_layouts.json_files import record_layout
 from kikimimi_layouts.table import Cells, Table
+
+MAX_MEMBER = 1 << 29
+"""Largest recording in a tar of Shar [bytes]."""
 
 _OF_CUTS = re.compile(r"cuts(?:\.(\d+))?\.jsonl(?:\.gz)?")
 _CUTS = ("MonoCut", "MultiCut", "Cut")  # the last is what earlier versions wrote
@@ -65,7 +70,7 @@ class Lhotse(Layout):
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
         files = _files(Path(path))
-        self.root = files[0].parent if config.root is None else Path(config.root).expanduser()
+        self.root = files[0].parent if config.root is None else Path(os.path.expanduser(config.root))
         self.cuts = [Table(file, check=_check) for file in files]
         # Rows of each cut, as numbers of the rows before it: 8 bytes for each.
         self.begins = array("q", accumulate((_count(found) for found in self._all()), initial=0))
@@ -79,7 +84,7 @@ class Lhotse(Layout):
         """Tell whether it begins with a cut, or is a folder with ``cuts.000000.jsonl.gz``."""
         if path.is_file():
             return record_layout(path) == "lhotse"
-        return path.is_dir() and any(_OF_CUTS.fullmatch(file.name) for file in path.iterdir())
+        return path.is_dir() and any(map(_OF_CUTS.fullmatch, os.listdir(path)))
 
     def __len__(self) -> int:
         return self.begins[-1]
@@ -133,6 +138,8 @@ class Lhotse(Layout):
                 row: Row | BadRow = self._row(f"{where}: cut {cut.get('id')}", cut, supervision, recording)
             except (DataError, RequestError) as error:
                 row = BadRow(name, str(error))
+            except RecursionError:
+                row = BadRow(name, f"{where}: nested too deeply")
             yield row
 
     def _row(self, place: str, cut: Cells, supervision: Cells, stored: "_Recording | None") -> Row:
@@ -202,6 +209,15 @@ class _Recording:
     problem: str | None = None
 
 
+class _Bounded(io.BufferedReader):
+    """A tar of which no member is read that is larger than a clip may be."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= MAX_MEMBER:
+            raise OSError(f"a member of {size or 0:,} bytes, of which at most {MAX_MEMBER:,} are read")
+        return super().read(size)
+
+
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
@@ -222,7 +238,7 @@ def _recordings(tar: Path) -> Iterator[_Recording]:
     """Yield what a tar of Shar holds of each cut, in their order; without end where it breaks off."""
     problem = f"{tar}: holds fewer recordings than there are cuts"
     try:
-        with tar.open("rb") as file:
+        with _Bounded(io.FileIO(tar)) as file:
             entries = read_entries(file, whole=True)
             for entry in entries:
                 about = next(entries, None)  # its JSON, which the cut repeats

@@ -1,6 +1,7 @@
 """Data folders of LLaMA-Factory: `dataset_info.json` says what each file holds."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def _chosen(folder: Path, wanted: str | None) -> tuple[str, dict[str, Any]]:
     if not found:
         raise RequestError(f"{folder}: holds no {_INFO} that says which files are data sets (file_name)")
     named = {name: about["file_name"] for name, about in found.items() if "file_name" in about}
-    here = [name for name, file in named.items() if isinstance(file, str) and (folder / file).is_file()]
+    here = [name for name, file in named.items() if isinstance(file, str) and os.path.isfile(folder / file)]
     if wanted is None and len(here) == 1:
         wanted = here[0]
     if wanted not in found:

@@ -93,6 +93,8 @@ class Manifest(TableLayout):
         super().__init__(path, config)
         file = _manifest(Path(path))
         self.folder, self.may_converse = file.parent, json_kind(file) is not None
+        self.names = config.names()
+        self.needed = {"path": config.path, "text": config.text, **self.names.given()}
         self.reader = ConversationReader(self.folder, config.mark, cut=config.segments == "cut")
         self.table = Table(file, check=self._read)
 
@@ -122,7 +124,7 @@ class Manifest(TableLayout):
         return self._labelled_clip(where, fields)
 
     def _labelled_clip(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[tuple[str, Clip]]]:
-        for option, column in self._needed().items():
+        for option, column in self.needed.items():
             if column not in fields:
                 raise RequestError(
                     f"{where}: no column '{column}'.{nearest(column, fields)} Columns: "
@@ -133,20 +135,19 @@ class Manifest(TableLayout):
             raise DataError(f"{where}: {self.config.path}: expected the name of an audio file, not {path!r}")
         if not (text is None or isinstance(text, str)):
             raise DataError(f"{where}: {self.config.text}: expected a text, not {text!r}")
-        clip: Clip = self.folder / path
-        if self.config.segments == "cut":
-            clip = self._part(where, fields, self.folder / path)
+        if fields.get("audios"):
+            raise DataError(
+                f"{where}: audios: names clips beside {self.config.path}, but a transcript is of one; give a "
+                "conversation (messages), or leave it out"
+            )
+        file = self.folder / path
+        clip = self._part(where, fields, file) if self.config.segments == "cut" else file
         language, meta = self._about(where, fields)
-        record = {"text": text or "", "language": language, "meta": meta}
-        return record, [(path, clip)]
-
-    def _needed(self) -> dict[str, str]:
-        """Return the columns that a labelled clip has to have, by the option that names each."""
-        return {"path": self.config.path, "text": self.config.text, **self.config.names().given()}
+        return {"text": text or "", "language": language, "meta": meta}, [(path, clip)]
 
     def _part(self, where: str, fields: Cells, file: Path) -> Clip:
         try:
-            return segment_of(fields, file, where, self.config.names())
+            return segment_of(fields, file, where, self.names)
         except DataError as error:
             raise DataError(f"{error}. If files are whole clips: segments=ignore") from error
 
@@ -171,6 +172,8 @@ class Manifest(TableLayout):
     def _known(self, where: str, meta: dict[str, Any], name: str) -> str | None:
         """Take what a row says out of its meta, or what is said of every row."""
         said, fixed = meta.pop(getattr(self.config, f"{name}_column"), None), getattr(self.config, name)
+        if said != said:  # NaN is how pandas writes that nothing is known
+            said = None
         if not (said is None or isinstance(said, str)):
             raise DataError(f"{where}: {name}: expected a text, not {said!r}")
         if said and fixed and said != fixed:

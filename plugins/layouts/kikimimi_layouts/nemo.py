@@ -1,10 +1,12 @@
 """Manifests of NeMo: a line of JSON for each utterance."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kikimimi import Clip, DataError, Text
+from kikimimi_layouts.conversations import holds_conversation
 from kikimimi_layouts.json_files import record_layout
 from kikimimi_layouts.manifest import Manifest
 from kikimimi_layouts.table import Cells
@@ -38,6 +40,8 @@ class NeMo(Manifest):
 
     def _read(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[tuple[str, Clip]]]:
         fields = dict(fields)
+        if holds_conversation(fields):
+            return self._conversation(where, fields)
         if fields.pop("_skipme", None):
             raise DataError(f"{where}: _skipme: marks it as one to pass over")
         if "shard_id" in fields:
@@ -49,7 +53,7 @@ class NeMo(Manifest):
             fields.setdefault(self.config.path, fields.pop("audio_filename"))
         path = fields.get(self.config.path)
         if isinstance(path, str) and path.startswith("~"):
-            fields[self.config.path] = str(Path(path).expanduser())
+            fields[self.config.path] = os.path.expanduser(path)
         self._name_language(fields)
         labels = self._label(where, fields)
         record, clips = self._labelled_clip(where, fields)
@@ -99,8 +103,11 @@ class NeMo(Manifest):
         return fields.get("normalized_text")
 
     def _text_of(self, where: str, name: str) -> str:
+        path = self.folder / os.path.expanduser(name)
+        if not os.path.isfile(path):
+            raise DataError(f"{where}: text_filepath: no such file: {path}")
         try:
-            with (self.folder / Path(name).expanduser()).open("rb") as file:
+            with path.open("rb") as file:
                 content = file.read(_MAX_TEXT + 1)
             if len(content) > _MAX_TEXT:
                 raise DataError(f"{where}: text_filepath: {name} has more than {_MAX_TEXT:,} bytes")

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields as fields_of
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def _usual(fields: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, float]]:
             yield "end" if known == "offset" and of_events else what, name, value, unit
 
 
+@lru_cache(maxsize=4096)  # tables have the same columns in every row
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
 

@@ -53,6 +53,11 @@ class ClipTask(Task, Generic[_Options]):
     """Name of the task, for messages."""
     config: _Options
 
+    @property
+    def joint(self) -> str:
+        """What stands between the words of the clip and the request where both are read in writing."""
+        return "\n"
+
     @abstractmethod
     def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:
         """Return what is asked, or None where the audio stands alone.
@@ -97,7 +102,8 @@ class ClipTask(Task, Generic[_Options]):
         clip = LabelledClip.read(self.name, record, clips)
         request = self.request(clip.language, clip, rng)
         answer = Message("assistant", (TextPart(self.answer(clip, rng)),))
-        turns = self._turns(AudioPart(clip.audio, self.said(clip)), request, self.written(clip))
+        audio = AudioPart(clip.audio, self.said(clip), self.joint)
+        turns = self._turns(audio, request, self.written(clip))
         return Conversation((*turns, answer), None, clip.meta)
 
     def question(self, language: str | None) -> Conversation:

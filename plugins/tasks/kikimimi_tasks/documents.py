@@ -130,18 +130,22 @@ class RepetitionConfig(MarkedConfig):
 
 
 class Repetition(MarkedTask):
-    """Each segment's audio, answered by its text: ``segments``, or a clip and its ``text``."""
+    """A segment's audio, answered by its text: a clip and its ``text``, or one of ``segments``.
+
+    Each pair stands alone, without the segments before it (arXiv 2507.13264, section 3.1). Of a document one
+    segment is drawn in each pass; pack segments as clips of their own to hear all of them equally often.
+    """
 
     Config = RepetitionConfig
     transcribes = True
 
     def conversation(self, record: dict[str, Any], clips: list[str], rng: Random | None) -> Conversation:
-        """Build ``[user: A1 <repeat>, assistant: T1, user: A2 <repeat>, assistant: T2, ...]``.
+        """Build ``[user: A <repeat>, assistant: T]``.
 
         Args:
             record: A document (``segments``) or a labelled clip (``text``).
             clips: Its clips.
-            rng: Not used: nothing is chosen.
+            rng: Draws the segment; None takes the first.
 
         Raises:
             ValueError: The record is neither, or malformed.
@@ -149,14 +153,13 @@ class Repetition(MarkedTask):
         if record.get("segments") is None:
             clip = LabelledClip.read("repetition", record, clips)
             text = clip.text("text", "segments", what="a transcript")
-            pairs = [(AudioPart(clip.audio, text), text)]
+            audio = AudioPart(clip.audio, text)
         else:
             segments = read_segments("repetition", record, clips)
-            pairs = [(segment.heard("repetition"), segment.text) for segment in segments]
-        turns: list[Message] = []
-        for audio, text in pairs:
-            turns += [self.user(audio), Message("assistant", (TextPart(text),))]
-        return Conversation(tuple(turns), None, read_meta(record))
+            segment = segments[0] if rng is None else rng.choice(segments)
+            audio, text = segment.heard("repetition"), segment.text
+        answer = Message("assistant", (TextPart(text),))
+        return Conversation((self.user(audio), answer), None, read_meta(record))
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -101,6 +101,8 @@ class PromptedConfig(RequestConfig):
     speech."""
     separator: str = ", "
     """What stands between the items of a field that is a list."""
+    joint: str = "\n"
+    """What stands between request and transcript where an objective reads both in writing (`distill`)."""
 
     unasked = "prompts is empty"
 
@@ -144,6 +146,11 @@ class Prompted(RequestTask[PromptedConfig]):
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return the answer with its blanks filled in."""
         return Template.parse(self.config.answer, "answer").fill(clip, self.config.separator)
+
+    @property
+    def joint(self) -> str:
+        """What stands between the words of the clip and the request where both are read in writing."""
+        return self.config.joint
 
     def said(self, clip: LabelledClip) -> str | None:
         """Return the transcript, where the record has one."""

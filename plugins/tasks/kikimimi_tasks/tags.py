@@ -1,7 +1,12 @@
 """Hierarchical tags in place of a request, as Qwen-Audio's pre-training has them (arXiv 2311.07919).
 
 A sequence such as ``<|startoftranscript|><|en|><|transcribe|><|en|><|notimestamps|><|wo_itn|>`` says what is
-wanted. The spelling is that of Qwen-Audio's tokenizer; here tags are spelled in ordinary tokens.
+wanted: whether it is a transcript, the spoken language, one of four tasks, the language of the answer, times,
+and last the form of the answer. What is neither transcript, translation nor caption has the task ``keyword``,
+and its form says what it is. The spelling is that of Qwen-Audio's tokenizer (`AUDIO_ST` in its
+tokenization_qwen.py), the sequences are those of its evaluations (eval_audio/evaluate_*.py): of transcripts
+with and without times, translations, captions, emotions, scenes and vocal sounds; the others are built alike.
+Here tags are spelled in ordinary tokens.
 """
 
 from collections.abc import Callable
@@ -9,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from kikimimi import check_choice
+from kikimimi import check_choice, listing
 from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
 from kikimimi_tasks.documents import TimedText, read_segments
 from kikimimi_tasks.labelled_clip import LabelledClip
@@ -25,10 +30,13 @@ TagKind = Literal[
     "caption",
     "keyword",
     "emotion_recognition",
+    "scene",
     "event",
+    "vocal_classification",
     "speaker_meta",
     "song_meta",
 ]
+TagForm = Literal["wo_itn", "itn", "caption_plain", "caption_audiocaps", "caption_clotho"]
 
 _Answer = Callable[[LabelledClip, Random | None], str]
 _ANSWERS: dict[TagKind, _Answer] = {
@@ -36,12 +44,20 @@ _ANSWERS: dict[TagKind, _Answer] = {
     "caption": caption,
     "keyword": lambda clip, rng: SEPARATOR.join(clip.texts("keywords", what="the keywords")),
     "emotion_recognition": lambda clip, rng: clip.text("emotion", what="the speaker's emotion"),
+    "scene": lambda clip, rng: clip.text("scene", what="where the clip was recorded"),
     "event": lambda clip, rng: SEPARATOR.join(clip.texts("events", what="the sound events")),
+    "vocal_classification": lambda clip, rng: clip.text("vocal_sound", what="the vocal sound"),
     "speaker_meta": lambda clip, rng: SEPARATOR.join(clip.texts("speakers", what="the speakers")),
     "song_meta": lambda clip, rng: clip.text("title", what="the title of the music"),
 }
-OF_SOUND = ("caption", "event", "song_meta")
+OF_SOUND = ("caption", "scene", "event", "vocal_classification", "song_meta")
 """Kinds whose clip need not be speech: its language is unknown."""
+_FORMS: dict[TagKind, tuple[TagForm, ...]] = {
+    "transcribe": ("wo_itn", "itn"),
+    "translate": ("itn", "wo_itn"),
+    "caption": ("caption_plain", "caption_audiocaps", "caption_clotho"),
+}
+"""Forms of the answer that a kind takes; the first is the one that it has unless told otherwise."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -49,14 +65,16 @@ class TagsConfig(ClipTaskConfig):
     """Options of the task `tags`."""
 
     kind: TagKind = "transcribe"
-    """What is wanted; also the tag that says so. It decides which field of the record is the answer: text,
-    translation, captions (or caption), keywords, emotion, events, speakers or title."""
+    """What is wanted. It decides which field of the record is the answer: text, translation, captions (or
+    caption), keywords, emotion, scene, events, vocal_sound, speakers or title."""
     target: str | None = None
     """ISO 639 code of the answer's language; null takes the record's."""
     timestamps: bool = False
     """The transcript says when each of the record's ``segments`` begins and ends."""
-    itn: bool | None = False
-    """Whether numbers are written in figures (inverse text normalisation); null leaves the tag out."""
+    form: TagForm | None = None
+    """Form of the answer: with numbers in figures (itn, inverse text normalisation) or in words (wo_itn), or
+    the style of a caption. Null takes wo_itn for transcripts, itn for translations, caption_plain for
+    captions; other kinds, and transcripts with times, take none."""
 
     def __post_init__(self) -> None:
         if self.kind == "translate" and self.target is None:
@@ -67,11 +85,29 @@ class TagsConfig(ClipTaskConfig):
             raise ValueError(
                 "timestamps: only a transcript has them: leave it out, or set kind to transcribe"
             )
+        forms = () if self.timestamps else _FORMS.get(self.kind, ())
+        if self.form is not None and self.form not in forms:
+            what = "a transcript with times" if self.timestamps else f"kind '{self.kind}'"
+            takes = f"takes {listing(forms)}" if forms else "takes none: leave it out"
+            raise ValueError(f"form: {what} {takes}")
         super().__post_init__()
+
+    def tags(self) -> tuple[str, str, list[str]]:
+        """Return how a sequence starts, its task, and what follows the language of the answer."""
+        spoken = self.kind in ("transcribe", "translate")
+        times = "timestamps" if self.timestamps else "notimestamps"
+        forms = _FORMS.get(self.kind, ())
+        last: str | None = self.form or next(iter(forms), None)
+        if self.timestamps or self.kind == "keyword":
+            last = None
+        elif not forms:
+            last = self.kind
+        task = self.kind if forms else "keyword"
+        return "startoftranscript" if spoken else "startofanalysis", task, [times, *([last] if last else [])]
 
 
 class Tags(ClipTask[TagsConfig]):
-    """Asks by a sequence of tags: start, spoken language, kind, language of the answer, timestamps, form."""
+    """Asks by a sequence of tags: start, spoken language, task, language of the answer, times, form."""
 
     name = "tags"
     Config = TagsConfig
@@ -84,12 +120,9 @@ class Tags(ClipTask[TagsConfig]):
             raise ValueError(
                 "language: the record has none; give it there, or set option 'target' of task 'tags'"
             )
-        start = "startoftranscript" if config.kind in ("transcribe", "translate") else "startofanalysis"
+        start, task, rest = config.tags()
         spoken = "unknown" if language is None or config.kind in OF_SOUND else language
-        tags = [start, spoken, config.kind, written, "timestamps" if config.timestamps else "notimestamps"]
-        if config.itn is not None:
-            tags.append("itn" if config.itn else "wo_itn")
-        return "".join(f"<|{tag}|>" for tag in tags)
+        return "".join(f"<|{tag}|>" for tag in (start, spoken, task, written, *rest))
 
     def answer(self, clip: LabelledClip, rng: Random | None) -> str:
         """Return what the kind asks for."""
@@ -107,15 +140,11 @@ class Tags(ClipTask[TagsConfig]):
     def phrasings(self) -> list[str]:
         """Return the tags, and what the languages' and the times' are made of."""
         config = self.config
-        names = ["startoftranscript", "startofanalysis", "unknown", config.kind]
-        names += [
-            "timestamps" if config.timestamps else "notimestamps",
-            *([config.target] if config.target else []),
-        ]
-        names += [] if config.itn is None else ["itn" if config.itn else "wo_itn"]
+        start, task, rest = config.tags()
+        names = [start, "unknown", task, *([config.target] if config.target else []), *rest]
         listed = config.kind in ("keyword", "event", "speaker_meta")
         pieces = ["<|", "|>", *([SEPARATOR] if listed else []), *(".0123456789" if config.timestamps else "")]
-        return [*super().phrasings(), *(f"<|{name}|>" for name in names), *pieces]
+        return [*super().phrasings(), *dict.fromkeys(f"<|{name}|>" for name in names), *pieces]
 
 
 def _timed(segments: list[TimedText]) -> list[str]:

@@ -51,7 +51,8 @@ CASES: list[tuple[str, Callable[[Path], Any], str, str]] = [
         "lock.json",
         r"is not JSON: .* Restore it from a copy of the run folder, or delete it",
     ),
-    ("lock.json", more_steps, "lock.json", r".*\(stages\.asr\.steps: there 3, here 2"),
+    ("lock.json", more_steps, "lock.json", r"recipe: it is not as it was written: .* Restore it from a copy"),
+    ("recipe.yaml", more_steps, "lock.json", r".*\(stages\.asr\.steps: there 2, here 3"),
     (TOKENS, flip, "assets", r"llm/tokenizer/tokenizer\.json is not as it was .* Restore it"),
     (TOKENS, Path.unlink, "assets", r"llm/tokenizer/tokenizer\.json is missing\. Restore it"),
     (

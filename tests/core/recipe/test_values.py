@@ -85,7 +85,8 @@ from kikimimi.contracts import registry
         ),
         (
             "stages.align.schedule=cosine",
-            "stages.align.schedule: expected a section with floor, name, start, warmup, not 'cosine'",
+            "stages.align.schedule: expected a section with floor, hold, name, start, warmup, warmup_type, "
+            "not 'cosine'",
         ),
         (
             "stages.align.optimiser.beta2=1",

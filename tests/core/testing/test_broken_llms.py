@@ -123,6 +123,18 @@ class PromptsWithoutHeader(Llama):
         return super().render(conversation)
 
 
+class MergesABlank(Llama):
+    """As a template that ends a prompt in a blank: it is one token with the answer's first word."""
+
+    def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
+        rendered = super().render(conversation, generate=generate)
+        last = conversation.messages[-1]
+        if last.role != "assistant" or not (last.parts[0].text or "").startswith(" "):
+            return rendered
+        loss = [here or after for here, after in zip(rendered.loss, rendered.loss[1:], strict=False)]
+        return replace(rendered, loss=[*loss, rendered.loss[-1]])
+
+
 class ObeysTheUser(Llama):
     """Renders as most code does: the template's text, tokenised as a whole."""
 
@@ -292,6 +304,7 @@ BROKEN = [
     ),
     (LeavesTheTemplateOut, "spans_tell_who_says_what", r"cover the \d+ ids one after the other, found \["),
     (PromptsWithoutHeader, "training_continues_the_prompt", r"from the prompt that generation gets"),
+    (MergesABlank, "training_continues_the_prompt", r"predict the answer ' answer' from the prompt"),
     (
         ObeysTheUser,
         "text_is_never_control",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
-from tokenizers.models import Unigram
+from tokenizers.models import BPE, Unigram
 from transformers import PreTrainedTokenizerFast
 
 from kikimimi import AudioPart, Conversation, Message, TextPart
@@ -277,6 +277,76 @@ def test_training_continues_the_prompt(tokenizer: str, template: str) -> None:
     assert rendered.slots == prompt.slots
     assert rendering.tokenizer.decode(rendered.ids[start:-1]).strip() == "はい"
     assert rendered.ids[-1] == rendering.end_of_turn == rendering.tokenizer.eos_token_id
+
+
+@cache
+def merging() -> Any:
+    """A byte-level BPE with GPT-2's pre-tokeniser: blanks and line breaks merge with what follows."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    blank, line = "\u0120", "\u010a"  # how it spells a blank and a line feed
+    merges = [(blank, "a"), (blank, "h"), (line, line), (line, "a"), (blank, blank), (":", line), ("a", "n")]
+    tokens = [*CONTROL, *alphabet, *dict.fromkeys("".join(pair) for pair in merges)]
+    backend = Tokenizer(BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(CONTROL)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=CONTROL[0],
+        eos_token="<|end|>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+ENDINGS = {
+    "blank": "{{ m.content ~ (eos_token if m.role == 'assistant' else ' ') }}",
+    "two blanks": "{{ m.content ~ (eos_token if m.role == 'assistant' else '  ') }}",
+    "lines": "{{ m.content ~ (eos_token if m.role == 'assistant' else ':\n\n') }}",
+    "nothing": "{{ m.content ~ (eos_token if m.role == 'assistant' else '') }}",
+    "before": "{{ 'a: ' ~ m.content ~ eos_token if m.role == 'assistant' else m.content }}",
+}
+
+
+def ending(kind: str) -> str:
+    asked = "{% if add_generation_prompt %}a: {% endif %}" if kind == "before" else ""
+    return f"{{% for m in messages %}}{ENDINGS[kind]}{{% endfor %}}{asked}"
+
+
+BEGINNINGS = st.sampled_from(["hello", "answer", " a", "  a", "\n", "\n\na", "3", "はい", "n", "", "'s"])
+
+
+@pytest.mark.parametrize("tokenizer", ["merging", *SENTENCEPIECE])
+@pytest.mark.parametrize("template", [*SHIPPED, *ENDINGS])
+@settings(max_examples=20, deadline=None)
+@given(first=BEGINNINGS, answer=BEGINNINGS)
+def test_no_answer_changes_the_tokens_before_it(
+    tokenizer: str, template: str, first: str, answer: str
+) -> None:
+    """A blank of the prompt would merge into the first word: what is trained is never generated."""
+    built = copy.deepcopy(merging() if tokenizer == "merging" else sentencepiece(tokenizer))
+    rendering = ChatTemplate(
+        built, source="t", template=ending(template) if template in ENDINGS else template
+    )
+    asked = ("user", (AudioPart("0.flac"), TextPart("what did she say?")))
+    for turns in ((asked,), (asked, ("assistant", first), ("user", "a"))):
+        prompt = rendering.render(conversation(*turns), generate=True)
+        rendered = rendering.render(conversation(*turns, ("assistant", answer)))
+        assert rendered.ids[: len(prompt.ids)] == prompt.ids
+        start = len(prompt.ids)
+        assert any(rendered.loss[start:])
+        whole = rendering.text(conversation(*turns, ("assistant", answer)))
+        said = whole[len(rendering.text(conversation(*turns), generate=True)) :]
+        if tokenizer == "merging":
+            assert built.decode(rendered.ids[start:]) == said
+
+
+def test_a_blank_before_an_answer_stays_a_token() -> None:
+    """WavPrompt: the prompt ends in a blank of its own, in training as in generation."""
+    rendering = ChatTemplate(copy.deepcopy(merging()), source="t", template=ending("blank"))
+    rendered = rendering.render(conversation(("user", "say?"), ("assistant", "hello")))
+    tokens = rendering.tokenizer.convert_ids_to_tokens(rendered.ids)
+    assert tokens == ["s", "a", "y", "?", "\u0120", "h", "e", "l", "l", "o", "<|end|>"]
+    assert rendered.loss == [False] * 5 + [True] * 6
 
 
 def test_texts_of_the_shipped_templates() -> None:

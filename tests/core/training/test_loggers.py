@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from kikimimi.errors import MissingExtraError, RecipeError
+from kikimimi.errors import MissingExtraError, RecipeError, WriteError
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.run.folder import RunFolder
-from kikimimi.run.loggers import check_loggers, log_scores
+from kikimimi.run.loggers import check_loggers, log_scores, open_loggers
 from kikimimi.run.metrics import read_metrics
 from kikimimi.training.train import train
 
@@ -192,3 +193,26 @@ def test_a_run_goes_on_without_wandb(make_run: Make, tmp_path: Path) -> None:
     """The loggers are of the hardware: a run may change them."""
     run = make_run("run", *SHORT)
     assert RunFolder.open(run.path, ["trainer.loggers=[wandb]"]).recipe.trainer.loggers == ["wandb"]
+
+
+def test_tensorboard_that_finds_no_room_is_one_line(
+    make_run: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = make_run("full", "trainer.loggers=[tensorboard]")
+    (logger,) = open_loggers(run, "asr", None)
+    logger.log_metrics({"loss": 1.0}, step=1)
+    monkeypatch.setattr(RecordWriter, "write", refuse)
+
+    def log() -> None:
+        for step in range(2, 200):
+            logger.log_metrics({"loss": 1.0}, step=step)
+            time.sleep(0.01)
+
+    with pytest.raises(WriteError, match="tensorboard: could not be written: No space left on device"):
+        log()
+    assert capsys.readouterr().err == ""

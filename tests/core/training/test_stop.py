@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import time
 import weakref
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from kikimimi.training.stop import STOPPED, stopping
+from kikimimi.training.stop import STOPPED, AfterStep, Stopped, stopping
 
 
 class Node:
@@ -55,3 +58,63 @@ def test_what_else_is_lost_goes_to_the_hook_before(monkeypatch: pytest.MonkeyPat
         del node
         assert watch() is None
     assert [lost.exc_type for lost in told] == [ValueError]
+
+
+SWALLOWS = """
+import signal
+try:
+    signal.raise_signal({number})
+    sum(range(100_000))
+except BaseException as error:
+    raise ImportError("blamed on the module") from error
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_in_an_import_is_obeyed_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, error: type[BaseException]
+) -> None:
+    """Modules swallow what is raised in them, or are told to be broken."""
+    name = f"swallows_{number.name.lower()}"
+    (tmp_path / f"{name}.py").write_text(SWALLOWS.format(number=int(number)))
+    monkeypatch.syspath_prepend(tmp_path)
+    reached = []
+
+    def train() -> None:
+        with stopping():
+            importlib.import_module(name)
+            reached.append("imported")
+            time.sleep(10)
+            reached.append("trained on")
+
+    with pytest.raises(error):
+        train()
+    assert "trained on" not in reached
+    assert name in sys.modules
+
+
+def test_a_stop_that_is_swallowed_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kikimimi.training.stop.OBEYING", 0.2)
+
+    def train() -> None:
+        with stopping():
+            with suppress(BaseException):  # as libraries do
+                signal.raise_signal(signal.SIGTERM)
+            time.sleep(10)
+            raise AssertionError("trained on")
+
+    with pytest.raises(SystemExit) as stopped:
+        train()
+    assert stopped.value.code == STOPPED
+
+
+def test_a_step_that_does_not_end_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = AfterStep()
+    asked.stop_if_overdue()
+    asked(signal.SIGTERM, None)
+    asked.stop_if_overdue()  # the step has its time
+    monkeypatch.setattr("kikimimi.training.stop.OVERDUE", -1.0)
+    with pytest.raises(Stopped):
+        asked.stop_if_overdue()

@@ -37,7 +37,9 @@ def test_contract(check: Check) -> None:
     check()
 
 
-@parametrize_checks(WhisperEncoder, window=Config(pad="window"))
+@parametrize_checks(
+    WhisperEncoder, window=Config(pad="window"), silence=Config(pad="window", keep_silence=True)
+)
 def test_contract_of_the_window(check: Check) -> None:
     check()
 

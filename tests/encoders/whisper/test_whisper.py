@@ -37,11 +37,11 @@ def reference_mel(clips: list[Tensor], num_mels: int) -> Tensor:
     return torch.from_numpy(np.array(features))
 
 
-def tiny(pad: str = "none") -> WhisperEncoder:
+def tiny(pad: str = "none", **options: Any) -> WhisperEncoder:
     torch.manual_seed(0)
     config: Any = WhisperEncoder.tiny_config()
     sizes = replace(config.sizes, num_positions=WINDOW // 320)
-    config = WhisperEncoder.Config(weights="random", pad=pad, sizes=sizes)  # type: ignore[arg-type]
+    config = WhisperEncoder.Config(weights="random", pad=pad, sizes=sizes, **options)  # type: ignore[arg-type]
     return WhisperEncoder(config).eval()
 
 
@@ -96,6 +96,33 @@ def test_window_mode_equals_transformers() -> None:
     assert out.lengths.tolist() == [1, 50, 250, 1500]
     for i, length in enumerate(out.lengths.tolist()):
         torch.testing.assert_close(out.values[i, :length], expected[i, :length], rtol=0, atol=1e-5)
+
+
+def test_silence_is_kept_where_it_is_asked_for() -> None:
+    """All 1,500 frames, as models get them that take transformers' output as it is."""
+    encoder, reference = tiny("window", keep_silence=True), tiny_reference()
+    encoder.model.load_state_dict(reference.state_dict())
+    clips = [noise(length) for length in (1, 16_000, WINDOW)]
+    with torch.inference_mode():
+        out = encoder(Padded.stack(clips))
+        expected = reference(reference_mel(clips, 80)).last_hidden_state
+    assert out.lengths.tolist() == [1500] * 3 == [encoder.num_frames(len(clip)) for clip in clips]
+    torch.testing.assert_close(out.values, expected, rtol=0, atol=1e-5)
+
+
+def test_the_last_layer_may_be_read_before_the_norm(tmp_path: Path) -> None:
+    encoder, reference = tiny("window", final_norm=False, layers=[1, 2]), tiny_reference()
+    encoder.fill(reference.state_dict(), "reference")
+    seen: list[Tensor] = []
+    for layer in reference.layers:
+        layer.register_forward_hook(lambda module, given, result: seen.append(result))
+    clip = noise(16_000)
+    with torch.inference_mode():
+        reference(reference_mel([clip], 80))
+        out = encoder(Padded.stack([clip])).values
+    torch.testing.assert_close(out, torch.cat(seen, dim=-1)[:, :50], rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="final_norm is read only where layer 2, the last, is read"):
+        tiny(final_norm=False, layers=[1])
 
 
 def test_unpadded_mode_equals_transformers_layers_on_the_short_clip() -> None:
@@ -262,6 +289,7 @@ def test_a_longer_clip_is_refused() -> None:
     [
         ({"weights": "openai/whisper-base", "sizes": Sizes()}, "sizes is read only with weights: random"),
         ({"pad": "longest"}, "pad: 'longest' is not one of none, window"),
+        ({"keep_silence": True}, "keep_silence is read only with pad: window"),
     ],
 )
 def test_refuses_options(options: dict[str, Any], message: str) -> None:

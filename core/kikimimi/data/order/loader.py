@@ -1,6 +1,6 @@
 """Micro-batches in planned order, read from any position: the data side of exact resume."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Self
@@ -12,6 +12,7 @@ from kikimimi.contracts.batch import Batch, Fault, Sample, View, collate
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.features import FeatureCache
 from kikimimi.data.order.plan import START, Plan, Planned, Position
+from kikimimi.data.order.readers import Readers, handed_over
 from kikimimi.data.workers import ignore_signals
 from kikimimi.errors import DataError, KikimimiError, RunError
 from kikimimi.model.speech_lm import SpeechLM
@@ -138,6 +139,8 @@ class StageLoader(DataLoader[Batch]):
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
+            collate_fn=handed_over if workers else None,
+            timeout=1 if workers else 0,  # each second, `Readers` decides whether to go on waiting
             # The dataset holds the model, which is not to be copied, and may be in pieces: what it asks for
             # is tokenizer and lengths. Python 3.14 would no longer fork by itself.
             multiprocessing_context="fork" if workers else None,
@@ -149,6 +152,17 @@ class StageLoader(DataLoader[Batch]):
         self.plan_sampler = sampler
         self.order = dict(order or {})
         self.consumed = 0
+        self.waiting: Callable[[], None] = lambda: None
+        """Called every second while a batch is waited for; may raise."""
+
+    def __iter__(self) -> Any:
+        """Yield each micro-batch.
+
+        Raises:
+            ReaderError: The processes that read cannot go on.
+        """
+        start = super().__iter__
+        return iter(Readers(start, lambda: self.waiting())) if self.num_workers else start()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position over all ranks, which a run of another world size can take up."""

@@ -44,17 +44,16 @@ def _located(source: Path | bytes) -> Path | bytes:
 
 def of_the_file(error: OSError) -> bool:
     """Tell whether an error is one file's, and not that of a system that is full, or has too many open."""
-    return error.errno in (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ESTALE, errno.EISDIR)
+    return error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 
 
 def _near(path: Path) -> str:
     """Name a file that is there and differs in what people do not see: blanks, strokes or capitals."""
     name = str(path)
     others = [
-        name.replace("\\", "/"),
-        os.path.join(path.parent, path.name.strip()),
-        os.path.join(path.parent, path.stem + path.suffix.lower()),
-        os.path.join(path.parent, path.stem + path.suffix.upper()),
+        Path(name.replace("\\", "/")),
+        *(path.parent / other for other in (path.name.strip(), path.stem + path.suffix.lower())),
+        path.parent / (path.stem + path.suffix.upper()),
     ]
-    found = next((other for other in others if other != name and os.path.isfile(other)), None)
+    found = next((other for other in others if other != path and os.path.isfile(other)), None)
     return "" if found is None else f". There is '{found}': write it so"

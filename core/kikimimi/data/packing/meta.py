@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 
-def plain_meta(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """Return a value as JSON holds it.
 
     Numbers that are none (NaN, infinite) become null; dates and times the texts of ISO 8601; bytes the text
@@ -23,16 +23,16 @@ def plain_meta(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(plain_meta(key)): plain_meta(inner) for key, inner in value.items()}
+        return {str(json_value(key)): json_value(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain_meta(inner) for inner in value]
+        return [json_value(inner) for inner in value]
     if isinstance(value, np.generic | np.ndarray):
-        return plain_meta(value.tolist())
+        return json_value(value.tolist())
     if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, bytes | bytearray | memoryview):
         return _text(bytes(value))
-    return plain_meta(str(value))
+    return json_value(str(value))
 
 
 def _text(content: bytes) -> str:

@@ -10,12 +10,13 @@ from functools import partial
 from typing import Any
 
 from kikimimi.console.words import listing
+from kikimimi.contracts.conversation import clip_mark
 from kikimimi.contracts.layout import BadRow, Row, clip_name
 from kikimimi.contracts.options import Options, PositiveFloat, Text
 from kikimimi.data.audio import Encoded, OversizeError, decode, decode_blocks, encode_stream, probe
 from kikimimi.data.codec import Codec, SampleRate, check_opus_rate
 from kikimimi.data.packing.clips import MissingClipError, located, of_the_file
-from kikimimi.data.packing.meta import plain_meta
+from kikimimi.data.packing.meta import json_value
 from kikimimi.data.shards.record import Member, RecordError, make_record, named
 from kikimimi.data.stream import MIN_SECONDS
 from kikimimi.errors import AudioError, CancellingError, RequestError, SegmentError
@@ -57,8 +58,8 @@ TOO_LONG, TOO_SHORT, LICENCE, MALFORMED = "too long", "too short", "licence", "m
 """Why a row is left out."""
 
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # BCP 47: ja, yue, zh-TW, zh-Hant-TW
-MAX_BYTES = 160 << 20
-"""Largest record [bytes]: nearly three hours of speech at 16 kHz as FLAC, more than a day as Opus."""
+MAX_BYTES = 96 << 20
+"""Largest record [bytes]: one and a half hours of speech at 16 kHz as FLAC, most of a day as Opus."""
 
 _HELD = 1 << 24  # samples of a clip that are decoded at once; longer ones are packed block by block
 
@@ -216,7 +217,7 @@ def _json(row: Row, names: list[str]) -> bytes:
         data = {**data, "messages": [_renamed(message, names, row) for message in data["messages"]]}
     try:
         if isinstance(data.get("meta"), dict):
-            data = {**data, "meta": plain_meta(data["meta"])}
+            data = {**data, "meta": json_value(data["meta"])}
         return json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except (ValueError, TypeError, RecursionError) as error:
         raise _LeftOutError(MALFORMED, f"{row.name}: cannot be written as JSON: {error}") from error
@@ -244,9 +245,16 @@ def _renamed(message: Any, names: list[str], row: Row) -> Any:
 def _read_back(row: Row, key: str, members: dict[str, bytes]) -> None:
     """Check the record as readers do, so that nothing is packed that cannot be read."""
     try:
-        make_record([Member(key, suffix, 0, 0, content) for suffix, content in members.items()], row.name)
+        record = make_record(
+            [Member(key, suffix, 0, 0, content) for suffix, content in members.items()], row.name
+        )
     except RecordError as error:
         raise _LeftOutError(MALFORMED, f"{row.name}: {error.reason}") from error
+    if "messages" in record.json and (marks := list(filter(None, map(clip_mark, record.texts())))):
+        raise _LeftOutError(
+            MALFORMED,
+            f"{row.name}: '{marks[0]}' in a text stands for a clip in many tools, and would be read as text",
+        )
 
 
 def _length(row: Row) -> float | None:

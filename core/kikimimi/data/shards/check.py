@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from kikimimi.console.progress import Progress
 from kikimimi.console.terminal import visible
-from kikimimi.data.audio import decode_whole
+from kikimimi.data.audio import check_sound
 from kikimimi.data.shards.index import ShardIndex
 from kikimimi.data.shards.record import (
     Record,
@@ -263,11 +263,7 @@ def _check_tar(shard: str) -> tuple[int, list[Problem]]:
 
 def _check_clips(record: Record) -> list[float]:
     """Decode the clips of a record; return their lengths [s]."""
-    lengths = []
-    for name, clip in record.audio.items():
-        samples, rate = decode_whole(clip, name=name)
-        lengths.append(len(samples) / rate)
-    return lengths
+    return [check_sound(clip, name) for name, clip in record.audio.items()]
 
 
 def _reason(error: DataError) -> str:

@@ -37,6 +37,7 @@ UNNAMED = "unknown"
 
 
 _OF_WINDOWS = ("Thumbs.db", "desktop.ini")
+_OF_A_PART = ("offset", "start", "end", "channel")
 
 
 class RecordError(DataError):
@@ -200,9 +201,7 @@ def _problem(entry: TarEntry, name: str, suffix: str) -> str | None:
         )
         if suffix.rpartition(".")[2].lower() in _LARGEST:
             stem = posixpath.basename(name).partition(".")[0]
-            problem += (
-                f". A key ends at the first dot of a name, here {stem!r}: make the tar without other dots"
-            )
+            problem += f". A key ends at the first dot of a name, here {stem!r}: no other dot may be in it"
         return problem
     return _oversize(name, suffix, entry.size)
 
@@ -303,6 +302,11 @@ def _order(suffix: str) -> tuple[int, str]:
 def _check(record: Record) -> None:
     if "messages" in record.json:
         named = set(parse_conversation(record.json).clips())
+        _check_whole(record.json["messages"])
+        if not named and record.json.get("audios"):
+            raise ValueError(
+                "audios: names clips beside the turns, but a record's are members that audio parts name"
+            )
         if missing := named - set(record.audio):
             raise ValueError(
                 f"the conversation names the clip {listing(missing)}, but the record has "
@@ -324,3 +328,15 @@ def _check(record: Record) -> None:
         raise ValueError("language: expected a text such as 'ja', or null")
     if not record.audio:
         raise ValueError("the labelled clip has no audio")
+
+
+def _check_whole(messages: list[Any]) -> None:
+    """Check that the audio parts of a conversation ask for whole clips: those of a shard are not cut."""
+    for message in messages:
+        for part in message["content"] if isinstance(message["content"], list) else ():
+            told = [name for name in _OF_A_PART if part["type"] == "audio" and part.get(name)]
+            if told:
+                raise ValueError(
+                    f"an audio part tells with {listing(told)} of a part of {part['audio']}, but the clips "
+                    "of a shard are taken whole: cut them, and leave that out"
+                )

@@ -31,6 +31,7 @@ class KeepCheckpoints(Callback):
         """The signal that stopped the stage."""
         self._random: list[dict[str, Any]] | None = None
         self._asked = AfterStep()
+        loader.waiting = self._asked.stop_if_overdue
         self._stepping = False
         self._before_validation: dict[str, Any] | None = None
 
@@ -38,11 +39,14 @@ class KeepCheckpoints(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the random state until the first step: building loaders may draw numbers."""
+        assert isinstance(pl_module, StageModule)
         self._random = checkpoint["random"]
         saved = len(checkpoint["random"])
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        if checkpoint["global_step"] < pl_module.stage.num_steps:
+            progress["is_last_batch"] = False  # it was, where the stage has been lengthened since
         if saved != trainer.world_size:
             # Lightning counts the micro-batches of one rank; of so many ranks each has had another number.
-            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             for counts in (progress["total"], progress["current"]):
                 underway = counts["ready"] - counts["completed"]  # the one at whose end it was saved
                 counts.update(dict.fromkeys(counts, counts["ready"] * saved // trainer.world_size))

@@ -121,9 +121,10 @@ class WhisperTransformer(nn.Module):
         sizes: Sizes of the whole model.
         last: Layers to build, from the first on. Where these are not all, no norm follows.
         pairs: Average every two frames of a clip after the layers, before the norm (Qwen2-Audio).
+        norm: Whether the norm follows the very last layer.
     """
 
-    def __init__(self, sizes: Sizes, last: int, *, pairs: bool) -> None:
+    def __init__(self, sizes: Sizes, last: int, *, pairs: bool, norm: bool = True) -> None:
         super().__init__()
         dim = sizes.dim
         self.pairs = pairs
@@ -136,7 +137,7 @@ class WhisperTransformer(nn.Module):
         self.layers = nn.ModuleList(
             WhisperEncoderLayer(dim, sizes.num_heads, sizes.ffn_dim) for _ in range(last)
         )
-        self.layer_norm = nn.LayerNorm(dim) if last == sizes.num_layers else None
+        self.layer_norm = nn.LayerNorm(dim) if norm and last == sizes.num_layers else None
 
     def forward(
         self, mel: Tensor, mel_lengths: list[int], lengths: list[int], layers: Sequence[int]

@@ -64,7 +64,14 @@ class WhisperFamilyEncoder(PretrainedEncoder):
         if config.spec_augment is not None:
             self.augmentation = SpectrogramMasking(config.spec_augment, self.sizes.num_mels)
         last = self.choose_layers(num_layers=self.sizes.num_layers, dim=self.sizes.dim)
-        self.model = WhisperTransformer(self.sizes, last, pairs=self.pairs)
+        if not self.norms_last and last < self.num_layers:
+            raise ValueError(f"final_norm is read only where layer {self.num_layers}, the last, is read")
+        self.model = WhisperTransformer(self.sizes, last, pairs=self.pairs, norm=self.norms_last)
+
+    @property
+    def norms_last(self) -> bool:
+        """Whether the final norm follows the last layer."""
+        return True
 
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Any:
@@ -120,7 +127,7 @@ class WhisperEncoder(WhisperFamilyEncoder):
     With `pad: none` it sees the clip's own frames only: positions are cut to its length, clips of a batch are
     laid end to end, and attention stays within each. With `pad: window` it sees what the reference sees, the
     clip in 30 s of silence, and equals transformers' `WhisperEncoder`. Either way the frames of the clip are
-    returned, not those of the silence after it.
+    returned, not those of the silence after it, unless `keep_silence` asks for them.
 
     Only the layers up to the highest that `layers` names are built, and loaded.
     """
@@ -132,7 +139,19 @@ class WhisperEncoder(WhisperFamilyEncoder):
         weights: str = "openai/whisper-base"
         """A Whisper of transformers or of CTranslate2 (faster-whisper): a Hub id, a folder, `package:...`; or
         `random`."""
+        keep_silence: bool = False
+        """Whether the frames of the silence up to the window follow a clip's own, so that every clip has as
+        many (Voxtral, LLaMA-Omni, DeSTA2 and SALMONN do so). Refused without `pad: window`."""
+        final_norm: bool = True
+        """Whether the last layer's frames pass Whisper's final norm (LTU-AS and DeSTA2, which read it beside
+        others, take it before). Refused where the last layer is not read."""
 
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.keep_silence and self.pad != "window":
+                raise ValueError("keep_silence is read only with pad: window, which lays the silence there")
+
+    config: Config
     name = "whisper"
     pairs = False
     # A CTranslate2 file states its sizes itself.
@@ -141,6 +160,15 @@ class WhisperEncoder(WhisperFamilyEncoder):
     # WhisperForConditionalGeneration, or WhisperModel.
     prefixes = ("model.encoder.", "encoder.")
     frame_rate = SAMPLE_RATE / HOP / 2
+
+    @property
+    def norms_last(self) -> bool:
+        """Whether the final norm follows the last layer."""
+        return self.config.final_norm
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return the frames of the clip, or with `keep_silence` those of the window."""
+        return self.sizes.num_positions if self.config.keep_silence else super().num_frames(num_samples)
 
     def read(self, files: WeightsFiles) -> Sizes:
         """Read the sizes from `config.json`, or from a CTranslate2 file.

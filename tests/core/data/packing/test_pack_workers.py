@@ -58,6 +58,7 @@ class Clips(Layout):
                 raise {
                     "extra": MissingExtraError("it", "pyarrow", "parquet"),
                     "bug": ZeroDivisionError("oops"),
+                    "full": OSError(28, "No space left on device"),
                 }[fail.read_text()]
             text = "" if number % 4 == 3 else f"text {number}"
             yield Row(file.name, {"text": text, "language": "en", "meta": {}}, (file,))
@@ -171,6 +172,35 @@ def test_ctrl_c_stops_after_the_current_rows(
     (clips / "slow").unlink()
     run(clips, out)
     assert contents(out) == contents(whole)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_sigterm_ends_all_processes(
+    clips: Path, site: Path, tmp_path: Path, wait_for: WaitFor, ended: Ended, everywhere: bool
+) -> None:
+    """Sent to the first one alone, or to all as some schedulers do: none is taken for one that died."""
+    out = tmp_path / "out"
+    (clips / "slow").write_text("60")  # rows are not waited for
+    process = start(clips, out, site, records_per_shard=6, workers=2)
+    try:
+        wait_for(lambda: len(list(out.glob("*.tar.*.tmp"))) == 2)
+        busy = children(process.pid)
+        (os.killpg if everywhere else os.kill)(process.pid, signal.SIGTERM)
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 143, said
+    assert said.splitlines()[-1] == b"stopped by SIGTERM. Run the same command again: it goes on from here."
+    assert b"Traceback" not in said
+    wait_for(lambda: ended(busy))
+    assert list(out.iterdir()) == []
+
+
+def test_a_process_that_finds_no_room_says_so(clips: Path, tmp_path: Path) -> None:
+    (clips / "fail").write_text("full")
+    with pytest.raises(DataError, match=r"shard-000002\.tar: could not be written: No space left on device"):
+        run(clips, tmp_path / "out", workers=2)
+    assert not list((tmp_path / "out").glob("*.tmp"))
 
 
 def test_a_process_that_dies_is_named_with_its_row(clips: Path, tmp_path: Path) -> None:
