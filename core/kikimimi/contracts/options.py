@@ -251,7 +251,7 @@ def _constraints(annotation: Any) -> Iterator[BaseMetadata]:
 
 
 def _said(constraints: Any) -> str:
-    """Return bounds in words: ``at least 0 and below 1``. Beside others, those that nobody reaches are left out."""
+    """Return bounds in words: ``at least 0 and below 1``. Beside others, those of `_ASIDE` are left out."""
     words = []
     for constraint in [item for item in constraints if item not in _ASIDE] or constraints:
         attribute, said, _ = _BOUNDS[type(constraint)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
