@@ -98,11 +98,11 @@ def _repeat(source: Path, overrides: list[str], out: Path | None) -> RunFolder:
     hold_to(source, held, recipe)
     for change in held.get("lengthened", []):
         name = change["stage"]
-        typer.echo(
+        say(
             f"stage {name}: was lengthened from {change['old']} to {change['new']} {change['option']}, and "
             "is now trained in one: the same only where its learning rate is constant "
             f"(schedule: {recipe.stages[name].schedule.name})",
-            err=True,
+            error=True,
         )
     return RunFolder.create(path, recipe)
 

@@ -36,10 +36,12 @@ class Rule(BaseMetadata):
 
 
 PositiveInt = Annotated[int, Ge(1)]
-LayerCount = Annotated[int, Ge(1), Le(1000)]
+_FEW = Rule("at most 1000", lambda value: value <= 1000)
+LayerCount = Annotated[int, Ge(1), _FEW]
 """How many layers are stacked; each takes a while to build."""
 NonNegativeInt = Annotated[int, Ge(0)]
 _FINITE = Rule("a finite number", lambda value: value < math.inf)
+_ASIDE = (_FINITE, _FEW)  # bounds that nobody means to reach: told alone, where they are broken
 PositiveFloat = Annotated[float, Gt(0), _FINITE]
 NonNegativeFloat = Annotated[float, Ge(0), _FINITE]
 Fraction = Annotated[float, Ge(0), Le(1)]
@@ -249,9 +251,9 @@ def _constraints(annotation: Any) -> Iterator[BaseMetadata]:
 
 
 def _said(constraints: Any) -> str:
-    """Return bounds in words: ``at least 0 and below 1``. Beside others, being finite is left out."""
+    """Return bounds in words: ``at least 0 and below 1``. Beside others, those of `_ASIDE` are left out."""
     words = []
-    for constraint in [item for item in constraints if item != _FINITE] or constraints:
+    for constraint in [item for item in constraints if item not in _ASIDE] or constraints:
         attribute, said, _ = _BOUNDS[type(constraint)]
         bound = constraint.words if isinstance(constraint, Rule) else getattr(constraint, attribute)
         words.append("not empty" if said == "at least {} long" and bound == 1 else said.format(bound))
@@ -281,7 +283,7 @@ def out_of_bounds(annotation: Any, value: Any, path: str) -> Iterator[str]:
         broken = [] if value is None else [item for item in constraints if not _holds(item, value)]
         if broken:
             # The ends of a range are told together; that a list is not empty is told of an empty one.
-            said = _said(broken if MinLen in map(type, constraints) or broken[0] == _FINITE else constraints)
+            said = _said(broken if MinLen in map(type, constraints) or broken[0] in _ASIDE else constraints)
             inner = next(iter(get_args(args[0])), None)
             choices = f"; it takes {listing(get_args(inner))}" if get_origin(inner) is Literal else ""
             is_empty = said in ("not empty", "not blank")

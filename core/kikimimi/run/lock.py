@@ -19,16 +19,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NotRequired, cast
 
-import yaml
 from typing_extensions import TypedDict
 
 from kikimimi.contracts import registry
 from kikimimi.errors import DamagedError, KikimimiError, RunError
 from kikimimi.files.reading import MEBIBYTE, damaged, read_json
 from kikimimi.files.writing import scratch_folder, writing
+from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS, Chosen
-from kikimimi.recipe.show import digest, parse_plain, to_yaml
+from kikimimi.recipe.show import digest, to_yaml
 from kikimimi.run.drift import DriftError, as_begun, drift
 from kikimimi.run.folder import RunFolder
 from kikimimi.weights.files import WEIGHT_PATTERNS
@@ -148,8 +148,8 @@ def _read(path: Path) -> dict[str, Any]:
     if recipe.get("sha256", digest(recipe["yaml"])) != digest(recipe["yaml"]):
         raise damaged(path, "recipe: it is not as it was written: its SHA-256 differs", _REMEDY)
     try:
-        parse_plain(recipe["yaml"])["stages"].items()
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        parse_yaml(recipe["yaml"])["stages"].items()
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise damaged(path, "recipe: it is not the recipe of a run", _REMEDY) from error
     return held
 

@@ -1,7 +1,6 @@
 """Lengthening a finished stage: its steps grow, and it goes on from the checkpoint of its last step."""
 
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any, Literal, cast
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RequestError, RunError
 from kikimimi.model.trainable import lineage
@@ -132,7 +132,7 @@ def _change(run: RunFolder, recipe: Recipe, what: Lengthening) -> None:
     run.write_recipe(recipe)
     lock_lengthened(run, recipe, what)
     done = f"stage {name}: lengthened from {old} to {new} {option}"
-    print(f"{done}. What it had left: {kept}", file=sys.stderr)
+    say(f"{done}. What it had left: {kept}", error=True)
 
 
 def _wait(path: Path, name: str, option: str, new: int) -> None:
@@ -173,8 +173,8 @@ class NextRates(Callback):
                 f"{group['name']} {rate:.3g} (was to be {before:.3g})"
                 for group, rate, before in zip(groups, rates, held, strict=True)
             )
-            print(
+            say(
                 f"learning rates by schedule {stage.schedule.name} over {stage.num_steps} steps, from step "
                 f"{step + 1} on: {told}",
-                file=sys.stderr,
+                error=True,
             )

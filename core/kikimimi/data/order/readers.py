@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi.console.signals import signals_held
+from kikimimi.console.terminal import say
 from kikimimi.console.words import size
 from kikimimi.errors import KikimimiError
 
@@ -112,10 +112,10 @@ class Readers:
                 raise _stand_still(readers, waited)
             if waited > TOLD_AFTER and not told:
                 told = True
-                print(
+                say(
                     f"waiting for data: {_named(readers)} have given no batch for {waited:.0f} s; it all "
                     f"ends after {GIVEN_UP_AFTER:.0f} s of it. {_room()}",
-                    file=sys.stderr,
+                    error=True,
                 )
 
     def _taken(self, content: bytes | Refused | None, readers: list[BaseProcess]) -> Any:
