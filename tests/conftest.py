@@ -10,6 +10,8 @@ import pytest
 
 from kikimimi.contracts import registry
 
+from .faults import FAULTS, count_faults, page_with, write_page
+
 TESTS = Path(__file__).parent
 # Two cores: one thread per test process keeps runs side by side fast and repeatable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,7 +19,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-faults", action="store_true", help="write docs/robustness.md anew")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # All tests, before those that are not wanted are left out.
+    config.stash[FAULTS] = count_faults(items)
+    if config.getoption("--write-faults"):
+        write_page(config.stash[FAULTS])
     # The module of a built-in is imported alone once, in test_builtins.py, and not for every config that some
     # other file checks: each test process that does so starts another one, which imports torch.
     elsewhere = ("adapters", "encoders", "llms", "objectives")
@@ -27,6 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not (item.name.endswith("import_is_quiet]") and item.path.is_relative_to(TESTS))
         or item.path.relative_to(TESTS).parts[0] not in elsewhere
     ]
+
+
+@pytest.fixture
+def page_of_faults(request: pytest.FixtureRequest) -> str:
+    """Return docs/robustness.md as the tests that are collected make it."""
+    return page_with(request.config.stash[FAULTS])
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from .contracts.conversation import (
     Message as Message,
     Role as Role,
     TextPart as TextPart,
+    clip_mark as clip_mark,
     parse_conversation as parse_conversation,
 )
 from .contracts.generation import Generation as Generation
@@ -40,7 +41,15 @@ from .contracts.layers import (
     check_taps as check_taps,
     tiny_layers as tiny_layers,
 )
-from .contracts.layout import Layout as Layout, LayoutConfig as LayoutConfig, Row as Row
+from .contracts.layout import (
+    BadRow as BadRow,
+    Clip as Clip,
+    Layout as Layout,
+    LayoutConfig as LayoutConfig,
+    Row as Row,
+    Segment as Segment,
+    clip_name as clip_name,
+)
 from .contracts.metric import Metric as Metric, MetricConfig as MetricConfig, Score as Score
 from .contracts.normaliser import Normaliser as Normaliser
 from .contracts.objective import (
@@ -74,6 +83,13 @@ from .contracts.vocabulary import (
 )
 from .contracts.voice import Voice as Voice, VoiceConfig as VoiceConfig
 from .data.audio import encode_audio as encode_audio
+from .data.shards.tar import BrokenTarError as BrokenTarError, read_entries as read_entries
+from .data.table import (
+    TABLE_SUFFIXES as TABLE_SUFFIXES,
+    TableRow as TableRow,
+    read_table as read_table,
+    table_kind as table_kind,
+)
 from .errors import (
     AudioError as AudioError,
     DataError as DataError,

@@ -76,5 +76,9 @@ class WriteError(KikimimiError):
     """The system refuses to write: a full disk, a folder without permission, too many open files."""
 
 
+class SegmentError(AudioError):
+    """A segment is not in its file, or its channel is not."""
+
+
 class RunError(RequestError):
     """A run folder is missing, is of another recipe, or lacks what was asked of it."""

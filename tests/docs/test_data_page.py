@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kikimimi.contracts import registry
+from kikimimi.contracts.layout import Row, Segment
 from kikimimi.recipe.build import Builder
 from kikimimi.recipe.merge import apply_overrides
 from kikimimi.recipe.shape import Pluggable
@@ -37,9 +38,21 @@ def test_the_manifest_of_conversations_is_one(tmp_path: Path) -> None:
     (text,) = blocks("json")
     (tmp_path / "shown.jsonl").write_text(text, encoding="utf-8")
     layout = Manifest(str(tmp_path / "shown.jsonl"), Manifest.Config())
-    rows = list(layout.rows(0, len(layout)))
+    rows = [row for row in layout.rows(0, len(layout)) if isinstance(row, Row)]
     assert [len(row.clips) for row in rows] == [1, 1, 0, 1]
     assert json.loads(text.splitlines()[1])["chosen"] == rows[1].record["chosen"]
+
+
+def test_the_forms_of_other_tools_are_read(tmp_path: Path) -> None:
+    (text,) = blocks("jsonl")
+    (tmp_path / "shown.jsonl").write_text(text, encoding="utf-8")
+    layout = Manifest(str(tmp_path / "shown.jsonl"), Manifest.Config())
+    rows = list(layout.rows(0, len(layout)))
+    assert [row.clips for row in rows if isinstance(row, Row)] == [
+        (tmp_path / "clips/1.wav",),
+        (tmp_path / "clips/1.wav", tmp_path / "clips/2.wav"),
+        (Segment(tmp_path / "meeting.flac", 62.5, 8.0, 1),),
+    ]
 
 
 @pytest.mark.parametrize("line", [line for text in blocks("sh") for line in text.splitlines()])

@@ -3,12 +3,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from kikimimi.contracts.layout import Layout, Row
+from kikimimi.contracts.layout import Layout
 
 
 def tone(seconds: float = 0.2, rate: int = 16_000, kind: str = "WAV") -> bytes:
@@ -37,10 +38,10 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def read() -> Callable[[Layout], list[Row]]:
+def read() -> Callable[[Layout], list[Any]]:
     """Read every row, and check that any range gives the same ones."""
 
-    def read(layout: Layout) -> list[Row]:
+    def read(layout: Layout) -> list[Any]:
         found = list(layout.rows(0, len(layout)))
         assert len(found) == len(layout)
         for begin in range(len(found) + 1):

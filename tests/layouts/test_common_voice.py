@@ -79,7 +79,9 @@ def test_refuses(write: Callable[..., Path], tmp_path: Path) -> None:
     old = write({"clips/a.mp3": None, "train.tsv": "client_id\tpath\tsentence\nx\ta.mp3\ty\n"}, "old")
     with pytest.raises(RequestError, match=r"train\.tsv:2: no column 'locale'; .* language=ja"):
         layout(old)
-    assert next(layout(old, language="ja").rows(0, 1)).record["language"] == "ja"
+    row = next(layout(old, language="ja").rows(0, 1))
+    assert isinstance(row, Row)
+    assert row.record["language"] == "ja"
     other = write({"clips/a.mp3": None, "train.tsv": "path\ttext\na.mp3\ty\n"}, "other")
     with pytest.raises(
         RequestError, match=r"train\.tsv:2: no column 'sentence': not a table of Common Voice"

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from kikimimi.contracts.conversation import parse_conversation
-from kikimimi.contracts.layout import Layout, Row
-from kikimimi.data.audio import decode
+from kikimimi.contracts.layout import BadRow, Layout, Row, Segment
+from kikimimi.data.audio import decode, probe
 from kikimimi.errors import MissingExtraError, RequestError
 from kikimimi_layouts.fields import load_fields, shipped_fields
 from kikimimi_layouts.hugging_face import HuggingFace
 
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-Read = Callable[[Layout], list[Row]]
+Read = Callable[[Layout], list[Any]]
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +199,33 @@ def test_text_beside_audio_and_a_system_line(tmp_path: Path, tone: bytes, read: 
         {"role": "system", "content": "S"},
         {"role": "user", "content": [{"type": "audio", "audio": "0"}, {"type": "text", "text": "t"}]},
     ]
+
+
+def test_marks_take_the_clips_of_a_column(tmp_path: Path, read: Read, tone: bytes) -> None:
+    (tmp_path / "fields.yaml").write_text("messages: {column: m, audios: audios}\n")
+    turn = pa.struct([("role", pa.string()), ("content", pa.string())])
+    turns = [
+        [{"role": "user", "content": f"<audio>{text}"}, {"role": "assistant", "content": "x"}]
+        for text in ("q<audio>", "q", "")
+    ]
+    clips = [[clip(tone), clip(None, "b.wav")], [], [clip(tone), clip(tone)]]
+    file = parquet(
+        tmp_path / "set.parquet",
+        m=pa.array(turns, pa.list_(turn)),
+        audios=pa.array(clips, pa.list_(AUDIO)),
+    )
+    first, second, third = read(layout(file, "fields.yaml"))
+    assert isinstance(first, Row)
+    assert first.clips == (tone, tmp_path / "b.wav")
+    assert first.record["messages"][0]["content"] == [
+        {"type": "audio", "audio": "0"},
+        {"type": "text", "text": "q"},
+        {"type": "audio", "audio": "1"},
+    ]
+    assert isinstance(second, BadRow)
+    assert "a mark <audio> in a text has no clip" in second.reason
+    assert isinstance(third, BadRow)
+    assert "audios: 1 of its clips have no mark <audio> in a text" in third.reason
 
 
 def test_text_alone(tmp_path: Path, read: Read) -> None:
@@ -388,3 +415,124 @@ def test_fields_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_bytes(b"\xff")
     with pytest.raises(RequestError, match=r"f\.yaml: not UTF-8"):
         load_fields("f.yaml")
+
+
+def test_rows_without_a_clip_that_is_read_are_bad(tmp_path: Path, tone: bytes, read: Read) -> None:
+    good = {"array": [0.1, -0.1] * 800, "sampling_rate": 16_000.0}
+    rows: list[Any] = [good, {**good, "sampling_rate": None}, {**good, "array": [0.1, 1e9]}, None]
+    pq.write_table(pa.Table.from_pylist([{"a": row, "t": "x"} for row in rows]), tmp_path / "s.parquet")
+    (tmp_path / "f.yaml").write_text("audio: a\ntext: t\n")
+    first, second, third, last = read(layout(tmp_path / "s.parquet", "f.yaml"))
+    assert decode(first.clips[0], sample_rate=16_000, name="a").shape == (1600,)
+    assert second == BadRow(
+        "train[1]",
+        "train[1]: a: its sampling rate is missing; say it with sampling_rate in the file of fields",
+    )
+    assert len(third.clips) == 1  # decoding says what is wrong with it
+    assert last.clips == ()
+
+
+def test_sampling_rates_of_a_column_and_of_every_row(tmp_path: Path, read: Read) -> None:
+    table = pa.table({"a": [[0.1, -0.1] * 800], "t": ["x"], "hz": [8000]})
+    pq.write_table(table, tmp_path / "s.parquet")
+    for said, rate in (("{column: hz}", 8000), ("4000", 4000)):
+        (tmp_path / "f.yaml").write_text(f"audio: a\ntext: t\nsampling_rate: {said}\n")
+        (row,) = read(layout(tmp_path / "s.parquet", "f.yaml"))
+        assert probe(row.clips[0], "a")[:2] == (1600 / rate, rate)
+    (tmp_path / "f.yaml").write_text("audio: a\ntext: t\nsampling_rate: -1\n")
+    with pytest.raises(
+        RequestError, match=r"sampling_rate: expected a number of Hz or {column: NAME}, not -1"
+    ):
+        layout(tmp_path / "s.parquet", "f.yaml")
+
+
+def test_what_is_no_clip_is_told(tmp_path: Path, read: Read) -> None:
+    pq.write_table(pa.Table.from_pylist([{"a": {"x": 1, "y": 2}, "t": "x"}] * 2), tmp_path / "s.parquet")
+    (tmp_path / "f.yaml").write_text("audio: a\ntext: t\n")
+    row, _ = read(layout(tmp_path / "s.parquet", "f.yaml"))
+    assert row.reason == "train[0]: a: holds x, y; a clip is bytes, a path, or array and sampling_rate"
+
+
+@pytest.mark.parametrize("messages", ["hello", 5, [1, 2], ["a"]])
+def test_turns_that_are_none(tmp_path: Path, read: Read, messages: Any) -> None:
+    pq.write_table(pa.Table.from_pylist([{"m": messages}]), tmp_path / "s.parquet")
+    (tmp_path / "f.yaml").write_text("messages: {column: m}\n")
+    (row,) = read(layout(tmp_path / "s.parquet", "f.yaml"))
+    assert row == BadRow("train[0]", "train[0]: m: expected a list of turns")
+
+
+def test_segments_of_files(tmp_path: Path, tone: bytes, read: Read) -> None:
+    rows = [
+        {"a": {"path": "long.wav", "bytes": None}, "t": "x", "start": 1.0, "end": 2.5, "line": 1},
+        {"a": {"path": "cut.wav", "bytes": tone}, "t": "y", "start": 7.0, "end": 9.0, "line": 0},
+        {"a": {"path": "long.wav", "bytes": None}, "t": "z", "start": 3.0, "end": None, "line": 0},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "s.parquet")
+    long = tmp_path / "long.wav"
+
+    def clips(more: str) -> list[Any]:
+        (tmp_path / "f.yaml").write_text(f"audio: a\ntext: t\n{more}")
+        found = read(layout(tmp_path / "s.parquet", "f.yaml"))
+        return [row.reason if isinstance(row, BadRow) else row.clips[0] for row in found]
+
+    # What a set holds as bytes was cut before; of a file that several rows name, each is a part.
+    lacks = "train[2]: a: the segment begins at 3 s, but nothing says where it ends"
+    assert clips("") == [Segment(long, 1.0, 1.5), tone, lacks]
+    assert clips("segments: ignore\n") == [long, tone, long]
+    assert clips("start: start\nend: end\n") == [Segment(long, 1.0, 1.5), Segment(tone, 7.0, 2.0), lacks]
+    assert clips("channel: line\n") == [
+        Segment(long, channel=1),
+        Segment(tone, channel=0),
+        Segment(long, channel=0),
+    ]
+    (tmp_path / "f.yaml").write_text("audio: a\ntext: t\nstart: start\nend: end\n")
+    assert read(layout(tmp_path / "s.parquet", "f.yaml"))[0].name == "train[0] [1.00-2.50 s]"
+    for more, said in (
+        ("segments: ignore\nstart: start\n", "segments: ignores start: leave one of the two out"),
+        ("start: begin\n", "no column 'begin'"),
+    ):
+        (tmp_path / "f.yaml").write_text(f"audio: a\ntext: t\n{more}")
+        with pytest.raises(RequestError, match=said):
+            layout(tmp_path / "s.parquet", "f.yaml")
+    (tmp_path / "f.yaml").write_text("turns: [{role: user, audio: a}]\nend: end\n")
+    with pytest.raises(RequestError, match="end: tell of the part that a labelled clip is"):
+        layout(tmp_path / "s.parquet", "f.yaml")
+
+
+def test_files_without_rows(tmp_path: Path, tone: bytes, read: Read) -> None:
+    columns = labelled(tone)
+    empty = {name: column[:0] for name, column in columns.items()}
+    folder = parquet(tmp_path / "none" / "train-0.parquet", **empty).parent
+    for path in (folder, folder / "train-0.parquet"):
+        with pytest.raises(RequestError, match=f"^{path}: holds no rows$"):
+            layout(path, "reazonspeech")
+    folder = parquet(tmp_path / "some" / "train-0.parquet", **empty).parent
+    parquet(folder / "train-1.parquet", **columns)
+    assert len(read(layout(folder, "reazonspeech"))) == 3
+
+
+@pytest.mark.parametrize("name", ["[ja]", "{1}", "a*b"])
+def test_paths_are_no_patterns(tmp_path: Path, tone: bytes, read: Read, name: str) -> None:
+    file = parquet(tmp_path / name / f"{name}.parquet", **labelled(tone))
+    for path in (file, file.parent):
+        assert len(read(layout(path, "reazonspeech"))) == 3
+
+
+def test_a_value_that_python_cannot_hold_ends_no_set(tmp_path: Path, tone: bytes, read: Read) -> None:
+    table = pa.table(
+        {
+            "a": pa.array([clip(tone)] * 3, AUDIO),
+            "t": ["x", "y", "z"],
+            "at": pa.array([1, 10**14, None], pa.timestamp("s")),
+            "lang": pa.array([None, float("nan"), 1.0]),
+        }
+    )
+    pq.write_table(table, tmp_path / "s.parquet")
+    (tmp_path / "f.yaml").write_text(
+        "audio: a\ntext: t\nlanguage: {column: lang}\nmeta: {at: {column: at}}\n"
+    )
+    first, second, third = read(layout(tmp_path / "s.parquet", "f.yaml"))
+    assert first.record["meta"]["at"].isoformat() == "1970-01-01T00:00:01"
+    assert isinstance(second.record["meta"]["at"], str)
+    assert [first.record["language"], second.record["language"]] == [None, None]
+    assert third.record["meta"] == {}

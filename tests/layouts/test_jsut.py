@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kikimimi.contracts.layout import Layout, Row
+from kikimimi.contracts.layout import BadRow, Layout, Row
 from kikimimi.errors import DataError, RequestError
 from kikimimi_layouts.jsut import JSUT
 
@@ -45,9 +45,20 @@ def test_refuses(write: Callable[..., Path], tmp_path: Path) -> None:
         JSUT.Config(subset="basic500")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match=r"basic5000: there is no transcript_utf8\.txt"):
         JSUT(str(write({"basic5000/wav/a.wav": None}, "bare")), JSUT.Config())
-    broken = write({"basic5000/transcript_utf8.txt": "BASIC5000_0001:x\nBASIC5000_0002\n"}, "broken")
-    with pytest.raises(DataError, match=r"transcript_utf8\.txt:2: expected the name of a clip, ':' and"):
+    broken = write({"basic5000/transcript_utf8.txt": "BASIC5000_0002\n"}, "broken")
+    with pytest.raises(DataError, match=r"transcript_utf8\.txt:1: expected the name of a clip, ':' and"):
         JSUT(str(broken), JSUT.Config())
     (broken / "basic5000" / "transcript_utf8.txt").write_bytes(b"A:\xff\n")
-    with pytest.raises(DataError, match=r"transcript_utf8\.txt: not UTF-8"):
+    with pytest.raises(DataError, match=r"transcript_utf8\.txt:1: not UTF-8"):
         JSUT(str(broken), JSUT.Config())
+
+
+def test_a_bad_line_ends_no_corpus(
+    write: Callable[..., Path], read: Callable[[Layout], list[Row | BadRow]]
+) -> None:
+    folder = write({"basic5000/transcript_utf8.txt": "BASIC5000_0001:x\u2029y\nBASIC5000_0002\n"})
+    good, bad = read(JSUT(str(folder), JSUT.Config()))
+    assert isinstance(good, Row)
+    assert good.record["text"] == "x\u2029y"
+    assert isinstance(bad, BadRow)
+    assert "transcript_utf8.txt:2: expected the name of a clip, ':' and its sentence" in bad.reason

@@ -6,16 +6,24 @@ from typing import Any
 
 import pytest
 
-from kikimimi.contracts.layout import Row
+from kikimimi.contracts.layout import BadRow, Row, Segment
 from kikimimi.errors import DataError, RequestError
+from kikimimi_layouts.hugging_face import HuggingFace
 from kikimimi_layouts.manifest import Manifest
 
 
-def rows(file: Path, /, **options: Any) -> list[Row]:
+def all_rows(file: Path, /, **options: Any) -> list[Row | BadRow]:
     layout = Manifest(str(file), Manifest.Config(**options))
     found = list(layout.rows(0, len(layout)))
     assert len(found) == len(layout)
     return found
+
+
+def rows(file: Path, /, **options: Any) -> list[Row]:
+    found = all_rows(file, **options)
+    good = [row for row in found if isinstance(row, Row)]
+    assert len(good) == len(found)
+    return good
 
 
 @pytest.mark.parametrize(
@@ -140,6 +148,12 @@ def test_a_table_of_something_else_is_not_taken_for_a_manifest(tmp_path: Path) -
         ),
         (
             "m.jsonl",
+            '{"path": "a.wav", "text": "x", "audios": ["b.wav"]}',
+            DataError,
+            r"m\.jsonl:1: audios: names clips beside path, but a transcript is of one",
+        ),
+        (
+            "m.jsonl",
             '{"messages": []}\n',
             DataError,
             r"m\.jsonl:1: messages: expected a list of at least one",
@@ -181,3 +195,134 @@ def test_fingerprint_follows_files_and_lines(tmp_path: Path) -> None:
     after = [Manifest(str(path), Manifest.Config()).fingerprint(i, i + 1) for i in range(2)]
     assert after[0] != before[0]
     assert after[1] == before[1]
+
+
+def test_bad_rows_end_no_manifest(tmp_path: Path) -> None:
+    lines = [
+        '{"path": "a.wav", "text": "x"}',
+        '{"path": "a.wav", "text": 3}',
+        '{"path": 7, "text": "x"}',
+        '{"text": "x"}',
+        '{"path": "a.wav", "text": "x", "language": 5}',
+        '{"path": "a.wav", "text": "x", "language": "en"}',
+        "{",
+        "[1]",
+        '{"messages": []}',
+        '{"path": "a.wav", "text": "x", "start": 1}',
+        '{"path": "b.wav", "text": "y", "meta": 5}',
+    ]
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(lines))
+    first, *bad, last = all_rows(path, language="ja")
+    assert isinstance(first, Row)
+    assert isinstance(last, Row)
+    assert (first.name, last.name, last.record["meta"]) == ("a.wav", "b.wav", {"meta": 5})
+    reasons = []
+    for number, row in enumerate(bad, 2):
+        assert isinstance(row, BadRow)
+        assert row.name == f"{path}:{number}"
+        assert row.reason.startswith(f"{row.name}: ")
+        reasons.append(row.reason.removeprefix(f"{row.name}: "))
+    for reason, said in zip(
+        reasons,
+        [
+            "text: expected a text, not 3",
+            "path: expected the name of an audio file, not 7",
+            "no column 'path'.",
+            "language: expected a text, not 5",
+            "language: is 'en' here, but language=ja says that of every row",
+            "not JSON: ",
+            "expected a mapping, not list",
+            "messages: ",
+            "the segment begins at 1 s, but nothing says where it ends. If files are whole clips: segm",
+        ],
+        strict=True,
+    ):
+        assert said in reason
+    layout = Manifest(str(path), Manifest.Config(language="ja"))
+    assert [next(iter(layout.rows(number, number + 1))) for number in range(len(layout))] == [
+        first,
+        *bad,
+        last,
+    ]
+
+
+def test_where_every_row_is_bad_what_is_asked_wrong_comes_first(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"path": 3, "text": "x"}\n{"audio": "a.wav", "text": "x"}\n')
+    with pytest.raises(RequestError, match=r"m\.jsonl:2: no column 'path'"):
+        rows(path)
+    path.write_text('{"path": 3, "text": "x"}\n[]\n')
+    with pytest.raises(DataError, match=r"m\.jsonl:1: path: expected the name of an audio file, not 3"):
+        rows(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "m.jsonl",
+            '{"path": "long.wav", "text": "1", "offset": 0, "duration": 2}\n'
+            '{"path": "long.wav", "text": "2", "offset": 2.0, "duration": 2.5, "channel": 1}\n'
+            '{"path": "whole.wav", "text": "3"}\n',
+        ),
+        ("m.csv", "path,text,start,end,channel\nlong.wav,1,0,2,\nlong.wav,2,2.0,4.5,1\nwhole.wav,3,,,\n"),
+    ],
+)
+def test_segments(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    found = rows(tmp_path / name)
+    long = tmp_path / "long.wav"
+    assert [row.clips for row in found] == [
+        (Segment(long, 0.0, 2.0),),
+        (Segment(long, 2.0, 2.5, 1),),
+        (tmp_path / "whole.wav",),
+    ]
+    assert [row.name for row in found] == [
+        "long.wav [0.00-2.00 s]",
+        "long.wav [2.00-4.50 s, channel 1]",
+        "whole.wav",
+    ]
+    assert [row.clips for row in rows(tmp_path / name, segments="ignore")] == [
+        (long,),
+        (long,),
+        (tmp_path / "whole.wav",),
+    ]
+
+
+def test_columns_of_segments_are_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("path,text,von,bis,duration\na.wav,x,1,3,60\nb.wav,x,,,60\n")
+    a, b = rows(path, start="von", end="bis")
+    assert a.clips == (Segment(tmp_path / "a.wav", 1.0, 2.0),)
+    assert b.clips == (tmp_path / "b.wav",)
+    assert a.record["meta"] == {"von": "1", "bis": "3", "duration": "60"}
+    with pytest.raises(
+        RequestError, match=r"no column 'vom'\. Did you mean 'von'\?.* chosen with start=COLUMN"
+    ):
+        rows(path, start="vom", end="bis")
+    with pytest.raises(ValueError, match="segments: ignores von, bis: leave one of the two out"):
+        Manifest.Config(segments="ignore", start="von", end="bis")
+
+
+def test_capitals_and_files_that_macos_adds(tmp_path: Path) -> None:
+    (tmp_path / "LIST.CSV").write_text("path,text\na.wav,x\n")
+    (tmp_path / "._LIST.CSV").write_bytes(b"\0\5\26\7\xff")
+    (tmp_path / "._list.csv").write_bytes(b"\0\5\26\7\xff")
+    (tmp_path / "._old.parquet").write_bytes(b"\0\5\26\7\xff")
+    assert Manifest.matches(tmp_path)
+    assert not HuggingFace.matches(tmp_path)
+    assert [row.name for row in rows(tmp_path)] == ["a.wav"]
+    (tmp_path / "m.JSONL").write_text('{"messages": [{"role": "user", "content": "q"}]}\n')
+    assert rows(tmp_path / "m.JSONL")[0].clips == ()
+
+
+def test_nothing_is_known_where_pandas_writes_nan(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(
+        '{"path": "a.wav", "text": "x", "language": NaN, "license": NaN, "snr": NaN, "duration": NaN}'
+    )
+    (row,) = rows(path, language="ja")
+    assert row.record["language"] == "ja"
+    assert "license" not in row.record["meta"]
+    assert row.clips == (tmp_path / "a.wav",)

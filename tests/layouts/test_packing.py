@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kikimimi.contracts import registry
-from kikimimi.contracts.layout import Layout
+from kikimimi.contracts.layout import Layout, Row
 from kikimimi.data.packing.pack import pack
 from kikimimi.data.packing.source import PackSource, find_tars
 from kikimimi.data.shards.record import Record
@@ -180,7 +180,9 @@ def test_a_hub_set_in_several_processes(tmp_path: Path, tone: bytes, monkeypatch
 def test_options_of_a_layout(write: Write) -> None:
     folder = write({"all.csv": "audio_file,sentence\na.wav,x\n", "a.wav": None})
     source = PackSource.open(folder / "all.csv", None, ["path=audio_file", "text=sentence"])
-    assert next(source.layout.rows(0, 1)).record["text"] == "x"
+    row = next(source.layout.rows(0, 1))
+    assert isinstance(row, Row)
+    assert row.record["text"] == "x"
     with pytest.raises(RequestError, match=r"layout 'manifest' has no option 'txt'\. Did you mean 'text'\?"):
         PackSource.open(folder / "all.csv", None, ["txt=sentence"])
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from kikimimi import __version__
-from kikimimi.cli import data, evaluate, plan, plugins, show, train, transcribe
+from kikimimi.cli import check, data, evaluate, plan, plugins, show, train, transcribe
 
 
 class _Group(TyperGroup):
@@ -54,6 +54,7 @@ app.command(name="quickstart")(train.quickstart)
 app.command(name="plan")(plan.plan)
 app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
+app.command(name="check")(check.verify)
 app.command(name="transcribe")(transcribe.transcribe)
 app.command(name="show")(show.show)
 app.add_typer(plugins.app, name="plugins")

@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 from annotated_types import Ge, Le
@@ -14,7 +14,16 @@ from kikimimi.contracts.options import NonNegativeInt, PositiveInt
 from kikimimi.data.codec import Codec, SampleRate
 
 app = typer.Typer(help="Make, pack and index training data.", no_args_is_help=True)
-_OF_PACKING = ("layout", "records_per_shard", "prefix", "sample_rate", "codec", "min_seconds", "max_seconds")
+_OF_PACKING = (
+    "layout",
+    "records_per_shard",
+    "prefix",
+    "sample_rate",
+    "codec",
+    "min_seconds",
+    "max_seconds",
+    "bad_rows",
+)
 _Shards = Annotated[list[str], typer.Argument(metavar="SHARD...", help="Shards, or patterns in quotes.")]
 
 
@@ -115,6 +124,10 @@ def pack(
             show_default="all",
         ),
     ] = None,
+    bad_rows: Annotated[
+        Literal["drop", "fail"],
+        typer.Option(help="drop: leave malformed rows out, and count them. fail: stop at the first."),
+    ] = "drop",
     records_per_shard: Annotated[PositiveInt, typer.Option(help="Rows of the corpus for each shard.")] = 1000,
     prefix: Annotated[str, typer.Option(help="What the names of the shards begin with.")] = "shard",
     workers: Annotated[
@@ -169,6 +182,7 @@ def pack(
             min_seconds=min_seconds,
             max_seconds=max_seconds,
             licenses=licenses or [],
+            bad_rows=bad_rows,
             workers=workers,
             progress=progress,
         )
@@ -190,7 +204,7 @@ def index(
     """Index shards that were made elsewhere, or that have changed."""
     from kikimimi.console.progress import Progress
     from kikimimi.data.shards.indexing import index_shards
-    from kikimimi.data.shards.shards import expand
+    from kikimimi.data.shards.pattern import expand
 
     paths = [path for pattern in shards for path in expand(pattern)]
     with Progress("Indexing", len(paths), "shards") as progress:
@@ -208,7 +222,7 @@ def check(
     from kikimimi.console.progress import Progress
     from kikimimi.console.words import counted
     from kikimimi.data.shards.check import ShardCheck
-    from kikimimi.data.shards.shards import expand
+    from kikimimi.data.shards.pattern import expand
 
     to_do = ShardCheck([name for pattern in shards for name in expand(pattern)])
     with Progress("Checking", to_do.records, "records") as progress:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -39,6 +39,10 @@ def score(
         str, typer.Option(help="What both sides go through first; 'kikimimi plugins' lists the normalisers.")
     ],
     metric: Annotated[str, typer.Option(help="How they are compared: cer, wer or another metric.")] = "cer",
+    bad_rows: Annotated[
+        Literal["fail", "drop"],
+        typer.Option(help="fail: a malformed row is an error. drop: leave such rows out, and count them."),
+    ] = "fail",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score the predictions in a table against its references.
@@ -50,9 +54,14 @@ def score(
     from kikimimi.evaluation.pairs import read_pairs
     from kikimimi.evaluation.score import score as compute
 
-    result = compute(*read_pairs(file, reference, prediction), metric=metric, normaliser=normaliser)
+    left_out: list[str] = []
+    pairs = read_pairs(file, reference, prediction, left_out=left_out if bad_rows == "drop" else None)
+    result = compute(*pairs, metric=metric, normaliser=normaliser)
+    if left_out:
+        typer.echo(f"the first malformed row: {left_out[0]}", err=True)
+    counted = {"malformed": len(left_out)} if bad_rows == "drop" else {}
     if as_json:
-        typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
+        typer.echo(json.dumps({**result.to_json(), **counted}, ensure_ascii=False))
         return
     labels = load("metric", metric).labels
     rows = [
@@ -60,6 +69,7 @@ def score(
         ("normaliser", result.normaliser),
         ("pairs", f"{result.count}"),
         ("skipped", f"{result.skipped} (reference empty after normalisation)"),
+        *((name, f"{count} (left out)") for name, count in counted.items()),
         *((labels.get(name, name), f"{value}") for name, value in result.details.items()),
     ]
     for label, value in rows:

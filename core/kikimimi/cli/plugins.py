@@ -97,7 +97,7 @@ def _failures(plugin: Plugin) -> list[dict[str, str]]:
 def _print_outcome(plugin: Plugin, failures: list[dict[str, str]]) -> None:
     typer.echo(f"{'FAILED' if failures else 'ok':<6}  {plugin}")
     for failure in failures:
-        lines = failure["error"].splitlines()
+        lines = failure["error"].removesuffix("\n").split("\n")
         typer.echo("\n".join([f"        {failure['check']}:", *(f"          {line}" for line in lines)]))
 
 

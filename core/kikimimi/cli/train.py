@@ -29,25 +29,37 @@ def train(
     locked: bool = typer.Option(
         False, "--locked", help="Refuse to go on where anything has changed since the run began."
     ),
+    extend: bool = typer.Option(
+        False,
+        "--extend",
+        help="Lengthen a finished stage of a run folder, and go on with it: RUN stages.NAME.steps=N --extend",
+    ),
 ) -> None:
     """Train the stages of a recipe one after the other. The same command goes on after an interruption."""
     from kikimimi.training.stop import stopping
 
     with stopping():  # from here on: importing what trains takes a while
-        _train(source, overrides or [], stage, out, locked)
+        _train(source, overrides or [], stage, out, locked, extend)
 
 
-def _train(source: Path, overrides: list[str], stage: str | None, out: Path | None, locked: bool) -> None:
+def _train(
+    source: Path, overrides: list[str], stage: str | None, out: Path | None, locked: bool, extend: bool
+) -> None:
     from kikimimi.errors import RequestError
     from kikimimi.recipe import load_recipe
     from kikimimi.run.folder import RunFolder, run_name
     from kikimimi.run.rank import global_rank
 
     recipe_file = None
+    if extend and not source.is_dir():
+        raise RequestError(
+            f"{source} is no run folder, and --extend lengthens a stage of one: "
+            "kikimimi train RUN stages.NAME.steps=N --extend"
+        )
     if source.is_dir():
         if out is not None:
             raise RequestError(f"{source} is a run folder, and it goes on where it is: leave out --out {out}")
-        run = RunFolder.open(source, overrides)
+        run = _lengthened(source, overrides) if extend else RunFolder.open(source, overrides)
     elif source.suffix == ".json" and source.is_file():
         run = _repeat(source, overrides, out)
     else:
@@ -63,6 +75,12 @@ def _train(source: Path, overrides: list[str], stage: str | None, out: Path | No
         typer.echo(f"next: kikimimi evaluate {run.path}", err=True)
 
 
+def _lengthened(source: Path, overrides: list[str]) -> RunFolder:
+    from kikimimi.training.lengthen import lengthen
+
+    return lengthen(source, overrides)
+
+
 def _repeat(source: Path, overrides: list[str], out: Path | None) -> RunFolder:
     """Make a run of the recipe that a lock holds, if all that it names is as it was."""
     from kikimimi.errors import RequestError
@@ -76,6 +94,14 @@ def _repeat(source: Path, overrides: list[str], out: Path | None) -> RunFolder:
     if path.resolve() == source.resolve().parent:
         raise RequestError(f"{path} is the run that {source} locks. Choose another --out for its repetition")
     hold_to(source, held, recipe)
+    for change in held.get("lengthened", []):
+        name = change["stage"]
+        typer.echo(
+            f"stage {name}: was lengthened from {change['old']} to {change['new']} {change['option']}, and "
+            "is now trained in one: the same only where its learning rate is constant "
+            f"(schedule: {recipe.stages[name].schedule.name})",
+            err=True,
+        )
     return RunFolder.create(path, recipe)
 
 

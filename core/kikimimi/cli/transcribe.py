@@ -11,7 +11,6 @@ def transcribe(
     language: str = typer.Option(None, help="Language code such as ja; default: the task's own."),
 ) -> None:
     """Print the text of audio files, one line per file."""
-    from kikimimi.data.audio import decode, is_silent
     from kikimimi.errors import DataError, RequestError
     from kikimimi.run.folder import RunFolder
 
@@ -22,30 +21,27 @@ def transcribe(
         raise RequestError(f"a folder, not an audio file: {', '.join(folders)}")
     folder = RunFolder.open(run)
     folder.newest_weights()
-    from kikimimi.inference.transcriber import Transcriber, join_texts
+    from kikimimi.inference.transcriber import Transcriber
 
     transcriber = Transcriber(folder)
     failures = 0
     for file in files:
         try:
-            clip = decode(file, sample_rate=transcriber.sample_rate, name=str(file))
-            pieces = transcriber.pieces(clip)
-            heard = [piece for piece in pieces if not is_silent(piece)]
-            if not heard:
-                typer.echo(f"{file}: silence, nothing to transcribe", err=True)
-            elif len(pieces) > 1:
-                silent = f", {len(pieces) - len(heard)} of them silent" if len(heard) < len(pieces) else ""
-                typer.echo(
-                    f"{file}: {len(clip) / transcriber.sample_rate:.1f} s is longer than the encoder's "
-                    f"{transcriber.max_seconds:g} s, so it is transcribed in {len(pieces)} pieces{silent}",
-                    err=True,
-                )
-            text = join_texts(transcriber.transcribe(heard, language)) if heard else ""
+            heard = transcriber.transcribe_file(file, language)
         except DataError as error:
             where = "" if str(error).startswith(f"{file}: ") else f"{file}: "
             typer.echo(f"error: {where}{error}", err=True)
             failures += 1
             continue
-        typer.echo(f"{file}\t{text}" if len(files) > 1 else text)
+        if heard.silent == heard.pieces:
+            typer.echo(f"{file}: silence, nothing to transcribe", err=True)
+        elif heard.pieces > 1:
+            silent = f", {heard.silent} of them silent" if heard.silent else ""
+            typer.echo(
+                f"{file}: {heard.seconds:.1f} s is longer than the encoder's {transcriber.max_seconds:g} s, "
+                f"so it is transcribed in {heard.pieces} pieces{silent}",
+                err=True,
+            )
+        typer.echo(f"{file}\t{heard.text}" if len(files) > 1 else heard.text)
     if failures:
         raise DataError(f"{failures} of {len(files)} files could not be transcribed")

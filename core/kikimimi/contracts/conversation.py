@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
+
+_CLIP_MARKS = re.compile(
+    r"<(?:audio|speech|sound)>|<\|/?audio(?:_\w+)?\|>|<audio_soft_token>|<audio[\s_]\d+>", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,15 @@ def parse_conversation(data: dict[str, Any]) -> Conversation:
     if rejected is not None and rejected == conversation.reference():
         raise ValueError("rejected: is the same text as the answer that is preferred to it")
     return conversation
+
+
+def clip_mark(text: str) -> str | None:
+    """Return what in a text stands for a clip, as training tools write it (``<audio>``), or None.
+
+    Here a clip is a part of its own: left in a text, such a mark would be read and learnt as words.
+    """
+    found = _CLIP_MARKS.search(text)
+    return None if found is None else found[0]
 
 
 def _answer(data: dict[str, Any], name: str) -> str | None:

@@ -6,10 +6,15 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from kikimimi.errors import RunError
+from annotated_types import Len
+
+from kikimimi.errors import DamagedError, RunError
+from kikimimi.files.reading import MEBIBYTE, parse_json, read_bytes
 from kikimimi.files.writing import whole_file
+
+_REMEDY = "Restore it from a copy of the run folder"
 
 UNKNOWN = "\ufffd"
 """What an id that stands for no known character is written as: Unicode's replacement character."""
@@ -107,13 +112,13 @@ class CharacterVocabulary(Vocabulary):
             RunError: The file is missing or damaged.
         """
         try:
-            characters = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: no vocabulary can be read: {error}") from error
-        if not isinstance(characters, list) or any(
-            not isinstance(character, str) or len(character) != 1 for character in characters
-        ):
-            raise RunError(f"{path}: no vocabulary can be read: it is no list of single characters")
+            characters = parse_json(read_bytes(path, limit=16 * MEBIBYTE), list[Annotated[str, Len(1, 1)]])
+        except DamagedError as error:
+            raise RunError(f"{path}: no vocabulary can be read: {error}. {_REMEDY}") from error
+        except ValueError as error:
+            raise RunError(
+                f"{path}: no vocabulary can be read: it is no list of single characters ({error}). {_REMEDY}"
+            ) from error
         return cls(characters)
 
     def save(self, path: Path) -> None:

@@ -185,7 +185,7 @@ def _measure(
     try:
         passes = [measure_pass(part, *arguments(number), half=half) for number in range(len(points))]
     except Exception as error:  # noqa: BLE001 - anybody's component, which need not run there
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         cost = _by_matrices(part, trains, arguments(0), f"{type(error).__name__}: {reason}")
     else:
         forward, backward, saved = (

@@ -1,11 +1,9 @@
 """Audio files: decoding to mono float32 at a wanted rate, and encoding to FLAC or Opus.
 
-libsndfile (through soundfile) decodes; torchaudio resamples, and is imported only when rates differ. What
-cannot be used whole is an error: a file that breaks off in the middle is never taken for a shorter one.
-
-Bytes are given to libsndfile as a file that it reads by itself. It also takes any object with `read` and
-`seek`, and calls back for every block; but what a signal raises in such a call is lost, and so is the clip:
-nothing stops, and a good clip is taken for a broken one.
+`stream` decodes, block by block; torchaudio resamples, and is imported only when rates differ. What cannot be
+used whole is an error: a file that breaks off in the middle is never taken for a shorter one. A clip of any
+length is packed, checked and transcribed in the memory of a few blocks (`opened`, `resampled`,
+`encode_stream`).
 
 Opus makes speech a sixth of the size of FLAC: encoding takes a hundred times as long, about a minute of one
 core for 20 minutes of speech. The same samples always give the same bytes: libsndfile gives each stream a
@@ -14,72 +12,90 @@ random serial number and pads its comments, and both are replaced here. Ogg: RFC
 
 import math
 import os
-import re
 import struct
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.data import flac, ogg, wav
-from kikimimi.data.codec import MIN_SAMPLE_RATE, check_opus_rate
-from kikimimi.data.mp3 import Told, is_mpeg, may_be_mpeg, with_frames_counted
-from kikimimi.errors import AudioError, CancellingError, RequestError
+from kikimimi.console.words import amount
+from kikimimi.contracts.layout import Clip
+from kikimimi.data import ogg
+from kikimimi.data.codec import Codec, check_opus_rate
+from kikimimi.data.content import Content, memory_file, whole
+from kikimimi.data.stream import opened
+from kikimimi.errors import AudioError
 
 AUDIO_SUFFIXES = ("flac", "mp3", "ogg", "opus", "wav")
 """File name endings of the formats that a record may carry."""
 
-MIN_SECONDS = 0.025
-"""Shortest clip [s]: one analysis window of the usual front ends. Nothing can be heard in less."""
-
-MAX_PEAK = 4.0
-"""Largest sample of a floating-point file [full scales]. Above it, integers were stored as floats."""
+MAX_CLIP_SECONDS = 3600.0
+"""Longest clip of a record that is decoded [s]: it is held whole, as 230 MB at 16 kHz."""
 
 SILENCE_DBFS = -60.0
 """A clip whose peak is lower [dB relative to full scale] counts as silent."""
 
-_CANCELLED = 1e-3
-"""Share of the channels' energy below which their average has lost what was said."""
-
-_BLOCK = 1 << 18  # frames per read: what a header promises is never allocated, only what is there
+_BLOCK = 1 << 18  # samples that are allocated first
+_RESAMPLED = 1 << 21  # samples that are resampled together
+_FILTER_WIDTH = 6 / 0.99  # torchaudio's lowpass_filter_width and rolloff
 _MAX_PHASES = 4000  # of the resampling filter; memory grows with its square
-# libsndfile notes in its log where a header and the file disagree, and then goes on with what is there.
-_BROKEN_OFF = re.compile(
-    r"^\W*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
-)
 _SERIAL = 0x6B696B69
 _TAGS = b"OpusTags" + struct.pack("<I", 8) + b"kikimimi" + struct.pack("<I", 0)  # vendor, no comments
-_WRITTEN = 1 << 16  # samples of Opus per write
+_WRITTEN = 1 << 16  # samples per write
+_ANY_SIZE = 1 << 62
+_CODECS = {"flac": {"format": "FLAC", "subtype": "PCM_16"}, "opus": {"format": "OGG", "subtype": "OPUS"}}
 
 
-def decode(source: bytes | Path, *, sample_rate: int, name: str) -> NDArray[np.float32]:
+def decode(
+    source: Clip, *, sample_rate: int, name: str, max_seconds: float = math.inf
+) -> NDArray[np.float32]:
     """Decode an audio file: any rate, width and number of channels of WAV, FLAC, OGG, Opus or MP3.
 
-    Channels are averaged; `resample` tells how rates are changed.
+    Channels are averaged, unless a segment chooses one; `resample` tells how rates are changed. Of a segment,
+    the samples from ``round(start * rate)`` to before ``round((start + seconds) * rate)`` are decoded, and no
+    others are held: segments that follow one another share no sample and leave none out.
 
     Args:
-        source: The file's bytes or its path.
+        source: The file's bytes or its path, or a segment of either.
         sample_rate: Wanted rate [Hz].
         name: What messages call the clip.
+        max_seconds: Longest clip that is decoded [s].
 
     Returns:
         (S,) mono float32.
 
     Raises:
         RequestError: No file is at that path.
-        AudioError: It is not audio, breaks off, is empty or shorter than `MIN_SECONDS`, or holds values that
-            are not numbers, or channels that cancel one another (`CancellingError`).
+        AudioError: It is longer than `max_seconds`, is not audio, breaks off, is empty or shorter than
+            `MIN_SECONDS`, or holds values that are not numbers, or channels that cancel one another
+            (`CancellingError`). A segment is not there (`SegmentError`).
     """
-    samples, rate = decode_whole(source, name=name)
-    return resample(samples, rate, sample_rate)
+    with opened(source, name) as stream:
+        if stream.seconds > max_seconds:
+            raise AudioError(
+                f"{name}: lasts {amount(stream.seconds)}; at most {amount(max_seconds)} are decoded at once"
+            )
+        frames = math.ceil(stream.frames * sample_rate / stream.rate)
+        return _joined(resampled(stream.blocks(), stream.rate, sample_rate), frames)
 
 
-def decode_whole(source: bytes | Path, *, name: str) -> tuple[NDArray[np.float32], int]:
+def decode_blocks(source: Clip, *, sample_rate: int, name: str) -> Iterator[NDArray[np.float32]]:
+    """Decode an audio file as `decode` does, block by block.
+
+    Yields:
+        (S,) mono float32, end to end.
+
+    Raises:
+        RequestError: No file is at that path.
+        AudioError: As `decode`; what is wrong with the whole of it is told after its last block.
+    """
+    with opened(source, name) as stream:
+        yield from resampled(stream.blocks(), stream.rate, sample_rate)
+
+
+def decode_whole(source: Clip, *, name: str) -> tuple[NDArray[np.float32], int]:
     """Decode an audio file as `decode` does, at its own rate.
 
     Returns:
@@ -89,70 +105,51 @@ def decode_whole(source: bytes | Path, *, name: str) -> tuple[NDArray[np.float32
         RequestError: No file is at that path.
         AudioError: As `decode`.
     """
-    with _opened(source, name) as file:
-        seconds, rate, _ = _header(file, name)
-        samples = _read(file, name)
-        if len(samples) < file.frames:
-            raise AudioError(
-                f"{name}: breaks off: its header promises {seconds:.3f} s, "
-                f"but only {len(samples) / rate:.3f} s are there"
-            )
-    top, bottom = float(samples.max()), float(samples.min())  # what is not a number comes through both
-    if not (math.isfinite(top) and math.isfinite(bottom)):
-        invalid = int(np.count_nonzero(~np.isfinite(samples)))
-        raise AudioError(f"{name}: {invalid} samples are not numbers (NaN or infinite)")
-    if (peak := max(top, -bottom)) > MAX_PEAK:
-        raise AudioError(
-            f"{name}: samples reach {peak:g} where full scale is 1: integers stored as floats? "
-            "Divide them by their full scale"
-        )
-    return samples, rate
+    with opened(source, name) as stream:
+        return _joined(stream.blocks(), stream.frames), stream.rate
 
 
-def _read(file: Any, name: str) -> NDArray[np.float32]:
-    """Read to the end, or to where it breaks off, into memory that grows with what is there."""
-    loud = left = 0.0  # energy of the channels, and of their average
-    frames, channels = int(file.frames), int(file.channels)
+def _joined(blocks: Iterable[NDArray[np.float32]], frames: int) -> NDArray[np.float32]:
+    """Join blocks in memory that grows with what is there: what a header promises is never allocated."""
     samples: NDArray[np.float32] = np.empty(min(frames, _BLOCK), dtype=np.float32)
     filled = 0
-    while filled < frames:
-        if filled == len(samples):
+    for block in blocks:
+        if filled + len(block) > len(samples):
             # In place: never two copies of a long clip. No view of it is alive here.
-            samples.resize(min(frames, 2 * filled), refcheck=False)
-        wanted = min(len(samples) - filled, _BLOCK)
-        if channels == 1:
-            got = len(file.read(out=samples[filled : filled + wanted]))
-        else:
-            block = file.read(wanted, dtype="float32", always_2d=True)
-            got = len(block)
-            average = block.mean(axis=1, dtype=np.float32, out=samples[filled : filled + got])
-            loud += float(np.vdot(block, block)) / channels
-            left += float(np.vdot(average, average))
-        filled += got
-        if got < wanted:
-            break
-    if left < _CANCELLED * loud:
-        raise CancellingError(
-            f"{name}: its {channels} channels cancel one another, and their average is silence: give one of "
-            "them, or turn one round"
-        )
+            samples.resize(min(frames, max(2 * filled, filled + len(block))), refcheck=False)
+        samples[filled : filled + len(block)] = block
+        filled += len(block)
     samples.resize(filled, refcheck=False)
     return samples
 
 
-def probe(source: bytes | Path, name: str) -> tuple[float, int, int]:
+def check_sound(source: Clip, name: str) -> float:
+    """Decode an audio file to its end, block by block, and keep nothing.
+
+    Returns:
+        Its length [s].
+
+    Raises:
+        RequestError: No file is at that path.
+        AudioError: As `decode`.
+    """
+    with opened(source, name) as stream:
+        return sum(len(block) for block in stream.blocks()) / stream.rate
+
+
+def probe(source: Clip, name: str) -> tuple[float, int, int]:
     """Read the header of an audio file without decoding it.
 
     Returns:
-        Length [s], sampling rate [Hz], channels.
+        Length [s], sampling rate [Hz], channels. Of a segment, its own length, and 1 if it chooses a channel.
 
     Raises:
         RequestError: No file is at that path.
         AudioError: It is not audio, breaks off (where the header shows it), is empty or shorter than
-            `MIN_SECONDS`.
+            `MIN_SECONDS`, or a segment is not there.
     """
-    with _opened(source, name) as file:
-        return _header(file, name)
+    with opened(source, name) as stream:
+        return stream.seconds, stream.rate, stream.channels
 
 
 def resample(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
@@ -163,42 +160,148 @@ def resample(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np
     """
     if rate == wanted:
         return samples
-    import torch
-    from torchaudio import functional
+    first, *others = resampled([samples], rate, wanted)
+    return np.concatenate([first, *others]) if others else first
 
+
+def resampled(blocks: Iterable[NDArray[np.float32]], rate: int, wanted: int) -> Iterator[NDArray[np.float32]]:
+    """Resample (S,) blocks that follow one another as `resample` does all of them together.
+
+    Each piece is resampled with as much before and after it as the filter is wide.
+
+    Yields:
+        (S,) blocks, of other lengths.
+    """
+    if rate == wanted:
+        yield from blocks
+        return
     ratio = Fraction(rate, wanted)
     if ratio.numerator > _MAX_PHASES or ratio.denominator > _MAX_PHASES:
         small = min(ratio, 1 / ratio).limit_denominator(_MAX_PHASES)
         ratio = small if ratio < 1 else 1 / small
-    resampled: NDArray[np.float32] = functional.resample(
-        torch.from_numpy(samples), ratio.numerator, ratio.denominator
-    ).numpy()
-    return resampled
+    old, new = ratio.numerator, ratio.denominator  # so many samples become so many
+    around = math.ceil(_FILTER_WIDTH / min(old, new)) + 1  # in units of them
+    units = _RESAMPLED // max(old, new)
+    held: list[NDArray[np.float32]] = []
+    before = length = 0
+    for block in blocks:
+        held.append(block)
+        length += len(block)
+        while length >= (before + units + around) * old:
+            samples = np.concatenate(held)
+            piece = _resampled(samples[: (before + units + around) * old], old, new)
+            yield piece[before * new : (before + units) * new]
+            held = [samples[(before + units - around) * old :]]
+            before, length = around, len(held[0])
+    if length:
+        yield _resampled(np.concatenate(held) if len(held) > 1 else held[0], old, new)[before * new :]
+
+
+def _resampled(samples: NDArray[np.float32], old: int, new: int) -> NDArray[np.float32]:
+    import torch
+    from torchaudio import functional
+
+    made: NDArray[np.float32] = functional.resample(torch.from_numpy(samples), old, new).numpy()
+    return made
+
+
+class OversizeError(AudioError):
+    """A clip takes more bytes, once it is encoded, than it may."""
+
+
+class Encoded(NamedTuple):
+    """A clip that was encoded.
+
+    Attributes:
+        content: The file.
+        samples: Number of its samples.
+        silent: Whether its peak is below `SILENCE_DBFS`.
+    """
+
+    content: bytes
+    samples: int
+    silent: bool
+
+
+def encode_stream(
+    blocks: Callable[[], Iterable[NDArray[np.float32]]],
+    sample_rate: int,
+    codec: Codec,
+    *,
+    most_bytes: int,
+    name: str,
+) -> Encoded:
+    """Encode mono float32 block by block, to the bytes that `encode_flac` or `encode_opus` makes.
+
+    Args:
+        blocks: Gives the (S,) blocks, from the beginning each time: what is too loud is turned down by one
+            gain, and so is gone through twice.
+        sample_rate: Their rate [Hz].
+        codec: What is made.
+        most_bytes: How many bytes it may take.
+        name: What messages call the clip.
+
+    Raises:
+        OversizeError: It takes more.
+        RequestError: Opus has no such sampling rate.
+    """
+    if codec == "opus":
+        check_opus_rate(sample_rate)
+    samples, peak, full_scale = 0, 0.0, 1.0
+    while True:
+        with memory_file() as held:
+            samples, peak = _encode(blocks(), full_scale, sample_rate, codec, held, most_bytes, name)
+            if peak <= full_scale:
+                content = whole(held)
+                break
+            full_scale = peak
+    if codec == "opus":
+        content = b"".join(_steady(content))
+    return Encoded(content, samples, _is_silent(peak))
+
+
+def _encode(
+    blocks: Iterable[NDArray[np.float32]],
+    full_scale: float,
+    sample_rate: int,
+    codec: Codec,
+    held: int,
+    most_bytes: int,
+    name: str,
+) -> tuple[int, float]:
+    """Encode into an open file; return the number of samples, and their peak."""
+    import soundfile
+
+    samples, peak = 0, 0.0
+    with soundfile.SoundFile(held, "w", sample_rate, 1, closefd=False, **_CODECS[codec]) as file:
+        for block in blocks:
+            peak = max(peak, _peak(block))
+            scaled = block / np.float32(full_scale) if full_scale > 1.0 else block
+            for begin in range(0, len(block), _WRITTEN):
+                file.write(scaled[begin : begin + _WRITTEN])
+            samples += len(block)
+            if os.fstat(held).st_size > most_bytes:
+                raise OversizeError(f"{name}: takes more than {round(most_bytes / (1 << 20))} MiB as {codec}")
+    return samples, peak
 
 
 def encode_flac(samples: NDArray[np.float32], sample_rate: int) -> bytes:
-    """Encode (S,) mono float32 as 16-bit FLAC; what is too loud is turned down (see `within_full_scale`)."""
-    return encode_audio(within_full_scale(samples), sample_rate, kind="FLAC", subtype="PCM_16")
+    """Encode (S,) mono float32 as 16-bit FLAC; what is too loud is turned down by one gain.
+
+    Resampling overshoots, and integers would clip it.
+    """
+    return encode_stream(lambda: [samples], sample_rate, "flac", most_bytes=_ANY_SIZE, name="").content
 
 
 def encode_opus(samples: NDArray[np.float32], sample_rate: int) -> bytes:
     """Encode (S,) mono float32 as Opus in Ogg. Decoding gives S samples again, in time with these.
 
-    What is too loud is turned down (see `within_full_scale`).
+    What is too loud is turned down, as `encode_flac` does it.
 
     Raises:
         RequestError: Opus has no such sampling rate (`check_opus_rate`).
     """
-    import soundfile
-
-    check_opus_rate(sample_rate)
-    samples = within_full_scale(samples)
-    with memory_file() as held:
-        options = {"format": "OGG", "subtype": "OPUS", "closefd": False}
-        with soundfile.SoundFile(held, "w", sample_rate, 1, **options) as file:
-            for begin in range(0, len(samples), _WRITTEN):
-                file.write(samples[begin : begin + _WRITTEN])
-        return b"".join(_steady(whole(held)))
+    return encode_stream(lambda: [samples], sample_rate, "opus", most_bytes=_ANY_SIZE, name="").content
 
 
 def encode_audio(samples: NDArray[np.float32], sample_rate: int, *, kind: str, subtype: str) -> bytes:
@@ -210,121 +313,21 @@ def encode_audio(samples: NDArray[np.float32], sample_rate: int, *, kind: str, s
         return whole(held)
 
 
-def within_full_scale(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Turn (S,) samples down by one gain if their peak is above full scale (resampling overshoots).
-
-    Integers would clip it.
-    """
-    peak = float(np.abs(samples).max(initial=0.0))
-    return samples / np.float32(peak) if peak > 1.0 else samples
-
-
 def is_silent(samples: NDArray[np.float32]) -> bool:
     """Tell whether the peak of (S,) samples is below `SILENCE_DBFS` (-60 dB relative to full scale)."""
-    return float(np.abs(samples).max(initial=0.0)) < 10 ** (SILENCE_DBFS / 20)
+    return _is_silent(_peak(samples))
 
 
-@contextmanager
-def _opened(source: bytes | Path, name: str) -> Iterator[Any]:
-    import soundfile
-
-    if isinstance(source, Path):
-        if not source.is_file():
-            problem = "is a folder, not an audio file" if source.is_dir() else "no such audio file"
-            raise RequestError(f"{name}: {problem} ({source})")
-        size = source.stat().st_size
-    else:
-        size = len(source)
-    if size == 0:
-        raise AudioError(f"{name}: the file is empty (0 bytes)")
-    told = _told(source, name)
-    source = told.content
-    try:
-        with (
-            nullcontext(source) if isinstance(source, Path) else memory_file(source) as held,
-            soundfile.SoundFile(held, closefd=False) as file,
-        ):
-            if told.samples not in (None, file.frames):
-                raise AudioError(
-                    f"{name}: holds {told.samples} samples of {file.subtype_info}, of which libsndfile "
-                    f"would read {file.frames}; convert it with ffmpeg"
-                )
-            yield file
-    except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"{name}: cannot be decoded: {error.error_string.rstrip('.')}. "
-            "Readable: WAV, FLAC, OGG (Vorbis, Opus) and MP3; convert others with ffmpeg"
-        ) from error
+def _is_silent(peak: float) -> bool:
+    return peak < 10 ** (SILENCE_DBFS / 20)
 
 
-def _told(source: bytes | Path, name: str) -> Told:
-    """Return a file as libsndfile reads it whole: see `mp3`, `ogg`, `flac` and `wav`."""
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            begin = file.read(10)
-    else:
-        begin = source[:10]
-    if not (begin.startswith((ogg.CAPTURE, flac.FLAC_MARK, wav.RIFF_MARK)) or may_be_mpeg(begin)):
-        return Told(source, None)
-    content = source.read_bytes() if isinstance(source, Path) else source
-    if begin.startswith(ogg.CAPTURE):
-        ogg.check_whole(content, name)
-    elif begin.startswith(flac.FLAC_MARK):
-        return Told(flac.with_total(content, name), None)
-    elif begin.startswith(wav.RIFF_MARK):
-        return Told(wav.filled(content), None)
-    elif is_mpeg(content):
-        return with_frames_counted(content, name)
-    return Told(content, None)
-
-
-def _header(file: Any, name: str) -> tuple[float, int, int]:
-    rate, frames = int(file.samplerate), int(file.frames)
-    if rate < MIN_SAMPLE_RATE:
-        raise AudioError(f"{name}: its header gives a sampling rate of {rate} Hz (least: {MIN_SAMPLE_RATE})")
-    if frames == 0:
-        raise AudioError(f"{name}: holds no samples")
-    if frames >= 1 << 62:
-        raise AudioError(f"{name}: its header does not tell its length (written into a pipe?); write it anew")
-    for promised, present in _BROKEN_OFF.findall(file.extra_info):
-        if int(present) < int(promised) and not wav.is_placeholder(int(promised)):
-            raise AudioError(
-                f"{name}: breaks off: its header promises {promised} bytes, but only {present} are there"
-            )
-    seconds = frames / rate
-    if seconds < MIN_SECONDS:
-        raise AudioError(f"{name}: {seconds * 1000:.1f} ms long; the shortest is {MIN_SECONDS * 1000:.0f} ms")
-    return seconds, rate, int(file.channels)
-
-
-@contextmanager
-def memory_file(content: bytes = b"") -> Iterator[int]:
-    """Open a file that has no name and is gone in the end: in memory where the system knows such files.
-
-    Yields:
-        Its descriptor, at the beginning.
-    """
-    with (
-        os.fdopen(os.memfd_create("kikimimi"), "w+b", buffering=0)
-        if hasattr(os, "memfd_create")
-        else tempfile.TemporaryFile(buffering=0)
-    ) as file:
-        left = memoryview(content)
-        while left:
-            left = left[cast(int, file.write(left)) :]  # the system takes 2 GiB at a time
-        file.seek(0)
-        yield file.fileno()
-
-
-def whole(descriptor: int) -> bytes:
-    """Return all that a memory file holds."""
-    with open(descriptor, "rb", buffering=0, closefd=False) as file:
-        file.seek(0)
-        return file.read()
+def _peak(samples: NDArray[np.float32]) -> float:
+    return float(np.abs(samples).max(initial=0.0))
 
 
 def _steady(stream: bytes) -> Iterator[bytes]:
-    for number, page in enumerate(ogg.pages(stream, "the encoded clip")):
+    for number, page in enumerate(ogg.pages(Content(stream), "the encoded clip")):
         capture, version, kind, granule, _, sequence, _, _ = page.fields
         lacing, body = page.lacing, page.body
         assert sequence == number

@@ -16,7 +16,7 @@ from kikimimi.contracts.batch import Sample, View, render_view
 from kikimimi.contracts.component import LLM, Rendered
 from kikimimi.contracts.conversation import Conversation
 from kikimimi.contracts.task import Task
-from kikimimi.data.audio import decode
+from kikimimi.data.audio import MAX_CLIP_SECONDS, decode
 from kikimimi.data.fault import HOW_TO_SKIP
 from kikimimi.data.shards.record import Record
 from kikimimi.data.shards.shards import Shards
@@ -108,7 +108,12 @@ class Corpus:
                 raise DataError(f"{record.where}: the conversation names clip {clip!r}, which is not there")
         return [
             torch.from_numpy(
-                decode(record.audio[clip], sample_rate=sample_rate, name=f"{record.where} {clip}")
+                decode(
+                    record.audio[clip],
+                    sample_rate=sample_rate,
+                    name=f"{record.where} {clip}",
+                    max_seconds=MAX_CLIP_SECONDS,
+                )
             )
             for clip in clips
         ]

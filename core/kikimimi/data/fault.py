@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kikimimi.console.words import counted
 from kikimimi.contracts.batch import Fault
 from kikimimi.errors import DataError, StorageError
+from kikimimi.files.reading import read_json_lines
 from kikimimi.files.writing import add_lines
 
 if TYPE_CHECKING:
@@ -37,9 +40,8 @@ class FaultLog:
             if (place := (fault.dataset, fault.where)) not in self._listed:
                 self._listed.add(place)
                 new.append(fault)
-        if not new:
-            return
-        add_lines(self.path, (json.dumps(asdict(fault), ensure_ascii=False) for fault in new))
+        if new:
+            add_lines(self.path, [json.dumps(asdict(fault), ensure_ascii=False) for fault in new])
 
     def judge(self, outcomes: Sequence[Fault | None]) -> None:
         """Take note of what became of the records of a micro-batch, in order; None is a record that was read.
@@ -84,11 +86,11 @@ class FaultLog:
 
 
 def read_faults(path: Path) -> list[Fault]:
-    """Return the faults of a file; a last line cut short by a kill is left out."""
-    faults = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            faults.append(Fault(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue
+    """Return the faults of a file; a last line cut short by a kill is left out, as is, with a word, any other
+    damaged line: what it told of is listed again when it is met again.
+    """
+    damaged: list[str] = []
+    faults = read_json_lines(path, Fault, remedy="Delete it: it is made again", damaged_lines=damaged)
+    if damaged:
+        print(f"{path}: {counted(len(damaged), 'damaged line')} left out: {damaged[0]}", file=sys.stderr)
     return faults

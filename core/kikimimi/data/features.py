@@ -8,23 +8,29 @@ depends on the data alone: an interrupted pass goes on to exactly the same value
 import hashlib
 import os
 import random
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kikimimi.console.progress import Progress
+from kikimimi.console.words import counted
 from kikimimi.contracts.component import Encoder, Padded
 from kikimimi.data.corpus import Corpus
 from kikimimi.errors import DataError
+from kikimimi.files.hashes import check_seal
+from kikimimi.files.reading import damaged
 from kikimimi.files.writing import whole_file
 from kikimimi.weights.tensors import write_tensors
 
 RECORDS_PER_FILE = 64
 SECONDS_PER_BATCH = 60.0
+_THREADS = 4
 
 _Group = tuple[Corpus, list[int], Path]
 
@@ -57,6 +63,22 @@ class FeatureCache:
                 for row_hash in hashes:
                     self._file_of[row_hash] = path
         self._groups = list(groups.values())
+
+    def discard_damaged(self) -> int:
+        """Read every file that is there, and remove those that are not as they were written.
+
+        `fill` makes them again. Every rank does so, as each reads all of them while it trains.
+
+        Returns:
+            How many this process removed.
+        """
+        there = [path for _, _, path in self._groups if path.is_file()]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            problems = [problem for problem in pool.map(_discard_if_damaged, there) if problem]
+        if problems:
+            files = counted(len(problems), "file")
+            print(f"feature cache: {files} will be computed anew; the first: {problems[0]}", file=sys.stderr)
+        return len(problems)
 
     def fill(
         self,
@@ -93,7 +115,7 @@ class FeatureCache:
                 entries = self._encode(encoder, device, corpus, rows, bar)
                 # What could not be read is tried again by the next run: its shard may have been mended.
                 with whole_file(path if len(self._faults) == before else _partial(path)) as unfinished:
-                    write_tensors(unfinished, entries, {})
+                    write_tensors(unfinished, entries, {}, seal=True)
                 del left[path.name]
                 for name in left.keys() & set(os.listdir(self.folder)):
                     bar.advance(left.pop(name))  # another rank was faster
@@ -108,12 +130,18 @@ class FeatureCache:
 
         Raises:
             DataError: The clip could not be encoded.
+            DamagedError: The file was changed or removed while it was in use.
         """
         if row_hash in self._faults:
             raise DataError(self._faults[row_hash])
         path = self._file_of[row_hash]
-        with safe_open(path if path.is_file() else _partial(path), framework="pt") as file:
-            features: Tensor = file.get_tensor(f"{row_hash}/{clip}")
+        path = path if path.is_file() else _partial(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                features: Tensor = file.get_tensor(f"{row_hash}/{clip}")
+        except (OSError, SafetensorError) as error:
+            remedy = "Run the same command again: it is computed anew"
+            raise damaged(path, f"the feature cache is damaged: {error}", remedy) from error
         return features
 
     def _encode(
@@ -155,6 +183,23 @@ def _in_turn(missing: list[_Group], rank: int, world_size: int) -> Iterator[_Gro
     others = [group for at, group in enumerate(missing) if at % world_size != rank]
     random.Random(rank).shuffle(others)
     yield from others
+
+
+def _discard_if_damaged(path: Path) -> str:
+    """Remove a file that is not as it was written; return what is wrong with it."""
+    try:
+        found = path.stat().st_ino
+        if check_seal(path):
+            return ""
+        problem = "it has no hash, as earlier versions wrote it"
+    except FileNotFoundError:
+        return ""  # another rank was faster
+    except ValueError as error:
+        problem = str(error)
+    with suppress(FileNotFoundError):
+        if path.stat().st_ino == found:  # else another rank has made it again
+            path.unlink()
+    return f"{path}: {problem}"
 
 
 def _partial(path: Path) -> Path:

@@ -9,9 +9,9 @@ the right number is put before them. What is decoded is then what ffmpeg decodes
 
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
+from kikimimi.data.content import Content, Pieces
 from kikimimi.errors import AudioError
 
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
@@ -51,7 +51,7 @@ class _Header(NamedTuple):
         return 9 if self.mono else 17
 
 
-def _parse(content: bytes, at: int) -> _Header | None:
+def _parse(content: Content | bytes, at: int) -> _Header | None:
     if at + 4 > len(content):
         return None
     word = int.from_bytes(content[at : at + 4], "big")
@@ -81,6 +81,7 @@ class _Part:
     """Frames that were written together, and what the one of information before them says."""
 
     promise: _Promise | None
+    trusted: bool = True
     frames: int = 0
     size: int = 0
 
@@ -92,15 +93,15 @@ class _Part:
 
 
 class Told(NamedTuple):
-    """A file that libsndfile reads to its end.
+    """How libsndfile reads a file to its end.
 
     Attributes:
-        content: Its bytes, or its path.
+        pieces: What the file is to be made of, or None where it can stay as it is.
         samples: Samples that are in it [per channel], where libsndfile could not be told; else None.
     """
 
-    content: bytes | Path
-    samples: int | None
+    pieces: Pieces | None = None
+    samples: int | None = None
 
 
 def may_be_mpeg(begin: bytes) -> bool:
@@ -108,17 +109,17 @@ def may_be_mpeg(begin: bytes) -> bool:
     return begin.startswith((b"ID3", b"APETAGEX")) or (begin[:1] == b"\xff" and begin[1:2] >= b"\xe0")
 
 
-def is_mpeg(content: bytes) -> bool:
+def is_mpeg(content: Content | bytes) -> bool:
     """Tell whether a file begins, after its tags, with two frames of MPEG audio."""
-    at = _after_tags(content, 0)
+    at = after_tags(content, 0)
     header = _parse(content, at)
     if header is None:
         return False
     end = at + header.size
-    return end == len(content) or _parse(content, end) is not None or _after_tags(content, end) > end
+    return end == len(content) or _parse(content, end) is not None or after_tags(content, end) > end
 
 
-def with_frames_counted(content: bytes, name: str) -> Told:
+def with_frames_counted(content: Content | bytes, name: str) -> Told:
     """Count the frames of a file, and make its header tell their number.
 
     Args:
@@ -128,8 +129,8 @@ def with_frames_counted(content: bytes, name: str) -> Told:
     Raises:
         AudioError: It breaks off, is damaged, or changes its sampling rate on the way.
     """
-    end = _before_tags(content)
-    at = _after_tags(content, 0)
+    end = before_tags(content)
+    at = after_tags(content, 0)
     first = _parse(content, at)
     assert first is not None
     parts: list[_Part] = []
@@ -137,11 +138,11 @@ def with_frames_counted(content: bytes, name: str) -> Told:
     while at < end:
         header = _parse(content, at)
         if header is None:
-            after = _after_tags(content, at)
+            after = after_tags(content, at)
             if after > at:
                 at = after
                 continue
-            if not any(content[at:end]) and end - at < first.size:
+            if end - at < first.size and not any(content[at:end]):
                 break  # padding
             raise AudioError(
                 f"{name}: damaged: at byte {at} of {len(content)} a frame of MPEG audio should begin"
@@ -159,7 +160,7 @@ def with_frames_counted(content: bytes, name: str) -> Told:
             )
         promise = _promise(content, at, header)
         if promise is not None or not parts:
-            parts.append(_Part(promise))
+            parts.append(_Part(promise, promise is None or _is_as_written(content, at, header)))
         parts[-1].size += header.size
         if promise is None:
             parts[-1].frames += 1
@@ -176,16 +177,17 @@ def with_frames_counted(content: bytes, name: str) -> Told:
             )
     frames = sum(part.frames for part in parts)
     if first.layer != 3:
-        return Told(content, frames * first.samples)
-    if len(parts) == 1 and parts[0].promise is not None and parts[0].promise.frames == frames:
-        return Told(content, None)
+        return Told(samples=frames * first.samples)
+    told = parts[0].promise is not None and parts[0].promise.frames == frames
+    if len(parts) == 1 and told and parts[0].trusted:
+        return Told()
     if not audio:
         raise AudioError(f"{name}: holds no samples")
     leader = _leader(content[audio[0][0] : audio[0][0] + 4], frames)
-    return Told(b"".join([leader, *(content[begin:stop] for begin, stop in audio)]), None)
+    return Told([leader, *audio])
 
 
-def _promise(content: bytes, at: int, header: _Header) -> _Promise | None:
+def _promise(content: Content | bytes, at: int, header: _Header) -> _Promise | None:
     """Read a frame of information: Xing's, LAME's (Info) or Fraunhofer's (VBRI); None for one of audio."""
     if header.layer != 3:
         return None
@@ -199,6 +201,35 @@ def _promise(content: bytes, at: int, header: _Header) -> _Promise | None:
         size, frames = struct.unpack_from(">II", frame, 46)
         return _Promise(frames, size)
     return None
+
+
+def _is_as_written(content: Content | bytes, at: int, header: _Header) -> bool:
+    """Tell whether the checksum of a frame of information fits, where the frame says what is to be trimmed.
+
+    LAME's extension (gabriel.mp3-tech.org/mp3infotag.html) holds the samples to leave out at both ends, 12
+    bits each: one that is damaged would cut what was said.
+    """
+    frame = content[at : at + header.size]
+    info = 4 + header.side_bytes
+    (flags,) = struct.unpack_from(">I", frame[info + 4 :].ljust(4, b"\0"))
+    begin = info + 8 + sum(size for bit, size in enumerate((4, 4, 100, 4)) if flags >> bit & 1)
+    extension = frame[begin : begin + 36]
+    if len(extension) < 36 or not any(extension[21:24]):
+        return True
+    (told,) = struct.unpack(">H", extension[34:])
+    before = frame[: begin + 34]
+    # LAME sums what stands before; FFmpeg as many bytes as that is in stereo of MPEG-1.
+    return told in (_crc(before), _crc((before + b"\0\0" + frame[begin + 36 :].ljust(190, b"\0"))[:190]))
+
+
+def _crc(data: bytes) -> int:
+    """Return the CRC-16 (ANSI, reflected) of some bytes."""
+    found = 0
+    for byte in data:
+        found ^= byte
+        for _ in range(8):
+            found = found >> 1 ^ (0xA001 if found & 1 else 0)
+    return found
 
 
 def _leader(header: bytes, frames: int) -> bytes:
@@ -221,23 +252,23 @@ def _leader(header: bytes, frames: int) -> bytes:
     raise AssertionError("the largest frames have room for it")
 
 
-def _after_tags(content: bytes, at: int) -> int:
+def after_tags(content: Content | bytes, at: int) -> int:
     """Return where the tags end that begin there: ID3v2, APEv2, ID3v1 (of a file that others follow)."""
     while True:
         if content[at : at + 3] == b"ID3" and at + 10 <= len(content):
             size = 0
             for byte in content[at + 6 : at + 10]:
                 size = size << 7 | byte & 0x7F
-            at += 10 + size + (10 if content[at + 5] & 0x10 else 0)
+            at += 10 + size + (10 if content[at + 5 : at + 6][0] & 0x10 else 0)
         elif content[at : at + 8] == b"APETAGEX" and at + 32 <= len(content):
-            at += 32 + struct.unpack_from("<I", content, at + 12)[0]
+            at += 32 + struct.unpack("<I", content[at + 12 : at + 16])[0]
         elif content[at : at + 3] == b"TAG" and at + 128 <= len(content):
             at += 128
         else:
             return at
 
 
-def _before_tags(content: bytes) -> int:
+def before_tags(content: Content | bytes) -> int:
     """Return where the tags begin that a file ends with: ID3v1, Lyrics3, APEv2."""
     end = len(content)
     while True:
@@ -246,7 +277,7 @@ def _before_tags(content: bytes) -> int:
         elif content[max(end - 9, 0) : end] == b"LYRICS200" and content[end - 15 : end - 9].isdigit():
             end -= 15 + int(content[end - 15 : end - 9])
         elif content[max(end - 32, 0) : end][:8] == b"APETAGEX":
-            size, _, flags = struct.unpack_from("<III", content, end - 20)
-            end -= size + (32 if flags & 1 << 31 else 0)
+            size, _, flags = struct.unpack("<III", content[end - 20 : end - 8])
+            end -= max(size, 32) + (32 if flags & 1 << 31 else 0)
         else:
             return max(end, 0)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.metric import Score, open_metric
-from kikimimi.data.audio import decode
+from kikimimi.data.audio import MAX_CLIP_SECONDS, decode
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.shards.record import named
-from kikimimi.errors import DataError, KikimimiError, RequestError
+from kikimimi.errors import DamagedError, DataError, KikimimiError, RequestError
 from kikimimi.evaluation.predictions import Predictions, row_keys
-from kikimimi.evaluation.score import score
+from kikimimi.evaluation.score import read_scores, score
 from kikimimi.evaluation.similarity import read_similarities, similarities, write_similarities
 from kikimimi.inference.engine import Engine, Prompt
 from kikimimi.inference.load import load_model
@@ -135,7 +135,12 @@ def _own(corpus: Corpus, evaluation: Evaluation, own: Predictions, title: str, m
 def _look(run: RunFolder, name: str, corpus: Corpus, model: _Model, system: str) -> None:
     """Keep how similar audio tokens and words are, where the model is at hand and that is not known yet."""
     folder, identity = run.evaluation(name), f"{model.weights} {corpus.shards.digest}"
-    if model.engine is not None and read_similarities(folder)[0] != identity:
+    try:
+        held, _, _ = read_similarities(folder)
+    except DamagedError as error:
+        held = ""
+        print(error, file=sys.stderr)
+    if model.engine is not None and held != identity:
         found = similarities(model.engine, corpus, run.recipe.seed)
         write_similarities(folder, identity, system, found)
 
@@ -157,7 +162,7 @@ def _write_scores(
         for system, predictions in systems.items()
     }
     file = f"evaluations/{name}/scores.json"
-    written = run.read_json(file) or {}
+    written = read_scores(run.path / file)
     written |= {
         system: {**found[system].to_json(), "seconds": round(predictions.seconds, 3)}
         for system, predictions in systems.items()
@@ -246,7 +251,10 @@ def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list
             if len(names) != 1:
                 raise DataError(f"{record.where}: a recogniser takes one clip, and there are {len(names)}")
             clips[row] = decode(
-                record.audio[names[0]], sample_rate=recogniser.sample_rate, name=f"{record.where} {names[0]}"
+                record.audio[names[0]],
+                sample_rate=recogniser.sample_rate,
+                name=f"{record.where} {names[0]}",
+                max_seconds=MAX_CLIP_SECONDS,
             )
             by_language.setdefault(named(record.json, "language"), []).append(row)
         for language, group in by_language.items():

@@ -1,18 +1,19 @@
 """References and predictions from a table on disk."""
 
-import csv
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from kikimimi.console.words import nearest
+from kikimimi.data.table import TABLE_SUFFIXES, TableRow, read_table, table_kind
 from kikimimi.errors import RequestError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
 
-
-def read_pairs(path: Path, reference: str, prediction: str) -> tuple[list[str], list[str]]:
+def read_pairs(
+    path: Path, reference: str, prediction: str, *, left_out: list[str] | None = None
+) -> tuple[list[str], list[str]]:
     """Read two columns of a UTF-8 table; every row counts, empty texts included.
 
     Args:
@@ -20,78 +21,73 @@ def read_pairs(path: Path, reference: str, prediction: str) -> tuple[list[str], 
             quotation mark is a character like any other) or ``.jsonl`` (one object per line).
         reference: The column that holds what was said.
         prediction: The column that holds what a system wrote.
+        left_out: Takes what is wrong with each malformed row, which is then left out; None makes it an error.
 
     Returns:
         The references and the predictions, in the order of the rows.
 
     Raises:
-        RequestError: The file is missing, empty, not UTF-8 or not such a table, or lacks a column.
+        RequestError: The file is missing, empty, not UTF-8 or not such a table, lacks a column, or all rows
+            are malformed.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise RequestError(f"{path}: the name must end in {', '.join(SUFFIXES)}, not '{path.suffix}'")
+    kind = table_kind(path)
+    if kind is None:
+        raise RequestError(f"{path}: the name must end in {', '.join(TABLE_SUFFIXES)}, not '{path.suffix}'")
     if reference == prediction:
         raise RequestError(f"reference and prediction are both column '{reference}': name two columns")
-    if not path.exists():
+    if not os.path.exists(path):
         near = nearest(path.name, (p.name for p in path.parent.glob("*"))) if path.parent.is_dir() else ""
         raise RequestError(f"{path}: no such file.{near}")
     references: list[str] = []
     predictions: list[str] = []
     try:
-        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for where, row in _rows(path, file, (reference, prediction)):
-                references.append(_text(where, row, reference))
-                predictions.append(_text(where, row, prediction))
+        with path.open("rb") as file:
+            for row in _rows(path, kind, file, (reference, prediction), left_out):
+                references.append(row[reference])
+                predictions.append(row[prediction])
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"{path}: not UTF-8 (byte {error.start} of a block is 0x{error.object[error.start]:02x}). "
-            "Save the table as UTF-8."
-        ) from error
     if not references:
-        raise RequestError(f"{path}: holds no rows")
+        raise RequestError(left_out[0] if left_out else f"{path}: holds no rows")
     return references, predictions
 
 
-def _rows(path: Path, file: TextIO, wanted: tuple[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    if path.suffix.lower() == ".jsonl":
-        return _objects(path, file, wanted)
-    return _records(path, file, wanted)
-
-
-def _records(path: Path, file: TextIO, wanted: tuple[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    if path.suffix.lower() == ".csv":
-        reader = csv.reader(file, strict=True)
-    else:
-        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-    try:
-        header = next(reader, [])
+def _rows(
+    path: Path, kind: str, file: IO[bytes], wanted: tuple[str, str], left_out: list[str] | None
+) -> Iterator[dict[str, str]]:
+    rows = read_table(file, kind)
+    header: list[str] | None = None
+    if kind != ".jsonl":
+        first = next(rows, None)
+        header = [] if first is None else _values(f"{path}, line {first.number}", first)
         _check_columns(str(path), header, wanted)
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise RequestError(f"{where}: {len(row)} values, but the header names {len(header)} columns")
-            yield where, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise RequestError(f"{path}, line {reader.line_num}: {error}") from error
-
-
-def _objects(path: Path, file: TextIO, wanted: tuple[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
+    for row in rows:
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RequestError(f"{where}: not JSON: {error.msg} at column {error.colno}") from error
-        if not isinstance(row, dict):
-            raise RequestError(f"{where}: expected a JSON object, not {type(row).__name__}")
-        _check_columns(where, row, wanted)
-        yield where, row
+            yield _row(f"{path}, line {row.number}", row, header, wanted)
+        except RequestError as error:
+            if left_out is None:
+                raise
+            left_out.append(str(error))
+
+
+def _row(where: str, row: TableRow, header: list[str] | None, wanted: tuple[str, str]) -> dict[str, str]:
+    """Return the wanted texts of a row by column."""
+    values = _values(where, row)
+    if header is not None:
+        if len(values) != len(header):
+            raise RequestError(f"{where}: {len(values)} values, but the header names {len(header)} columns")
+        values = dict(zip(header, values, strict=True))
+    elif not isinstance(values, dict):
+        raise RequestError(f"{where}: expected a JSON object, not {type(values).__name__}")
+    else:
+        _check_columns(where, values, wanted)
+    return {column: _text(where, values, column) for column in wanted}
+
+
+def _values(where: str, row: TableRow) -> Any:
+    if row.problem is not None:
+        raise RequestError(f"{where}: {row.problem}")
+    return row.values
 
 
 def _check_columns(where: str, columns: Iterable[str], wanted: tuple[str, str]) -> None:

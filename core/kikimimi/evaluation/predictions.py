@@ -3,17 +3,51 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from kikimimi.data.corpus import Corpus
+from typing_extensions import TypedDict
+
+from kikimimi.console.words import counted
+from kikimimi.files.reading import damaged, read_json_lines
 from kikimimi.files.writing import add_lines, whole_file
+
+if TYPE_CHECKING:
+    from kikimimi.data.corpus import Corpus
+
+_AGAIN = "Delete it: 'kikimimi evaluate' makes it again"
+
+
+class _Heading(TypedDict):
+    identity: str
+
+
+class PredictionLine(TypedDict):
+    """A line of a predictions file, after the first, which says what all of them depend on.
+
+    Attributes:
+        key: The record's key.
+        reference: What is right.
+        prediction: What the system wrote.
+        seconds: Share of the time that its batch took [s].
+    """
+
+    key: str
+    reference: str
+    prediction: str
+    seconds: float
+
+
+_Lines = list[_Heading | PredictionLine]
 
 
 class Predictions:
     """What a system said, one JSON line per record, appended as it goes so that nothing is done twice.
+
+    A damaged line is left out, with a word: its record is answered again.
 
     Args:
         path: The file.
@@ -25,12 +59,16 @@ class Predictions:
         self.path = path
         self.texts: dict[str, str] = {}
         self.seconds = 0.0
-        lines = _read_lines(path)
-        if lines and lines[0].get("identity") == identity:
-            for line in lines[1:]:
+        wrong: list[str] = []
+        lines = _read_lines(path, wrong)
+        if wrong:
+            count = counted(len(wrong), "damaged line")
+            print(f"{path}: {count} left out, and answered again: {wrong[0]}", file=sys.stderr)
+        if lines[:1] == [{"identity": identity}]:
+            for line in _predictions(lines):
                 self.texts[line["key"]] = line["prediction"]
                 self.seconds += line["seconds"]
-        self._lines = lines if self.texts else [{"identity": identity}]
+        self._lines: _Lines = lines if self.texts else [{"identity": identity}]
         if begin:
             self._write()  # also drops a last line that a kill cut short
 
@@ -54,25 +92,31 @@ class Predictions:
             {"key": key, "reference": reference, "prediction": text, "seconds": seconds / len(entries)}
             for key, text, reference in entries
         ]
-        add_lines(self.path, (json.dumps(line, ensure_ascii=False) for line in lines))
+        add_lines(self.path, [json.dumps(line, ensure_ascii=False) for line in lines])
         self.texts.update((key, text) for key, text, _ in entries)
         self.seconds += seconds
 
 
-def read_predictions(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the lines of a predictions file by key."""
-    return {line["key"]: line for line in _read_lines(path)[1:]}
+def read_predictions(path: Path) -> dict[str, PredictionLine]:
+    """Return the lines of a predictions file by key; a last line cut short by a kill is left out.
+
+    Raises:
+        DamagedError: Another line is damaged.
+    """
+    lines = _read_lines(path, None)
+    if lines and "identity" not in lines[0]:
+        raise damaged(path, "line 1: it does not say what the predictions depend on", _AGAIN)
+    return {line["key"]: line for line in _predictions(lines)}
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    # Bytes: a kill may cut a character in two, and a prediction may hold characters that end a line of text.
-    for line in path.read_bytes().split(b"\n") if path.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
+def _read_lines(path: Path, wrong: list[str] | None) -> _Lines:
+    kind = cast(type[Any], _Heading | PredictionLine)
+    lines: _Lines = read_json_lines(path, kind, remedy=_AGAIN, damaged_lines=wrong)
     return lines
+
+
+def _predictions(lines: _Lines) -> list[PredictionLine]:
+    return [cast(PredictionLine, line) for line in lines[1:] if "key" in line]
 
 
 def row_keys(corpus: Corpus) -> list[str]:

@@ -1,6 +1,8 @@
 """Scoring, and scores as a table. Imports no torch, so that ``kikimimi score`` answers at once."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.text import Text
 
 from kikimimi.contracts.metric import MetricConfig, Score, open_metric
 from kikimimi.errors import RequestError
+from kikimimi.files.reading import damaged, read_json
 
 EDITS = ("substitutions", "deletions", "insertions")
 """Details of error rates that tables show."""
@@ -68,6 +71,25 @@ def score(
         details=totals,
         utterances=found,
     )
+
+
+def read_scores(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what ``scores.json`` of an evaluation holds of each system; empty where there is none.
+
+    Raises:
+        DamagedError: It is damaged.
+    """
+    if not path.exists():
+        return {}
+    remedy = "Delete it: 'kikimimi evaluate' makes it again"
+    held: dict[str, dict[str, Any]] = read_json(path, dict[str, dict[str, int | float | str]], remedy=remedy)
+    for system, values in held.items():
+        try:
+            Score.from_json(values)
+            float(values["seconds"])
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise damaged(path, f"{system!r} is no score: {error!r}", remedy) from error
+    return held
 
 
 def add_up(details: Sequence[Mapping[str, float]]) -> dict[str, float]:

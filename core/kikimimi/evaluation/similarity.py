@@ -8,9 +8,11 @@ from random import Random
 
 import torch
 from torch.nn import functional as F
+from typing_extensions import TypedDict
 
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.shards.record import Record
+from kikimimi.files.reading import MEBIBYTE, damaged, read_json
 from kikimimi.files.writing import whole_file
 from kikimimi.inference.engine import Engine, Prompt
 
@@ -21,6 +23,8 @@ LONGEST = 12.0
 """Longest clip whose picture can be read [s]."""
 _TRIED = 30  # records; where so many say nothing of their words, the others are not read either
 _PRECISION = 1000
+_LARGEST = 64 * MEBIBYTE
+_AGAIN = "Delete the folder that it lies in: 'kikimimi evaluate' makes it again"
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,12 @@ class Similarity:
     key: str
     tokens: list[str]
     values: list[list[float]]
+
+
+class _File(TypedDict):
+    identity: str
+    system: str
+    thousandths: list[Similarity]
 
 
 def similarities(engine: Engine, corpus: Corpus, seed: int) -> list[Similarity]:
@@ -85,17 +95,19 @@ def write_similarities(folder: Path, identity: str, system: str, found: list[Sim
 
 
 def read_similarities(folder: Path) -> tuple[str, str, list[Similarity]]:
-    """Return identity, system and clips of an evaluation; empty where nothing was measured."""
+    """Return identity, system and clips of an evaluation; empty where nothing was measured.
+
+    Raises:
+        DamagedError: The file is damaged.
+    """
     path = folder / FILE
-    if not path.is_file():
+    if not path.exists():
         return "", "", []
-    said = json.loads(path.read_text(encoding="utf-8"))
-    clips = [
-        Similarity(
-            clip["key"],
-            clip["tokens"],
-            [[value / _PRECISION for value in row] for row in clip["values"]],
-        )
-        for clip in said["thousandths"]
-    ]
+    said = read_json(path, _File, limit=_LARGEST, remedy=_AGAIN)
+    clips = []
+    for clip in said["thousandths"]:
+        if len(clip.values) != len(clip.tokens) or len({*map(len, clip.values)}) > 1:
+            raise damaged(path, f"{clip.key}: tokens and values do not fit together", _AGAIN)
+        values = [[value / _PRECISION for value in row] for row in clip.values]
+        clips.append(Similarity(clip.key, clip.tokens, values))
     return said["identity"], said["system"], clips

@@ -1,8 +1,10 @@
 """What is read from disk is held against limits before it is read, and against a type after that."""
 
+import codecs
 import functools
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -14,6 +16,7 @@ T = TypeVar("T")
 
 MEBIBYTE = 1 << 20
 """2^20 bytes."""
+_LARGEST_LINES = 1 << 30
 
 
 def read_bytes(path: Path, *, limit: int, remedy: str = "") -> bytes:
@@ -72,6 +75,53 @@ def read_json(path: Path, kind: type[T], *, limit: int = MEBIBYTE, remedy: str =
         return parse_json(content, kind)
     except ValueError as error:
         raise damaged(path, str(error), remedy) from error
+
+
+def read_json_lines(
+    path: Path,
+    kind: type[T],
+    *,
+    limit: int = _LARGEST_LINES,
+    remedy: str = "",
+    check: Callable[[T], object] = bool,
+    damaged_lines: list[str] | None = None,
+) -> list[T]:
+    """Read a file that holds JSON of a known form on every line; where there is none, no line.
+
+    Lines end at line feeds alone. A last line that lacks its line feed, and cannot be read, was cut short by
+    a kill: it is left out.
+
+    Args:
+        path: The file.
+        kind: What each line holds.
+        limit: Largest size [bytes].
+        remedy: What people can do about a damaged file.
+        check: Raises a ValueError for a line of the right form that says what cannot be.
+        damaged_lines: Takes what is wrong with each damaged line, which is then left out; None makes it an
+            error.
+
+    Raises:
+        DamagedError: As `read_bytes`; or a line is damaged.
+    """
+    if not os.path.lexists(path):
+        return []
+    content = read_bytes(path, limit=limit, remedy=remedy).removeprefix(codecs.BOM_UTF8)
+    *lines, last = content.split(b"\n")
+    found = []
+    for number, line in enumerate([*lines, last], start=1):
+        if not line.strip():
+            continue
+        try:
+            value = parse_json(line, kind)
+            check(value)
+            found.append(value)
+        except ValueError as error:
+            if number > len(lines):
+                break
+            if damaged_lines is None:
+                raise damaged(path, f"line {number}: {error}", remedy) from error
+            damaged_lines.append(f"line {number}: {error}")
+    return found
 
 
 def parse_json(content: bytes | str, kind: type[T]) -> T:

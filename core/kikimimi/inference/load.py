@@ -15,6 +15,7 @@ def load_model(run: RunFolder, stage: str | None = None) -> SpeechLM:
 
     Raises:
         RunError: Nothing was trained yet, or the weights do not fit.
+        DamagedError: The run's assets are damaged.
     """
     name, weights = run.newest_weights(stage)
     model = assemble(run.recipe.at(name), assets=run.assets)

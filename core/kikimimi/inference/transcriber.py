@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from kikimimi.contracts.generation import Generation
+from kikimimi.data.audio import decode_blocks, is_silent
 from kikimimi.errors import RequestError
-from kikimimi.inference.engine import Engine, Prompt
+from kikimimi.inference.engine import BATCH_SIZE, Engine, Prompt
 from kikimimi.inference.load import load_model
 from kikimimi.run.folder import RunFolder
 
@@ -24,6 +25,25 @@ FRAME_SECONDS = 0.1
 """Length of the frames whose loudness decides where a long clip is cut [s]."""
 SEARCH_SHARE = 0.25
 """Share of a window, at its end, in which the quietest place is looked for."""
+
+
+_TOGETHER = 2 * BATCH_SIZE  # pieces of a file that wait to be transcribed
+
+
+class Transcript(NamedTuple):
+    """What was heard in a file.
+
+    Attributes:
+        text: The text of all pieces.
+        seconds: Length of the file [s].
+        pieces: Number of pieces it was cut into.
+        silent: Number of them that are silent, and were not asked about.
+    """
+
+    text: str
+    seconds: float
+    pieces: int
+    silent: int
 
 
 class Transcriber:
@@ -67,13 +87,46 @@ class Transcriber:
         ]
         return self.engine.answer(prompts, self.generation)
 
+    def transcribe_file(self, path: Path, language: str | None = None) -> Transcript:
+        """Transcribe an audio file of any length, of which no more than some windows are held at a time.
+
+        Args:
+            path: The audio file.
+            language: ISO 639-1 code, or None for the task's own choice.
+
+        Raises:
+            RequestError: No file is there, or the task has no fixed question, or none in this language.
+            DataError: It cannot be decoded, or a piece of it does not fit into the LLM's context.
+        """
+        blocks = decode_blocks(path, sample_rate=self.sample_rate, name=str(path))
+        if self.max_seconds is None:
+            blocks = iter([np.concatenate(list(blocks))])
+        samples = pieces = 0
+        texts: list[str] = []
+        heard: list[NDArray[np.float32]] = []
+        silent = 0
+        for piece in self._cut(blocks):
+            pieces, samples = pieces + 1, samples + len(piece)
+            if is_silent(piece):
+                silent += 1
+                continue
+            heard.append(piece)
+            if len(heard) == _TOGETHER:
+                texts += self.transcribe(heard, language)
+                heard = []
+        texts += self.transcribe(heard, language) if heard else []
+        return Transcript(join_texts(texts), samples / self.sample_rate, pieces, silent)
+
     def pieces(self, clip: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Cut a clip that is longer than the encoder's window at quiet places; nothing is left out."""
+        return list(self._cut([clip]))
+
+    def _cut(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         if self.max_seconds is None:
-            return [clip]
-        return cut_at_quiet(
-            clip, int(self.max_seconds * self.sample_rate), int(FRAME_SECONDS * self.sample_rate)
-        )
+            yield from blocks
+            return
+        longest, frame = int(self.max_seconds * self.sample_rate), int(FRAME_SECONDS * self.sample_rate)
+        yield from cut_blocks(blocks, longest, frame)
 
 
 def join_texts(texts: Sequence[str]) -> str:
@@ -93,16 +146,36 @@ def cut_at_quiet(clip: NDArray[np.float32], longest: int, frame: int) -> list[ND
         longest: Longest piece [samples].
         frame: Length of the frames that are compared [samples].
     """
-    pieces = []
+    return list(cut_blocks([clip], longest, frame))
+
+
+def cut_blocks(
+    blocks: Iterable[NDArray[np.float32]], longest: int, frame: int
+) -> Iterator[NDArray[np.float32]]:
+    """Cut samples that come in blocks as `cut_at_quiet` does; little more than a piece is held.
+
+    Yields:
+        (S,) pieces.
+    """
     first = int(longest * (1 - SEARCH_SHARE))
     frame = min(frame, longest - first)
-    while len(clip) > longest:
-        frames = clip[first:longest][: (longest - first) // frame * frame].reshape(-1, frame)
-        quietest = int(np.argmin(np.square(frames).mean(axis=1)))
-        cut = first + quietest * frame + frame // 2
-        pieces.append(clip[:cut])
-        clip = clip[cut:]
-    return [*pieces, clip]
+    held: list[NDArray[np.float32]] = []
+    length = 0
+    for block in blocks:
+        held.append(block)
+        length += len(block)
+        if length <= longest:
+            continue
+        clip = np.concatenate(held) if len(held) > 1 else held[0]
+        while len(clip) > longest:
+            frames = clip[first:longest][: (longest - first) // frame * frame].reshape(-1, frame)
+            quietest = int(np.argmin(np.square(frames).mean(axis=1)))
+            cut = first + quietest * frame + frame // 2
+            yield clip[:cut]
+            clip = clip[cut:]
+        held, length = [clip], len(clip)
+    if held:
+        yield np.concatenate(held) if len(held) > 1 else held[0]
 
 
 def _task(run: RunFolder) -> Task:

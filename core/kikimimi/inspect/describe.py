@@ -140,5 +140,6 @@ def as_comments(components: list[Description]) -> str:
     # Figures stand to the right; what comes last is not filled up.
     form = "  ".join([f"{{:{side}{width}}}" for side, width in zip("<<<>>", widths, strict=True)] + ["{}"])
     lines = [f"# {form.format(*row)}" for row in rows]
+    # YAML ends a comment at every character at which splitlines cuts.
     lines += [f"# {item.kind}: {line}" for item in components for line in (item.problem or "").splitlines()]
     return "\n".join(lines)

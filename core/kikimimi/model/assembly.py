@@ -18,10 +18,14 @@ from torch import nn
 from kikimimi.contracts.component import AdapterContext, Component, Encoder, LLMContext
 from kikimimi.contracts.precision import DTYPES
 from kikimimi.errors import RecipeError
+from kikimimi.files.hashes import require_files
 from kikimimi.model.lora import AudioGate, add_lora, has_updates
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Chosen, Recipe
 from kikimimi.recipe.chosen import PARTS
+
+ASSETS_REMEDY = "Restore it from a copy of the run folder"
+"""What people can do where the assets of a run are damaged."""
 
 
 def assemble(
@@ -47,11 +51,14 @@ def assemble(
     Raises:
         RecipeError: The parts do not fit each other or the data.
         WeightsError: Weights are missing or do not fit.
+        DamagedError: Assets are not as they were written.
     """
     # Random initialisation is part of the recipe: the same seed gives the same start, whatever ran before.
     # Each part has numbers of its own, so that it starts alike whatever the other parts are.
     with torch.random.fork_rng(devices=[]):
         encoder = _build(recipe, "encoder", deferred=deferred)
+        if assets is not None:
+            require_files(assets, ASSETS_REMEDY)
         folders = {part: assets / part if assets is not None else None for part in PARTS}
         llm_context = LLMContext(texts=texts, assets=folders["llm"], measured=measured)
         llm = _build(recipe, "llm", llm_context, deferred=deferred)

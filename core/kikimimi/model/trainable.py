@@ -13,7 +13,7 @@ from kikimimi.errors import RecipeError, RunError
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Recipe, Stage
 from kikimimi.recipe.chosen import PARTS
-from kikimimi.weights.tensors import StoredTensor, copy_into, stored_tensors
+from kikimimi.weights.tensors import StoredTensor, check_stored, copy_into, stored_tensors
 
 
 def trainable_names(
@@ -191,7 +191,17 @@ def load_trained(model: SpeechLM, recipe: Recipe, stage: str, path: Path) -> Non
         RunError: The file is damaged or does not fit.
     """
     try:
+        check_stored(path)
         state = stored_tensors(path)
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
+        raise RunError(f"{path}: cannot be read: {error}. {_remedy(path)}") from error
     load_kept(model, state, kept_names(model, recipe, stage), source=str(path))
+
+
+def _remedy(path: Path) -> str:
+    if path.parent.name.startswith("step-"):
+        return "'kikimimi train' goes on from the checkpoint before it"
+    return (
+        "Restore it from a copy, or delete it: 'kikimimi train' makes it again from the stage's last "
+        "checkpoint, or where there is none trains the stage again"
+    )

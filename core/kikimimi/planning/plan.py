@@ -184,7 +184,7 @@ class Planner:
                 if "characters" not in key:
                     raise
                 model = _assemble(recipe, lambda: ["?"])
-                reason = str(error).splitlines()[0]
+                reason = str(error).partition("\n")[0]
                 notes = (f"without the tokens that the training data will bring: {reason}",)
             self._models[key] = model, notes
         return self._models[key]

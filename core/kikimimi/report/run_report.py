@@ -1,6 +1,5 @@
 """Fills the report from what a run folder holds: metrics, predictions, scores, and what was left out."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -8,15 +7,16 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import fmean, median
-from typing import Any
 
 from kikimimi.contracts.metric import Score
 from kikimimi.contracts.registry import load
 from kikimimi.data.audio import encode_flac
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import read_faults
+from kikimimi.data.packing.pack import read_ledger
 from kikimimi.evaluation.error_rate import edits, error_rate
-from kikimimi.evaluation.predictions import read_predictions, row_keys
+from kikimimi.evaluation.predictions import PredictionLine, read_predictions, row_keys
+from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.inspect.describe import describe
 from kikimimi.recipe import Evaluation
@@ -59,7 +59,7 @@ def write_run_report(run: RunFolder) -> Path:
 
 def _scores(run: RunFolder) -> Iterator[ScoreRow]:
     for name in run.recipe.evaluate:
-        for system, values in (run.read_json(f"evaluations/{name}/scores.json") or {}).items():
+        for system, values in read_scores(run.evaluation(name) / "scores.json").items():
             score = Score.from_json(values)
             yield ScoreRow(evaluation=name, system=system, score=score, seconds=values["seconds"])
 
@@ -108,7 +108,7 @@ def _drops(run: RunFolder) -> Iterator[Figure]:
         ledger = Path(pattern).parent / "ledger.json"
         if not ledger.is_file():
             continue
-        dropped = json.loads(ledger.read_text(encoding="utf-8"))["dropped"]
+        dropped = read_ledger(ledger)["dropped"]
         reasons = ", ".join(f"{reason}: {counts['rows']:g}" for reason, counts in dropped.items())
         yield Figure(
             label=f"{name}: rows dropped while packing",
@@ -174,7 +174,7 @@ def _example(
     name: str,
     row: int,
     key: str,
-    systems: dict[str, dict[str, dict[str, Any]]],
+    systems: dict[str, dict[str, PredictionLine]],
 ) -> Example:
     record = corpus.shards.read(row)
     first = corpus.conversation(record).clips()[:1]

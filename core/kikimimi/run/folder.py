@@ -26,8 +26,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RunError, WriteError
+from kikimimi.files.hashes import mark, write_manifest
+from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_text
 from kikimimi.files.writing import whole_file, whole_folder, writing
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
 
 LONGEST_NAME = 80
+_CHECKPOINT = re.compile(r"step-\d{8,}", re.ASCII)
 _BEGUN = ("metrics.jsonl", "checkpoints", "weights")  # any of them is there from the first step on
 
 
@@ -77,7 +82,7 @@ class RunFolder:
             RunError: The folder holds a run of another recipe, or something else.
         """
         if (path / "recipe.yaml").is_file():
-            held, wanted = (path / "recipe.yaml").read_text(encoding="utf-8"), to_yaml(recipe)
+            held, wanted = _held_recipe(path), to_yaml(recipe)
             if held != wanted and not cls(path, recipe).begun:
                 return cls._begin(path, recipe)
             recipe = as_begun(recipe, held)
@@ -96,9 +101,9 @@ class RunFolder:
     def _begin(cls, path: Path, recipe: Recipe) -> RunFolder:
         if (path / "assets").is_dir():
             shutil.rmtree(path / "assets")  # a tokenizer of data that the recipe may no longer name
-        with whole_file(path / "recipe.yaml") as unfinished:
-            unfinished.write_text(to_yaml(recipe), encoding="utf-8")
-        return cls(path, recipe)
+        run = cls(path, recipe)
+        run.write_recipe(recipe)
+        return run
 
     @classmethod
     def open(cls, path: Path, overrides: Sequence[str] = ()) -> RunFolder:
@@ -113,18 +118,34 @@ class RunFolder:
             raise RunError(f"{path} is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes")
         if not (path / "recipe.yaml").is_file():
             raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
-        held = (path / "recipe.yaml").read_text(encoding="utf-8")
-        recipe = as_begun(load_recipe(path / "recipe.yaml"), held)
+        recipe = cls.read_recipe(path)
         if not overrides:
             return cls(path, recipe)
-        wanted = as_begun(load_recipe(path / "recipe.yaml", overrides), held)
+        wanted = cls.read_recipe(path, overrides)
         if changed := recipe_change(recipe, wanted):
             raise RunError(
                 f"{path} keeps its recipe ({changed}). It can go on with another "
                 f"{', '.join(f'trainer.{name}' for name in HARDWARE)}. To change something else, train the "
-                f"recipe: kikimimi train RECIPE.yaml {' '.join(overrides)}"
+                f"recipe: kikimimi train RECIPE.yaml {' '.join(overrides)}. To lengthen a "
+                f"finished stage: kikimimi train {path} stages.NAME.steps=N --extend"
             )
         return cls(path, wanted)
+
+    @staticmethod
+    def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+        """Read the recipe that a run folder holds, with changes.
+
+        Raises:
+            DamagedError: It is damaged.
+            RecipeError: The changes are wrong.
+        """
+        held = _held_recipe(path)
+        return as_begun(load_recipe(path / "recipe.yaml", overrides), held)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write the recipe that the run holds, whole or not at all."""
+        with whole_file(self.path / "recipe.yaml") as unfinished:
+            unfinished.write_text(to_yaml(recipe), encoding="utf-8")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -138,7 +159,7 @@ class RunFolder:
             return
         path = self.path / ".lock"
         with writing(path):
-            held = path.open("a+", encoding="utf-8")
+            held = path.open("a+", encoding="utf-8", errors="replace")
         with held as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -158,7 +179,7 @@ class RunFolder:
         """Whether some process is training this run."""
         if not (self.path / ".lock").is_file():
             return False
-        with (self.path / ".lock").open(encoding="utf-8") as file:
+        with (self.path / ".lock").open(encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
@@ -173,7 +194,7 @@ class RunFolder:
     @property
     def averages_micro_batches(self) -> bool:
         """Whether it began before a recipe said what a step's loss is the mean over."""
-        return bool(without_loss(parse_plain((self.path / "recipe.yaml").read_text(encoding="utf-8"))))
+        return bool(without_loss(parse_plain(_held_recipe(self.path))))
 
     @property
     def assets(self) -> Path:
@@ -187,6 +208,9 @@ class RunFolder:
                 for part in PARTS:
                     (unfinished / part).mkdir()
                     getattr(model, part).save_assets(unfinished / part)
+                files = [path for path in sorted(unfinished.rglob("*")) if path.is_file()]
+                marks = {str(path.relative_to(unfinished)): mark(path) for path in files}
+                write_manifest(unfinished, {}, marks)
         except (OSError, WriteError):
             if not self.assets.is_dir():  # another rank was first, with the same
                 raise
@@ -232,10 +256,21 @@ class RunFolder:
         with whole_file(path) as unfinished:
             unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file of the run, or None where there is none."""
+    def read_json(self, name: str, kind: Any = Any, *, remedy: str = "") -> Any:
+        """Read a JSON file of the run, or None where there is none.
+
+        Args:
+            name: Path in the run folder.
+            kind: What it holds.
+            remedy: What people can do about a damaged file.
+
+        Raises:
+            DamagedError: It is damaged.
+        """
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.exists():
+            return None
+        return read_json(path, kind, limit=64 * MEBIBYTE, remedy=remedy)
 
     def newest_weights(self, stage: str | None = None) -> tuple[str, Path]:
         """Return the newest trained weights, and their stage.
@@ -270,7 +305,45 @@ class RunFolder:
 
 def checkpoint_folders(folder: Path) -> list[Path]:
     """Return the complete checkpoints of a stage, oldest first."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+    found = [path for path in _entries(folder) if _is_checkpoint(path)]
+    return sorted(found, key=checkpoint_step)
+
+
+def checkpoint_step(path: Path) -> int:
+    """Return the step of a checkpoint, by its name."""
+    return int(path.name.removeprefix("step-"))
+
+
+def stray_names(folder: Path) -> list[str]:
+    """Return what lies beside the checkpoints of a stage and is none: empty folders, copies, files."""
+    others = [path for path in _entries(folder) if not _is_checkpoint(path)]
+    return [path.name for path in others if path.name != "best" and not path.name.startswith(".step-")]
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return bool(_CHECKPOINT.fullmatch(path.name)) and path.is_dir() and any(path.iterdir())
+
+
+def _held_recipe(path: Path) -> str:
+    """Return the text of the recipe that a run folder holds.
+
+    Raises:
+        DamagedError: It is damaged.
+    """
+    file = path / "recipe.yaml"
+    remedy = "Restore it from a copy; lock.json has its text, too, under recipe.yaml"
+    text = read_text(file, limit=64 * MEBIBYTE, remedy=remedy)
+    try:
+        recipe = parse_plain(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise damaged(file, f"is no YAML: {' '.join(str(error).split())}", remedy) from error
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict):
+        raise damaged(file, "is not the recipe of a run: it has no stages", remedy)
+    return text
 
 
 def _guess(path: Path) -> str:

@@ -17,14 +17,18 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, cast
+
+import yaml
+from typing_extensions import TypedDict
 
 from kikimimi.contracts import registry
-from kikimimi.errors import KikimimiError, RunError
+from kikimimi.errors import DamagedError, KikimimiError, RunError
+from kikimimi.files.reading import MEBIBYTE, damaged, read_json
 from kikimimi.files.writing import scratch_folder, writing
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS, Chosen
-from kikimimi.recipe.show import digest, to_yaml
+from kikimimi.recipe.show import digest, parse_plain, to_yaml
 from kikimimi.run.drift import DriftError, as_begun, drift
 from kikimimi.run.folder import RunFolder
 from kikimimi.weights.files import WEIGHT_PATTERNS
@@ -44,6 +48,38 @@ LIBRARIES = (
     "numpy",
 )
 _LOCK = "lock.json"
+_REMEDY = "Restore it from a copy of the run folder, or delete it: the next session writes a new one"
+
+
+class LockedRecipe(TypedDict):
+    """The recipe as YAML, and the SHA-256 of that."""
+
+    sha256: NotRequired[str]
+    yaml: str
+
+
+class Lengthening(TypedDict):
+    """How a finished stage was lengthened: which option, `steps` or `epochs`, from what, and to what."""
+
+    stage: str
+    option: str
+    old: int
+    new: int
+
+
+class Lock(TypedDict):
+    """What is read of a lock again; what else it holds is kept."""
+
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]  # noqa: RUF012
+
+    recipe: LockedRecipe
+    python: NotRequired[str]
+    libraries: NotRequired[dict[str, str]]
+    plugins: NotRequired[dict[str, Any]]
+    source: NotRequired[dict[str, str]]
+    data: NotRequired[dict[str, str | None]]
+    sessions: NotRequired[list[dict[str, Any]]]
+    lengthened: NotRequired[list[Lengthening]]
 
 
 def lock(recipe: Recipe, recipe_file: Path | None = None) -> dict[str, Any]:
@@ -74,7 +110,7 @@ def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = F
         DriftError: Something has changed, and it is held to the lock.
         RunError: It is to be held to a lock, and there is none.
     """
-    held = run.read_json(_LOCK)
+    held = held_lock(run)
     if held is not None and "sessions" not in held:
         held = None  # an early version's, which says too little
     if held is None and hold:
@@ -96,6 +132,42 @@ def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = F
     run.write_json(_LOCK, held)
 
 
+def held_lock(run: RunFolder) -> dict[str, Any] | None:
+    """Return the lock of a run, or None where it has none.
+
+    Raises:
+        DamagedError: It is damaged.
+    """
+    path = run.path / _LOCK
+    return _read(path) if path.exists() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    held = cast(dict[str, Any], read_json(path, Lock, limit=64 * MEBIBYTE, remedy=_REMEDY))
+    recipe = held["recipe"]
+    if recipe.get("sha256", digest(recipe["yaml"])) != digest(recipe["yaml"]):
+        raise damaged(path, "recipe: it is not as it was written: its SHA-256 differs", _REMEDY)
+    try:
+        parse_plain(recipe["yaml"])["stages"].items()
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise damaged(path, "recipe: it is not the recipe of a run", _REMEDY) from error
+    return held
+
+
+def lock_lengthened(run: RunFolder, recipe: Recipe, what: Lengthening) -> None:
+    """Lock a run to its recipe with a longer stage, and keep a note of that.
+
+    Raises:
+        DamagedError: The lock is damaged.
+    """
+    held = held_lock(run)
+    if held is not None:
+        text = to_yaml(recipe)
+        held["recipe"] = {"sha256": digest(text), "yaml": text}
+        held["lengthened"] = [*held.get("lengthened", []), dict(what)]
+        run.write_json(_LOCK, held)
+
+
 def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]:
     """Read a lock and the recipe that it holds.
 
@@ -106,10 +178,10 @@ def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]
     from kikimimi.recipe import load_recipe
 
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = _read(path)
         text = held["recipe"]["yaml"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is not the {_LOCK} of a run: {type(error).__name__}: {error}") from error
+    except DamagedError as error:
+        raise RunError(f"{path} is not the {_LOCK} of a run: {error}") from error
     with scratch_folder() as folder:
         file = folder / "recipe.yaml"
         with writing(file):

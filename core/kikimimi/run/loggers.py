@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.utilities import rank_zero_only
+from typing_extensions import TypedDict
 
 from kikimimi.errors import MissingExtraError
 from kikimimi.files.writing import writing
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
 
 OFFLINE = "offline"
 WANDB = "wandb"
+
+
+_AGAIN = "Delete it: the stage begins a new run of W&B"
+
+
+class _WandbState(TypedDict):
+    id: str
+    step: int
+    names: list[str]
 
 
 class WandbFile(StageLogger):
@@ -68,7 +78,7 @@ class WandbFile(StageLogger):
     def _open(self) -> None:
         if self._run is not None:
             return
-        state = self.run.read_json(self._state_file)
+        state = self.run.read_json(self._state_file, _WandbState, remedy=_AGAIN)
         self._state = state or {"id": secrets.token_hex(4), "step": -1, "names": []}
         mode = os.environ.get("WANDB_MODE", OFFLINE)
         recipe = self.run.recipe

@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from kikimimi.files.reading import read_json_lines
 from kikimimi.files.writing import add_lines, whole_file
 
 Lines = list[dict[str, Any]]
@@ -77,17 +78,21 @@ class MetricsFile(StageLogger):
             writer.writerows(lines)
 
 
+def _check(line: dict[str, Any]) -> None:
+    wrong = [name for name, value in line.items() if name != "stage" and not isinstance(value, int | float)]
+    if not isinstance(line.get("stage"), str) or not isinstance(line.get("step"), int) or wrong:
+        raise ValueError(f"{wrong[0]!r} is no number" if wrong else "it lacks a stage or a step")
+
+
 def read_metrics(path: Path) -> Lines:
-    """Read ``metrics.jsonl``; a last line cut short by a kill is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    """Read ``metrics.jsonl``; a last line cut short by a kill is left out.
+
+    Raises:
+        DamagedError: Another line is damaged.
+    """
+    remedy = "Restore the file from a copy, or delete that line: its values are missing then"
+    kind: type[dict[str, Any]] = dict[str, int | float | str]
+    return read_json_lines(path, kind, check=_check, remedy=remedy)
 
 
 def by_stage(lines: Lines) -> dict[str, Lines]:

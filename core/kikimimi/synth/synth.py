@@ -23,7 +23,8 @@ from kikimimi.console.words import counted, duration
 from kikimimi.contracts import registry
 from kikimimi.contracts.options import NonNegativeInt, Options, PositiveInt, checked
 from kikimimi.contracts.voice import Voice
-from kikimimi.data.audio import MIN_SECONDS, encode_flac, is_silent, probe, resample
+from kikimimi.data.audio import encode_flac, is_silent, probe, resample
+from kikimimi.data.stream import MIN_SECONDS
 from kikimimi.data.workers import in_order
 from kikimimi.errors import AudioError, DataError, RequestError
 from kikimimi.files.writing import whole_file

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi.contracts.component import Encoder, Padded
-from kikimimi.data.audio import MIN_SECONDS
+from kikimimi.data.stream import MIN_SECONDS
 from kikimimi.errors import AudioError
 from kikimimi.testing.subject import (
     ContractError,

@@ -9,12 +9,15 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from kikimimi.console.terminal import shortened, visible
 from kikimimi.console.words import listing
 from kikimimi.contracts.component import Rendered, Stretch
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, Role, TextPart
 from kikimimi.text.guarded_tokenizer import AUDIO, AUDIO_ID, GuardedTokenizer, Token
+from kikimimi.text.template_sandbox import TemplateLimitError, render_template
 from kikimimi.text.templates import TEMPLATES, find_template
 
 # A noncharacter of Unicode, like AUDIO: it marks where in a template's output a content stands.
@@ -84,7 +87,8 @@ class ChatTemplate:
                 f"chat_template to one of {listing(path.stem for path in TEMPLATES.glob('*.jinja'))}, or to "
                 "Jinja of your own"
             )
-        self._jinja = str(tokenizer.chat_template)
+        self._origin = _origin(tokenizer, template)
+        self._jinja = str(tokenizer.get_chat_template())
         for name in self._variables:
             if name not in self._jinja:
                 raise ValueError(f"{source}: the chat template reads no variable {name!r}")
@@ -213,13 +217,24 @@ class ChatTemplate:
         return {"role": message.role, "content": rest, "audio": content[: len(content) - len(rest)]}
 
     def _apply(self, messages: list[dict[str, str]], generate: bool) -> str:
+        variables = {
+            **self.tokenizer.special_tokens_map,
+            "tools": None,
+            "documents": None,
+            **self._variables,
+            "messages": messages,
+            "add_generation_prompt": generate,
+        }
         try:
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generate, **self._variables
-            )
+            return render_template(self._jinja, variables)
+        except TemplateLimitError as error:
+            raise ValueError(
+                f"{self.source}: the chat template is not safe to run: {error} ({self._origin})"
+            ) from error
         except Exception as error:
-            raise ValueError(f"{self.source}: the chat template refuses the conversation: {error}") from error
-        return str(text)
+            raise ValueError(
+                f"{self.source}: the chat template refuses the conversation: {error} ({self._origin})"
+            ) from error
 
     def _find_header(self) -> str:
         """Return what generation puts after the last turn."""
@@ -246,6 +261,15 @@ class ChatTemplate:
         with suppress(ValueError):
             found.add(self._find_end(("a", "b", "a", "b")))
         return sorted(found)
+
+
+def _origin(tokenizer: Any, given: str | None) -> str:
+    """Return where the template stands, as messages name it."""
+    if given is not None:
+        return f"chat_template: {shortened(visible(given), 60)}"
+    folder = Path(str(tokenizer.name_or_path))
+    files = [folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
+    return str(next((file for file in files if file.is_file()), tokenizer.name_or_path or "the tokenizer's"))
 
 
 def _shared(first: str, second: str) -> int:

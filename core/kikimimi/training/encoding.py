@@ -77,6 +77,7 @@ def encode_ahead(
     cache = FeatureCache([*corpora, *held_out], fingerprint)
     device = _device(recipe)
     encoded = 0
+    cache.discard_damaged()
     if not cache.is_filled():
         encoder = pretrained_encoder(recipe) if "encoder" in model.deferred else model.encoder
         encoder.to(device)

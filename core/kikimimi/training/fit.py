@@ -4,6 +4,7 @@ import logging
 import shutil
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from kikimimi.console.words import counted
+from kikimimi.files.reading import damaged
 from kikimimi.files.writing import whole_file
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Trainer
@@ -21,10 +23,12 @@ from kikimimi.training.callbacks.checkpoints import KeepCheckpoints
 from kikimimi.training.callbacks.metering import Metering
 from kikimimi.training.callbacks.progress import StageProgress
 from kikimimi.training.callbacks.validation import Validation
+from kikimimi.training.lengthen import NextRates
 from kikimimi.training.parallel.fsdp import ShardedStrategy
 from kikimimi.training.stage import PreparedStage, prepare_stage
 from kikimimi.training.state.checkpoint import FolderCheckpointIO, write_weights
 from kikimimi.training.stop import Stopped, leave
+from kikimimi.weights.tensors import check_stored
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -64,6 +68,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
                 keeper,
                 StageProgress(f"Training {name}", options.num_steps),
                 Validation(best, stage.missed, stage.metadata),
+                NextRates(),
                 Metering(stage.interval, stage.meter, stage.recipe.trainer.log_every),
             ],
             plugins=[FolderCheckpointIO(stage.metadata), *_cluster()],
@@ -88,6 +93,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     _tell(stage, trainer.global_step)
     if options.checkpoint.leave == "best" and (lowest := best.path()) is not None:
         if trainer.is_global_zero:
+            _check_best(lowest)
             with whole_file(run.weights(name)) as path:
                 shutil.copyfile(lowest, path)
     else:
@@ -95,6 +101,17 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     trainer.strategy.barrier()
     if keeper.interrupted:
         leave(keeper.interrupted)
+
+
+def _check_best(path: Path) -> None:
+    try:
+        check_stored(path)
+    except (OSError, ValueError) as error:
+        raise damaged(
+            path,
+            f"these weights of the lowest validation loss are damaged: {error}",
+            f"Restore them from a copy, or delete {path.parents[1]}: the stage is trained again",
+        ) from error
 
 
 def _tell(stage: PreparedStage, step: int) -> None:

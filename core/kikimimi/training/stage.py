@@ -24,7 +24,7 @@ from kikimimi.recipe import Dataset, Recipe, Stage
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.recipe.schema import Mixture
 from kikimimi.recipe.show import digest
-from kikimimi.run.folder import RunFolder, checkpoint_folders
+from kikimimi.run.folder import RunFolder, checkpoint_step
 from kikimimi.run.lock import plugin_lock
 from kikimimi.run.loggers import open_loggers
 from kikimimi.run.metrics import MetricsFile
@@ -36,6 +36,7 @@ from kikimimi.training.log_interval import LogInterval
 from kikimimi.training.module import StageModule
 from kikimimi.training.parallel.fsdp import shard
 from kikimimi.training.parallel.recompute import recompute
+from kikimimi.training.state.checkpoint import FolderCheckpointIO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +101,8 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
         if global_rank() == 0:
             print(f"stage {name}: {epochs} are {counted(stage.num_steps, 'step')}", file=sys.stderr)
     held_out = _usable(stage.validate.data if stage.validate.every else {}, stage, model, faults)
-    resume = next(reversed(checkpoint_folders(run.checkpoints(name))), None)
-    step = None if resume is None else int(resume.name.removeprefix("step-"))
+    resume = FolderCheckpointIO({"stage": name}).newest(run.checkpoints(name))
+    step = None if resume is None else checkpoint_step(resume)
     loggers = open_loggers(run, name, step)  # first: a missing extra is told before any clip is encoded
     features = encode_ahead(recipe, stage, name, model, corpora, held_out, plan)
     views = stage.objective.component(stage.objective.config).views

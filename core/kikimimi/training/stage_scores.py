@@ -64,10 +64,12 @@ def _score(run: RunFolder, name: str, stage: Stage) -> None:
 
 
 def _values(run: RunFolder, name: str, stage: Stage) -> dict[str, float]:
-    """Return the stage's scores as the metrics file has them; empty where one is missing."""
+    """Return the stage's scores as the metrics file has them of its last step; empty where one is missing."""
     found: dict[str, float] = {}
-    for line in read_metrics(run.metrics):
-        if line["stage"] == name:
+    lines = [line for line in read_metrics(run.metrics) if line["stage"] == name]
+    last = max((line["step"] for line in lines), default=0)
+    for line in lines:
+        if line["step"] == last:
             found |= {e: line[_key(run, e)] for e in stage.scored if _key(run, e) in line}
     return found if len(found) == len(stage.scored) else {}
 

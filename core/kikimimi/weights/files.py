@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import hashlib
 import io
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from kikimimi.console.words import listing, nearest
+from kikimimi.console.words import listing, nearest, size as in_words
 from kikimimi.errors import WeightsError
+from kikimimi.files.reading import MEBIBYTE, parse_json
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -31,6 +32,12 @@ PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 INDEX = "model.safetensors.index.json"
 """What names the shards of a model, and the tensors in each."""
+MAX_SETTINGS = 128 * MEBIBYTE
+"""Largest file of those that are read whole: configuration, tokenizer, names of tensors [bytes]."""
+_READ_WHOLE = (
+    *("*config.json", "*.index.json", "tokenizer*.json", "vocab*", "merges.txt", "added_tokens.json"),
+    *("special_tokens_map.json", "chat_template*", "*.jinja", "*.model"),
+)
 _SHOWN = 6
 
 
@@ -48,6 +55,16 @@ class WeightsFiles:
     source: str
     revision: str | None
     files: Mapping[str, tuple[Path, ...]]
+
+    def __post_init__(self) -> None:
+        # Here, since transformers reads them, too.
+        for name in self.names(*_READ_WHOLE):
+            size = sum(part.stat().st_size for part in self.files[name] if part.is_file())
+            if size > MAX_SETTINGS:
+                raise WeightsError(
+                    f"{self.source}: '{name}' is {in_words(size)} large; of such files, at most "
+                    f"{in_words(MAX_SETTINGS)} are read"
+                )
 
     def names(self, *patterns: str) -> list[str]:
         """Return the names that match any of the patterns (`*.gguf`), or all of them, sorted."""
@@ -97,17 +114,20 @@ class WeightsFiles:
             raise WeightsError(f"{self.source}: lies in {len(folders)} folders, where one folder is needed")
         return folders.pop()
 
-    def read_json(self, name: str) -> Any:
-        """Parse a JSON file.
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Parse a JSON file that holds a mapping.
 
         Raises:
-            WeightsError: There is no such file, or it is not JSON.
+            WeightsError: There is no such file, it is too large, or it is no such JSON.
         """
         with self.open(name) as file:
-            try:
-                return json.load(file)
-            except ValueError as error:
-                raise WeightsError(f"{self.source}: '{name}' is not JSON: {error}") from error
+            content = file.read(MAX_SETTINGS + 1)
+        if len(content) > MAX_SETTINGS:
+            raise WeightsError(f"{self.source}: '{name}' is larger than {in_words(MAX_SETTINGS)}")
+        try:
+            return parse_json(content.removeprefix(codecs.BOM_UTF8), dict[str, Any])
+        except ValueError as error:
+            raise WeightsError(f"{self.source}: '{name}' {error}") from error
 
     def sha256(self, name: str) -> str:
         """Return the digest of a file (of its joined parts), in lower-case hexadecimal."""
@@ -139,8 +159,8 @@ class WeightsFiles:
     def _shards(self) -> list[str]:
         if INDEX in self.files:
             index = self.read_json(INDEX)
-            weight_map = index.get("weight_map") if isinstance(index, dict) else None
-            if not (isinstance(weight_map, dict) and weight_map):
+            weight_map = index.get("weight_map")
+            if not isinstance(weight_map, dict) or {*map(type, weight_map.values())} != {str}:
                 raise WeightsError(f"{self.source}: '{INDEX}' has no weight_map")
             return sorted(set(weight_map.values()))
         found = self.names("*.safetensors")

@@ -4,6 +4,7 @@ A piece of a sharded file knows which rows of which tensor it holds; reading tak
 whichever pieces hold it, so that it does not matter how many ranks wrote it, nor how many read.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
+
+from kikimimi.files.hashes import BLANK, MANIFEST, OF_ITSELF, SEAL, SEAL_OF, FileMark, check_files, check_seal
+from kikimimi.files.reading import parse_json
 
 _PIECE = re.compile(r"(?P<stem>.+)\.rank\d+-of-(?P<ranks>\d+)\.safetensors")
 _DTYPES = {
@@ -74,7 +78,7 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
 
     Raises:
         OSError: A file is missing.
-        ValueError: Rows of a tensor are missing, or a file is no safetensors file.
+        ValueError: Rows of a tensor are missing, or a file is no safetensors file, or damaged.
     """
     found: dict[str, list[tuple[int, int, Path]]] = {}
     shapes: dict[str, torch.Size] = {}
@@ -82,8 +86,8 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
         try:
             with safe_open(piece, framework="pt") as file:
                 held = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-                offsets = json.loads((file.metadata() or {}).get("rows", "{}"))
-        except SafetensorError as error:
+                offsets = parse_json((file.metadata() or {}).get("rows", "{}"), dict[str, tuple[int, int]])
+        except (SafetensorError, ValueError) as error:
             raise ValueError(f"{piece.name} is no safetensors file, or ends too early: {error}") from error
         for name, shape in held.items():
             first, total = offsets.get(name, (0, shape[0] if shape else 1))
@@ -96,6 +100,26 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
                 raise ValueError(f"row {expected} of {name} is in none of the files of {path.name}")
             expected += number
     return {name: StoredTensor(name, shapes[name], tuple(pieces)) for name, pieces in found.items()}
+
+
+def check_stored(path: Path) -> bool:
+    """Check the files of a set against their hashes.
+
+    Args:
+        path: The file, or one of the pieces.
+
+    Returns:
+        Whether they have any: earlier versions wrote none.
+
+    Raises:
+        OSError: A file is missing, or cannot be read.
+        ValueError: A file is not as it was written.
+    """
+    pieces = _pieces_of(path)
+    if (path.parent / MANIFEST).exists():
+        return check_files(path.parent, {}, [piece.name for piece in pieces])
+    sealed = [check_seal(piece) for piece in pieces]
+    return all(sealed)
 
 
 def piece_name(stem: str, rank: int = 0, ranks: int = 1) -> str:
@@ -124,7 +148,8 @@ def write_tensors(
     metadata: Mapping[str, str],
     *,
     fetch: Callable[[Tensor], Tensor] = lambda tensor: tensor,
-) -> None:
+    seal: bool = False,
+) -> FileMark:
     """Write safetensors, one tensor after the other; the same tensors give the same bytes.
 
     Args:
@@ -133,14 +158,21 @@ def write_tensors(
         metadata: Texts for the header.
         fetch: Brings the values of a tensor here, of the same shape and dtype; called for every tensor in an
             order that depends on names and dtypes alone, also after a failure, since other ranks take part.
+        seal: Put the SHA-256 of the file, taken while zeros stand in its place, into its header.
+
+    Returns:
+        Size and SHA-256 of what was written; of a sealed file, of what it was before.
 
     Raises:
         OSError: The disk is full, or fails.
     """
     failure: OSError | None = None
+    sealing = {SEAL: BLANK, SEAL_OF: OF_ITSELF} if seal else {}
+    header = _header(tensors, {**metadata, **sealing})
+    digest, size = hashlib.sha256(header), len(header)
     with open(os.devnull if path is None else path, "wb") as file:
         try:
-            file.write(_header(tensors, metadata))
+            file.write(header)
         except OSError as error:
             failure = error
         for name in _file_order(tensors):
@@ -148,12 +180,19 @@ def write_tensors(
             if path is None or failure is not None:
                 continue
             values = values.detach().cpu().contiguous()
+            content = values.reshape(-1).view(torch.uint8).numpy().data
+            digest.update(content)
+            size += len(content)
             try:
-                file.write(values.reshape(-1).view(torch.uint8).numpy().data)
+                file.write(content)
             except OSError as error:
                 failure = error
         if failure is not None:
             raise failure
+        if seal:
+            file.seek(header.index(f'"{SEAL}":"{BLANK}"'.encode()) + len(f'"{SEAL}":"'))
+            file.write(digest.hexdigest().encode())
+    return FileMark(size, digest.hexdigest())
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

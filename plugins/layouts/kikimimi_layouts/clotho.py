@@ -1,11 +1,11 @@
 """Clotho: sounds described in sentences."""
 
-import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, LayoutConfig, Row
+from kikimimi import DataError, LayoutConfig, Row, read_table
 from kikimimi_layouts.corpus_folder import is_missing, licence_name
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
@@ -65,16 +65,18 @@ def _find(folder: Path, places: tuple[str, ...], name: str, what: str) -> Path:
 def _about(metadata: Path) -> dict[str, dict[str, Any]]:
     """Return keywords, link, uploader and licence by file name."""
     about: dict[str, dict[str, Any]] = {}
-    try:
-        with metadata.open(encoding="iso-8859-1", newline="") as file:
-            for fields in csv.DictReader(file):
-                known = {
-                    "keywords": (fields.get("keywords") or "").split(";"),
-                    "link": fields.get("sound_link"),
-                    "uploader": fields.get("manufacturer"),
-                    "license": licence_name(fields.get("license") or ""),
-                }
-                about[fields["file_name"]] = {key: value for key, value in known.items() if value}
-    except (csv.Error, KeyError) as error:
-        raise DataError(f"{metadata}: not a table of Clotho's metadata: {error}") from error
+    content = metadata.read_bytes().decode("iso-8859-1").encode()
+    rows = read_table(io.BytesIO(content), ".csv")
+    header = getattr(next(rows, None), "values", None) or ()
+    if "file_name" not in header:
+        raise DataError(f"{metadata}: not a table of Clotho's metadata: no column 'file_name'")
+    for row in rows:
+        fields = dict(zip(header, row.values or (), strict=False))
+        known = {
+            "keywords": fields.get("keywords", "").split(";"),
+            "link": fields.get("sound_link"),
+            "uploader": fields.get("manufacturer"),
+            "license": licence_name(fields.get("license", "")),
+        }
+        about[fields.get("file_name", "")] = {key: value for key, value in known.items() if value}
     return about

@@ -1,12 +1,14 @@
 """What corpora share: the folder of transcripts, the name of a licence, and what is missing."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from kikimimi import DataError, RequestError, listing, nearest
+from kikimimi import BadRow, DataError, RequestError, listing, nearest
 
 _SHOWN = 12
+_Read = TypeVar("_Read")
 _CREATIVE_COMMONS = re.compile(r"https?://creativecommons\.org/(?:licenses|publicdomain)/([a-z+-]+)/([\d.]+)")
 
 
@@ -20,7 +22,7 @@ def is_missing(folder: Path, wanted: str, what: str) -> RequestError:
     """
     if not folder.is_dir():
         return RequestError(f"{folder}: no such folder; looked for {wanted} in it ({what})")
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     there = listing(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     guess = nearest(wanted, names)
     return RequestError(f"{folder}: there is no {wanted} ({what}).{guess} There is: {there}.")
@@ -40,17 +42,37 @@ def find_folder(path: Path, what: str) -> Path:
     return path
 
 
-def lines_of(transcript: Path) -> Iterator[tuple[str, str]]:
-    """Yield the place (``trans.txt:7``) and the text of each line that is not blank.
+def read_lines(transcript: Path, read: Callable[[str], _Read]) -> Iterator[_Read | BadRow]:
+    """Yield what is read from each line of a transcript that is not blank, or why it cannot be.
+
+    Args:
+        transcript: The file, UTF-8. Lines end at line feeds, and nowhere else.
+        read: Called with a line; raises a ValueError where it is wrong.
+    """
+    for number, line in enumerate(transcript.read_bytes().split(b"\n"), 1):
+        where = f"{transcript}:{number}"
+        if not line.strip():
+            continue
+        try:
+            found: _Read | BadRow = read(
+                line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\r")
+            )
+        except UnicodeDecodeError as error:
+            found = BadRow(where, f"{where}: not UTF-8: {error}")
+        except ValueError as error:
+            found = BadRow(where, f"{where}: {error}")
+        yield found
+
+
+def any_good(rows: list[_Read | BadRow]) -> list[_Read | BadRow]:
+    """Return rows of which one at least can be read.
 
     Raises:
-        DataError: The file is not UTF-8.
+        DataError: None can; the message is that of the first.
     """
-    try:
-        lines = transcript.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{transcript}: not UTF-8: {error}") from error
-    yield from ((f"{transcript}:{number}", line) for number, line in enumerate(lines, 1) if line.strip())
+    if rows and isinstance(rows[0], BadRow) and all(isinstance(row, BadRow) for row in rows):
+        raise DataError(rows[0].reason)
+    return rows
 
 
 def licence_name(address: str) -> str:

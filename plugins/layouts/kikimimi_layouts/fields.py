@@ -1,17 +1,17 @@
 """Which columns of a data set are what: a YAML file says it, and its rows become rows of a layout."""
 
-import datetime
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from kikimimi import RequestError, Role, Row, encode_audio, listing, nearest, read_options
+from kikimimi import Clip, DataError, RequestError, Role, Row, clip_name, listing, nearest, read_options
+from kikimimi_layouts.conversations import MARK
+from kikimimi_layouts.decoded import encoded, is_decoded
+from kikimimi_layouts.segments import USUAL, SegmentFields, is_usual, segment_of
 
 FIELDS_FOLDER = Path(__file__).parent / "fields"
 """Holds the shipped files."""
-Clip = bytes | Path
 
 
 def _need(holds: bool, message: str) -> None:
@@ -82,6 +82,8 @@ class Messages:
     transcript: str | None = None
     """Key of a turn with what is said in its clip. Where it is also the key of the text, it is text in turns
     without a clip and transcript in those with one."""
+    audios: str | None = None
+    """Column with the clips that stand in the texts as ``<audio>``: a list, one for each mark, in order."""
     roles: dict[str, Role] = field(default_factory=dict)
     """The set's own names of the roles, each with its meaning: system, user or assistant."""
     system: str | None = None
@@ -111,6 +113,20 @@ class Fields:
     """Column with the preferred answer to a conversation that ends with the user."""
     rejected: str | None = None
     """Column with the answer that preference objectives push down."""
+    segments: Literal["cut", "ignore"] = "cut"
+    """Columns that tell which part of its file a labelled clip is: cut takes that part; ignore takes every
+    clip whole. Without names, the usual ones count (offset, start_time, ...) where the column of the clip
+    holds paths: what a set holds as bytes was cut before."""
+    start: str | None = None
+    """Column with where the part begins [s]."""
+    end: str | None = None
+    """Column with where it ends [s]."""
+    duration: str | None = None
+    """Column with its length [s]."""
+    channel: str | None = None
+    """Column with the number of its channel, from 0."""
+    sampling_rate: int | dict[str, str] | None = None
+    """Sampling rate of clips that are stored as numbers without it [Hz], or ``{column: NAME}``."""
     language: str | dict[str, str] | None = None
     """Language (ISO 639-1 code) of every row, or ``{column: NAME}``."""
     license: str | dict[str, str] | None = None
@@ -131,6 +147,17 @@ class Fields:
             _need(self.text is not None, "audio: is that of a labelled clip, which needs text too")
             for name in ("chosen", "rejected"):
                 _need(getattr(self, name) is None, f"{name}: answers a conversation; this is a labelled clip")
+        named = self.names().given()
+        _need(labelled or not named, f"{', '.join(named)}: tell of the part that a labelled clip is")
+        _need(
+            self.segments == "cut" or not named,
+            f"segments: ignores {', '.join(named)}: leave one of the two out",
+        )
+        rate = self.sampling_rate
+        _need(
+            rate is None or (isinstance(rate, int) and rate > 0) or column_of(rate) is not None,
+            f"sampling_rate: expected a number of Hz or {{column: NAME}}, not {rate!r}",
+        )
         for name in ("language", "license"):
             value = getattr(self, name)
             _need(
@@ -144,16 +171,27 @@ class Fields:
             )
             _need(name not in ("language", "license"), f"meta: {name}: stands beside meta, not in it")
 
+    def names(self) -> SegmentFields:
+        """Return the names of the columns that tell of a part."""
+        return SegmentFields(self.start, self.end, self.duration, self.channel)
+
+    def may_tell_of_a_part(self, column: str) -> bool:
+        """Tell whether a column tells of a part although it is not named so."""
+        return (
+            self.audio is not None and self.segments == "cut" and self.names() == USUAL and is_usual(column)
+        )
+
     def columns(self) -> list[str]:
         """Return every column that is named, each once, in the order in which they are named."""
-        found: list[str | None] = [self.audio, self.text]
+        found: list[str | None] = [self.audio, self.text, *self.names().given().values()]
         for turn in self.turns:
             for part in turn.parts:
                 found += [part.audio, part.transcript, part.text]
         if self.messages is not None:
-            found.append(self.messages.column)
+            found += [self.messages.column, self.messages.audios]
         found += [self.chosen, self.rejected]
-        found += [column_of(value) for value in (self.language, self.license, *self.meta.values())]
+        found += [column_of(value) for value in (self.sampling_rate, self.language, self.license)]
+        found += [column_of(value) for value in self.meta.values()]
         return list(dict.fromkeys(name for name in found if name is not None))
 
 
@@ -205,19 +243,24 @@ class FieldsRow:
         Args:
             name: What messages call it.
             values: Column to value, as Arrow gives it.
+
+        Raises:
+            DataError: A value is of no form that is read.
         """
         fields = self.fields
-        meta = {key: _plain(_constant(value, values)) for key, value in fields.meta.items()}
+        meta = {key: _constant(value, values) for key, value in fields.meta.items()}
         meta = {key: value for key, value in meta.items() if value is not None}
         language, license_name = _constant(fields.language, values), _constant(fields.license, values)
         if license_name is not None:
             meta["license"] = license_name
         clips: list[Clip] = []
         if fields.audio is not None and fields.text is not None:
-            clip = self._clip(values[fields.audio])
+            clip = self._part(self._clip(fields.audio, values[fields.audio], values), values)
             text = values[fields.text]
             labelled = {"text": "" if text is None else text, "language": language, "meta": meta}
-            return Row(name, labelled, () if clip is None else (clip,))
+            return Row(
+                name if clip is None else clip_name(name, clip), labelled, () if clip is None else (clip,)
+            )
         if language is not None:
             meta["language"] = language
         turns = (
@@ -231,6 +274,13 @@ class FieldsRow:
                 record[key] = "" if values[column] is None else values[column]
         return Row(name, {**record, "meta": meta}, tuple(clips))
 
+    def _part(self, clip: Path | bytes | None, values: dict[str, Any]) -> Clip | None:
+        """Return the part of a clip that the row asks for."""
+        names = self.fields.names()
+        if clip is None or self.fields.segments == "ignore" or (names == USUAL and isinstance(clip, bytes)):
+            return clip
+        return segment_of(values, clip, str(self.fields.audio), names)
+
     def _turns(self, values: dict[str, Any], clips: list[Clip]) -> list[dict[str, Any]]:
         turns: list[dict[str, Any]] = []
         for turn in self.fields.turns:
@@ -243,7 +293,7 @@ class FieldsRow:
 
     def _is_null(self, part: TurnPart, values: dict[str, Any]) -> bool:
         if part.audio is not None:
-            return self._clip(values[part.audio]) is None
+            return self._clip(part.audio, values[part.audio], values) is None
         return part.text is not None and values[part.text] is None
 
     def _parts(self, turn: Turn, values: dict[str, Any], clips: list[Clip]) -> list[dict[str, Any]]:
@@ -251,7 +301,7 @@ class FieldsRow:
         for part in turn.parts:
             if part.audio is not None:
                 said = None if part.transcript is None else values[part.transcript]
-                parts.append(_audio(self._clip(values[part.audio]), said, clips))
+                parts.append(_audio(self._clip(part.audio, values[part.audio], values), said, clips))
             else:
                 text = part.fixed if part.text is None else values[part.text]
                 parts.append({"type": "text", "text": text})
@@ -261,43 +311,86 @@ class FieldsRow:
         self, messages: Messages, values: dict[str, Any], clips: list[Clip]
     ) -> list[dict[str, Any]]:
         turns: list[dict[str, Any]] = []
+        waiting = self._waiting(messages, values)
         if messages.system is not None:
             turns.append({"role": "system", "content": messages.system})
-        for turn in values[messages.column] or ():
+        listed = values[messages.column] or ()
+        if not isinstance(listed, list | tuple) or not all(isinstance(turn, dict) for turn in listed):
+            raise DataError(f"{messages.column}: expected a list of turns")
+        for turn in listed:
             role, content = turn.get(messages.role), []
-            clip = None if messages.audio is None else self._clip(turn.get(messages.audio))
+            place = f"{messages.column}.{messages.audio}"
+            clip = None if messages.audio is None else self._clip(place, turn.get(messages.audio), values)
             text = None if messages.text is None else turn.get(messages.text)
             if clip is not None:
                 said = None if messages.transcript is None else turn.get(messages.transcript)
                 content.append(_audio(clip, said, clips))
             if text is not None and (clip is None or messages.text != messages.transcript):
-                content.append({"type": "text", "text": text})
-            turns.append({"role": messages.roles.get(role, role), "content": content})
+                content += _marked(text, waiting, clips) if messages.audios is not None else _text(text)
+            turns.append(
+                {
+                    "role": messages.roles.get(role, role) if isinstance(role, str) else role,
+                    "content": content,
+                }
+            )
+        if waiting:
+            raise DataError(f"{messages.audios}: {len(waiting)} of its clips have no mark {MARK} in a text")
         return turns
 
-    def _clip(self, value: Any) -> Clip | None:
+    def _waiting(self, messages: Messages, values: dict[str, Any]) -> deque[Clip]:
+        """Return the clips that take the place of marks in the texts."""
+        if messages.audios is None:
+            return deque()
+        listed = values[messages.audios] or ()
+        listed = listed if isinstance(listed, list | tuple) else [listed]
+        found = [self._clip(messages.audios, value, values) for value in listed]
+        if None in found:
+            raise DataError(f"{messages.audios}: names no clip")
+        return deque(clip for clip in found if clip is not None)
+
+    def _clip(self, column: str, value: Any, values: dict[str, Any]) -> Path | bytes | None:
         """Return a clip from any of the forms in which Arrow holds audio."""
-        if isinstance(value, dict):
-            if value.get("bytes"):
-                return bytes(value["bytes"])
-            if value.get("array") is not None:
-                return _wav(value["array"], value.get("sampling_rate"))
-            value = value.get("path")
-        if isinstance(value, bytes):
-            return value or None
+        if isinstance(value, dict) and value.get("bytes"):
+            value = value["bytes"]
+        if is_decoded(value):
+            try:
+                return encoded(value, _constant(self.fields.sampling_rate, values))
+            except DataError as error:
+                raise DataError(f"{column}: {error}") from error
+        if isinstance(value, dict) and "path" in value:
+            value = value["path"]
+        if isinstance(value, bytes | bytearray):
+            return bytes(value) or None
         if isinstance(value, str) and value:
             return Path(value) if self.folder is None else self.folder / value
-        return None
+        if value is None or value == "" or (isinstance(value, dict) and not any(value.values())):
+            return None
+        held = listing(map(str, value)) if isinstance(value, dict) else type(value).__name__
+        raise DataError(f"{column}: holds {held}; a clip is bytes, a path, or array and sampling_rate")
+
+
+def _text(text: Any) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text}]
+
+
+def _marked(text: Any, waiting: deque[Clip], clips: list[Clip]) -> list[dict[str, Any]]:
+    """Return the parts of a text in which marks stand for clips."""
+    if not isinstance(text, str) or MARK not in text:
+        return _text(text)
+    parts: list[dict[str, Any]] = []
+    for number, piece in enumerate(text.split(MARK)):
+        if number > 0:
+            if not waiting:
+                raise DataError(f"a mark {MARK} in a text has no clip")
+            parts.append(_audio(waiting.popleft(), None, clips))
+        parts += _text(piece) if piece else []
+    return parts
 
 
 def _constant(value: Any, values: dict[str, Any]) -> Any:
     column = column_of(value)
-    return value if column is None else values[column]
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON holds it: moments as texts."""
-    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
+    found = value if column is None else values[column]
+    return None if found != found else found  # NaN is how pandas writes that nothing is known
 
 
 def _audio(clip: Clip | None, said: Any, clips: list[Clip]) -> dict[str, Any]:
@@ -305,10 +398,3 @@ def _audio(clip: Clip | None, said: Any, clips: list[Clip]) -> dict[str, Any]:
     if clip is not None:
         clips.append(clip)
     return part if said is None else {**part, "text": said}
-
-
-def _wav(samples: Any, rate: Any) -> bytes | None:
-    """Return samples that were stored as numbers as a WAV file of 32-bit floats."""
-    if not isinstance(rate, int) or not len(samples):
-        return None
-    return encode_audio(np.asarray(samples, dtype=np.float32), rate, kind="WAV", subtype="FLOAT")

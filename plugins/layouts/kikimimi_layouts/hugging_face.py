@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face Hub, and parquet and Arrow files."""
 
 import dataclasses
+import glob
 import hashlib
 import json
 import re
@@ -9,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi import DataError, Layout, LayoutConfig, MissingExtraError, RequestError, Row, listing, nearest
+from kikimimi import (
+    BadRow,
+    DataError,
+    Layout,
+    LayoutConfig,
+    MissingExtraError,
+    RequestError,
+    Row,
+    listing,
+    nearest,
+)
 from kikimimi_layouts.fields import FieldsRow, load_fields, shipped_fields
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -76,7 +87,8 @@ class HuggingFace(Layout):
             raise RequestError(f"{path}: fields={config.fields}: {said} The columns: {listing(columns)}")
         self.made_of = str(data._fingerprint)
         # As Arrow: clips stay the bytes that they are.
-        self.data = data.select_columns(wanted).with_format("arrow")
+        told = [name for name in columns if self.fields.may_tell_of_a_part(name) and name not in wanted]
+        self.data = data.select_columns([*wanted, *told]).with_format("arrow")
         self.name = str(data.split or "row")
         local = Path(path)
         self.maker = FieldsRow(
@@ -87,21 +99,28 @@ class HuggingFace(Layout):
     def matches(cls, path: Path) -> bool:
         """Tell whether it is a parquet or an Arrow file, or a folder of such."""
         if path.is_file():
-            return path.suffix in _FILES
+            return path.suffix.lower() in _FILES
         return _is_saved(path) or any(
-            next(path.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet")
+            not found.name.startswith(".")  # as those that macOS adds
+            for pattern in ("*.parquet", "*/*.parquet")
+            for found in path.glob(pattern)
         )
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def rows(self, begin: int, end: int) -> Iterator[Row]:
+    def rows(self, begin: int, end: int) -> Iterator[Row | BadRow]:
         """Yield the rows from `begin` to before `end`, in the order of the set."""
         end = min(end, len(self))
         for first in range(begin, end, _AT_ONCE):
             table = self.data[first : min(first + _AT_ONCE, end)]
-            for number, values in enumerate(table.to_pylist(), first):
-                yield self.maker.row(f"{self.name}[{number}]", values)
+            for number, values in enumerate(_values(table), first):
+                name = f"{self.name}[{number}]"
+                try:
+                    row: Row | BadRow = self.maker.row(name, values)
+                except DataError as error:
+                    row = BadRow(name, f"{name}: {error}")
+                yield row
 
     def fingerprint(self, begin: int, end: int) -> str:
         """Return a hash of what `datasets` calls the fingerprint of the set, the fields and the range.
@@ -110,6 +129,27 @@ class HuggingFace(Layout):
         """
         made_of = [self.made_of, dataclasses.asdict(self.fields), begin, end]
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def _values(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of an Arrow table. A value that Python cannot hold is a text, or none."""
+    try:
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (ValueError, OverflowError, NotImplementedError):
+        return [
+            {name: _value(table.column(name)[row]) for name in table.column_names}
+            for row in range(table.num_rows)
+        ]
+    return rows
+
+
+def _value(scalar: Any) -> Any:
+    for read in (scalar.as_py, lambda: scalar.cast("string").as_py()):
+        try:
+            return read()
+        except (ValueError, OverflowError, NotImplementedError):  # a date beyond the year 9999, no UTF-8
+            continue
+    return None
 
 
 def _is_saved(folder: Path) -> bool:
@@ -130,11 +170,13 @@ def _loaded(path: str, config: HuggingFace.Config) -> Any:
         raise MissingExtraError("The layout 'hugging_face'", "datasets", "datasets") from None
     try:
         if local.is_file():
-            if local.suffix not in _FILES:
+            if local.suffix.lower() not in _FILES:
                 raise RequestError(f"{path}: a file is one of {listing(_FILES)}, not '{local.suffix}'")
-            found = datasets.load_dataset(_FILES[local.suffix], data_files=path)
+            found = _load(datasets, _FILES[local.suffix.lower()], data_files=glob.escape(path))
         elif _is_saved(local):
             found = datasets.load_from_disk(path)
+        elif local.exists() and glob.has_magic(path):  # which `datasets` would take for a pattern
+            found = _load(datasets, "parquet", data_dir=glob.escape(path))
         else:
             return _split_of_hub(datasets, path, config)
     except RequestError:
@@ -148,6 +190,16 @@ def _loaded(path: str, config: HuggingFace.Config) -> Any:
     return _split(path, found, config.split)
 
 
+def _load(datasets: Any, path: str, **options: Any) -> Any:
+    try:
+        return datasets.load_dataset(path, **options)
+    except datasets.exceptions.DatasetsError as error:
+        if "BatchSize must be greater than 0" not in str(error.__cause__):
+            raise
+    # A parquet file without rows, by which `datasets` would measure how many to read at a time.
+    return datasets.load_dataset(path, batch_size=_AT_ONCE, **options)
+
+
 def _split_of_hub(datasets: Any, path: str, config: HuggingFace.Config) -> Any:
     """Open one split of a set without preparing the others."""
     options = {"name": config.subset, "revision": config.revision}
@@ -155,7 +207,7 @@ def _split_of_hub(datasets: Any, path: str, config: HuggingFace.Config) -> Any:
     if split is None:
         names = datasets.get_dataset_split_names(path, config_name=config.subset, revision=config.revision)
         split = _chosen(path, names, None)
-    return datasets.load_dataset(path, split=split, **options)
+    return _load(datasets, path, split=split, **options)
 
 
 def _split(path: str, found: Any, wanted: str | None) -> Any:
@@ -181,6 +233,8 @@ def _failed(path: str, error: Exception) -> RequestError | DataError:
     """Return what `datasets` said, as an error of ours: a request where nothing was found, else the data."""
     cause = error.__cause__ or error
     message = f"{path}: {' '.join(str(cause).split())}"
+    if "corresponds to no data" in message:
+        return RequestError(f"{path}: holds no rows")
     if isinstance(error, FileNotFoundError | ConnectionError | ValueError | RuntimeError):
         return RequestError(message)
     return DataError(message)

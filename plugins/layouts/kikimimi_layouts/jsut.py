@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, Layout, LayoutConfig, Row
-from kikimimi_layouts.corpus_folder import find_file, find_folder, is_missing, lines_of
+from kikimimi import BadRow, Layout, LayoutConfig, Row
+from kikimimi_layouts.corpus_folder import any_good, find_file, find_folder, is_missing, read_lines
 
 _Subset = Literal[
     "all",
@@ -46,7 +46,7 @@ class JSUT(Layout):
         subsets = _subsets(self.folder) if config.subset == "all" else [config.subset]
         if not subsets:
             raise is_missing(self.folder, "basic5000", f"a part of JSUT, with {_TRANSCRIPT} and wav")
-        self.sentences = [line for subset in subsets for line in self._read(subset)]
+        self.sentences = any_good([line for subset in subsets for line in self._read(subset)])
 
     @classmethod
     def matches(cls, path: Path) -> bool:
@@ -56,21 +56,28 @@ class JSUT(Layout):
     def __len__(self) -> int:
         return len(self.sentences)
 
-    def rows(self, begin: int, end: int) -> Iterator[Row]:
+    def rows(self, begin: int, end: int) -> Iterator[Row | BadRow]:
         """Yield the rows from `begin` to before `end`: part by part, each in the order of its transcript."""
-        for subset, name, text in self.sentences[begin:end]:
+        for sentence in self.sentences[begin:end]:
+            if isinstance(sentence, BadRow):
+                yield sentence
+                continue
+            subset, name, text = sentence
             meta = {"license": "LicenseRef-JSUT", "source": "jsut", "subset": subset}
             file = self.folder / subset / "wav" / f"{name}.wav"
             yield Row(f"{subset}/wav/{name}.wav", {"text": text, "language": "ja", "meta": meta}, (file,))
 
-    def _read(self, subset: str) -> Iterator[tuple[str, str, str]]:
+    def _read(self, subset: str) -> Iterator[tuple[str, str, str] | BadRow]:
         folder = find_folder(self.folder / subset, f"the sentences of subset={subset}")
         transcript = find_file(folder / _TRANSCRIPT, "names of clips and sentences")
-        for where, line in lines_of(transcript):
+
+        def read(line: str) -> tuple[str, str, str]:
             name, colon, text = line.partition(":")
             if not colon or not name.strip():
-                raise DataError(f"{where}: expected the name of a clip, ':' and its sentence, not {line!r}")
-            yield subset, name.strip(), text.strip()
+                raise ValueError(f"expected the name of a clip, ':' and its sentence, not {line!r}")
+            return subset, name.strip(), text.strip()
+
+        return read_lines(transcript, read)
 
 
 def _subsets(folder: Path) -> list[str]:

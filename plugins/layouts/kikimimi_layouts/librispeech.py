@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, Layout, LayoutConfig, Row
-from kikimimi_layouts.corpus_folder import find_folder, is_missing, lines_of
+from kikimimi import BadRow, Layout, LayoutConfig, Row
+from kikimimi_layouts.corpus_folder import any_good, find_folder, is_missing, read_lines
 
 _Split = Literal[
     "train-clean-100",
@@ -44,22 +44,28 @@ class LibriSpeech(Layout):
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
         self.folder = find_folder(Path(path) / config.split, f"the clips of split={config.split}")
-        transcripts = sorted(self.folder.glob("*/*/*.trans.txt"))
+        transcripts = sorted(_transcripts(self.folder))
         if not transcripts:
             raise is_missing(self.folder, "SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt", "the transcripts")
-        self.utterances = [line for transcript in transcripts for line in _read(transcript)]
+        self.utterances = any_good(
+            [line for transcript in transcripts for line in read_lines(transcript, _read)]
+        )
 
     @classmethod
     def matches(cls, path: Path) -> bool:
         """Tell whether there is a split with a transcript."""
-        return any(next((path / split).glob("*/*/*.trans.txt"), None) for split in get_args(_Split))
+        return any(next(_transcripts(path / split), None) for split in get_args(_Split))
 
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def rows(self, begin: int, end: int) -> Iterator[Row]:
+    def rows(self, begin: int, end: int) -> Iterator[Row | BadRow]:
         """Yield the rows from `begin` to before `end`, by speaker and chapter."""
-        for name, words in self.utterances[begin:end]:
+        for utterance in self.utterances[begin:end]:
+            if isinstance(utterance, BadRow):
+                yield utterance
+                continue
+            name, words = utterance
             speaker, chapter, _ = name.split("-")
             record = {
                 "text": words.lower() if self.config.case == "lower" else words,
@@ -75,9 +81,12 @@ class LibriSpeech(Layout):
             yield Row(f"{name}.flac", record, (self.folder / speaker / chapter / f"{name}.flac",))
 
 
-def _read(transcript: Path) -> Iterator[tuple[str, str]]:
-    for where, line in lines_of(transcript):
-        name, _, words = line.partition(" ")
-        if name.count("-") != 2:
-            raise DataError(f"{where}: expected SPEAKER-CHAPTER-NUMBER and the words, not {line!r}")
-        yield name, words.strip()
+def _transcripts(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.glob("*/*/*.trans.txt") if not path.name.startswith("."))
+
+
+def _read(line: str) -> tuple[str, str]:
+    name, _, words = line.partition(" ")
+    if name.count("-") != 2:
+        raise ValueError(f"expected SPEAKER-CHAPTER-NUMBER and the words, not {line!r}")
+    return name, words.strip()

@@ -2,23 +2,44 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from kikimimi import DataError, LayoutConfig, RequestError, Row, Text, listing, nearest, parse_conversation
-from kikimimi_layouts.table import TABLE_SUFFIXES, Cells, Table, TableLayout
+from kikimimi import (
+    TABLE_SUFFIXES,
+    Clip,
+    DataError,
+    LayoutConfig,
+    RequestError,
+    Row,
+    Text,
+    listing,
+    nearest,
+    table_kind,
+)
+from kikimimi_layouts.conversations import (
+    MARK,
+    ConversationReader,
+    holds_conversation,
+    holds_question,
+    row_name,
+)
+from kikimimi_layouts.json_files import json_kind, record_layout
+from kikimimi_layouts.llama_factory import data_sets
+from kikimimi_layouts.segments import SegmentFields, segment_of
+from kikimimi_layouts.table import Cells, Table, TableLayout
 
 _STEMS = ("manifest", "metadata")
-_OF_CONVERSATIONS = ("messages", "chosen", "rejected")
 
 
 class Manifest(TableLayout):
-    """A CSV, TSV or JSON Lines file that lists audio files and transcripts, or the folder with it.
+    """A CSV, TSV, JSON Lines or JSON file that lists audio files and transcripts, or the folder with it.
 
     Columns path (relative to the manifest, or absolute), text, language (may be missing), and any others:
-    they are kept as ``meta``, the licence as ``meta.license``. A line of a JSON Lines file may hold a
-    conversation instead (``messages`` and, where wanted, ``chosen``, ``rejected`` and ``meta``), whose audio
-    parts name files: ``{"type": "audio", "audio": "clips/1.wav"}``. A million rows take 16 MB of memory, and
-    some seconds to check.
+    they are kept as ``meta``, the licence as ``meta.license``. Columns such as ``offset`` and ``duration``,
+    or ``start``, ``end`` and ``channel`` tell which part of its file a row is (`kikimimi_layouts.segments`).
+    A record in JSON may be a conversation instead, as OpenAI, ShareGPT, LLaMA-Factory and ms-swift write
+    them (`kikimimi_layouts.conversations`). A million rows take 16 MB of memory, and some
+    seconds to check.
     """
 
     @dataclass(kw_only=True, frozen=True)
@@ -34,9 +55,23 @@ class Manifest(TableLayout):
         license_column: Text = "license"
         """Name of the column with the licence (SPDX name); it may be missing."""
         language: Text | None = None
-        """Language of every row (ISO 639-1 code); one that says otherwise is an error."""
+        """Language of every row (ISO 639-1 code); one that says otherwise is malformed."""
         license: Text | None = None
-        """Licence of every row (SPDX name); one that says otherwise is an error."""
+        """Licence of every row (SPDX name); one that says otherwise is malformed."""
+        segments: Literal["cut", "ignore"] = "cut"
+        """Columns that tell which part of its file a row is: cut takes that part; ignore takes every file
+        whole, for files that were cut before."""
+        start: Text | None = None
+        """Name of the column with where the part begins [s]. Where none of start, end, duration and channel
+        is named, the usual names count (offset, start_time, ...)."""
+        end: Text | None = None
+        """Name of the column with where it ends [s]."""
+        duration: Text | None = None
+        """Name of the column with its length [s]."""
+        channel: Text | None = None
+        """Name of the column with the number of its channel, from 0."""
+        mark: Text = MARK
+        """What stands in the texts of a conversation for a clip that is named beside them (``audios``)."""
 
         def __post_init__(self) -> None:
             columns = (self.path, self.text, self.language_column, self.license_column)
@@ -45,20 +80,31 @@ class Manifest(TableLayout):
                     "path, text, language_column and license_column must name four different columns, "
                     f"not {', '.join(map(repr, columns))}"
                 )
+            if self.segments == "ignore" and (named := self.names().given()):
+                raise ValueError(f"segments: ignores {', '.join(named.values())}: leave one of the two out")
+
+        def names(self) -> SegmentFields:
+            """Return the names of the columns that tell of a part."""
+            return SegmentFields(self.start, self.end, self.duration, self.channel)
 
     config: Config
 
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
         file = _manifest(Path(path))
-        self.folder, self.may_converse = file.parent, file.suffix == ".jsonl"
+        self.folder, self.may_converse = file.parent, json_kind(file) is not None
+        self.names = config.names()
+        self.needed = {"path": config.path, "text": config.text, **self.names.given()}
+        self.reader = ConversationReader(self.folder, config.mark, cut=config.segments == "cut")
         self.table = Table(file, check=self._read)
 
     @classmethod
     def matches(cls, path: Path) -> bool:
         """Tell whether it is a table, or a folder that holds a manifest and no other table of that kind."""
         if path.is_file():
-            return path.suffix in TABLE_SUFFIXES
+            return table_kind(path) in (".csv", ".tsv") or record_layout(path) == "manifest"
+        if data_sets(path):  # they say themselves what their files hold
+            return False
         tables = _tables(path)
         if any(table.stem in _STEMS for table in tables):
             return True
@@ -66,18 +112,20 @@ class Manifest(TableLayout):
 
     def row(self, where: str, fields: Cells) -> Row:
         """Make a row of a labelled clip or of a conversation."""
-        record, files = self._read(where, fields)
-        return Row(files[0] if files else where, record, tuple(self.folder / file for file in files))
+        record, clips = self._read(where, fields)
+        return Row(row_name(where, clips), record, tuple(clip for _, clip in clips))
 
-    def _read(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[str]]:
-        """Return the record of a row, and the names of its audio files."""
-        if self.may_converse and "messages" in fields:
+    def _read(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[tuple[str, Clip]]]:
+        """Return the record of a row, and its clips with their names."""
+        if self.may_converse and (
+            holds_conversation(fields) or (self.config.path not in fields and holds_question(fields))
+        ):
             return self._conversation(where, fields)
         return self._labelled_clip(where, fields)
 
-    def _labelled_clip(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[str]]:
-        for option in ("path", "text"):
-            if (column := getattr(self.config, option)) not in fields:
+    def _labelled_clip(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[tuple[str, Clip]]]:
+        for option, column in self.needed.items():
+            if column not in fields:
                 raise RequestError(
                     f"{where}: no column '{column}'.{nearest(column, fields)} Columns: "
                     f"{listing(map(str, fields))}. Another one is chosen with {option}=COLUMN"
@@ -87,23 +135,27 @@ class Manifest(TableLayout):
             raise DataError(f"{where}: {self.config.path}: expected the name of an audio file, not {path!r}")
         if not (text is None or isinstance(text, str)):
             raise DataError(f"{where}: {self.config.text}: expected a text, not {text!r}")
+        if fields.get("audios"):
+            raise DataError(
+                f"{where}: audios: names clips beside {self.config.path}, but a transcript is of one; give a "
+                "conversation (messages), or leave it out"
+            )
+        file = self.folder / path
+        clip = self._part(where, fields, file) if self.config.segments == "cut" else file
         language, meta = self._about(where, fields)
-        return {"text": text or "", "language": language, "meta": meta}, [path]
+        return {"text": text or "", "language": language, "meta": meta}, [(path, clip)]
 
-    def _conversation(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[str]]:
-        record = {name: fields.pop(name) for name in _OF_CONVERSATIONS if name in fields}
+    def _part(self, where: str, fields: Cells, file: Path) -> Clip:
+        try:
+            return segment_of(fields, file, where, self.names)
+        except DataError as error:
+            raise DataError(f"{error}. If files are whole clips: segments=ignore") from error
+
+    def _conversation(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[tuple[str, Clip]]]:
+        record, clips = self.reader.read(where, fields)
         language, meta = self._about(where, fields)
         record["meta"] = meta if language is None else {**meta, "language": language}
-        try:
-            conversation = parse_conversation(record)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}") from error
-        files = list(dict.fromkeys(conversation.clips()))
-        for message in record["messages"]:
-            for part in message["content"] if isinstance(message["content"], list) else []:
-                if part["type"] == "audio":
-                    part["audio"] = str(files.index(part["audio"]))
-        return record, files
+        return record, clips
 
     def _about(self, where: str, fields: Cells) -> tuple[str | None, dict[str, Any]]:
         """Return the language of a row, and the meta of what is left of it."""
@@ -120,6 +172,8 @@ class Manifest(TableLayout):
     def _known(self, where: str, meta: dict[str, Any], name: str) -> str | None:
         """Take what a row says out of its meta, or what is said of every row."""
         said, fixed = meta.pop(getattr(self.config, f"{name}_column"), None), getattr(self.config, name)
+        if said != said:  # NaN is how pandas writes that nothing is known
+            said = None
         if not (said is None or isinstance(said, str)):
             raise DataError(f"{where}: {name}: expected a text, not {said!r}")
         if said and fixed and said != fixed:
@@ -132,7 +186,11 @@ class Manifest(TableLayout):
 
 def _tables(folder: Path) -> list[Path]:
     return (
-        sorted(path for path in folder.iterdir() if path.suffix in TABLE_SUFFIXES and path.is_file())
+        sorted(
+            path
+            for path in folder.iterdir()
+            if table_kind(path) and path.is_file() and not path.name.startswith(".")
+        )
         if folder.is_dir()
         else []
     )

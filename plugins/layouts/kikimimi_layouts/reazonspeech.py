@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from kikimimi import LayoutConfig, RequestError, Row, listing
+from kikimimi import BadRow, LayoutConfig, RequestError, Row, listing
 from kikimimi_layouts.corpus_folder import is_missing
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
@@ -37,7 +37,8 @@ class ReazonSpeech(TableLayout):
         folder = Path(path)
         self.audio = folder / config.audio
         self.table = Table(_table(folder, config.size), columns=("path", "text"))
-        first = PurePosixPath(next(self.table.rows(0, 1))[1]["path"]).parent
+        good = (row for row in self.table.rows(0, len(self.table)) if not isinstance(row, BadRow))
+        first = PurePosixPath(next(good)[1]["path"]).parent
         for tar in (self.audio / f"{first}.tar", folder / f"{first}.tar"):
             if tar.is_file() and not (self.audio / first).is_dir():
                 raise RequestError(

@@ -11,7 +11,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
@@ -68,7 +68,7 @@ class Pretrained:
                 config = deepcopy(_gguf_config(self.gguf, self.gguf.stat().st_mtime_ns))
             else:
                 config = AutoConfig.from_pretrained(self.files.folder, trust_remote_code=False)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise WeightsError(
                 f"{self.weights}: its config.json names no architecture of transformers: {error}"
             ) from error
@@ -111,17 +111,20 @@ class Pretrained:
         folder, options = self._source()
         try:
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise WeightsError(f"{self.weights}: no tokenizer can be read: {error}") from error
 
     def tensor_names(self) -> set[str]:
         """Return the names of the tensors in the safetensors files, of which no tensor is read."""
         if INDEX in self.files.files:
-            return set(self.files.read_json(INDEX)["weight_map"])
+            return set(self.files.read_json(INDEX).get("weight_map") or ())
         names: set[str] = set()
         for file in self.tensors.names("*.safetensors"):
-            with safe_open(self.tensors.path(file), framework="pt") as shard:
-                names.update(shard.keys())
+            try:
+                with safe_open(self.tensors.path(file), framework="pt") as shard:
+                    names.update(shard.keys())
+            except SafetensorError as error:
+                raise WeightsError(f"{self.weights}: '{file}' is not a safetensors file: {error}") from error
         return names
 
     def _needs_code(self) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.initialization import no_init_weights
 
-from kikimimi import LLM, Generation, LLMContext, TokenizerVocabulary, Vocabulary
+from kikimimi import LLM, DataError, Generation, LLMContext, TokenizerVocabulary, Vocabulary
 from kikimimi_llms.pretrained import Pretrained
 from kikimimi_llms.scratch import build_tokenizer
 
@@ -105,7 +105,7 @@ class TransformersLLM(LLM):
         if self._pretrained is not None:
             return self._pretrained.tokenizer()
         if assets is not None:
-            return AutoTokenizer.from_pretrained(assets / TOKENIZER_FOLDER)
+            return _load_tokenizer(assets / TOKENIZER_FOLDER)
         if scratch.tokenizer == "characters" and self.context.texts is None:
             raise ValueError(
                 "llm.scratch.tokenizer is 'characters', which is built from the training data, and there is "
@@ -155,3 +155,12 @@ class TransformersLLM(LLM):
 def until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
     """Return the ids before the first one that ends an answer."""
     return list(takewhile(lambda token: token not in stop_ids, ids))
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise DataError(
+            f"{folder}: the tokenizer cannot be read: {error}. Restore it from a copy of the run folder"
+        ) from error

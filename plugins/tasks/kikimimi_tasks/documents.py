@@ -15,8 +15,8 @@ from kikimimi_tasks.labelled_clip import LabelledClip, check_text, is_number, mi
 
 
 @dataclass(frozen=True)
-class Passage:
-    """A passage of a document.
+class TimedText:
+    """A stretch of a document.
 
     Attributes:
         where: Its place in the record, for messages.
@@ -43,7 +43,7 @@ class Passage:
         return AudioPart(self.audio, self.text)
 
 
-def read_segments(task: str, record: dict[str, Any], clips: list[str]) -> list[Passage]:
+def read_segments(task: str, record: dict[str, Any], clips: list[str]) -> list[TimedText]:
     """Read the segments of a document.
 
     Args:
@@ -64,11 +64,11 @@ def read_segments(task: str, record: dict[str, Any], clips: list[str]) -> list[P
     return [_segment(item, f"segments[{i}]", clips) for i, item in enumerate(found)]
 
 
-def _segment(item: Any, where: str, clips: list[str]) -> Passage:
+def _segment(item: Any, where: str, clips: list[str]) -> TimedText:
     if not isinstance(item, dict):
         raise ValueError(f"{where}: expected a mapping with text and audio")
     audio = item.get("audio")
-    return Passage(
+    return TimedText(
         where,
         check_text(item.get("text"), f"{where}.text"),
         None if audio is None else _clip(audio, f"{where}.audio", clips),

@@ -11,7 +11,7 @@ from typing import Literal
 
 from kikimimi import check_choice
 from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
-from kikimimi_tasks.documents import Passage, read_segments
+from kikimimi_tasks.documents import TimedText, read_segments
 from kikimimi_tasks.labelled_clip import LabelledClip
 from kikimimi_tasks.labels import caption
 from kikimimi_tasks.translate import language_names, translation
@@ -118,7 +118,7 @@ class Tags(ClipTask[TagsConfig]):
         return [*super().phrasings(), *(f"<|{name}|>" for name in names), *pieces]
 
 
-def _timed(segments: list[Passage]) -> list[str]:
+def _timed(segments: list[TimedText]) -> list[str]:
     """Return texts between their times; a time that ends one segment and begins the next stands once."""
     pieces: list[str] = []
     last = -1.0

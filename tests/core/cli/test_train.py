@@ -196,6 +196,25 @@ def test_changes_to_a_run(cli: Cli, trained: Path) -> None:
     assert "kikimimi train RECIPE.yaml adapter.downsample=8" in done.err
 
 
+def test_a_finished_stage_is_lengthened(cli: Cli, recipe: Path) -> None:
+    assert cli("train", recipe).code == 0
+    assert "stages.NAME.steps=N --extend" in cli("train", "runs/small", "stages.asr.steps=4").err
+    done = cli("train", "runs/small", "stages.asr.steps=4", "--extend")
+    assert done.code == 0, done.err
+    assert "stage asr: lengthened from 2 to 4 steps. What it had left: runs/small/weights/asr.2" in done.err
+    assert "stage asr: going on after step 2" in done.err
+    again = cli("train", "runs/small/lock.json", "--out", "again")
+    assert again.code == 0, again.err
+    assert (
+        "stage asr: was lengthened from 2 to 4 steps, and is now trained in one: the same only" in again.err
+    )
+    weights = (Path(run) / "small" / "weights" / "asr.safetensors" for run in ("runs", "again"))
+    assert len({path.read_bytes() for path in weights}) == 1  # the rate is constant
+    done = cli("train", recipe, "--extend")
+    assert done.code == 2
+    assert f"{recipe} is no run folder, and --extend lengthens a stage of one" in done.err
+
+
 def test_a_folder_of_something_else(cli: Cli, recipe: Path) -> None:
     Path("runs/small").mkdir(parents=True)
     Path("runs/small/notes.txt").write_text("mine")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kikimimi.contracts.conversation import AudioPart, Message, TextPart, parse_conversation
+from kikimimi.contracts.conversation import AudioPart, Message, TextPart, clip_mark, parse_conversation
 
 USER = {"role": "user", "content": [{"type": "audio", "audio": "0.flac", "text": "調子はどう。"}]}
 ANSWER = {"role": "assistant", "content": "元気です。"}
@@ -104,3 +104,23 @@ def test_chosen_becomes_the_last_answer() -> None:
 def test_refuses(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_conversation(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("<audio>どこ", "<audio>"),
+        ("どこ <Audio>", "<Audio>"),
+        ("<|audio_bos|><|AUDIO|><|audio_eos|>", "<|audio_bos|>"),
+        ("<|audio_1|>", "<|audio_1|>"),
+        ("<audio_soft_token>", "<audio_soft_token>"),
+        ("<audio 2>", "<audio 2>"),
+        ("<speech>", "<speech>"),
+        ("どこ", None),
+        ("the audio > the video", None),
+        ('<audio controls src="a.mp3"></audio>', None),
+        ("<audiobook>", None),
+    ],
+)
+def test_marks_of_clips(text: str, mark: str | None) -> None:
+    assert clip_mark(text) == mark

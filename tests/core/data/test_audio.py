@@ -13,18 +13,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from kikimimi.data import audio
+from kikimimi.data import stream
 from kikimimi.data.audio import (
     decode,
     decode_whole,
     encode_flac,
     encode_opus,
     is_silent,
-    memory_file,
     probe,
     resample,
-    whole,
 )
+from kikimimi.data.content import memory_file, whole
 from kikimimi.errors import AudioError, CancellingError, RequestError
 
 Tone = Callable[..., bytes]
@@ -205,7 +204,7 @@ def test_two_hours_take_the_memory_of_their_samples_once() -> None:
 
 
 def test_channels_of_a_long_clip_are_averaged_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio, "_BLOCK", 1000)
+    monkeypatch.setattr(stream, "_BLOCK", 1000)
     rng = np.random.default_rng(0)
     stereo = rng.uniform(-0.5, 0.5, (7321, 2)).astype(np.float32)
     buffer = io.BytesIO()
@@ -253,7 +252,7 @@ def test_holds_bytes_as_any_file_does(in_memory: bool, monkeypatch: pytest.Monke
         assert whole(file) == b""
 
 
-def stereo(turned: float, seconds: float = 1.0) -> bytes:
+def two_channels(turned: float, seconds: float = 1.0) -> bytes:
     left = 0.3 * np.sin(np.arange(round(16_000 * seconds)) / 8)
     file = io.BytesIO()
     soundfile.write(file, np.stack([left, turned * left], axis=1), 16_000, format="WAV", subtype="PCM_16")
@@ -265,9 +264,9 @@ def test_channels_that_cancel_one_another_are_no_silence() -> None:
         with pytest.raises(
             CancellingError, match="clip: its 2 channels cancel one another, and their average"
         ):
-            decode(stereo(turned), sample_rate=16_000, name="clip")
+            decode(two_channels(turned), sample_rate=16_000, name="clip")
     for turned in (1.0, 0.0, -0.5):
-        samples = decode(stereo(turned), sample_rate=16_000, name="clip")
+        samples = decode(two_channels(turned), sample_rate=16_000, name="clip")
         assert np.abs(samples).max() == pytest.approx(0.15 * (1 + turned), abs=1e-3)
     silence = io.BytesIO()
     soundfile.write(silence, np.zeros((16_000, 2)), 16_000, format="WAV")

@@ -12,6 +12,7 @@ import soundfile
 
 from kikimimi.data import mp3
 from kikimimi.data.audio import decode, decode_whole, probe
+from kikimimi.data.content import Content
 from kikimimi.errors import AudioError
 
 RATES = (8_000, 16_000, 24_000, 32_000, 44_100, 48_000)
@@ -70,7 +71,7 @@ def test_the_samples_are_those_of_the_file_with_its_header(rate: int) -> None:
 
 def test_with_a_right_header_the_bytes_stay_as_they_are() -> None:
     content = encoded()
-    assert mp3.with_frames_counted(content, "clip").content is content
+    assert mp3.with_frames_counted(Content(content), "clip").pieces is None
 
 
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
@@ -147,3 +148,40 @@ def test_other_files_are_none() -> None:
     assert not mp3.is_mpeg(b"\xff\xfe" + "text".encode("utf-16-le"))
     assert not mp3.is_mpeg(b"ID3")
     assert not mp3.is_mpeg(b"")
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_what_is_trimmed_is_believed_where_its_checksum_fits(rate: int, channels: int) -> None:
+    content = encoded(rate, channels=channels)
+    samples, _ = decode_whole(content, name="clip")
+    assert len(samples) == 2 * rate
+    at = content.index(b"LAME3")
+    trim = slice(at + 21, at + 24)
+
+    # As FFmpeg sums it: 190 bytes, of which those of the sum are zero.
+    foreign = bytearray(content)
+    foreign[at + 34 : at + 36] = b"\0\0"
+    size = mp3._parse(content, 0).size  # type: ignore[union-attr]
+    foreign[at + 34 : at + 36] = mp3._crc(bytes(foreign[:size]).ljust(190, b"\0")[:190]).to_bytes(2, "big")
+    assert np.array_equal(decode_whole(bytes(foreign), name="clip")[0], samples)
+
+    damaged = bytearray(content)
+    damaged[trim] = b"\xff\xff\xff"  # 4,095 samples at both ends
+    whole, _ = decode_whole(bytes(damaged), name="clip")
+    begin = (int.from_bytes(content[trim], "big") >> 12) + mp3._DELAY
+    assert np.allclose(whole[begin : begin + len(samples)], samples, rtol=0, atol=1e-6)
+
+
+def test_a_file_that_lost_its_beginning_is_refused() -> None:
+    content = headless(encoded())
+    at = frames(content)[1]
+    for damaged in (
+        content[50:],
+        b"\0" * 100 + content,
+        content[:20] + b"more" + content[20:],
+        b"x" + content,
+    ):
+        with pytest.raises(AudioError, match="beginning is missing or damaged|damaged: at byte|decoded"):
+            decode(damaged, sample_rate=16_000, name="clip")
+    assert len(decode(content[at:], sample_rate=16_000, name="clip")) > 0

@@ -11,6 +11,7 @@ import soundfile
 
 from kikimimi.data import ogg
 from kikimimi.data.audio import decode, probe
+from kikimimi.data.content import Content
 from kikimimi.errors import AudioError
 
 
@@ -36,7 +37,7 @@ def with_number(page: ogg.Page, **changed: int) -> bytes:
 
 @KINDS
 def test_cut_anywhere_it_is_refused(content: bytes) -> None:
-    borders = [page.end for page in ogg.pages(content, "clip")][:-1]
+    borders = [page.end for page in ogg.pages(Content(content), "clip")][:-1]
     assert len(borders) > 3
     for end in (*borders, *(len(content) * share // 40 for share in range(1, 40)), len(content) - 1):
         with pytest.raises(AudioError, match=r"clip: (breaks off|cannot be decoded)"):
@@ -63,7 +64,7 @@ def test_joined_files_are_refused(content: bytes) -> None:
 
 @KINDS
 def test_damage_is_told_with_its_place(content: bytes) -> None:
-    page = list(ogg.pages(content, "clip"))[-2]
+    page = list(ogg.pages(Content(content), "clip"))[-2]
     flipped = bytearray(content)
     flipped[page.end - 5] ^= 1
     with pytest.raises(
@@ -79,7 +80,7 @@ def test_damage_is_told_with_its_place(content: bytes) -> None:
 
 @KINDS
 def test_a_last_page_that_is_not_the_end(content: bytes) -> None:
-    *before, last = ogg.pages(content, "clip")
+    *before, last = ogg.pages(Content(content), "clip")
     open_ended = content[: before[-1].end] + with_number(last, flags=0)
     with pytest.raises(AudioError, match="breaks off: its last page of Ogg is not the end of the stream"):
         decode(open_ended, sample_rate=16_000, name="clip")

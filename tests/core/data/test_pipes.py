@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from kikimimi.data import flac
-from kikimimi.data.audio import decode_whole, probe
+from kikimimi import Segment
+from kikimimi.data import flac, ogg
+from kikimimi.data.audio import decode_whole, encode_audio, probe
+from kikimimi.data.content import Content, made_of, whole
 from kikimimi.errors import AudioError
 
 TOTAL = 8 + 13
@@ -36,7 +38,11 @@ def lengthless(content: bytes) -> bytes:
 @pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_24", 2), ("PCM_S8", 1)])
 def test_flac_of_unknown_length(rate: int, subtype: str, channels: int) -> None:
     content = encoded("FLAC", subtype, rate, channels)
-    assert flac.with_total(lengthless(content), "clip") == content
+    with Content(lengthless(content)) as left_out:
+        pieces, _ = flac.read_whole(left_out, "clip")
+        assert pieces is not None
+        with made_of(pieces, left_out) as made:
+            assert whole(made) == content
     assert np.array_equal(
         decode_whole(lengthless(content), name="clip")[0], decode_whole(content, name="clip")[0]
     )
@@ -116,3 +122,185 @@ def test_wav_without_samples_has_none() -> None:
     for rest in (b"", b"LIST" + struct.pack("<I", 4) + b"INFO"):
         with pytest.raises(AudioError, match="holds no samples"):
             decode_whole(bytes(content[: at + 4]) + rest, name="clip")
+
+
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW", "MS_ADPCM"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_wav_headers_that_agree_are_taken(kind: str, subtype: str, channels: int) -> None:
+    if kind == "WAVEX" and subtype == "MS_ADPCM":
+        pytest.skip("there is none")
+    samples = np.random.default_rng(0).normal(0, 0.1, (8_000, channels)).astype(np.float32)
+    content = encode_audio(samples, 16_000, kind=kind, subtype=subtype)
+    count = len(decode_whole(content, name="clip")[0])
+    assert count >= 8_000
+    for rest in (
+        b"LIST" + struct.pack("<I", 4) + b"INFO",
+        b"id3 " + struct.pack("<I", 3) + b"abc\0",
+        bytes(20),
+    ):
+        longer = bytearray(content + rest)
+        longer[4:8] = struct.pack("<I", len(longer) - 8)
+        assert len(decode_whole(bytes(longer), name="clip")[0]) == count
+
+
+@pytest.mark.parametrize(
+    ("offset", "code", "value", "said"),
+    [
+        (8, "<I", 48_768, "48768 Hz with 2 bytes for 1 channels of 16 bits would be 97536 bytes a second"),
+        (6, "<H", 2, "2 bytes for 2 channels of 16 bits"),
+        (18, "<H", 24, "2 bytes for 1 channels of 24 bits"),
+    ],
+)
+def test_a_wav_header_that_disagrees_with_itself(offset: int, code: str, value: int, said: str) -> None:
+    content = bytearray(encoded("WAV"))
+    struct.pack_into(code, content, content.index(b"fmt ") + 4 + offset, value)
+    with pytest.raises(AudioError, match=said):
+        decode_whole(bytes(content), name="clip")
+
+
+def test_a_wav_whose_size_is_damaged_is_not_shorter() -> None:
+    content = bytearray(encoded("WAV"))
+    at = content.index(b"data") + 4
+    content[at : at + 4] = struct.pack("<I", 16_000)
+    with pytest.raises(AudioError, match="64000 bytes follow the samples that its header tells of"):
+        decode_whole(bytes(content), name="clip")
+
+
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_flac_is_held_to_its_checksum(subtype: str, channels: int) -> None:
+    content = encoded("FLAC", subtype, channels=channels)
+    assert any(content[26:42])
+    expected, _ = decode_whole(content, name="clip")
+    for md5 in (b"\x01" + content[27:42], bytes([content[26] ^ 1]) + content[27:42]):
+        with pytest.raises(AudioError, match="clip: damaged: its samples are not those that were encoded"):
+            decode_whole(content[:26] + md5 + content[42:], name="clip")
+    none = content[:26] + bytes(16) + content[42:]  # a program into a pipe has none
+    assert np.array_equal(decode_whole(none, name="clip")[0], expected)
+    other = content[:26] + b"\x01" + content[27:]
+    assert len(decode_whole(Segment(other, 0.5, 1.0), name="clip")[0]) == 16_000  # of all
+
+
+@pytest.mark.parametrize("total", [1, 39_999, 40_001, 36_864, 4096, 50_000])
+@pytest.mark.parametrize("md5", [True, False])
+def test_flac_whose_header_tells_another_number_of_samples(total: int, md5: bool) -> None:
+    content = bytearray(encoded("FLAC"))
+    content[TOTAL + 1 : TOTAL + 5] = total.to_bytes(4, "big")
+    if not md5:
+        content[26:42] = bytes(16)
+    said = f"clip: its header promises {total} samples, but its frames of FLAC hold 40000"
+    for read in (lambda: decode_whole(bytes(content), name="clip"), lambda: probe(bytes(content), "clip")):
+        with pytest.raises(AudioError, match=said):
+            read()
+
+
+def ogg_flac(content: bytes, *, total: bool = True, ends: bool = True) -> bytes:
+    """Put a FLAC file into Ogg, as https://xiph.org/flac/ogg_mapping.html tells."""
+    native = content if total else lengthless(content)
+    parts = [b"\x7fFLAC\x01\x00\x00\x01" + native[:42]]
+    rest = native[42:]
+    parts += [rest[begin : begin + 4000] for begin in range(0, len(rest), 4000)]
+    pages = b""
+    for number, part in enumerate(parts):
+        flags = 2 if number == 0 else 4 if ends and number == len(parts) - 1 else 0
+        lacing = bytes([255] * (len(part) // 255) + [len(part) % 255])
+        head = ogg.PAGE_HEADER.pack(ogg.CAPTURE, 0, flags, 0, 7, number, 0, len(lacing)) + lacing
+        crc = struct.pack("<I", ogg.crc(head + part))
+        pages += head[: ogg.CRC_AT] + crc + head[ogg.CRC_AT + 4 :] + part
+    return pages
+
+
+@pytest.mark.parametrize("total", [True, False])
+@pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_24", 2)])
+def test_flac_in_ogg(total: bool, subtype: str, channels: int, tmp_path: Path) -> None:
+    content = encoded("FLAC", subtype, channels=channels)
+    path = tmp_path / "clip.oga"
+    path.write_bytes(ogg_flac(content, total=total))
+    expected, rate = decode_whole(content, name="clip")
+    for source in (path, path.read_bytes()):
+        samples, found = decode_whole(source, name="clip")
+        assert found == rate
+        assert np.array_equal(samples, expected)
+        assert probe(source, "clip") == (2.5, 16_000, channels)
+        part, _ = decode_whole(Segment(source, 1.0, 0.5), name="clip")
+        assert np.array_equal(part, expected[16_000:24_000])
+
+
+def test_flac_in_ogg_that_breaks_off() -> None:
+    content = encoded("FLAC")
+    for end in range(30, len(whole_file := ogg_flac(content)), 977):
+        with pytest.raises(AudioError, match="clip: breaks off"):
+            decode_whole(whole_file[:end], name="clip")
+    with pytest.raises(AudioError, match="not the end of the stream"):
+        decode_whole(ogg_flac(content, ends=False), name="clip")
+    with pytest.raises(AudioError, match="clip: "):  # the end is marked, and samples are missing
+        decode_whole(ogg_flac(content[: len(content) // 2]), name="clip")
+
+
+def test_caf_with_a_size_that_was_never_filled_in() -> None:
+    content = encoded("CAF")
+    expected, _ = decode_whole(content, name="clip")
+    at = content.index(b"data")
+    begin = at + 12  # the samples go on to the end
+    open_ended = content[: at + 4] + struct.pack(">q", -1) + content[begin : begin + 4 + 80_000]
+    assert np.array_equal(decode_whole(open_ended, name="clip")[0], expected)
+    assert probe(open_ended, "clip") == (2.5, 16_000, 1)
+    empty = content[: at + 4] + struct.pack(">q", 4) + content[begin : begin + 4 + 80_000]  # SoX's
+    with pytest.raises(AudioError, match="clip: its header does not tell its length"):
+        decode_whole(empty, name="clip")
+    for cut in (begin + 100, begin + 40_000, begin + 79_000):
+        with pytest.raises(AudioError, match="clip: breaks off: its header promises 80004 bytes, but only"):
+            decode_whole(content[:cut], name="clip")
+
+
+def test_rf64_with_sizes_that_were_never_filled_in() -> None:
+    content = bytearray(encoded("RF64"))
+    expected, _ = decode_whole(bytes(content), name="clip")
+    content[20:44] = bytes(24)
+    assert np.array_equal(decode_whole(bytes(content), name="clip")[0], expected)
+
+
+@pytest.mark.parametrize("size", [-1, (1 << 63) - 1, 0, 23, 24])
+def test_w64_with_sizes_that_were_never_filled_in(size: int) -> None:
+    content = bytearray(encoded("W64"))
+    expected, _ = decode_whole(bytes(content), name="clip")
+    at = content.index(b"data\xf3\xac") + 16
+    content[16:24] = struct.pack("<q", -1)
+    content[at : at + 8] = struct.pack("<q", size)
+    if size in (-1, (1 << 63) - 1):
+        assert np.array_equal(decode_whole(bytes(content), name="clip")[0], expected)
+    else:  # SoX writes its header once more, among the samples
+        with pytest.raises(AudioError, match="clip: its header does not tell its length"):
+            decode_whole(bytes(content), name="clip")
+
+
+@pytest.mark.parametrize("kind", ["AIFF", "AU"])
+def test_aiff_and_au_with_sizes_that_were_never_filled_in(kind: str) -> None:
+    content = bytearray(encoded(kind))
+    expected, _ = decode_whole(bytes(content), name="clip")
+    if kind == "AU":
+        content[8:12] = b"\xff" * 4
+    else:
+        at = content.index(b"SSND") + 4
+        content = content[: at + 4 + 8 + 80_000]
+        content[4:8] = content[at : at + 4] = bytes(4)
+        frames = content.index(b"COMM") + 10
+        content[frames : frames + 4] = bytes(4)
+    assert np.array_equal(decode_whole(bytes(content), name="clip")[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "AU", "CAF"])
+def test_joined_files_are_refused(kind: str) -> None:
+    content = encoded(kind)
+    assert len(decode_whole(content, name="clip")[0]) == 40_000
+    with pytest.raises(AudioError, match=rf"several files \(.*; the second begins at byte {len(content)}:"):
+        decode_whole(content + content, name="clip")
+
+
+def test_joined_wav_files_of_unknown_length_are_refused() -> None:
+    content = bytearray(encoded("WAV"))
+    at = content.index(b"data") + 4
+    content[at : at + 4] = content[4:8] = b"\xff" * 4
+    with pytest.raises(AudioError, match=f"the second begins at byte {len(content)}"):
+        decode_whole(bytes(content + content), name="clip")

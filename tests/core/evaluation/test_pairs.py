@@ -77,3 +77,32 @@ def test_a_folder(tmp_path: Path) -> None:
 def test_one_column_for_both(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="reference and prediction are both column 'r': name two columns"):
         read_pairs(written(tmp_path, "a.csv", "r,p\na,b\n"), "r", "r")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "r,p\na,{long}\nb\rc\u2028,d\x85\n"),
+        ("a.tsv", "r\tp\na\t{long}\nb\rc\u2028\td\x85\n"),
+        ("a.jsonl", '{{"r": "a", "p": "{long}"}}\n{{"r": "b\\rc\u2028", "p": "d\x85"}}\n'),
+    ],
+)
+def test_long_fields_and_rare_line_breaks(tmp_path: Path, name: str, text: str) -> None:
+    long = "x" * 140_000
+    path = written(tmp_path, name, text.format(long=long))
+    assert read_pairs(path, "r", "p") == (["a", "b\rc\u2028"], [long, "d\x85"])
+
+
+def test_malformed_rows_may_be_left_out(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.tsv", "r\tp\na\tb\n1\t2\t3\nc\td\n")
+    left_out: list[str] = []
+    assert read_pairs(path, "r", "p", left_out=left_out) == (["a", "c"], ["b", "d"])
+    assert left_out == [f"{path}, line 3: 3 values, but the header names 2 columns"]
+    path = written(tmp_path, "a.jsonl", '{"r": 1, "p": "b"}\n{\n')
+    with pytest.raises(RequestError, match="line 1: column 'r' holds 1, not a text"):
+        read_pairs(path, "r", "p", left_out=[])
+
+
+def test_a_path_that_the_system_refuses(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no such file"):
+        read_pairs(tmp_path / ("x" * 300 + ".csv"), "r", "p")

@@ -218,13 +218,31 @@ def test_as_many_ranks_go_on_bit_for_bit(
 
 
 @pytest.mark.slow
+def test_a_damaged_piece_sends_every_rank_to_the_checkpoint_before(
+    ranks: Ranks, make_run: Make, options: list[str]
+) -> None:
+    run = make_run("run", *options, *TRAIN["ctc"])
+    ranks.train(("fsdp", run))
+    whole, weights = Training.curve(run.path), run.weights("asr").read_bytes()
+    rewind(run, 12)
+    piece = run.checkpoints("asr") / "step-00000012" / "resume.rank1-of-2.safetensors"
+    content = bytearray(piece.read_bytes())
+    content[-9] ^= 1
+    piece.write_bytes(content)
+    ranks.train(("fsdp", run))
+    assert Training.curve(run.path) == whole
+    assert run.weights("asr").read_bytes() == weights
+    assert piece.read_bytes() != content  # step 12 has come again
+
+
+@pytest.mark.slow
 def test_a_sharded_run_goes_on_with_other_ranks(ranks: Ranks, make_run: Make, options: list[str]) -> None:
     """From two to one and back: the same global batches."""
     run = make_run("run", *options, *TRAIN["ctc"])
     ranks.train(("fsdp", run))
     saved = {path.name for path in (run.checkpoints("asr") / "step-00000006").iterdir()}
     pieces = {f"{stem}.rank{rank}-of-2.safetensors" for stem in ("weights", "resume") for rank in (0, 1)}
-    assert saved == {"resume.json", *pieces}
+    assert saved == {"files.json", "resume.json", *pieces}
     whole = column(run, "loss")
     assert load_file(run.weights("asr")).keys() == set(named_tensors(load_model(run)))
 
@@ -233,7 +251,7 @@ def test_a_sharded_run_goes_on_with_other_ranks(ranks: Ranks, make_run: Make, op
     train(RunFolder.open(run.path))
     assert column(run, "loss") == pytest.approx(whole, rel=1e-5, abs=1e-5)
     saved = {path.name for path in (run.checkpoints("asr") / "step-00000012").iterdir()}
-    assert saved == {"resume.json", "weights.safetensors", "resume.safetensors"}
+    assert saved == {"files.json", "resume.json", "weights.safetensors", "resume.safetensors"}
     assert not all(
         torch.equal(tensor, named_tensors(newest)[name])
         for name, tensor in load_file(run.weights("asr")).items()

@@ -13,6 +13,7 @@ from webdataset.writer import TarWriter
 
 from kikimimi.data.audio import encode_flac
 from kikimimi.data.shards.indexing import build_index
+from kikimimi.recipe import digest
 from kikimimi.run.folder import RunFolder
 from kikimimi.training.step_mean import StepMean
 from kikimimi.training.train import train
@@ -143,7 +144,8 @@ def test_a_run_that_began_before_the_option(make_run: Make, capsys: pytest.Captu
     held.write_text(text.replace("      loss: micro_batches\n", ""), encoding="utf-8")
     assert len(held.read_text(encoding="utf-8")) < len(text)
     lock = json.loads((run.path / "lock.json").read_text(encoding="utf-8"))
-    lock["recipe"]["yaml"] = held.read_text(encoding="utf-8")
+    text = held.read_text(encoding="utf-8")
+    lock["recipe"] = {"sha256": digest(text), "yaml": text}
     (run.path / "lock.json").write_text(json.dumps(lock), encoding="utf-8")
     capsys.readouterr()
     again = make_run("run", "stages.asr.batch.global=4")  # whose recipe says nothing, and so: tokens

@@ -204,15 +204,6 @@ def test_ctrl_c_saves_and_goes_on(make_run: Make, monkeypatch: pytest.MonkeyPatc
     assert run.weights("asr").read_bytes() == reference.weights("asr").read_bytes()
 
 
-def test_a_damaged_checkpoint_is_named(make_run: Make) -> None:
-    run = make_run("run")
-    train(run)
-    rewind(run, 6)
-    (run.checkpoints("asr") / "step-00000006" / "resume.json").write_text("{")
-    with pytest.raises(RunError, match=r"step-00000006: the checkpoint is damaged"):
-        train(run)
-
-
 def test_missing_shards_are_found_before_training(make_run: Make, tmp_path: Path) -> None:
     run = make_run("run", f"stages.asr.data.tones.shards={tmp_path}/none-{{000..001}}.tar")
     with pytest.raises(RequestError, match=r"none-000\.tar does not exist"):

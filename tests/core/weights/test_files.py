@@ -314,3 +314,45 @@ def test_load_state_lists_what_does_not_fit() -> None:
     with pytest.raises(WeightsError, match=message):
         load_state(module, state, source="x")
     assert module.weight.tolist() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "tokenizer.model", "model.safetensors.index.json"]
+)
+def test_small_files_have_a_largest_size(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(5_000_000_000)
+    with pytest.raises(
+        WeightsError, match=rf"'{name}' is 5 GB large; of such files, at most 134 MB are read"
+    ):
+        find_weights(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 100_000, "is not JSON: recursion limit exceeded"),
+        (b'{"a":' * 1000, "is not JSON: recursion limit exceeded"),
+        (b"[]", "the whole: Input should be an object"),
+        (b"", "is not JSON"),
+    ],
+)
+def test_settings_are_a_mapping_that_ends(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    files = find_weights(str(tmp_path))
+    assert files is not None
+    with pytest.raises(WeightsError, match=f"'config.json' {said}"):
+        files.read_json("config.json")
+    (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert files.read_json("config.json") == {"a": 1}
+
+
+@pytest.mark.parametrize("header", [b"[" * 100_000, b"{" * 9, b'{"a":' + b"[" * 99_999])
+def test_safetensors_headers_of_strangers(tmp_path: Path, header: bytes) -> None:
+    for length in (len(header), 1 << 20, 1 << 40, (1 << 64) - 1):
+        (tmp_path / "model.safetensors").write_bytes(length.to_bytes(8, "little") + header)
+        files = find_weights(str(tmp_path))
+        assert files is not None
+        with pytest.raises(WeightsError, match="is not a safetensors file"):
+            files.state_dict()

@@ -20,7 +20,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import amount, counted, nearest
@@ -30,11 +32,35 @@ from kikimimi.data.packing.row import PackSettings
 from kikimimi.data.packing.shard import PackedShard, ShardJob, Tally, clear_leftovers, note_path, pack_shards
 from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.index import index_path
-from kikimimi.errors import DataError, RequestError, WriteError
+from kikimimi.errors import DamagedError, DataError, RequestError, WriteError
+from kikimimi.files.reading import MEBIBYTE, read_json
 from kikimimi.files.writing import whole_file, writing
 
 LEDGER, DROPPED = "ledger.json", "dropped.jsonl"
 """Names of the files."""
+
+
+class DroppedCount(TypedDict):
+    """What a ledger says of the rows that were left out for one reason: how many."""
+
+    rows: int
+
+
+class Ledger(TypedDict):
+    """What is read of a ledger again: the prefix of its shards, and what was left out, by reason."""
+
+    prefix: NotRequired[str]
+    dropped: dict[str, DroppedCount]
+
+
+def read_ledger(path: Path) -> Ledger:
+    """Read a ledger.
+
+    Raises:
+        DamagedError: It is damaged.
+    """
+    remedy = "Delete it: 'kikimimi data pack' makes it again"
+    return read_json(path, Ledger, limit=64 * MEBIBYTE, remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -177,6 +203,7 @@ def pack(
     min_seconds: float | None = None,
     max_seconds: float | None = None,
     licenses: Sequence[str] = (),
+    bad_rows: Literal["drop", "fail"] = "drop",
     workers: PositiveInt = 1,
     progress: Progress | None = None,
 ) -> PackReport:
@@ -194,14 +221,15 @@ def pack(
         min_seconds: Rows with a shorter clip are left out [s].
         max_seconds: Rows with a longer clip are left out [s].
         licenses: Rows with another licence, or with none, are left out; empty keeps all.
+        bad_rows: What a malformed row does: drop leaves it out, and counts it; fail ends the packing.
         workers: Processes that pack; 1 means this one.
         progress: Counts the rows, where given.
 
     Raises:
         RequestError: The corpus, an option, the prefix or a number is wrong, `out` has other shards or is
             being packed into, or no row has a licence that is to be kept.
-        DataError: The corpus is malformed, a process died, or none of its rows can be used: then the account
-            is all that is left in `out`.
+        DataError: The corpus is malformed, a process died, a row is malformed where `bad_rows` is fail, or
+            none of the rows can be used: then the account is all that is left in `out`.
     """
     settings = PackSettings(
         sample_rate=sample_rate,
@@ -233,7 +261,7 @@ def pack(
         clear_leftovers(out, prefix)
         try:
             advance = progress.advance if progress else lambda rows: None
-            made = pack_shards(jobs, source, settings, workers=workers, advance=advance)
+            made = pack_shards(jobs, source, settings, workers=workers, advance=advance, bad_rows=bad_rows)
         finally:
             clear_leftovers(out, prefix)
         report = PackReport(
@@ -298,8 +326,8 @@ def _check_out(out: Path, prefix: str, jobs: Sequence[ShardJob]) -> None:
             f"{counted(len(jobs), 'shard')}). Remove it, or choose another folder"
         )
     try:
-        other = json.loads((out / LEDGER).read_text(encoding="utf-8"))["prefix"]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or none of ours
+        other = read_ledger(out / LEDGER)["prefix"]
+    except (DamagedError, KeyError):  # none, or none of ours
         return
     if other != prefix:
         raise RequestError(
@@ -320,7 +348,9 @@ def _check_report(report: PackReport, source: PackSource) -> None:
             f"{source.path}: no row has the licence {' or '.join(missing)}.{guess} "
             f"Licences there: {', '.join(counts[:_SHOWN])}{more}"
         )
+    with (report.out / DROPPED).open(encoding="utf-8") as dropped:
+        first = json.loads(next(dropped))["detail"]
     raise DataError(
         f"{source.path}: none of its {counted(report.rows, 'row')} can be used; "
-        f"{report.out / DROPPED} says why"
+        f"{report.out / DROPPED} says why. The first: {first}"
     )

@@ -3,22 +3,23 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kikimimi.console.words import listing
-from kikimimi.contracts.layout import Row
+from kikimimi.contracts.conversation import clip_mark
+from kikimimi.contracts.layout import BadRow, Row, clip_name
 from kikimimi.contracts.options import Options, PositiveFloat, Text
-from kikimimi.data.audio import MIN_SECONDS, decode, encode_flac, encode_opus, is_silent, probe
+from kikimimi.data.audio import Encoded, OversizeError, decode, decode_blocks, encode_stream, probe
 from kikimimi.data.codec import Codec, SampleRate, check_opus_rate
+from kikimimi.data.packing.clips import MissingClipError, located, of_the_file
+from kikimimi.data.packing.meta import json_value
 from kikimimi.data.shards.record import Member, RecordError, make_record, named
-from kikimimi.errors import AudioError, CancellingError, RequestError
+from kikimimi.data.stream import MIN_SECONDS
+from kikimimi.errors import AudioError, CancellingError, RequestError, SegmentError
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -52,15 +53,15 @@ class PackSettings(Options):
 
 
 MISSING, UNDECODABLE, NO_TEXT = "missing file", "undecodable audio", "empty text"
-CANCELLING = "channels that cancel one another"
+CANCELLING, OUTSIDE = "channels that cancel one another", "segment that is not in its file"
 TOO_LONG, TOO_SHORT, LICENCE, MALFORMED = "too long", "too short", "licence", "malformed"
 """Why a row is left out."""
 
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # BCP 47: ja, yue, zh-TW, zh-Hant-TW
-_ENCODERS: dict[str, Callable[[NDArray[np.float32], int], bytes]] = {
-    "flac": encode_flac,
-    "opus": encode_opus,
-}
+MAX_BYTES = 96 << 20
+"""Largest record [bytes]: one and a half hours of speech at 16 kHz as FLAC, most of a day as Opus."""
+
+_HELD = 1 << 24  # samples of a clip that are decoded at once; longer ones are packed block by block
 
 
 @dataclass(frozen=True)
@@ -102,20 +103,25 @@ class _LeftOutError(Exception):
         self.reason, self.detail = reason, detail
 
 
-def pack_row(row: Row, number: int, settings: PackSettings) -> PackedRow | Dropped:
+def pack_row(row: Row | BadRow, number: int, settings: PackSettings) -> PackedRow | Dropped:
     """Make a record of a row. One clip that cannot be used leaves the whole row out."""
+    if isinstance(row, BadRow):
+        return Dropped(number, row.name, MALFORMED, row.reason, None)
     try:
-        _check(row, settings)
-        clips = [_samples(row, place_, settings) for place_ in range(len(row.clips))]
-        encode = _ENCODERS[settings.codec]
-        names = [f"{place_}.{settings.codec}" for place_ in range(len(clips))]
+        _check_licence(row, settings)
+        row = _located(row)
+        _check(row)
+        names = [f"{place_}.{settings.codec}" for place_ in range(len(row.clips))]
         members = {"json": _json(row, names)}
-        for name, clip in zip(names, clips, strict=True):
-            members[name] = encode(clip, settings.sample_rate)
+        clips: list[Encoded] = []
+        for place_, name in enumerate(names):
+            clips.append(_encoded(row, place_, settings, MAX_BYTES - sum(map(len, members.values()))))
+            members[name] = clips[-1].content
         _read_back(row, key_of(number), members)
     except _LeftOutError as left:
         return Dropped(number, row.name, left.reason, left.detail, _length(row))
-    return PackedRow(members, sum(map(len, clips)) / settings.sample_rate, any(map(is_silent, clips)))
+    samples = sum(clip.samples for clip in clips)
+    return PackedRow(members, samples / settings.sample_rate, any(clip.silent for clip in clips))
 
 
 def key_of(number: int) -> str:
@@ -123,16 +129,23 @@ def key_of(number: int) -> str:
     return f"{number:09d}"
 
 
-def _check(row: Row, settings: PackSettings) -> None:
-    """Check all that can be told without decoding."""
+def _check_licence(row: Row, settings: PackSettings) -> None:
     license_name = named(row.record, "license")
     if settings.licenses and license_name not in settings.licenses:
         said = "names no licence" if license_name is None else f"has the licence {license_name}"
         raise _LeftOutError(LICENCE, f"{row.name}: {said}")
-    for clip in row.clips:
-        if isinstance(clip, Path) and not clip.is_file():
-            raise _LeftOutError(MISSING, f"{row.name}: no such file: {clip}")
-    text = row.record.get("text", "")
+
+
+def _located(row: Row) -> Row:
+    try:
+        return replace(row, clips=tuple(map(located, row.clips)))
+    except MissingClipError as error:
+        raise _LeftOutError(MISSING, f"{row.name}: {error}") from error
+
+
+def _check(row: Row) -> None:
+    """Check all that can be told of the record without decoding."""
+    text = row.record.get("text", "other labels")
     if "messages" not in row.record and (text is None or (isinstance(text, str) and not text.strip())):
         raise _LeftOutError(NO_TEXT, f"{row.name}: has no transcript")
     language = named(row.record, "language")
@@ -140,9 +153,9 @@ def _check(row: Row, settings: PackSettings) -> None:
         raise _LeftOutError(MALFORMED, f"{row.name}: language {language!r} is no ISO 639 code such as 'ja'")
 
 
-def _samples(row: Row, place_: int, settings: PackSettings) -> NDArray[np.float32]:
+def _encoded(row: Row, place_: int, settings: PackSettings, most_bytes: int) -> Encoded:
     clip = row.clips[place_]
-    name = row.name if len(row.clips) == 1 else f"{row.name}, clip {place_}"
+    name = clip_name(row.name if len(row.clips) == 1 else f"{row.name}, clip {place_}", clip)
     try:
         seconds, rate, _ = probe(clip, name)
         # Before decoding: a file of many hours may not fit into memory.
@@ -154,17 +167,35 @@ def _samples(row: Row, place_: int, settings: PackSettings) -> NDArray[np.float3
             raise _LeftOutError(
                 TOO_SHORT, f"{name}: {seconds:.3f} s long; the shortest is {settings.min_seconds:g} s"
             )
+        is_long = seconds * max(rate, settings.sample_rate) > _HELD
         with nullcontext() if rate == settings.sample_rate else _one_thread():
-            samples = decode(clip, sample_rate=settings.sample_rate, name=name)
+            if is_long:
+                blocks = partial(decode_blocks, clip, sample_rate=settings.sample_rate, name=name)
+            else:
+                samples = decode(clip, sample_rate=settings.sample_rate, name=name)
+                blocks = partial(iter, [samples])
+            encoded = encode_stream(
+                blocks, settings.sample_rate, settings.codec, most_bytes=most_bytes, name=name
+            )
+    except OversizeError as error:
+        raise _LeftOutError(
+            TOO_LONG, f"{error}, more than a record may hold; cut it into segments, or pack it as opus"
+        ) from error
     except CancellingError as error:
         raise _LeftOutError(CANCELLING, str(error)) from error
+    except SegmentError as error:
+        raise _LeftOutError(OUTSIDE, str(error)) from error
     except AudioError as error:
         raise _LeftOutError(UNDECODABLE, str(error)) from error
     except RequestError as error:  # it was there a moment ago
         raise _LeftOutError(MISSING, str(error)) from error
-    if len(samples) < MIN_SECONDS * settings.sample_rate:  # where resampling takes a nearby ratio
-        raise _LeftOutError(TOO_SHORT, f"{name}: {len(samples)} samples are left after resampling")
-    return samples
+    except OSError as error:
+        if not of_the_file(error):
+            raise
+        raise _LeftOutError(MISSING, f"{name}: cannot be read: {error.strerror}") from error
+    if encoded.samples < MIN_SECONDS * settings.sample_rate:  # where resampling takes a nearby ratio
+        raise _LeftOutError(TOO_SHORT, f"{name}: {encoded.samples} samples are left after resampling")
+    return encoded
 
 
 @contextmanager
@@ -185,6 +216,8 @@ def _json(row: Row, names: list[str]) -> bytes:
     if isinstance(data.get("messages"), list):
         data = {**data, "messages": [_renamed(message, names, row) for message in data["messages"]]}
     try:
+        if isinstance(data.get("meta"), dict):
+            data = {**data, "meta": json_value(data["meta"])}
         return json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except (ValueError, TypeError, RecursionError) as error:
         raise _LeftOutError(MALFORMED, f"{row.name}: cannot be written as JSON: {error}") from error
@@ -212,13 +245,20 @@ def _renamed(message: Any, names: list[str], row: Row) -> Any:
 def _read_back(row: Row, key: str, members: dict[str, bytes]) -> None:
     """Check the record as readers do, so that nothing is packed that cannot be read."""
     try:
-        make_record([Member(key, suffix, 0, 0, content) for suffix, content in members.items()], row.name)
+        record = make_record(
+            [Member(key, suffix, 0, 0, content) for suffix, content in members.items()], row.name
+        )
     except RecordError as error:
         raise _LeftOutError(MALFORMED, f"{row.name}: {error.reason}") from error
+    if "messages" in record.json and (marks := list(filter(None, map(clip_mark, record.texts())))):
+        raise _LeftOutError(
+            MALFORMED,
+            f"{row.name}: '{marks[0]}' in a text stands for a clip in many tools, and would be read as text",
+        )
 
 
 def _length(row: Row) -> float | None:
     try:
         return round(sum(probe(clip, row.name)[0] for clip in row.clips), 3)
-    except (AudioError, RequestError):
+    except (AudioError, RequestError, OSError):
         return None

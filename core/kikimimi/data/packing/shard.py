@@ -16,16 +16,17 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from kikimimi.contracts.layout import Row
-from kikimimi.data.packing.row import Dropped, PackSettings, key_of, pack_row
+from kikimimi.contracts.layout import BadRow, Row
+from kikimimi.data.packing.row import MALFORMED, Dropped, PackSettings, key_of, pack_row
 from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.index import ShardIndex, index_path
 from kikimimi.data.shards.indexing import build_index
 from kikimimi.data.shards.record import UNNAMED, named
 from kikimimi.data.workers import SPAWNING, working_processes
 from kikimimi.errors import DataError, KikimimiError, RequestError
+from kikimimi.files.reading import MEBIBYTE, parse_json
 from kikimimi.files.writing import whole_file
 
 _VERSION = 3  # of how shards are made: a newer one makes them again
@@ -113,7 +114,7 @@ def pack_shard(
         # With tarfile: webdataset's own writer imports torch, which each process would hold in memory.
         with unfinished.open("wb") as file, tarfile.open(fileobj=file, mode="w|") as tar:
             for number, row in _rows(job, source):
-                license_name = named(row.record, "license") or UNNAMED
+                license_name = _license(row)
                 packed.licenses[license_name] = packed.licenses.get(license_name, 0) + 1
                 made = pack_row(row, number, settings)
                 if isinstance(made, Dropped):
@@ -141,17 +142,15 @@ def pack_shard(
 def _finished(shard: Path, made_from: str) -> PackedShard | None:
     """Return the note of a shard that is whole and was made from the same, or None."""
     try:
-        with note_path(shard).open(encoding="utf-8") as file:
-            data = json.loads(next(file))
-        dropped = {reason: Tally(**tally) for reason, tally in data.pop("dropped").items()}
-        packed = PackedShard(**data, dropped=dropped)
+        with note_path(shard).open("rb") as file:
+            packed = parse_json(file.readline(MEBIBYTE), PackedShard)
         whole = packed.made_from == made_from and len(ShardIndex.load(shard)) == packed.records
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, StopIteration, DataError):
+    except (OSError, ValueError, DataError):
         return None  # not there, or of another version
     return packed if whole else None
 
 
-def _rows(job: ShardJob, source: PackSource) -> Iterator[tuple[int, Row]]:
+def _rows(job: ShardJob, source: PackSource) -> Iterator[tuple[int, Row | BadRow]]:
     number = job.begin
     for number, row in enumerate(source.layout.rows(job.begin, job.end), start=job.begin + 1):
         if number <= job.end:
@@ -161,6 +160,10 @@ def _rows(job: ShardJob, source: PackSource) -> Iterator[tuple[int, Row]]:
             f"{source.path}: layout '{source.name}' gave {number - job.begin} rows for {job.begin} to "
             f"{job.end}, which are {job.end - job.begin}"
         )
+
+
+def _license(row: Row | BadRow) -> str:
+    return UNNAMED if isinstance(row, BadRow) else named(row.record, "license") or UNNAMED
 
 
 def _add(tar: tarfile.TarFile, key: str, members: dict[str, bytes]) -> None:
@@ -207,6 +210,7 @@ def pack_shards(
     *,
     workers: int,
     advance: Callable[[int], None],
+    bad_rows: Literal["drop", "fail"] = "drop",
 ) -> list[Made]:
     """Make shards, in processes where there is more than one worker.
 
@@ -215,11 +219,12 @@ def pack_shards(
 
     Raises:
         RequestError: The corpus cannot be opened by a process.
-        DataError: The corpus is malformed, or a process died. Shards that are whole are kept.
+        DataError: The corpus is malformed, a process died, or a shard has a malformed row and `bad_rows` is
+            fail. Shards that are whole are kept.
     """
     workers = min(workers, len(jobs))
     if workers == 1:
-        return [pack_shard(job, source, settings, advance) for job in jobs]
+        return [_accepted(job, pack_shard(job, source, settings, advance), bad_rows) for job in jobs]
     # Memory that is shared without a lock: a process that is killed with a lock in hand would stop all
     # others. Only the process that makes a shard writes its number.
     rows = SPAWNING.RawArray("q", [_WAITING] * len(jobs))
@@ -236,7 +241,7 @@ def pack_shards(
                     running[submit(_work, number, job)] = number
                 for future in wait(running, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done:
                     number = running.pop(future)
-                    made[number] = future.result()
+                    made[number] = _accepted(jobs[number], future.result(), bad_rows)
                 done = sum(count for count in rows if count > 0)
                 advance(done - shown)
                 shown = done
@@ -251,6 +256,16 @@ def pack_shards(
             "are kept: the same command goes on from here, and with fewer --workers it needs less memory"
         ) from error
     return [made[number] for number in range(len(jobs))]
+
+
+def _accepted(job: ShardJob, made: Made, bad_rows: str) -> Made:
+    """Return what was made, unless it lacks a malformed row that ends the packing."""
+    if bad_rows == "fail" and MALFORMED in made[0].dropped:
+        with note_path(job.shard).open(encoding="utf-8") as note:
+            next(note)  # the shard itself
+            first = next(drop for drop in map(json.loads, note) if drop["reason"] == MALFORMED)
+        raise DataError(f"{first['detail']}. With bad_rows=drop such rows are left out, and counted")
+    return made
 
 
 class _Worker:

@@ -1,5 +1,6 @@
 """What is packed: a corpus and the layout that reads it; WebDataset tars only get their indexes."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, Self
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts import registry
 from kikimimi.contracts.layout import Layout
-from kikimimi.data.shards.shards import expand
+from kikimimi.data.shards.pattern import expand
 from kikimimi.errors import DataError, PluginError, RecipeError, RequestError
 
 _KIND = "layout"
@@ -73,10 +74,10 @@ def matching(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _find(path: Path) -> str:
-    if not path.exists():
-        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    if not os.path.exists(path):  # also where the system refuses to look it up
+        beside = path.parent.iterdir() if os.path.isdir(path.parent) else ()
         guess = nearest(path.name, [other.name for other in beside])
-        if _HUB_NAME.fullmatch(str(path)) and not path.parent.is_dir():
+        if _HUB_NAME.fullmatch(str(path)) and not os.path.isdir(path.parent):
             guess = " For a set on the Hub, add --layout hugging_face"
         raise RequestError(f"{path}: no such file or folder.{guess}")
     found, broken = matching(path)
@@ -125,9 +126,11 @@ def find_tars(source: str) -> list[str]:
     Raises:
         RequestError: A pattern matches nothing, or names what is missing.
     """
-    if source.endswith(".tar"):
+    if source.lower().endswith(".tar"):
         return expand(source)
     # Archives of a corpus may lie beside what a layout reads: they are no shards.
     folder = Path(source).expanduser()
-    tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
+    tars = (
+        sorted(path for path in folder.glob("*.tar") if path.name[0] != ".") if os.path.isdir(folder) else []
+    )
     return [str(tar) for tar in tars] if tars and not matching(folder)[0] else []

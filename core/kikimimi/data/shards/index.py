@@ -18,15 +18,18 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.data.shards.record import place
+from kikimimi.data.shards.record import MAX_RECORD, place
 from kikimimi.data.shards.store import fetch, is_url
 from kikimimi.data.shards.tar import BLOCK
 from kikimimi.errors import DataError, RequestError
+from kikimimi.files.reading import MEBIBYTE, parse_json, read_bytes
 
 SUFFIX = ".index.safetensors"
 """What the name of an index adds to that of its shard."""
 FORMAT = "kikimimi-index"
 INDEX_VERSION = 2
+MAX_INDEX = 256 * MEBIBYTE
+"""Largest index that is read or written [bytes]: some two million records."""
 
 COLUMNS: dict[str, type[np.generic]] = {
     "offsets": np.int64,
@@ -85,6 +88,7 @@ class ShardIndex:
         shard: The tar: a path, or a URL.
         shard_bytes: Size of the tar [bytes].
         digest: SHA-256 (hex) of the index's columns: the content of the shard, whatever its name.
+        made_for: File name of the shard when the index was made.
         offsets: (rows,) int64: first header of the record [bytes].
         sizes: (rows,) int64: from there to the end of its last member, padding included [bytes].
         seconds: (rows,) float32: total length of its clips [s].
@@ -104,6 +108,7 @@ class ShardIndex:
     shard: str
     shard_bytes: int
     digest: str
+    made_for: str
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     seconds: NDArray[np.float32]
@@ -167,8 +172,13 @@ class ShardIndex:
             if (old := old_path(shard)).is_file():
                 raise RequestError(f"{shard}: its index {old.name} is of an older version. {again}")
             raise RequestError(f"{shard}: has no index. Make it with: kikimimi data index {shard}")
-        index = cls._parse(path.read_bytes(), str(shard), str(path), again)
+        index = cls._parse(read_bytes(path, limit=MAX_INDEX, remedy=again), str(shard), str(path), again)
         if index.shard_bytes != (size := shard.stat().st_size):
+            if index.made_for != shard.name:
+                raise DataError(
+                    f"{path}: is the index of another shard: made for {index.made_for}, of "
+                    f"{index.shard_bytes} bytes, and this one has {size}. {again}"
+                )
             raise DataError(
                 f"{path}: is stale: made when the shard had {index.shard_bytes} bytes, now it has {size}. "
                 + again
@@ -181,7 +191,7 @@ class ShardIndex:
         url = f"{shard}{SUFFIX}"
         make = "Make it with 'kikimimi data index' where the shard is a local file, and upload both"
         try:
-            data = fetch(url)
+            data = fetch(url, limit=MAX_INDEX)
         except RequestError as error:
             raise RequestError(f"{error}. Every shard needs its index beside it. {make}") from error
         return cls._parse(data, shard, url, make)
@@ -199,6 +209,7 @@ class ShardIndex:
             shard=shard,
             shard_bytes=header["bytes"],
             digest=header["digest"],
+            made_for=header["shard"],
             language_names=tuple(header["languages"]),
             license_names=tuple(header["licenses"]),
             rejected=tuple(Rejected(*item) for item in header["rejected"]),
@@ -272,8 +283,8 @@ def read_columns(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 def _header(data: bytes) -> dict[str, Any]:
     (length,) = struct.unpack_from("<Q", data)
     try:
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["kikimimi"])
-    except (KeyError, TypeError) as error:
+        header = parse_json(parse_json(data[8 : 8 + length], dict[str, Any])["__metadata__"]["kikimimi"], Any)
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("not an index of a shard") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError("not an index of a shard")
@@ -281,7 +292,8 @@ def _header(data: bytes) -> dict[str, Any]:
         raise OtherVersionError(f"is of version {header.get('version')}, not {INDEX_VERSION}")
     texts = {name: header.get(name) for name in ("languages", "licenses")}
     rejected = header.get("rejected")
-    fits = {name: isinstance(header.get(name), kind) for name, kind in _HEADER.items()}
+    fits = {name: type(header.get(name)) is kind for name, kind in _HEADER.items()}
+    fits["bytes"] = fits["bytes"] and 0 <= header["bytes"] < 1 << 62
     fits |= {name: isinstance(x, list) and {*map(type, x)} <= {str} for name, x in texts.items()}
     fits["rejected"] = isinstance(rejected, list) and all(
         isinstance(item, list) and [type(value) for value in item] == [str, int, str] for item in rejected
@@ -308,6 +320,8 @@ def _check(columns: Columns, header: Mapping[str, Any]) -> None:
         or ((offsets | sizes) % BLOCK).any()
     ):
         raise ValueError("records overlap, or reach past the end of the shard")
+    if sizes.max(initial=0) > MAX_RECORD:
+        raise ValueError(f"a record has {sizes.max()} bytes; at most {MAX_RECORD} are read")
     for name in ("seconds", "clip_seconds", "characters"):
         if not np.isfinite(columns[name]).all() or columns[name].min(initial=0) < 0:
             raise ValueError(f"{name} holds what is not a length")

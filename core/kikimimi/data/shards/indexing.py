@@ -3,17 +3,26 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from tarfile import RECORDSIZE
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi.console.progress import Progress
-from kikimimi.console.words import counted, duration
+from kikimimi.console.words import counted, duration, size as in_words
 from kikimimi.data.audio import probe
-from kikimimi.data.shards.index import LeftOut, Rejected, ShardIndex, index_path, old_path, write_columns
+from kikimimi.data.shards.index import (
+    MAX_INDEX,
+    LeftOut,
+    Rejected,
+    ShardIndex,
+    index_path,
+    old_path,
+    write_columns,
+)
 from kikimimi.data.shards.record import (
     Member,
     Record,
@@ -25,11 +34,13 @@ from kikimimi.data.shards.record import (
     read_members,
 )
 from kikimimi.data.shards.store import is_url, read_descriptor
-from kikimimi.data.shards.tar import BrokenTarError
+from kikimimi.data.shards.tar import BLOCK, BrokenTarError
 from kikimimi.data.workers import in_order
 from kikimimi.errors import AudioError, DataError, RequestError
 from kikimimi.files.writing import whole_file
 
+MOST_ZEROS = 2 * BLOCK + RECORDSIZE
+"""What a tar ends in at most: its end mark, and zeros to a multiple of 20 blocks [bytes]."""
 LISTED = 20
 """How many of the records that are left out a summary names; the indexes name all of them."""
 
@@ -43,12 +54,14 @@ class IndexReport:
         records: How many records are in all of them.
         seconds: Length of the audio [s].
         left_out: Records that are not in the indexes.
+        odd_ends: Shards that end in more zeros than tar pads, each with how many [bytes].
     """
 
     shards: int
     records: int
     seconds: float
     left_out: tuple[LeftOut, ...]
+    odd_ends: tuple[tuple[str, int], ...] = ()
 
     def summary(self) -> str:
         """Return what was done, for people."""
@@ -61,6 +74,10 @@ class IndexReport:
             lines.extend(f"  {item.where}: {item.reason}" for item in self.left_out[:LISTED])
             if len(self.left_out) > LISTED:
                 lines.append(f"  and {len(self.left_out) - LISTED} more; 'kikimimi data check' lists all")
+        lines += [
+            f"warning: {shard} ends in {zeros:,} bytes of zeros, more than tar pads: were records lost there?"
+            for shard, zeros in self.odd_ends[:LISTED]
+        ]
         return "\n".join(lines)
 
 
@@ -81,20 +98,29 @@ def index_shards(
     records, seconds = 0, 0.0
     left_out: list[LeftOut] = []
     errors: list[str] = []
-    for index in in_order(partial(_index, skip=skip), shards, workers):
+    odd_ends: list[tuple[str, int]] = []
+    for shard, index in zip(shards, in_order(partial(_index, skip=skip), shards, workers), strict=True):
         if isinstance(index, str):
             errors.append(index)
         else:
             records += len(index)
             seconds += float(index.seconds.sum(dtype="float64"))
             left_out.extend(index.left_out())
+            if (zeros := _zeros(index)) > MOST_ZEROS:
+                odd_ends.append((shard, zeros))
         if progress is not None:
             progress.advance()
     if errors:
         advice = "" if skip else "\nTo leave out what cannot be used: kikimimi data index --skip"
         count = f"{len(errors)} of {len(shards)} shards cannot be indexed:\n" if len(shards) > 1 else ""
         raise DataError(count + "\n".join(errors) + advice)
-    return IndexReport(len(shards), records, seconds, tuple(left_out))
+    return IndexReport(len(shards), records, seconds, tuple(left_out), tuple(odd_ends))
+
+
+def _zeros(index: ShardIndex) -> int:
+    """Return how many bytes there are after the last record of a shard that was read to its end."""
+    end = int((index.offsets + index.sizes).max(initial=0))
+    return 0 if any(item.offset >= end for item in index.rejected) else index.shard_bytes - end
 
 
 def _index(shard: str, *, skip: bool) -> ShardIndex | str:
@@ -122,11 +148,19 @@ def build_index(shard: Path, *, skip: bool = False) -> Path:
         raise RequestError(f"{shard}: no such shard")
     builder = _Builder(shard, skip=skip)
     builder.read()
-    path = index_path(shard)
+    path, content = index_path(shard), builder.file()
+    if len(content) > MAX_INDEX:
+        raise DataError(
+            f"{shard}: its index has {in_words(len(content))}; at most {in_words(MAX_INDEX)} are read. Split "
+            "the shard"
+        )
     with whole_file(path) as unfinished:
-        unfinished.write_bytes(builder.file())
+        unfinished.write_bytes(content)
     old_path(shard).unlink(missing_ok=True)
     return path
+
+
+_APART = "the key occurs twice, or its members do not stand together (tar --sort=name puts them so)"
 
 
 class _Builder:
@@ -168,16 +202,30 @@ class _Builder:
         try:
             record = make_record(members, str(self.shard))
             if key in seen:
-                raise RecordError(record.where, "the key occurs twice, or its members do not stand together")
+                raise RecordError(record.where, _APART)
             self.rows.append(self._row(record, members, descriptor))
         except RecordError as error:
             if broken is not None:  # what the record lacks is what was cut off
                 self._break(key, broken)
                 return
+            why = f": {_APART}" if key in self._apart and error.reason != _APART else ""
             if not self.skip:
-                raise
-            self.rejected.append(Rejected(key, members[0].offset, error.reason))
+                raise (RecordError(f"{error}{why}") if why else error) from error.__cause__
+            self.rejected.append(Rejected(key, members[0].offset, error.reason + why))
         seen.add(key)
+
+    @cached_property
+    def _apart(self) -> set[str]:
+        """The keys whose members stand in more than one place; looked for only where a record is wrong."""
+        seen: set[str] = set()
+        apart: set[str] = set()
+        with self.shard.open("rb") as tar:
+            try:
+                for members in grouped(read_members(tar)):
+                    (apart if members[0].key in seen else seen).add(members[0].key)
+            except BrokenTarError:
+                pass
+        return apart
 
     def _break(self, key: str, error: BrokenTarError) -> None:
         if not self.skip:

@@ -11,21 +11,33 @@ import json
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
-from kikimimi.console.words import listing
+from kikimimi.console.words import listing, size as in_words
 from kikimimi.contracts.conversation import TextPart, parse_conversation
 from kikimimi.data.audio import AUDIO_SUFFIXES
 from kikimimi.data.shards.tar import BrokenTarError, TarEntry, read_entries
 from kikimimi.errors import DataError
+from kikimimi.files.reading import MEBIBYTE
 
 MAX_TRANSCRIPT = 1_000_000
 """Longest text member [bytes]: what is longer is no transcript of a clip."""
-
+MAX_JSON = 16 * MEBIBYTE
+"""Largest JSON member [bytes]."""
+MAX_CLIP = 512 * MEBIBYTE
+"""Largest clip [bytes]."""
+MAX_RECORD = 1024 * MEBIBYTE
+"""Largest record, all of its members together [bytes]."""
+MAX_MEMBERS = 10_000
+"""Most members of one record."""
 
 UNNAMED = "unknown"
 """Stands for the language or licence of a record that names none."""
+
+
+_OF_WINDOWS = ("Thumbs.db", "desktop.ini")
+_OF_A_PART = ("offset", "start", "end", "channel")
 
 
 class RecordError(DataError):
@@ -103,26 +115,51 @@ def place(shard: str, offset: int, key: str | None = None) -> str:
 def read_members(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Iterator[Member]:
     """Read the members of an uncompressed tar, or of a piece of one, in order: see `read_entries`.
 
+    What systems add (hidden files, ``__MACOSX/``, ``Thumbs.db``) is passed over.
+
     Raises:
         BrokenTarError: A header is damaged or a member breaks off.
     """
-    for entry in read_entries(file, start=start, whole=whole):
-        name = entry.name.removeprefix("./")
-        folder, base = posixpath.split(name)
-        stem, _, suffix = base.partition(".")
-        problem = _problem(entry, name, stem, suffix)
-        yield Member(
-            posixpath.join(folder, stem),
-            suffix,
-            entry.offset,
-            entry.end,
-            entry.content if problem is None else b"",
-            problem,
-        )
+    for entry in read_entries(file, start=start, whole=whole, largest=_largest):
+        name, key, suffix = _split(entry.name)
+        if not _is_added(name):
+            yield Member(key, suffix, entry.offset, entry.end, entry.content, _problem(entry, name, suffix))
+
+
+def _split(member: str) -> tuple[str, str, str]:
+    """Return a member's name, the key of its record, and the rest."""
+    name = member.removeprefix("./")
+    folder, base = posixpath.split(name)
+    stem, _, suffix = base.partition(".")
+    if suffix.lower() in _LARGEST:
+        suffix = suffix.lower()
+    return name, posixpath.join(folder, stem), suffix if stem else ""
+
+
+def _largest(member: str) -> int:
+    """Return how large a member may be [bytes]; 0 for what is not read at all."""
+    name, _, suffix = _split(member)
+    if _leaves(name) or not suffix:
+        return 0
+    if suffix in _LARGEST:
+        return _LARGEST[suffix]
+    return MAX_CLIP if suffix.rpartition(".")[2].lower() in AUDIO_SUFFIXES else 0
+
+
+_LARGEST = {"json": MAX_JSON, "txt": MAX_TRANSCRIPT}
+
+
+def _is_added(name: str) -> bool:
+    """Tell whether a member is one that macOS or Windows adds to folders."""
+    folder, base = posixpath.split(name)
+    hidden = base.startswith(".") and base[1:] not in ("json", "txt", *AUDIO_SUFFIXES)  # these lack a key
+    return hidden or base in _OF_WINDOWS or "__MACOSX" in folder.split("/")
 
 
 def grouped(members: Iterator[Member]) -> Iterator[list[Member]]:
     """Put members of one key that stand together together.
+
+    Of a record that is larger than one may be, the contents are let go: its last member has the problem.
 
     Raises:
         BrokenTarError: As the members do, after what stands before the break was given.
@@ -134,6 +171,9 @@ def grouped(members: Iterator[Member]) -> Iterator[list[Member]]:
                 yield group
                 group = []
             group.append(member)
+            if member.end - group[0].offset > MAX_RECORD or len(group) > MAX_MEMBERS:
+                problem = next((item.problem for item in group if item.problem), _TOO_LARGE)
+                group = [replace(item, content=b"", problem=problem) for item in (group[0], member)]
     except BrokenTarError:
         if group:
             yield group
@@ -142,17 +182,36 @@ def grouped(members: Iterator[Member]) -> Iterator[list[Member]]:
         yield group
 
 
-def _problem(entry: TarEntry, name: str, stem: str, suffix: str) -> str | None:
+_TOO_LARGE = f"a record holds at most {in_words(MAX_RECORD)} in {MAX_MEMBERS:,} members"
+
+
+def _leaves(name: str) -> bool:
+    return name.startswith("/") or ".." in name.split("/")
+
+
+def _problem(entry: TarEntry, name: str, suffix: str) -> str | None:
     if not entry.regular:
         return f"member {entry.name!r} is a link, a device or sparse; only files are read"
-    if name.startswith("/") or ".." in name.split("/"):
+    if _leaves(name):
         return f"member name {entry.name!r} leaves the shard ('..' or a leading '/')"
-    if not stem or (suffix not in ("json", "txt") and suffix.rpartition(".")[2] not in AUDIO_SUFFIXES):
-        return (
+    if not _largest(entry.name):
+        problem = (
             f"member {entry.name!r} is neither KEY.json, KEY.txt nor a clip such as KEY.0.flac, and is never "
             f"decoded; kinds of clip: {listing(AUDIO_SUFFIXES)}"
         )
-    return None
+        if suffix.rpartition(".")[2].lower() in _LARGEST:
+            stem = posixpath.basename(name).partition(".")[0]
+            problem += f". A key ends at the first dot of a name, here {stem!r}: no other dot may be in it"
+        return problem
+    return _oversize(name, suffix, entry.size)
+
+
+def _oversize(name: str, suffix: str, size: int) -> str | None:
+    largest = _largest(f"x.{suffix}")
+    if size <= largest:
+        return None
+    noun = {"json": "the JSON of a record", "txt": "a transcript"}.get(suffix, "a clip")
+    return f"{name} has {size} bytes; {noun} has at most {largest}"
 
 
 def named(data: dict[str, Any], field: str) -> str | None:
@@ -189,8 +248,9 @@ def make_record(members: Sequence[Member], shard: str) -> Record:
     key, offset = members[0].key, members[0].offset
     where = place(shard, offset, key)
     for member in members:
-        if member.problem is not None:
-            raise RecordError(place(shard, member.offset, key), member.problem)
+        name, suffix = f"{key}.{member.suffix}", member.suffix
+        if problem := member.problem or _oversize(name, suffix, len(member.content)):
+            raise RecordError(place(shard, member.offset, key), problem)
     contents = {member.suffix: member.content for member in members}
     if len(contents) < len(members):
         raise RecordError(where, "a member occurs twice")
@@ -228,8 +288,6 @@ def _data(key: str, contents: dict[str, bytes]) -> dict[str, Any]:
 
 
 def _transcript(name: str, content: bytes) -> str:
-    if len(content) > MAX_TRANSCRIPT:
-        raise ValueError(f"{name} has {len(content)} bytes; a transcript has at most {MAX_TRANSCRIPT}")
     try:
         return content.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -244,6 +302,11 @@ def _order(suffix: str) -> tuple[int, str]:
 def _check(record: Record) -> None:
     if "messages" in record.json:
         named = set(parse_conversation(record.json).clips())
+        _check_whole(record.json["messages"])
+        if not named and record.json.get("audios"):
+            raise ValueError(
+                "audios: names clips beside the turns, but a record's are members that audio parts name"
+            )
         if missing := named - set(record.audio):
             raise ValueError(
                 f"the conversation names the clip {listing(missing)}, but the record has "
@@ -252,7 +315,10 @@ def _check(record: Record) -> None:
         if spare := set(record.audio) - named:
             raise ValueError(f"no turn of the conversation holds the clip {listing(spare)}")
         return
-    if not {*record.json, *(record.json.get("meta") or {})} - {"language", "meta"}:
+    meta = record.json.get("meta") or {}
+    if not isinstance(meta, dict):
+        raise ValueError(f"meta: expected a mapping, not {type(meta).__name__}")
+    if not {*record.json, *meta} - {"language", "meta"}:
         raise ValueError("neither a conversation (messages) nor a labelled clip (text, or another label)")
     text = record.json.get("text", "no transcript, but other labels")
     if not isinstance(text, str) or not text.strip():
@@ -262,3 +328,15 @@ def _check(record: Record) -> None:
         raise ValueError("language: expected a text such as 'ja', or null")
     if not record.audio:
         raise ValueError("the labelled clip has no audio")
+
+
+def _check_whole(messages: list[Any]) -> None:
+    """Check that the audio parts of a conversation ask for whole clips: those of a shard are not cut."""
+    for message in messages:
+        for part in message["content"] if isinstance(message["content"], list) else ():
+            told = [name for name in _OF_A_PART if part["type"] == "audio" and part.get(name)]
+            if told:
+                raise ValueError(
+                    f"an audio part tells with {listing(told)} of a part of {part['audio']}, but the clips "
+                    "of a shard are taken whole: cut them, and leave that out"
+                )

@@ -1,19 +1,17 @@
 """Datasets on disk: the shards of one name, read record by record in any order."""
 
-import glob
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi.data.shards.index import COLUMNS, LeftOut, ShardIndex
+from kikimimi.data.shards.pattern import expand
 from kikimimi.data.shards.record import Record, RecordError, place, read_record
-from kikimimi.data.shards.store import Store, check_url, is_url, list_urls
+from kikimimi.data.shards.store import Store, is_url
 from kikimimi.errors import DataError, RequestError
 
 _OWN = ("clip_ends", "languages", "licenses")  # columns that count through, or name, what is in one shard
@@ -22,74 +20,6 @@ _COLUMNS = {name: dtype for name, dtype in COLUMNS.items() if name not in _OWN} 
     "longest": np.float32,
 }
 _FETCHERS = 16  # indexes that are fetched at a time
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_GLOB = re.compile(r"[*?\[]")
-_MADE = "'kikimimi data pack' makes shards; 'kikimimi quickstart' makes those of its own recipe"
-
-
-def expand(pattern: str) -> list[str]:
-    """Return the shards that a pattern names, in order.
-
-    Args:
-        pattern: A path or a URL with braces (``train-{000..255}.tar``,
-            ``{train,extra}.tar``) and wildcards (``data/*.tar``), where the place can list its files.
-
-    Raises:
-        RequestError: A shard is missing or named twice, nothing matches, it is a pipe, or a URL that is not
-            read.
-        StorageError: An object store does not answer.
-    """
-    if pattern.startswith("pipe:"):
-        raise RequestError(f"{pattern}: pipes are refused; shards are files or URLs")
-    shards: list[str] = []
-    for name in _expand_braces(pattern):
-        if is_url(name):
-            check_url(name)
-            found = list_urls(name) if _GLOB.search(name) else [name]
-        else:
-            name = str(Path(name).expanduser())
-            found = sorted(glob.glob(name)) if _GLOB.search(name) else [_existing(name, pattern)]
-        if not found:
-            raise RequestError(f"{pattern}: nothing matches {name}. {_MADE}")
-        shards.extend(found)
-    seen: set[str] = set()
-    for shard in shards:
-        if not shard.endswith(".tar"):
-            raise RequestError(f"{pattern}: {shard} is not a shard (.tar)")
-        if shard in seen:
-            raise RequestError(f"{pattern}: names {shard} twice")
-        seen.add(shard)
-    return shards
-
-
-def _existing(name: str, pattern: str) -> str:
-    path = Path(name)
-    if path.is_dir():
-        raise RequestError(f"{pattern}: {name} is a folder. Its shards are: {path / '*.tar'}")
-    if not path.is_file():
-        raise RequestError(f"{pattern}: shard {name} does not exist. {_MADE}")
-    return name
-
-
-def _expand_braces(pattern: str) -> list[str]:
-    braces = _BRACES.search(pattern)
-    if braces is None:
-        if "{" in pattern or "}" in pattern:
-            raise RequestError(f"{pattern}: a brace is not closed or not opened")
-        return [pattern]
-    before, after = pattern[: braces.start()], pattern[braces.end() :]
-    if bounds := _RANGE.fullmatch(braces[1]):
-        first, last = int(bounds[1]), int(bounds[2])
-        if last < first:
-            raise RequestError(f"{pattern}: the range {braces[0]} runs backwards")
-        width = len(bounds[1]) if bounds[1].startswith("0") else 0
-        inner = [f"{number:0{width}d}" for number in range(first, last + 1)]
-    elif "," in braces[1]:
-        inner = braces[1].split(",")
-    else:
-        raise RequestError(f"{pattern}: {braces[0]} is neither a range ({{000..255}}) nor a list ({{a,b}})")
-    return [name for item in inner for name in _expand_braces(f"{before}{item}{after}")]
 
 
 class Shards:

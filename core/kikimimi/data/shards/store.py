@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from kikimimi.console.words import counted, listing, nearest
+from kikimimi.data.shards.web import SlowError, TooLargeError, read_web
 from kikimimi.errors import RequestError, StorageError
 
 OPEN_FILES = 64
@@ -31,9 +32,10 @@ DRIVERS = {
 ATTEMPTS = 5
 FIRST_PAUSE = 0.5
 """Pause before the second attempt [s]; it doubles with each one."""
+SLOW_ATTEMPTS = 2
+"""How often a server that is too slow is asked."""
 CONNECT_SECONDS = 30.0
-SILENT_SECONDS = 60.0
-"""How long a server may keep silent before it is asked again [s]."""
+"""How long a connection may take [s]."""
 
 _WEB = ("http", "https")
 _TRY_LATER = (408, 425, 429)  # the refusals that are about the moment, not about the request
@@ -154,16 +156,31 @@ def list_urls(pattern: str) -> list[str]:
     return [f"{protocol}://{path.lstrip('/')}" for path in sorted(found)]
 
 
-def fetch(url: str) -> bytes:
+def fetch(url: str, *, limit: int) -> bytes:
     """Return the whole of a small file.
+
+    Args:
+        url: The file.
+        limit: Largest size that is read [bytes].
 
     Raises:
         RequestError: It is not there, or access is denied.
-        StorageError: The server does not answer.
+        DataError: It is larger.
+        StorageError: The server does not answer, or too slowly.
     """
     system = _system(url)
-    content: bytes = _attempt(url, lambda: system.cat_file(system._strip_protocol(url)))
-    return content
+    path = system._strip_protocol(url)
+
+    def read() -> bytes:
+        if url.partition("://")[0] in _WEB:
+            return read_web(system, url, limit=limit)
+        size = int(system.size(path))
+        if size > limit:
+            raise TooLargeError(url, limit, size)
+        content: bytes = system.cat_file(path)
+        return content
+
+    return _attempt(url, read)
 
 
 def read_range(url: str, offset: int, size: int, total: int) -> bytes:
@@ -183,20 +200,23 @@ def read_range(url: str, offset: int, size: int, total: int) -> bytes:
     path = system._strip_protocol(url)
 
     def read() -> bytes:
-        if url.partition("://")[0] not in (*_WEB, "hf"):
-            piece: bytes = system.cat_file(path, start=offset, end=offset + size)
-            return piece
-        # cat_file of these would fetch the whole file where a server ignores the range, or read ahead.
-        with system.open(path, "rb", size=total, cache_type="none") as file:
-            file.seek(offset)
+        protocol = url.partition("://")[0]
+        if protocol in _WEB:
             try:
-                piece = file.read(size)
-            except ValueError as error:
+                return read_web(system, url, limit=size, offset=offset)
+            except TooLargeError as error:
                 raise RequestError(
                     f"{url}: its server does not serve byte ranges, and a whole shard is never fetched for "
                     "one record. Use another server, or copy the shards to a disk"
                 ) from error
-        return piece
+        if protocol != "hf":
+            piece: bytes = system.cat_file(path, start=offset, end=offset + size)
+            return piece
+        # Its cat_file would read ahead.
+        with system.open(path, "rb", size=total, cache_type="none") as file:
+            file.seek(offset)
+            found: bytes = file.read(size)
+        return found
 
     piece = _attempt(url, read)
     if len(piece) > size:
@@ -225,9 +245,10 @@ def _web_options(protocol: str) -> dict[str, Any]:
     from aiohttp import ClientTimeout
     from fsspec.config import conf
 
-    timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
+    timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)  # the rest is watched by `read_web`
     # trust_env: proxies and ~/.netrc. identity: offsets are those of the file as it is.
-    options = {"trust_env": True, "timeout": timeout, "headers": {"Accept-Encoding": "identity"}}
+    headers = {"Accept-Encoding": "identity"}
+    options = {"trust_env": True, "timeout": timeout, "headers": headers, "auto_decompress": False}
     return {"client_kwargs": {**options, **conf.get(protocol, {}).get("client_kwargs", {})}}
 
 
@@ -236,8 +257,13 @@ def _attempt(url: str, action: Callable[[], _Result]) -> _Result:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return action()
-        except RequestError:
+        except (RequestError, TooLargeError):
             raise
+        except SlowError as error:
+            if attempt == SLOW_ATTEMPTS:
+                raise StorageError(
+                    f"{url}: cannot be read ({counted(attempt, 'attempt')}): {error}"
+                ) from error
         # Each driver has its own errors, which are not known here. None is passed over.
         except Exception as error:
             status = _status(error)

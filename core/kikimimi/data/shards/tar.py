@@ -5,7 +5,7 @@ an archive costs it more than reading the records. Formats: POSIX.1-2001 (ustar,
 """
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 BLOCK = 512
@@ -25,13 +25,15 @@ class TarEntry(NamedTuple):
         name: Name in the tar; what is not UTF-8 is written with backslashes.
         offset: Where its first header is [bytes].
         end: Where the next header begins [bytes].
-        content: Its bytes.
+        size: Length of its content [bytes].
+        content: Its bytes; empty where it is larger than what is read of such a member.
         regular: Whether it is a plain file: no link, no device, not sparse.
     """
 
     name: str
     offset: int
     end: int
+    size: int
     content: bytes
     regular: bool
 
@@ -44,13 +46,21 @@ class BrokenTarError(ValueError):
         self.offset, self.reason = offset, reason
 
 
-def read_entries(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Iterator[TarEntry]:
+def unlimited(_name: str) -> int:
+    """Return that a member of any size is read."""
+    return 1 << 62
+
+
+def read_entries(
+    file: IO[bytes], *, start: int = 0, whole: bool = False, largest: Callable[[str], int] = unlimited
+) -> Iterator[TarEntry]:
     """Read the entries of a tar, or of a piece of one, in order. Folders are passed over.
 
     Args:
         file: The file, open for reading at the start of the tar or of the piece.
         start: Where in the tar the piece begins [bytes].
         whole: Whether it is a whole tar, which has to end as a tar does.
+        largest: Returns the largest size of a member that is read, by its name [bytes].
 
     Raises:
         BrokenTarError: A header is damaged, an entry breaks off, or the end is missing.
@@ -97,11 +107,16 @@ def read_entries(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Ite
                 if "size" in records:
                     content_size = _decimal(records["size"], start + offset)
         name = header.name if name is None else name
-        content = file.read(end - here)[:length] if length else b""
+        regular = kind in _REGULAR
+        if 0 < length <= (largest(name) if regular else 0):
+            content = file.read(end - here)[:length]
+        else:
+            content = b""
+            file.seek(end)
         here = end
         if kind == tarfile.DIRTYPE or (kind == tarfile.AREGTYPE and name.endswith("/")):
             continue
-        yield TarEntry(name, start + offset, start + end, content, kind in _REGULAR)
+        yield TarEntry(name, start + offset, start + end, length, content, regular)
     if whole:
         raise BrokenTarError(start + here, "the shard stops without the mark that ends a tar: truncated?")
 

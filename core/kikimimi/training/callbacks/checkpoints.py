@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from kikimimi.data.order.loader import StageLoader
-from kikimimi.run.folder import checkpoint_folders
+from kikimimi.run.folder import checkpoint_folders, checkpoint_step
 from kikimimi.training.module import StageModule
 from kikimimi.training.state.checkpoint import restore_random_state, save_together
 from kikimimi.training.stop import AfterStep, Stopped, at_once, handle
@@ -39,11 +39,14 @@ class KeepCheckpoints(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the random state until the first step: building loaders may draw numbers."""
+        assert isinstance(pl_module, StageModule)
         self._random = checkpoint["random"]
         saved = len(checkpoint["random"])
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        if checkpoint["global_step"] < pl_module.stage.num_steps:
+            progress["is_last_batch"] = False  # it was, where the stage has been lengthened since
         if saved != trainer.world_size:
             # Lightning counts the micro-batches of one rank; of so many ranks each has had another number.
-            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             for counts in (progress["total"], progress["current"]):
                 underway = counts["ready"] - counts["completed"]  # the one at whose end it was saved
                 counts.update(dict.fromkeys(counts, counts["ready"] * saved // trainer.world_size))
@@ -127,7 +130,9 @@ class KeepCheckpoints(Callback):
     def _save(self, trainer: pl.Trainer) -> None:
         save_together(trainer, self.folder / f"step-{trainer.global_step:08d}")
         if trainer.is_global_zero:
-            for old in checkpoint_folders(self.folder)[: -self.keep]:
+            # A later one is damaged: the stage has gone on from before it, and will replace it.
+            saved = [f for f in checkpoint_folders(self.folder) if checkpoint_step(f) <= trainer.global_step]
+            for old in saved[: -self.keep]:
                 trainer.strategy.remove_checkpoint(old)
 
     def _signal_of_any(self, trainer: pl.Trainer) -> int:

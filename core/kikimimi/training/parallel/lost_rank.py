@@ -34,8 +34,9 @@ def lost_ranks_told() -> Iterator[None]:
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not together or not _is_lost(error):
             raise
+        said = str(error).strip().partition("\n")[0]
         raise LostRankError(
-            f"rank {global_rank()}: another rank ended ({str(error).strip().splitlines()[0][:120]}). What "
+            f"rank {global_rank()}: another rank ended ({said[:120]}). What "
             "that one said is the reason. Then the same command goes on from the last checkpoint"
         ) from error
 

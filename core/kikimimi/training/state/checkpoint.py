@@ -4,6 +4,7 @@ step-000400/
     weights.safetensors   what was trained (named parameters)
     resume.safetensors    tensors of the resume state: optimiser, random generators
     resume.json           the rest of it: schedule, loops, data position
+    files.json            written last: stage, step, and size and SHA-256 of the others
 
 Of a sharded run, each rank writes the rows that it holds (weights.rank0-of-2.safetensors, ...), and the first
 whatever is not sharded. Any number of ranks reads either form.
@@ -13,7 +14,9 @@ import json
 import os
 import random
 import shutil
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,12 @@ from safetensors import SafetensorError
 from torch import Tensor, distributed as dist
 from torch.distributed.tensor import DTensor
 
-from kikimimi.errors import KikimimiError, RunError
-from kikimimi.run.folder import checkpoint_folders
+from kikimimi.console.words import listing
+from kikimimi.errors import DamagedError, KikimimiError, RunError
+from kikimimi.files.hashes import MANIFEST, FileMark, check_files, mark, write_manifest
+from kikimimi.files.reading import MEBIBYTE, read_json
+from kikimimi.run.folder import checkpoint_folders, checkpoint_step, stray_names
+from kikimimi.run.rank import global_rank
 from kikimimi.weights.tensors import (
     StoredTensor,
     find_set,
@@ -38,6 +45,11 @@ from kikimimi.weights.tensors import (
 )
 
 RESUME_STATE = "resume.json"
+_LARGEST_STATE = 256 * MEBIBYTE
+_LISTED = "manifest"
+"""What the resume state calls the manifest that belongs to it."""
+_POSITION = {"consumed", "epoch", "micro_batch", "order"}
+_RANDOM = {"torch", "cuda", "numpy", "python"}
 
 
 class FolderCheckpointIO(CheckpointIO):
@@ -64,25 +76,28 @@ class FolderCheckpointIO(CheckpointIO):
         state = dict(checkpoint)
         weights: dict[str, Tensor] = state.pop("state_dict")
         tensors: dict[str, Tensor] = {}
-        encoded = json.dumps(_encode(state, tensors), indent=1)
+        encoded = json.dumps({_LISTED: MANIFEST, **_encode(state, tensors)}, indent=1)
         ranks = dist.get_world_size() if sharded([*weights.values(), *tensors.values()]) else 1
         rank = dist.get_rank() if ranks > 1 else 0
+        marks: dict[str, FileMark] = {}
 
         def begin() -> None:
             for left_over in folder.parent.glob(".step-*"):
-                shutil.rmtree(left_over)  # by a kill
+                _delete(left_over)  # by a kill
             temporary.mkdir(parents=True)
             (temporary / RESUME_STATE).write_text(encoded, encoding="utf-8")
             _sync(temporary / RESUME_STATE)
+            marks[RESUME_STATE] = mark(temporary / RESUME_STATE)
 
         def write() -> None:
             for stem, named, metadata in (
                 ("weights", weights, _header(self.metadata)),
                 ("resume", tensors, {}),
             ):
-                _write_part(temporary, stem, named, metadata, rank, ranks)
+                marks.update(_write_part(temporary, stem, named, metadata, rank, ranks))
 
         def finish() -> None:
+            _sync(write_manifest(temporary, self._of(folder), marks))
             _sync(temporary)
             if folder.exists():
                 remove_folder(folder)
@@ -98,6 +113,10 @@ class FolderCheckpointIO(CheckpointIO):
                     folder.parent
                 )
                 return
+            if work is write and ranks > 1:
+                gathered: list[Any] = [None] * ranks
+                dist.all_gather_object(gathered, marks)
+                marks = {name: item for part in gathered for name, item in part.items()}
 
     def load_checkpoint(
         self,
@@ -122,16 +141,82 @@ class FolderCheckpointIO(CheckpointIO):
         folder = Path(path)
         try:
             tensors = stored_tensors(find_set(folder, "resume"))
-            encoded = json.loads((folder / RESUME_STATE).read_text(encoding="utf-8"))
+            encoded = read_json(folder / RESUME_STATE, dict[str, Any], limit=_LARGEST_STATE)
+            if encoded.pop(_LISTED, None) is not None and not (folder / MANIFEST).exists():
+                raise ValueError(f"{MANIFEST} is missing")
             state: dict[str, Any] = _decode(encoded, tensors)
             state = {
                 name: value if name == "optimizer_states" else _read_all(value)
                 for name, value in state.items()
             }
+            _check_state(state, checkpoint_step(folder))
             state["state_dict"] = stored_tensors(find_set(folder, "weights"))
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise RunError(f"{folder}: the checkpoint is damaged: {error}") from error
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            SafetensorError,
+            DamagedError,
+        ) as error:
+            said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            said = said.removeprefix(f"{folder}/")
+            raise RunError(f"{folder}: the checkpoint is damaged: {said}") from error
         return state
+
+    def check(self, folder: Path) -> bool:
+        """Check a checkpoint against its hashes, and for what a stage goes on from.
+
+        Returns:
+            Whether it has hashes: earlier versions wrote none.
+
+        Raises:
+            RunError: It is damaged, or not of this stage.
+        """
+        try:
+            hashed = check_files(folder, self._of(folder))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{folder}: the checkpoint is damaged: {error}") from error
+        self.read(folder)
+        return hashed
+
+    def newest(self, folder: Path) -> Path | None:
+        """Return the newest checkpoint of a stage that is sound; None where there is none at all.
+
+        Every rank looks at all files: whatever is damaged, all of them take the same.
+
+        Args:
+            folder: Where the stage's checkpoints are.
+
+        Raises:
+            RunError: All are damaged.
+        """
+        tell = _tell if global_rank() == 0 else _keep_silent
+        if strays := stray_names(folder):
+            tell(f"{folder}: passed over, as these are not checkpoints: {listing(strays)}")
+        failures = []
+        for path in reversed(checkpoint_folders(folder)):
+            try:
+                hashed = self.check(path)
+            except RunError as error:
+                failures.append(str(error))
+                tell(f"warning: {error}")
+                continue
+            if failures:
+                tell(f"warning: going on from {path.name}, the newest that is sound; later steps come again")
+            if not hashed:
+                tell(f"{path}: has no hashes, as earlier versions wrote it: taken as it is")
+            return path
+        if failures:
+            raise RunError(
+                f"{failures[0]}. There is no other to go on from. Restore it from a copy, or delete "
+                f"{folder}: the stage is trained again, from its start"
+            )
+        return None
+
+    def _of(self, folder: Path) -> dict[str, str | int]:
+        return {"stage": self.metadata["stage"], "step": checkpoint_step(folder)}
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Delete the folder."""
@@ -171,7 +256,7 @@ def write_weights(
     def write() -> None:
         if first:
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(temporary if first else None, state, _header(metadata), fetch=_whole)
+        write_tensors(temporary if first else None, state, _header(metadata), fetch=_whole, seal=True)
         if first:
             _sync(temporary)
             temporary.replace(path)
@@ -189,7 +274,15 @@ def remove_folder(folder: Path) -> None:
     removed = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(removed, ignore_errors=True)
     folder.rename(removed)
-    shutil.rmtree(removed, ignore_errors=True)
+    with suppress(OSError):
+        _delete(removed)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -202,8 +295,8 @@ def _header(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def _write_part(
     folder: Path, stem: str, tensors: Mapping[str, Tensor], metadata: dict[str, str], rank: int, ranks: int
-) -> None:
-    """Write what this rank holds of named tensors."""
+) -> dict[str, FileMark]:
+    """Write what this rank holds of named tensors; return size and hash of its file."""
     held: dict[str, Tensor] = {}
     rows: dict[str, list[int]] = {}
     for name, tensor in tensors.items():
@@ -215,8 +308,9 @@ def _write_part(
     name = piece_name(stem, rank, ranks)
     if rows:
         metadata = {**metadata, "rows": json.dumps(rows, sort_keys=True)}
-    write_tensors(folder / name, held, metadata)
+    written = write_tensors(folder / name, held, metadata)
     _sync(folder / name)
+    return {name: written}
 
 
 def _attempt(work: Callable[[], None] | None, ranks: int) -> str | None:
@@ -294,6 +388,45 @@ def _decode(value: Any, tensors: Mapping[str, StoredTensor]) -> Any:
     if "$items" in value:
         return {_decode(k, tensors): _decode(v, tensors) for k, v in value["$items"]}
     return {key: _decode(item, tensors) for key, item in value.items()}
+
+
+def _check_state(state: Mapping[str, Any], step: int) -> None:
+    """Check that a resume state has all that a stage goes on from: what is missing would silently begin anew.
+
+    Raises:
+        ValueError: Something is missing, or of another step.
+        KeyError: Likewise.
+        TypeError: Likewise.
+    """
+    if state["global_step"] != step:
+        raise ValueError(f"{RESUME_STATE} is of step {state['global_step']}")
+    (optimiser,), (schedule,) = state["optimizer_states"], state["lr_schedulers"]
+    rates = [group["lr"] for group in optimiser["param_groups"]]
+    # With fp16, every step until now may have been left out.
+    if not rates or not (optimiser["state"] or "MixedPrecision" in state):
+        raise ValueError("it lacks the state of the optimiser")
+    if not len(schedule["base_lrs"]) == len(schedule["_last_lr"]) == len(rates):
+        raise ValueError("its schedule is not that of its optimiser")
+    if type(schedule["last_epoch"]) is not int:
+        raise ValueError("it lacks the step of the schedule")
+    loops = state["loops"]["fit_loop"]
+    (position,) = loops["state_dict"]["combined_loader"]
+    if not position.keys() >= _POSITION or not loops["epoch_loop.batch_progress"]["total"]:
+        raise ValueError("it lacks the position in the data")
+    ranks = {len(state[name]) for name in ("random", "faults", "unlogged")}
+    if len(ranks) != 1 or ranks == {0}:
+        raise ValueError("its random generators, faults and log are not of the same ranks")
+    for generators in state["random"]:
+        if not generators.keys() >= _RANDOM or generators["torch"] is None:
+            raise ValueError("it lacks the state of random generators")
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _keep_silent(message: str) -> None:
+    pass
 
 
 def random_state() -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Rows(Layout):
         for name, record, clips in self.data[begin:end]:
             files = tuple(bytes.fromhex(clip[1:]) if clip.startswith("#") else Path(clip) for clip in clips)
             if record == "nan":
-                record = {"text": "x", "meta": {"at": float("nan")}}
+                record = {"text": "x", "at": float("nan")}
             yield Row(name, record, files)
 
 class Greedy(Rows):
@@ -120,6 +120,22 @@ def test_conversations(corpus: Corpus, tmp_path: Path, tone: Tone) -> None:
     assert (second.json["chosen"], second.json["rejected"], second.audio) == ("yes", "no", {})
     assert list(third.audio) == ["0.flac"]
     assert shards.seconds.tolist() == [3.0, 0.0, 0.5]
+
+
+def test_no_mark_of_a_clip_is_packed_as_text(corpus: Corpus, tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "<audio>q"}
+    source = corpus(
+        ({"messages": [asked]}, []),
+        (turns("0", rejected="<|AUDIO|>"), ["1.wav"]),
+        ({"messages": [{"role": "user", "content": "q"}], "audios": ["1.wav"]}, []),
+        (turns("0"), ["1.wav"]),
+    )
+    assert pack(source, tmp_path / "out").records == 1
+    found = reasons(tmp_path / "out")
+    assert [reason for reason, _ in found] == ["malformed"] * 3
+    assert "'<audio>' in a text stands for a clip in many tools" in found[0][1]
+    assert "'<|AUDIO|>' in a text" in found[1][1]
+    assert "audios: names clips beside the turns" in found[2][1]
 
 
 def test_a_bad_clip_leaves_out_the_whole_conversation(corpus: Corpus, tmp_path: Path) -> None:

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from typer.testing import CliRunner
 
 from kikimimi.cli.data import app
 from kikimimi.data.shards.check import ShardCheck
-from kikimimi.data.shards.index import ShardIndex, index_path
+from kikimimi.data.shards.index import ShardIndex, index_path, read_columns, write_columns
 from kikimimi.data.shards.indexing import build_index, index_shards
 from kikimimi.errors import DataError
 
@@ -174,3 +177,156 @@ def test_index_command_lists_what_is_left_out(write_tar: WriteTar, tone: Tone) -
     assert f"  {path}, byte " in done.stdout
     assert "record 'b0': the labelled clip has no audio" in done.stdout
     assert "  and 5 more; 'kikimimi data check' lists all" in done.stdout
+
+
+def _rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Write an index that is sound in itself, but says something else."""
+    header, columns = read_columns(index_path(path).read_bytes())
+    columns = {name: column.copy() for name, column in columns.items()}
+    change(columns, header)
+    kept = {name: header[name] for name in ("shard", "bytes", "languages", "licenses", "rejected")}
+    index_path(path).write_bytes(write_columns(columns, kept))
+
+
+def _longer_clip(columns: dict[str, Any], header: dict[str, Any]) -> None:
+    columns["clip_seconds"][1] = 2.5
+
+
+def _longer_record(columns: dict[str, Any], header: dict[str, Any]) -> None:
+    columns["seconds"][1] += 1
+
+
+def _other_key(columns: dict[str, Any], header: dict[str, Any]) -> None:
+    columns["key_bytes"][int(columns["key_ends"][1]) - 1] = ord("x")
+
+
+def _other_text(columns: dict[str, Any], header: dict[str, Any]) -> None:
+    columns["characters"][1] = 99
+
+
+def _other_language(columns: dict[str, Any], header: dict[str, Any]) -> None:
+    header["languages"] = ["en", "ja"]
+    columns["languages"][:] = [1, 0, 1]
+
+
+def _fewer_clips(columns: dict[str, Any], header: dict[str, Any]) -> None:
+    columns["clip_seconds"] = columns["clip_seconds"][[0, 2]]
+    columns["clip_ends"][:] = [1, 1, 2]
+
+
+def _without_second(columns: dict[str, Any], header: dict[str, Any]) -> None:
+    first = int(columns["key_ends"][0])
+    columns["key_bytes"] = np.delete(columns["key_bytes"], slice(first, int(columns["key_ends"][1])))
+    columns["key_ends"] = np.array([first, len(columns["key_bytes"])])
+    columns["clip_ends"] = np.array([1, 2])
+    columns["clip_seconds"] = columns["clip_seconds"][[0, 2]]
+    for name in ("offsets", "sizes", "seconds", "characters", "languages", "licenses", "hashes"):
+        columns[name] = columns[name][[0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_longer_clip, "its index has 2.500 s as the length of 0.flac, and it is 0.600 s."),
+        (_longer_record, "its index has 1.600 s as the length of all clips, and it is 0.600 s."),
+        (_other_key, "its index has 'train-000000-x' as the key, and it is 'train-000000-1'."),
+        (_other_text, "its index has 99 as the number of characters, and it is 2."),
+        (_other_language, "its index has 'en' as the language, and it is 'ja'."),
+        (_fewer_clips, "its index has 0 as the number of clips, and it is 1."),
+        (_without_second, "member 'train-000000-1.json' is not in the index."),
+    ],
+)
+def test_an_index_that_says_something_else_is_found(shard: Shard, change: Any, reason: str) -> None:
+    path = shard(3)
+    build_index(path)
+    second = int(ShardIndex.load(path).offsets[1])
+    _rewrite(path, change)
+    ((offset, _, found),) = _found(path)
+    assert found == f"{reason} Make it again with: kikimimi data index {path}"
+    assert offset == second
+
+
+def test_what_follows_the_last_record_of_an_index_is_found(shard: Shard) -> None:
+    path = shard(3)
+    build_index(path)
+    last = int(ShardIndex.load(path).offsets[2])
+
+    def without_last(columns: dict[str, Any], header: dict[str, Any]) -> None:
+        for name in ("offsets", "sizes", "seconds", "characters", "languages", "licenses", "hashes"):
+            columns[name] = columns[name][:2]
+        for ends, values in (("clip_ends", "clip_seconds"), ("key_ends", "key_bytes")):
+            columns[ends] = columns[ends][:2]
+            columns[values] = columns[values][: int(columns[ends][-1])]
+
+    _rewrite(path, without_last)
+    ((offset, _, reason),) = _found(path)
+    assert (offset, reason[:46]) == (last, "member 'train-000000-2.json' is not in the ind")
+
+
+def test_the_index_of_another_shard_is_named(shard: Shard) -> None:
+    one, other, longer = shard(3, "one-0.tar"), shard(3, "two-0.tar"), shard(30, "six-0.tar")
+    for path in (one, other, longer):
+        build_index(path)
+    assert one.stat().st_size == other.stat().st_size
+    shutil.copy(index_path(one), index_path(other))
+    ((offset, _, reason),) = _found(other)
+    assert (offset, reason.partition(". ")[0]) == (
+        0,
+        "its index is that of one-0.tar: no record is where it says",
+    )
+    shutil.copy(index_path(longer), index_path(one))
+    message = (
+        rf"is the index of another shard: made for six-0\.tar, of {longer.stat().st_size} bytes, and this"
+    )
+    assert re.search(message, _found(one)[0][2])
+    with pytest.raises(DataError, match=message):
+        ShardIndex.load(one)
+
+
+def test_a_renamed_shard_is_sound(shard: Shard) -> None:
+    path = shard(3)
+    build_index(path)
+    index_path(path).rename(index_path(path.with_name("new.tar")))
+    assert _found(path.rename(path.with_name("new.tar"))) == []
+
+
+def test_more_zeros_than_tar_pads_are_warned_of(shard: Shard) -> None:
+    path, sound = shard(3), shard(3, "other.tar")
+    second = int(ShardIndex.load(str(path)).offsets[1]) if build_index(path) else 0
+    content = path.read_bytes()
+    path.write_bytes(content[:second] + bytes(40_960 - second))
+    summary = index_shards([str(path), str(sound)]).summary()
+    zeros = 40_960 - second
+    assert (
+        f"warning: {path} ends in {zeros:,} bytes of zeros, more than tar pads: were records lost" in summary
+    )
+    assert summary.count("warning") == 1
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
+def test_a_damaged_index_is_never_believed(shard: Shard, part: float) -> None:
+    path = shard(5)
+    build_index(path)
+    index = index_path(path)
+    content = index.read_bytes()
+    place = round(part * (len(content) - 1))
+    flipped = bytearray(content)
+    flipped[place] ^= 1
+    for spoilt in (
+        content[:place],
+        bytes(flipped),
+        bytes(len(content)),
+        content.decode("latin-1").encode("utf-16"),
+    ):
+        index.write_bytes(spoilt)
+        error, loaded = None, None
+        try:
+            loaded = ShardIndex.load(path)
+        except DataError as raised:
+            error = str(raised)
+        if loaded is not None:  # in what says nothing of the shard: the name that it had
+            assert loaded.made_for != path.name
+            continue
+        assert error is not None
+        assert re.search(r"is malformed|is of version|is stale|of another shard", error)
+        assert error.endswith(f"Make it again with: kikimimi data index {path}")

@@ -184,3 +184,94 @@ def test_a_labelled_clip_may_lack_a_transcript(write_tar: WriteTar, tone: Tone) 
         shard = write_tar([("a.json", _json(useless)), ("a.0.wav", tone())])
         with pytest.raises(DataError, match=r"neither a conversation \(messages\) nor a labelled clip"):
             build_index(shard)
+
+
+def test_files_that_systems_add_are_passed_over(write_tar: WriteTar, tone: Tone) -> None:
+    junk = b"\0\5\26\7\xff"
+    path = write_tar(
+        [
+            ("._a.json", junk),
+            ("a.json", _TEXT[1]),
+            ("._a.0.wav", junk),
+            (".DS_Store", junk),
+            ("a.0.wav", tone(0.1)),
+            ("__MACOSX/._a.json", junk),
+            ("__MACOSX/b.json", junk),
+            ("Thumbs.db", junk),
+            ("d/b.json", _TEXT[1]),
+            ("d/desktop.ini", junk),
+            ("d/b.wav", tone(0.2)),
+            ("d/.ipynb_checkpoints.pkl", junk),
+        ]
+    )
+    build_index(path)
+    shards = Shards("d", str(path))
+    assert [shards.read(row).key for row in range(len(shards))] == ["a", "d/b"]
+    assert [list(shards.read(row).audio) for row in range(2)] == [["0.wav"], ["wav"]]
+
+
+def test_capitals_in_suffixes(write_tar: WriteTar, tone: Tone) -> None:
+    path = write_tar(
+        [
+            ("a.json", _TEXT[1]),
+            ("a.FLAC", tone(0.1, kind="FLAC")),
+            ("b.JSON", _TEXT[1]),
+            ("b.0.Wav", tone(0.2)),
+            ("c.TXT", "う".encode()),
+            ("c.WAV", tone(0.3)),
+            ("d.json", _conversation("0.WAV")),
+            ("d.0.WAV", tone(0.4)),
+        ]
+    )
+    build_index(path)
+    shards = Shards("d", str(path))
+    assert shards.seconds.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert [shards.read(row).texts()[0] for row in range(3)] == ["あ", "あ", "う"]
+    assert list(shards.read(3).audio) == ["0.WAV"]
+
+
+def test_a_key_ends_at_the_first_dot(write_tar: WriteTar, tone: Tone) -> None:
+    path = write_tar([("Track 2.0.wav", tone(0.1)), ("Track 2.0.txt", b"go")])
+    said = (
+        r"'Track 2\.0\.txt' is neither .* A key ends at the first dot of a name, here 'Track 2': no other dot"
+    )
+    with pytest.raises(DataError, match=said):
+        build_index(path)
+
+
+def test_says_that_members_stand_apart(write_tar: WriteTar, tone: Tone) -> None:
+    members = [("a.json", _TEXT[1]), ("b.json", _TEXT[1]), ("a.0.wav", tone(0.1)), ("b.0.wav", tone(0.1))]
+    path = write_tar(members)
+    said = r"byte 0, record 'a': the labelled clip has no audio: .* do not stand together \(tar --sort=name"
+    with pytest.raises(DataError, match=said):
+        build_index(path)
+    path = write_tar([*members, ("c.json", _TEXT[1]), ("c.0.wav", tone(0.1)), ("d.json", _TEXT[1])])
+    build_index(path, skip=True)
+    reasons = [left.reason for left in ShardIndex.load(path).rejected]
+    assert len(reasons) == 5
+    assert ["tar --sort=name" in reason for reason in reasons] == [True] * 4 + [False]
+
+
+@pytest.mark.parametrize("meta", [5, "x", ["a"], [{"a": 1}], True, 1.5])
+def test_meta_that_is_no_mapping(write_tar: WriteTar, tone: Tone, meta: Any) -> None:
+    path = write_tar([("a.json", _json({"text": "あ", "meta": meta})), ("a.0.wav", tone(0.1))])
+    with pytest.raises(DataError, match=f"record 'a': meta: expected a mapping, not {type(meta).__name__}"):
+        build_index(path)
+
+
+@pytest.mark.parametrize("told", [{"offset": 0.05}, {"start": 0, "end": 0.05}, {"channel": 1}])
+def test_a_part_of_a_clip_is_not_taken_for_the_whole(
+    write_tar: WriteTar, tone: Tone, told: dict[str, Any]
+) -> None:
+    part = {"type": "audio", "audio": "0.wav", "duration": 0.1, "offset": 0, "channel": None}
+    answer = {"role": "assistant", "content": "はい。"}
+
+    def shard(more: dict[str, Any]) -> Path:
+        data = {"messages": [{"role": "user", "content": [{**part, **more}]}, answer]}
+        return write_tar([("a.json", _json(data)), ("a.0.wav", tone(0.1))])
+
+    build_index(shard({}))
+    with pytest.raises(
+        DataError, match=r"record 'a': an audio part tells with .* of a part of 0\.wav, but the clips"
+    ):
+        build_index(shard(told))

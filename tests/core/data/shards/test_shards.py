@@ -13,7 +13,8 @@ import pytest
 from kikimimi.data.shards import store
 from kikimimi.data.shards.index import index_path
 from kikimimi.data.shards.indexing import build_index
-from kikimimi.data.shards.shards import NameColumn, Shards, expand
+from kikimimi.data.shards.pattern import expand
+from kikimimi.data.shards.shards import NameColumn, Shards
 from kikimimi.errors import DataError, RequestError, StorageError
 
 Shard = Callable[..., Path]

@@ -17,8 +17,9 @@ from kikimimi.data.shards import check, store
 from kikimimi.data.shards.check import ShardCheck
 from kikimimi.data.shards.index import SUFFIX, ShardIndex
 from kikimimi.data.shards.indexing import build_index, index_shards
+from kikimimi.data.shards.pattern import expand
 from kikimimi.data.shards.record import Record
-from kikimimi.data.shards.shards import Shards, expand
+from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import DataError, RequestError, StorageError
 
 Shard = Callable[..., Path]

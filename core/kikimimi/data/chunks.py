@@ -1,0 +1,180 @@
+"""Files of chunks (WAV, RF64, W64, AIFF, AU, CAF): sizes that were never filled in, and joined files.
+
+A program that writes into a pipe cannot go back and fill in a size: what stands there means that the samples
+go on to the end of the file. Where that is not so (SoX writes its headers once more), the file is refused.
+libsndfile reads the first of several files that were joined.
+"""
+
+import struct
+from collections.abc import Callable
+
+from kikimimi.data.content import Content, Pieces
+from kikimimi.errors import AudioError
+
+_PLACEHOLDERS = (1 << 30, 2_000_000_000)
+"""What programs write in place of a size that they do not know, beside numbers that no file reaches."""
+_NO_SIZE = 0x7F000000
+_AROUND = 64
+"""Bytes of a header that are added to such a number, or taken from it."""
+_W64_MARK = bytes.fromhex("726966662e91cf11a5d628db04c10000")
+_W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
+_PLAIN = (1, 3, 6, 7, 0xFFFE)
+"""Codes of formats of so many bytes a sample: integers, floats, A-law, mu-law, any with its own identifier."""
+_CAF_DATA = 4  # bytes of a chunk of samples before them
+
+
+def is_placeholder(size: int) -> bool:
+    """Tell whether a size [bytes] stands for one that was not known."""
+    return size >= _NO_SIZE or any(abs(size - number) <= _AROUND for number in _PLACEHOLDERS)
+
+
+def filled(content: Content, name: str) -> Pieces | None:
+    """Fill in the size of the samples where it was left out and they follow, to the end of the file.
+
+    Returns:
+        What the file is to be made of; None where it can stay as it is, or is no such file.
+
+    Raises:
+        AudioError: Files were joined, or it is not told how many samples there are.
+    """
+    fill = _KINDS.get(content[:4])
+    return fill(content, name) if fill is not None else None
+
+
+def _wav(content: Content, name: str) -> Pieces | None:
+    (outer,) = struct.unpack("<I", content[4:8].ljust(4, b"\0"))
+    _check_joined(content, 8 + outer + outer % 2, b"RIFF", name)
+    at = 12
+    while at + 8 <= len(content):
+        kind, size = struct.unpack("<4sI", content[at : at + 8])
+        begin = at + 8
+        if kind == b"fmt ":
+            _check_format(content[begin : begin + 16], name)
+        if kind == b"data":
+            left = len(content) - begin
+            unknown = is_placeholder(size) or not (size or not left or _are_chunks(content, begin))
+            if unknown and (second := content.find(b"WAVEfmt ", begin)) > 0:
+                raise _joined(second - 8, "RIFF", name)
+            if size or not unknown:
+                _check_rest(content, begin + size + size % 2, 8 + outer, unknown, name)
+                return None
+            return [content[: at + 4], struct.pack("<I", min(left, 0xFFFFFFFF)), (begin, len(content))]
+        at = begin + size + size % 2
+    return None
+
+
+def _check_format(form: bytes, name: str) -> None:
+    """Check that the rate of a WAV and its bytes a second are of one file, where both say the same thing."""
+    code, channels, rate, per_second, per_frame, bits = struct.unpack("<HHIIHH", form.ljust(16, b"\0"))
+    if code not in _PLAIN or not (channels and per_frame and per_second):
+        return
+    if per_second != rate * per_frame or per_frame % channels or per_frame // channels * 8 < bits:
+        raise AudioError(
+            f"{name}: its header disagrees with itself: {rate} Hz with {per_frame} bytes for {channels} "
+            f"channels of {bits} bits would be {rate * per_frame} bytes a second, not {per_second}"
+        )
+
+
+def _check_rest(content: Content, at: int, outer: int, unknown: bool, name: str) -> None:
+    """Check that what follows the samples of a WAV are chunks: where its size is damaged, they are samples."""
+    end = min(outer, len(content))
+    if unknown or end - at < 8 or _are_chunks(content, at, end):
+        return
+    raise AudioError(
+        f"{name}: damaged: {end - at} bytes follow the samples that its header tells of, and are no chunks"
+    )
+
+
+def _are_chunks(content: Content, at: int, end: int | None = None) -> bool:
+    """Tell whether nothing but further chunks follows: then there are no samples."""
+    end = len(content) if end is None else end
+    while at + 8 <= end:
+        kind, size = struct.unpack("<4sI", content[at : at + 8])
+        if not all(32 <= byte < 127 for byte in kind):
+            return not any(content[at:end])  # padding
+        at += 8 + size + size % 2
+    return at in (end, end + 1) or (at < end and not any(content[at:end]))
+
+
+def _rf64(content: Content, name: str) -> Pieces | None:
+    kind, _, outer, size = struct.unpack("<4sIQQ", content[12:36].ljust(24, b"\0"))
+    _check_joined(content, 8 + outer, b"RF64", name)
+    at = content.find(b"data\xff\xff\xff\xff", 36)
+    if kind != b"ds64" or size or at < 0:
+        return None
+    return [content[:28], struct.pack("<Q", len(content) - at - 8), (36, len(content))]
+
+
+def _w64(content: Content, name: str) -> Pieces | None:
+    (outer,) = struct.unpack("<q", content[16:24].ljust(8, b"\0"))
+    _check_joined(content, outer, _W64_MARK, name)
+    at = 40
+    while at + 24 <= len(content):
+        kind, size = content[at : at + 16], struct.unpack("<q", content[at + 16 : at + 24])[0]
+        if kind == _W64_DATA:
+            if 0 <= size <= 24 < len(content) - at:
+                raise _unknown(name)
+            return None
+        if size < 24:
+            return None
+        at += size + -size % 8
+    return None
+
+
+def _caf(content: Content, name: str) -> Pieces | None:
+    at = 8
+    while at + 12 <= len(content):
+        kind, size = struct.unpack(">4sq", content[at : at + 12])
+        left = len(content) - at - 12
+        if kind == b"caff":
+            raise _joined(at, "CAF", name)
+        if kind == b"data" and size < 0:
+            return [content[: at + 4], struct.pack(">q", left), (at + 12, len(content))]
+        if kind == b"data" and size == _CAF_DATA < left:
+            raise _unknown(name)
+        if size > left:
+            raise AudioError(
+                f"{name}: breaks off: its header promises {size} bytes, but only {left} are there"
+            )
+        at += 12 + max(size, 0)
+    return None
+
+
+def _aiff(content: Content, name: str) -> None:
+    (outer,) = struct.unpack(">I", content[4:8].ljust(4, b"\0"))
+    _check_joined(content, 8 + outer + outer % 2, b"FORM", name)
+
+
+def _au(content: Content, name: str) -> None:
+    offset, size = struct.unpack(">II", content[4:12].ljust(8, b"\0"))
+    _check_joined(content, offset + size, b".snd", name)
+
+
+_KINDS: dict[bytes, Callable[[Content, str], Pieces | None]] = {
+    b"RIFF": _wav,
+    b"RF64": _rf64,
+    _W64_MARK[:4]: _w64,
+    b"caff": _caf,
+    b"FORM": _aiff,
+    b".snd": _au,
+}
+
+
+def _check_joined(content: Content, end: int, mark: bytes, name: str) -> None:
+    """Check that no other file begins where one ends."""
+    if end > len(mark) and content[end : end + len(mark)] == mark:
+        raise _joined(end, mark[:4].decode(), name)
+
+
+def _joined(second: int, kind: str, name: str) -> AudioError:
+    return AudioError(
+        f"{name}: holds several files ({kind}); the second begins at byte {second}: were they joined? Take "
+        "them apart, or join them with ffmpeg"
+    )
+
+
+def _unknown(name: str) -> AudioError:
+    return AudioError(
+        f"{name}: its header does not tell its length (written into a pipe?), and what follows is not "
+        "samples alone; write it anew, into a file"
+    )

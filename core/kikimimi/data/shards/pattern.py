@@ -1,0 +1,141 @@
+"""Which shards a pattern names: braces and wildcards, as shells know them. What exists is taken literally."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from kikimimi.data.shards.store import check_url, is_url, list_urls
+from kikimimi.errors import RequestError
+
+MAX_SHARDS = 1_000_000
+"""How many names the braces of a pattern may stand for."""
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_MAX_DIGITS = 18  # of a number in a range
+_GLOB = re.compile(r"[*?\[]")
+_MADE = "'kikimimi data pack' makes shards; 'kikimimi quickstart' makes those of its own recipe"
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the shards that a pattern names, in order.
+
+    Args:
+        pattern: A path or a URL with braces (``train-{000..255}.tar``,
+            ``{train,extra}.tar``) and wildcards (``data/*.tar``), where the place can list its files. A path
+            that exists means itself, and so does a folder that exists at its beginning.
+
+    Raises:
+        RequestError: A shard is missing or named twice, nothing matches, braces stand for more than
+            `MAX_SHARDS` names, it is a pipe, or a URL that is not read.
+        StorageError: An object store does not answer.
+    """
+    if pattern.startswith("pipe:"):
+        raise RequestError(f"{pattern}: pipes are refused; shards are files or URLs")
+    shards: list[str] = []
+    for name in _names(pattern):
+        found = _urls(name) if is_url(name) else _files(name, pattern)
+        if not found:
+            raise RequestError(f"{pattern}: nothing matches {name}. {_MADE}{_seen_from(name)}")
+        shards.extend(found)
+    seen: set[str] = set()
+    for shard in shards:
+        if not shard.lower().endswith(".tar"):
+            raise RequestError(f"{pattern}: {shard} is not a shard (.tar)")
+        if shard in seen:
+            raise RequestError(f"{pattern}: names {shard} twice")
+        seen.add(shard)
+    return shards
+
+
+def _names(pattern: str) -> Iterator[str]:
+    """Yield what the braces of a pattern stand for."""
+    if is_url(pattern):
+        folder, rest = "", pattern
+    else:
+        folder, rest = _literal(os.path.expanduser(pattern))
+    if (count := _count(rest, pattern)) > MAX_SHARDS:
+        raise RequestError(
+            f"{pattern}: its braces stand for {count:,} names; at most {MAX_SHARDS:,} shards are read"
+        )
+    return (folder + name for name in _expanded(rest, pattern))
+
+
+def _literal(path: str) -> tuple[str, str]:
+    """Part a path into the longest beginning that exists, and the rest."""
+    if os.path.lexists(path):
+        return path, ""
+    folder = os.path.dirname(path)
+    while folder and not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    return path[: len(folder)], path[len(folder) :]
+
+
+def _files(name: str, pattern: str) -> list[str]:
+    folder, rest = _literal(name)
+    if _GLOB.search(rest):
+        return sorted(glob.glob(glob.escape(folder) + rest))
+    name = str(Path(name))
+    if os.path.isdir(name):
+        raise RequestError(f"{pattern}: {name} is a folder. Its shards are: {os.path.join(name, '*.tar')}")
+    if not os.path.isfile(name):
+        raise RequestError(f"{pattern}: shard {name} does not exist. {_MADE}{_seen_from(name)}")
+    return [name]
+
+
+def _urls(name: str) -> list[str]:
+    check_url(name)
+    return list_urls(name) if _GLOB.search(name) else [name]
+
+
+def _seen_from(name: str) -> str:
+    return "" if is_url(name) or os.path.isabs(name) else f". Relative paths begin in {os.getcwd()}"
+
+
+def _count(text: str, pattern: str) -> int:
+    """Return how many names braces stand for."""
+    count = 1
+    while braces := _BRACES.search(text):
+        count *= len(_inner(braces[1], pattern))
+        text = text[: braces.start()] + text[braces.end() :]
+    return count
+
+
+def _expanded(text: str, pattern: str) -> Iterator[str]:
+    braces = _BRACES.search(text)
+    if braces is None:
+        if "{" in text or "}" in text:
+            raise RequestError(f"{pattern}: a brace is not closed or not opened")
+        yield text
+        return
+    for item in _inner(braces[1], pattern):
+        yield from _expanded(text[: braces.start()] + str(item) + text[braces.end() :], pattern)
+
+
+class _Range:
+    """The numbers of a range as texts, without holding them."""
+
+    def __init__(self, first: str, last: str) -> None:
+        self._numbers = range(int(first), int(last) + 1)
+        self._width = len(first) if first.startswith("0") else 0
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{number:0{self._width}d}" for number in self._numbers)
+
+
+def _inner(inside: str, pattern: str) -> _Range | list[str]:
+    """Return what one pair of braces stands for."""
+    if bounds := _RANGE.fullmatch(inside):
+        if max(map(len, bounds.groups())) > _MAX_DIGITS:
+            raise RequestError(f"{pattern}: a number in {{{inside[:40]}}} has more than {_MAX_DIGITS} digits")
+        if int(bounds[2]) < int(bounds[1]):
+            raise RequestError(f"{pattern}: the range {{{inside}}} runs backwards")
+        return _Range(*bounds.groups())
+    if "," in inside:
+        return inside.split(",")
+    raise RequestError(f"{pattern}: {{{inside}}} is neither a range ({{000..255}}) nor a list ({{a,b}})")

@@ -1,0 +1,170 @@
+"""SHA-256 of what we write: of each file of a folder in a manifest, and of a tensor file within itself."""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from kikimimi.console.words import counted
+from kikimimi.errors import DamagedError
+from kikimimi.files.reading import MEBIBYTE, damaged, parse_json, read_bytes
+from kikimimi.files.writing import writing
+
+MANIFEST = "files.json"
+"""Name of the file that lists the files of a folder; it is written last."""
+SEAL, SEAL_OF = "sha256", "sha256_of"
+"""Names of a sealed tensor file's hash, and of what the hash is of, in the texts of its header."""
+BLANK = "0" * 64
+"""What stands in place of the hash while it is computed."""
+OF_ITSELF = "this file, with zeros in place of the hash"
+
+_LONGEST_HEADER = 100 * MEBIBYTE  # safetensors allows 100,000,000 bytes
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class FileMark:
+    """What tells whether a file is as it was written.
+
+    Attributes:
+        bytes: Its size [bytes].
+        sha256: Its hash (hex).
+    """
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FileManifest:
+    """The files of a folder.
+
+    Attributes:
+        of: What they are together, such as stage and step.
+        files: Each file by its path in the folder.
+    """
+
+    of: dict[str, str | int]
+    files: dict[str, FileMark]
+
+
+def write_manifest(folder: Path, of: Mapping[str, str | int], files: Mapping[str, FileMark]) -> Path:
+    """Write the manifest of a folder that has all of its files; return its path."""
+    path = folder / MANIFEST
+    said = {"of": dict(of), "files": {name: asdict(files[name]) for name in sorted(files)}}
+    with writing(path):
+        path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def mark(path: Path) -> FileMark:
+    """Read a file to its end and return its size and hash.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return FileMark(file.tell(), digest.hexdigest())
+
+
+def check_files(folder: Path, of: Mapping[str, str | int], names: Collection[str] | None = None) -> bool:
+    """Check the files of a folder against its manifest.
+
+    Args:
+        folder: Where they are.
+        of: What they have to be.
+        names: Files that are read; None checks all.
+
+    Returns:
+        Whether there is a manifest: earlier versions wrote none.
+
+    Raises:
+        ValueError: The manifest is damaged or of something else, or a file is missing, other, or too many.
+        OSError: A file cannot be read.
+    """
+    if not (folder / MANIFEST).exists():
+        return False
+    try:
+        manifest = parse_json(read_bytes(folder / MANIFEST, limit=16 * MEBIBYTE), FileManifest)
+    except (DamagedError, ValueError) as error:
+        raise ValueError(f"{MANIFEST}: {error}") from error
+    for name, value in of.items():
+        if manifest.of.get(name) != value:
+            raise ValueError(f"its files are of {name} {manifest.of.get(name)}, not {value}")
+    held = {path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".json")}
+    if other := {name for name in held if name[0] != "."} - {MANIFEST, *manifest.files}:
+        raise ValueError(f"{min(other)} is not one of its files: files of two are mixed")
+    if strange := set(names or ()) - manifest.files.keys():
+        raise ValueError(f"{min(strange)} is missing in {MANIFEST}")
+    wanted = [name for name in manifest.files if names is None or name in names]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(lambda name: _check(folder, name, manifest.files[name]), wanted))
+    return True
+
+
+def require_files(folder: Path, remedy: str) -> None:
+    """Check the files of a folder against its manifest, if it has one.
+
+    Raises:
+        DamagedError: A file is not as it was written.
+    """
+    try:
+        check_files(folder, {})
+    except (OSError, ValueError) as error:
+        raise damaged(folder, str(error), remedy) from error
+
+
+def _check(folder: Path, name: str, wanted: FileMark) -> None:
+    path = folder / name
+    if ".." in Path(name).parts or Path(name).is_absolute() or not path.is_file():
+        raise ValueError(f"{name} is missing")
+    if (size := path.stat().st_size) != wanted.bytes:
+        raise ValueError(f"{name} has {counted(size, 'byte')} in place of {wanted.bytes:,}")
+    if mark(path) != wanted:
+        raise ValueError(f"{name} is not as it was written: its SHA-256 differs")
+
+
+def check_seal(path: Path) -> bool:
+    """Check a tensor file (safetensors) against the hash in its header.
+
+    Returns:
+        Whether it has one: files of earlier versions, and of others, have none.
+
+    Raises:
+        ValueError: It is not as it was written.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        header = _header(file)
+        try:
+            texts = parse_json(header[8:], dict[str, object]).get("__metadata__", {})
+        except ValueError as error:
+            raise ValueError(f"its header {error}") from error
+        if SEAL_OF.encode() not in header and OF_ITSELF.encode() not in header:
+            return False
+        sealed = str(texts.get(SEAL)) if isinstance(texts, dict) else ""
+        if not re.fullmatch("[0-9a-f]{64}", sealed):
+            raise ValueError("its header is damaged: it lacks the hash")
+        digest = hashlib.sha256(header.replace(sealed.encode(), BLANK.encode(), 1))
+        buffer = memoryview(bytearray(MEBIBYTE))
+        while size := file.readinto(buffer):
+            digest.update(buffer[:size])
+    if digest.hexdigest() != sealed:
+        raise ValueError("it is not as it was written: its SHA-256 differs")
+    return True
+
+
+def _header(file: IO[bytes]) -> bytes:
+    prefix = file.read(8)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or length > _LONGEST_HEADER:
+        raise ValueError("it is no safetensors file, or ends too early")
+    header = file.read(length)
+    if len(header) < length:
+        raise ValueError("it ends too early")
+    return prefix + header

@@ -1,0 +1,229 @@
+"""Segments: fields of a row, or of an audio part, that tell which part of a file is its clip.
+
+The usual names are those that manifests of the field use: ``offset`` and ``duration`` (NeMo, MuST-C),
+``start`` and ``end`` or ``duration`` (Whisper, Lhotse), ``start_time``, ``begin_time`` and ``end_time`` (AMI,
+GigaSpeech), ``start_seconds`` and ``end_seconds`` (AudioSet), ``onset`` and ``offset`` (DCASE),
+``timestamp: [start, end]`` (pipelines of transformers), and ``channel`` (Lhotse). Capitals, underscores,
+hyphens and blanks in them do not count. Times are seconds, where a name ends in ``ms`` milliseconds, or texts
+such as ``00:01:02.500``.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields as fields_of
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from kikimimi import DataError, Segment
+
+_STEMS = {
+    "start": ("start", "starttime", "segmentstart", "begin", "begintime", "segmentbegin", "offset", "onset"),
+    "end": ("end", "endtime", "segmentend", "stop", "stoptime"),
+    "duration": ("duration", "segmentduration"),
+}
+_UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3}
+_CHANNELS = ("channel", "channelid", "channelindex", "channelidx", "channelselector", "audiochannel")
+_SAMPLES = ("startsample", "samplestart", "startframe", "framestart", "frameoffset", "sampleoffset")
+_USUAL = {
+    **{
+        stem + unit: (what, scale)
+        for what, stems in _STEMS.items()
+        for stem in stems
+        for unit, scale in _UNITS.items()
+    },
+    **dict.fromkeys(_CHANNELS, ("channel", 1.0)),
+    **dict.fromkeys(_SAMPLES, ("samples", 1.0)),
+    "timestamp": ("timestamp", 1.0),
+}
+_CHANNEL_NAMES = {"a": 0, "b": 1, "l": 0, "r": 1, "left": 0, "right": 1}
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")  # HOURS:MINUTES:SECONDS, MINUTES:SECONDS
+_ROUGHLY = 0.1  # how far tools that measure the same file differ [s]: MP3 has its own beginning and end
+_AGREE = 0.02  # rounded numbers that mean the same differ by no more [s]
+
+
+@dataclass(frozen=True)
+class SegmentFields:
+    """Names of the fields that tell of a segment. Where none is given, the usual names count.
+
+    Attributes:
+        start: Where it begins [s].
+        end: Where it ends [s].
+        duration: Its length [s].
+        channel: Number of its channel, from 0.
+    """
+
+    start: str | None = None
+    end: str | None = None
+    duration: str | None = None
+    channel: str | None = None
+
+    def given(self) -> dict[str, str]:
+        """Return what each of the names that are given is of."""
+        named = {field.name: getattr(self, field.name) for field in fields_of(self)}
+        return {what: name for what, name in named.items() if name is not None}
+
+
+USUAL = SegmentFields()
+"""The usual names."""
+
+
+def is_usual(name: str) -> bool:
+    """Tell whether a name is one of the usual ones."""
+    return _plain(name) in _USUAL
+
+
+def segment_of(
+    fields: Mapping[str, Any], source: Path | bytes, where: str, names: SegmentFields = USUAL
+) -> Path | bytes | Segment:
+    """Return the part of an audio file that the fields of a row, or of an audio part, ask for.
+
+    Args:
+        fields: Name to value. They are left as they are; what tells of no segment is passed over.
+        source: The audio file, or the bytes of it.
+        where: Place of the row, for messages.
+        names: Names of the fields.
+
+    Returns:
+        The segment, or `source` itself where no field tells of one. A duration that stands alone begins at 0,
+        and is the whole file where that is as long, but for 0.1 s, or for 1 s where it is a whole number.
+
+    Raises:
+        DataError: What they tell is no number, contradicts itself, or is not enough.
+    """
+    try:
+        told = _told(fields, names)
+        start, length = _stretch(_one(told["start"]), _one(told["end"]), _one(told["duration"]))
+        channel = _one(told["channel"])
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+    if not start and length is None and channel is None:
+        return source
+    alone = length is not None and not told["start"] and not told["end"]
+    slack = 0.0 if not alone or length is None else 1.0 if length.is_integer() else _ROUGHLY
+    return Segment(source, start, length, None if channel is None else int(channel), slack)
+
+
+_Told = dict[str, dict[str, float]]  # what is told (start, end, duration, channel): name of a field to number
+
+
+def _told(fields: Mapping[str, Any], names: SegmentFields) -> _Told:
+    told: _Told = {"start": {}, "end": {}, "duration": {}, "channel": {}}
+    for what, name, value, unit in _chosen(fields, names) if names != USUAL else _usual(fields):
+        number = _channel(name, value) if what == "channel" else _seconds(name, value)
+        if what == "samples" and number:
+            raise ValueError(f"{name}: counts samples, but a segment is told in seconds: give start and end")
+        if what in told and number is not None:
+            told[what][name] = number * unit
+    return told
+
+
+def _chosen(fields: Mapping[str, Any], names: SegmentFields) -> Iterator[tuple[str, str, Any, float]]:
+    for what, name in names.given().items():
+        yield what, name, fields.get(name), _USUAL.get(_plain(name), ("", 1.0))[1]
+
+
+def _usual(fields: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, float]]:
+    plain = {name: _plain(name) for name in fields}
+    of_events = "onset" in plain.values()  # whose offset is where they end
+    for name, known in plain.items():
+        what, unit = _USUAL.get(known, ("", 1.0))
+        value = fields[name]
+        if what == "timestamp":
+            if isinstance(value, list | tuple) and len(value) == 2:
+                yield from (("start", f"{name}[0]", value[0], unit), ("end", f"{name}[1]", value[1], unit))
+        elif what:
+            yield "end" if known == "offset" and of_events else what, name, value, unit
+
+
+@lru_cache(maxsize=4096)  # tables have the same columns in every row
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def _one(told: dict[str, float]) -> float | None:
+    """Return the number that all fields agree on, or None where there is none."""
+    if not told:
+        return None
+    if max(told.values()) - min(told.values()) > _AGREE:
+        said = " and ".join(f"{name} ({number:g})" for name, number in told.items())
+        raise ValueError(f"{said} tell of the same, and differ")
+    return next(iter(told.values()))
+
+
+def _stretch(start: float | None, end: float | None, duration: float | None) -> tuple[float, float | None]:
+    """Return where a segment begins and its length, None for a whole file."""
+    begin = start or 0.0
+    if end is None:
+        if duration is None and begin:
+            raise ValueError(f"the segment begins at {begin:g} s, but nothing says where it ends")
+        length = duration
+    else:
+        if start is None and duration is not None:
+            begin = round(end - duration, 6)
+        elif start is None:
+            raise ValueError(f"the segment ends at {end:g} s, but nothing says where it begins")
+        length = round(end - begin, 6)
+        if duration is not None and abs(length - duration) > _AGREE:
+            raise ValueError(
+                f"from {begin:g} to {end:g} s are {length:g} s, but the duration is {duration:g} s"
+            )
+    if begin < 0:
+        raise ValueError(f"the segment begins at {begin:g} s, before the file does")
+    if length is not None and length <= 0:
+        raise ValueError(f"the segment is {length:g} s long")
+    return begin, length
+
+
+def _seconds(name: str, value: Any) -> float | None:
+    """Return a time, or None where the field tells none: it is empty, a yes or no, or a date."""
+    if value is None or isinstance(value, bool | datetime):
+        return None
+    if isinstance(value, str):
+        if not (text := value.strip()) or _is_date(text):
+            return None
+        if clock := _CLOCK.fullmatch(text):
+            hours, minutes, seconds = clock.groups()
+            return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
+        value = text
+    try:
+        number = float(value)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{name}: {value!r} is no number of seconds") from None
+    if math.isinf(number):
+        raise ValueError(f"{name}: is infinite")
+    return None if math.isnan(number) else number
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return not text.isdigit()  # 20240131 may be a number
+
+
+def _channel(name: str, value: Any) -> float | None:
+    """Return the number of a channel, or None where the field names none, such as that of a broadcaster."""
+    if isinstance(value, list | tuple) and value:
+        if len(value) > 1:
+            raise ValueError(f"{name}: one channel is taken, not {len(value)}")
+        value = value[0]
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if not text.removeprefix("-").isdigit():
+            return _CHANNEL_NAMES.get(text)
+        value = text
+    if value is None or isinstance(value, bool | list | tuple | dict):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if math.isnan(number):
+        return None
+    if not math.isfinite(number) or number < 0 or number != int(number):
+        raise ValueError(f"{name}: channels are numbered from 0, not {value!r}")
+    return number

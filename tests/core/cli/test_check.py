@@ -1,0 +1,124 @@
+"""``kikimimi check`` finds whatever has befallen a run folder, and says what to do about it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Outcome
+
+Cli = Callable[..., Outcome]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def add(text: str) -> Callable[[Path], Any]:
+    return lambda path: path.write_text(text + (path.read_text() if path.exists() else ""))
+
+
+def more_steps(path: Path) -> None:
+    path.write_text(path.read_text().replace("steps: 2", "steps: 3"))
+
+
+STEP, STAGE = "checkpoints/asr/step-00000002", "weights/asr.safetensors"
+SCORES, LINES, LOOKS = (
+    f"evaluations/held_out/{x}" for x in ("scores.json", "small.jsonl", "similarity.json")
+)
+TOKENS = "assets/llm/tokenizer/tokenizer.json"
+CASES: list[tuple[str, Callable[[Path], Any], str, str]] = [
+    ("recipe.yaml", empty, "recipe.yaml", r"is not the recipe .* Restore it from a copy; lock\.json has"),
+    ("recipe.yaml", add("seed: x\n"), "recipe.yaml", r".*seed"),
+    (
+        "lock.json",
+        torn,
+        "lock.json",
+        r"is not JSON: .* Restore it from a copy of the run folder, or delete it",
+    ),
+    ("lock.json", more_steps, "lock.json", r"recipe: it is not as it was written: .* Restore it from a copy"),
+    ("recipe.yaml", more_steps, "lock.json", r".*\(stages\.asr\.steps: there 2, here 3"),
+    (TOKENS, flip, "assets", r"llm/tokenizer/tokenizer\.json is not as it was .* Restore it"),
+    (TOKENS, Path.unlink, "assets", r"llm/tokenizer/tokenizer\.json is missing\. Restore it"),
+    (
+        f"{STEP}/weights.safetensors",
+        flip,
+        STEP,
+        r".*weights\.safetensors is not as .*: the stage is trained again",
+    ),
+    (f"{STEP}/resume.json", empty, STEP, r".*resume\.json has 0 bytes in place of [\d,]+\. Restore it"),
+    (f"{STEP}/files.json", Path.unlink, STEP, r".*files\.json is missing\. Restore"),
+    (
+        STAGE,
+        flip,
+        STAGE,
+        r"it is not as it was written: .* Restore it .*, or delete it: 'kikimimi train' makes",
+    ),
+    (STAGE, empty, STAGE, r"it is no safetensors file, or ends too early"),
+    ("metrics.jsonl", add("{\n"), "metrics.jsonl", r"line 1: is not JSON.* Restore .*, or delete that line"),
+    ("faults/asr.jsonl", add("5\n"), "faults/asr.jsonl", r"line 1: .* Delete it"),
+    (SCORES, torn, SCORES, r"is not JSON: .* Delete it: 'kikimimi evaluate' makes it again"),
+    (LINES, add("{}\n"), LINES, r"line 1: .* Delete it: 'kikimimi evaluate' makes it again"),
+    (LOOKS, torn, LOOKS, r"is not JSON: .*Delete the folder"),
+]
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from kikimimi.evaluation.evaluate import evaluate
+    from kikimimi.run.folder import RunFolder
+
+    path = tmp_path_factory.mktemp("checked") / "run"
+    shutil.copytree(trained, path)
+    evaluate(RunFolder.open(path))
+    return path
+
+
+def test_a_sound_run(cli: Cli, evaluated: Path, tmp_path: Path) -> None:
+    done = cli("check", evaluated)
+    assert done.code == 0, done.out
+    lines = done.out.splitlines()
+    assert all(re.fullmatch(r"ok +\S+", line) for line in lines[:-1])
+    assert lines[-1] == f"{evaluated}: {len(lines) - 1} items checked, none damaged"
+    assert {"ok       recipe.yaml", f"ok       {STEP}", "ok       weights/asr.safetensors"} <= set(lines)
+    copy = tmp_path / "run"
+    shutil.copytree(evaluated, copy)
+    (copy / "checkpoints" / "asr" / "step-3 (copy)").mkdir()
+    done = cli("check", copy)
+    assert done.code == 0
+    assert "ok       checkpoints/asr/step-3 (copy): is not a checkpoint: passed over\n" in done.out
+
+
+def test_each_damage_is_found_alone(cli: Cli, evaluated: Path, tmp_path: Path) -> None:
+    for number, (name, damage, item, said) in enumerate(CASES):
+        copy = tmp_path / str(number)
+        shutil.copytree(evaluated, copy)
+        (copy / name).parent.mkdir(exist_ok=True)
+        damage(copy / name)
+        done = cli("check", copy)
+        (line,) = (line for line in done.out.splitlines() if line.startswith("damaged"))
+        assert line.startswith(f"damaged  {item}: ")
+        assert re.match(said, line.removeprefix(f"damaged  {item}: ")), line
+        assert done.code == 1, name
+        assert done.out.endswith(" items checked, 1 damaged\n")
+
+
+def test_what_is_no_run(cli: Cli, tmp_path: Path) -> None:
+    done = cli("check", tmp_path)
+    assert done.code == 2
+    assert "is not a run folder (it has no recipe.yaml)" in done.err

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from kikimimi.data.shards.pattern import expand
+from kikimimi.errors import RequestError
+
+
+@pytest.mark.parametrize("folder", ["[ja]", "{1}", "{a", "b}", "x*y", "a?", "{a,b}", "[!x]/{0..9}"])
+def test_a_folder_that_exists_is_taken_literally(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    shards = [str(tmp_path / folder / f"s-{number:03d}.tar") for number in range(2)]
+    for shard in shards:
+        Path(shard).touch()
+    assert expand(shards[0]) == [shards[0]]
+    assert expand(str(tmp_path / folder / "s-*.tar")) == shards
+    assert expand(str(tmp_path / folder / "s-{000..001}.tar")) == shards
+    assert expand(str(tmp_path / folder / "s-00[01].tar")) == shards
+    with pytest.raises(RequestError, match=r"shard .*s-002\.tar does not exist"):
+        expand(str(tmp_path / folder / "s-{001..002}.tar"))
+
+
+def test_a_file_that_exists_is_taken_literally(tmp_path: Path) -> None:
+    for name in ("[a].tar", "a.tar", "{b,c}.tar", "b.tar", "c.tar"):
+        (tmp_path / name).touch()
+    for name in ("[a].tar", "{b,c}.tar"):
+        assert expand(str(tmp_path / name)) == [str(tmp_path / name)]
+    (tmp_path / "{b,c}.tar").unlink()
+    assert expand(str(tmp_path / "{b,c}.tar")) == [str(tmp_path / "b.tar"), str(tmp_path / "c.tar")]
+
+
+def test_what_braces_bring_is_taken_literally(tmp_path: Path) -> None:
+    (tmp_path / "[ja]").mkdir()
+    (tmp_path / "[ja]" / "a.tar").touch()
+    (tmp_path / "b.tar").touch()
+    found = expand(str(tmp_path / "{[ja]/*,b}.tar"))
+    assert found == [str(tmp_path / "[ja]" / "a.tar"), str(tmp_path / "b.tar")]
+
+
+@pytest.mark.parametrize(
+    ("braces", "message"),
+    [
+        ("{0..1000000}", "stand for 1,000,001 names; at most 1,000,000 shards are read"),
+        ("{0..99999999999999999}", "stand for 100,000,000,000,000,000 names"),
+        ("{0..9999}{0..9999}", "stand for 100,000,000 names"),
+        ("{a,b{0..999999}}", "stand for 2,000,000 names"),
+        ("{0..9999999999999999999}", "has more than 18 digits"),
+        (f"{{0..{'9' * 5000}}}", "has more than 18 digits"),
+    ],
+)
+def test_braces_are_counted_before_they_are_expanded(tmp_path: Path, braces: str, message: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(RequestError, match=message):
+        expand(str(tmp_path / f"x-{braces}.tar"))
+    assert time.monotonic() - start < 5
+
+
+def test_says_what_a_relative_path_is_relative_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("data/x.tar", "data/*.tar"):
+        with pytest.raises(RequestError, match=f"Relative paths begin in {tmp_path}$"):
+            expand(pattern)
+        with pytest.raises(RequestError) as caught:
+            expand(str(tmp_path / pattern))
+        assert "Relative" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000, "a\0b", "{x,y\0}", "\ud800"])
+def test_a_path_that_the_system_refuses_does_not_exist(name: str) -> None:
+    with pytest.raises(RequestError, match=r"does not exist|nothing matches"):
+        expand(f"{name}.tar")
+    with pytest.raises(RequestError, match="nothing matches"):
+        expand(f"{name.replace(',', '')}*.tar" if "{" not in name else "\0*.tar")
+
+
+def test_capitals(tmp_path: Path) -> None:
+    (tmp_path / "A.TAR").touch()
+    assert expand(str(tmp_path / "A.TAR")) == [str(tmp_path / "A.TAR")]
