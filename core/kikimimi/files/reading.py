@@ -1,6 +1,7 @@
 """What is read from disk is held against limits before it is read, and against a type after that."""
 
 import codecs
+import errno
 import functools
 import os
 import stat
@@ -43,6 +44,8 @@ def read_bytes(path: Path, *, limit: int, remedy: str = "") -> bytes:
                 )
             return file.read(limit + 1)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # says nothing of the file
+            raise
         raise damaged(path, f"cannot be read: {error.strerror or error}", remedy) from error
 
 

@@ -85,3 +85,12 @@ def test_text_says_where_it_is_not_utf_8(tmp_path: Path) -> None:
     path.write_bytes(b"abc\xff")
     with pytest.raises(DamagedError, match="is not UTF-8 \\(at byte 3\\)"):
         read_text(path, limit=10)
+
+
+def test_too_many_open_files_say_nothing_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("kikimimi.files.reading.os.open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        read_bytes(tmp_path / "a", limit=10)
