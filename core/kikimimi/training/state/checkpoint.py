@@ -34,6 +34,7 @@ from kikimimi.files.hashes import MANIFEST, FileMark, check_files, mark, write_m
 from kikimimi.files.reading import MEBIBYTE, read_json
 from kikimimi.run.folder import checkpoint_folders, checkpoint_step, stray_names
 from kikimimi.run.rank import global_rank
+from kikimimi.training.log_interval import LogInterval
 from kikimimi.weights.tensors import (
     StoredTensor,
     find_set,
@@ -45,9 +46,21 @@ from kikimimi.weights.tensors import (
 )
 
 RESUME_STATE = "resume.json"
+_DAMAGED = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    DamagedError,
+)
+"""What reading a damaged state may raise: its types are not known before."""
 _LARGEST_STATE = 256 * MEBIBYTE
 _LISTED = "manifest"
 """What the resume state calls the manifest that belongs to it."""
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 _POSITION = {"consumed", "epoch", "micro_batch", "order"}
 _RANDOM = {"torch", "cuda", "numpy", "python"}
 
@@ -151,15 +164,7 @@ class FolderCheckpointIO(CheckpointIO):
             }
             _check_state(state, checkpoint_step(folder))
             state["state_dict"] = stored_tensors(find_set(folder, "weights"))
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            SafetensorError,
-            DamagedError,
-        ) as error:
+        except _DAMAGED as error:
             said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             said = said.removeprefix(f"{folder}/")
             raise RunError(f"{folder}: the checkpoint is damaged: {said}") from error
@@ -398,10 +403,23 @@ def _check_state(state: Mapping[str, Any], step: int) -> None:
         KeyError: Likewise.
         TypeError: Likewise.
     """
+    if type(state["global_step"]) is not int or not isinstance(state["pytorch-lightning_version"], str):
+        raise ValueError(f"{RESUME_STATE} is not that of a checkpoint")
     if state["global_step"] != step:
         raise ValueError(f"{RESUME_STATE} is of step {state['global_step']}")
     (optimiser,), (schedule,) = state["optimizer_states"], state["lr_schedulers"]
-    rates = [group["lr"] for group in optimiser["param_groups"]]
+    rates = [float(group["lr"]) for group in optimiser["param_groups"]]
+    for group in optimiser["param_groups"]:
+        if not all(0 <= float(value) <= 1 for value in (*group["betas"], group["eps"])):
+            raise ValueError("the options of its optimiser are damaged")
+        if not group["params"] or len(group["betas"]) != 2 or float(group["weight_decay"]) < 0:
+            raise ValueError("the options of its optimiser are damaged")
+    for moments in optimiser["state"].values():
+        if not moments.keys() >= _MOMENTS or not isinstance(moments["exp_avg"], StoredTensor):
+            raise ValueError("it lacks the moments of a parameter")
+        if getattr(moments["exp_avg_sq"], "shape", None) != moments["exp_avg"].shape:
+            raise ValueError("the moments of a parameter do not fit together")
+        float(_read_all(moments["step"]))
     # With fp16, every step until now may have been left out.
     if not rates or not (optimiser["state"] or "MixedPrecision" in state):
         raise ValueError("it lacks the state of the optimiser")
@@ -413,12 +431,32 @@ def _check_state(state: Mapping[str, Any], step: int) -> None:
     (position,) = loops["state_dict"]["combined_loader"]
     if not position.keys() >= _POSITION or not loops["epoch_loop.batch_progress"]["total"]:
         raise ValueError("it lacks the position in the data")
+    _check_progress(state["loops"])
+    LogInterval().restore(state["unlogged"], 0, len(state["unlogged"]))
+    if not all([*map(type, counts)] == [int] * 3 for counts in state["faults"]):
+        raise ValueError("its counts of faults are damaged")
     ranks = {len(state[name]) for name in ("random", "faults", "unlogged")}
     if len(ranks) != 1 or ranks == {0}:
         raise ValueError("its random generators, faults and log are not of the same ranks")
     for generators in state["random"]:
-        if not generators.keys() >= _RANDOM or generators["torch"] is None:
+        if not generators.keys() >= _RANDOM:
             raise ValueError("it lacks the state of random generators")
+        try:  # on generators of no use
+            torch.Generator().set_state(generators["torch"])
+            numpy.random.RandomState().set_state(_numpy_state(generators["numpy"]))
+            random.Random().setstate(generators["python"])
+        except (AttributeError, IndexError, RuntimeError) as error:
+            raise ValueError(f"the state of its random generators is damaged: {error}") from error
+
+
+def _check_progress(loops: Mapping[str, Any]) -> None:
+    """Check that Lightning's loops hold counts where they count."""
+    for name, value in loops.items():
+        if name in ("total", "current"):
+            if {*map(type, value.values())} != {int}:
+                raise ValueError("the counts of its loops are damaged")
+        elif isinstance(value, dict) and not name.endswith("state_dict"):
+            _check_progress(value)
 
 
 def _tell(message: str) -> None:
@@ -446,6 +484,10 @@ def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-    name, keys, position, has_gauss, gauss = state["numpy"]
-    numpy.random.set_state((name, keys.numpy().astype("uint32"), position, has_gauss, gauss))
+    numpy.random.set_state(_numpy_state(state["numpy"]))
     random.setstate(state["python"])
+
+
+def _numpy_state(state: list[Any]) -> tuple[str, Any, int, int, float]:
+    name, keys, position, has_gauss, gauss = state
+    return name, keys.numpy().astype("uint32"), position, has_gauss, gauss
