@@ -5,6 +5,8 @@ go on to the end of the file. Where that is not so (SoX writes its headers once 
 libsndfile reads the first of several files that were joined.
 """
 
+import math
+import re
 import struct
 from collections.abc import Callable
 
@@ -18,6 +20,9 @@ _AROUND = 64
 """Bytes of a header that are added to such a number, or taken from it."""
 _W64_MARK = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
+_NIST_FIELD = re.compile(r"^(\w+) -i (\d+)\s*$", re.MULTILINE)
+_LINEAR = (1, 3)  # formats of samples as they are: integers and floats
+_TRAILING = 1024  # bytes after the samples that programs leave behind
 _CAF_DATA = 4  # bytes of a chunk of samples before them
 
 
@@ -46,33 +51,62 @@ def _wav(content: Content, name: str) -> Pieces | None:
     while at + 8 <= len(content):
         kind, size = struct.unpack("<4sI", content[at : at + 8])
         begin = at + 8
+        if kind == b"fmt " and size >= 16:
+            _check_format(content[begin : begin + 16], name)
         if kind == b"data":
             left = len(content) - begin
             unknown = is_placeholder(size) or not (size or not left or _are_chunks(content, begin))
             if unknown and (second := content.find(b"WAVEfmt ", begin)) > 0:
                 raise _joined(second - 8, "RIFF", name)
             if size or not unknown:
+                _check_rest(content, begin, size, name)
                 return None
             return [content[: at + 4], struct.pack("<I", min(left, 0xFFFFFFFF)), (begin, len(content))]
         at = begin + size + size % 2
     return None
 
 
+def _check_format(fields: bytes, name: str) -> None:
+    """Check that the fields of linear samples agree: else others would be made of them."""
+    code, channels, _, _, align, bits = struct.unpack("<HHIIHH", fields)
+    if code in _LINEAR and align != channels * ((bits + 7) // 8):
+        raise AudioError(
+            f"{name}: damaged: its header says {channels} channels of {bits} bits, which take together "
+            f"{align} bytes"
+        )
+
+
 def _are_chunks(content: Content, at: int) -> bool:
     """Tell whether nothing but further chunks follows: then there are no samples."""
     while at + 8 <= len(content):
         kind, size = struct.unpack("<4sI", content[at : at + 8])
-        if not kind.isalnum():
+        if not kind.strip().isalnum():
             return False
         at += 8 + size + size % 2
-    return at == len(content)
+    return at in (len(content), len(content) + 1)
+
+
+def _check_rest(content: Content, begin: int, size: int, name: str) -> None:
+    """Check that after the samples that a header promises nothing follows that may be others."""
+    end = begin + size + size % 2
+    left = len(content) - end
+    if is_placeholder(size) or left <= _TRAILING or _are_chunks(content, end) or content.is_padding(end):
+        return
+    if content[end : end + 3] not in (b"TAG", b"ID3"):
+        raise AudioError(
+            f"{name}: its header promises {size} bytes of samples, but {left} more follow that are nothing "
+            "else: damaged, or its size was never filled in"
+        )
 
 
 def _rf64(content: Content, name: str) -> Pieces | None:
     kind, _, outer, size = struct.unpack("<4sIQQ", content[12:36].ljust(24, b"\0"))
     _check_joined(content, 8 + outer, b"RF64", name)
     at = content.find(b"data\xff\xff\xff\xff", 36)
-    if kind != b"ds64" or size or at < 0:
+    if kind != b"ds64" or at < 0:
+        return None
+    if size:
+        _check_rest(content, at + 8, size, name)
         return None
     return [content[:28], struct.pack("<Q", len(content) - at - 8), (36, len(content))]
 
@@ -115,11 +149,43 @@ def _caf(content: Content, name: str) -> Pieces | None:
 def _aiff(content: Content, name: str) -> None:
     (outer,) = struct.unpack(">I", content[4:8].ljust(4, b"\0"))
     _check_joined(content, 8 + outer + outer % 2, b"FORM", name)
+    at, promised = 12, 0
+    while at + 8 <= len(content):
+        kind, size = struct.unpack(">4sI", content[at : at + 8])
+        if kind == b"COMM" and content[8:12] == b"AIFF":
+            channels, frames, bits = struct.unpack(">HIH", content[at + 8 : at + 16].ljust(8, b"\0"))
+            promised = frames * channels * ((bits + 7) // 8)
+        if kind == b"SSND":
+            there = size - 8
+            if promised and not is_placeholder(size) and not is_placeholder(promised) and promised != there:
+                raise AudioError(
+                    f"{name}: damaged: its header promises {promised} bytes of samples, and then {there}"
+                )
+            return
+        at += 8 + size + size % 2
 
 
 def _au(content: Content, name: str) -> None:
     offset, size = struct.unpack(">II", content[4:12].ljust(8, b"\0"))
     _check_joined(content, offset + size, b".snd", name)
+    if size:
+        _check_rest(content, offset, size, name)
+
+
+def _nist(content: Content, name: str) -> None:
+    """Check a file of NIST SPHERE, whose header is lines of text."""
+    head = content[:1024].decode("latin-1")
+    fields = dict(_NIST_FIELD.findall(head))
+    size = head[8:16].strip()
+    wanted = [fields.get(key, "") for key in ("sample_count", "channel_count", "sample_n_bytes")]
+    if not (size.isdigit() and all(field.isdigit() for field in wanted)):
+        raise AudioError(f"{name}: its header of NIST SPHERE does not tell how many samples there are")
+    promised, there = math.prod(map(int, wanted)), len(content) - int(size)
+    if promised > there:
+        raise AudioError(
+            f"{name}: breaks off: its header promises {promised} bytes, but only {there} are there"
+        )
+    _check_rest(content, int(size), promised, name)
 
 
 _KINDS: dict[bytes, Callable[[Content, str], Pieces | None]] = {
@@ -129,6 +195,7 @@ _KINDS: dict[bytes, Callable[[Content, str], Pieces | None]] = {
     b"caff": _caf,
     b"FORM": _aiff,
     b".snd": _au,
+    b"NIST": _nist,
 }
 
 

@@ -148,3 +148,21 @@ def test_other_files_are_none() -> None:
     assert not mp3.is_mpeg(b"\xff\xfe" + "text".encode("utf-16-le"))
     assert not mp3.is_mpeg(b"ID3")
     assert not mp3.is_mpeg(b"")
+
+
+def test_zeros_between_a_tag_and_the_first_frame() -> None:
+    content = encoded(16_000)
+    expected, _ = decode_whole(headless(content), name="clip")
+    tag = b"ID3\x04\0\0" + bytes([0, 0, 1, 0]) + bytes(128)
+    for padding in (bytes(1), bytes(3000)):
+        samples, _ = decode_whole(tag + padding + headless(content), name="clip")
+        assert len(samples) == len(expected)
+
+
+def test_a_damaged_beginning_is_not_passed_over() -> None:
+    """libsndfile looks for the next frame, and guesses how many follow."""
+    content = encoded(16_000)
+    second = sorted(frames(content))[1]
+    for damaged in (content[:8] + content[158:], content[: second - 1] + content[second:]):
+        with pytest.raises(AudioError, match=r"clip: (damaged|breaks off|cannot be decoded)"):
+            decode_whole(damaged, name="clip")
