@@ -28,6 +28,12 @@ class _Counted(NamedTuple):
     channels: int
 
 
+class _Block(NamedTuple):
+    samples: NDArray[np.float32]  # (S, channels)
+    rate: int
+    time: float | None  # where it begins [s]
+
+
 _known: dict[tuple[int, ...], _Counted] = {}
 
 
@@ -62,8 +68,8 @@ class AvFile:
         """Return (S, channels) float32, fewer than `frames` only at the end."""
         blocks, length = [self._left], len(self._left)
         while length < frames and (block := next(self._decoded, None)) is not None:
-            blocks.append(block[0])
-            length += len(block[0])
+            blocks.append(block.samples)
+            length += len(block.samples)
         samples = np.concatenate(blocks)
         self._left = samples[frames:]
         return samples[:frames]
@@ -108,25 +114,35 @@ def _count(path: str, demuxer: str, name: str, state: tuple[int, ...] | None) ->
 
 def _counted(path: str, demuxer: str, name: str) -> _Counted:
     frames, rate, channels = 0, 0, 0
-    for block, rate in _decoded(path, demuxer, name):  # noqa: B007
+    first = last = None
+    for block, rate, time in _decoded(path, demuxer, name):
         frames, channels = frames + len(block), block.shape[1]
+        if time is not None:
+            first, last = time if first is None else first, time + len(block) / rate
+    if not frames:
+        raise AudioError(f"{name}: holds no samples")
     promised = _promised(path, demuxer, name)
-    if rate and promised > frames / rate + _LATE:
+    if promised > frames / rate + _LATE:
         raise AudioError(
             f"{name}: breaks off: its header promises {promised:.3f} s, but only "
             f"{frames / rate:.3f} s are there"
+        )
+    if first is not None and last is not None and last - first > frames / rate + _LATE:
+        raise AudioError(
+            f"{name}: damaged: it goes from {first:.3f} s to {last:.3f} s, but only {frames / rate:.3f} s "
+            "are there"
         )
     return _Counted(frames, rate, channels)
 
 
 def _promised(path: str, demuxer: str, name: str) -> float:
     """Return the length that a header tells [s], or 0."""
-    with _opened(path, demuxer, name) as (_, stream):
-        return float(stream.duration * stream.time_base) if stream.duration and demuxer != "aac" else 0.0
+    with _opened(path, demuxer, name) as (container, _):
+        # Of AAC alone, FFmpeg guesses it.
+        return container.duration / 1_000_000 if container.duration and demuxer != "aac" else 0.0
 
 
-def _decoded(path: str, demuxer: str, name: str) -> Generator[tuple[NDArray[np.float32], int], None, None]:
-    """Yield (S, channels) blocks and their sampling rate [Hz]."""
+def _decoded(path: str, demuxer: str, name: str) -> Generator[_Block, None, None]:
     import av
 
     told = None
@@ -140,7 +156,7 @@ def _decoded(path: str, demuxer: str, name: str) -> Generator[tuple[NDArray[np.f
                         f"{name}: changes on the way from {told[0]} Hz, {told[1]} channels to "
                         f"{frame.sample_rate} Hz, {block.shape[1]} channels"
                     )
-                yield block, frame.sample_rate
+                yield _Block(block, frame.sample_rate, frame.time)
         except (av.FFmpegError, ValueError) as error:
             raise AudioError(f"{name}: damaged: {_reason(error)}") from error
 

@@ -5,6 +5,8 @@ go on to the end of the file. Where that is not so (SoX writes its headers once 
 libsndfile reads the first of several files that were joined.
 """
 
+import math
+import re
 import struct
 from collections.abc import Callable
 
@@ -18,8 +20,10 @@ _AROUND = 64
 """Bytes of a header that are added to such a number, or taken from it."""
 _W64_MARK = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
+_NIST_FIELD = re.compile(r"^(\w+) -i (\d+)\s*$", re.MULTILINE)
 _PLAIN = (1, 3, 6, 7, 0xFFFE)
-"""Codes of formats of so many bytes a sample: integers, floats, A-law, mu-law, any with its own identifier."""
+"""Codes of formats of so many bytes a sample: integers, floats, A-law, mu-law, one with a name of its own."""
+_TRAILING = 1024  # bytes after the samples that programs leave behind
 _CAF_DATA = 4  # bytes of a chunk of samples before them
 
 
@@ -48,7 +52,7 @@ def _wav(content: Content, name: str) -> Pieces | None:
     while at + 8 <= len(content):
         kind, size = struct.unpack("<4sI", content[at : at + 8])
         begin = at + 8
-        if kind == b"fmt ":
+        if kind == b"fmt " and size >= 16:
             _check_format(content[begin : begin + 16], name)
         if kind == b"data":
             left = len(content) - begin
@@ -56,7 +60,7 @@ def _wav(content: Content, name: str) -> Pieces | None:
             if unknown and (second := content.find(b"WAVEfmt ", begin)) > 0:
                 raise _joined(second - 8, "RIFF", name)
             if size or not unknown:
-                _check_rest(content, begin + size + size % 2, 8 + outer, unknown, name)
+                _check_rest(content, begin, size, name, outer=8 + outer)
                 return None
             return [content[: at + 4], struct.pack("<I", min(left, 0xFFFFFFFF)), (begin, len(content))]
         at = begin + size + size % 2
@@ -64,43 +68,49 @@ def _wav(content: Content, name: str) -> Pieces | None:
 
 
 def _check_format(form: bytes, name: str) -> None:
-    """Check that the rate of a WAV and its bytes a second are of one file, where both say the same thing."""
+    """Check that the fields of a WAV agree: else other samples, or another length, would be made of it."""
     code, channels, rate, per_second, per_frame, bits = struct.unpack("<HHIIHH", form.ljust(16, b"\0"))
     if code not in _PLAIN or not (channels and per_frame and per_second):
         return
     if per_second != rate * per_frame or per_frame % channels or per_frame // channels * 8 < bits:
         raise AudioError(
-            f"{name}: its header disagrees with itself: {rate} Hz with {per_frame} bytes for {channels} "
-            f"channels of {bits} bits would be {rate * per_frame} bytes a second, not {per_second}"
+            f"{name}: damaged: its header disagrees with itself: {rate} Hz, {channels} channels of {bits} bits, "
+            f"but {per_frame} bytes for a sample of all channels and {per_second} bytes a second"
         )
 
 
-def _check_rest(content: Content, at: int, outer: int, unknown: bool, name: str) -> None:
-    """Check that what follows the samples of a WAV are chunks: where its size is damaged, they are samples."""
-    end = min(outer, len(content))
-    if unknown or end - at < 8 or _are_chunks(content, at, end):
-        return
-    raise AudioError(
-        f"{name}: damaged: {end - at} bytes follow the samples that its header tells of, and are no chunks"
-    )
-
-
-def _are_chunks(content: Content, at: int, end: int | None = None) -> bool:
+def _are_chunks(content: Content, at: int) -> bool:
     """Tell whether nothing but further chunks follows: then there are no samples."""
-    end = len(content) if end is None else end
-    while at + 8 <= end:
+    while at + 8 <= len(content):
         kind, size = struct.unpack("<4sI", content[at : at + 8])
         if not all(32 <= byte < 127 for byte in kind):
-            return not any(content[at:end])  # padding
+            return False
         at += 8 + size + size % 2
-    return at in (end, end + 1) or (at < end and not any(content[at:end]))
+    return at in (len(content), len(content) + 1)
+
+
+def _check_rest(content: Content, begin: int, size: int, name: str, *, outer: int = 0) -> None:
+    """Check that after the samples that a header promises nothing follows that may be others."""
+    end = begin + size + size % 2
+    left = len(content) - end
+    allowed = 7 if outer == len(content) else _TRAILING
+    if is_placeholder(size) or left <= allowed or _are_chunks(content, end) or content.is_padding(end):
+        return
+    if content[end : end + 3] not in (b"TAG", b"ID3"):
+        raise AudioError(
+            f"{name}: its header promises {size} bytes of samples, but {left} more follow that are nothing "
+            "else: damaged, or its size was never filled in"
+        )
 
 
 def _rf64(content: Content, name: str) -> Pieces | None:
     kind, _, outer, size = struct.unpack("<4sIQQ", content[12:36].ljust(24, b"\0"))
     _check_joined(content, 8 + outer, b"RF64", name)
     at = content.find(b"data\xff\xff\xff\xff", 36)
-    if kind != b"ds64" or size or at < 0:
+    if kind != b"ds64" or at < 0:
+        return None
+    if size:
+        _check_rest(content, at + 8, size, name)
         return None
     return [content[:28], struct.pack("<Q", len(content) - at - 8), (36, len(content))]
 
@@ -143,11 +153,43 @@ def _caf(content: Content, name: str) -> Pieces | None:
 def _aiff(content: Content, name: str) -> None:
     (outer,) = struct.unpack(">I", content[4:8].ljust(4, b"\0"))
     _check_joined(content, 8 + outer + outer % 2, b"FORM", name)
+    at, promised = 12, 0
+    while at + 8 <= len(content):
+        kind, size = struct.unpack(">4sI", content[at : at + 8])
+        if kind == b"COMM" and content[8:12] == b"AIFF":
+            channels, frames, bits = struct.unpack(">HIH", content[at + 8 : at + 16].ljust(8, b"\0"))
+            promised = frames * channels * ((bits + 7) // 8)
+        if kind == b"SSND":
+            there = size - 8
+            if promised and not is_placeholder(size) and not is_placeholder(promised) and promised != there:
+                raise AudioError(
+                    f"{name}: damaged: its header promises {promised} bytes of samples, and then {there}"
+                )
+            return
+        at += 8 + size + size % 2
 
 
 def _au(content: Content, name: str) -> None:
     offset, size = struct.unpack(">II", content[4:12].ljust(8, b"\0"))
     _check_joined(content, offset + size, b".snd", name)
+    if size:
+        _check_rest(content, offset, size, name)
+
+
+def _nist(content: Content, name: str) -> None:
+    """Check a file of NIST SPHERE, whose header is lines of text."""
+    head = content[:1024].decode("latin-1")
+    fields = dict(_NIST_FIELD.findall(head))
+    size = head[8:16].strip()
+    wanted = [fields.get(key, "") for key in ("sample_count", "channel_count", "sample_n_bytes")]
+    if not (size.isdigit() and all(field.isdigit() for field in wanted)):
+        raise AudioError(f"{name}: its header of NIST SPHERE does not tell how many samples there are")
+    promised, there = math.prod(map(int, wanted)), len(content) - int(size)
+    if promised > there:
+        raise AudioError(
+            f"{name}: breaks off: its header promises {promised} bytes, but only {there} are there"
+        )
+    _check_rest(content, int(size), promised, name)
 
 
 _KINDS: dict[bytes, Callable[[Content, str], Pieces | None]] = {
@@ -157,6 +199,7 @@ _KINDS: dict[bytes, Callable[[Content, str], Pieces | None]] = {
     b"caff": _caf,
     b"FORM": _aiff,
     b".snd": _au,
+    b"NIST": _nist,
 }
 
 

@@ -26,6 +26,7 @@ _BIT_RATES = {
 }
 """Bit rates [kbit/s] by whether it is MPEG-1, and by layer."""
 _MONO = 3
+_PADDING = 1 << 16  # zeros after a tag, at most [bytes]
 _DELAY = 529
 """Samples that a decoder is late (mpg123's GAPLESS_DELAY)."""
 
@@ -111,7 +112,7 @@ def may_be_mpeg(begin: bytes) -> bool:
 
 def is_mpeg(content: Content | bytes) -> bool:
     """Tell whether a file begins, after its tags, with two frames of MPEG audio."""
-    at = after_tags(content, 0)
+    at = _first_frame(content)
     header = _parse(content, at)
     if header is None:
         return False
@@ -130,7 +131,8 @@ def with_frames_counted(content: Content | bytes, name: str) -> Told:
         AudioError: It breaks off, is damaged, or changes its sampling rate on the way.
     """
     end = before_tags(content)
-    at = after_tags(content, 0)
+    at = _first_frame(content)
+    is_padded = at > after_tags(content, 0)
     first = _parse(content, at)
     assert first is not None
     parts: list[_Part] = []
@@ -179,7 +181,7 @@ def with_frames_counted(content: Content | bytes, name: str) -> Told:
     if first.layer != 3:
         return Told(samples=frames * first.samples)
     told = parts[0].promise is not None and parts[0].promise.frames == frames
-    if len(parts) == 1 and told and parts[0].trusted:
+    if len(parts) == 1 and told and parts[0].trusted and not is_padded:
         return Told()
     if not audio:
         raise AudioError(f"{name}: holds no samples")
@@ -250,6 +252,13 @@ def _leader(header: bytes, frames: int) -> bytes:
         if parsed.size >= len(info):
             return info.ljust(parsed.size, b"\0") + made.ljust(parsed.size, b"\0")
     raise AssertionError("the largest frames have room for it")
+
+
+def _first_frame(content: Content | bytes) -> int:
+    """Return where the first frame should begin: after tags, which zeros may follow."""
+    at = after_tags(content, 0)
+    padded = content[at : at + _PADDING]
+    return at + len(padded) - len(padded.lstrip(b"\0"))
 
 
 def after_tags(content: Content | bytes, at: int) -> int:

@@ -217,8 +217,7 @@ def _decoder_of(source: bytes | Path, name: str) -> Iterator[_Decoder]:
 @contextmanager
 def _decoder(content: Content, name: str) -> Iterator[_Decoder]:
     """Open what decodes a file: see `mp3`, `ogg`, `flac` and `chunks` for what is seen to before."""
-    begin, samples, checksum = content[:10], None, None
-    counted = may_be_mpeg(begin) and is_mpeg(content)
+    begin, samples, checksum, is_counted = content[:10], None, None, False
     if begin.startswith(ogg.CAPTURE):
         pieces = ogg.check_whole(content, name)
         if pieces is not None:
@@ -227,8 +226,9 @@ def _decoder(content: Content, name: str) -> Iterator[_Decoder]:
             return
     elif begin.startswith(flac.FLAC_MARK):
         pieces, checksum = flac.read_whole(content, name)
-    elif counted:
+    elif may_be_mpeg(begin) and is_mpeg(content):
         pieces, samples = with_frames_counted(content, name)
+        is_counted = True
     elif (kind := kind_of(content)) is not None:
         if kind.demuxer is None:
             raise AudioError(f"{name}: {kind.words}, which is not read. {_READABLE}")
@@ -241,10 +241,9 @@ def _decoder(content: Content, name: str) -> Iterator[_Decoder]:
         content.opened() if pieces is None else made_of(pieces, content) as held,
         _sound_file(held, name) as file,
     ):
-        if file.format == "MP3" and not counted:
+        if file.format in ("MP3", "MPEG") and not is_counted:
             raise AudioError(
-                f"{name}: does not begin with frames of MPEG audio, though some follow: its beginning is "
-                "missing or damaged"
+                f"{name}: damaged: no whole frames of MPEG audio follow one another where it begins"
             )
         if samples not in (None, file.frames):
             raise AudioError(

@@ -150,6 +150,21 @@ def test_damage_within_is_told() -> None:
         decode_whole(bytes(content), name="clip")
 
 
+def test_parts_that_are_missing_on_the_way_are_told() -> None:
+    content = encoded("webm", "libopus", 48_000)
+    track = b"\xa3"  # SimpleBlock, whose size, track and time follow
+    at, cut = len(content) // 2, bytearray(content)
+    for _ in range(20):
+        at = content.index(track, at + 1)
+        if content[at + 1] & 0x80 and content[at + 2] == 0x81:
+            cut[at + 2] = 0x85  # of another track, which is not there
+        elif content[at + 1] & 0x40 and content[at + 3] == 0x81:
+            cut[at + 3] = 0x85
+    assert cut != content
+    with pytest.raises(AudioError, match=r"clip: (breaks off: its header promises|damaged: it goes from)"):
+        decode_whole(bytes(cut), name="clip")
+
+
 def test_files_are_decoded_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "_BLOCK", 1 << 14)
     content = encoded("adts", "aac", 16_000, seconds=60.0, channels=1)

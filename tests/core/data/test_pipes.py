@@ -147,9 +147,14 @@ def test_wav_headers_that_agree_are_taken(kind: str, subtype: str, channels: int
 @pytest.mark.parametrize(
     ("offset", "code", "value", "said"),
     [
-        (8, "<I", 48_768, "48768 Hz with 2 bytes for 1 channels of 16 bits would be 97536 bytes a second"),
-        (6, "<H", 2, "2 bytes for 2 channels of 16 bits"),
-        (18, "<H", 24, "2 bytes for 1 channels of 24 bits"),
+        (
+            8,
+            "<I",
+            48_768,
+            "48768 Hz, 1 channels of 16 bits, but 2 bytes for a sample of all channels and 32000",
+        ),
+        (6, "<H", 2, "2 channels of 16 bits, but 2 bytes"),
+        (18, "<H", 24, "1 channels of 24 bits, but 2 bytes"),
     ],
 )
 def test_a_wav_header_that_disagrees_with_itself(offset: int, code: str, value: int, said: str) -> None:
@@ -163,7 +168,7 @@ def test_a_wav_whose_size_is_damaged_is_not_shorter() -> None:
     content = bytearray(encoded("WAV"))
     at = content.index(b"data") + 4
     content[at : at + 4] = struct.pack("<I", 16_000)
-    with pytest.raises(AudioError, match="64000 bytes follow the samples that its header tells of"):
+    with pytest.raises(AudioError, match="promises 16000 bytes of samples, but 64000 more follow"):
         decode_whole(bytes(content), name="clip")
 
 
@@ -304,3 +309,41 @@ def test_joined_wav_files_of_unknown_length_are_refused() -> None:
     content[at : at + 4] = content[4:8] = b"\xff" * 4
     with pytest.raises(AudioError, match=f"the second begins at byte {len(content)}"):
         decode_whole(bytes(content + content), name="clip")
+
+
+def test_nist_sphere_that_breaks_off() -> None:
+    content = encoded("NIST")
+    assert len(decode_whole(content, name="clip")[0]) == 40_000
+    for end in range(1100, len(content), 3001):
+        with pytest.raises(AudioError, match="clip: breaks off: its header promises 80000 bytes, but only"):
+            probe(content[:end], "clip")
+
+
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "AU", "NIST"])
+def test_samples_after_those_that_a_header_promises(kind: str) -> None:
+    """A header that a program wrote when it began, and never again."""
+    content = encoded(kind)
+    with pytest.raises(AudioError, match=r"clip: its header promises \d+ bytes of samples, but 4000 more"):
+        probe(content + content[-4000:], "clip")
+    padded = content + bytes(4000)
+    if kind == "WAV":
+        padded += b"" if len(padded) % 2 == 0 else b"\0"
+        tagged = content + b"LIST" + struct.pack("<I", 2000) + bytes(2000)
+        assert len(decode_whole(tagged, name="clip")[0]) == 40_000
+    if kind != "NIST":  # which has nothing but samples
+        assert len(decode_whole(padded, name="clip")[0]) == 40_000
+
+
+def test_headers_that_contradict_themselves() -> None:
+    content = bytearray(encoded("WAV"))
+    at = content.index(b"fmt ") + 10
+    content[at : at + 2] = struct.pack("<H", 2)
+    with pytest.raises(
+        AudioError, match="clip: damaged: its header disagrees with itself: 16000 Hz, 2 channels of 16 bits"
+    ):
+        decode_whole(bytes(content), name="clip")
+    aiff = bytearray(encoded("AIFF"))
+    at = aiff.index(b"COMM") + 10
+    aiff[at : at + 4] = struct.pack(">I", 20_000)
+    with pytest.raises(AudioError, match="clip: damaged: its header promises 40000 bytes of samples"):
+        decode_whole(bytes(aiff), name="clip")
