@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kikimimi.data.containers import check_container
 from kikimimi.data.content import Content
-from kikimimi.data.kinds import Kind
+from kikimimi.data.file_format import Kind
 from kikimimi.errors import AudioError, MissingExtraError
 
 _LATE = 0.1  # how much less than its header promises a file may hold [s]: coders add some, and leave it out

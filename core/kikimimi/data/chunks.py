@@ -74,8 +74,8 @@ def _check_format(form: bytes, name: str) -> None:
         return
     if per_second != rate * per_frame or per_frame % channels or per_frame // channels * 8 < bits:
         raise AudioError(
-            f"{name}: damaged: its header disagrees with itself: {rate} Hz, {channels} channels of {bits} bits, "
-            f"but {per_frame} bytes for a sample of all channels and {per_second} bytes a second"
+            f"{name}: damaged: its header disagrees with itself: {rate} Hz, {channels} channels of {bits} "
+            f"bits, but {per_frame} bytes for a sample of all channels and {per_second} bytes a second"
         )
 
 
