@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kikimimi.data.containers import check_container
 from kikimimi.data.content import Content
-from kikimimi.data.file_format import FileFormat
+from kikimimi.data.foreign import ForeignFile
 from kikimimi.errors import AudioError, MissingExtraError
 
 _LATE = 0.1  # how much less than its header promises a file may hold [s]: coders add some, and leave it out
@@ -76,7 +76,7 @@ class AvFile:
 
 
 @contextmanager
-def av_file(content: Content, kind: FileFormat, name: str) -> Iterator[AvFile]:
+def av_file(content: Content, kind: ForeignFile, name: str) -> Iterator[AvFile]:
     """Open a file, and count what is in it: headers tell its length roughly, or not at all.
 
     Raises:

@@ -21,7 +21,7 @@ from kikimimi.data import chunks, flac, ogg
 from kikimimi.data.av_file import av_file
 from kikimimi.data.codec import MIN_SAMPLE_RATE
 from kikimimi.data.content import Content, made_of
-from kikimimi.data.file_format import format_of
+from kikimimi.data.foreign import foreign_file
 from kikimimi.data.mp3 import is_mpeg, may_be_mpeg, with_frames_counted
 from kikimimi.errors import AudioError, CancellingError, RequestError, SegmentError
 
@@ -229,7 +229,7 @@ def _decoder(content: Content, name: str) -> Iterator[_Decoder]:
     elif may_be_mpeg(begin) and is_mpeg(content):
         pieces, samples = with_frames_counted(content, name)
         is_counted = True
-    elif (kind := format_of(content)) is not None:
+    elif (kind := foreign_file(content)) is not None:
         if kind.demuxer is None:
             raise AudioError(f"{name}: {kind.words}, which is not read. {_READABLE}")
         with av_file(content, kind, name) as file:

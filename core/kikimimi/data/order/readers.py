@@ -56,7 +56,7 @@ def handed_over(batch: Any) -> bytes | Refused:
     try:
         return bytes(ForkingPickler.dumps(batch))
     except (OSError, RuntimeError) as error:
-        return Refused(str(error).strip().splitlines()[0])
+        return Refused(str(error).strip().split("\n")[0])
 
 
 class Readers:
@@ -190,11 +190,11 @@ def lost_readers_told() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
-        raise _lost(str(error).strip().splitlines()[0]) from error
+        raise _lost(str(error).strip().split("\n")[0]) from error
 
 
 def _last_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[-1]  # above it is the worker's traceback
+    return (str(error) or type(error).__name__).strip().split("\n")[-1]  # above it is the worker's traceback
 
 
 def _lost(why: str) -> ReaderError:
