@@ -18,6 +18,7 @@ from transformers.models.phi4_multimodal.modeling_phi4_multimodal import (
 )
 
 from kikimimi import (
+    LayerCount,
     OddInt,
     Padded,
     PositiveInt,
@@ -54,7 +55,7 @@ class Sizes(pretrained.Sizes):
 
     dim: PositiveInt = 1024
     """Width E of the frames."""
-    num_layers: PositiveInt = 24
+    num_layers: LayerCount = 24
     """Conformer blocks."""
     num_heads: PositiveInt = 16
     """Attention heads; they divide `dim`."""
