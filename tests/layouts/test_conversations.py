@@ -14,6 +14,10 @@ from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import DataError
 from kikimimi_layouts.conversations import ConversationReader, holds_conversation, holds_question
 
+pytestmark = pytest.mark.fault(
+    "Rows: conversations whose audio stands elsewhere", "read, or the row is malformed; never text alone"
+)
+
 FOLDER = Path("/corpus")
 A, B = FOLDER / "a.wav", FOLDER / "b.wav"
 USER, ASSISTANT = {"role": "user", "content": "<audio>q"}, {"role": "assistant", "content": "x"}

@@ -12,6 +12,8 @@ from kikimimi_layouts import gzip_file, json_files
 from kikimimi_layouts.json_files import first_record, json_kind
 from kikimimi_layouts.table import Table
 
+pytestmark = pytest.mark.fault("Rows: JSON lists and gzip", "read in bounded memory; damage is named")
+
 RECORDS = [
     {"id": number, "text": "字" * (number % 7), "more": {"x": ["]", "}", '"']}} for number in range(40)
 ]

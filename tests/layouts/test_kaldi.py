@@ -11,6 +11,8 @@ from kikimimi.data.packing.source import PackSource
 from kikimimi.errors import RequestError
 from kikimimi_layouts.kaldi import Kaldi
 
+pytestmark = pytest.mark.fault("Rows: Kaldi's folders", "read; commands and archives are malformed rows")
+
 Write = Callable[..., Path]
 Read = Callable[[Kaldi], list[Row | BadRow]]
 # As Kaldi's documentation has them, but for the commands of wav.scp.

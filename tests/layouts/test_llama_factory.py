@@ -14,6 +14,8 @@ from kikimimi.errors import RequestError
 from kikimimi_layouts.llama_factory import LlamaFactory
 from kikimimi_layouts.manifest import Manifest
 
+pytestmark = pytest.mark.fault("Rows: LLaMA-Factory's sets", "read, or the row is malformed")
+
 Write = Callable[..., Path]
 Read = Callable[[LlamaFactory], list[Row | BadRow]]
 OPENAI_TAGS = {

@@ -15,6 +15,8 @@ from kikimimi.errors import DataError
 from kikimimi_layouts.manifest import Manifest
 from kikimimi_layouts.nemo import NeMo
 
+pytestmark = pytest.mark.fault("Rows: NeMo's manifests", "read; tarred ones are refused")
+
 Read = Callable[[NeMo], list[Row | BadRow]]
 GOOD = {"audio_filepath": "z.wav", "duration": 1.0, "text": "good"}
 

@@ -10,6 +10,8 @@ from kikimimi.contracts.layout import Segment
 from kikimimi.errors import DataError
 from kikimimi_layouts.segments import SegmentFields, segment_of
 
+pytestmark = pytest.mark.fault("Rows: columns that tell of a segment", "cut, or the row is malformed")
+
 FILE = Path("long.wav")
 
 

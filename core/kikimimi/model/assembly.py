@@ -144,7 +144,7 @@ def _build(recipe: Recipe, where: str, *context: object, deferred: bool = False)
             raise
         raise RecipeError([f"{where}: {error}"]) from error
     except (RuntimeError, MemoryError, OverflowError) as error:
-        said = (str(error).split("\n") or ["out of memory"])[0]
+        said = str(error).split("\n")[0] or "out of memory"
         if isinstance(error, RuntimeError) and not _TOO_LARGE.search(said):
             raise
         problem = f"{where}: is too large to be built on this machine: {said}. Are its sizes what you meant?"

@@ -12,6 +12,10 @@ import pytest
 
 from .conftest import Outcome
 
+pytestmark = pytest.mark.fault(
+    "Our files: a run folder, `kikimimi check`", "each item is sound, or named with what to do"
+)
+
 Cli = Callable[..., Outcome]
 
 

@@ -19,6 +19,10 @@ import pytest
 
 from kikimimi.testing import write_shard
 
+pytestmark = pytest.mark.fault(
+    "The system: signals at any instant", "obeyed: 130 or 143, nothing left behind"
+)
+
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 LONGEST = 60.0
 """How long a stop may take on a machine that is busy with other tests [s]."""

@@ -21,6 +21,10 @@ from kikimimi.errors import WriteError
 from kikimimi.run.metrics import MetricsFile
 from kikimimi.testing import write_shard
 
+pytestmark = pytest.mark.fault(
+    "The system: full disks, folders without permission", "one line, exit code 1, nothing by half"
+)
+
 Cli = Callable[..., Any]
 Write = Callable[..., Path]
 REFUSED = (

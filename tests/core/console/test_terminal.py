@@ -15,6 +15,10 @@ import kikimimi
 from kikimimi.console.rich_console import SafeConsole
 from kikimimi.console.terminal import CSV_SAFE, csv_cell, say, say_json, shortened, visible
 
+pytestmark = pytest.mark.fault(
+    "Printing: control characters, markup, formulas", "shown as escapes, on terminals and pages"
+)
+
 
 @pytest.mark.parametrize(
     ("text", "seen"),

@@ -31,6 +31,10 @@ from kikimimi.data.packing import row as packing
 from kikimimi.data.packing.row import Dropped, PackedRow, PackSettings, pack_row
 from kikimimi.errors import AudioError, CancellingError
 
+pytestmark = pytest.mark.fault(
+    "Sound: hours of it", "decoded, packed and checked block by block, to the same bytes"
+)
+
 
 def noise(count: int, level: float = 0.1) -> np.ndarray:
     return np.random.default_rng(0).normal(0, level, count).astype(np.float32)

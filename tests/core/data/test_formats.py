@@ -28,6 +28,11 @@ from kikimimi.data.audio import (
 from kikimimi.data.packing.row import Dropped, PackedRow, PackSettings, pack_row
 from kikimimi.errors import AudioError, CancellingError
 
+pytestmark = pytest.mark.fault(
+    "Sound: M4A, AAC, WebM, and what is no audio",
+    "read with the extra `formats`; else the message says what the file is",
+)
+
 KINDS = [
     ("mp4", "aac", 16_000),
     ("mp4", "alac", 44_100),

@@ -18,6 +18,8 @@ from kikimimi.data.audio import decode, decode_whole, probe
 from kikimimi.data.packing.row import Dropped, PackedRow, PackSettings, pack_row
 from kikimimi.errors import AudioError, CancellingError
 
+pytestmark = pytest.mark.fault("Sound: segments of a recording", "cut to the sample, or left out by name")
+
 KINDS = [
     ("WAV", "PCM_16"),
     ("WAVEX", "PCM_24"),

@@ -12,6 +12,10 @@ from typing_extensions import TypedDict
 from kikimimi.errors import DamagedError
 from kikimimi.files.reading import read_bytes, read_json, read_text
 
+pytestmark = pytest.mark.fault(
+    "Limits: files of ours", "refused before they are read; the error names the file"
+)
+
 
 class State(TypedDict):
     step: int

@@ -12,6 +12,10 @@ import pytest
 from kikimimi.errors import WriteError
 from kikimimi.files.writing import add_lines, whole_file, writing
 
+pytestmark = pytest.mark.fault(
+    "The system: what is refused while a file is written", "the file before is untouched"
+)
+
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:

@@ -21,6 +21,8 @@ from kikimimi.files.yaml_text import (
     read_yaml,
 )
 
+pytestmark = pytest.mark.fault("Names: numbers and texts of YAML", "those of YAML 1.2, the same everywhere")
+
 SCALARS: list[tuple[str, Any]] = [
     ("10", 10),
     ("010", 10),

@@ -13,6 +13,8 @@ from kikimimi.recipe import load_recipe
 from kikimimi.recipe.resolve import shipped_recipe
 from kikimimi.run.folder import run_name
 
+pytestmark = pytest.mark.fault("Limits: recipes", "what is too much is said in seconds")
+
 OPTION = "  downsample: 8\n"
 
 

@@ -23,6 +23,10 @@ from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import Lock
 from kikimimi.run.metrics import read_metrics
 
+pytestmark = pytest.mark.fault(
+    "Our files: empty, torn, of another type or encoding", "named, with what to do"
+)
+
 ROOT = Path(__file__).parents[3]
 LEFT = ROOT / "tests" / "core" / "compat" / "data"
 EVALUATION = LEFT / "stopped" / "evaluations" / "held_out"

@@ -15,6 +15,10 @@ from kikimimi.text.chat_template import ChatTemplate
 from kikimimi.text.template_sandbox import MAX_TEMPLATE, TemplateLimitError, render_template
 from kikimimi_llms.scratch import build_tokenizer
 
+pytestmark = pytest.mark.fault(
+    "Limits: chat templates", "no more output, work and time than a template needs"
+)
+
 MESSAGES = [{"role": "system", "content": " s "}, {"role": "user", "content": 'a "b" <c>\nd'}]
 TOO_MUCH = "makes a text or a list of more than"
 TOO_LONG = r"works for more than 0\.05 s"

@@ -20,6 +20,11 @@ from kikimimi.training.train import train
 
 from .conftest import Make, rewind
 
+pytestmark = pytest.mark.fault(
+    "Our files: checkpoints, weights, cached features",
+    "told by their hashes; the checkpoint before is taken up, a feature is computed anew",
+)
+
 LAST = "step-00000006"
 Damage = Callable[[Path], object]
 

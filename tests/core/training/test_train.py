@@ -369,7 +369,7 @@ def test_schedulers_repeat_themselves(make_run: Make, monkeypatch: pytest.Monkey
 
 
 def test_a_second_ctrl_c_stops_at_once(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kikimimi.data.workers import STOP_SIGNALS
+    from kikimimi.console.signals import STOP_SIGNALS
     from kikimimi.training import stop
     from kikimimi.training.module import StageModule
 

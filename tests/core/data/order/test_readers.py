@@ -17,6 +17,10 @@ from kikimimi.data.order import readers
 from kikimimi.data.order.readers import ReaderError, Readers, handed_over, lost_readers_told
 from kikimimi.data.workers import ignore_signals
 
+pytestmark = pytest.mark.fault(
+    "The system: readers that die, stand still, or lack `/dev/shm`", "named within seconds, exit code 1"
+)
+
 
 class Numbers(Dataset[torch.Tensor]):
     """Tensors of one number; the third one may be hard to come by."""

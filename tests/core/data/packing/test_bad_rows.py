@@ -25,6 +25,10 @@ from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import DataError, RequestError
 
+pytestmark = pytest.mark.fault(
+    "Rows: a bad one among good ones", "left out and counted; `bad_rows=fail` stops at it"
+)
+
 Tone = Callable[..., bytes]
 
 

@@ -19,6 +19,10 @@ from kikimimi.data.shards.index import ShardIndex, index_path, read_columns, wri
 from kikimimi.data.shards.indexing import build_index, index_shards
 from kikimimi.errors import DataError
 
+pytestmark = pytest.mark.fault(
+    "Our files: an index that is not of its shard", "`data check` names the record"
+)
+
 Shard = Callable[..., Path]
 WriteTar = Callable[..., Path]
 Tone = Callable[..., bytes]

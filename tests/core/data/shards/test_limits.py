@@ -18,6 +18,8 @@ from kikimimi.data.shards.indexing import build_index
 from kikimimi.data.shards.record import grouped, make_record, read_members
 from kikimimi.errors import DataError
 
+pytestmark = pytest.mark.fault("Limits: shards and their indexes", "refused before they are read")
+
 GIGABYTE = 1_000_000_000
 TEXT = json.dumps({"text": "はい"}).encode()
 

@@ -8,6 +8,10 @@ import pytest
 from kikimimi.data.shards.pattern import expand
 from kikimimi.errors import RequestError
 
+pytestmark = pytest.mark.fault(
+    "Names: brackets and braces", "a path that exists is taken as it is; too many names are an error at once"
+)
+
 
 @pytest.mark.parametrize("folder", ["[ja]", "{1}", "{a", "b}", "x*y", "a?", "{a,b}", "[!x]/{0..9}"])
 def test_a_folder_that_exists_is_taken_literally(tmp_path: Path, folder: str) -> None:

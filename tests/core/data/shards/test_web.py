@@ -16,6 +16,11 @@ from kikimimi.data.shards.index import ShardIndex
 from kikimimi.data.shards.store import fetch, read_range
 from kikimimi.errors import DataError, RequestError, StorageError
 
+pytestmark = pytest.mark.fault(
+    "Limits: servers",
+    "endless, slow, compressed and redirected answers are refused, with the rate or the host",
+)
+
 MEGABYTE = 1_000_000
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
