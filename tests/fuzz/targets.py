@@ -21,7 +21,7 @@ from kikimimi.evaluation.pairs import read_pairs
 from kikimimi.recipe import load_recipe, to_yaml
 from kikimimi.testing import write_shard
 
-from . import corpora
+from . import corpora, runs
 from .harness import Target, WrongError
 from .mutations import BYTES, Mutation, json_lines, mutated, text
 from .sounds import RATE, sounds
@@ -264,5 +264,13 @@ TARGETS = (
         _recipes,
         _mutate_recipe,
         _read_recipe,
+    ),
+    Target(
+        "runs",
+        1000,
+        "read as written, named with what to do, or the checkpoint before is taken up",
+        runs.runs,
+        runs.mutate,
+        runs.attempt,
     ),
 )

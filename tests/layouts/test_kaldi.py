@@ -153,3 +153,9 @@ def test_packed(write: Write, tmp_path: Path) -> None:
         "empty text": 1,
         "malformed": 1,
     }
+
+
+def test_a_wav_scp_that_names_nothing(write: Write) -> None:
+    folder = write({**FOLDER, "wav.scp": "\n"})
+    for row in kaldi(folder).rows(0, 3):
+        assert isinstance(row, BadRow)

@@ -83,8 +83,9 @@ class Kaldi(Layout):
         }
         if not self.utterances:
             raise RequestError(f"{source}: holds no utterances")
-        if all(isinstance(said, str) and _is_command(said) for said in self.recordings.values()):
-            raise RequestError(f"{self.folder / 'wav.scp'}: {_command(next(iter(self.recordings.values())))}")
+        commands = [said for said in self.recordings.values() if isinstance(said, str) and _is_command(said)]
+        if commands and len(commands) == len(self.recordings):
+            raise RequestError(f"{self.folder / 'wav.scp'}: {_command(commands[0])}")
         known = {utterance.name for utterance in self.utterances}
         self.without_audio = [name for name in self.texts if name not in known]
 
