@@ -161,7 +161,12 @@ def system_refusal(error: OSError, what: str = "") -> str | None:
     if error.errno not in _ADVICE:
         return None
     named = what or (str(error.filename) if error.filename is not None else "the system refuses")
-    return f"{named}: {error.strerror}. {_ADVICE[error.errno]}"
+    return f"{named}: {error.strerror}. {what_to_do(error)}"
+
+
+def what_to_do(error: OSError) -> str:
+    """Return what people can do about what the system refuses."""
+    return _ADVICE.get(error.errno or 0, f"Mend that, {_AGAIN}")
 
 
 def _from_rust(error: Exception) -> OSError | None:

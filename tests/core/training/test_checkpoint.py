@@ -19,16 +19,23 @@ from kikimimi.training.train import train
 from .conftest import Make
 
 
-def fill_disk(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+def fill_disk(monkeypatch: pytest.MonkeyPatch, part: str, number: int = errno.ENOSPC) -> None:
     """Let the disk be full for files whose path holds `part`."""
     real = checkpoint._sync
 
     def full(path: Path) -> None:
         if part in str(path):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(number, os.strerror(number))
         real(path)
 
     monkeypatch.setattr(checkpoint, "_sync", full)
+
+
+def test_a_disk_that_may_not_be_written_to(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("run", "stages.asr.validate.every=0")
+    fill_disk(monkeypatch, "step-00000003", errno.EROFS)
+    with pytest.raises(KikimimiError, match=r"Read-only .* There is none before it\. Name a folder that can be"):
+        train(run)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import pytorch_lightning as pl
@@ -29,9 +29,10 @@ from torch.distributed.tensor import DTensor
 
 from kikimimi.console.terminal import say
 from kikimimi.console.words import listing
-from kikimimi.errors import DamagedError, KikimimiError, RunError
+from kikimimi.errors import DamagedError, KikimimiError, RunError, WriteError
 from kikimimi.files.hashes import MANIFEST, FileMark, check_files, mark, write_manifest
 from kikimimi.files.reading import MEBIBYTE, read_json
+from kikimimi.files.writing import what_to_do
 from kikimimi.run.folder import checkpoint_folders, checkpoint_step, stray_names
 from kikimimi.run.rank import global_rank
 from kikimimi.training.log_interval import LogInterval
@@ -93,6 +94,7 @@ class FolderCheckpointIO(CheckpointIO):
         ranks = dist.get_world_size() if sharded([*weights.values(), *tensors.values()]) else 1
         rank = dist.get_rank() if ranks > 1 else 0
         marks: dict[str, FileMark] = {}
+        self.failure = None
 
         def begin() -> None:
             for left_over in folder.parent.glob(".step-*"):
@@ -118,12 +120,12 @@ class FolderCheckpointIO(CheckpointIO):
             _sync(folder.parent)
 
         for work, workers in ((begin, 1), (write, ranks), (finish, 1)):
-            self.failure = _attempt(work if rank < workers else None, ranks)
-            if self.failure is not None:
+            failure = _attempt(work if rank < workers else None, ranks)
+            if failure is not None:
                 if rank == 0:
                     shutil.rmtree(temporary, ignore_errors=True)
-                self.failure = f"{folder}: the checkpoint could not be written: {self.failure}. " + _intact(
-                    folder.parent
+                self.failure = f"{folder}: the checkpoint could not be written: {failure.reason}. " + _intact(
+                    folder.parent, failure.advice
                 )
                 return
             if work is write and ranks > 1:
@@ -271,7 +273,9 @@ def write_weights(
     if failure is not None:
         if first:
             temporary.unlink(missing_ok=True)
-        raise KikimimiError(f"{path}: the weights could not be written: {failure}. {_intact(None)}")
+        raise KikimimiError(
+            f"{path}: the weights could not be written: {failure.reason}. {_intact(None, failure.advice)}"
+        )
 
 
 def remove_folder(folder: Path) -> None:
@@ -318,29 +322,36 @@ def _write_part(
     return {name: written}
 
 
-def _attempt(work: Callable[[], None] | None, ranks: int) -> str | None:
+class _Failure(NamedTuple):
+    reason: str
+    advice: str
+
+
+def _attempt(work: Callable[[], None] | None, ranks: int) -> _Failure | None:
     """Do this rank's part of some work; return why it failed on any rank, or None where all is well."""
-    mine: str | None = None
+    mine: _Failure | None = None
     if work is not None:
         try:
             work()
-        except OSError as error:
-            mine = error.strerror or str(error)
+        except (OSError, WriteError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            mine = _Failure(cause.strerror or str(cause), what_to_do(cause))
     if ranks == 1:
         return mine
-    failures: list[str | None] = [None] * ranks
+    failures: list[_Failure | None] = [None] * ranks
     dist.all_gather_object(failures, mine)
     return next((failure for failure in failures if failure is not None), None)
 
 
-def _intact(folder: Path | None) -> str:
-    again = "Make room, then run the same command again"
+def _intact(folder: Path | None, advice: str) -> str:
     if folder is None:
-        return f"The last checkpoint is intact. {again}"
+        return f"The last checkpoint is intact. {advice}"
     saved = checkpoint_folders(folder)
     if not saved:
-        return f"There is none before it. {again}"
-    return f"The one before it, {saved[-1].name}, is intact. {again}: it goes on from there"
+        return f"There is none before it. {advice}"
+    return f"The one before it, {saved[-1].name}, is intact. {advice}: it goes on from there"
 
 
 def _read_all(value: Any) -> Any:
