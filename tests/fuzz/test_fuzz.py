@@ -20,8 +20,8 @@ SLICE = 40
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_what_is_not_damaged_is_taken(target: Target, tmp_path: Path) -> None:
     for name, seed in target.seeds(tmp_path).items():
-        place = tmp_path / name
-        place.mkdir()
+        place = tmp_path / "taken" / name
+        place.mkdir(parents=True)
         said = target.attempt(target.mutate(seed, Unharmed(0), place))
         assert said in ("taken whole", "read", "rows taken, others told"), name
 
