@@ -19,6 +19,8 @@ MAX_DATA = 8 * MEBIBYTE
 """Largest other YAML that is read: grammars with their lists of words [bytes]."""
 MAX_ENTRIES = 500_000
 """Most entries that YAML may hold, its aliases expanded."""
+MAX_NODES = 50_000
+"""Most keys and values of a recipe, or of another file whose lines messages name."""
 MAX_DEPTH = 40
 """Deepest nesting of YAML [levels]."""
 
@@ -70,6 +72,16 @@ def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
 
 class YamlLoader(Resolver, yaml.SafeLoader):
     """Reads YAML; its messages are the better ones."""
+
+    _nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node, if there are not too many: 20,000 take a second."""
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise YamlError(f"holds more than {MAX_NODES:,} keys and values")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
 
 class _QuickLoader(Resolver, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

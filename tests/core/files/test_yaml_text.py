@@ -125,6 +125,11 @@ def test_limits(text: str, said: str) -> None:
         parse_yaml(text)
 
 
+def test_what_is_read_with_its_lines_is_not_read_on_for_ever() -> None:
+    with pytest.raises(YamlError, match="holds more than 50,000 keys and values"):
+        compose_yaml("\n".join(f"k{number}: 1" for number in range(25_001)))
+
+
 def test_files(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(b"\xef\xbb\xbflanguage: no\n")
