@@ -3,6 +3,8 @@
 Command modules import nothing heavy at their top, so that ``--help`` answers at once.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -10,15 +12,32 @@ from typer.core import TyperGroup
 
 from kikimimi import __version__
 from kikimimi.cli import check, data, evaluate, plan, plugins, show, train, transcribe
-from kikimimi.console.terminal import say
+from kikimimi.console.terminal import say, visible
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Let what typer says of the arguments, which holds them as they were given, steer no terminal."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            said = visible(error.format_message(), lines=True)
+            error.format_message = lambda: said
+        raise
 
 
 class _Group(TyperGroup):
-    """Says, when it is stopped, that nothing is lost."""
+    """Says, when it is stopped, that nothing is lost; and what was wrong in visible characters."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _readable():
+            return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _readable():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             # Here, as typer turns it into a bare exit code before it reaches `main`.
             say("\nstopped. Run the same command again: it goes on from here.", error=True)

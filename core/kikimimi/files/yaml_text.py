@@ -19,6 +19,8 @@ MAX_DATA = 8 * MEBIBYTE
 """Largest other YAML that is read: grammars with their lists of words [bytes]."""
 MAX_ENTRIES = 500_000
 """Most entries that YAML may hold, its aliases expanded."""
+MAX_NODES = 50_000
+"""Most keys and values of a recipe, or of another file whose lines messages name."""
 MAX_DEPTH = 40
 """Deepest nesting of YAML [levels]."""
 
@@ -50,6 +52,11 @@ def _number(loader: Any, node: yaml.ScalarNode) -> int:
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 
+def _float(loader: Any, node: yaml.ScalarNode) -> float:
+    # PyYAML's own takes `!!float '1:30'` for 90, as YAML 1.1 did.
+    return float(str(loader.construct_scalar(node)).lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key, _ in node.value:
@@ -66,13 +73,40 @@ def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
 class YamlLoader(Resolver, yaml.SafeLoader):
     """Reads YAML; its messages are the better ones."""
 
+    _nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node, if there are not too many: 20,000 take a second."""
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise YamlError(f"holds more than {MAX_NODES:,} keys and values")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
 
 class _QuickLoader(Resolver, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Reads YAML ten times as fast."""
 
+    _merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put what is merged (``<<``) into a mapping, if all that is merged is not too much."""
+        for key, value in node.value:
+            merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            for source in merged if key.tag == TAG + "merge" else ():
+                if isinstance(source, yaml.MappingNode):
+                    self.flatten_mapping(source)
+                    self._merged += len(source.value)
+                if self._merged > MAX_ENTRIES:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"'<<' makes more than {MAX_ENTRIES:,} entries", node.start_mark
+                    )
+        super().flatten_mapping(node)
+
 
 for _loader in (YamlLoader, _QuickLoader):
     _loader.add_constructor(TAG + "int", _number)
+    _loader.add_constructor(TAG + "float", _float)
 _QuickLoader.add_constructor(TAG + "map", _mapping)
 
 
@@ -113,6 +147,8 @@ def parse_yaml(text: str) -> Any:
         data = yaml.load(text, _QuickLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise _told(error) from error
+    except (AttributeError, KeyError) as error:  # of PyYAML: `!!timestamp today`, `!!bool maybe`
+        raise YamlError("a tag stands on a text that is no such value") from error
     _check_entries(data)
     return data
 

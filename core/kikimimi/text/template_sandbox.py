@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from functools import lru_cache, wraps
-from types import BuiltinMethodType, GeneratorType
+from types import BuiltinMethodType, GeneratorType, MethodType
 from typing import Any, cast
 
 from jinja2 import TemplateError, nodes, pass_context
@@ -37,8 +37,12 @@ MAX_WIDTH = 1000
 """Largest number that a filter or a width takes."""
 _MAX_BITS = 10_000
 
-_WIDTH = re.compile(r"%[^a-zA-Z%]*(\d{4}|\*)|\{[^{}]*(\d{4}|\{)")
+_WIDTH = re.compile(r"%(?:\([^()]*\))?[^a-zA-Z%]*(\d{4}|\*)|%\([^()]*\(|\{[^{}]*(\d{4}|\{)")
 _PADDING = {"ljust", "rjust", "center", "zfill"}
+_SEEKING = {"strip", "lstrip", "rstrip", "trim", "rfind", "rindex", "rsplit", "rpartition"}
+"""What takes the product of two lengths, at worst."""
+_SLOW = ("pprint", "striptags", "urlize", "wordwrap")
+"""Filters that take far longer than their result is large, and that no chat template needs."""
 _TEXT_METHODS = _PADDING | {
     *("strip", "lstrip", "rstrip", "removeprefix", "removesuffix", "replace", "join", "format", "format_map"),
     *("split", "rsplit", "splitlines", "partition", "rpartition", "startswith", "endswith", "count"),
@@ -113,6 +117,8 @@ def _size(value: Any, most: float) -> int:
         total += 1
         if isinstance(item, str):
             total += len(item)
+        elif isinstance(item, int):
+            total += item.bit_length() // 3
         elif isinstance(item, list | tuple | set | frozenset):
             inside.extend(item)
         elif isinstance(item, Namespace):
@@ -201,6 +207,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             optimized=False,  # nothing is worked out when a template is read
             cache_size=0,
         )
+        for name in _SLOW:
+            del self.filters[name]
         self.filters["tojson"] = _to_json
         for name, function in list(self.filters.items()):
             self.filters[name] = _bounded(name, cast(Any, function))
@@ -239,7 +247,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         budget = _BUDGET.get()
         numbers = [value for value in (left, right) if isinstance(value, int)]
         if operator == "%" and isinstance(left, str):
-            _check_format(left)
+            _check_format(budget, left, [right])
         elif operator == "*" and len(numbers) == 2:
             _check_bits(sum(number.bit_length() for number in numbers))
         elif operator == "*" and numbers:
@@ -249,11 +257,16 @@ class _Environment(ImmutableSandboxedEnvironment):
         return budget.checked(super().call_binop(context, operator, left, right))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """Return `str.format` as the sandbox allows it, if it pads to no width that is too large."""
+        """Return `str.format` as the sandbox allows it, for what is not too large."""
         wrapped = super().wrap_str_format(value)
-        if wrapped is not None:
-            _check_format(value.__self__)
-        return wrapped
+        if wrapped is None:
+            return None
+
+        def checked(*args: Any, **options: Any) -> str:
+            _check_format(_BUDGET.get(), value.__self__, [*args, *options.values()])
+            return wrapped(*args, **options)
+
+        return checked
 
     def call(_self, _context: Context, _function: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """Call a function whose result is not too large."""
@@ -263,17 +276,24 @@ class _Environment(ImmutableSandboxedEnvironment):
         if isinstance(owner, _Environment):  # of this module
             return _function(*args)
         args = tuple(budget.listed(value) for value in args)
-        if isinstance(_function, BuiltinMethodType):
-            _check_method(budget, owner, _function.__name__, args)
+        if isinstance(_function, BuiltinMethodType | MethodType):
+            _check_method(budget, owner, _function.__name__, [*args, *_in_order(kwargs)])
         return budget.checked(super().call(_context, _function, *args, **kwargs))
 
 
-def _check_method(budget: _Budget, owner: Any, name: str, args: tuple[Any, ...]) -> None:
+def _in_order(options: Mapping[str, Any]) -> list[Any]:
+    """Return what is given by name: of `replace`, what is old before what is new."""
+    return [options[name] for name in sorted(options, reverse=True)]
+
+
+def _check_method(budget: _Budget, owner: Any, name: str, args: list[Any]) -> None:
     """Refuse methods of Python's own types that make much of little."""
     if isinstance(owner, int | float | bytes) or (isinstance(owner, str) and name not in _TEXT_METHODS):
         raise TemplateLimitError(f"it calls {type(owner).__name__}.{name}, which a template may not")
     if isinstance(owner, str) and name in _PADDING:
         _check_width(args)
+    elif isinstance(owner, str) and name in _SEEKING:
+        _check_sought(args)
     elif isinstance(owner, str) and name == "replace" and len(args) > 1:
         _check_replace(budget, owner, args[0], args[1])
     elif isinstance(owner, str) and name == "join" and args:
@@ -295,9 +315,19 @@ def _check_width(values: Iterable[Any]) -> None:
             raise TemplateLimitError(f"it asks for {value:.3g} where at most {MAX_WIDTH:,} is allowed")
 
 
-def _check_format(text: str) -> None:
+def _check_sought(values: Iterable[Any]) -> None:
+    for value in values:
+        if isinstance(value, str) and len(value) > MAX_WIDTH:
+            raise TemplateLimitError(
+                f"it looks for a text of {len(value):,} characters where at most {MAX_WIDTH:,} are allowed"
+            )
+
+
+def _check_format(budget: _Budget, text: str, values: Iterable[Any]) -> None:
     if _WIDTH.search(text):
         raise TemplateLimitError(f"it pads to a width of more than {MAX_WIDTH - 1}, or to one that varies")
+    largest = MAX_WIDTH + max(map(budget.size, values), default=0)
+    budget.need(len(text) + (text.count("%") + text.count("{")) * largest)
 
 
 def _check_bits(bits: int) -> None:
@@ -314,7 +344,7 @@ def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         budget = _BUDGET.get()
         budget.step()
         given = [budget.listed(value) for value in args[first:]]
-        beside = [*given[1:], *options.values()]
+        beside = [*given[1:], *_in_order(options)]
         if name not in _ANY_NUMBER:
             _check_width(beside)
         if given:
@@ -326,15 +356,30 @@ def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _check_filter(budget: _Budget, name: str, value: Any, beside: list[Any]) -> None:
     if name == "join":
-        _check_join(budget, value, beside[0] if beside else "")
+        _check_join(budget, value, max(map(str, beside), key=len, default=""))
     elif name == "replace" and len(beside) > 1:
         _check_replace(budget, value, beside[0], beside[1])
     elif name in ("indent", "tojson"):
         size, widths = budget.size(value), [x if isinstance(x, int) else len(str(x)) for x in beside]
-        lines = value.count("\n") + 1 if isinstance(value, str) else size
+        lines = value.count("\n") + 1 if isinstance(value, str) else size * _depth(value)
         budget.need(size + lines * max(widths, default=0))
     elif name == "format":
-        _check_format(str(value))
+        _check_format(budget, str(value), beside)
+    elif name == "trim":
+        _check_sought(beside)
+    elif name == "sum" and any(isinstance(start, list | tuple) for start in beside):
+        budget.step(len(value) * budget.size(value))  # what is there is copied for each
+
+
+def _depth(value: Any) -> int:
+    """Return how deeply a value is nested."""
+    depth, level = 0, [value]
+    while level and depth < MAX_WIDTH:
+        depth += 1
+        lists = [item for item in level if isinstance(item, list | tuple)]
+        dicts = [item for item in level if isinstance(item, dict)]
+        level = [inner for item in (*lists, *(found.values() for found in dicts)) for inner in item]
+    return depth
 
 
 @pass_context
@@ -355,7 +400,7 @@ def _raise(message: str) -> None:
 
 
 def _now(format: str) -> str:
-    _check_format(format)
+    _check_format(_BUDGET.get(), format, [])
     return datetime.now().strftime(format)
 
 

@@ -82,12 +82,13 @@ class Pretrained:
             raise WeightsError(
                 f"{self.weights}: is a {config.model_type!r} model, which holds more than a text model"
             )
-        layers = getattr(config, "num_hidden_layers", 1)
-        if not (isinstance(layers, int) and 1 <= layers <= _MOST_LAYERS):
-            raise WeightsError(
-                f"{self.weights}: config.json: num_hidden_layers: must be between 1 and {_MOST_LAYERS}, not "
-                f"{layers!r}"
-            )
+        for name in ("num_hidden_layers", "num_decoder_layers"):
+            layers = getattr(config, name, 1)
+            if not (isinstance(layers, int) and 1 <= layers <= _MOST_LAYERS):
+                raise WeightsError(
+                    f"{self.weights}: config.json: {name}: must be between 1 and {_MOST_LAYERS}, "
+                    f"not {layers!r}"
+                )
         if self.gguf is None and getattr(config, "quantization_config", None):
             method = dict(config.quantization_config).get("quant_method")
             raise WeightsError(

@@ -66,6 +66,16 @@ def test_quick_answers_import_nothing_heavy(
         assert cli(*arguments).code == code
 
 
+@pytest.mark.parametrize(
+    "arguments", [["\x1b[31mx"], ["train", "--\x1b[31mx"], ["data", "pack", "a", "b", "--codec", "\x1b[31m"]]
+)
+def test_arguments_that_are_wrong_steer_no_terminal(cli: Cli, arguments: list[str]) -> None:
+    done = cli(*arguments)
+    assert done.code == 2
+    assert "\\x1b[31m" in done.err
+    assert "\x1b" not in done.err
+
+
 def test_version(cli: Cli) -> None:
     assert cli("--version") == (0, f"kikimimi {__version__}\n", "")
 

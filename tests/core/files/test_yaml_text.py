@@ -110,11 +110,24 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: " + "9" * 5000, "not YAML: Exceeds the limit"),
         ("a: &a [*a]", "not YAML: found unconstructable recursive node"),
         ("? [a, b]\n: c", "not YAML: "),
+        ("a: !!float ''", "not YAML: could not convert"),
+        ("a: !!float '1:30'", "not YAML: could not convert"),
+        ("a: !!bool maybe", "a tag stands on a text that is no such value"),
+        ("a: !!timestamp today", "a tag stands on a text that is no such value"),
+        (
+            "a: &a {" + ", ".join(f"k{n}: 1" for n in range(1000)) + "}\nb:\n" + "- {<<: *a}\n" * 1000,
+            "'<<' makes more than 500,000 entries",
+        ),
     ],
 )
 def test_limits(text: str, said: str) -> None:
     with pytest.raises(YamlError, match=said):
         parse_yaml(text)
+
+
+def test_what_is_read_with_its_lines_is_not_read_on_for_ever() -> None:
+    with pytest.raises(YamlError, match="holds more than 50,000 keys and values"):
+        compose_yaml("\n".join(f"k{number}: 1" for number in range(25_001)))
 
 
 def test_files(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ MESSAGES = [{"role": "system", "content": " s "}, {"role": "user", "content": 'a
 TOO_MUCH = "makes a text or a list of more than"
 TOO_LONG = r"works for more than 0\.05 s"
 WIDTH = "asks for .* where at most 1,000 is allowed"
+SEEKS = r"looks for a text of 10,00\d characters where at most 1,000 are allowed"
 PADS = "pads to a width of more than 999"
 DOUBLING = (
     "{% set ns = namespace(a='aaaaaaaa') %}{% for i in range(60) %}"
@@ -57,6 +58,10 @@ DOUBLING = (
         "{{ undefined_one }}",
         "{% for a in [[1, [2, []]]] recursive %}{{ a if a is number }}{{ loop(a) if a is not number }}"
         "{% endfor %}",
+        "{{ '%(a)s %(b)5.1f%%' % {'a': 'x', 'b': 2} }}{{ 'a-b' | replace(new='+', old='-') }}"
+        "{{ [1, 2] | join(d='-') }}{{ [[1], [2]] | sum(start=[]) }}{{ ('<' | e).center(9) }}"
+        "{{ 'xax'.strip('x') }}{{ '--a' | trim('-') }}{{ 'a b'.rsplit(' ', 1) }}"
+        "{{ [[1]] | tojson(indent=2) }}",
         "{{ 'a\nb' | indent(4, true) }}{{ ('word ' * 3) | trim }}{{ [3, 1] | sort }}{{ '<' | e }}"
         "{{ 2.5 | round }}",
         "  {% if true %}\n    x\n  {% endif %}\n{#- c -#} y\n",
@@ -113,6 +118,33 @@ BOMBS = [
     ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}", TOO_LONG),
     ("{% for i in range(99999) if range(99999) | list | length == 0 %}{% endfor %}", TOO_LONG),
     (" " * (MAX_TEMPLATE + 1), r"has 100,001 characters; at most 100,000 are read"),
+    ("{{ '%(a)1000000000d' % {'a': 1} }}", PADS),
+    ("{{ '%((a))1000000000d' % {'(a)': 1} }}", PADS),
+    ("{{ ('%999d' * 2000) % ((1,) * 2000) }}", TOO_MUCH),
+    ("{{ strftime_now('%999d' * 2000) }}", TOO_MUCH),
+    ("{{ ('{0}' * 20).format('a' * 99999) }}", TOO_MUCH),
+    ("{{ ('{a}' * 20).format(a='a' * 99999) }}", TOO_MUCH),
+    ("{{ ('{a}' * 20).format_map({'a': 'a' * 99999}) }}", TOO_MUCH),
+    ("{{ ('%(a)s' * 20) % {'a': 'a' * 99999} }}", TOO_MUCH),
+    ("{{ ('%(a)s' * 20) | format(a='a' * 99999) }}", TOO_MUCH),
+    ("{{ range(20) | join(attribute='real', d='a' * 99999) }}", TOO_MUCH),
+    ("{{ ('x' * 20) | replace(new='a' * 99999, old='x') }}", TOO_MUCH),
+    ("{{ ('a' | safe).center(10**9) }}", WIDTH),
+    ("{{ ('a' | e).ljust(width=10**9) }}", WIDTH),
+    ("{{ (('a' * 99999) | e).join(range(20)) }}", TOO_MUCH),
+    ("{{ (('x' * 20) | e).replace('x', 'a' * 99999) }}", TOO_MUCH),
+    ("{{ ('<' | e).unescape() }}", r"calls Markup\.unescape, which a template may not"),
+    ("{{ ([2 ** 4999] * 900) | join }}", TOO_MUCH),
+    ("{{ ([2 ** 4999] * 900) | string }}", TOO_MUCH),
+    ("{{ ([[1]] * 99999) | sum(start=[]) }}", f"far more on its way|{TOO_LONG}"),
+    ("{{ ('a' * 99999).strip('b' * 9999 + 'a') }}", SEEKS),
+    ("{{ ('a' * 99999) | trim('b' * 9999 + 'a') }}", SEEKS),
+    ("{{ ('a' * 99999).rfind('ab' + 'a' * 9999) }}", SEEKS),
+    (
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x] %}{% endfor %}"
+        "{{ ns.x | tojson(indent=1000) }}",
+        TOO_MUCH,
+    ),
 ]
 
 
@@ -139,6 +171,12 @@ def test_lists_that_double_are_refused(monkeypatch: pytest.MonkeyPatch, double: 
 def test_recursion_without_end_is_an_error(template: str) -> None:
     with pytest.raises(RecursionError):
         render_template(template, {})
+
+
+@pytest.mark.parametrize("name", ["pprint", "striptags", "urlize", "wordwrap"])
+def test_slow_filters_are_not_there(name: str) -> None:
+    with pytest.raises(Exception, match=f"No filter named '{name}'"):
+        render_template("{{ 'a' | " + name + " }}", {})
 
 
 @pytest.mark.parametrize(

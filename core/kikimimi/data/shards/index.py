@@ -10,6 +10,7 @@ Version 2. Version 1 was JSON Lines, which take minutes to parse at millions of 
 import hashlib
 import json
 import struct
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from kikimimi.data.shards.record import MAX_RECORD, place
 from kikimimi.data.shards.store import fetch, is_url
 from kikimimi.data.shards.tar import BLOCK
+from kikimimi.data.shards.web import TooLargeError
 from kikimimi.errors import DataError, RequestError
 from kikimimi.files.reading import MEBIBYTE, parse_json, read_bytes
 
@@ -30,6 +32,9 @@ FORMAT = "kikimimi-index"
 INDEX_VERSION = 2
 MAX_INDEX = 256 * MEBIBYTE
 """Largest index that is read or written [bytes]: some two million records."""
+MANY = 16 * MEBIBYTE
+"""Largest index of which many are fetched at a time [bytes]; larger ones come one after the other."""
+_LARGE = threading.Lock()
 
 COLUMNS: dict[str, type[np.generic]] = {
     "offsets": np.int64,
@@ -191,7 +196,7 @@ class ShardIndex:
         url = f"{shard}{SUFFIX}"
         make = "Make it with 'kikimimi data index' where the shard is a local file, and upload both"
         try:
-            data = fetch(url, limit=MAX_INDEX)
+            data = _fetched(url)
         except RequestError as error:
             raise RequestError(f"{error}. Every shard needs its index beside it. {make}") from error
         return cls._parse(data, shard, url, make)
@@ -215,6 +220,15 @@ class ShardIndex:
             rejected=tuple(Rejected(*item) for item in header["rejected"]),
             **columns,
         )
+
+
+def _fetched(url: str) -> bytes:
+    """Fetch an index, so that many together, of servers that nobody vouches for, do not fill the memory."""
+    try:
+        return fetch(url, limit=min(MANY, MAX_INDEX))
+    except TooLargeError:
+        with _LARGE:
+            return fetch(url, limit=MAX_INDEX)
 
 
 class OtherVersionError(ValueError):

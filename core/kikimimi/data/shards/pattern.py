@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from kikimimi.console.terminal import shortened
 from kikimimi.data.shards.store import check_url, is_url, list_urls
 from kikimimi.errors import RequestError
 
@@ -56,11 +57,12 @@ def _names(pattern: str) -> Iterator[str]:
         folder, rest = "", pattern
     else:
         folder, rest = _literal(os.path.expanduser(pattern))
-    if (count := _count(rest, pattern)) > MAX_SHARDS:
-        raise RequestError(
-            f"{pattern}: its braces stand for {count:,} names; at most {MAX_SHARDS:,} shards are read"
-        )
-    return (folder + name for name in _expanded(rest, pattern))
+    _check_count(rest, pattern)
+    # Numbers that braces make may be bounds of a range around them, whose names are not counted above.
+    for number, name in enumerate(_expanded(rest, pattern)):
+        if number == MAX_SHARDS:
+            raise _too_many(pattern, f"more than {MAX_SHARDS:,}")
+        yield folder + name
 
 
 def _literal(path: str) -> tuple[str, str]:
@@ -94,13 +96,23 @@ def _seen_from(name: str) -> str:
     return "" if is_url(name) or os.path.isabs(name) else f". Relative paths begin in {os.getcwd()}"
 
 
-def _count(text: str, pattern: str) -> int:
-    """Return how many names braces stand for."""
+def _check_count(text: str, pattern: str) -> None:
+    """Check that braces stand for no more names than are read."""
     count = 1
     while braces := _BRACES.search(text):
         count *= len(_inner(braces[1], pattern))
+        if count > MAX_SHARDS:
+            raise _too_many(
+                pattern, f"{count:,}" if "{" not in text[braces.end() :] else f"{count:,} or more"
+            )
         text = text[: braces.start()] + text[braces.end() :]
-    return count
+
+
+def _too_many(pattern: str, number: str) -> RequestError:
+    said = shortened(pattern, 200)
+    return RequestError(
+        f"{said}: its braces stand for {number} names; at most {MAX_SHARDS:,} shards are read"
+    )
 
 
 def _expanded(text: str, pattern: str) -> Iterator[str]:

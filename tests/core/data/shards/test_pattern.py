@@ -53,6 +53,8 @@ def test_what_braces_bring_is_taken_literally(tmp_path: Path) -> None:
         ("{a,b{0..999999}}", "stand for 2,000,000 names"),
         ("{0..9999999999999999999}", "has more than 18 digits"),
         (f"{{0..{'9' * 5000}}}", "has more than 18 digits"),
+        ("{0..9}" * 5000, "stand for 10,000,000 or more names"),
+        ("{a,b}" * 200_000, "stand for 1,048,576 or more names"),
     ],
 )
 def test_braces_are_counted_before_they_are_expanded(tmp_path: Path, braces: str, message: str) -> None:
@@ -60,6 +62,13 @@ def test_braces_are_counted_before_they_are_expanded(tmp_path: Path, braces: str
     with pytest.raises(RequestError, match=message):
         expand(str(tmp_path / f"x-{braces}.tar"))
     assert time.monotonic() - start < 5
+
+
+def test_names_that_braces_make_of_bounds_are_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kikimimi.data.shards.pattern.MAX_SHARDS", 100)
+    with pytest.raises(RequestError, match="stand for more than 100 names; at most 100 shards are read"):
+        expand("https://example.org/{1..1{0..99}}.tar")
+    assert len(expand("https://example.org/{1..1{0..0}}.tar")) == 10
 
 
 def test_says_what_a_relative_path_is_relative_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

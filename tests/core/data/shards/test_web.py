@@ -106,6 +106,27 @@ def test_an_endless_answer_is_left_at_the_limit(server: Server, monkeypatch: pyt
         ShardIndex.load(server.url())
 
 
+def test_large_indexes_are_fetched_one_after_the_other(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "MAX_INDEX", 1000)
+    monkeypatch.setattr(index, "MANY", 10)
+    at_once: list[int] = []
+
+    def watched(url: str, *, limit: int) -> bytes:
+        at_once.append(index._LARGE.locked() * limit)
+        return fetch(url, limit=limit)
+
+    monkeypatch.setattr(index, "fetch", watched)
+    server.answer = send(b"x" * 11)
+    with pytest.raises(DataError, match="is malformed"):
+        ShardIndex.load(server.url())
+    server.answer = send(b"x" * 10)
+    with pytest.raises(DataError, match="is malformed"):
+        ShardIndex.load(server.url())
+    assert at_once == [0, 1000, 0]
+
+
 def test_an_announced_length_is_held_against_the_limit_at_once(server: Server) -> None:
     server.answer = send(b"", Content_Length="20000000000")
     with pytest.raises(DataError, match=r"x\.tar: is 20 GB large; at most 1 MB are read$"):
