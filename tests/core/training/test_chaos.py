@@ -141,6 +141,9 @@ def test_kill_9_leaves_no_trace(launch: Launch, recipe_file: Path, tmp_path: Pat
     assert end.end() == 0, end.output
     assert reference.end() == 0, reference.output
     found, expected = end.curve(victim.run), end.curve(whole.run)
+    for number, (line, other) in enumerate(zip(found, expected, strict=False)):
+        around = f"{found[max(number - 4, 0) : number + 4]}\n{expected[max(number - 4, 0) : number + 4]}"
+        assert (line["step"], "loss" in line) == (other["step"], "loss" in other), around
     losses = [(a["loss"], b["loss"]) for a, b in zip(found, expected, strict=True) if "loss" in a]
     same = sum(a == b for a, b in losses[last : last + AFTER])
     print(
