@@ -34,7 +34,9 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, part: str, number: int = errno.EN
 def test_a_disk_that_may_not_be_written_to(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run("run", "stages.asr.validate.every=0")
     fill_disk(monkeypatch, "step-00000003", errno.EROFS)
-    with pytest.raises(KikimimiError, match=r"Read-only .* There is none before it\. Name a folder that can be"):
+    with pytest.raises(
+        KikimimiError, match=r"Read-only .* There is none before it\. Name a folder that can be"
+    ):
         train(run)
 
 
