@@ -412,7 +412,7 @@ def _check_state(state: Mapping[str, Any], step: int, *, hashed: bool) -> None:
     """Check that a resume state has all that a stage goes on from: what is missing would silently begin anew.
 
     Args:
-        state: The state.
+        state: Resume state.
         step: Step that the checkpoint is of, by its name.
         hashed: Whether the state is as it was written, by its hash. Only then a parameter may have no
             moments: one that took no part.
@@ -480,9 +480,9 @@ def check_fits(state: Mapping[str, Any], optimiser: torch.optim.Optimizer, loops
     """Check that a resume state is one of this training: of its optimiser, its schedule and its loops.
 
     Args:
-        state: The state.
-        optimiser: The stage's, as it begins, with its schedule.
-        loops: Those of the trainer, as they begin.
+        state: Resume state.
+        optimiser: Optimiser of the stage, as it begins, with its schedule.
+        loops: Loops of the trainer, as they begin.
 
     Raises:
         RunError: It is not.
