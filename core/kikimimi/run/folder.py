@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
 
 LONGEST_NAME = 80
+_HOLDER = 300  # bytes that say which process holds a run
 _CHECKPOINT = re.compile(r"step-\d{8,}", re.ASCII)
 _BEGUN = ("metrics.jsonl", "checkpoints", "weights")  # any of them is there from the first step on
 
@@ -157,20 +158,20 @@ class RunFolder:
             return
         path = self.path / ".lock"
         with writing(path):
-            held = path.open("a+", encoding="utf-8", errors="replace")
+            held = path.open("a+b", buffering=0)  # closing it writes nothing that the system has refused
         with held as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
+                holder = file.read(_HOLDER).decode("utf-8", errors="replace")
                 raise RunError(
-                    f"{self.path} is being trained by another process ({file.read() or 'not known'}). "
+                    f"{self.path} is being trained by another process ({holder or 'not known'}). "
                     "Wait for it, or stop it"
                 ) from error
             with writing(path):
                 file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}")
-                file.flush()
+                file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield  # the lock goes with the file, whatever ends the process
 
     def is_locked(self) -> bool:
@@ -278,6 +279,7 @@ class RunFolder:
 
         Raises:
             RunError: Nothing was trained yet, or there is no such stage.
+            DamagedError: The newest checkpoint lacks its weights.
         """
         from kikimimi.weights.tensors import find_set
 
@@ -291,7 +293,12 @@ class RunFolder:
             if self.finished(name):
                 return name, self.weights(name)
             if saved := checkpoint_folders(self.checkpoints(name)):
-                return name, find_set(saved[-1], "weights")
+                weights = find_set(saved[-1], "weights")
+                if not weights.is_file():
+                    raise damaged(
+                        weights, "is missing", "'kikimimi train' goes on from the checkpoint before it"
+                    )
+                return name, weights
         what = "nothing was" if stage is None else f"stage '{stage}' was not"
         raise RunError(f"{self.path}: {what} trained yet. Go on with: kikimimi train {self.path}")
 

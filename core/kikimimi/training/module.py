@@ -26,7 +26,7 @@ from kikimimi.training.flops import FlopMeter
 from kikimimi.training.log_interval import WHOLE, LogInterval, Numbered
 from kikimimi.training.parallel.fsdp import complete_gradients, is_sharded, share_buffers
 from kikimimi.training.schedule import factor
-from kikimimi.training.state.checkpoint import random_state
+from kikimimi.training.state.checkpoint import check_fits, random_state
 from kikimimi.training.step_errors import StepErrors, gradient_norm
 from kikimimi.training.step_mean import Counts, StepMean
 
@@ -288,7 +288,13 @@ class StageModule(pl.LightningModule):
         checkpoint["faults"] = self.from_every_rank(self.faults.state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the account of what could not be read."""
+        """Check that it is one of this training, and take up the account of what could not be read.
+
+        Raises:
+            RunError: It is not.
+        """
+        begun = self.configure_optimizers()["optimizer"]
+        check_fits(checkpoint, begun, self.trainer.fit_loop.state_dict())
         self.faults.restore(checkpoint["faults"], self.trainer.global_rank, self.trainer.world_size)
 
     def from_every_rank(self, mine: Any) -> list[Any]:

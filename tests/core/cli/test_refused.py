@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from kikimimi.errors import WriteError
+from kikimimi.run.folder import RunFolder
 from kikimimi.run.metrics import MetricsFile
 from kikimimi.testing import write_shard
 
@@ -191,3 +192,13 @@ def test_output_that_finds_no_room() -> None:
         "error: the command cannot go on: No space left on device. Make room, then run the same command again"
     )
     assert done.stderr == f"{line}\n"
+
+
+def test_the_lock_of_a_run_that_finds_no_room(trained: Path, tmp_path: Path) -> None:
+    run = RunFolder.open(shutil.copytree(trained, tmp_path / "run"))
+    with (
+        largest_file(0),
+        pytest.raises(WriteError, match=r"run/\.lock: could not be written: File too large"),
+        run.locked(),
+    ):
+        pass  # closing the file does not write it again, and fail without a name

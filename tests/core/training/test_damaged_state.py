@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kikimimi.data.features import cache_folder
-from kikimimi.errors import KikimimiError, RunError
+from kikimimi.errors import DamagedError, KikimimiError, RunError
 from kikimimi.files.hashes import MANIFEST, check_seal
 from kikimimi.inference.load import load_model
 from kikimimi.run.folder import RunFolder, checkpoint_folders
@@ -233,6 +233,16 @@ LACKING = [
     with_value([1], "faults", 0),
     with_value("x", "optimizer_states", 0, "param_groups", 0, "eps"),
     lacking("optimizer_states", 0, "state", "$items", 0, 1, "exp_avg"),
+    lacking("optimizer_states", 0, "state", "$items", 0),  # begun anew in silence
+    with_value(None, "optimizer_states", 0, "state", "$items", 0, 0),
+    with_value(True, "optimizer_states", 0, "state", "$items", 0, 1, "step"),
+    with_value({"$tensor": "t1"}, "optimizer_states", 0, "state", "$items", 0, 1, "step"),
+    with_value([[1]], "optimizer_states", 0, "param_groups", 0, "params"),
+    with_value([1], "optimizer_states", 0, "param_groups", 0, "params"),
+    with_value([1], "lr_schedulers", 0, "_step_count"),
+    with_value([3, [-1] * 625, None], "random", 0, "python"),
+    with_value(["MT19937", {"$tensor": "t0"}, 10**12, 0, 0.0], "random", 0, "numpy"),
+    with_value(-1, "callbacks"),
     lacking("unlogged"),
     lacking("faults"),
     lacking("global_step"),
@@ -258,6 +268,43 @@ def test_a_resume_state_that_lacks_something_is_refused(
         (saved / LAST / "resume.json").write_text(json.dumps(state))
         assert newest(saved) == saved / "step-00000003", number
         assert f"{LAST}: the checkpoint is damaged: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (with_value(True, "optimizer_states", 0, "param_groups", 0, "amsgrad"), "optimiser"),
+        (with_value(0.5, "optimizer_states", 0, "param_groups", 0, "weight_decay"), "optimiser"),
+        (with_value("x", "optimizer_states", 0, "param_groups", 0, "capturable"), "optimiser"),
+        (with_value(True, "lr_schedulers", 0, "base_lrs", 0), "schedule"),
+        (
+            with_value(
+                {}, "loops", "fit_loop", "epoch_loop.automatic_optimization.optim_progress", "optimizer"
+            ),
+            "loops",
+        ),
+        (lacking("loops", "fit_loop", "epoch_loop.scheduler_progress"), "loops"),
+    ],
+)
+def test_a_resume_state_that_is_not_of_this_training_is_refused(
+    stopped: RunFolder, change: Callable[[dict[str, Any]], None], what: str
+) -> None:
+    state = as_before_hashes(stopped.checkpoints("asr") / LAST)
+    change(state)
+    (stopped.checkpoints("asr") / LAST / "resume.json").write_text(json.dumps(state))
+    message = rf"the checkpoint of step 6 is damaged: its {what} is not that of this stage\. Restore it"
+    with pytest.raises(RunError, match=message):
+        train(stopped)
+    assert not stopped.finished("asr")
+
+
+def test_a_checkpoint_that_lacks_its_weights_is_no_model(stopped: RunFolder) -> None:
+    (stopped.checkpoints("asr") / LAST / "weights.safetensors").unlink()
+    for use in (stopped.weights_identity, lambda: load_model(stopped)):
+        with pytest.raises(
+            DamagedError, match=rf"{LAST}/weights\.safetensors: is missing\. 'kikimimi train'"
+        ):
+            use()
 
 
 @pytest.mark.parametrize("place", [0, 0.001, 0.01, 0.2, 0.5, 1])

@@ -53,6 +53,7 @@ _DAMAGED = (
     LookupError,
     TypeError,
     AttributeError,
+    ArithmeticError,
     RuntimeError,
     SafetensorError,
     DamagedError,
@@ -157,14 +158,15 @@ class FolderCheckpointIO(CheckpointIO):
         try:
             tensors = stored_tensors(find_set(folder, "resume"))
             encoded = read_json(folder / RESUME_STATE, dict[str, Any], limit=_LARGEST_STATE)
-            if encoded.pop(_LISTED, None) is not None and not (folder / MANIFEST).exists():
+            hashed = encoded.pop(_LISTED, None) is not None
+            if hashed and not (folder / MANIFEST).exists():
                 raise ValueError(f"{MANIFEST} is missing")
             state: dict[str, Any] = _decode(encoded, tensors)
             state = {
                 name: value if name == "optimizer_states" else _read_all(value)
                 for name, value in state.items()
             }
-            _check_state(state, checkpoint_step(folder))
+            _check_state(state, checkpoint_step(folder), hashed=hashed)
             state["state_dict"] = stored_tensors(find_set(folder, "weights"))
         except _DAMAGED as error:
             said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -406,8 +408,14 @@ def _decode(value: Any, tensors: Mapping[str, StoredTensor]) -> Any:
     return {key: _decode(item, tensors) for key, item in value.items()}
 
 
-def _check_state(state: Mapping[str, Any], step: int) -> None:
+def _check_state(state: Mapping[str, Any], step: int, *, hashed: bool) -> None:
     """Check that a resume state has all that a stage goes on from: what is missing would silently begin anew.
+
+    Args:
+        state: Resume state.
+        step: Step that the checkpoint is of, by its name.
+        hashed: Whether the state is as it was written, by its hash. Only then a parameter may have no
+            moments: one that took no part.
 
     Raises:
         ValueError: Something is missing, or of another step.
@@ -430,14 +438,22 @@ def _check_state(state: Mapping[str, Any], step: int) -> None:
             raise ValueError("it lacks the moments of a parameter")
         if getattr(moments["exp_avg_sq"], "shape", None) != moments["exp_avg"].shape:
             raise ValueError("the moments of a parameter do not fit together")
-        float(_read_all(moments["step"]))
+        if not 1 <= float(moments["step"].whole()) <= step:
+            raise ValueError("the moments of a parameter are of another step")
     # With fp16, every step until now may have been left out.
     if not rates or not (optimiser["state"] or "MixedPrecision" in state):
         raise ValueError("it lacks the state of the optimiser")
+    numbers = [number for group in optimiser["param_groups"] for number in group["params"]]
+    if numbers != list(range(len(numbers))) or not optimiser["state"].keys() <= set(numbers):
+        raise ValueError("the parameters of its optimiser are damaged")
+    if not hashed and optimiser["state"] and len(optimiser["state"]) < len(numbers):
+        raise ValueError("it lacks the moments of a parameter")
     if not len(schedule["base_lrs"]) == len(schedule["_last_lr"]) == len(rates):
         raise ValueError("its schedule is not that of its optimiser")
-    if type(schedule["last_epoch"]) is not int:
+    if not type(schedule["last_epoch"]) is type(schedule["_step_count"]) is int:
         raise ValueError("it lacks the step of the schedule")
+    if not isinstance(state["callbacks"], dict):
+        raise ValueError("the states of its callbacks are damaged")
     loops = state["loops"]["fit_loop"]
     (position,) = loops["state_dict"]["combined_loader"]
     if not position.keys() >= _POSITION or not loops["epoch_loop.batch_progress"]["total"]:
@@ -456,8 +472,58 @@ def _check_state(state: Mapping[str, Any], step: int) -> None:
             torch.Generator().set_state(generators["torch"])
             numpy.random.RandomState().set_state(_numpy_state(generators["numpy"]))
             random.Random().setstate(generators["python"])
-        except (AttributeError, IndexError, RuntimeError) as error:
+        except (AttributeError, IndexError, OverflowError, RuntimeError) as error:
             raise ValueError(f"the state of its random generators is damaged: {error}") from error
+
+
+def check_fits(state: Mapping[str, Any], optimiser: torch.optim.Optimizer, loops: Mapping[str, Any]) -> None:
+    """Check that a resume state is one of this training: of its optimiser, its schedule and its loops.
+
+    Args:
+        state: Resume state.
+        optimiser: Optimiser of the stage, as it begins, with its schedule.
+        loops: Loops of the trainer, as they begin.
+
+    Raises:
+        RunError: It is not.
+    """
+    (saved,), groups = state["optimizer_states"], optimiser.param_groups
+    moments = [moment["exp_avg"].shape for _, moment in sorted(saved["state"].items())]
+    shapes = [parameter.shape for group in groups for parameter in group["params"]]
+    if (
+        [len(group["params"]) for group in saved["param_groups"]]
+        != [len(group["params"]) for group in groups]
+        or [_options(group) for group in saved["param_groups"]] != [*map(_options, groups)]
+        or moments != [shapes[number] for number in sorted(saved["state"])]
+    ):
+        what = "optimiser"
+    elif state["lr_schedulers"][0]["base_lrs"] != [group["initial_lr"] for group in groups]:
+        what = "schedule"
+    elif not _of_form(state["loops"]["fit_loop"], loops):
+        what = "loops"
+    else:
+        return
+    raise RunError(
+        f"the checkpoint of step {state['global_step']} is damaged: its {what} is not that of this stage. "
+        "Restore it from a copy, or delete it: the stage goes on from the one before it"
+    )
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of an optimiser's group that do not change while it trains."""
+    names = ("name", "initial_lr", "weight_decay", "betas", "eps", "amsgrad", "maximize", "capturable")
+    return {name: group.get(name) for name in names}
+
+
+def _of_form(saved: Any, fresh: Any) -> bool:
+    """Tell whether saved counts have all that fresh ones have; where the data stands is checked elsewhere."""
+    if not isinstance(fresh, Mapping):
+        return type(saved) is type(fresh)
+    return isinstance(saved, Mapping) and all(
+        name in saved and _of_form(saved[name], value)
+        for name, value in fresh.items()
+        if name != "state_dict"
+    )
 
 
 def _check_progress(loops: Mapping[str, Any]) -> None:
