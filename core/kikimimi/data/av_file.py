@@ -157,7 +157,7 @@ def _decoded(path: str, demuxer: str, name: str) -> Generator[_Block, None, None
                         f"{frame.sample_rate} Hz, {block.shape[1]} channels"
                     )
                 yield _Block(block, frame.sample_rate, frame.time)
-        except (av.FFmpegError, ValueError) as error:
+        except (av.FFmpegError, ValueError) as error:  # pyright: ignore
             raise AudioError(f"{name}: damaged: {_reason(error)}") from error
 
 
@@ -168,7 +168,7 @@ def _opened(path: str, demuxer: str, name: str) -> Iterator[tuple[Any, Any]]:
     options = {"protocol_whitelist": "file"}
     try:
         container = av.open(path, format=demuxer, options=options, metadata_errors="ignore")
-    except (av.FFmpegError, ValueError) as error:
+    except (av.FFmpegError, ValueError) as error:  # pyright: ignore
         raise AudioError(f"{name}: cannot be decoded: {_reason(error)}") from error
     with container:
         streams = container.streams.audio

@@ -197,7 +197,7 @@ def _discard_if_damaged(path: Path) -> str:
     except ValueError as error:
         problem = str(error)
     with suppress(FileNotFoundError):
-        if path.stat().st_ino == found:  # else another rank has made it again
+        if path.stat().st_ino == found:  # else another rank has made it again  # pyright: ignore
             path.unlink()
     return f"{path}: {problem}"
 

@@ -65,7 +65,7 @@ def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
                 None, None, f"{key.value!r} is given twice", key.start_mark
             )
         if key.tag != TAG + "merge":
-            seen.add(name)
+            seen.add(name)  # pyright: ignore
     loader.flatten_mapping(node)
     return dict(yaml.constructor.BaseConstructor.construct_mapping(loader, node, deep=True))
 

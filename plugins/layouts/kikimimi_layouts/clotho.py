@@ -73,10 +73,10 @@ def _about(metadata: Path) -> dict[str, dict[str, Any]]:
     for row in rows:
         fields = dict(zip(header, row.values or (), strict=False))
         known = {
-            "keywords": fields.get("keywords", "").split(";"),
-            "link": fields.get("sound_link"),
-            "uploader": fields.get("manufacturer"),
-            "license": licence_name(fields.get("license", "")),
+            "keywords": fields.get("keywords", "").split(";"),  # pyright: ignore
+            "link": fields.get("sound_link"),  # pyright: ignore
+            "uploader": fields.get("manufacturer"),  # pyright: ignore
+            "license": licence_name(fields.get("license", "")),  # pyright: ignore
         }
-        about[fields.get("file_name", "")] = {key: value for key, value in known.items() if value}
+        about[fields.get("file_name", "")] = {key: value for key, value in known.items() if value}  # pyright: ignore
     return about

@@ -143,11 +143,11 @@ class _Text:
                 problem, end = error, None
             if end is not None and (end < len(self._text) or not self._more()):
                 self._go(end)
-                return value
+                return value  # pyright: ignore
             if len(self._text) - self._at > MAX_ITEM:
                 raise DataError(f"{self._name}: item {number}: longer than {MAX_ITEM:,} characters")
             if end is None and not self._more():
-                said = "breaks off" if not self._text[self._at :].strip() else f"not JSON: {problem}"
+                said = "breaks off" if not self._text[self._at :].strip() else f"not JSON: {problem}"  # pyright: ignore
                 raise DataError(
                     f"{self._name}: item {number}: {said}. As JSON Lines, one malformed line stops no other"
                 )

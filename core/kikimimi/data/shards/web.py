@@ -65,7 +65,7 @@ def read_web(system: Any, url: str, *, limit: int, offset: int | None = None) ->
     """
     from fsspec.asyn import sync
 
-    answer: bytes = sync(system.loop, _read, system, url, limit, offset)
+    answer: bytes = sync(system.loop, _read, system, url, limit, offset)  # pyright: ignore
     return answer
 
 

@@ -151,7 +151,7 @@ class WhisperEncoder(WhisperFamilyEncoder):
             if self.keep_silence and self.pad != "window":
                 raise ValueError("keep_silence is read only with pad: window, which lays the silence there")
 
-    config: Config
+    config: Config  # pyright: ignore
     name = "whisper"
     pairs = False
     # A CTranslate2 file states its sizes itself.
