@@ -22,8 +22,8 @@ def _readable() -> Iterator[None]:
         yield
     except Exception as error:
         if hasattr(error, "format_message"):
-            said = visible(error.format_message(), lines=True)  # pyright: ignore
-            error.format_message = lambda: said  # pyright: ignore
+            said = visible(error.format_message(), lines=True)  # pyright: ignore[reportAttributeAccessIssue]
+            error.format_message = lambda: said  # pyright: ignore[reportAttributeAccessIssue]
         raise
 
 

@@ -273,7 +273,7 @@ def _encode(
     import soundfile
 
     samples, peak = 0, 0.0
-    with soundfile.SoundFile(held, "w", sample_rate, 1, closefd=False, **_CODECS[codec]) as file:  # pyright: ignore
+    with soundfile.SoundFile(held, "w", sample_rate, 1, closefd=False, **_CODECS[codec]) as file:  # pyright: ignore[reportArgumentType]
         for block in blocks:
             peak = max(peak, _peak(block))
             scaled = block / np.float32(full_scale) if full_scale > 1.0 else block

@@ -84,7 +84,7 @@ def av_file(content: Content, kind: ForeignFile, name: str) -> Iterator[AvFile]:
     """
     assert kind.demuxer is not None
     try:
-        import av  # noqa: F401
+        import av  # noqa: F401 - only whether it is there
     except ImportError:
         raise AudioError(
             str(MissingExtraError(f"{name}: {kind.words}, and reading it", "av", "formats"))
@@ -143,7 +143,7 @@ def _promised(path: str, demuxer: str, name: str) -> float:
 
 
 def _decoded(path: str, demuxer: str, name: str) -> Generator[_Block, None, None]:
-    import av
+    from av.error import FFmpegError
 
     told = None
     with _opened(path, demuxer, name) as (container, stream):
@@ -157,18 +157,19 @@ def _decoded(path: str, demuxer: str, name: str) -> Generator[_Block, None, None
                         f"{frame.sample_rate} Hz, {block.shape[1]} channels"
                     )
                 yield _Block(block, frame.sample_rate, frame.time)
-        except (av.FFmpegError, ValueError) as error:  # pyright: ignore
+        except (FFmpegError, ValueError) as error:
             raise AudioError(f"{name}: damaged: {_reason(error)}") from error
 
 
 @contextmanager
 def _opened(path: str, demuxer: str, name: str) -> Iterator[tuple[Any, Any]]:
     import av
+    from av.error import FFmpegError
 
     options = {"protocol_whitelist": "file"}
     try:
         container = av.open(path, format=demuxer, options=options, metadata_errors="ignore")
-    except (av.FFmpegError, ValueError) as error:  # pyright: ignore
+    except (FFmpegError, ValueError) as error:
         raise AudioError(f"{name}: cannot be decoded: {_reason(error)}") from error
     with container:
         streams = container.streams.audio

@@ -187,6 +187,7 @@ def _in_turn(missing: list[_Group], rank: int, world_size: int) -> Iterator[_Gro
 
 def _discard_if_damaged(path: Path) -> str:
     """Remove a file that is not as it was written; return what is wrong with it."""
+    found = None
     try:
         found = path.stat().st_ino
         if check_seal(path):
@@ -197,7 +198,7 @@ def _discard_if_damaged(path: Path) -> str:
     except ValueError as error:
         problem = str(error)
     with suppress(FileNotFoundError):
-        if path.stat().st_ino == found:  # else another rank has made it again  # pyright: ignore
+        if path.stat().st_ino == found:  # else another rank has made it again
             path.unlink()
     return f"{path}: {problem}"
 

@@ -60,7 +60,7 @@ def _rows(
     if kind != ".jsonl":
         first = next(rows, None)
         header = [] if first is None else _values(f"{path}, line {first.number}", first)
-        _check_columns(str(path), header, wanted)  # pyright: ignore
+        _check_columns(str(path), header, wanted)  # pyright: ignore[reportArgumentType]
     for row in rows:
         try:
             yield _row(f"{path}, line {row.number}", row, header, wanted)

@@ -60,12 +60,14 @@ def _float(loader: Any, node: yaml.ScalarNode) -> float:
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key, _ in node.value:
-        if key.tag != TAG + "merge" and (name := (key.tag, str(key.value))) in seen:
+        if key.tag == TAG + "merge":
+            continue
+        name = (key.tag, str(key.value))
+        if name in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"{key.value!r} is given twice", key.start_mark
             )
-        if key.tag != TAG + "merge":
-            seen.add(name)  # pyright: ignore
+        seen.add(name)
     loader.flatten_mapping(node)
     return dict(yaml.constructor.BaseConstructor.construct_mapping(loader, node, deep=True))
 

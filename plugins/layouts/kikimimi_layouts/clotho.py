@@ -67,16 +67,16 @@ def _about(metadata: Path) -> dict[str, dict[str, Any]]:
     about: dict[str, dict[str, Any]] = {}
     content = read_bytes(metadata, limit=MAX_TABLE).decode("iso-8859-1").encode()
     rows = read_table(io.BytesIO(content), ".csv")
-    header = getattr(next(rows, None), "values", None) or ()
+    header: list[str] = getattr(next(rows, None), "values", None) or []
     if "file_name" not in header:
         raise DataError(f"{metadata}: not a table of Clotho's metadata: no column 'file_name'")
     for row in rows:
         fields = dict(zip(header, row.values or (), strict=False))
         known = {
-            "keywords": fields.get("keywords", "").split(";"),  # pyright: ignore
-            "link": fields.get("sound_link"),  # pyright: ignore
-            "uploader": fields.get("manufacturer"),  # pyright: ignore
-            "license": licence_name(fields.get("license", "")),  # pyright: ignore
+            "keywords": fields.get("keywords", "").split(";"),
+            "link": fields.get("sound_link"),
+            "uploader": fields.get("manufacturer"),
+            "license": licence_name(fields.get("license", "")),
         }
-        about[fields.get("file_name", "")] = {key: value for key, value in known.items() if value}  # pyright: ignore
+        about[fields.get("file_name", "")] = {key: value for key, value in known.items() if value}
     return about

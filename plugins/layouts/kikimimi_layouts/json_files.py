@@ -134,6 +134,7 @@ class _Text:
 
     def value(self, number: int) -> Any:
         """Read the value that begins here."""
+        value, problem = None, None
         while True:
             try:
                 value, end = json.JSONDecoder().raw_decode(self._text, self._at)
@@ -143,11 +144,11 @@ class _Text:
                 problem, end = error, None
             if end is not None and (end < len(self._text) or not self._more()):
                 self._go(end)
-                return value  # pyright: ignore
+                return value
             if len(self._text) - self._at > MAX_ITEM:
                 raise DataError(f"{self._name}: item {number}: longer than {MAX_ITEM:,} characters")
             if end is None and not self._more():
-                said = "breaks off" if not self._text[self._at :].strip() else f"not JSON: {problem}"  # pyright: ignore
+                said = "breaks off" if not self._text[self._at :].strip() else f"not JSON: {problem}"
                 raise DataError(
                     f"{self._name}: item {number}: {said}. As JSON Lines, one malformed line stops no other"
                 )

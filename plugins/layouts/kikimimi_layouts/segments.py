@@ -210,7 +210,7 @@ def _channel(name: str, value: Any) -> float | None:
     if isinstance(value, list | tuple) and value:
         if len(value) > 1:
             raise ValueError(f"{name}: one channel is taken, not {len(value)}")
-        value = value[0]  # pyright: ignore
+        value = value[0]  # pyright: ignore[reportGeneralTypeIssues]
     if isinstance(value, str):
         text = value.strip().lower()
         if not text.removeprefix("-").isdigit():

@@ -326,7 +326,7 @@ def _check_out(out: Path, prefix: str, jobs: Sequence[ShardJob]) -> None:
             f"{counted(len(jobs), 'shard')}). Remove it, or choose another folder"
         )
     try:
-        other = read_ledger(out / LEDGER)["prefix"]  # pyright: ignore
+        other = read_ledger(out / LEDGER)["prefix"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
     except (DamagedError, KeyError):  # none, or none of ours
         return
     if other != prefix:

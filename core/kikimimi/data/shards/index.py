@@ -297,7 +297,7 @@ def read_columns(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 def _header(data: bytes) -> dict[str, Any]:
     (length,) = struct.unpack_from("<Q", data)
     try:
-        header = parse_json(parse_json(data[8 : 8 + length], dict[str, Any])["__metadata__"]["kikimimi"], Any)  # pyright: ignore
+        header = parse_json(parse_json(data[8 : 8 + length], dict[str, Any])["__metadata__"]["kikimimi"], Any)  # pyright: ignore[reportArgumentType]
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("not an index of a shard") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:

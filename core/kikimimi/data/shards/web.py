@@ -10,7 +10,7 @@ import os
 import re
 import time
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
 
 from kikimimi.console.words import size as in_words
@@ -65,8 +65,7 @@ def read_web(system: Any, url: str, *, limit: int, offset: int | None = None) ->
     """
     from fsspec.asyn import sync
 
-    answer: bytes = sync(system.loop, _read, system, url, limit, offset)  # pyright: ignore
-    return answer
+    return cast(bytes, sync(system.loop, _read, system, url, limit, offset))
 
 
 async def _read(system: Any, url: str, limit: int, offset: int | None) -> bytes:

@@ -151,7 +151,7 @@ class WhisperEncoder(WhisperFamilyEncoder):
             if self.keep_silence and self.pad != "window":
                 raise ValueError("keep_silence is read only with pad: window, which lays the silence there")
 
-    config: Config  # pyright: ignore
+    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
     name = "whisper"
     pairs = False
     # A CTranslate2 file states its sizes itself.
