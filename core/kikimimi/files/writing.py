@@ -48,7 +48,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     with _unfinished(path) as unfinished:
         yield unfinished
-        _sync(unfinished)
+        sync(unfinished)
         unfinished.replace(path)
 
 
@@ -67,7 +67,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield unfinished
         for folder, _, files in os.walk(unfinished):
             for name in files:
-                _sync(Path(folder) / name)
+                sync(Path(folder) / name)
         unfinished.rename(path)
 
 
@@ -181,8 +181,12 @@ def _write_all(descriptor: int, content: bytes) -> None:
         left = left[os.write(descriptor, left) :]
 
 
-def _sync(path: Path) -> None:
-    """Have a file on the disk before it is called by its name: a disk may be found full only then."""
+def sync(path: Path) -> None:
+    """Have a file or folder on the disk before it is called by its name: a disk may be found full only then.
+
+    Raises:
+        OSError: The system refuses.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -26,7 +26,8 @@ from kikimimi.training.flops import FlopMeter
 from kikimimi.training.log_interval import WHOLE, LogInterval, Numbered
 from kikimimi.training.parallel.fsdp import complete_gradients, is_sharded, share_buffers
 from kikimimi.training.schedule import factor
-from kikimimi.training.state.checkpoint import check_fits, random_state
+from kikimimi.training.state.random_state import random_state
+from kikimimi.training.state.resume_state import check_fits
 from kikimimi.training.step_errors import StepErrors, gradient_norm
 from kikimimi.training.step_mean import Counts, StepMean
 

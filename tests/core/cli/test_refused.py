@@ -60,7 +60,7 @@ def assert_refused(cli: Cli, folder: Path, *command: object) -> None:
     """Run a command that may write nothing; what it finds stays as it is."""
     before = contents(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kikimimi.files.writing._sync", find_no_room)
+        patch.setattr("kikimimi.files.writing.sync", find_no_room)
         done = cli(*command)
     assert done.code == 1, done.err
     assert len(re.findall(REFUSED, done.err)) == 1, done.err

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from kikimimi.errors import KikimimiError, RequestError
+from kikimimi.files.writing import sync
 from kikimimi.model.assembly import assemble, load_deferred
 from kikimimi.training.parallel.fsdp import shard
 from kikimimi.training.state import checkpoint
@@ -21,14 +22,14 @@ from .conftest import Make
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, part: str, number: int = errno.ENOSPC) -> None:
     """Let the disk be full for files whose path holds `part`."""
-    real = checkpoint._sync
+    real = sync
 
     def full(path: Path) -> None:
         if part in str(path):
             raise OSError(number, os.strerror(number))
         real(path)
 
-    monkeypatch.setattr(checkpoint, "_sync", full)
+    monkeypatch.setattr(checkpoint, "sync", full)
 
 
 def test_a_disk_that_may_not_be_written_to(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi.errors import KikimimiError
+from kikimimi.files.writing import sync
 from kikimimi.run.folder import RunFolder
 from kikimimi.training.module import Evaluated, StageModule
 from kikimimi.training.state import checkpoint
 from kikimimi.training.train import train
 
 RANK = int(os.environ["LOCAL_RANK"])
-EVALUATE, SYNC = StageModule._evaluate, checkpoint._sync
+EVALUATE, SYNC = StageModule._evaluate, sync
 
 
 def spoilt_loss(self: StageModule, *given: Any) -> Evaluated:
@@ -44,7 +45,7 @@ def spoilt_sync(path: Path) -> None:
 def answer(strategy: str, run: str, cache: str, spoil: str) -> str:
     os.environ["KIKIMIMI_CACHE"] = cache
     StageModule._evaluate = spoilt_loss if spoil == "loss" else EVALUATE  # type: ignore[method-assign, assignment]
-    checkpoint._sync = spoilt_sync if spoil == "disk" else SYNC
+    checkpoint.sync = spoilt_sync if spoil == "disk" else SYNC  # type: ignore[attr-defined]
     try:
         train(RunFolder.open(Path(run), ["trainer.devices=2", f"trainer.strategy={strategy}"]))
     except KikimimiError as error:

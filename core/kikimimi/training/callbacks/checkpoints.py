@@ -12,7 +12,8 @@ from pytorch_lightning.callbacks import Callback
 from kikimimi.data.order.loader import StageLoader
 from kikimimi.run.folder import checkpoint_folders, checkpoint_step
 from kikimimi.training.module import StageModule
-from kikimimi.training.state.checkpoint import restore_random_state, save_together
+from kikimimi.training.state.checkpoint import save_together
+from kikimimi.training.state.random_state import restore_random_state
 from kikimimi.training.stop import AfterStep, Stopped, at_once, handle
 
 

@@ -12,16 +12,13 @@ whatever is not sharded. Any number of ranks reads either form.
 
 import json
 import os
-import random
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 from torch import Tensor, distributed as dist
@@ -32,12 +29,17 @@ from kikimimi.console.words import listing
 from kikimimi.errors import DamagedError, KikimimiError, RunError, WriteError
 from kikimimi.files.hashes import MANIFEST, FileMark, check_files, mark, write_manifest
 from kikimimi.files.reading import MEBIBYTE, read_json
-from kikimimi.files.writing import what_to_do
+from kikimimi.files.writing import sync, what_to_do
 from kikimimi.run.folder import checkpoint_folders, checkpoint_step, stray_names
 from kikimimi.run.rank import global_rank
-from kikimimi.training.log_interval import LogInterval
+from kikimimi.training.state.resume_state import (
+    RESUME_STATE,
+    check_state,
+    decode_state,
+    encode_state,
+    read_stored,
+)
 from kikimimi.weights.tensors import (
-    StoredTensor,
     find_set,
     local_rows,
     piece_name,
@@ -46,7 +48,6 @@ from kikimimi.weights.tensors import (
     write_tensors,
 )
 
-RESUME_STATE = "resume.json"
 _DAMAGED = (
     OSError,
     ValueError,
@@ -62,9 +63,6 @@ _DAMAGED = (
 _LARGEST_STATE = 256 * MEBIBYTE
 _LISTED = "manifest"
 """What the resume state calls the manifest that belongs to it."""
-_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
-_POSITION = {"consumed", "epoch", "micro_batch", "order"}
-_RANDOM = {"torch", "cuda", "numpy", "python"}
 
 
 class FolderCheckpointIO(CheckpointIO):
@@ -91,7 +89,7 @@ class FolderCheckpointIO(CheckpointIO):
         state = dict(checkpoint)
         weights: dict[str, Tensor] = state.pop("state_dict")
         tensors: dict[str, Tensor] = {}
-        encoded = json.dumps({_LISTED: MANIFEST, **_encode(state, tensors)}, indent=1)
+        encoded = json.dumps({_LISTED: MANIFEST, **encode_state(state, tensors)}, indent=1)
         ranks = dist.get_world_size() if sharded([*weights.values(), *tensors.values()]) else 1
         rank = dist.get_rank() if ranks > 1 else 0
         marks: dict[str, FileMark] = {}
@@ -102,7 +100,7 @@ class FolderCheckpointIO(CheckpointIO):
                 _delete(left_over)  # by a kill
             temporary.mkdir(parents=True)
             (temporary / RESUME_STATE).write_text(encoded, encoding="utf-8")
-            _sync(temporary / RESUME_STATE)
+            sync(temporary / RESUME_STATE)
             marks[RESUME_STATE] = mark(temporary / RESUME_STATE)
 
         def write() -> None:
@@ -113,12 +111,12 @@ class FolderCheckpointIO(CheckpointIO):
                 marks.update(_write_part(temporary, stem, named, metadata, rank, ranks))
 
         def finish() -> None:
-            _sync(write_manifest(temporary, self._of(folder), marks))
-            _sync(temporary)
+            sync(write_manifest(temporary, self._of(folder), marks))
+            sync(temporary)
             if folder.exists():
                 remove_folder(folder)
             temporary.rename(folder)
-            _sync(folder.parent)
+            sync(folder.parent)
 
         for work, workers in ((begin, 1), (write, ranks), (finish, 1)):
             failure = _attempt(work if rank < workers else None, ranks)
@@ -145,7 +143,7 @@ class FolderCheckpointIO(CheckpointIO):
         Raises:
             RunError: A file is missing or damaged.
         """
-        state: dict[str, Any] = _read_all(self.read(path))
+        state: dict[str, Any] = read_stored(self.read(path))
         return state
 
     def read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -161,12 +159,12 @@ class FolderCheckpointIO(CheckpointIO):
             hashed = encoded.pop(_LISTED, None) is not None
             if hashed and not (folder / MANIFEST).exists():
                 raise ValueError(f"{MANIFEST} is missing")
-            state: dict[str, Any] = _decode(encoded, tensors)
+            state: dict[str, Any] = decode_state(encoded, tensors)
             state = {
-                name: value if name == "optimizer_states" else _read_all(value)
+                name: value if name == "optimizer_states" else read_stored(value)
                 for name, value in state.items()
             }
-            _check_state(state, checkpoint_step(folder), hashed=hashed)
+            check_state(state, checkpoint_step(folder), hashed=hashed)
             state["state_dict"] = stored_tensors(find_set(folder, "weights"))
         except _DAMAGED as error:
             said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -201,7 +199,11 @@ class FolderCheckpointIO(CheckpointIO):
         Raises:
             RunError: All are damaged.
         """
-        tell = _tell if global_rank() == 0 else _keep_silent
+
+        def tell(message: str) -> None:
+            if global_rank() == 0:
+                say(message, error=True)
+
         if strays := stray_names(folder):
             tell(f"{folder}: passed over, as these are not checkpoints: {listing(strays)}")
         failures = []
@@ -267,9 +269,9 @@ def write_weights(
             path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(temporary if first else None, state, _header(metadata), fetch=_whole, seal=True)
         if first:
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
 
     failure = trainer.strategy.broadcast(_attempt(write, 1))
     if failure is not None:
@@ -320,7 +322,7 @@ def _write_part(
     if rows:
         metadata = {**metadata, "rows": json.dumps(rows, sort_keys=True)}
     written = write_tensors(folder / name, held, metadata)
-    _sync(folder / name)
+    sync(folder / name)
     return {name: written}
 
 
@@ -354,217 +356,3 @@ def _intact(folder: Path | None, advice: str) -> str:
     if not saved:
         return f"There is none before it. {advice}"
     return f"The one before it, {saved[-1].name}, is intact. {advice}: it goes on from there"
-
-
-def _read_all(value: Any) -> Any:
-    """Replace stored tensors by their values, in memory of their own."""
-    if isinstance(value, StoredTensor):
-        return value.whole().clone()
-    if isinstance(value, dict):
-        return {key: _read_all(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_read_all(item) for item in value)
-    return value
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Turn nested state into JSON; tensors go to `tensors`, and what JSON lacks is tagged."""
-    if isinstance(value, Tensor):
-        name = f"t{len(tensors)}"
-        tensors[name] = value.detach()
-        return {"$tensor": name}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, tuple):
-        return {"$tuple": [_encode(item, tensors) for item in value]}
-    if isinstance(value, list):
-        return [_encode(item, tensors) for item in value]
-    if isinstance(value, dict):
-        if all(isinstance(key, str) and not key.startswith("$") for key in value):
-            return {key: _encode(item, tensors) for key, item in value.items()}
-        return {"$items": [[_encode(k, tensors), _encode(v, tensors)] for k, v in value.items()]}
-    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
-
-
-def _decode(value: Any, tensors: Mapping[str, StoredTensor]) -> Any:
-    if isinstance(value, list):
-        return [_decode(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "$tensor" in value:
-        return tensors[value["$tensor"]]
-    if "$tuple" in value:
-        return tuple(_decode(item, tensors) for item in value["$tuple"])
-    if "$items" in value:
-        return {_decode(k, tensors): _decode(v, tensors) for k, v in value["$items"]}
-    return {key: _decode(item, tensors) for key, item in value.items()}
-
-
-def _check_state(state: Mapping[str, Any], step: int, *, hashed: bool) -> None:
-    """Check that a resume state has all that a stage goes on from: what is missing would silently begin anew.
-
-    Args:
-        state: Resume state.
-        step: Step that the checkpoint is of, by its name.
-        hashed: Whether the state is as it was written, by its hash. Only then a parameter may have no
-            moments: one that took no part.
-
-    Raises:
-        ValueError: Something is missing, or of another step.
-        KeyError: Likewise.
-        TypeError: Likewise.
-    """
-    if type(state["global_step"]) is not int or not isinstance(state["pytorch-lightning_version"], str):
-        raise ValueError(f"{RESUME_STATE} is not that of a checkpoint")
-    if state["global_step"] != step:
-        raise ValueError(f"{RESUME_STATE} is of step {state['global_step']}")
-    (optimiser,), (schedule,) = state["optimizer_states"], state["lr_schedulers"]
-    rates = [float(group["lr"]) for group in optimiser["param_groups"]]
-    for group in optimiser["param_groups"]:
-        if not all(0 <= float(value) <= 1 for value in (*group["betas"], group["eps"])):
-            raise ValueError("the options of its optimiser are damaged")
-        if not group["params"] or len(group["betas"]) != 2 or float(group["weight_decay"]) < 0:
-            raise ValueError("the options of its optimiser are damaged")
-    for moments in optimiser["state"].values():
-        if not moments.keys() >= _MOMENTS or not isinstance(moments["exp_avg"], StoredTensor):
-            raise ValueError("it lacks the moments of a parameter")
-        if getattr(moments["exp_avg_sq"], "shape", None) != moments["exp_avg"].shape:
-            raise ValueError("the moments of a parameter do not fit together")
-        if not 1 <= float(moments["step"].whole()) <= step:
-            raise ValueError("the moments of a parameter are of another step")
-    # With fp16, every step until now may have been left out.
-    if not rates or not (optimiser["state"] or "MixedPrecision" in state):
-        raise ValueError("it lacks the state of the optimiser")
-    numbers = [number for group in optimiser["param_groups"] for number in group["params"]]
-    if numbers != list(range(len(numbers))) or not optimiser["state"].keys() <= set(numbers):
-        raise ValueError("the parameters of its optimiser are damaged")
-    if not hashed and optimiser["state"] and len(optimiser["state"]) < len(numbers):
-        raise ValueError("it lacks the moments of a parameter")
-    if not len(schedule["base_lrs"]) == len(schedule["_last_lr"]) == len(rates):
-        raise ValueError("its schedule is not that of its optimiser")
-    if not type(schedule["last_epoch"]) is type(schedule["_step_count"]) is int:
-        raise ValueError("it lacks the step of the schedule")
-    if not isinstance(state["callbacks"], dict):
-        raise ValueError("the states of its callbacks are damaged")
-    loops = state["loops"]["fit_loop"]
-    (position,) = loops["state_dict"]["combined_loader"]
-    if not position.keys() >= _POSITION or not loops["epoch_loop.batch_progress"]["total"]:
-        raise ValueError("it lacks the position in the data")
-    _check_progress(state["loops"])
-    LogInterval().restore(state["unlogged"], 0, len(state["unlogged"]))
-    if not all([*map(type, counts)] == [int] * 3 for counts in state["faults"]):
-        raise ValueError("its counts of faults are damaged")
-    ranks = {len(state[name]) for name in ("random", "faults", "unlogged")}
-    if len(ranks) != 1 or ranks == {0}:
-        raise ValueError("its random generators, faults and log are not of the same ranks")
-    for generators in state["random"]:
-        if not generators.keys() >= _RANDOM:
-            raise ValueError("it lacks the state of random generators")
-        try:  # on generators of no use
-            torch.Generator().set_state(generators["torch"])
-            numpy.random.RandomState().set_state(_numpy_state(generators["numpy"]))
-            random.Random().setstate(generators["python"])
-        except (AttributeError, IndexError, OverflowError, RuntimeError) as error:
-            raise ValueError(f"the state of its random generators is damaged: {error}") from error
-
-
-def check_fits(state: Mapping[str, Any], optimiser: torch.optim.Optimizer, loops: Mapping[str, Any]) -> None:
-    """Check that a resume state is one of this training: of its optimiser, its schedule and its loops.
-
-    Args:
-        state: Resume state.
-        optimiser: Optimiser of the stage, as it begins, with its schedule.
-        loops: Loops of the trainer, as they begin.
-
-    Raises:
-        RunError: It is not.
-    """
-    (saved,), groups = state["optimizer_states"], optimiser.param_groups
-    moments = [moment["exp_avg"].shape for _, moment in sorted(saved["state"].items())]
-    shapes = [parameter.shape for group in groups for parameter in group["params"]]
-    if (
-        [len(group["params"]) for group in saved["param_groups"]]
-        != [len(group["params"]) for group in groups]
-        or [_options(group) for group in saved["param_groups"]] != [*map(_options, groups)]
-        or moments != [shapes[number] for number in sorted(saved["state"])]
-    ):
-        what = "optimiser"
-    elif state["lr_schedulers"][0]["base_lrs"] != [group["initial_lr"] for group in groups]:
-        what = "schedule"
-    elif not _of_form(state["loops"]["fit_loop"], loops):
-        what = "loops"
-    else:
-        return
-    raise RunError(
-        f"the checkpoint of step {state['global_step']} is damaged: its {what} is not that of this stage. "
-        "Restore it from a copy, or delete it: the stage goes on from the one before it"
-    )
-
-
-def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of an optimiser's group that do not change while it trains."""
-    names = ("name", "initial_lr", "weight_decay", "betas", "eps", "amsgrad", "maximize", "capturable")
-    return {name: group.get(name) for name in names}
-
-
-def _of_form(saved: Any, fresh: Any) -> bool:
-    """Tell whether saved counts have all that fresh ones have; where the data stands is checked elsewhere."""
-    if not isinstance(fresh, Mapping):
-        return type(saved) is type(fresh)
-    return isinstance(saved, Mapping) and all(
-        name in saved and _of_form(saved[name], value)
-        for name, value in fresh.items()
-        if name != "state_dict"
-    )
-
-
-def _check_progress(loops: Mapping[str, Any]) -> None:
-    """Check that Lightning's loops hold counts where they count."""
-    for name, value in loops.items():
-        if name in ("total", "current"):
-            if {*map(type, value.values())} != {int}:
-                raise ValueError("the counts of its loops are damaged")
-        elif isinstance(value, dict) and not name.endswith("state_dict"):
-            _check_progress(value)
-
-
-def _tell(message: str) -> None:
-    say(message, error=True)
-
-
-def _keep_silent(message: str) -> None:
-    pass
-
-
-def random_state() -> dict[str, Any]:
-    """Return the state of this process's random generators: torch's on CPU and GPU, numpy's, Python's."""
-    state: Any = numpy.random.get_state(legacy=True)
-    name, keys, position, has_gauss, gauss = state
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "numpy": [name, torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(gauss)],
-        "python": random.getstate(),
-    }
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Set this process's random generators to a saved state."""
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-    numpy.random.set_state(_numpy_state(state["numpy"]))
-    random.setstate(state["python"])
-
-
-def _numpy_state(state: list[Any]) -> tuple[str, Any, int, int, float]:
-    name, keys, position, has_gauss, gauss = state
-    return name, keys.numpy().astype("uint32"), position, has_gauss, gauss
