@@ -83,7 +83,7 @@ def commands(tmp_path: Path, recipe_file: Path, trained: Path) -> dict[str, list
     return {
         "train": ["train", str(recipe_file), "stages.asr.steps=4000", "--out", out],
         "synth": ["data", "synth", "ja_small", "--out", out, "--count", "400"],
-        "check": ["data", "check", *[shards] * 200, "--workers", "2"],
+        "check": ["data", "check", *[shards] * 5000, "--workers", "2"],
         "evaluate": ["evaluate", str(run)],
     }
 
