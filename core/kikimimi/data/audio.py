@@ -25,7 +25,7 @@ from kikimimi.contracts.layout import Clip
 from kikimimi.data import ogg
 from kikimimi.data.codec import Codec, check_opus_rate
 from kikimimi.data.content import Content, memory_file, whole
-from kikimimi.data.stream import opened
+from kikimimi.data.stream import Stream, opened
 from kikimimi.errors import AudioError
 
 AUDIO_SUFFIXES = ("flac", "mp3", "ogg", "opus", "wav")
@@ -77,8 +77,20 @@ def decode(
             raise AudioError(
                 f"{name}: lasts {amount(stream.seconds)}; at most {amount(max_seconds)} are decoded at once"
             )
-        frames = math.ceil(stream.frames * sample_rate / stream.rate)
-        return _joined(resampled(stream.blocks(), stream.rate, sample_rate), frames)
+        return decode_opened(stream, sample_rate)
+
+
+def decode_opened(stream: Stream, sample_rate: int) -> NDArray[np.float32]:
+    """Decode a file that is open, at a wanted rate [Hz], as `decode` does.
+
+    Returns:
+        (S,) mono float32.
+
+    Raises:
+        AudioError: As `Stream.blocks`.
+    """
+    frames = math.ceil(stream.frames * sample_rate / stream.rate)
+    return _joined(resampled(stream.blocks(), stream.rate, sample_rate), frames)
 
 
 def decode_blocks(source: Clip, *, sample_rate: int, name: str) -> Iterator[NDArray[np.float32]]:

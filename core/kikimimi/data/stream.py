@@ -66,6 +66,7 @@ class Stream:
         name: The clip, for messages.
 
     Attributes:
+        name: The clip, for messages.
         rate: Sampling rate [Hz].
         frames: Number of samples [per channel].
         channels: How many are averaged.
@@ -73,7 +74,7 @@ class Stream:
 
     def __init__(self, decoder: _Decoder, segment: Segment, name: str) -> None:
         file, self._checksum = decoder
-        self._file, self._name = file, name
+        self._file, self.name = file, name
         self.rate = _rate(file, name)
         self._begin, end = _stretch(segment, int(file.frames), self.rate, name)
         self.frames = end - self._begin
@@ -117,7 +118,7 @@ class Stream:
             checksum.check()
         if left < _CANCELLED * loud:
             raise CancellingError(
-                f"{self._name}: its {self.channels} channels cancel one another, and their average is "
+                f"{self.name}: its {self.channels} channels cancel one another, and their average is "
                 "silence: give one of them, or turn one round"
             )
 
@@ -144,8 +145,7 @@ class Stream:
     def _breaks_off(self, read: int) -> NoReturn:
         promised, there = int(self._file.frames) / self.rate, (self._begin + read) / self.rate
         raise AudioError(
-            f"{self._name}: breaks off: its header promises {promised:.3f} s, "
-            f"but only {there:.3f} s are there"
+            f"{self.name}: breaks off: its header promises {promised:.3f} s, but only {there:.3f} s are there"
         )
 
     def _check(self, samples: NDArray[np.float32], read: int) -> None:
@@ -153,10 +153,10 @@ class Stream:
         if not (math.isfinite(top) and math.isfinite(bottom)):
             invalid = int(np.count_nonzero(~np.isfinite(samples)))
             more = "" if read + len(samples) == self.frames else "at least "
-            raise AudioError(f"{self._name}: {more}{invalid} samples are not numbers (NaN or infinite)")
+            raise AudioError(f"{self.name}: {more}{invalid} samples are not numbers (NaN or infinite)")
         if (peak := max(top, -bottom)) > MAX_PEAK:
             raise AudioError(
-                f"{self._name}: samples reach {peak:g} where full scale is 1: integers stored as floats? "
+                f"{self.name}: samples reach {peak:g} where full scale is 1: integers stored as floats? "
                 "Divide them by their full scale"
             )
 

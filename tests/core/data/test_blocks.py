@@ -91,7 +91,7 @@ def test_a_long_clip_is_packed_to_the_same_bytes(
     clip = decode(content, sample_rate=16_000, name="clip")
     assert whole.members[f"1.{codec}"] == {"flac": encode_flac, "opus": encode_opus}[codec](clip, 16_000)
     monkeypatch.setattr(packing, "_HELD", 1)
-    monkeypatch.setattr(packing, "decode", None)  # nothing is decoded at once
+    monkeypatch.setattr(packing, "decode_opened", None)  # nothing is decoded at once
     assert pack_row(row, 0, settings) == whole
 
 

@@ -13,12 +13,12 @@ from kikimimi.console.words import listing
 from kikimimi.contracts.conversation import clip_mark
 from kikimimi.contracts.layout import BadRow, Row, clip_name
 from kikimimi.contracts.options import Options, PositiveFloat, Text
-from kikimimi.data.audio import Encoded, OversizeError, decode, decode_blocks, encode_stream, probe
+from kikimimi.data.audio import Encoded, OversizeError, decode_blocks, decode_opened, encode_stream, probe
 from kikimimi.data.codec import Codec, SampleRate, check_opus_rate
 from kikimimi.data.packing.clips import MissingClipError, located, of_the_file
 from kikimimi.data.packing.meta import json_value
 from kikimimi.data.shards.record import Member, RecordError, make_record, named
-from kikimimi.data.stream import MIN_SECONDS
+from kikimimi.data.stream import MIN_SECONDS, opened
 from kikimimi.errors import AudioError, CancellingError, RequestError, SegmentError
 
 
@@ -157,26 +157,18 @@ def _encoded(row: Row, place_: int, settings: PackSettings, most_bytes: int) -> 
     clip = row.clips[place_]
     name = clip_name(row.name if len(row.clips) == 1 else f"{row.name}, clip {place_}", clip)
     try:
-        seconds, rate, _ = probe(clip, name)
-        # Before decoding: a file of many hours may not fit into memory.
-        if settings.max_seconds is not None and seconds > settings.max_seconds:
-            raise _LeftOutError(
-                TOO_LONG, f"{name}: {seconds:.3f} s long; the longest is {settings.max_seconds:g} s"
-            )
-        if settings.min_seconds is not None and seconds < settings.min_seconds:
-            raise _LeftOutError(
-                TOO_SHORT, f"{name}: {seconds:.3f} s long; the shortest is {settings.min_seconds:g} s"
-            )
-        is_long = seconds * max(rate, settings.sample_rate) > _HELD
-        with nullcontext() if rate == settings.sample_rate else _one_thread():
-            if is_long:
-                blocks = partial(decode_blocks, clip, sample_rate=settings.sample_rate, name=name)
-            else:
-                samples = decode(clip, sample_rate=settings.sample_rate, name=name)
-                blocks = partial(iter, [samples])
-            encoded = encode_stream(
-                blocks, settings.sample_rate, settings.codec, most_bytes=most_bytes, name=name
-            )
+        with opened(clip, name) as stream:
+            _check_length(stream.seconds, settings, name)
+            is_long = stream.seconds * max(stream.rate, settings.sample_rate) > _HELD
+            resampling = nullcontext() if stream.rate == settings.sample_rate else _one_thread()
+            with resampling:
+                if is_long:
+                    blocks = partial(decode_blocks, clip, sample_rate=settings.sample_rate, name=name)
+                else:
+                    blocks = partial(iter, [decode_opened(stream, settings.sample_rate)])
+                encoded = encode_stream(
+                    blocks, settings.sample_rate, settings.codec, most_bytes=most_bytes, name=name
+                )
     except OversizeError as error:
         raise _LeftOutError(
             TOO_LONG, f"{error}, more than a record may hold; cut it into segments, or pack it as opus"
@@ -196,6 +188,17 @@ def _encoded(row: Row, place_: int, settings: PackSettings, most_bytes: int) -> 
     if encoded.samples < MIN_SECONDS * settings.sample_rate:  # where resampling takes a nearby ratio
         raise _LeftOutError(TOO_SHORT, f"{name}: {encoded.samples} samples are left after resampling")
     return encoded
+
+
+def _check_length(seconds: float, settings: PackSettings, name: str) -> None:
+    if settings.max_seconds is not None and seconds > settings.max_seconds:
+        raise _LeftOutError(
+            TOO_LONG, f"{name}: {seconds:.3f} s long; the longest is {settings.max_seconds:g} s"
+        )
+    if settings.min_seconds is not None and seconds < settings.min_seconds:
+        raise _LeftOutError(
+            TOO_SHORT, f"{name}: {seconds:.3f} s long; the shortest is {settings.min_seconds:g} s"
+        )
 
 
 @contextmanager

@@ -12,10 +12,11 @@ import torch
 
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import amount
-from kikimimi.data.audio import decode
+from kikimimi.data.audio import decode, decode_opened
 from kikimimi.data.packing import row as pack_row
 from kikimimi.data.packing.pack import pack
 from kikimimi.data.shards.shards import Shards
+from kikimimi.data.stream import Stream
 from kikimimi.errors import DataError, RequestError
 
 Tone = Callable[..., bytes]
@@ -162,11 +163,11 @@ def test_a_file_that_is_too_long_is_not_decoded(
 ) -> None:
     decoded: list[str] = []
 
-    def watched(*arguments: Any, name: str, **options: Any) -> Any:
-        decoded.append(name)
-        return decode(*arguments, name=name, **options)
+    def watched(stream: Stream, sample_rate: int) -> Any:
+        decoded.append(stream.name)
+        return decode_opened(stream, sample_rate)
 
-    monkeypatch.setattr(pack_row, "decode", watched)
+    monkeypatch.setattr(pack_row, "decode_opened", watched)
     pack(manifest, tmp_path / "out", max_seconds=1.1, licenses=["CC0-1.0"])
     assert decoded == ["0.wav", "1.wav"]
 
@@ -178,9 +179,9 @@ def test_clips_are_resampled_on_one_thread(
 
     def watched(*arguments: Any, **options: Any) -> Any:
         used.append(torch.get_num_threads())
-        return decode(*arguments, **options)
+        return decode_opened(*arguments, **options)
 
-    monkeypatch.setattr(pack_row, "decode", watched)
+    monkeypatch.setattr(pack_row, "decode_opened", watched)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
