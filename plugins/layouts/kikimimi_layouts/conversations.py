@@ -30,7 +30,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from kikimimi import Clip, DataError, Segment, clip_mark, clip_name, counted, listing, parse_conversation
-from kikimimi_layouts.segments import segment_of
+from kikimimi_layouts.segments import plain_name, segment_of
 
 MARK = "<audio>"
 """What stands for a clip in the texts of most tools."""
@@ -194,7 +194,7 @@ class _Reading:
 
     def _beside(self) -> tuple[str, list[Any]]:
         """Take the clips that stand beside the turns, and the name of their field."""
-        names = [name for name in self.fields if _plain(name) in _OF_CLIPS]
+        names = [name for name in self.fields if plain_name(name) in _OF_CLIPS]
         given = {name: value for name in names if (value := self.fields.pop(name)) not in (None, "", [], {})}
         if len(given) > 1:
             raise ValueError(f"{listing(given)}: each holds clips; give all of them in audios")
@@ -397,7 +397,7 @@ def _said(turn: Any, place: str) -> tuple[str, Any]:
     for name, value in turn.items():
         if name in ("role", "from", "content", "value"):
             continue
-        if value and (_plain(name) in _OF_CLIPS or lost_clips({name: value})):
+        if value and (plain_name(name) in _OF_CLIPS or lost_clips({name: value})):
             raise ValueError(
                 f"{place}.{name}: a clip stands in the content of its turn, as an audio part, or in audios "
                 "beside the turns"
@@ -438,10 +438,6 @@ def _is_clip(text: str) -> bool:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _short(value: Any) -> str:

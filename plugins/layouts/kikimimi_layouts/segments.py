@@ -72,7 +72,7 @@ USUAL = SegmentFields()
 
 def is_usual(name: str) -> bool:
     """Tell whether a name is one of the usual ones."""
-    return _plain(name) in _USUAL
+    return plain_name(name) in _USUAL
 
 
 def segment_of(
@@ -122,11 +122,11 @@ def _told(fields: Mapping[str, Any], names: SegmentFields) -> _Told:
 
 def _chosen(fields: Mapping[str, Any], names: SegmentFields) -> Iterator[tuple[str, str, Any, float]]:
     for what, name in names.given().items():
-        yield what, name, fields.get(name), _USUAL.get(_plain(name), ("", 1.0))[1]
+        yield what, name, fields.get(name), _USUAL.get(plain_name(name), ("", 1.0))[1]
 
 
 def _usual(fields: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, float]]:
-    plain = {name: _plain(name) for name in fields}
+    plain = {name: plain_name(name) for name in fields}
     of_events = "onset" in plain.values()  # whose offset is where they end
     for name, known in plain.items():
         what, unit = _USUAL.get(known, ("", 1.0))
@@ -139,7 +139,8 @@ def _usual(fields: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, float]]:
 
 
 @lru_cache(maxsize=4096)  # tables have the same columns in every row
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return the name of a field without what spellings of it differ in: case, blanks, hyphens."""
     return re.sub(r"[\W_]", "", name).lower()
 
 
