@@ -85,7 +85,8 @@ class Batching(Options):
     """Micro-batches per optimiser step, over all ranks."""
     loss: Literal["tokens", "micro_batches"] = "tokens"
     """What a step's loss is the mean over: all target tokens of its micro-batches on all ranks (of `dpo` all
-    pairs, of an adapter's own loss all clips), or the micro-batches, however much each holds."""
+    pairs, of an adapter's own loss all clips), or the micro-batches, however much each holds. The validation
+    loss is the same mean, over all held-out datasets together."""
     bucket: PositiveInt = 32
     """How many micro-batches' samples (512 at least) are sorted by length together. More means less padding
     in the encoder, and that samples of one length meet more often."""

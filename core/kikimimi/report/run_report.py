@@ -209,6 +209,7 @@ def _training_charts(lines: Lines) -> Iterator[Chart]:
 def _losses(lines: Lines, where: str) -> Iterator[Chart]:
     whole = [*_curves(lines, "loss", "training"), *_curves(lines, "validation_loss", "validation")]
     yield from _charts(f"Loss{where}", whole)
+    yield from _charts(f"Validation loss by dataset{where}", _family(lines, "validation_loss"))
     # What the training loss is the sum of, where an adapter adds to it.
     for key in names_of(lines, "loss/"):
         title = f"Part of the loss{where}: {key.removeprefix('loss/')}"

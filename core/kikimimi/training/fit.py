@@ -67,7 +67,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
             callbacks=[
                 keeper,
                 StageProgress(f"Training {name}", options.num_steps),
-                Validation(best, stage.missed, stage.metadata),
+                Validation(best, stage.validation, stage.missed, stage.metadata),
                 NextRates(),
                 Metering(stage.interval, stage.meter, stage.recipe.trainer.log_every),
             ],
@@ -77,13 +77,13 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
             num_sanity_val_steps=0,
             val_check_interval=(options.validate.every or 1) * stage.loader.accumulation,
             check_val_every_n_epoch=None,
-            limit_val_batches=1.0 if stage.validation is not None else 0,
+            limit_val_batches=1.0 if stage.validation else 0,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
         try:
-            trainer.fit(stage.module, stage.loader, stage.validation, ckpt_path=stage.resume)
+            trainer.fit(stage.module, stage.loader, [*stage.validation.values()], ckpt_path=stage.resume)
         except Stopped:
             stage.metrics.write_csv()
             raise
@@ -137,7 +137,7 @@ def _last_step(stage: PreparedStage) -> int:
     if stage.best.stalled():
         return stage.step  # it had ended early when killed: it takes up its checkpoint, and no step more
     # Lightning does not begin what has no step left, and a validation that was missed would stay missing.
-    return planned + 1 if stage.missed is not None and stage.step >= planned else planned
+    return planned + 1 if stage.missed and stage.step >= planned else planned
 
 
 def _hardware(options: Trainer) -> dict[str, Any]:

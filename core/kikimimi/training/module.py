@@ -144,7 +144,7 @@ class StageModule(pl.LightningModule):
         self._count(batch)
         return loss
 
-    def validation_step(self, batch: Batch, index: int) -> Numbered:
+    def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> Numbered:
         """Return what adds up to the loss of a micro-batch."""
         self._judge(batch)
         if not batch.names:

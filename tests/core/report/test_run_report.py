@@ -137,3 +137,13 @@ def test_what_an_objective_measures_is_drawn(run: RunFolder) -> None:
     assert "Learning rate (1)" in shown
     assert "Learning rate (2)" in shown
     assert "llm.group4" in shown
+
+
+def test_validation_losses_are_drawn_by_dataset(run: RunFolder) -> None:
+    assert "Validation loss by dataset" not in text(write_run_report(run).read_text(encoding="utf-8"))
+    with run.metrics.open("a", encoding="utf-8") as file:
+        losses = {"validation_loss": 0.5, "validation_loss/read": 0.4, "validation_loss/heard": 0.7}
+        file.write(json.dumps({"stage": "asr", "step": 2, **losses}) + "\n")
+    shown = text(write_run_report(run).read_text(encoding="utf-8"))
+    assert "Validation loss by dataset" in shown
+    assert "heard" in shown
