@@ -32,6 +32,7 @@ def trainable_names(
     """
     found: dict[str, list[str]] = {}
     problems = []
+    undecayed = undecayed_names(model)
     for part, train in stage.train.items():
         parameters = dict(getattr(model, part).named_parameters())
         names = [name for name in parameters if f"{part}.{name}" not in model.fixed]
@@ -57,6 +58,14 @@ def trainable_names(
                     "trainer.precision does the rest"
                 )
             found[key] = [f"{part}.{name}" for name in chosen]
+            named = train.weight_decay if key == part else train.groups[key.partition(".")[2]].weight_decay
+            if named and chosen and not stage.optimiser.decay_norm_and_bias:
+                if undecayed.issuperset(found[key]):
+                    problems.append(
+                        f"{place}.weight_decay: everything that {pattern!r} matches is a norm, a bias or of one "
+                        "dimension, which do not decay: leave it out, or set "
+                        f"{where}.optimiser.decay_norm_and_bias=true"
+                    )
     if problems:
         raise RecipeError(problems)
     return found
@@ -68,6 +77,22 @@ def _matching(names: list[str], pattern: str) -> list[str]:
     if pattern == "lora":
         return [name for name in names if ".lora_" in name]
     return [name for name in names if fnmatchcase(name, pattern)]
+
+
+def undecayed_names(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that weight decay leaves out, unless a recipe says otherwise: norms,
+    biases, and what has one dimension or none (scales of layers and logits).
+
+    The union of what nanoGPT (by dimensions) and transformers (`Trainer.get_decay_parameter_names`, by kinds
+    and names) leave out. Matrices decay, embeddings, queries and low-rank updates among them.
+    """
+    found = set()
+    for place, module in model.named_modules():
+        norm = "norm" in type(module).__name__.lower()
+        for name, parameter in module.named_parameters(place, recurse=False):
+            if norm or parameter.dim() < 2 or "bias" in name.lower():
+                found.add(name)
+    return found
 
 
 def freeze_all_but(model: SpeechLM, names: Iterable[str]) -> None:

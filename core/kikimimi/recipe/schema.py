@@ -142,10 +142,10 @@ class ParameterGroup(Options):
 
     part: Pattern
     """Which parameters: ``lora``, or a pattern of parameter names in fnmatch style."""
-    lr: PositiveFloat = 1e-4
-    """Peak learning rate."""
-    weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay [1 / (learning rate x step)]."""
+    lr: PositiveFloat | None = None
+    """Peak learning rate; null is the part's."""
+    weight_decay: NonNegativeFloat | None = None
+    """Decoupled weight decay [1 / (learning rate x step)]; null is the part's."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -155,7 +155,8 @@ class Train(Options):
     lr: PositiveFloat = 1e-4
     """Peak learning rate."""
     weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay [1 / (learning rate x step)]."""
+    """Decoupled weight decay [1 / (learning rate x step)], of what decays: see
+    `optimiser.decay_norm_and_bias`."""
     part: Pattern = "all"
     """Which parameters: ``all``, ``lora``, or a pattern of parameter names in fnmatch style."""
     groups: dict[str, ParameterGroup] = field(default_factory=dict, metadata={"noun": "group"})
@@ -213,6 +214,9 @@ class Optimiser(Options):
     """Decay of the running mean of the squared gradient."""
     epsilon: PositiveFloat = 1e-8
     """Added to the denominator."""
+    decay_norm_and_bias: bool = False
+    """Let weight decay hold for every parameter. Otherwise it leaves out norms, biases and parameters of one
+    dimension or none, such as scales; matrices decay, embeddings and low-rank updates among them."""
 
 
 @dataclass(kw_only=True, frozen=True)

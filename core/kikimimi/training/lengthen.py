@@ -169,10 +169,11 @@ class NextRates(Callback):
             group["lr"] = rate
         schedule._last_lr = rates
         if trainer.is_global_zero:
-            told = ", ".join(
-                f"{group['name']} {rate:.3g} (was to be {before:.3g})"
+            of = {
+                group["name"]: f"{rate:.3g} (was to be {before:.3g})"
                 for group, rate, before in zip(groups, rates, held, strict=True)
-            )
+            }
+            told = ", ".join(f"{name} {rate}" for name, rate in of.items())
             say(
                 f"learning rates by schedule {stage.schedule.name} over {stage.num_steps} steps, from step "
                 f"{step + 1} on: {told}",
