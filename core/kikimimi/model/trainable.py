@@ -78,14 +78,20 @@ def freeze_all_but(model: SpeechLM, names: Iterable[str]) -> None:
     set_modes(model)
 
 
-def set_modes(model: SpeechLM) -> None:
+def set_modes(model: SpeechLM, *, eval_mode: bool = False) -> None:
     """Put modules that train into train mode and frozen ones, dropout and all, into eval mode.
 
     What changes the encoder's input at random works also where the encoder is frozen.
+
+    Args:
+        model: The model.
+        eval_mode: Put what trains into eval mode, too.
     """
     for part in PARTS:
         _set_mode(getattr(model, part), False)
-    if model.encoder.augmentation is not None:
+        if eval_mode:
+            getattr(model, part).eval()
+    if model.encoder.augmentation is not None and not eval_mode:
         model.encoder.augmentation.train()
 
 

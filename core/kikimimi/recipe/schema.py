@@ -1,7 +1,8 @@
 """What a recipe holds, option by option: the dataclasses that a YAML file is resolved to.
 
 A field's metadata carries what its type cannot say: ``kind`` (the field names a plugin of that kind), ``key``
-(how YAML spells it where Python cannot) and ``noun`` (what an item of a mapping is called).
+(how YAML spells it where Python cannot), ``noun`` (what an item of a mapping is called) and ``before`` (how a
+run goes on that began before there was the option, where that is not its default).
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Batching(Options):
     most that the adapter may give; written text is estimated from its characters."""
     global_: PositiveInt = field(default=1, metadata={"key": "global"})
     """Micro-batches per optimiser step, over all ranks."""
-    loss: Literal["tokens", "micro_batches"] = "tokens"
+    loss: Literal["tokens", "micro_batches"] = field(default="tokens", metadata={"before": "micro_batches"})
     """What a step's loss is the mean over: all target tokens of its micro-batches on all ranks (of `dpo` all
     pairs, of an adapter's own loss all clips), or the micro-batches, however much each holds."""
     bucket: PositiveInt = 32
