@@ -57,6 +57,7 @@ from .contracts.objective import (
     Objective as Objective,
     ObjectiveConfig as ObjectiveConfig,
     Step as Step,
+    Turns as Turns,
 )
 from .contracts.options import (
     Distinct as Distinct,

@@ -154,7 +154,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "stages.asr.train.llm": {"lr": 1e-4, "part": "all"},
         "stages.sft": {"start_from": "align"},
         "stages.dpo": {"steps": 8_000, "start_from": None},
-        "stages.dpo.objective": {"name": "dpo", "beta": 0.1, "form": "sigmoid", "label_smoothing": 0.0},
+        "stages.dpo.objective": {
+            "name": "dpo",
+            "beta": 0.1,
+            "form": "sigmoid",
+            "label_smoothing": 0.0,
+            "turns": "last",
+            "disable_dropout": False,
+        },
         "stages.dpo.train.llm": {"lr": 5e-6, "part": "all"},
         # 12.5 steps of warm-up, and 0.286 of the peak at the last step.
         "stages.dpo.schedule": {"name": "linear", "warmup": 13, "start": 0.1, "floor": 0.286},

@@ -58,14 +58,14 @@ def trainable_names(
                     "trainer.precision does the rest"
                 )
             found[key] = [f"{part}.{name}" for name in chosen]
-            named = train.weight_decay if key == part else train.groups[key.partition(".")[2]].weight_decay
-            if named and chosen and not stage.optimiser.decay_norm_and_bias:
-                if undecayed.issuperset(found[key]):
-                    problems.append(
-                        f"{place}.weight_decay: everything that {pattern!r} matches is a norm, a bias or of one "
-                        "dimension, which do not decay: leave it out, or set "
-                        f"{where}.optimiser.decay_norm_and_bias=true"
-                    )
+            asked = train.weight_decay if key == part else train.groups[key.partition(".")[2]].weight_decay
+            decays = stage.optimiser.decay_norm_and_bias or not undecayed.issuperset(found[key])
+            if asked and chosen and not decays:
+                problems.append(
+                    f"{place}.weight_decay: everything that {pattern!r} matches is a norm, a bias or of one "
+                    "dimension, which do not decay: leave it out, or set "
+                    f"{where}.optimiser.decay_norm_and_bias=true"
+                )
     if problems:
         raise RecipeError(problems)
     return found
@@ -103,14 +103,20 @@ def freeze_all_but(model: SpeechLM, names: Iterable[str]) -> None:
     set_modes(model)
 
 
-def set_modes(model: SpeechLM) -> None:
+def set_modes(model: SpeechLM, *, eval_mode: bool = False) -> None:
     """Put modules that train into train mode and frozen ones, dropout and all, into eval mode.
 
     What changes the encoder's input at random works also where the encoder is frozen.
+
+    Args:
+        model: The model.
+        eval_mode: Put what trains into eval mode, too.
     """
     for part in PARTS:
         _set_mode(getattr(model, part), False)
-    if model.encoder.augmentation is not None:
+        if eval_mode:
+            getattr(model, part).eval()
+    if model.encoder.augmentation is not None and not eval_mode:
         model.encoder.augmentation.train()
 
 

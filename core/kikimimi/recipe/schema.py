@@ -1,7 +1,8 @@
 """What a recipe holds, option by option: the dataclasses that a YAML file is resolved to.
 
 A field's metadata carries what its type cannot say: ``kind`` (the field names a plugin of that kind), ``key``
-(how YAML spells it where Python cannot) and ``noun`` (what an item of a mapping is called).
+(how YAML spells it where Python cannot), ``noun`` (what an item of a mapping is called) and ``before`` (how a
+run goes on that began before there was the option, where that is not its default).
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Batching(Options):
     most that the adapter may give; written text is estimated from its characters."""
     global_: PositiveInt = field(default=1, metadata={"key": "global"})
     """Micro-batches per optimiser step, over all ranks."""
-    loss: Literal["tokens", "micro_batches"] = "tokens"
+    loss: Literal["tokens", "micro_batches"] = field(default="tokens", metadata={"before": "micro_batches"})
     """What a step's loss is the mean over: all target tokens of its micro-batches on all ranks (of `dpo` all
     pairs, of an adapter's own loss all clips), or the micro-batches, however much each holds. The validation
     loss is the same mean, over all held-out datasets together."""
@@ -142,9 +143,9 @@ class ParameterGroup(Options):
 
     part: Pattern
     """Which parameters: ``lora``, or a pattern of parameter names in fnmatch style."""
-    lr: PositiveFloat | None = None
+    lr: PositiveFloat | None = field(default=None, metadata={"was": 1e-4})
     """Peak learning rate; null is the part's."""
-    weight_decay: NonNegativeFloat | None = None
+    weight_decay: NonNegativeFloat | None = field(default=None, metadata={"was": 0.0})
     """Decoupled weight decay [1 / (learning rate x step)]; null is the part's."""
 
 
@@ -214,7 +215,7 @@ class Optimiser(Options):
     """Decay of the running mean of the squared gradient."""
     epsilon: PositiveFloat = 1e-8
     """Added to the denominator."""
-    decay_norm_and_bias: bool = False
+    decay_norm_and_bias: bool = field(default=False, metadata={"before": True})
     """Let weight decay hold for every parameter. Otherwise it leaves out norms, biases and parameters of one
     dimension or none, such as scales; matrices decay, embeddings and low-rank updates among them."""
 

@@ -29,7 +29,7 @@ from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS, Chosen
 from kikimimi.recipe.show import digest, to_yaml
-from kikimimi.run.drift import DriftError, as_begun, drift
+from kikimimi.run.drift import Change, DriftError, as_begun, drift, newer_options
 from kikimimi.run.folder import RunFolder
 from kikimimi.weights.files import WEIGHT_PATTERNS
 from kikimimi.weights.find import find_weights
@@ -116,7 +116,7 @@ def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = F
     if held is None and hold:
         raise RunError(f"{run.path} has no {_LOCK} to hold it to. The first 'kikimimi train' writes it")
     present = lock(run.recipe, recipe_file)
-    changes = [] if held is None else drift(held, present)
+    changes = [] if held is None else _drift(held, present, run.recipe)
     if hold and changes:
         raise DriftError(run.path / _LOCK, changes)
     if held is None or not (run.begun or hold):
@@ -195,8 +195,12 @@ def hold_to(path: Path, held: Mapping[str, Any], recipe: Recipe) -> None:
     Raises:
         DriftError: It would not.
     """
-    if changes := drift(held, lock(recipe)):
+    if changes := _drift(held, lock(recipe), recipe):
         raise DriftError(path, changes)
+
+
+def _drift(held: Mapping[str, Any], present: Mapping[str, Any], recipe: Recipe) -> list[Change]:
+    return drift(held, present, newer_options(recipe, held["recipe"]["yaml"]))
 
 
 def plugin_lock(chosen: Chosen, *, weights: bool = True) -> dict[str, Any]:

@@ -252,7 +252,7 @@ class StageModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Set the modes: Lightning has put every module into train mode by now."""
-        set_modes(self.model)
+        set_modes(self.model, eval_mode=self.objective.eval_mode)
         if self._reference is not None:
             self._reference.to(self.device)
 

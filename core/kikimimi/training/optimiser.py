@@ -11,9 +11,7 @@ from kikimimi.recipe import Stage
 from kikimimi.recipe.chosen import PartName
 
 
-def make_optimiser(
-    model: nn.Module, stage: Stage, trained: Mapping[str, Sequence[str]]
-) -> torch.optim.AdamW:
+def make_optimiser(model: nn.Module, stage: Stage, trained: Mapping[str, Sequence[str]]) -> torch.optim.AdamW:
     """Return AdamW with a group for each component, or group of a component, and one more of the same name
     for those of its parameters that weight decay leaves out.
 

@@ -15,7 +15,7 @@ from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import trainable_names
-from kikimimi.recipe import load_recipe
+from kikimimi.recipe import digest, load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import write_shard
 from kikimimi.training.fit import run_stage
@@ -173,6 +173,52 @@ def test_dpo_learns_to_prefer(trained: RunFolder) -> None:
     assert steps[-1]["reward/accuracy"] > 0.6
     validated = [line["validation_loss"] for line in lines(trained, "dpo") if "validation_loss" in line]
     assert validated[1] < validated[0] < 0.6931
+
+
+@pytest.mark.parametrize("off", [True, False])
+def test_before_its_first_step_a_policy_equals_its_reference(chain: Path, off: bool) -> None:
+    """With dropout, the rewards of a model that has not moved are noise."""
+    run = make(
+        chain,
+        "run",
+        "llm.scratch.dropout=0.5",
+        "llm.lora.dropout=0.5",
+        f"stages.dpo.objective.disable_dropout={str(off).lower()}",
+        *("stages.align=null", "stages.asr=null", "stages.sft=null", "stages.dpo.steps=2"),
+    )
+    train(run)
+    first = next(line for line in lines(run, "dpo") if "loss" in line)
+    assert (first["loss"] == pytest.approx(0.693147, abs=1e-5)) == off
+    assert (first["reward/margin"] == pytest.approx(0, abs=1e-4)) == off
+
+
+def test_a_dpo_that_began_before_its_options_goes_on_so(
+    chain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["stages.align=null", "stages.asr=null", "stages.sft=null", "stages.dpo.steps=3"]
+    earlier = ["stages.dpo.objective.turns=all", "stages.dpo.objective.disable_dropout=false"]
+    run = make(chain, "run", *options, *earlier)
+    train(run)
+    whole = [line["loss"] for line in lines(run, "dpo") if "loss" in line]
+    run.weights("dpo").unlink()
+    shutil.rmtree(max(run.checkpoints("dpo").iterdir()))
+    held = run.path / "recipe.yaml"
+    text = held.read_text(encoding="utf-8")
+    for line in ("      turns: all\n", "      disable_dropout: false\n"):
+        assert text.count(line) == 1
+        text = text.replace(line, "")
+    held.write_text(text, encoding="utf-8")
+    lock = json.loads((run.path / "lock.json").read_text(encoding="utf-8"))
+    lock["recipe"] = {"sha256": digest(text), "yaml": text}
+    (run.path / "lock.json").write_text(json.dumps(lock), encoding="utf-8")
+    capsys.readouterr()
+    again = make(chain, "run", *options)  # whose recipe says nothing of either
+    train(again, locked=True)
+    said = capsys.readouterr().err
+    assert f"{run.path} began before there was objective.turns: it goes on with objective.turns: all" in said
+    assert "it goes on with objective.disable_dropout: false" in said
+    assert "going on after step 2" in said
+    assert [line["loss"] for line in lines(again, "dpo") if "loss" in line] == whole
 
 
 def test_dpo_goes_on_exactly(trained: RunFolder, chain: Path) -> None:

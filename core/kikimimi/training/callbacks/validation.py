@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from kikimimi.data.order.loader import StageLoader
-from kikimimi.model.trainable import set_modes
+from kikimimi.model.stand_in import evaluating
 from kikimimi.recipe import Stage
 from kikimimi.run.metrics import read_metrics
 from kikimimi.training.callbacks.metering import log_values
@@ -110,13 +110,10 @@ class Validation(Callback):
         if not self.missed:
             return
         assert isinstance(pl_module, StageModule)
-        pl_module.model.eval()
-        with torch.no_grad(), trainer.precision_plugin.val_step_context():
+        with evaluating(pl_module.model), torch.no_grad(), trainer.precision_plugin.val_step_context():
             for name, loader in self.loaders.items():
                 for number, batch in enumerate(loader):
                     self._add(name, pl_module.validation_step(batch.to(pl_module.device), number))
-        pl_module.model.train()
-        set_modes(pl_module.model)
         self.on_validation_end(trainer, pl_module)
         if trainer.global_step >= pl_module.stage.num_steps:
             trainer.should_stop = True
