@@ -229,12 +229,11 @@ class Checkpoint(Options):
     keep: PositiveInt = 2
     """How many of the newest are kept."""
     keep_best: NonNegativeInt = 0
-    """How many checkpoints are kept besides: those of the lowest validation losses."""
-    leave: Literal["last", "best"] = "last"
-    """Which weights the stage leaves: those of its last step, or of its lowest validation loss."""
-
-    def __post_init__(self) -> None:
-        need(self.leave == "last" or self.keep_best >= 1, "leave: best needs keep_best of at least 1")
+    """How many checkpoints are kept besides: those of the lowest validation losses. One at least, where the
+    stage leaves the best."""
+    leave: Literal["last", "best"] | None = field(default=None, metadata={"was": "last"})
+    """Which weights the stage leaves: those of its last step, or of its lowest validation loss. Null is best
+    where `early_stop` is set, else last."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -325,7 +324,8 @@ class Stage(Options):
     validate: Validate = field(default_factory=Validate)
     """Loss on held-out data."""
     early_stop: EarlyStop | None = None
-    """Ends the stage early; None means that it runs to its end."""
+    """Ends the stage early; null means that it runs to its end. The stage leaves its best weights, unless
+    `checkpoint.leave` says otherwise."""
     evaluate: Annotated[list[str], Distinct] = field(default_factory=list)
     """Evaluations of the recipe that are scored with what the stage leaves."""
     gate: dict[str, Gate] = field(default_factory=dict)
@@ -355,11 +355,20 @@ class Stage(Options):
             self.checkpoint.keep_best == 0 or self.validate.every > 0,
             "checkpoint.keep_best looks at the validation loss: set validate.every and validate.data",
         )
+        need(
+            self.checkpoint.leave != "best" or self.validate.every > 0,
+            "checkpoint.leave: best looks at the validation loss: set validate.every and validate.data",
+        )
 
     @property
     def scored(self) -> list[str]:
         """The evaluations that are scored at the end of the stage: those of `evaluate`, then of `gate`."""
         return list(dict.fromkeys([*self.evaluate, *self.gate]))
+
+    @property
+    def leaves_best(self) -> bool:
+        """Whether it leaves the weights of its lowest validation loss, not those of its last step."""
+        return (self.checkpoint.leave or ("best" if self.early_stop else "last")) == "best"
 
     @property
     def num_steps(self) -> int:

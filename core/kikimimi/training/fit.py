@@ -91,7 +91,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     if keeper.interrupted and trainer.global_step < options.num_steps and not best.stalled():
         leave(keeper.interrupted)
     _tell(stage, trainer.global_step)
-    if options.checkpoint.leave == "best" and (lowest := best.path()) is not None:
+    if options.leaves_best and (lowest := best.path()) is not None:
         if trainer.is_global_zero:
             _check_best(lowest)
             with whole_file(run.weights(name)) as path:
@@ -129,6 +129,11 @@ def _tell(stage: PreparedStage, step: int) -> None:
             f"stage {stage.name}: ends early, after step {step}: {waited} without a lower loss",
             error=True,
         )
+    if stage.options.leaves_best:
+        lowest = stage.best.steps()[:1]
+        of = f"step {lowest[0]}, whose validation loss is the lowest" if lowest else f"step {step}, its last"
+        why = "" if lowest else ": no validation had a loss"
+        say(f"stage {stage.name}: leaves the weights of {of}{why}", error=True)
 
 
 def _last_step(stage: PreparedStage) -> int:

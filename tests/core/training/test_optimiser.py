@@ -49,7 +49,7 @@ class Parts(nn.Module):
         self.lora_A = nn.Linear(4, 2, bias=False)
         self.conv = nn.Conv1d(4, 4, 3)
         self.norms = nn.ModuleList(
-            [nn.LayerNorm((2, 4)), nn.RMSNorm(4), nn.BatchNorm1d(4), nn.GroupNorm(1, 4)]
+            [nn.LayerNorm([2, 4]), nn.RMSNorm(4), nn.BatchNorm1d(4), nn.GroupNorm(1, 4)]
         )
         self.pos_bias_u = nn.Parameter(torch.zeros(2, 3))  # a Conformer's: not one-dimensional
         self.queries = nn.Parameter(torch.zeros(1, 3, 4))
@@ -94,8 +94,8 @@ def test_unless_a_recipe_says_otherwise(make_run: Make) -> None:
 def test_a_decay_that_nothing_has_is_refused(make_run: Make) -> None:
     groups = 'stages.asr.train.llm.groups={norms: {part: "*norm*", weight_decay: 0.1}}'
     said = (
-        r"stages\.asr\.train\.llm\.groups\.norms\.weight_decay: everything that '\*norm\*' matches is a norm, "
-        r"a bias or of one dimension, which do not decay: leave it out, or set "
+        r"stages\.asr\.train\.llm\.groups\.norms\.weight_decay: everything that '\*norm\*' matches is a "
+        r"norm, a bias or of one dimension, which do not decay: leave it out, or set "
         r"stages\.asr\.optimiser\.decay_norm_and_bias=true"
     )
     with pytest.raises(RecipeError, match=said):

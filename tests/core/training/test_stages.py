@@ -390,7 +390,7 @@ def test_a_record_without_a_rejected_answer(chain: Path) -> None:
         (["stages.align.steps=null"], r"stages\.align\.steps: must be given: a whole number, or epochs"),
         (["stages.align.early_stop={}"], r"stages\.align\.early_stop: looks at the validation loss"),
         (["stages.align.checkpoint.keep_best=1"], r"checkpoint\.keep_best: looks at the validation loss"),
-        (["stages.align.checkpoint.leave=best"], r"checkpoint\.leave: best needs keep_best of at least 1"),
+        (["stages.align.checkpoint.leave=best"], r"checkpoint\.leave: best looks at the validation loss"),
         (["stages.align.gate.held_out={max: .nan}"], r"gate\.held_out\.max: must be finite, not nan"),
         (["stages.align.gate.held_out={min: .inf}"], r"gate\.held_out\.min: must be finite, not inf"),
         (

@@ -61,10 +61,11 @@ class Best:
 
     def steps(self) -> list[int]:
         """Return the steps of the lowest losses, as many as are kept, lowest first; earlier before later."""
-        return [step for _, step in sorted(self._losses)[: self.stage.checkpoint.keep_best]]
+        kept = max(self.stage.checkpoint.keep_best, self.stage.leaves_best)
+        return [step for _, step in sorted(self._losses)[:kept]]
 
     def path(self) -> Path | None:
-        """Return the weights of the lowest loss, or None where no validation had a loss."""
+        """Return the weights of the lowest loss, or None where none are kept, or no validation had a loss."""
         steps = self.steps()
         return self._path(steps[0]) if steps else None
 
