@@ -47,7 +47,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     options, best = stage.options, stage.best
     saved = options.checkpoint
     keeper = KeepCheckpoints(
-        run.checkpoints(name), saved.every, saved.keep, stage.loader, options.batch.global_
+        run.checkpoints(name), saved.every, saved.keep, stage.loader, options.batch.global_, stage.recipe.seed
     )
     with warnings.catch_warnings():
         # Advice of Lightning's that does not hold here: workers, frozen parts in eval mode, short stages.

@@ -84,7 +84,7 @@ class Counted(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         normed = self.bare(self.norm(self.conv(frames)))
-        out = normed * torch.tanh(1 + self.level)
+        out: Tensor = normed * torch.tanh(1 + self.level)
         self.level = self.level + normed.detach().mean((0, 2))[:, None]  # anew, not in place
         return out
 

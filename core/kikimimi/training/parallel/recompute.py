@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 from kikimimi.model.lora import AudioGate
 
-
 _Buffer = tuple[nn.Module, str, Tensor]
 """A module, the name of one of its buffers, and its values."""
 
@@ -41,9 +40,7 @@ class Recomputed:
         return trained or any(value.requires_grad for value in given)
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Return the contexts of the two passes: the second finds modes, gate and statistics as the first did,
-        and leaves them as they are by then.
-        """
+        """Return the contexts of the two passes: the second finds all state as the first did."""
         modes = [(module, module.training) for module in self._block.modules()]
         gate = None if self._gate is None else self._gate.state()
         before = [(module, name, buffer.clone()) for module, name, buffer in self._statistics()]
@@ -82,7 +79,7 @@ class Recomputed:
 
 
 def _put(buffers: list[_Buffer]) -> None:
-    """Put buffers in their places: others, not other values, which the backward pass may still have to see."""
+    """Put buffers in their places: their values the backward pass may still have to see."""
     for module, name, buffer in buffers:
         module._buffers[name] = buffer
 
