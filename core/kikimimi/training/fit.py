@@ -97,7 +97,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
             with whole_file(run.weights(name)) as path:
                 shutil.copyfile(lowest, path)
     else:
-        write_weights(trainer, run.weights(name), stage.module.state_dict(), stage.metadata)
+        write_weights(trainer, run.weights(name), stage.module.left_weights(), stage.metadata)
     trainer.strategy.barrier()
     if keeper.interrupted:
         leave(keeper.interrupted)

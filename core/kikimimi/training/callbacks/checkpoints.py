@@ -71,8 +71,8 @@ class KeepCheckpoints(Callback):
     def _begin_drawing(self, rank: int, world_size: int, step: int) -> None:
         """Put the random generators back where the checkpoint had them.
 
-        Where it is of another number of ranks, every rank begins anew; where there is none, all but the first:
-        what Lightning has seeded is alike on all of them.
+        Where it is of another number of ranks, every rank begins anew; where there is none, all but the
+        first: what Lightning has seeded is alike on all of them.
         """
         saved, self._random = self._random, None
         if saved is not None and len(saved) == world_size:

@@ -140,7 +140,8 @@ class Validation(Callback):
             return
 
         def save(path: Path) -> None:
-            write_weights(trainer, path, pl_module.state_dict(), self.metadata)
+            assert isinstance(pl_module, StageModule)
+            write_weights(trainer, path, pl_module.left_weights(), self.metadata)
 
         mine = torch.stack([_mean(name, values) for name, values in self._terms.items()]).sum()
         loss = float(trainer.strategy.reduce(mine, reduce_op="mean"))
