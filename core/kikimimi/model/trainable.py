@@ -194,6 +194,27 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return parameters | {name: tensor for name, tensor in state.items() if name not in tied}
 
 
+def cast_alone(model: SpeechLM, path: Path) -> dict[str, StoredTensor]:
+    """Return what a stage holds in half precision and does not change, as what it starts from has it.
+
+    A copy of what the model holds would be rounded for good.
+
+    Args:
+        model: The stage's, with what trains unfrozen and its modes set.
+        path: Weights that the stage starts from.
+    """
+    moving = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for prefix, module in model.named_modules():
+        if module.training:
+            moving.update(f"{prefix}.{name}" for name, _ in module.named_buffers(recurse=False))
+    cast = {
+        name
+        for name, tensor in named_tensors(model).items()
+        if name not in moving and tensor.dtype in (torch.bfloat16, torch.float16)
+    }
+    return {name: stored for name, stored in stored_tensors(path).items() if name in cast} if cast else {}
+
+
 def load_kept(
     model: nn.Module, state: Mapping[str, Tensor | StoredTensor], kept: Collection[str], *, source: str
 ) -> None:

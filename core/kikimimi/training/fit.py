@@ -47,7 +47,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     options, best = stage.options, stage.best
     saved = options.checkpoint
     keeper = KeepCheckpoints(
-        run.checkpoints(name), saved.every, saved.keep, stage.loader, options.batch.global_
+        run.checkpoints(name), saved.every, saved.keep, stage.loader, options.batch.global_, stage.recipe.seed
     )
     with warnings.catch_warnings():
         # Advice of Lightning's that does not hold here: workers, frozen parts in eval mode, short stages.
@@ -97,7 +97,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
             with whole_file(run.weights(name)) as path:
                 shutil.copyfile(lowest, path)
     else:
-        write_weights(trainer, run.weights(name), stage.module.state_dict(), stage.metadata)
+        write_weights(trainer, run.weights(name), stage.module.left_weights(), stage.metadata)
     trainer.strategy.barrier()
     if keeper.interrupted:
         leave(keeper.interrupted)

@@ -30,6 +30,7 @@ from kikimimi.training.state.random_state import random_state
 from kikimimi.training.state.resume_state import check_fits
 from kikimimi.training.step_errors import StepErrors, gradient_norm
 from kikimimi.training.step_mean import Counts, StepMean
+from kikimimi.weights.tensors import StoredTensor
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class StageModule(pl.LightningModule):
         interval: Where losses and counts are gathered for the next log line.
         meter: Counts operations.
         spread: Shards the model over the ranks and fills it; None where every rank holds all of it.
+        start: Tensors, by name, that the stage holds in another number format than it was given them in, and
+            hands on as they were; see `cast_alone`.
     """
 
     def __init__(
@@ -79,9 +82,11 @@ class StageModule(pl.LightningModule):
         interval: LogInterval,
         meter: FlopMeter,
         spread: Callable[[DeviceMesh], None] | None = None,
+        start: Mapping[str, StoredTensor] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self._start = dict(start or {})
         self.stage = stage
         self.objective: Objective = stage.objective.component(stage.objective.config)
         self.trained = trained
@@ -259,6 +264,11 @@ class StageModule(pl.LightningModule):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """Return what a checkpoint holds: the kept tensors by their names in the model."""
         return {name: t.detach() for name, t in named_tensors(self.model).items() if name in self.kept}
+
+    def left_weights(self) -> dict[str, Tensor]:
+        """Return what the stage leaves: the kept tensors, and what it only casts as precise as it came."""
+        exact = {name: stored.whole() for name, stored in self._start.items()}
+        return self.state_dict() | exact
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load what `state_dict` returned.

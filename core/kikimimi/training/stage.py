@@ -19,7 +19,7 @@ from kikimimi.data.order.sources import describe_left_out, make_plan, usable, wi
 from kikimimi.model.assembly import load_deferred
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn
-from kikimimi.model.trainable import freeze_all_but, kept_names, load_trained, trainable_names
+from kikimimi.model.trainable import cast_alone, freeze_all_but, kept_names, load_trained, trainable_names
 from kikimimi.recipe import Dataset, Recipe, Stage
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.recipe.schema import Mixture
@@ -119,11 +119,13 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
     best.remember(metrics.path, name)
     kept = kept_names(model, recipe, name)
     spread = _spread(run, name, model, cached=features is not None)
+    before = recipe.start_of(name)
+    start = None if before is None else cast_alone(model, run.weights(before))
     return PreparedStage(
         name=name,
         recipe=recipe,
         options=stage,
-        module=StageModule(model, stage, trained, kept, faults, interval, meter, spread),
+        module=StageModule(model, stage, trained, kept, faults, interval, meter, spread, start),
         loader=StepLoader(
             BatchDataset(corpora, model, recipe.seed, features, views),
             PlanSampler(plan, stage.num_steps * stage.batch.global_, global_rank(), world_size),

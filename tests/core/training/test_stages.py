@@ -359,6 +359,43 @@ def test_number_formats_of_a_stage(chain: Path) -> None:
         train(make(chain, "wrong", "stages.asr.dtype.llm=bf16", "stages.align.steps=1"))
 
 
+@pytest.mark.parametrize("leave", ["last", "best"])
+def test_a_stage_that_casts_what_was_trained_hands_it_on_exactly(chain: Path, leave: str) -> None:
+    """One that trains an LLM, updates and all, one that holds it in bf16, and one in full precision again."""
+    held = load_recipe(chain).evaluate["held_out"].shards
+    run = make(
+        chain,
+        "run",
+        "stages.align.steps=1",
+        "stages.sft.start_from=asr",
+        "stages.sft.train.llm=null",
+        "stages.sft.dtype={llm: bf16, encoder: fp16}",
+        "stages.sft.validate={every: 1, data: {held: {shards: SHARDS, task: asr}}}".replace("SHARDS", held),
+        f"stages.sft.checkpoint={{every: 1, keep_best: 1, leave: {leave}}}",
+        "stages.sft.steps=2",
+        "stages.sft.epochs=null",
+        "stages.dpo.steps=1",
+    )
+    train(run)
+    asr, sft, dpo = (tensors(run, stage) for stage in ("asr", "sft", "dpo"))
+    frozen = [name for name in sft if not name.startswith("adapter.")]
+    assert {n.partition(".")[0] for n in frozen} == {"encoder", "llm"}
+    assert any(".lora_" in name for name in frozen)
+    assert any(not torch.equal(asr[name], asr[name].bfloat16().float()) for name in frozen)
+    for name in frozen:
+        assert sft[name].dtype == torch.float32
+        assert torch.equal(sft[name], asr[name]), name
+        assert ".lora_" in name or torch.equal(dpo[name], asr[name]), name
+    # Only what a stage leaves is exact: within it, the model is of the format that was asked for.
+    assert load_model(run, "sft").llm.model.dtype == torch.bfloat16
+    # A kill in the middle of the stage, whose checkpoints hold the cast values, changes nothing of that.
+    left = run.weights("sft").read_bytes()
+    run.weights("sft").unlink()
+    shutil.rmtree(run.checkpoints("sft") / "step-00000002")
+    train(run, "sft")
+    assert run.weights("sft").read_bytes() == left
+
+
 def test_a_record_without_a_rejected_answer(chain: Path) -> None:
     clips = load_recipe(chain).stages["align"].data["tones"].shards
     run = make(chain, "run", f"stages.align.data.tones.shards={clips}", "stages.align.objective=dpo")

@@ -145,7 +145,8 @@ class Validation(Callback):
             return
 
         def save(path: Path) -> None:
-            write_weights(trainer, path, pl_module.state_dict(), self.metadata)
+            assert isinstance(pl_module, StageModule)
+            write_weights(trainer, path, pl_module.left_weights(), self.metadata)
 
         losses = {"validation_loss": _loss([*self._terms.values()])}
         if len(self.loaders) > 1:
