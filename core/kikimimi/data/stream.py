@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.contracts.layout import Clip, Segment
+from kikimimi.contracts.layout import Clip, Segment, as_on_disk
 from kikimimi.data import chunks, flac, ogg
 from kikimimi.data.av_file import av_file
 from kikimimi.data.codec import MIN_SAMPLE_RATE
@@ -204,6 +204,7 @@ def opened(source: Clip, name: str) -> Iterator[Stream]:
 
 @contextmanager
 def _decoder_of(source: bytes | Path, name: str) -> Iterator[_Decoder]:
+    source = as_on_disk(source) if isinstance(source, Path) else source
     if isinstance(source, Path) and not os.path.isfile(source):  # also where the system does not look it up
         problem = "is a folder, not an audio file" if os.path.isdir(source) else "no such audio file"
         raise RequestError(f"{name}: {problem} ({source})")

@@ -5,7 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kikimimi import Clip, DataError, RequestError, Role, Row, clip_name, listing, nearest, read_options
+from kikimimi import (
+    Clip,
+    DataError,
+    RequestError,
+    Role,
+    Row,
+    as_on_disk,
+    clip_name,
+    listing,
+    nearest,
+    read_options,
+)
 from kikimimi_layouts.conversations import MARK
 from kikimimi_layouts.decoded import encoded, is_decoded
 from kikimimi_layouts.segments import USUAL, SegmentFields, is_usual, segment_of
@@ -217,7 +228,7 @@ def load_fields(source: str) -> Fields:
         RequestError: There is no such file, or it is wrong; then the message holds every problem found.
     """
     shipped = shipped_fields()
-    path = FIELDS_FOLDER / f"{source}.yaml" if source in shipped else Path(source)
+    path = FIELDS_FOLDER / f"{source}.yaml" if source in shipped else as_on_disk(Path(source))
     if not path.is_file():
         raise RequestError(
             f"fields: there is no file {source}, and none of this name is shipped.{nearest(source, shipped)} "
