@@ -62,7 +62,7 @@ def clip_name(name: str, clip: Clip) -> str:
 
 
 def _three(seconds: float) -> str:
-    return f"{seconds:.3f}".removesuffix("0")
+    return f"{seconds:.3f}".removesuffix("0") if seconds < 1e9 else f"{seconds:g}"
 
 
 def as_on_disk(path: Path) -> Path:

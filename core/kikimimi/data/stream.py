@@ -34,6 +34,7 @@ MAX_PEAK = 4.0
 OVERSHOOT = 0.1
 """How far a segment may go past the end of its file [s]; it ends there. Manifests round their lengths."""
 
+_LONGEST = 1e9  # beginning and length of a segment [s]
 _CANCELLED = 1e-3
 """Share of the channels' energy below which their average has lost what was said."""
 
@@ -176,7 +177,7 @@ class Stream:
 def _stretch(segment: Segment, frames: int, rate: int, name: str) -> tuple[int, int]:
     """Return where a segment begins and ends [samples]."""
     seconds = segment.seconds
-    if not (0 <= segment.start < math.inf and (seconds is None or 0 < seconds < math.inf)):
+    if not (0 <= segment.start < _LONGEST and (seconds is None or 0 < seconds < _LONGEST)):
         raise SegmentError(
             f"{name}: a segment begins at 0 s or later and is longer than 0 s; this one begins at "
             f"{segment.start:g} s and is {'' if seconds is None else f'{seconds:g} s '}long"
