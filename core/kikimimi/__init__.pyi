@@ -48,6 +48,7 @@ from .contracts.layout import (
     LayoutConfig as LayoutConfig,
     Row as Row,
     Segment as Segment,
+    as_on_disk as as_on_disk,
     clip_name as clip_name,
 )
 from .contracts.metric import Metric as Metric, MetricConfig as MetricConfig, Score as Score
