@@ -239,6 +239,10 @@ class RunFolder:
         """What a finished stage leaves."""
         return self.path / "weights" / f"{stage}.safetensors"
 
+    def weights_before(self, stage: str, length: str) -> Path:
+        """What a stage left that was lengthened since, by the length that it had: ``4-steps``."""
+        return self.weights(stage).with_name(f"{stage}.{length}.safetensors")
+
     def faults(self, stage: str, rank: int = 0) -> Path:
         """Where the records are listed that a stage leaves out, as a rank met them."""
         return self.path / "faults" / (f"{stage}.rank{rank}.jsonl" if rank else f"{stage}.jsonl")

@@ -20,7 +20,7 @@ from kikimimi.recipe import Trainer
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.rank import slurm_starts_ranks
 from kikimimi.training.callbacks.checkpoints import KeepCheckpoints
-from kikimimi.training.callbacks.metering import Metering
+from kikimimi.training.callbacks.metering import LogLines, Metering
 from kikimimi.training.callbacks.progress import StageProgress
 from kikimimi.training.callbacks.validation import Validation
 from kikimimi.training.lengthen import NextRates
@@ -65,11 +65,12 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
             gradient_clip_val=options.clip or None,
             logger=[stage.metrics, *stage.loggers],
             callbacks=[
+                LogLines(stage.interval, stage.recipe.trainer.log_every),
                 keeper,
                 StageProgress(f"Training {name}", options.num_steps),
                 Validation(best, stage.validation, stage.missed, stage.metadata),
                 NextRates(),
-                Metering(stage.interval, stage.meter, stage.recipe.trainer.log_every),
+                Metering(stage.interval, stage.meter),
             ],
             plugins=[FolderCheckpointIO(stage.metadata), *_cluster()],
             default_root_dir=str(run.path),

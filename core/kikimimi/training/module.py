@@ -108,6 +108,7 @@ class StageModule(pl.LightningModule):
             if not name.startswith("llm.") or ".lora_" in name
         ]
         self.latest_loss = torch.zeros(())
+        self._before_validation: dict[str, Any] | None = None
 
     def configure_model(self) -> None:
         """Shard the model, where it is to be sharded; before a checkpoint is taken up, remember it as it is,
@@ -278,20 +279,36 @@ class StageModule(pl.LightningModule):
         """
         load_kept(self.model, dict(state_dict), self.kept, source="the checkpoint")
 
+    def on_validation_start(self) -> None:
+        """Remember the counts: a run that was stopped in a validation makes it again, whole."""
+        self._before_validation = self._counts()
+
+    def on_validation_end(self) -> None:
+        """Count the validation."""
+        self._before_validation = None
+
+    def _counts(self) -> dict[str, Any]:
+        return {"faults": self.faults.state(), "unlogged": self._interval.state()}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the random generators of every rank, and the account of what could not be read."""
+        """Add of every rank the random generators, the account of what could not be read, and what the next
+        log line is to be the mean of.
+        """
         checkpoint["random"] = self.from_every_rank(random_state())
-        checkpoint["faults"] = self.from_every_rank(self.faults.state())
+        for name, counts in (self._before_validation or self._counts()).items():
+            checkpoint[name] = self.from_every_rank(counts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that it is one of this training, and take up the account of what could not be read.
+        """Check that it is one of this training, and take up its counts.
 
         Raises:
             RunError: It is not.
         """
         begun = self.configure_optimizers()["optimizer"]
         check_fits(checkpoint, begun, self.trainer.fit_loop.state_dict())
-        self.faults.restore(checkpoint["faults"], self.trainer.global_rank, self.trainer.world_size)
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        self.faults.restore(checkpoint["faults"], rank, world_size)
+        self._interval.restore(checkpoint["unlogged"], rank, world_size)
 
     def from_every_rank(self, mine: Any) -> list[Any]:
         """Return what every rank gave, in order; every rank has to call."""

@@ -140,6 +140,8 @@ class KeepCheckpoints(Callback):
             launcher.kill(signal.SIGTERM if isinstance(exception, Stopped) else signal.SIGKILL)
 
     def _save(self, trainer: pl.Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # a checkpoint that is on the disk has its log lines there
         save_together(trainer, self.folder / f"step-{trainer.global_step:08d}")
         if trainer.is_global_zero:
             # A later one is damaged: the stage has gone on from before it, and will replace it.
