@@ -26,6 +26,7 @@ _PLAIN = (1, 3, 6, 7, 0xFFFE)
 _MPEG = (0x50, 0x55)
 """Codes of MPEG audio: frames that know nothing of the chunks around them."""
 _TRAILING = 1024  # bytes after the samples that programs leave behind
+_LARGEST_TABLE = 1 << 22  # of packets [bytes]: those of days
 _CAF_DATA = 4  # bytes of a chunk of samples before them
 
 
@@ -193,6 +194,51 @@ def _caf(content: Content, name: str) -> Pieces | None:
             )
         at += 12 + max(size, 0)
     return None
+
+
+def packed_frames(content: Content, name: str) -> int | None:
+    """Return the samples of a CAF in packets (ALAC) by its table of them; None of any other file.
+
+    libsndfile reads what a damaged table leaves of it, as a shorter clip.
+
+    Raises:
+        AudioError: The table disagrees with itself, or with what is there.
+    """
+    if content[:4] != b"caff":
+        return None
+    found: dict[bytes, tuple[int, int]] = {}
+    at = 8
+    while at + 12 <= len(content):
+        kind, size = struct.unpack(">4sq", content[at : at + 12])
+        found.setdefault(kind, (at + 12, size))
+        at += 12 + max(size, 0)
+    if not found.keys() >= {b"desc", b"pakt", b"data"}:
+        return None
+    desc, (begin, size) = found[b"desc"][0], found[b"pakt"]
+    form, _, _, per_packet = struct.unpack(">4sIII", content[desc + 8 : desc + 24].ljust(16, b"\0"))
+    packets, frames, *around = struct.unpack(">qqii", content[begin : begin + 24].ljust(24, b"\0"))
+    if form != b"alac":
+        return None
+    sizes = _packet_sizes(content[begin + 24 : begin + min(size, _LARGEST_TABLE)])
+    there = found[b"data"][1] - _CAF_DATA
+    all_frames = frames + sum(around)
+    if len(sizes) != packets or sum(sizes) != there or packets * per_packet != all_frames or min(around) < 0:
+        raise AudioError(
+            f"{name}: damaged: its table says {packets} packets of {per_packet} samples, {all_frames} in "
+            f"all; it lists {len(sizes)} packets of {sum(sizes)} bytes, and {there} bytes are there"
+        )
+    return int(frames)
+
+
+def _packet_sizes(table: bytes) -> list[int]:
+    """Return numbers that are written in 7 bits a byte, the highest bit of the last one 0."""
+    sizes, size = list[int](), 0
+    for byte in table.rstrip(b"\0"):
+        size = (size << 7 | byte & 0x7F) & 0xFFFFFFFF
+        if byte < 0x80:
+            sizes.append(size)
+            size = 0
+    return sizes
 
 
 def _aiff(content: Content, name: str) -> None:

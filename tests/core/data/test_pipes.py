@@ -391,3 +391,28 @@ def test_what_cannot_be_sought_in_is_read_from_its_beginning() -> None:
     assert len(samples) == pytest.approx(40_000, abs=320)
     part, _ = decode_whole(Segment(content, 1.0, 2.0), name="clip")
     assert np.array_equal(part, samples[8000:24_000])
+
+
+@pytest.mark.parametrize("subtype", ["ALAC_16", "ALAC_24"])
+def test_alac_in_caf_by_its_table_of_packets(subtype: str) -> None:
+    """libsndfile takes a damaged table for a shorter clip."""
+    content = encoded("CAF", subtype)
+    expected, _ = decode_whole(content, name="clip")
+    assert len(expected) == 40_000
+    at = content.index(b"pakt") + 12
+    size = struct.unpack(">q", content[at - 8 : at])[0]
+    for place in range(at, at + size):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            try:
+                samples, _ = decode_whole(bytes(damaged), name="clip")
+            except AudioError:
+                continue
+            assert np.array_equal(samples, expected)  # in the padding of the table
+    damaged = bytearray(content)
+    damaged[at + 24] -= 1
+    with pytest.raises(
+        AudioError, match="clip: damaged: its table says 10 packets of 4096 samples, 40960 in"
+    ):
+        probe(bytes(damaged), "clip")
