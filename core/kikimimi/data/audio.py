@@ -122,13 +122,13 @@ def decode_whole(source: Clip, *, name: str) -> tuple[NDArray[np.float32], int]:
 
 
 def _joined(blocks: Iterable[NDArray[np.float32]], frames: int) -> NDArray[np.float32]:
-    """Join blocks in memory that grows with what is there: what a header promises is never allocated."""
+    """Join blocks, of about so many frames, in memory that grows with what is there."""
     samples: NDArray[np.float32] = np.empty(min(frames, _BLOCK), dtype=np.float32)
     filled = 0
     for block in blocks:
         if filled + len(block) > len(samples):
             # In place: never two copies of a long clip. No view of it is alive here.
-            samples.resize(min(frames, max(2 * filled, filled + len(block))), refcheck=False)
+            samples.resize(max(filled + len(block), min(frames, 2 * filled)), refcheck=False)
         samples[filled : filled + len(block)] = block
         filled += len(block)
     samples.resize(filled, refcheck=False)
