@@ -317,12 +317,15 @@ def encode_opus(samples: NDArray[np.float32], sample_rate: int) -> bytes:
 
 
 def encode_audio(samples: NDArray[np.float32], sample_rate: int, *, kind: str, subtype: str) -> bytes:
-    """Encode (S,) or (S, channels) samples as a file of one of libsndfile's formats."""
+    """Encode (S,) or (S, channels) samples as a file of a format of libsndfile, always to the same bytes."""
     import soundfile
 
     with memory_file() as held:
         soundfile.write(held, samples, sample_rate, format=kind, subtype=subtype, closefd=False)
-        return whole(held)
+        content = whole(held)
+    # Floats come with their peak, and the time at which it was written.
+    peak = content.find(b"PEAK", 0, content.find(b"data")) if kind == "WAV" else -1
+    return content if peak < 0 else content[: peak + 12] + bytes(4) + content[peak + 16 :]
 
 
 def is_silent(samples: NDArray[np.float32]) -> bool:
