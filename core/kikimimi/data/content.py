@@ -61,9 +61,9 @@ class Content:
         for at in range(begin, end, _BLOCK):
             yield self[at : min(at + _BLOCK, end)]
 
-    def find(self, wanted: bytes, begin: int) -> int:
-        """Return where some bytes are found first, or -1."""
-        for at in range(begin, self._size, _BLOCK):
+    def find(self, wanted: bytes, begin: int, end: int | None = None) -> int:
+        """Return where some bytes are found first, before `end` where it is given; or -1."""
+        for at in range(begin, self._size if end is None else min(end, self._size), _BLOCK):
             place = self[at : at + _BLOCK + len(wanted) - 1].find(wanted)
             if place >= 0:
                 return at + place

@@ -249,7 +249,7 @@ def _decoder(content: Content, name: str) -> Iterator[_Decoder]:
             yield _Decoder(file, None)
         return
     else:
-        pieces = chunks.filled(content, name)
+        pieces, samples = chunks.filled(content, name), chunks.promised_frames(content, name)
     if inside is not None:
         with made_of(inside, content) as made, Content(made) as native, _decoder(native, name) as decoder:
             yield decoder

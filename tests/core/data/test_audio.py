@@ -288,3 +288,14 @@ def test_channels_that_cancel_for_a_part_of_a_clip(cancelling: float, lost: bool
             decode_whole(content, name="clip")
     else:
         assert len(decode_whole(content, name="clip")[0]) == 160_000
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE", "PCM_16"])
+def test_encoded_wav_tells_no_time(subtype: str) -> None:
+    samples = np.random.default_rng(0).normal(0, 0.1, 4000).astype(np.float32)
+    content = encode_audio(samples, 16_000, kind="WAV", subtype=subtype)
+    peak = content.find(b"PEAK")
+    assert (peak < 0) == (subtype == "PCM_16")
+    if peak > 0:
+        assert content[peak + 12 : peak + 16] == bytes(4)
+    assert np.allclose(decode_whole(content, name="clip")[0], samples, atol=1e-4)
