@@ -21,6 +21,7 @@ from kikimimi.errors import DataError
 CHECK = """
 import os
 import sys
+import time
 from pathlib import Path
 from kikimimi.data.shards import check
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +44,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
     """Put a pretended wandb in place; returns the runs that it was asked for."""
     found: list[FakeRun] = []
     fake = ModuleType("wandb")
+    fake.__spec__ = ModuleSpec("wandb", None)  # libraries look whether it is there
 
     def init(**options: Any) -> FakeRun:
         found.append(FakeRun(options))
@@ -209,7 +211,7 @@ def test_tensorboard_that_finds_no_room_is_one_line(
     monkeypatch.setattr(RecordWriter, "write", refuse)
 
     def log() -> None:
-        for step in range(2, 200):
+        for step in range(2, 20_000):
             logger.log_metrics({"loss": 1.0}, step=step)
             time.sleep(0.01)
 
