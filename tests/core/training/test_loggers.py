@@ -197,6 +197,17 @@ def test_a_run_goes_on_without_wandb(make_run: Make, tmp_path: Path) -> None:
     assert RunFolder.open(run.path, ["trainer.loggers=[wandb]"]).recipe.trainer.loggers == ["wandb"]
 
 
+def test_scores_after_a_line_that_a_kill_cut_short(make_run: Make) -> None:
+    run = make_run("run", *SHORT)
+    train(run)
+    lines = read_metrics(run.metrics)
+    (last,) = {line["step"] for line in lines[-1:]}
+    with run.metrics.open("a", encoding="utf-8") as file:
+        file.write('{"stage": "asr", "st')
+    log_scores(run, "asr", last, {"cer/held_out": 0.5})
+    assert read_metrics(run.metrics) == [*lines, {"stage": "asr", "step": last, "cer/held_out": 0.5}]
+
+
 def test_tensorboard_that_finds_no_room_is_one_line(
     make_run: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
