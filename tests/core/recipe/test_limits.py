@@ -74,6 +74,7 @@ def test_many_names_are_compared_quickly(write: Any, base: str) -> None:
         names = "".join(f"  n{number}: {{}}\n" for number in range(count))
         return _calls(write(f"{base}evaluate:\n{names}"))
 
+    work(200)  # what is imported and kept the first time is not counted
     assert work(1000) < 2.5 * work(500)
     assert (
         len(_problems(write(base + "evaluate:\n" + "".join(f"  n{n}: {{}}\n" for n in range(9_000))))) == 100
