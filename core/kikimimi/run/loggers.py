@@ -195,6 +195,7 @@ def log_scores(run: RunFolder, stage: str, step: int, scores: dict[str, float]) 
     new = {name: value for name, value in scores.items() if not metrics.has(step, name)}
     if not new:
         return
+    metrics.drop_torn_line()
     metrics.log_metrics(new, step=step)
     metrics.write_csv()
     for logger in open_loggers(run, stage, step):

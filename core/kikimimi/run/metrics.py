@@ -60,11 +60,18 @@ class MetricsFile(StageLogger):
     @rank_zero_only
     def forget_after(self, step: int) -> None:
         """Drop this stage's lines past a step: those that a resumed run is about to write again."""
-        kept = [
-            line for line in read_metrics(self.path) if line["stage"] != self.stage or line["step"] <= step
-        ]
+        lines = read_metrics(self.path)
+        self._write([line for line in lines if line["stage"] != self.stage or line["step"] <= step])
+
+    @rank_zero_only
+    def drop_torn_line(self) -> None:
+        """Drop a last line that a kill cut short: once another line stands after it, it is a damaged one."""
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            self._write(read_metrics(self.path))
+
+    def _write(self, lines: Lines) -> None:
         with whole_file(self.path) as unfinished:
-            unfinished.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            unfinished.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
     def has(self, step: int, name: str) -> bool:
         """Tell whether a value of this stage stands there for a step."""

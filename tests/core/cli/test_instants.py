@@ -26,7 +26,7 @@ pytestmark = pytest.mark.fault(
 )
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
-LONGEST = 60.0
+LONGEST = 240.0
 """How long a stop may take on a machine that is busy with other tests [s]."""
 
 
@@ -65,7 +65,7 @@ def stop(command: list[str], number: signal.Signals, instant: float, *, to_all: 
         if process.poll() is None:
             (os.killpg if to_all else os.kill)(process.pid, number)
         said, _ = process.communicate(timeout=LONGEST)
-        end = time.monotonic() + 5
+        end = time.monotonic() + LONGEST
         while group_is_alive(process.pid):
             assert time.monotonic() < end, f"processes are left of {command}"
             time.sleep(0.05)
@@ -73,7 +73,7 @@ def stop(command: list[str], number: signal.Signals, instant: float, *, to_all: 
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return process.returncode, said
+    return process.wait(), said
 
 
 @pytest.fixture

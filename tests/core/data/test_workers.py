@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from multiprocessing import resource_tracker
 from multiprocessing.popen_spawn_posix import Popen
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from kikimimi.errors import DataError
 CHECK = """
 import os
 import sys
+import time
 from pathlib import Path
 from kikimimi.data.shards import check
 
@@ -70,12 +70,26 @@ def test_no_signal_reaches_a_process_that_is_being_started(
         for pipe in pipes:
             pipe.write_text("read")
         assert [future.result() for future in futures] == ["read"] * 3
-        tracker = resource_tracker._resource_tracker
-        os.kill(tracker._pid, signal.SIGUSR1)  # type: ignore[attr-defined]
-        assert tracker._check_alive()  # type: ignore[attr-defined]
     assert len(held) == 3
     assert all(blocked >= set(STOP_SIGNALS) for blocked in held)
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+TRACKED = """
+import os, signal
+from multiprocessing.resource_tracker import _resource_tracker
+from kikimimi.data.workers import working_processes
+
+with working_processes(1) as submit:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(_resource_tracker._pid, number)
+    print(submit(abs, -3).result())
+"""
+
+
+def test_signals_to_all_leave_what_python_starts_beside_them() -> None:
+    done = subprocess.run([sys.executable, "-c", TRACKED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
 
 
 def test_processes_end_with_the_one_that_started_them(

@@ -275,6 +275,8 @@ def test_finds_the_layout(
     corpus: Corpus, tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = corpus(({"text": "x"}, ["1.wav"]))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # what lies beside the repository may have a name like those below
     assert PackSource.open(source).name == "rows"
     with pytest.raises(RequestError, match=r"al\.rows: no such file or folder\. Did you mean 'all\.rows'\?"):
         PackSource.open(tmp_path / "al.rows")
