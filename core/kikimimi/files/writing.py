@@ -156,16 +156,19 @@ def system_refusal(error: OSError, what: str = "") -> str | None:
 
     Args:
         error: What was raised.
-        what: What is to be said of it; else the file that it names.
+        what: What is to be said of it; else the file or folder that it names, which is to be read.
     """
     if error.errno not in _ADVICE:
         return None
-    named = what or (str(error.filename) if error.filename is not None else "the system refuses")
-    return f"{named}: {error.strerror}. {what_to_do(error)}"
+    if what or error.filename is None:
+        return f"{what or 'the system refuses'}: {error.strerror}. {what_to_do(error)}"
+    return f"{error.filename}: {error.strerror}. {what_to_do(error, reading=True)}"
 
 
-def what_to_do(error: OSError) -> str:
-    """Return what people can do about what the system refuses."""
+def what_to_do(error: OSError, *, reading: bool = False) -> str:
+    """Return what people can do about what the system refuses: to write, or to read."""
+    if reading and error.errno in (errno.EACCES, errno.EPERM):
+        return "Ask for permission to read it"
     return _ADVICE.get(error.errno or 0, f"Mend that, {_AGAIN}")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -21,13 +21,12 @@ from kikimimi.model.stand_in import StandIn, evaluating
 from kikimimi.model.step import ModelStep
 from kikimimi.model.trainable import load_kept, named_tensors, set_modes
 from kikimimi.recipe import Stage
-from kikimimi.recipe.chosen import PartName
 from kikimimi.training.flops import FlopMeter
 from kikimimi.training.log_interval import WHOLE, LogInterval, Numbered
+from kikimimi.training.optimiser import make_optimiser
 from kikimimi.training.parallel.fsdp import complete_gradients, is_sharded, share_buffers
 from kikimimi.training.schedule import factor
 from kikimimi.training.state.random_state import random_state
-from kikimimi.training.state.resume_state import check_fits
 from kikimimi.training.step_errors import StepErrors, gradient_norm
 from kikimimi.training.step_mean import Counts, StepMean
 
@@ -225,23 +224,8 @@ class StageModule(pl.LightningModule):
         self._interval.padding[1] += computed
 
     def configure_optimizers(self) -> Any:
-        """AdamW with one group per component, or group of a component, and the stage's schedule."""
-        parameters = dict(self.model.named_parameters())
-        groups = []
-        for key, names in self.trained.items():
-            part, _, group = key.partition(".")
-            whole = self.stage.train[cast(PartName, part)]
-            train = whole.groups[group] if group else whole
-            groups.append(
-                {
-                    "name": key,
-                    "params": [parameters[name] for name in names],
-                    "lr": train.lr,
-                    "weight_decay": train.weight_decay,
-                }
-            )
-        settings = self.stage.optimiser
-        optimiser = torch.optim.AdamW(groups, betas=(settings.beta1, settings.beta2), eps=settings.epsilon)
+        """Return the optimiser with the stage's schedule."""
+        optimiser = make_optimiser(self.model, self.stage, self.trained)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: factor(self.stage.schedule, step, self.stage.num_steps)
         )
@@ -279,7 +263,7 @@ class StageModule(pl.LightningModule):
         """Load what `state_dict` returned.
 
         Raises:
-            RunError: A parameter is missing, unexpected, or of another shape.
+            DamagedError: A parameter is missing, unexpected, or of another shape.
         """
         load_kept(self.model, dict(state_dict), self.kept, source="the checkpoint")
 
@@ -289,13 +273,7 @@ class StageModule(pl.LightningModule):
         checkpoint["faults"] = self.from_every_rank(self.faults.state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that it is one of this training, and take up the account of what could not be read.
-
-        Raises:
-            RunError: It is not.
-        """
-        begun = self.configure_optimizers()["optimizer"]
-        check_fits(checkpoint, begun, self.trainer.fit_loop.state_dict())
+        """Take up the account of what could not be read."""
         self.faults.restore(checkpoint["faults"], self.trainer.global_rank, self.trainer.world_size)
 
     def from_every_rank(self, mine: Any) -> list[Any]:

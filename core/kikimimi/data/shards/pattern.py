@@ -1,6 +1,5 @@
 """Which shards a pattern names: braces and wildcards, as shells know them. What exists is taken literally."""
 
-import glob
 import os
 import re
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from kikimimi.console.terminal import shortened
 from kikimimi.data.shards.store import check_url, is_url, list_urls
 from kikimimi.errors import RequestError
+from kikimimi.files.reading import paths_in
 
 MAX_SHARDS = 1_000_000
 """How many names the braces of a pattern may stand for."""
@@ -78,7 +78,8 @@ def _literal(path: str) -> tuple[str, str]:
 def _files(name: str, pattern: str) -> list[str]:
     folder, rest = _literal(name)
     if _GLOB.search(rest):
-        return sorted(glob.glob(glob.escape(folder) + rest))
+        place = Path(folder or ".")
+        return sorted(os.path.join(folder, path.relative_to(place)) for path in paths_in(place, rest))
     name = str(Path(name))
     if os.path.isdir(name):
         raise RequestError(f"{pattern}: {name} is a folder. Its shards are: {os.path.join(name, '*.tar')}")
