@@ -180,6 +180,15 @@ def test_a_target_is_tried_before_the_work(
     assert re.search(r"^error: \S+: .*could not be written: (Is a dir|Not a dir|File exists)", done.err, re.M)
 
 
+def test_files_that_may_not_be_large_are_told_of_sound_in_memory(cli: Cli, tmp_path: Path) -> None:
+    """Files without a name, in which sound is held, are limited as others are."""
+    with largest_file(4096):
+        done = cli("data", "synth", "ja_small", "--out", tmp_path / "out", "--count", "1", "--held-out", "1")
+    assert done.code == 1
+    assert re.search(r"sound held in memory: .*ulimit -f", done.err), done.err
+    assert "Traceback" not in done.err
+
+
 def test_a_folder_without_permission(cli: Cli, tmp_path: Path, shards: str) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir(mode=0o555)
