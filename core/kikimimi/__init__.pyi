@@ -104,7 +104,7 @@ from .errors import (
     WeightsError as WeightsError,
 )
 from .evaluation.error_rate import ErrorRate as ErrorRate
-from .files.reading import read_bytes as read_bytes
+from .files.reading import paths_in as paths_in, read_bytes as read_bytes
 from .files.yaml_text import read_yaml as read_yaml
 from .inference.load import load_model as load_model
 from .inference.transcriber import Transcriber as Transcriber

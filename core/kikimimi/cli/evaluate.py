@@ -16,10 +16,12 @@ def evaluate(
     """Evaluate a run and its baselines, and write the report."""
     from kikimimi.evaluation.evaluate import evaluate as evaluate_run
     from kikimimi.evaluation.score import print_scores
+    from kikimimi.files.writing import check_target
     from kikimimi.report.run_report import write_run_report
     from kikimimi.run.folder import RunFolder
 
     folder = RunFolder.open(run)
+    check_target(folder.report)
     scores = evaluate_run(folder, only)
     write_run_report(folder)
     if as_json:

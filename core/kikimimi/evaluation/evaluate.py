@@ -18,6 +18,7 @@ from kikimimi.errors import DamagedError, DataError, KikimimiError, RequestError
 from kikimimi.evaluation.predictions import Predictions, row_keys
 from kikimimi.evaluation.score import read_scores, score
 from kikimimi.evaluation.similarity import read_similarities, similarities, write_similarities
+from kikimimi.files.writing import check_target
 from kikimimi.inference.engine import Engine, Prompt
 from kikimimi.inference.load import load_model
 from kikimimi.run.folder import RunFolder
@@ -43,6 +44,8 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
     last, _ = run.newest_weights()
     model = _Model(run, None)
     scores: dict[str, dict[str, Score]] = {}
+    for name in names:
+        check_target(run.evaluation(name) / "scores.json")
     for name in names:
         evaluation, folder = run.recipe.evaluate[name], run.evaluation(name)
         corpus = Corpus.open(name, evaluation)

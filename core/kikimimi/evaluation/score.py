@@ -13,7 +13,7 @@ from kikimimi.console.rich_console import SafeConsole
 from kikimimi.console.terminal import say
 from kikimimi.contracts.metric import MetricConfig, Score, open_metric
 from kikimimi.errors import RequestError
-from kikimimi.files.reading import damaged, read_json
+from kikimimi.files.reading import damaged, file_there, read_json
 
 EDITS = ("substitutions", "deletions", "insertions")
 """Details of error rates that tables show."""
@@ -80,9 +80,9 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         DamagedError: It is damaged.
     """
-    if not path.exists():
-        return {}
     remedy = "Delete it: 'kikimimi evaluate' makes it again"
+    if not file_there(path, remedy):
+        return {}
     held: dict[str, dict[str, Any]] = read_json(path, dict[str, dict[str, int | float | str]], remedy=remedy)
     for system, values in held.items():
         try:

@@ -1,5 +1,7 @@
 """From a run to its model."""
 
+from kikimimi.console.terminal import say
+from kikimimi.files.hashes import UNVERIFIED
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import load_trained
@@ -14,10 +16,11 @@ def load_model(run: RunFolder, stage: str | None = None) -> SpeechLM:
         stage: Stage whose weights it gets, as that left or has reached them; None is the last that has any.
 
     Raises:
-        RunError: Nothing was trained yet, or the weights do not fit.
-        DamagedError: The run's assets are damaged.
+        RunError: Nothing was trained yet.
+        DamagedError: The run's assets or weights are damaged.
     """
     name, weights = run.newest_weights(stage)
     model = assemble(run.recipe.at(name), assets=run.assets)
-    load_trained(model, run.recipe, name, weights)
+    if not load_trained(model, run.recipe, name, weights):
+        say(f"{weights}: {UNVERIFIED}", error=True)
     return model.eval().requires_grad_(False)

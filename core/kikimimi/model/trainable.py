@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RecipeError, RunError
+from kikimimi.errors import DamagedError, RecipeError
+from kikimimi.files.hashes import CHECKPOINT_REMEDY, WEIGHTS_REMEDY
+from kikimimi.files.reading import unreadable
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Recipe, Stage
 from kikimimi.recipe.chosen import PARTS
@@ -221,39 +223,44 @@ def load_kept(
     """Copy named parameters into a model, sharded or not: all of `kept` and nothing else.
 
     Raises:
-        RunError: The names or shapes differ.
+        DamagedError: The names or shapes differ.
     """
     parameters = named_tensors(model)
-    wrong = sorted(set(kept) ^ set(state))
-    if wrong:
-        raise RunError(f"{source} does not fit the recipe: it differs in {listing(wrong[:5])}")
+    if problem := misfit({name: parameters[name].shape for name in kept}, state):
+        raise DamagedError(f"{source} does not fit the recipe: {problem}")
     for name, tensor in state.items():
-        if parameters[name].shape != tensor.shape:
-            raise RunError(
-                f"{source} does not fit the recipe: {name} is {tuple(tensor.shape)} there and "
-                f"{tuple(parameters[name].shape)} in the model"
-            )
         copy_into(parameters[name], tensor)
 
 
-def load_trained(model: SpeechLM, recipe: Recipe, stage: str, path: Path) -> None:
+def misfit(shapes: Mapping[str, torch.Size], state: Mapping[str, Tensor | StoredTensor]) -> str:
+    """Return what makes saved tensors others than those that are kept; nothing where they fit.
+
+    Args:
+        shapes: Shape of each tensor that is kept.
+        state: Saved tensors by name.
+    """
+    if wrong := sorted(shapes.keys() ^ state.keys()):
+        return f"it differs in {listing(wrong[:5])}"
+    for name, tensor in state.items():
+        if shapes[name] != tensor.shape:
+            return f"{name} is {tuple(tensor.shape)} there and {tuple(shapes[name])} in the model"
+    return ""
+
+
+def load_trained(model: SpeechLM, recipe: Recipe, stage: str, path: Path) -> bool:
     """Load what a stage of a run left, or had reached, into its model, sharded or not.
 
+    Returns:
+        Whether the file was held against a hash: earlier versions wrote none.
+
     Raises:
-        RunError: The file is damaged or does not fit.
+        DamagedError: The file is damaged or does not fit.
     """
     try:
-        check_stored(path)
+        hashed = check_stored(path)
         state = stored_tensors(path)
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}. {_remedy(path)}") from error
+        remedy = CHECKPOINT_REMEDY if path.parent.name.startswith("step-") else WEIGHTS_REMEDY
+        raise unreadable(path, error, remedy) from error
     load_kept(model, state, kept_names(model, recipe, stage), source=str(path))
-
-
-def _remedy(path: Path) -> str:
-    if path.parent.name.startswith("step-"):
-        return "'kikimimi train' goes on from the checkpoint before it"
-    return (
-        "Restore it from a copy, or delete it: 'kikimimi train' makes it again from the stage's last "
-        "checkpoint, or where there is none trains the stage again"
-    )
+    return hashed

@@ -28,8 +28,22 @@ from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RunError, WriteError
-from kikimimi.files.hashes import mark, write_manifest
-from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_text
+from kikimimi.files.hashes import (
+    ASSETS_REMEDY,
+    CHECKPOINT_REMEDY,
+    WEIGHTS_REMEDY,
+    mark,
+    write_manifest,
+)
+from kikimimi.files.reading import (
+    MEBIBYTE,
+    damaged,
+    file_there,
+    folder_there,
+    paths_in,
+    read_json,
+    read_text,
+)
 from kikimimi.files.writing import whole_file, whole_folder, writing
 from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
@@ -40,6 +54,8 @@ from kikimimi.run.rank import global_rank
 if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
 
+_RECIPE_REMEDY = "Restore it from a copy; lock.json has its text, too, under recipe.yaml"
+_CHECKPOINTS_REMEDY = "Put back what it leads to, or delete it: the stage is trained again"
 LONGEST_NAME = 80
 _HOLDER = 300  # bytes that say which process holds a run
 _CHECKPOINT = re.compile(r"step-\d{8,}", re.ASCII)
@@ -80,7 +96,7 @@ class RunFolder:
         Raises:
             RunError: The folder holds a run of another recipe, or something else.
         """
-        if (path / "recipe.yaml").is_file():
+        if file_there(path / "recipe.yaml", _RECIPE_REMEDY):
             held, wanted = _held_recipe(path), to_yaml(recipe)
             if held != wanted and not cls(path, recipe).begun:
                 return cls._begin(path, recipe)
@@ -98,7 +114,7 @@ class RunFolder:
 
     @classmethod
     def _begin(cls, path: Path, recipe: Recipe) -> RunFolder:
-        if (path / "assets").is_dir():
+        if folder_there(path / "assets", ASSETS_REMEDY):
             shutil.rmtree(path / "assets")  # a tokenizer of data that the recipe may no longer name
         run = cls(path, recipe)
         run.write_recipe(recipe)
@@ -115,7 +131,7 @@ class RunFolder:
             raise RunError(f"{path}: no such run folder.{_guess(path)}")
         if not path.is_dir():
             raise RunError(f"{path} is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes")
-        if not (path / "recipe.yaml").is_file():
+        if not file_there(path / "recipe.yaml", _RECIPE_REMEDY):
             raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
         recipe = cls.read_recipe(path)
         if not overrides:
@@ -188,7 +204,7 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether a stage has begun: before, nothing of it is lost by beginning anew."""
-        return any((self.path / name).exists() for name in _BEGUN)
+        return any(os.path.lexists(self.path / name) for name in _BEGUN)
 
     @property
     def kept_options(self) -> dict[str, Any]:
@@ -207,6 +223,15 @@ class RunFolder:
         """Where components keep what is not weights."""
         return self.path / "assets"
 
+    @property
+    def has_assets(self) -> bool:
+        """Whether components have written theirs, as they do before the first step.
+
+        Raises:
+            DamagedError: They are damaged.
+        """
+        return folder_there(self.assets, ASSETS_REMEDY)
+
     def save_assets(self, model: SpeechLM) -> None:
         """Let each part of a model write its assets; every rank may call it, and the first one's are kept."""
         try:
@@ -218,7 +243,7 @@ class RunFolder:
                 marks = {str(path.relative_to(unfinished)): mark(path) for path in files}
                 write_manifest(unfinished, {}, marks)
         except (OSError, WriteError):
-            if not self.assets.is_dir():  # another rank was first, with the same
+            if not self.has_assets:  # another rank was first, with the same
                 raise
 
     @property
@@ -250,15 +275,19 @@ class RunFolder:
     def all_faults(self, stage: str) -> list[Path]:
         """Return the lists of every rank that met any."""
         # No other stage's name begins with this one's and a dot: recipes refuse it.
-        return sorted(self.faults(stage).parent.glob(f"{stage}.*jsonl"))
+        return paths_in(self.faults(stage).parent, f"{stage}.*jsonl")
 
     def evaluation(self, name: str) -> Path:
         """Where an evaluation's predictions are."""
         return self.path / "evaluations" / name
 
     def finished(self, stage: str) -> bool:
-        """Whether a stage is done."""
-        return self.weights(stage).is_file()
+        """Whether a stage is done.
+
+        Raises:
+            DamagedError: What it has left is a link that leads nowhere, or no file.
+        """
+        return file_there(self.weights(stage), WEIGHTS_REMEDY)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, whole or not at all."""
@@ -278,7 +307,7 @@ class RunFolder:
             DamagedError: It is damaged.
         """
         path = self.path / name
-        if not path.exists():
+        if not file_there(path, remedy):
             return None
         return read_json(path, kind, limit=64 * MEBIBYTE, remedy=remedy)
 
@@ -305,10 +334,8 @@ class RunFolder:
                 return name, self.weights(name)
             if saved := checkpoint_folders(self.checkpoints(name)):
                 weights = find_set(saved[-1], "weights")
-                if not weights.is_file():
-                    raise damaged(
-                        weights, "is missing", "'kikimimi train' goes on from the checkpoint before it"
-                    )
+                if not file_there(weights, CHECKPOINT_REMEDY):
+                    raise damaged(weights, "is missing", CHECKPOINT_REMEDY)
                 return name, weights
         what = "nothing was" if stage is None else f"stage '{stage}' was not"
         raise RunError(f"{self.path}: {what} trained yet. Go on with: kikimimi train {self.path}")
@@ -337,7 +364,8 @@ def stray_names(folder: Path) -> list[str]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
+    folders = (folder.parent, folder)
+    return list(folder.iterdir()) if all(folder_there(path, _CHECKPOINTS_REMEDY) for path in folders) else []
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -351,14 +379,13 @@ def _held_recipe(path: Path) -> str:
         DamagedError: It is damaged.
     """
     file = path / "recipe.yaml"
-    remedy = "Restore it from a copy; lock.json has its text, too, under recipe.yaml"
-    text = read_text(file, limit=64 * MEBIBYTE, remedy=remedy)
+    text = read_text(file, limit=64 * MEBIBYTE, remedy=_RECIPE_REMEDY)
     try:
         recipe = parse_yaml(text)
     except ValueError as error:
-        raise damaged(file, f"is no YAML: {' '.join(str(error).split())}", remedy) from error
+        raise damaged(file, f"is no YAML: {' '.join(str(error).split())}", _RECIPE_REMEDY) from error
     if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict):
-        raise damaged(file, "is not the recipe of a run: it has no stages", remedy)
+        raise damaged(file, "is not the recipe of a run: it has no stages", _RECIPE_REMEDY)
     return text
 
 

@@ -23,7 +23,7 @@ from typing_extensions import TypedDict
 
 from kikimimi.contracts import registry
 from kikimimi.errors import DamagedError, KikimimiError, RunError
-from kikimimi.files.reading import MEBIBYTE, damaged, read_json
+from kikimimi.files.reading import MEBIBYTE, damaged, file_there, read_json
 from kikimimi.files.writing import scratch_folder, writing
 from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe
@@ -140,7 +140,7 @@ def held_lock(run: RunFolder) -> dict[str, Any] | None:
         DamagedError: It is damaged.
     """
     path = run.path / _LOCK
-    return _read(path) if path.exists() else None
+    return _read(path) if file_there(path, _REMEDY) else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from jinja2.visitor import NodeTransformer
 
 MAX_TEMPLATE = 100_000
 """Longest source of a template [characters]."""
+MAX_TOKENS = 20_000
+"""Most names, signs, blanks and texts that it consists of."""
 MAX_OUTPUT = 1_000_000
 """Most that a template writes, or holds in one value, beside `PER_CHARACTER` times its input [characters]."""
 PER_CHARACTER = 10
@@ -154,7 +156,11 @@ def render_template(source: str, variables: Mapping[str, Any]) -> str:
 def _compiled(source: str) -> Any:
     if len(source) > MAX_TEMPLATE:
         raise TemplateLimitError(f"it has {len(source):,} characters; at most {MAX_TEMPLATE:,} are read")
-    return _environment().from_string(source)
+    environment = _environment()
+    # Compiling has no time limit of its own: 20,000 tokens take a second at most.
+    if any(number == MAX_TOKENS for number, _ in enumerate(environment.lexer.tokeniter(source, None))):
+        raise TemplateLimitError(f"it has more than {MAX_TOKENS:,} tokens of Jinja")
+    return environment.from_string(source)
 
 
 @lru_cache(maxsize=1)

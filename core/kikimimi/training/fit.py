@@ -13,7 +13,7 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
-from kikimimi.files.reading import damaged
+from kikimimi.files.reading import unreadable
 from kikimimi.files.writing import whole_file
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Trainer
@@ -26,7 +26,7 @@ from kikimimi.training.callbacks.validation import Validation
 from kikimimi.training.lengthen import NextRates
 from kikimimi.training.parallel.fsdp import ShardedStrategy
 from kikimimi.training.stage import PreparedStage, prepare_stage
-from kikimimi.training.state.checkpoint import FolderCheckpointIO, write_weights
+from kikimimi.training.state.checkpoint import write_weights
 from kikimimi.training.stop import Stopped, leave
 from kikimimi.weights.tensors import check_stored
 
@@ -68,11 +68,11 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
                 LogLines(stage.interval, stage.recipe.trainer.log_every),
                 keeper,
                 StageProgress(f"Training {name}", options.num_steps),
-                Validation(best, stage.validation, stage.missed, stage.metadata),
+                Validation(best, stage.validation, stage.missed, stage.checkpoints.metadata),
                 NextRates(),
                 Metering(stage.interval, stage.meter),
             ],
-            plugins=[FolderCheckpointIO(stage.metadata), *_cluster()],
+            plugins=[stage.checkpoints, *_cluster()],
             default_root_dir=str(run.path),
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
@@ -98,7 +98,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
             with whole_file(run.weights(name)) as path:
                 shutil.copyfile(lowest, path)
     else:
-        write_weights(trainer, run.weights(name), stage.module.left_weights(), stage.metadata)
+        write_weights(trainer, run.weights(name), stage.module.left_weights(), stage.checkpoints.metadata)
     trainer.strategy.barrier()
     if keeper.interrupted:
         leave(keeper.interrupted)
@@ -108,10 +108,11 @@ def _check_best(path: Path) -> None:
     try:
         check_stored(path)
     except (OSError, ValueError) as error:
-        raise damaged(
+        raise unreadable(
             path,
-            f"these weights of the lowest validation loss are damaged: {error}",
+            error,
             f"Restore them from a copy, or delete {path.parents[1]}: the stage is trained again",
+            "these weights of the lowest validation loss are damaged: ",
         ) from error
 
 

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback
 
 from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RequestError, RunError
+from kikimimi.errors import KikimimiError, RequestError, RunError
 from kikimimi.model.trainable import lineage
 from kikimimi.recipe import Recipe, Stage
 from kikimimi.run.drift import recipe_change
@@ -142,7 +142,7 @@ def _wait(path: Path, name: str, option: str, new: int) -> None:
         if getattr(run.recipe.stages[name], option) == new and not run.finished(name):
             return
         if time.monotonic() > end:
-            raise RunError(f"{path}: the first rank has not lengthened stage '{name}'")
+            raise KikimimiError(f"{path}: the first rank has not lengthened stage '{name}'")
         time.sleep(0.2)
 
 

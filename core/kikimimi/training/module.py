@@ -27,7 +27,6 @@ from kikimimi.training.optimiser import make_optimiser
 from kikimimi.training.parallel.fsdp import complete_gradients, is_sharded, share_buffers
 from kikimimi.training.schedule import factor
 from kikimimi.training.state.random_state import random_state
-from kikimimi.training.state.resume_state import check_fits
 from kikimimi.training.step_errors import StepErrors, gradient_norm
 from kikimimi.training.step_mean import Counts, StepMean
 from kikimimi.weights.tensors import StoredTensor
@@ -231,7 +230,7 @@ class StageModule(pl.LightningModule):
         self._interval.padding[1] += computed
 
     def configure_optimizers(self) -> Any:
-        """AdamW and the stage's schedule."""
+        """Return AdamW with the stage's schedule."""
         optimiser = make_optimiser(self.model, self.stage, self.trained)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: factor(self.stage.schedule, step, self.stage.num_steps)
@@ -275,7 +274,7 @@ class StageModule(pl.LightningModule):
         """Load what `state_dict` returned.
 
         Raises:
-            RunError: A parameter is missing, unexpected, or of another shape.
+            DamagedError: A parameter is missing, unexpected, or of another shape.
         """
         load_kept(self.model, dict(state_dict), self.kept, source="the checkpoint")
 
@@ -299,13 +298,7 @@ class StageModule(pl.LightningModule):
             checkpoint[name] = self.from_every_rank(counts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that it is one of this training, and take up its counts.
-
-        Raises:
-            RunError: It is not.
-        """
-        begun = self.configure_optimizers()["optimizer"]
-        check_fits(checkpoint, begun, self.trainer.fit_loop.state_dict())
+        """Take up what a checkpoint counted."""
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         self.faults.restore(checkpoint["faults"], rank, world_size)
         self._interval.restore(checkpoint["unlogged"], rank, world_size)

@@ -16,7 +16,7 @@ def make_optimiser(model: nn.Module, stage: Stage, trained: Mapping[str, Sequenc
     for those of its parameters that weight decay leaves out.
 
     Args:
-        model: Whose parameters are trained.
+        model: Whose parameters are trained; their shapes alone count.
         stage: The stage's options.
         trained: Parameter names by component, or by ``component.group``.
     """

@@ -16,6 +16,7 @@ from kikimimi.data.fault import FaultLog
 from kikimimi.data.features import FeatureCache
 from kikimimi.data.order.loader import BatchDataset, PlanSampler, StageLoader, StepLoader
 from kikimimi.data.order.sources import describe_left_out, make_plan, usable, with_steps
+from kikimimi.files.hashes import UNVERIFIED
 from kikimimi.model.assembly import load_deferred
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn
@@ -37,6 +38,7 @@ from kikimimi.training.module import StageModule
 from kikimimi.training.parallel.fsdp import shard
 from kikimimi.training.parallel.recompute import recompute
 from kikimimi.training.state.checkpoint import FolderCheckpointIO
+from kikimimi.training.state.stage_form import StageForm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class PreparedStage:
         loggers: The loggers besides.
         faults: The account of what could not be read.
         best: What the validation losses decide.
-        metadata: Provenance, for the header of weights files.
+        checkpoints: How checkpoints are written and read; its metadata are the provenance of all weights.
         resume: The newest checkpoint, or None.
         step: Where that was saved; 0 where there is none.
     """
@@ -75,7 +77,7 @@ class PreparedStage:
     loggers: list[Logger]
     faults: FaultLog
     best: Best
-    metadata: Mapping[str, Any]
+    checkpoints: FolderCheckpointIO
     resume: Path | None
     step: int
 
@@ -101,7 +103,14 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
         if global_rank() == 0:
             say(f"stage {name}: {epochs} are {counted(stage.num_steps, 'step')}", error=True)
     held_out = _usable(stage.validate.data if stage.validate.every else {}, stage, model, faults)
-    resume = FolderCheckpointIO({"stage": name}).newest(run.checkpoints(name))
+    kept = kept_names(model, recipe, name)
+    metadata = {
+        "recipe": digest(run.recipe),
+        "stage": name,
+        "parts": {part: plugin_lock(getattr(recipe, part)) for part in PARTS},
+    }
+    checkpoints = FolderCheckpointIO(metadata, StageForm.of(model, stage, trained, kept))
+    resume = checkpoints.newest(run.checkpoints(name))
     step = None if resume is None else checkpoint_step(resume)
     loggers = open_loggers(run, name, step)  # first: a missing extra is told before any clip is encoded
     features = encode_ahead(recipe, stage, name, model, corpora, held_out, plan)
@@ -117,7 +126,6 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
     due = step is not None and stage.validate.every > 0 and step % stage.validate.every == 0
     best = Best(run.checkpoints(name) / "best", stage)
     best.remember(metrics.path, name)
-    kept = kept_names(model, recipe, name)
     spread = _spread(run, name, model, cached=features is not None)
     before = recipe.start_of(name)
     start = None if before is None else cast_alone(model, run.weights(before))
@@ -141,14 +149,23 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
         loggers=loggers,
         faults=faults,
         best=best,
-        metadata={
-            "recipe": digest(run.recipe),
-            "stage": name,
-            "parts": {part: plugin_lock(getattr(recipe, part)) for part in PARTS},
-        },
+        checkpoints=checkpoints,
         resume=resume,
         step=step or 0,
     )
+
+
+def load_start(run: RunFolder, name: str, model: SpeechLM) -> None:
+    """Load what the stage left that a stage starts from, if there is one.
+
+    Raises:
+        DamagedError: It is damaged, or does not fit.
+    """
+    if (before := run.recipe.start_of(name)) is None:
+        return
+    path = run.weights(before)
+    if not load_trained(model, run.recipe, before, path) and global_rank() == 0:
+        say(f"{path}: {UNVERIFIED}", error=True)
 
 
 def _usable(datasets: Mapping[str, Dataset], stage: Stage, model: SpeechLM, faults: FaultLog) -> list[Corpus]:
@@ -193,8 +210,7 @@ def _spread(
         shard(model, mesh, recipe.trainer.precision)
         if model.deferred:
             load_deferred(model)
-            if (before := recipe.start_of(name)) is not None:
-                load_trained(model, recipe, before, run.weights(before))
+            load_start(run, name, model)
         model.stand_in = StandIn.of(model.encoder, cached=cached)
 
     return spread

@@ -3,7 +3,7 @@
 import time
 
 from kikimimi.console.terminal import say
-from kikimimi.errors import GateError, RunError
+from kikimimi.errors import GateError, KikimimiError
 from kikimimi.evaluation.evaluate import evaluate_stage
 from kikimimi.recipe import Stage
 from kikimimi.run.folder import RunFolder
@@ -21,7 +21,7 @@ def score_stage(run: RunFolder, name: str) -> None:
 
     Raises:
         GateError: A score is not what the stage's gate asks for.
-        RunError: This rank waits, and the first rank has ended without a score.
+        KikimimiError: This rank waits, and the first rank has ended without a score.
     """
     stage = run.recipe.stages[name]
     if not stage.scored:
@@ -31,7 +31,7 @@ def score_stage(run: RunFolder, name: str) -> None:
     else:
         while not _values(run, name, stage):
             if not run.is_locked():
-                raise RunError(f"stage {name}: the first rank ended before the stage was scored")
+                raise KikimimiError(f"stage {name}: the first rank ended before the stage was scored")
             time.sleep(_PAUSE)
     values = _values(run, name, stage)
     for evaluation, gate in stage.gate.items():

@@ -12,6 +12,7 @@ from kikimimi.contracts import registry
 from kikimimi.contracts.layout import Layout, as_on_disk
 from kikimimi.data.shards.pattern import expand
 from kikimimi.errors import DataError, PluginError, RecipeError, RequestError
+from kikimimi.files.reading import paths_in
 
 _KIND = "layout"
 _HUB_NAME = re.compile(r"[\w.-]*\w/[\w.-]+")  # ORGANISATION/NAME
@@ -132,7 +133,5 @@ def find_tars(source: str) -> list[str]:
         return expand(source)
     # Archives of a corpus may lie beside what a layout reads: they are no shards.
     folder = as_on_disk(Path(source).expanduser())
-    tars = (
-        sorted(path for path in folder.glob("*.tar") if path.name[0] != ".") if os.path.isdir(folder) else []
-    )
+    tars = paths_in(folder, "*.tar")
     return [str(tar) for tar in tars] if tars and not matching(folder)[0] else []

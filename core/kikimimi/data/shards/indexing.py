@@ -37,7 +37,7 @@ from kikimimi.data.shards.store import is_url, read_descriptor
 from kikimimi.data.shards.tar import BLOCK, BrokenTarError, read_entries
 from kikimimi.data.workers import in_order
 from kikimimi.errors import AudioError, DataError, RequestError
-from kikimimi.files.writing import whole_file
+from kikimimi.files.writing import check_target, whole_file
 
 MOST_ZEROS = 2 * BLOCK + RECORDSIZE
 """What a tar ends in at most: its end mark, and zeros to a multiple of 20 blocks [bytes]."""
@@ -151,9 +151,11 @@ def build_index(shard: Path, *, skip: bool = False) -> Path:
     """
     if not shard.is_file():
         raise RequestError(f"{shard}: no such shard")
+    path = index_path(shard)
+    check_target(path)
     builder = _Builder(shard, skip=skip)
     builder.read()
-    path, content = index_path(shard), builder.file()
+    content = builder.file()
     if len(content) > MAX_INDEX:
         raise DataError(
             f"{shard}: its index has {in_words(len(content))}; at most {in_words(MAX_INDEX)} are read. Split "

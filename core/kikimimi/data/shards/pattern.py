@@ -1,6 +1,5 @@
 """Which shards a pattern names: braces and wildcards, as shells know them. What exists is taken literally."""
 
-import glob
 import os
 import re
 import unicodedata
@@ -11,6 +10,7 @@ from kikimimi.console.terminal import shortened
 from kikimimi.contracts.layout import as_on_disk
 from kikimimi.data.shards.store import check_url, is_url, list_urls
 from kikimimi.errors import RequestError
+from kikimimi.files.reading import paths_in
 
 MAX_SHARDS = 1_000_000
 """How many names the braces of a pattern may stand for."""
@@ -82,8 +82,10 @@ def _literal(path: str) -> tuple[str, str]:
 def _files(name: str, pattern: str) -> list[str]:
     folder, rest = _literal(name)
     if _GLOB.search(rest):
+        place = Path(folder or ".")
         spellings = {rest, *(unicodedata.normalize(form, rest) for form in ("NFC", "NFD"))}
-        return sorted({path for spelt in spellings for path in glob.glob(glob.escape(folder) + spelt)})
+        found = {path for spelt in spellings for path in paths_in(place, spelt)}
+        return sorted(os.path.join(folder, path.relative_to(place)) for path in found)
     name = str(Path(folder + rest))
     if os.path.isdir(name):
         raise RequestError(f"{pattern}: {name} is a folder. Its shards are: {os.path.join(name, '*.tar')}")
