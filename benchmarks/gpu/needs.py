@@ -59,7 +59,14 @@ def install(missing: list[str], folder: Path) -> None:
     source = os.environ.get("KIKIMIMI_WHEELS")
     offline = ["--no-index", "--find-links", source] if source else []
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"]
-    subprocess.run([*command, "--target", str(folder), *offline, *missing], check=True, stdout=sys.stderr)
+    command += ["--target", str(folder), *offline, *missing]
+    done = subprocess.run(command, stdout=sys.stderr, check=False)
+    if done.returncode:
+        sys.exit(
+            f"{sys.executable} lacks {' '.join(missing)}, and pip could not install them (see above). Where no "
+            "package index can be reached, put their wheels, and those of what they need, into a folder and "
+            "name it in KIKIMIMI_WHEELS"
+        )
 
 
 def register(project: dict[str, Any], folder: Path) -> None:

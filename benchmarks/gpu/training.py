@@ -103,6 +103,9 @@ def measure(subject: Subject, stage: str, model: SpeechLM, *, sharded: bool = Fa
     options = recipe.stages[stage]
     trained = trainable_names(model, options, where=f"stages.{stage}")
     freeze_all_but(model, [name for names in trained.values() for name in names])
+    planned = subject.forecast(
+        stage
+    )  # first: what it counts on the meta device, the meter does not count here
     shape, batch = subject.shape(model, stage), subject.batch(model, stage)
     operations = step_operations(model, shape)
     interval, times = LogInterval(), StepTimes(device)
@@ -159,7 +162,7 @@ def measure(subject: Subject, stage: str, model: SpeechLM, *, sharded: bool = Fa
         "mfu": _share(operations / seconds, compared["data_sheet"]),
         "mfu_of_measured": _share(operations / seconds, compared["measured"]),
         "peak_memory": peak,
-        "planned_memory": subject.forecast(stage),
+        "planned_memory": planned,
         "losses": times.losses,
     }
 

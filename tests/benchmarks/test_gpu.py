@@ -224,6 +224,15 @@ def test_what_a_machine_lacks(tmp_path: Path) -> None:
     assert needs["lacking"](["numpy>=999"], tmp_path) == ["no-other-thing"]
 
 
+def test_what_cannot_be_installed_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    needs = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "needs.py"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KIKIMIMI_WHEELS", str(tmp_path))  # which holds none
+        with pytest.raises(SystemExit, match=r"lacks no-such-thing>=1, and pip could not .* KIKIMIMI_WHEELS"):
+            needs["install"](["no-such-thing>=1"], tmp_path / "into")
+    assert "no-such-thing" in capfd.readouterr().err
+
+
 def test_plugins_are_found_without_an_installation(tmp_path: Path) -> None:
     needs = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "needs.py"))
     project = needs["tomllib"].loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
