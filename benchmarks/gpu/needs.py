@@ -63,9 +63,9 @@ def install(missing: list[str], folder: Path) -> None:
     done = subprocess.run(command, stdout=sys.stderr, check=False)
     if done.returncode:
         sys.exit(
-            f"{sys.executable} lacks {' '.join(missing)}, and pip could not install them (see above). Where no "
-            "package index can be reached, put their wheels, and those of what they need, into a folder and "
-            "name it in KIKIMIMI_WHEELS"
+            f"{sys.executable} lacks {' '.join(missing)}, and pip could not install them (see above). "
+            "Where no package index can be reached, put their wheels, and those of what they need, into a "
+            "folder and name it in KIKIMIMI_WHEELS"
         )
 
 
