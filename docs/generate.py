@@ -2,7 +2,7 @@
 
 What stands between ``<!-- generated`` and ``<!-- end -->`` comes from the code: types, defaults and
 docstrings of the recipe's dataclasses and of the built-in plugins' configs, the help of the commands, and the
-headers of the recipes. The tests compare.
+headers of the recipes; what GPUs did comes from benchmarks/results. The tests compare.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import inspect
 import itertools
 import json
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -320,6 +321,7 @@ PAGES = {
     "commands.md": command_reference,
     "systems.md": systems_reference,
     "data.md": layout_reference,
+    "performance.md": runpy.run_path(str(DOCS / "performance.py"))["performance_reference"],
 }
 
 if __name__ == "__main__":
