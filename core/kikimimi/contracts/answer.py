@@ -16,7 +16,7 @@ THINKING: tuple[tuple[str, str], ...] = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel>thought", "<channel|>"),
 )
-"""Between which tags LLMs think before they answer."""
+"""Pairs of tags between which LLMs think before they answer."""
 
 
 class Answer(str):
@@ -35,21 +35,31 @@ class Answer(str):
         return made
 
     @property
+    def stripped(self) -> Answer:
+        """The answer without white space around it."""
+        return Answer(self.strip(), cut=self.cut)
+
+    @property
     def spoken(self) -> Answer:
         """The answer as `answer_text` has it."""
         return Answer(answer_text(self), cut=self.cut)
 
 
 def answer_text(text: str) -> str:
-    """Return what is scored of a text: without thinking, and without white space around it.
+    """Return what is scored of a text: without thoughts, and without white space around it."""
+    return without_thoughts(text).strip()
 
-    A thought that is never closed goes on to the end. What stands before a closing tag that nothing opens is a
-    thought that the prompt has opened.
+
+def without_thoughts(text: str) -> str:
+    """Return a text without thoughts, and without the white space around what is then left.
+
+    A thought that is never closed goes on to the end. What stands before a closing tag that nothing opens is
+    a thought, too: the prompt has opened it. A text without thoughts stays as it is.
     """
     for begin, end in THINKING:
         if begin in text or end in text:
-            text = _outside(text, begin, end)
-    return text.strip()
+            text = _outside(text, begin, end).strip()
+    return text
 
 
 def open_thought(text: str) -> str | None:

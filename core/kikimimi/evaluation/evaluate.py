@@ -150,11 +150,12 @@ def _write_scores(
 ) -> dict[str, Score]:
     """Score systems, and write them beside those that were scored before; return all that still stand."""
     evaluation, keys = run.recipe.evaluate[name], row_keys(corpus)
-    references = [_reference(corpus, row) for row in range(len(corpus.shards))]
+    # White space at the ends is nobody's word: it goes from both sides, whichever system wrote it.
+    references = [_reference(corpus, row).strip() for row in range(len(corpus.shards))]
     found = {
         system: score(
             references,
-            [predictions.texts[key] for key in keys],
+            [predictions.texts[key].stripped for key in keys],
             metric=evaluation.metric.name,
             normaliser=evaluation.normaliser,
             config=evaluation.metric.config,

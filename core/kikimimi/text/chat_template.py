@@ -60,8 +60,8 @@ class ChatTemplate:
         source: What to call it in messages.
         template: Name or Jinja source of a template in place of the tokenizer's own.
         variables: Further variables of the template; they go before what `thinking` sets.
-        thinking: Whether the model is to think before it answers. The variables by which templates switch that
-            are set, and every answer begins as generation's prompt lets it begin.
+        thinking: Whether the model is to think before it answers. The variables by which templates switch
+            that are set, and every answer begins as generation's prompt lets it begin.
         audio_start: Control token to put before every slot, or None.
         audio_end: Control token to put after every slot, or None.
 
@@ -72,8 +72,8 @@ class ChatTemplate:
 
     Raises:
         ValueError: There is no chat template, it ends an assistant turn with no control token, so that
-            generation could not stop, it does not read a variable, it knows no thinking that could be switched
-            on, or a token does not exist.
+            generation could not stop, it does not read a variable, it knows no thinking that could be
+            switched on, or a token does not exist.
     """
 
     def __init__(

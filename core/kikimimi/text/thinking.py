@@ -1,4 +1,4 @@
-"""Which variables of a chat template switch thinking, and how answers begin where a template opens thoughts."""
+"""Which variables of a chat template switch thinking, and how answers begin where one opens thoughts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,20 +8,48 @@ from kikimimi.contracts.answer import THINKING, answer_text, open_thought
 from kikimimi.text.template_sandbox import TemplateReads
 
 _ON = frozenset(
-    "enable_thinking thinking think thinking_enabled use_thinking add_thinking enable_reasoning reasoning "
-    "reasoning_enabled use_reasoning thinking_on".split()
+    [
+        "enable_thinking",
+        "thinking",
+        "think",
+        "thinking_enabled",
+        "use_thinking",
+        "add_thinking",
+        "enable_reasoning",
+        "reasoning",
+        "reasoning_enabled",
+        "use_reasoning",
+        "thinking_on",
+    ]
 )
 """Variables that are true where the model is to think: Qwen3, GLM-4.5, SmolLM3 (`enable_thinking`),
 DeepSeek-V3.1, Granite (`thinking`), Command A (`reasoning`)."""
 _OFF = frozenset(
-    "disable_thinking no_think no_thinking nothink skip_thinking skip_think disable_reasoning".split()
+    [
+        "disable_thinking",
+        "no_think",
+        "no_thinking",
+        "nothink",
+        "skip_thinking",
+        "skip_think",
+        "disable_reasoning",
+    ]
 )
 """Variables that are true where it is not to."""
 _BUDGETS = frozenset(["thinking_budget", "reasoning_budget", "max_thinking_tokens"])
 """Variables that say for how many tokens it may think: Seed-OSS."""
 _LEVELS = frozenset(
-    "reasoning_effort thinking_effort effort thinking_mode reasoning_mode thinking_level reasoning_level "
-    "thinking_option reasoning_strategy".split()
+    [
+        "reasoning_effort",
+        "thinking_effort",
+        "effort",
+        "thinking_mode",
+        "reasoning_mode",
+        "thinking_level",
+        "reasoning_level",
+        "thinking_option",
+        "reasoning_strategy",
+    ]
 )
 """Variables that say how, by a word: gpt-oss, Mistral (`reasoning_effort`), MiniMax (`thinking_mode`)."""
 _LEAST = ("none", "off", "no_think", "/no_think", "nothink", "disabled", "disable", "minimal")
@@ -61,7 +89,7 @@ def knows_thinking(source: str, reads: TemplateReads) -> bool:
 
 
 def _has_default(render: Callable[[dict[str, Any]], str], name: str) -> bool:
-    """Whether a template writes a level of its own where none is given; then silence would not be the least."""
+    """Whether a template writes a level of its own where none is given: then silence is not the least."""
     silent, low = render({}), render({name: _LOW})
     start = next((i for i, (a, b) in enumerate(zip(silent, low, strict=False)) if a != b), len(silent))
     end = 0

@@ -51,7 +51,7 @@ class DecoderConfig(ComponentConfig):
     """Further variables of the chat template, such as `reasoning_effort: high`; they go before `thinking`."""
     thinking: bool = False
     """Whether the LLM is to think before it answers: what switches that in its chat template is set (Qwen3's
-    `enable_thinking`, DeepSeek's and Granite's `thinking`, `reasoning_effort`, ...). Thoughts are not scored."""
+    `enable_thinking`, Granite's `thinking`, `reasoning_effort`, ...). Thoughts are not scored."""
     audio_start: str | None = None
     """Control token of the tokenizer before every clip (Qwen2-Audio: `<|audio_bos|>`); None is none."""
     audio_end: str | None = None
