@@ -20,6 +20,8 @@ from kikimimi.files.reading import damaged, read_json
 
 EDITS = ("substitutions", "deletions", "insertions")
 """Details of error rates that tables show."""
+TABLED = ("truncated", "looped")
+"""Counts of answers that tables show."""
 
 
 def score(
@@ -117,29 +119,29 @@ def add_up(details: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
     """Print the name of each evaluation, and under it one row per system."""
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("system", overflow="fold")  # a long name takes several lines, but is never cut
-    shown = [
-        c
-        for c in ("truncated", "looped")
-        if any(c in s.counts for by in scores.values() for s in by.values())
-    ]
-    for column in ("score", "sub/del/ins", "clips", "skipped", *shown):
+    found = [score for systems in scores.values() for score in systems.values()]
+    # One narrow column, so that a table with long names stands on 80 columns.
+    counts = ["cut/loop"] if any(set(TABLED) & score.counts.keys() for score in found) else []
+    for column in ("score", "sub/del/ins", "clips", "skipped", *counts):
         table.add_column(column, no_wrap=True, justify="right")
-    normalisers = {score.normaliser for systems in scores.values() for score in systems.values()}
+    normalisers = {score.normaliser for score in found}
     for name, systems in scores.items():
         table.add_row(Text(name, style="bold"))
         for system, score in systems.items():
             edited = [f"{score.details[kind]}" for kind in EDITS if kind in score.details]
             table.add_row(
-                Padding(Text(system), (0, 0, 0, 2)),
+                Padding(Text(system), (0, 0, 0, 1)),
                 f"{score.label} {score.shown(form='6.2f')}",
                 "/".join(edited),
                 str(score.count),
                 str(score.skipped),
-                *(str(score.counts.get(count, "")) for count in shown),
+                *("/".join(str(score.counts.get(count, "?")) for count in TABLED) for _ in counts),
             )
     SafeConsole().print(table)
+    if counts:
+        say("cut/loop: answers that ended where no more tokens were allowed / that say a piece over and over")
     say(f"normaliser: {', '.join(sorted(normalisers))}")
     for name, systems in scores.items():
         for system, score in systems.items():

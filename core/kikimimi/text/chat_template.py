@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from kikimimi.console.terminal import shortened, visible
 from kikimimi.console.words import listing
-from kikimimi.contracts.answer import THINKING, answer_text
+from kikimimi.contracts.answer import THINKING, without_thoughts
 from kikimimi.contracts.component import Rendered, Stretch
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, Role, TextPart
 from kikimimi.contracts.vocabulary import TokenizerVocabulary
@@ -188,7 +188,7 @@ class ChatTemplate:
                 ):
                     break
             else:
-                raise self._rewrites(role, i, "", answer_text(content) != content.strip())
+                raise self._rewrites(role, i, "", any(map(_holds_thought, messages)))
             begin = self._begin(messages[:i], text, position, start) if role == "assistant" else start
             position = start + len(form)
             contents.append(_Content(role, start, position, begin))
@@ -224,7 +224,7 @@ class ChatTemplate:
     def _rewrites(self, role: str, i: int, line: str, thinks: bool = False) -> ValueError:
         hint = f". It prints {line!r} of its own: leave the turn out, or say just that" if line else ""
         if thinks:
-            hint = ". The turn holds a thought, which templates move or leave out: give the answer alone"
+            hint = ". An answer holds a thought, which templates move or leave out: give the answer alone"
         return ValueError(
             f"{self.source}: the chat template drops or rewrites the {role} turn {i}, so its "
             f"tokens cannot be told apart{hint}"
@@ -350,6 +350,10 @@ def _origin(tokenizer: Any, given: str | None) -> str:
     folder = Path(str(tokenizer.name_or_path))
     files = [folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
     return str(next((file for file in files if file.is_file()), tokenizer.name_or_path or "the tokenizer's"))
+
+
+def _holds_thought(message: dict[str, str]) -> bool:
+    return message["role"] == "assistant" and without_thoughts(message["content"]) != message["content"]
 
 
 def _opened(
