@@ -198,7 +198,7 @@ def _predict(
     evaluation: Evaluation,
     predictions: Predictions,
     title: str,
-    answer: Callable[[list[int]], list[str]],
+    answer: Callable[[list[int]], Sequence[str]],
 ) -> None:
     names = row_keys(corpus)
     missing = [row for row, key in enumerate(names) if key not in predictions.texts]
@@ -212,7 +212,9 @@ def _predict(
             bar.advance(len(rows))
 
 
-def _with_engine(engine: Engine, corpus: Corpus, evaluation: Evaluation) -> Callable[[list[int]], list[str]]:
+def _with_engine(
+    engine: Engine, corpus: Corpus, evaluation: Evaluation
+) -> Callable[[list[int]], Sequence[str]]:
     _check_lengths(corpus, engine.max_seconds, "the encoder")
 
     def prompt(row: int) -> Prompt:
@@ -235,7 +237,7 @@ def _check_lengths(corpus: Corpus, limit: float | None, who: str) -> None:
         )
 
 
-def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list[int]], list[str]]:
+def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list[int]], Sequence[str]]:
     source = getattr(chosen.config, "weights", None)
     say(f"loading {chosen.name}{f' ({source})' if source else ''}", error=True)
     with _blamed_on(where):
