@@ -6,6 +6,7 @@ from .console.words import (
     listing as listing,
     nearest as nearest,
 )
+from .contracts.answer import Answer as Answer
 from .contracts.batch import Batch as Batch, View as View
 from .contracts.component import (
     LLM as LLM,

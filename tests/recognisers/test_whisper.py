@@ -204,3 +204,13 @@ def test_real_weights_transcribe_japanese() -> None:
     (text,) = WhisperRecogniser(config).transcribe([clip], "ja")
     # ctranslate2's own engine makes the same one mistake of the 21 characters.
     assert jiwer.cer(reference, text) <= 1 / 21
+
+
+def test_a_transcript_says_whether_it_was_cut(tmp_path: Path) -> None:
+    (cut,) = tiny(tmp_path / "w", max_new_tokens=3).transcribe([noise(0.5)], "ja")  # its end is suppressed
+    assert cut.cut is True
+    recogniser = tiny(tmp_path / "w", max_new_tokens=3)
+    end = IDS["<|endoftext|>"]
+    recogniser.model.generate = lambda *_, **__: torch.tensor([[IDS["w1"], IDS["w2"], end], [IDS["w1"]] * 3])
+    ended, cut = recogniser.transcribe([noise(0.5), noise(0.4)], "ja")
+    assert (ended.cut, cut.cut) == (False, True)

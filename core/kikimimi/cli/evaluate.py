@@ -7,6 +7,12 @@ import typer
 
 from kikimimi.console.terminal import say, say_json
 
+_COUNTED = {
+    "truncated": "ended because no more tokens were allowed",
+    "looped": "a piece of text over and over",
+    "thoughts": "not scored",
+}
+
 
 def evaluate(
     run: Path = typer.Argument(..., help="A run folder."),
@@ -72,6 +78,7 @@ def score(
         ("normaliser", result.normaliser),
         ("pairs", f"{result.count}"),
         ("skipped", f"{result.skipped} (reference empty after normalisation)"),
+        *((name, f"{number} ({_COUNTED[name]})") for name, number in result.counts.items()),
         *((name, f"{count} (left out)") for name, count in counted.items()),
         *((labels.get(name, name), f"{value}") for name, value in result.details.items()),
     ]

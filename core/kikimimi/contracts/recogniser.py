@@ -37,10 +37,13 @@ class Recogniser(ABC):
         return repr(config)
 
     @abstractmethod
-    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> Sequence[str]:
         """Transcribe clips of (S,) mono float32 at `sample_rate`, batched.
 
         Args:
             clips: Waveforms.
             language: ISO 639-1 code, or None where it is not known.
+
+        Returns:
+            What was said in each; an `Answer` says of itself whether it was cut.
         """

@@ -153,11 +153,12 @@ def _write_scores(
 ) -> dict[str, Score]:
     """Score systems, and write them beside those that were scored before; return all that still stand."""
     evaluation, keys = run.recipe.evaluate[name], row_keys(corpus)
-    references = [_reference(corpus, row) for row in range(len(corpus.shards))]
+    # White space at the ends is nobody's word: it goes from both sides, whichever system wrote it.
+    references = [_reference(corpus, row).strip() for row in range(len(corpus.shards))]
     found = {
         system: score(
             references,
-            [predictions.texts[key] for key in keys],
+            [predictions.texts[key].stripped for key in keys],
             metric=evaluation.metric.name,
             normaliser=evaluation.normaliser,
             config=evaluation.metric.config,
@@ -200,7 +201,7 @@ def _predict(
     evaluation: Evaluation,
     predictions: Predictions,
     title: str,
-    answer: Callable[[list[int]], list[str]],
+    answer: Callable[[list[int]], Sequence[str]],
 ) -> None:
     names = row_keys(corpus)
     missing = [row for row, key in enumerate(names) if key not in predictions.texts]
@@ -214,7 +215,9 @@ def _predict(
             bar.advance(len(rows))
 
 
-def _with_engine(engine: Engine, corpus: Corpus, evaluation: Evaluation) -> Callable[[list[int]], list[str]]:
+def _with_engine(
+    engine: Engine, corpus: Corpus, evaluation: Evaluation
+) -> Callable[[list[int]], Sequence[str]]:
     _check_lengths(corpus, engine.max_seconds, "the encoder")
 
     def prompt(row: int) -> Prompt:
@@ -237,7 +240,7 @@ def _check_lengths(corpus: Corpus, limit: float | None, who: str) -> None:
         )
 
 
-def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list[int]], list[str]]:
+def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list[int]], Sequence[str]]:
     source = getattr(chosen.config, "weights", None)
     say(f"loading {chosen.name}{f' ({source})' if source else ''}", error=True)
     with _blamed_on(where):

@@ -260,6 +260,14 @@ class EarlyStop(Options):
 
 
 @dataclass(kw_only=True, frozen=True)
+class Share(Options):
+    """How many of all answers may be so."""
+
+    max: Fraction
+    """Largest share [0 to 1]."""
+
+
+@dataclass(kw_only=True, frozen=True)
 class Gate(Options):
     """What has to be reached for later stages to begin."""
 
@@ -267,9 +275,23 @@ class Gate(Options):
     """Largest value of a metric of which lower is better, such as an error rate [%]."""
     min: _Finite | None = None
     """Smallest value of a metric of which higher is better, in its place."""
+    truncated: Share | None = None
+    """Answers that ended because no more tokens were allowed: `generate.max_new_tokens`, or the context."""
+    looped: Share | None = None
+    """Answers that say a piece of text over and over."""
 
     def __post_init__(self) -> None:
-        need((self.max is None) != (self.min is None), "give max or min: one of the two")
+        need(self.max is None or self.min is None, "give max or min: one of the two")
+        need(
+            any(bound is not None for bound in (self.max, self.min, self.truncated, self.looped)),
+            "give max or min: one of the two; or truncated, or looped",
+        )
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The largest share of answers for each count of them that is bounded."""
+        given = {"truncated": self.truncated, "looped": self.looped}
+        return {count: share.max for count, share in given.items() if share is not None}
 
 
 @dataclass(kw_only=True, frozen=True)

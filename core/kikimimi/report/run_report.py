@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from statistics import fmean, median
 
+from kikimimi.contracts.answer import answer_text
 from kikimimi.contracts.metric import Score
 from kikimimi.contracts.registry import load
 from kikimimi.data.audio import encode_flac
@@ -150,8 +151,8 @@ def _examples(run: RunFolder, name: str) -> Iterator[ExampleGroup]:
     normalise = load("normaliser", evaluation.normaliser)()
 
     def rate(key: str) -> float:
-        pair = normalise(own[key]["reference"]), normalise(own[key]["prediction"])
-        return error_rate(edits(*pair)) or 0.0
+        reference, prediction = own[key]["reference"], own[key]["prediction"]
+        return error_rate(edits(normalise(answer_text(reference)), normalise(answer_text(prediction)))) or 0.0
 
     rows = {key: row for row, key in enumerate(row_keys(corpus)) if key in own}
     ranked = sorted(rows, key=lambda key: (-rate(key), key))

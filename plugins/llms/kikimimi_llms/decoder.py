@@ -49,7 +49,10 @@ class DecoderConfig(ComponentConfig):
     """Jinja, or the name of a shipped template (plain, vicuna, alpaca, ...), in place of the tokenizer's own,
     which base models lack; None is the tokenizer's own."""
     template_variables: dict[str, bool | str] = field(default_factory=dict)
-    """Further variables of the chat template, such as `enable_thinking: false` of Qwen3."""
+    """Further variables of the chat template, such as `reasoning_effort: high`; they go before `thinking`."""
+    thinking: bool = False
+    """Whether the LLM is to think before it answers: what switches that in its chat template is set (Qwen3's
+    `enable_thinking`, Granite's `thinking`, `reasoning_effort`, ...). Thoughts are not scored."""
     audio_start: str | None = None
     """Control token of the tokenizer before every clip (Qwen2-Audio: `<|audio_bos|>`); None is none."""
     audio_end: str | None = None
@@ -99,6 +102,7 @@ class Decoder(TransformersLLM):
             source=f"llm '{self.name}' ({config.weights})",
             template=config.chat_template if own else None,
             variables=config.template_variables if own else None,
+            thinking=config.thinking and own,
             audio_start=config.audio_start,
             audio_end=config.audio_end,
         )
@@ -132,6 +136,7 @@ class Decoder(TransformersLLM):
             ),
             chat_template=given.tiny_template(),
             template_variables={},
+            thinking=False,
         )
 
     def shard_classes(self) -> set[type[nn.Module]]:
@@ -242,6 +247,10 @@ class Decoder(TransformersLLM):
     def _continue_until_stop(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
         rows = self._continue(prompts, generation, self.chat.stop_ids, stopping_criteria=self._stopping())
         return [self._until_stop(row) for row in rows]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode ids without control tokens, and without thoughts that stand between such tokens."""
+        return super().decode(self.chat.outside_thoughts(ids))
 
     def _scratch_config(self, scratch: Scratch) -> Any:
         return scratch_config(self.scratch_type, scratch, self.tokenizer)

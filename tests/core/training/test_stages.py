@@ -302,6 +302,21 @@ def test_a_score_that_is_no_number_opens_no_gate(chain: Path, monkeypatch: pytes
         train(make(chain, "run", "stages.align.gate.held_out={max: 5}"), "align")
 
 
+def test_a_gate_for_answers_that_are_cut_or_loop(chain: Path) -> None:
+    shut = make(chain, "shut", "stages.align.gate.held_out={truncated: {max: 0.01}, looped: {max: 0}}")
+    for _ in range(2):
+        with pytest.raises(
+            GateError,
+            match=r"held_out has a share of truncated answers of [01]\.\d{4}, above "
+            r"stages\.align\.gate\.held_out\.truncated\.max of 0\.01: no later stage begins",
+        ):
+            train(shut, "align")
+    (line,) = [line for line in lines(shut, "align") if "truncated/held_out" in line]
+    count = shut.read_json("evaluations/held_out/scores.json")["chain@align"]
+    assert line["truncated/held_out"] == pytest.approx(count["truncated"] / count["count"])
+    train(make(chain, "open", "stages.align.gate.held_out={max: 10000, truncated: {max: 1}}"), "align")
+
+
 def test_a_metric_that_does_not_say_which_values_are_better(
     chain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,6 +449,11 @@ def test_a_record_without_a_rejected_answer(chain: Path) -> None:
             ["evaluate.held_out.metric=wer", "evaluate.held_out.normaliser=whisper-basic-nospace"],
             r"evaluate\.held_out\.metric: metric 'wer' with normaliser 'whisper-basic-nospace': compares",
         ),
+        (
+            ["stages.align.gate.held_out={truncated: {max: 2}}"],
+            r"gate\.held_out\.truncated\.max: must be .*at most 1",
+        ),
+        (["stages.align.gate.held_out={looped: 0.1}"], r"gate\.held_out\.looped"),
         (["stages.align.gate.held_out={}"], r"gate\.held_out: give max or min: one of the two"),
         (["stages.align.gate.held_out={max: 3, min: 3}"], r"gate\.held_out: give max or min: one of the two"),
         (
