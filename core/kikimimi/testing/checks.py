@@ -24,6 +24,7 @@ from kikimimi.testing import (
     import_check,
     llm_checks,
     metric_checks,
+    number_checks,
     objective_checks,
     task_checks,
 )
@@ -52,10 +53,12 @@ _CONFIG = _checks(config_checks, Tested)
 FOR_ALL = (
     *_CONFIG,
     config_checks.tiny_config_is_a_config,
+    config_checks.two_configs_stay_two,
     import_check.import_is_quiet,
     *_checks(component_checks, Subject),
+    *_checks(number_checks, Subject),
 )
-FOR_PADDED = _checks(component_checks, PaddedSubject)
+FOR_PADDED = (*_checks(component_checks, PaddedSubject), *_checks(number_checks, PaddedSubject))
 FOR_ENCODERS = _checks(encoder_checks, encoder_checks.EncoderSubject)
 FOR_ADAPTERS = _checks(adapter_checks, adapter_checks.AdapterSubject)
 FOR_LLMS = _checks(llm_checks, llm_checks.LLMSubject)
