@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from kikimimi.console.words import listing, nearest
@@ -157,16 +159,35 @@ def _other_kinds(kind: str, name: str) -> str:
     return f" The name belongs to another kind: {', '.join(others)}." if others else ""
 
 
+def place_in(module: str, error: BaseException) -> str:
+    """Return the last place in a module's package that an error came by, or else where it was raised.
+
+    Args:
+        module: Dotted name of the module, with or without ``:Class``.
+        error: What was raised and caught.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    spec = find_spec(module.partition(":")[0].partition(".")[0])
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    own = [
+        frame
+        for frame in frames
+        if (spec and frame.filename == spec.origin)
+        or any(Path(frame.filename).is_relative_to(folder) for folder in folders)
+    ]
+    last = (own or frames)[-1]
+    return f"raised in {last.filename}:{last.lineno}"
+
+
 @cache
 def _loaded(plugin: Plugin) -> type[Any]:
     kind = kind_of(plugin.kind)
     try:
         component = EntryPoint(plugin.name, plugin.value, kind.group).load()
     except Exception as error:  # whatever a third party's module raises
-        last = traceback.extract_tb(error.__traceback__)[-1]
         raise PluginError(
-            f"{plugin} is broken: {type(error).__name__}: {error} (raised in {last.filename}:{last.lineno}). "
-            f"'kikimimi plugins --check {plugin.name}' shows the whole traceback."
+            f"{plugin} is broken: {type(error).__name__}: {error} ({place_in(plugin.value, error)}). "
+            f"'kikimimi plugins --check --verbose {plugin.name}' shows the whole traceback."
         ) from error
     base = EntryPoint(kind.name, kind.base, kind.group).load()
     if not (isinstance(component, type) and issubclass(component, base)):

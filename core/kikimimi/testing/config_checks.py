@@ -85,7 +85,7 @@ def config_survives_yaml(subject: Tested) -> None:
             expect(
                 is_supported(shape.annotation), f"{name}.{option}: a recipe cannot hold a {shape.annotation}"
             )
-    for config in (subject.given or subject.component.Config(), subject.config):
+    for config in (subject.chosen, subject.config):
         _expect_round_trip(config, name)
 
 
@@ -132,7 +132,7 @@ def two_configs_stay_two(subject: Subject) -> None:
 
     A choice that decides nothing but a size, or nothing of the output, may be made the smallest.
     """
-    config = subject.given or subject.component.Config()
+    config = subject.chosen
     name = f"{subject.component.__name__}.tiny_config"
     for field in dataclasses.fields(config):
         for choice in _choices(get_type_hints(type(config))[field.name]):

@@ -20,6 +20,8 @@ LOWER = """
 from kikimimi.contracts.normaliser import Normaliser
 
 class Lower(Normaliser):
+    \'\'\'Lower case.\'\'\'
+
     def __call__(self, text):
         return text.lower()
 """
@@ -35,6 +37,8 @@ class Thin(Adapter):
 class CheckResult:
     name: str
     error: str | None
+    not_tried: str | None = None
+    traceback: str = ""
 
 
 @pytest.fixture
@@ -84,14 +88,18 @@ def test_check_passes_and_fails_with_the_whole_traceback(install: Any) -> None:
     install("lower-case", {NORMALISERS: {"lower": "third_lower:Lower"}}, {"third_lower": LOWER})
     good = CliRunner().invoke(app, ["plugins", "--check", "lower"])
     assert good.exit_code == 0
-    assert good.output == "ok      normaliser 'lower' (lower-case 1.0, third_lower:Lower)\n"
+    assert good.output == "ok      normaliser 'lower' (lower-case 1.0, third_lower:Lower): 6 checks\n"
     site = install(
         "broken", {NORMALISERS: {"breaks": "third_broken:X"}}, {"third_broken": "\nimport no_such_module\n"}
     )
-    bad = CliRunner().invoke(app, ["plugins", "--check", "breaks"])
+    short = CliRunner().invoke(app, ["plugins", "--check", "breaks"])
+    assert short.exit_code == 1
+    assert f"No module named 'no_such_module' (raised in {site / 'third_broken.py'}:2)" in short.output
+    assert "Traceback" not in short.output
+    bad = CliRunner().invoke(app, ["plugins", "--check", "--verbose", "breaks"])
     assert bad.exit_code == 1
     assert bad.output.startswith(
-        "FAILED  normaliser 'breaks' (broken 1.0, third_broken:X)\n        import:\n"
+        "FAILED  normaliser 'breaks' (broken 1.0, third_broken:X): 1 of 1 check\n        import:\n"
     )
     assert "Traceback (most recent call last):" in bad.output
     assert f'File "{site / "third_broken.py"}", line 2, in <module>' in bad.output
@@ -111,7 +119,7 @@ def test_check_runs_the_compliance_kit_on_parts(install: Any, checks: list[tuple
     assert [(kind, component.__name__) for kind, component in checks] == [("adapter", "Thin")]
     assert result.exit_code == 1
     assert result.output == (
-        "FAILED  adapter 'thin' (thin 1.0, third_thin:Thin)\n"
+        "FAILED  adapter 'thin' (thin 1.0, third_thin:Thin): 1 of 2 checks\n"
         "        lengths:\n          ValueError: 3 is not 4\n            at token 2\n"
     )
     rows = json.loads(CliRunner().invoke(app, ["plugins", "--check", "--json", "thin"]).output)
