@@ -3,7 +3,9 @@
 import tempfile
 from functools import cached_property
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +25,10 @@ class RecogniserSubject(PlainSubject[Recogniser]):
     config_base = RecogniserConfig
 
     @cached_property
-    def _folder(self) -> "tempfile.TemporaryDirectory[str]":
-        return tempfile.TemporaryDirectory()
+    def _folder(self) -> Path:
+        folder = tempfile.mkdtemp()
+        finalize(self, rmtree, folder, ignore_errors=True)
+        return Path(folder)
 
     @cached_property
     def config(self) -> Any:
@@ -33,7 +37,7 @@ class RecogniserSubject(PlainSubject[Recogniser]):
         Raises:
             NotTriedError: The recogniser gives none.
         """
-        found = self.component.example(Path(self._folder.name)) if self.given is None else self.given
+        found = self.component.example(self._folder) if self.given is None else self.given
         if found is None:
             raise NotTriedError(f"{self.component.__name__}.example gives no small model to transcribe with")
         return found

@@ -65,7 +65,7 @@ def test_a_broken_plugin_stops_nothing_until_it_is_named(install: Any) -> None:
     assert str(raised.value) == (
         "normaliser 'breaks' (broken 0.1, third_broken:Lower) is broken: ModuleNotFoundError: "
         f"No module named 'no_such_module' (raised in {site / 'third_broken.py'}:1). "
-        "'kikimimi plugins --check breaks' shows the whole traceback."
+        "'kikimimi plugins --check --verbose breaks' shows the whole traceback."
     )
 
 
