@@ -7,10 +7,8 @@ headers of the recipes. The tests compare.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import itertools
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +19,7 @@ import typer
 from kikimimi.cli import app
 from kikimimi.contracts import registry
 from kikimimi.contracts.generation import Generation
-from kikimimi.contracts.options import Option, declared, describe_bounds, describe_type
+from kikimimi.inspect.plugin import one_line, options_in_words, summary
 from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
 from kikimimi.recipe.resolve import load_recipe, recipes_folder
 from kikimimi.recipe.schema import (
@@ -43,8 +41,7 @@ from kikimimi.recipe.schema import (
     Trainer,
     Validate,
 )
-from kikimimi.recipe.shape import Leaf, Named, Pluggable, Section, Several, Shape, shapes
-from kikimimi.recipe.show import plain
+from kikimimi.recipe.shape import Section, shapes
 from kikimimi_layouts.fields import FIELDS_FOLDER, Fields, Messages, Turn, TurnPart, shipped_fields
 
 DOCS = Path(__file__).parent
@@ -129,60 +126,15 @@ def component(cls: type[Any]) -> Iterator[str]:
 
 def table(cls: type[Any]) -> Iterator[str]:
     """Yield a table of a dataclass's options, with an empty line after it."""
-    found = declared(cls)
+    found = options_in_words(cls)
     if not found:
         yield from ["It has no options.", ""]
         return
     yield from ["| option | value | default | |", "|---|---|---|---|"]
-    for (name, option), shape in zip(found.items(), shapes(cls).values(), strict=True):
-        bounds = "" if isinstance(shape, Leaf) else describe_bounds(option.annotation)
-        cells = (f"`{name}`", value(shape) + bounds, default(option), one_line(option.docstring))
+    for option in found:
+        cells = (f"`{option.name}`", option.value, option.default, option.about)
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
     yield ""
-
-
-def value(shape: Shape) -> str:
-    """Return what may stand at a place, in words."""
-    if isinstance(shape, Leaf):
-        return describe_type(shape.annotation) if shape.kind is None else f"name of a {shape.kind}"
-    if isinstance(shape, Pluggable):
-        return f"{article(shape.kind)}: its name, or a section with its name and options"
-    if isinstance(shape, Named):
-        inner = article(shape.item.kind) if isinstance(shape.item, Pluggable) else "a section"
-        names = ", ".join(f"`{key}`" for key in shape.keys) if shape.keys else f"{shape.noun} names"
-        return f"by {names}: {inner} each"
-    if isinstance(shape, Several):
-        return "a list of sections"
-    return "a section or null" if shape.optional else "a section"
-
-
-def article(noun: str) -> str:
-    """Return the noun with its indefinite article."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" if noun != "llm" else "an LLM"
-
-
-def default(option: Option) -> str:
-    """Return an option's default as YAML spells it."""
-    found = option.default
-    if found is dataclasses.MISSING:
-        return "must be given"
-    if isinstance(found, Chosen):
-        return f"`{found.name}`"
-    if dataclasses.is_dataclass(found):
-        return "its defaults"
-    if isinstance(found, str):
-        return f"`{found}`" if found and found.isprintable() else f"`{json.dumps(found)}`"
-    return f"`{json.dumps(plain(found))}`".replace('"', "")
-
-
-def summary(cls: type[Any]) -> str:
-    """Return the first paragraph of a class's docstring in one line."""
-    return one_line((inspect.getdoc(cls) or "").partition("\n\n")[0])
-
-
-def one_line(text: str) -> str:
-    """Return a docstring's text in one line, with Markdown's backticks and YAML's null."""
-    return re.sub(r"\bNone\b", "null", " ".join(text.replace("``", "`").split()))
 
 
 def command_reference() -> str:

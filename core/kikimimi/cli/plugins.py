@@ -47,7 +47,7 @@ def list_plugins(
     verbose: bool = typer.Option(False, "--verbose", help="With --check: show the traceback of what fails."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> None:
-    """List the registered plugins, importing none; with --check, try them."""
+    """List the registered plugins, importing none; show one with its options; with --check, try them."""
     from kikimimi.console.words import listing, nearest
     from kikimimi.contracts.registry import plugins as registered
     from kikimimi.errors import PluginError
@@ -63,7 +63,15 @@ def list_plugins(
     claims = [(plugin.kind, plugin.name) for plugin in found]
     rows = [asdict(plugin) | {"duplicate": claims.count((plugin.kind, plugin.name)) > 1} for plugin in found]
     if not check:
-        say_json(rows, indent=2) if as_json else _print_table(rows)
+        if name is not None:
+            _add_words(found, rows)
+        if as_json:
+            say_json(rows, indent=2)
+        elif name is None or any(row["duplicate"] for row in rows):
+            _print_table(rows)
+        else:
+            for row in rows:
+                _print_words(row)
         return
     for plugin, row in zip(found, rows, strict=True):
         outcome = _check(plugin)
@@ -74,6 +82,43 @@ def list_plugins(
         say_json(rows, indent=2)
     if any(row["failures"] for row in rows):
         raise typer.Exit(1)
+
+
+def _add_words(found: list[Plugin], rows: list[dict[str, Any]]) -> None:
+    """Import what is named, unless two claim the name, and add what it is and its options."""
+    from kikimimi.errors import PluginError
+    from kikimimi.inspect.plugin import plugin_in_words
+
+    for plugin, row in zip(found, rows, strict=True):
+        if not row["duplicate"]:
+            try:
+                row |= asdict(plugin_in_words(plugin))
+            except PluginError as error:
+                row["error"] = str(error)
+
+
+def _print_words(row: dict[str, Any]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from kikimimi.console.rich_console import SafeConsole
+
+    say(f"{row['kind']} '{row['name']}'")
+    say(f"  from      {row['distribution']} {row['version']}\n  class     {row['value']}")
+    if "error" in row:
+        say(f"  broken    {row['error']}\n")
+        return
+    say(f"  contract  {row['contract']}\n\n{row['about']}")
+    if not row["options"]:
+        say("\nIt has no options.\n")
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("option", "value", "default", ""):
+        table.add_column(column, overflow="fold")
+    for option in row["options"]:
+        table.add_row(*(text.replace("`", "") for text in option.values()))
+    console = SafeConsole()
+    (console if console.is_terminal else SafeConsole(width=1000)).print(table)
 
 
 @dataclass(frozen=True)
@@ -159,7 +204,12 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 @app.command(name="new")
 def new_plugin(
     name: str = typer.Argument(metavar="NAME", help="The plugin's name, as recipes will spell it."),
-    kind: str = typer.Option(..., "--kind", help="What it is: adapter, encoder or llm."),
+    kind: str = typer.Option(
+        ...,
+        "--kind",
+        help="What it is: encoder, adapter, llm, objective, task, layout, voice, normaliser, metric or "
+        "recogniser.",
+    ),
     out: Path = typer.Option(None, "--out", help="Folder to write. Default: one called NAME, here."),
 ) -> None:
     """Write a package with a new plugin: a small component that works, and its test."""

@@ -13,8 +13,30 @@ from kikimimi.errors import RequestError
 from kikimimi.files.writing import whole_folder
 
 _TEMPLATES = Path(__file__).parent / "templates"
-TEMPLATE_KINDS = {"adapter": "An adapter", "encoder": "A speech encoder", "llm": "An LLM"}
+TEMPLATE_KINDS = {
+    "encoder": "A speech encoder",
+    "adapter": "An adapter",
+    "llm": "An LLM",
+    "objective": "A training objective",
+    "task": "A task",
+    "layout": "A layout of corpora",
+    "voice": "A voice",
+    "normaliser": "A text normaliser",
+    "metric": "A metric",
+    "recogniser": "A recogniser",
+}
 """Kinds that there are templates for, and what they make."""
+_IN_A_RECIPE = {
+    "objective": "stages: {train: {objective: {name: $name}}}",
+    "task": "stages: {train: {data: {clips: {shards: 'data/train-*.tar', task: $name}}}}",
+    "normaliser": "evaluate: {test: {shards: 'data/test-*.tar', task: asr, normaliser: $name}}",
+    "metric": "evaluate: {test: {shards: 'data/test-*.tar', task: asr, metric: $name}}",
+    "recogniser": "evaluate: {test: {shards: 'data/test-*.tar', task: asr, baselines: {other: $name}}}",
+}
+_ON_THE_COMMAND_LINE = {
+    "layout": "kikimimi data pack CORPUS OUT --layout $name",
+    "voice": "kikimimi data synth OUT --voice $name",
+}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
 
 
@@ -24,7 +46,7 @@ class Scaffold:
 
     Attributes:
         name: The plugin's name, as recipes spell it.
-        kind: ``adapter``, ``encoder`` or ``llm``.
+        kind: The kind's name, such as ``adapter``.
 
     Raises:
         RequestError: The name is none, or taken; the kind has no template.
@@ -98,6 +120,7 @@ class Scaffold:
             "module": self.module,
             "class_name": self.class_name,
             "summary": TEMPLATE_KINDS[self.kind],
+            "usage": self._usage(),
             "kikimimi": ".".join(__version__.split(".")[:2]),
         }
         return {
@@ -106,6 +129,14 @@ class Scaffold:
             )
             for template, place in places.items()
         }
+
+    def _usage(self) -> str:
+        """Return how it is used, as Markdown."""
+        if self.kind in _ON_THE_COMMAND_LINE:
+            said, language = _ON_THE_COMMAND_LINE[self.kind], "sh"
+        else:
+            said, language = _IN_A_RECIPE.get(self.kind, "$kind: {name: $name}"), "yaml"
+        return f"```{language}\n{Template(said).substitute(kind=self.kind, name=self.name)}\n```"
 
     def write(self, folder: Path) -> list[Path]:
         """Write the files and return their paths.
