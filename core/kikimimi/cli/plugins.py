@@ -49,10 +49,13 @@ def list_plugins(
 ) -> None:
     """List the registered plugins, importing none; show one with its options; with --check, try them."""
     from kikimimi.console.words import listing, nearest
-    from kikimimi.contracts.registry import plugins as registered
+    from kikimimi.contracts.registry import misplaced, plugins as registered
     from kikimimi.errors import PluginError
 
     found = list(registered())
+    strange = misplaced() if name is None else []
+    for line in strange:
+        say(line, error=True)
     if name is not None:
         names = {plugin.name for plugin in found}
         if name not in names:
@@ -80,7 +83,7 @@ def list_plugins(
             _print_outcome(plugin, outcome, verbose=verbose)
     if as_json:
         say_json(rows, indent=2)
-    if any(row["failures"] for row in rows):
+    if strange or any(row["failures"] for row in rows):
         raise typer.Exit(1)
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RunError, WriteError
+from kikimimi.errors import RecipeError, RunError, WriteError
 from kikimimi.files.hashes import mark, write_manifest
 from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_text
 from kikimimi.files.writing import whole_file, whole_folder, writing
@@ -35,6 +35,7 @@ from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.run.drift import HARDWARE, as_begun, recipe_change, without_loss
+from kikimimi.run.made_with import MadeWith, tell_differences
 from kikimimi.run.rank import global_rank
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class RunFolder:
         if not (path / "recipe.yaml").is_file():
             raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
         recipe = cls.read_recipe(path)
+        tell_differences(path, tuple(MadeWith.read(path / "lock.json").differences()))
         if not overrides:
             return cls(path, recipe)
         wanted = cls.read_recipe(path, overrides)
@@ -138,8 +140,14 @@ class RunFolder:
             DamagedError: It is damaged.
             RecipeError: The changes are wrong.
         """
-        held = _held_recipe(path)
-        return as_begun(load_recipe(path / "recipe.yaml", overrides), held)
+        held, made_with = _held_recipe(path), MadeWith.read(path / "lock.json")
+        made_with.prefer()
+        try:
+            recipe = load_recipe(path / "recipe.yaml", overrides)
+        except RecipeError as error:
+            differences = [f"{path}: {line}" for line in made_with.differences()]
+            raise RecipeError([*error.problems, *differences]) from error
+        return as_begun(recipe, held)
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write the recipe that the run holds, whole or not at all."""

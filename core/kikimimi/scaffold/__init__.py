@@ -37,7 +37,6 @@ _ON_THE_COMMAND_LINE = {
     "layout": "kikimimi data pack CORPUS OUT --layout $name",
     "voice": "kikimimi data synth OUT --voice $name",
 }
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Scaffold:
                 f"--kind: there is no template for '{self.kind}'.{nearest(self.kind, TEMPLATE_KINDS)} "
                 f"Kinds: {listing(TEMPLATE_KINDS)}"
             )
-        if not _NAME.fullmatch(self.name):
+        if not registry.NAME.fullmatch(self.name):
             words = re.findall(r"[A-Za-z0-9]+", self.name)
             guess = "_".join(words).lstrip("0123456789_")
             raise RequestError(

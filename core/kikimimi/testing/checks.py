@@ -17,8 +17,8 @@ from kikimimi.contracts.layout import Layout
 from kikimimi.contracts.metric import Metric
 from kikimimi.contracts.normaliser import Normaliser
 from kikimimi.contracts.objective import Objective
+from kikimimi.contracts.plugin_import import place_in
 from kikimimi.contracts.recogniser import Recogniser
-from kikimimi.contracts.registry import place_in
 from kikimimi.contracts.task import Task
 from kikimimi.contracts.voice import Voice
 from kikimimi.errors import MissingExtraError
