@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
     )
 }
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
+PLUGIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
 """What a plugin may be called, so that recipes and the command line can say it."""
 NAME_RULE = "a name has letters and digits, with single '-' or '_' between them, and starts with a letter"
 DISABLED_VARIABLE = "KIKIMIMI_DISABLE_PLUGINS"
@@ -125,7 +125,7 @@ def _registered(kind_name: str) -> dict[str, tuple[Plugin, ...]]:
     disabled = _disabled()
     for entry in _entries().select(group=kind.group):
         plugin = _plugin(kind, entry)
-        if canonical(plugin.distribution) not in disabled and NAME.fullmatch(entry.name):
+        if canonical(plugin.distribution) not in disabled and PLUGIN_NAME.fullmatch(entry.name):
             found.setdefault(entry.name, set()).add(plugin)
     # A set: an editable install beside its source shows the same distribution twice.
     return {name: tuple(sorted(found[name], key=str)) for name in sorted(found)}
@@ -143,7 +143,7 @@ def misplaced() -> list[str]:
                 f"{whose}: '{entry.group}' is no group of plugins.{nearest(entry.group, groups)} "
                 f"Groups: {listing(sorted(groups))}"
             )
-        elif not NAME.fullmatch(entry.name):
+        elif not PLUGIN_NAME.fullmatch(entry.name):
             said.append(f"{whose}: {entry.group} '{entry.name}': {NAME_RULE}")
     return sorted(set(said))
 

@@ -60,7 +60,7 @@ class Scaffold:
                 f"--kind: there is no template for '{self.kind}'.{nearest(self.kind, TEMPLATE_KINDS)} "
                 f"Kinds: {listing(TEMPLATE_KINDS)}"
             )
-        if not registry.NAME.fullmatch(self.name):
+        if not registry.PLUGIN_NAME.fullmatch(self.name):
             words = re.findall(r"[A-Za-z0-9]+", self.name)
             guess = "_".join(words).lstrip("0123456789_")
             raise RequestError(
