@@ -44,7 +44,7 @@ def list_plugins(
         "--check",
         help="Import each plugin, and run the checks of its kind's contract.",
     ),
-    verbose: bool = typer.Option(False, "--verbose", help="With --check: the traceback of what fails as well."),
+    verbose: bool = typer.Option(False, "--verbose", help="Traceback of what fails as well, with --check."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> None:
     """List the registered plugins, importing none; show one with its options; with --check, try them."""
