@@ -11,11 +11,13 @@ import inspect
 import itertools
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
 
+import kikimimi
 from kikimimi.cli import app
 from kikimimi.contracts import registry
 from kikimimi.contracts.generation import Generation
@@ -42,6 +44,8 @@ from kikimimi.recipe.schema import (
     Validate,
 )
 from kikimimi.recipe.shape import Section, shapes
+from kikimimi.scaffold import Scaffold
+from kikimimi.testing.checks import checks_of
 from kikimimi_layouts.fields import FIELDS_FOLDER, Fields, Messages, Turn, TurnPart, shipped_fields
 
 DOCS = Path(__file__).parent
@@ -267,11 +271,86 @@ def trained(stage: Stage) -> str:
     return parts if stage.objective.name == "ce" else f"{parts}, objective `{stage.objective.name}`"
 
 
+def plugin_page(kind: str) -> str:
+    """Return the contract of a kind, a package of one, and what is checked, as Markdown."""
+    of, contract = registry.kind_of(kind), registry.contract_of(kind)
+    scaffold = Scaffold("example", kind)
+    files = scaffold.files()
+    lines = ["## The contract", "", f"Entry-point group `{of.group}`.", ""]
+    lines += _documented(contract, f"kikimimi.{contract.__name__}")
+    told: dict[str, None] = {}
+    for name, member in _methods(contract):
+        signature = _signature(member)
+        lines += _documented(member, name + signature)
+        told |= dict.fromkeys(re.findall(r"\b[A-Z]\w+", signature))
+    types = [name for name in told if name in kikimimi.__all__ and name != contract.__name__]
+    if types:
+        lines += ["## What it is given and gives", ""]
+        for name in types:
+            lines += _documented(getattr(kikimimi, name), f"kikimimi.{name}")
+    command = f"kikimimi plugins new example --kind {kind}"
+    lines += [
+        "## A package",
+        "",
+        f"`{command}` writes one, with its test. Its `pyproject.toml` says",
+        "",
+        "```toml",
+    ]
+    lines += [f'[project.entry-points."{of.group}"]', f'example = "{scaffold.value}"', "```", ""]
+    for place in (f"{scaffold.module}/{kind}.py", f"tests/test_{kind}.py"):
+        lines += [f"`{place}`:", "", "```python", files[place].rstrip(), "```", ""]
+    lines += ["It is used so:", "", scaffold.usage(), "", "## What is checked", ""]
+    lines += [
+        "By `kikimimi plugins example --check`, and by `parametrize_checks` in a package's own tests:",
+        "",
+    ]
+    for check in checks_of(kind):
+        lines.append(f"- `{check.__name__}`: {summary(check)}")
+    return "\n".join(["", *lines, "", ""])
+
+
+def _methods(contract: type[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the documented methods and properties of a contract, those of its bases first."""
+    found: dict[str, Any] = {}
+    for base in reversed(contract.__mro__):
+        if base.__module__.startswith("kikimimi."):
+            found |= vars(base)
+    for name, member in found.items():
+        function = _function(member)
+        public = not name.startswith("_") or name in ("__call__", "__len__")
+        if public and inspect.isfunction(function) and inspect.getdoc(function):
+            yield name, member
+
+
+def _signature(member: Any) -> str:
+    """Return arguments and result of a method, with the last names of types; of a property its type."""
+    signature = inspect.signature(_function(member))
+    if isinstance(member, property):
+        result = signature.return_annotation
+        shown = f": {getattr(result, '__name__', result)}"
+    else:
+        shown = re.sub(r"^\((self|cls)(, )?", "(", str(signature))
+    return re.sub(r"[\w.]+\.(?=\w)", "", shown.replace("'", ""))
+
+
+def _function(member: Any) -> Any:
+    """Return the function of a method, a class method or a property."""
+    member = member.fget if isinstance(member, property) else member
+    return getattr(member, "__func__", member)
+
+
+def _documented(member: Any, title: str) -> Iterator[str]:
+    """Yield a heading and a docstring, as it stands in the code."""
+    said = inspect.getdoc(_function(member)) or ""
+    yield from (f"### `{title}`", "", "```text", said, "```", "")
+
+
 PAGES = {
     "recipes.md": recipe_reference,
     "commands.md": command_reference,
     "systems.md": systems_reference,
     "data.md": layout_reference,
+    **{f"plugins/{kind}.md": partial(plugin_page, kind) for kind in registry.KINDS},
 }
 
 if __name__ == "__main__":

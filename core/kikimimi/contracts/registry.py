@@ -92,6 +92,13 @@ def kind_of(name: str) -> Kind:
     return KINDS[name]
 
 
+def contract_of(kind: str) -> type[Any]:
+    """Import and return the class that plugins of a kind derive from."""
+    held = kind_of(kind)
+    contract: type[Any] = EntryPoint(held.name, held.base, held.group).load()
+    return contract
+
+
 def _plugin(kind: Kind, entry: EntryPoint) -> Plugin:
     distribution, version = _named(entry.dist) if entry.dist else ("(unknown distribution)", "?")
     return Plugin(
@@ -227,7 +234,7 @@ def _loaded(plugin: Plugin) -> type[Any]:
     kind = kind_of(plugin.kind)
     check_requirement(str(plugin), plugin.distribution)
     # The contract is imported first, with what it needs: that is not the plugin's time.
-    base = EntryPoint(kind.name, kind.base, kind.group).load()
+    base = contract_of(kind.name)
     entry = EntryPoint(plugin.name, plugin.value, kind.group)
     component = import_guarded(str(plugin), plugin.value, entry.load)
     if not (isinstance(component, type) and issubclass(component, base)):

@@ -114,9 +114,9 @@ def _default(option: Option) -> str:
     return f"`{json.dumps(plain(found))}`".replace('"', "")
 
 
-def summary(cls: type[Any]) -> str:
-    """Return the first paragraph of a class's docstring in one line."""
-    return one_line((inspect.getdoc(cls) or "").partition("\n\n")[0])
+def summary(documented: Any) -> str:
+    """Return the first paragraph of a docstring, of a class or a function, in one line."""
+    return one_line((inspect.getdoc(documented) or "").partition("\n\n")[0])
 
 
 def one_line(text: str) -> str:

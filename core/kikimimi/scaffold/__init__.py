@@ -97,6 +97,11 @@ class Scaffold:
         return name if name.endswith(ending) else name + ending
 
     @property
+    def value(self) -> str:
+        """``module:Class`` of the entry point."""
+        return f"{self.module}.{self.kind}:{self.class_name}"
+
+    @property
     def _words(self) -> list[str]:
         return re.split("[-_]", self.name)
 
@@ -118,8 +123,9 @@ class Scaffold:
             "distribution": self.distribution,
             "module": self.module,
             "class_name": self.class_name,
+            "value": self.value,
             "summary": TEMPLATE_KINDS[self.kind],
-            "usage": self._usage(),
+            "usage": self.usage(),
             "kikimimi": ".".join(__version__.split(".")[:2]),
         }
         return {
@@ -129,7 +135,7 @@ class Scaffold:
             for template, place in places.items()
         }
 
-    def _usage(self) -> str:
+    def usage(self) -> str:
         """Return how it is used, as Markdown."""
         if self.kind in _ON_THE_COMMAND_LINE:
             said, language = _ON_THE_COMMAND_LINE[self.kind], "sh"

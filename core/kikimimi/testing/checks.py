@@ -165,6 +165,11 @@ def _result(name: str, run: Callable[[], None], subject: Tested) -> CheckResult:
     return CheckResult(name, None)
 
 
+def checks_of(kind: str) -> tuple[Function, ...]:
+    """Return the functions that check plugins of a kind, in order."""
+    return _KINDS[kind][2]
+
+
 def list_checks(kind: str, component: type[Any], config: Any = None) -> list[Check]:
     """Return the checks of a component.
 
