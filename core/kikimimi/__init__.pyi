@@ -49,6 +49,7 @@ from .contracts.layout import (
     LayoutConfig as LayoutConfig,
     Row as Row,
     Segment as Segment,
+    as_on_disk as as_on_disk,
     clip_name as clip_name,
 )
 from .contracts.metric import Metric as Metric, MetricConfig as MetricConfig, Score as Score
@@ -58,6 +59,7 @@ from .contracts.objective import (
     Objective as Objective,
     ObjectiveConfig as ObjectiveConfig,
     Step as Step,
+    Turns as Turns,
 )
 from .contracts.options import (
     Distinct as Distinct,

@@ -62,14 +62,14 @@ def clip_name(name: str, clip: Clip) -> str:
 
 
 def _three(seconds: float) -> str:
-    return f"{seconds:.3f}".removesuffix("0")
+    return f"{seconds:.3f}".removesuffix("0") if seconds < 1e9 else f"{seconds:g}"
 
 
 def as_on_disk(path: Path) -> Path:
     """Return a path as the disk spells it, where that differs in Unicode normalisation only.
 
-    macOS takes letters apart where others write them as one, and lists of files move between systems. Where
-    nothing, or more than one thing, is called so, the path is returned as it is.
+    macOS takes letters apart where others write them as one, and lists of files move between systems. A name
+    of which there is nothing, or more than one thing, is returned as it is.
     """
     if str(path).isascii() or os.path.lexists(path):
         return path
@@ -81,7 +81,7 @@ def as_on_disk(path: Path) -> Path:
     except (OSError, ValueError):
         return path
     found = spellings.get(unicodedata.normalize("NFC", path.name), ())
-    return parent / found[0] if len(found) == 1 else path
+    return parent / (found[0] if len(found) == 1 else path.name)
 
 
 @lru_cache(maxsize=4)  # a corpus with many missing files looks into the same folders again and again

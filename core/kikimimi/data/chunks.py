@@ -23,6 +23,8 @@ _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 _NIST_FIELD = re.compile(r"^(\w+) -i (\d+)\s*$", re.MULTILINE)
 _PLAIN = (1, 3, 6, 7, 0xFFFE)
 """Codes of formats of so many bytes a sample: integers, floats, A-law, mu-law, one with a name of its own."""
+_MPEG = (0x50, 0x55)
+"""Codes of MPEG audio: frames that know nothing of the chunks around them."""
 _TRAILING = 1024  # bytes after the samples that programs leave behind
 _CAF_DATA = 4  # bytes of a chunk of samples before them
 
@@ -43,6 +45,33 @@ def filled(content: Content, name: str) -> Pieces | None:
     """
     fill = _KINDS.get(content[:4])
     return fill(content, name) if fill is not None else None
+
+
+def mpeg_inside(content: Content, name: str) -> tuple[int, int] | None:
+    """Return where the frames of MPEG audio of a WAV begin and end [bytes]; None where it holds none.
+
+    Raises:
+        AudioError: The file breaks off, or files were joined.
+    """
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        return None
+    _check_joined(content, 8 + int.from_bytes(content[4:8], "little"), b"RIFF", name)
+    at, is_mpeg = 12, False
+    while at + 8 <= len(content):
+        kind, size = struct.unpack("<4sI", content[at : at + 8])
+        begin = at + 8
+        if kind == b"fmt ":
+            is_mpeg = int.from_bytes(content[begin : begin + 2], "little") in _MPEG
+        if kind == b"data" and is_mpeg and content[begin : begin + 4] != b"RIFF":
+            end = len(content) if not size or is_placeholder(size) else begin + size
+            if end > len(content):
+                raise AudioError(
+                    f"{name}: breaks off: its header promises {size} bytes, but only {len(content) - begin} "
+                    "are there"
+                )
+            return begin, end
+        at = begin + size + size % 2
+    return None
 
 
 def _wav(content: Content, name: str) -> Pieces | None:
@@ -124,11 +153,27 @@ def _w64(content: Content, name: str) -> Pieces | None:
         if kind == _W64_DATA:
             if 0 <= size <= 24 < len(content) - at:
                 raise _unknown(name)
-            return None
+            end = at + size
+            if size < 24 or end >= len(content):
+                return None
+            if not _are_w64_chunks(content, end + -size % 8):
+                _check_rest(content, at + 24, size - 24, name)
+            # libsndfile takes what follows the samples for more of them.
+            return [content[:16], struct.pack("<q", end), (24, end)]
         if size < 24:
             return None
         at += size + -size % 8
     return None
+
+
+def _are_w64_chunks(content: Content, at: int) -> bool:
+    """Tell whether nothing but further chunks follows."""
+    while at + 24 <= len(content):
+        size = struct.unpack("<q", content[at + 16 : at + 24])[0]
+        if size < 24:
+            return False
+        at += size + -size % 8
+    return len(content) <= at < len(content) + 8
 
 
 def _caf(content: Content, name: str) -> Pieces | None:

@@ -1,5 +1,6 @@
 """Fills the report from what a run folder holds: metrics, predictions, scores, and what was left out."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -19,8 +20,8 @@ from kikimimi.evaluation.predictions import PredictionLine, read_predictions, ro
 from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.inspect.describe import describe
-from kikimimi.recipe import Evaluation
-from kikimimi.recipe.show import to_yaml
+from kikimimi.recipe import Evaluation, Stage
+from kikimimi.recipe.show import plain, to_yaml
 from kikimimi.report.charts import STYLES, Chart, Curve, heat_map, line_chart
 from kikimimi.report.page import save_page
 from kikimimi.report.report import Example, ExampleGroup, Figure, Report, ScoreRow, render_report
@@ -71,6 +72,14 @@ def _facts(run: RunFolder, lines: Lines, scores: list[ScoreRow]) -> Iterator[tup
         steps = [line for line in lines if line["stage"] == stage and "loss" in line]
         if steps:
             yield f"stage {stage}", f"{steps[-1]['step']} steps, loss {steps[-1]['loss']:.3f}"
+            yield f"objective of {stage}", _objective(run.recipe.stages[stage])
+
+
+def _objective(stage: Stage) -> str:
+    """Return what a stage brings down, with its options."""
+    section = plain(stage.objective)
+    options = {name: value for name, value in section.items() if name != "name"}
+    return f"{section['name']} {json.dumps(options, ensure_ascii=False)}" if options else section["name"]
 
 
 def _counts(lines: Lines) -> Iterator[Figure]:
@@ -209,6 +218,7 @@ def _training_charts(lines: Lines) -> Iterator[Chart]:
 def _losses(lines: Lines, where: str) -> Iterator[Chart]:
     whole = [*_curves(lines, "loss", "training"), *_curves(lines, "validation_loss", "validation")]
     yield from _charts(f"Loss{where}", whole)
+    yield from _charts(f"Validation loss by dataset{where}", _family(lines, "validation_loss"))
     # What the training loss is the sum of, where an adapter adds to it.
     for key in names_of(lines, "loss/"):
         title = f"Part of the loss{where}: {key.removeprefix('loss/')}"

@@ -34,7 +34,7 @@ from kikimimi.files.writing import whole_file, whole_folder, writing
 from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
-from kikimimi.run.drift import HARDWARE, as_begun, recipe_change, without_loss
+from kikimimi.run.drift import HARDWARE, as_begun, newer_options, recipe_change
 from kikimimi.run.made_with import MadeWith, tell_differences
 from kikimimi.run.rank import global_rank
 
@@ -199,9 +199,16 @@ class RunFolder:
         return any((self.path / name).exists() for name in _BEGUN)
 
     @property
-    def averages_micro_batches(self) -> bool:
-        """Whether it began before a recipe said what a step's loss is the mean over."""
-        return bool(without_loss(parse_yaml(_held_recipe(self.path))))
+    def kept_options(self) -> dict[str, Any]:
+        """Options that there were not when it began, and how it goes on as if there still were none; those of
+        stages by the names that they have in a stage.
+        """
+        found = newer_options(self.recipe, _held_recipe(self.path)).items()
+        return {
+            name.split(".", 2)[-1] if name.startswith("stages.") else name: option.metadata["before"]
+            for name, option in found
+            if "before" in option.metadata
+        }
 
     @property
     def assets(self) -> Path:
@@ -239,6 +246,10 @@ class RunFolder:
     def weights(self, stage: str) -> Path:
         """What a finished stage leaves."""
         return self.path / "weights" / f"{stage}.safetensors"
+
+    def weights_before(self, stage: str, length: str) -> Path:
+        """What a stage left that was lengthened since, by the length that it had: ``4-steps``."""
+        return self.weights(stage).with_name(f"{stage}.{length}.safetensors")
 
     def faults(self, stage: str, rank: int = 0) -> Path:
         """Where the records are listed that a stage leaves out, as a rank met them."""

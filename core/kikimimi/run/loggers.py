@@ -155,6 +155,10 @@ def _tensorboard(folder: Path, stage: str, purge: int | None) -> Logger:
                 except ValueError as error:
                     raise error.__cause__ or error from None
 
+        def save(self) -> None:
+            with writing(folder):
+                super().save()
+
     if threading.excepthook is not _leave_to_logger:
         _others.append(threading.excepthook)
         threading.excepthook = _leave_to_logger

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from kikimimi.console.terminal import csv_cell
 from kikimimi.files.reading import read_json_lines
-from kikimimi.files.writing import add_lines, whole_file
+from kikimimi.files.writing import add_lines, sync, whole_file, writing
 
 Lines = list[dict[str, Any]]
 """Lines of ``metrics.jsonl``, in the order in which they were written."""
@@ -50,6 +50,12 @@ class MetricsFile(StageLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one line."""
         add_lines(self.path, [json.dumps({"stage": self.stage, "step": step, **metrics})])
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Have all lines on the disk."""
+        with writing(self.path):
+            sync(self.path)
 
     @rank_zero_only
     def forget_after(self, step: int) -> None:

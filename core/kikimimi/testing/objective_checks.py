@@ -14,7 +14,7 @@ from kikimimi.console.words import listing
 from kikimimi.contracts.batch import Batch, Sample, View, collate, render_view
 from kikimimi.contracts.component import AdapterOutput, Rendered
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
-from kikimimi.contracts.objective import Loss, Objective, ObjectiveConfig
+from kikimimi.contracts.objective import Loss, Objective, ObjectiveConfig, Turns
 from kikimimi.model.step import ModelStep
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.testing.subject import (
@@ -137,8 +137,11 @@ def asks_for_what_there_is(subject: ObjectiveSubject) -> None:
             f"{name}: expected a tuple with some of {listing(PARTS)}, each once, found {parts!r}",
         )
     expect(bool(objective.reaches), "reaches: expected at least one part, found none: nothing would train")
-    generates: Any = objective.generates
-    expect(isinstance(generates, bool), f"generates: expected true or false, found {generates!r}")
+    for name in ("generates", "eval_mode"):
+        said: Any = getattr(objective, name)
+        expect(isinstance(said, bool), f"{name}: expected true or false, found {said!r}")
+    turns: Any = objective.turns
+    expect(turns in get_args(Turns), f"turns: expected one of {listing(get_args(Turns))}, found {turns!r}")
 
 
 def loss_is_a_scalar(subject: ObjectiveSubject) -> None:

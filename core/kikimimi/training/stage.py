@@ -19,7 +19,7 @@ from kikimimi.data.order.sources import describe_left_out, make_plan, usable, wi
 from kikimimi.model.assembly import load_deferred
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn
-from kikimimi.model.trainable import freeze_all_but, kept_names, load_trained, trainable_names
+from kikimimi.model.trainable import cast_alone, freeze_all_but, kept_names, load_trained, trainable_names
 from kikimimi.recipe import Dataset, Recipe, Stage
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.recipe.schema import Mixture
@@ -49,8 +49,8 @@ class PreparedStage:
         options: The stage's options, its length in steps.
         module: Loss, optimiser, and what a checkpoint holds.
         loader: The micro-batches in planned order.
-        validation: The held-out ones, or None.
-        missed: The same, where the run was killed between its newest checkpoint and the validation due there.
+        validation: Held-out micro-batches by dataset; none where the stage does not validate.
+        missed: Whether the run was killed between its newest checkpoint and the validation due there.
         interval: What the module gathers for the next log line.
         meter: Counts operations.
         metrics: The metrics file, cut back to the newest checkpoint.
@@ -67,8 +67,8 @@ class PreparedStage:
     options: Stage
     module: StageModule
     loader: StepLoader
-    validation: StageLoader | None
-    missed: StageLoader | None
+    validation: Mapping[str, StageLoader]
+    missed: bool
     interval: LogInterval
     meter: FlopMeter
     metrics: MetricsFile
@@ -107,7 +107,9 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
     features = encode_ahead(recipe, stage, name, model, corpora, held_out, plan)
     views = stage.objective.component(stage.objective.config).views
     world_size = recipe.trainer.devices * recipe.trainer.nodes
-    validation = _validation_loader(recipe, stage, model, held_out, features, views) if held_out else None
+    validation = {
+        corpus.name: _validation_loader(recipe, stage, model, corpus, features, views) for corpus in held_out
+    }
     interval, metrics = LogInterval(), MetricsFile(run.path, name)
     if step is not None:
         say(f"stage {name}: going on after step {step}", error=True)
@@ -117,11 +119,13 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
     best.remember(metrics.path, name)
     kept = kept_names(model, recipe, name)
     spread = _spread(run, name, model, cached=features is not None)
+    before = recipe.start_of(name)
+    start = None if before is None else cast_alone(model, run.weights(before))
     return PreparedStage(
         name=name,
         recipe=recipe,
         options=stage,
-        module=StageModule(model, stage, trained, kept, faults, interval, meter, spread),
+        module=StageModule(model, stage, trained, kept, faults, interval, meter, spread, start),
         loader=StepLoader(
             BatchDataset(corpora, model, recipe.seed, features, views),
             PlanSampler(plan, stage.num_steps * stage.batch.global_, global_rank(), world_size),
@@ -130,7 +134,7 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
             accumulation=stage.batch.global_ // world_size,
         ),
         validation=validation,
-        missed=validation if due and not metrics.has(step or 0, "validation_loss") else None,
+        missed=due and not metrics.has(step or 0, "validation_loss"),
         interval=interval,
         meter=meter,
         metrics=metrics,
@@ -200,11 +204,11 @@ def _validation_loader(
     recipe: Recipe,
     stage: Stage,
     model: SpeechLM,
-    held_out: list[Corpus],
+    held_out: Corpus,
     features: FeatureCache | None,
     views: Collection[View],
 ) -> StageLoader:
-    plan = make_plan(held_out, [None] * len(held_out), model, stage.batch, Mixture(), recipe.seed)
-    dataset = BatchDataset(held_out, model, recipe.seed, features, views)
+    plan = make_plan([held_out], [None], model, stage.batch, Mixture(), recipe.seed)
+    dataset = BatchDataset([held_out], model, recipe.seed, features, views)
     # One pass, the same on every rank: the set is small, and every rank gets the same number of batches.
     return StageLoader(dataset, PlanSampler(plan, plan.num_micro_batches(0), 0, 1), 0)

@@ -53,11 +53,10 @@ def train(
     check_loggers(run.recipe)
     with stopping(), run.locked(), lost_ranks_told(), lost_readers_told():
         done = all(run.finished(name) for name in names)
-        if global_rank() == 0 and not done and run.averages_micro_batches:
-            say(
-                f"{run.path} began before there was batch.loss: it goes on with batch.loss: micro_batches",
-                error=True,
-            )
+        if global_rank() == 0 and not done:
+            for name, value in run.kept_options.items():
+                shown = str(value).lower() if isinstance(value, bool) else value
+                say(f"{run.path} began before there was {name}: it goes on with {name}: {shown}", error=True)
         if global_rank() == 0 and (locked or not done):
             keep_lock(run, recipe_file, hold=locked)
         _train(run, names)

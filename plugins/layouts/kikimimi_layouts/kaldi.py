@@ -22,6 +22,7 @@ from kikimimi import (
     clip_name,
 )
 from kikimimi_layouts.corpus_folder import find_file, find_folder
+from kikimimi_layouts.languages import language_code
 
 _MAX_LINE = 1 << 20  # bytes
 _PLACE_IN_FILE = re.compile(r":\d+(?:\[[^\]]*\])?$|\.ark(?:\.gz)?$")
@@ -149,7 +150,7 @@ class Kaldi(Layout):
         meta["gender"] = _plain(self.genders.get(speaker or ""))
         record = {
             "text": said,
-            "language": self.config.language or _plain(self.languages.get(name)),
+            "language": self.config.language or language_code(_plain(self.languages.get(name)) or "") or None,
             "meta": {key: value for key, value in meta.items() if value is not None},
         }
         return Row(name if self.has_segments else clip_name(name, clip), record, (clip,))

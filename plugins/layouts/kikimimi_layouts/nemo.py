@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi import Clip, DataError, ExampleCorpus, Text
+from kikimimi import Clip, DataError, ExampleCorpus, Text, as_on_disk
 from kikimimi_layouts.conversations import holds_conversation
 from kikimimi_layouts.json_files import record_layout
 from kikimimi_layouts.manifest import Manifest
@@ -114,7 +114,7 @@ class NeMo(Manifest):
         return fields.get("normalized_text")
 
     def _text_of(self, where: str, name: str) -> str:
-        path = self.folder / os.path.expanduser(name)
+        path = as_on_disk(self.folder / os.path.expanduser(name))
         if not os.path.isfile(path):
             raise DataError(f"{where}: text_filepath: no such file: {path}")
         try:

@@ -351,3 +351,43 @@ def test_headers_that_contradict_themselves() -> None:
     aiff[at : at + 4] = struct.pack(">I", 20_000)
     with pytest.raises(AudioError, match="clip: damaged: its header promises 40000 bytes of samples"):
         decode_whole(bytes(aiff), name="clip")
+
+
+def test_w64_ends_where_its_samples_do() -> None:
+    """libsndfile takes what follows for more of them."""
+    content = encoded("W64")
+    expected, _ = decode_whole(content, name="clip")
+    chunk = b"list" + bytes(12) + struct.pack("<q", 24 + 4000) + bytes(range(250)) * 16
+    outer = content[:16] + struct.pack("<q", len(content) + len(chunk)) + content[24:]
+    for whole_file in (content + bytes(700), content + bytes(range(1, 200)), outer + chunk):
+        assert np.array_equal(decode_whole(whole_file, name="clip")[0], expected)
+    with pytest.raises(AudioError, match="promises 80000 bytes of samples, but 4000 more follow"):
+        probe(content + content[-4000:], "clip")
+
+
+def in_wav(frames: bytes, size: int | None = None, code: int = 0x55) -> bytes:
+    form = struct.pack("<HHIIHHHHIHHH", code, 1, 16_000, 4000, 1, 0, 12, 1, 2, 288, 1, 1393)
+    chunks = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"fact" + struct.pack("<II", 4, 12_345)
+    data = struct.pack("<I", len(frames) if size is None else size) + frames
+    return b"RIFF" + struct.pack("<I", len(chunks) + 4 + len(data)) + chunks + b"data" + data
+
+
+@pytest.mark.parametrize("size", [None, 0, 0xFFFFFFFF])
+def test_mp3_in_wav(size: int | None) -> None:
+    """Its frames are counted: what the chunks around them say of its length is a guess."""
+    mp3 = encoded("MP3", "MPEG_LAYER_III")
+    expected, _ = decode_whole(mp3, name="clip")
+    assert np.array_equal(decode_whole(in_wav(mp3, size), name="clip")[0], expected)
+    with pytest.raises(AudioError, match="clip: breaks off"):
+        decode_whole(in_wav(mp3, size)[:-700], name="clip")
+    for other in (b"x" * 999, in_wav(mp3), b""):
+        with pytest.raises(AudioError):
+            decode_whole(in_wav(other), name="clip")
+
+
+def test_what_cannot_be_sought_in_is_read_from_its_beginning() -> None:
+    content = encoded("WAV", "GSM610", rate=8000)
+    samples, _ = decode_whole(content, name="clip")
+    assert len(samples) == pytest.approx(40_000, abs=320)
+    part, _ = decode_whole(Segment(content, 1.0, 2.0), name="clip")
+    assert np.array_equal(part, samples[8000:24_000])

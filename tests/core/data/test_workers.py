@@ -5,19 +5,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing import resource_tracker
+from multiprocessing.popen_spawn_posix import Popen
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kikimimi.console.signals import STOP_SIGNALS
 from kikimimi.data.shards.indexing import build_index
-from kikimimi.data.workers import in_order
+from kikimimi.data.workers import in_order, working_processes
 from kikimimi.errors import DataError
 
 # The processes run what stands above the last line, too.
 CHECK = """
 import os
 import sys
-import time
 from pathlib import Path
 from kikimimi.data.shards import check
 
@@ -43,6 +46,36 @@ def test_results_come_in_the_order_of_the_tasks() -> None:
 def test_a_process_that_dies() -> None:
     with pytest.raises(DataError, match=r"a process has died; out of memory\? Run .* with fewer --work"):
         list(in_order(os._exit, [1, 2], 2))
+
+
+def test_no_signal_reaches_a_process_that_is_being_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signals that a terminal sends to all would end one with a traceback, before it can see to them."""
+    held: list[set[int]] = []
+    launch = Popen.__init__
+
+    def launched(self: Popen, process: Any) -> None:
+        held.append(set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))))
+        launch(self, process)
+
+    monkeypatch.setattr(Popen, "__init__", launched)
+    pipes = [tmp_path / str(number) for number in range(3)]
+    with working_processes(3) as submit:
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        futures = [
+            submit(Path.read_text, pipe) for pipe in pipes
+        ]  # no process is idle before they are written
+        for pipe in pipes:
+            pipe.write_text("read")
+        assert [future.result() for future in futures] == ["read"] * 3
+        tracker = resource_tracker._resource_tracker
+        os.kill(tracker._pid, signal.SIGUSR1)  # type: ignore[attr-defined]
+        assert tracker._check_alive()  # type: ignore[attr-defined]
+    assert len(held) == 3
+    assert all(blocked >= set(STOP_SIGNALS) for blocked in held)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_processes_end_with_the_one_that_started_them(
