@@ -45,6 +45,7 @@ from .contracts.layers import (
 from .contracts.layout import (
     BadRow as BadRow,
     Clip as Clip,
+    ExampleCorpus as ExampleCorpus,
     Layout as Layout,
     LayoutConfig as LayoutConfig,
     Row as Row,

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RunError, WriteError
+from kikimimi.errors import RecipeError, RunError, WriteError
 from kikimimi.files.hashes import (
     ASSETS_REMEDY,
     CHECKPOINT_REMEDY,
@@ -49,6 +49,7 @@ from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.run.drift import HARDWARE, as_begun, newer_options, recipe_change
+from kikimimi.run.made_with import MadeWith, tell_differences
 from kikimimi.run.rank import global_rank
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class RunFolder:
         if not file_there(path / "recipe.yaml", _RECIPE_REMEDY):
             raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
         recipe = cls.read_recipe(path)
+        tell_differences(path, tuple(MadeWith.read(path / "lock.json").differences()))
         if not overrides:
             return cls(path, recipe)
         wanted = cls.read_recipe(path, overrides)
@@ -154,8 +156,14 @@ class RunFolder:
             DamagedError: It is damaged.
             RecipeError: The changes are wrong.
         """
-        held = _held_recipe(path)
-        return as_begun(load_recipe(path / "recipe.yaml", overrides), held)
+        held, made_with = _held_recipe(path), MadeWith.read(path / "lock.json")
+        made_with.prefer()
+        try:
+            recipe = load_recipe(path / "recipe.yaml", overrides)
+        except RecipeError as error:
+            differences = [f"{path}: {line}" for line in made_with.differences()]
+            raise RecipeError([*error.problems, *differences]) from error
+        return as_begun(recipe, held)
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write the recipe that the run holds, whole or not at all."""

@@ -12,6 +12,7 @@ from kikimimi import (
     BadRow,
     Clip,
     DataError,
+    ExampleCorpus,
     Layout,
     LayoutConfig,
     RequestError,
@@ -89,6 +90,19 @@ class Kaldi(Layout):
             raise RequestError(f"{self.folder / 'wav.scp'}: {_command(commands[0])}")
         known = {utterance.name for utterance in self.utterances}
         self.without_audio = [name for name in self.texts if name not in known]
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return two segments of one recording."""
+        return ExampleCorpus(
+            {
+                "wav.scp": "a wav/a.wav\n",
+                "segments": "a-1 a 0.0 0.2\na-2 a 0.2 0.5\n",
+                "text": "a-1 yes\na-2 no\n",
+                "utt2spk": "a-1 x\na-2 x\n",
+                "wav/a.wav": None,
+            }
+        )
 
     @classmethod
     def matches(cls, path: Path) -> bool:

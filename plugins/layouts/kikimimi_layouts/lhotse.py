@@ -18,6 +18,7 @@ from kikimimi import (
     BrokenTarError,
     Clip,
     DataError,
+    ExampleCorpus,
     Layout,
     LayoutConfig,
     RequestError,
@@ -80,6 +81,32 @@ class Lhotse(Layout):
     def _all(self) -> Iterator[_Found]:
         for table in self.cuts:
             yield from table.rows(0, len(table))
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return two supervisions of one recording."""
+        said = [
+            {"id": f"s{number}", "recording_id": "a", "start": 0.25 * number, "duration": 0.25, "text": text}
+            for number, text in enumerate(("yes", "no"))
+        ]
+        source = {"type": "file", "channels": [0], "source": "a.wav"}
+        recording = {
+            "id": "a",
+            "sources": [source],
+            "sampling_rate": 16000,
+            "num_samples": 8000,
+            "duration": 0.5,
+        }
+        cut = {
+            "id": "c",
+            "start": 0.0,
+            "duration": 0.5,
+            "channel": 0,
+            "supervisions": said,
+            "type": "MonoCut",
+        }
+        line = json.dumps(cut | {"recording": recording})
+        return ExampleCorpus({"cuts.jsonl": line, "a.wav": None}, "cuts.jsonl")
 
     @classmethod
     def matches(cls, path: Path) -> bool:

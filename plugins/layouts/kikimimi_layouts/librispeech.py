@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import BadRow, Layout, LayoutConfig, Row, paths_in
+from kikimimi import BadRow, ExampleCorpus, Layout, LayoutConfig, Row, paths_in
 from kikimimi_layouts.corpus_folder import any_good, find_folder, is_missing, read_lines
 
 _Split = Literal[
@@ -50,6 +50,14 @@ class LibriSpeech(Layout):
         self.utterances = any_good(
             [line for transcript in transcripts for line in read_lines(transcript, _read)]
         )
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return two clips of one chapter."""
+        place = "train-clean-100/1/2/1-2"
+        said = "1-2-0000 YES\n1-2-0001 NO\n"
+        clips = {f"{place}-000{number}.flac": None for number in range(2)}
+        return ExampleCorpus({f"{place}.trans.txt": said, **clips})
 
     @classmethod
     def matches(cls, path: Path) -> bool:

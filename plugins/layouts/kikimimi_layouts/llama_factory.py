@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi import LayoutConfig, RequestError, Row, Text, as_on_disk, listing, nearest
+from kikimimi import ExampleCorpus, LayoutConfig, RequestError, Row, Text, as_on_disk, listing, nearest
 from kikimimi_layouts.conversations import MARK, ConversationReader, row_name
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
@@ -65,6 +65,22 @@ class LlamaFactory(TableLayout):
         self.tags = {**_TAGS, **(_OPENAI_TAGS if self._format() == "openai" else {}), **self._section("tags")}
         self.reader = ConversationReader(folder, config.mark)
         self.table = Table(as_on_disk(folder / self.info["file_name"]), check=self.row)
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return a data set with two questions about clips."""
+        asked = {"role": "user", "content": "<audio>What is it?"}
+        rows = [
+            {"messages": [asked, {"role": "assistant", "content": said}], "audios": [name]}
+            for name, said in (("a.wav", "a tone"), ("b.wav", "a bird"))
+        ]
+        about = {
+            "file_name": "t.json",
+            "formatting": "openai",
+            "columns": {"messages": "messages", "audios": "audios"},
+        }
+        files = {_INFO: json.dumps({"asked": about}), "t.json": json.dumps(rows)}
+        return ExampleCorpus({**files, "a.wav": None, "b.wav": None})
 
     @classmethod
     def matches(cls, path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -36,6 +37,7 @@ from kikimimi_encoders.whisper import (
     model_state,
     open_whisper,
 )
+from kikimimi_recognisers.tiny_whisper import write_tiny_whisper
 
 _PROMPT = 4
 _MULTILINGUAL_VOCABULARY = 51865
@@ -91,6 +93,12 @@ class WhisperRecogniser(Recogniser):
         self.model.to("cpu" if device == "auto" else device).eval()
         self._window: int = self.model.config.max_source_positions * 2 * HOP
         self.max_seconds = self._window / SAMPLE_RATE
+
+    @classmethod
+    def example(cls, folder: Path) -> Config:
+        """Write a tiny Whisper with random weights."""
+        write_tiny_whisper(folder)
+        return cls.Config(weights=str(folder), max_new_tokens=5, device="cpu")
 
     def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[Answer]:
         """Transcribe clips of (S,) mono float32 at 16 kHz, batched.
