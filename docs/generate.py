@@ -286,7 +286,7 @@ def plugin_page(kind: str) -> str:
         signature = _signature(member)
         lines += _documented(member, name + signature)
         told |= dict.fromkeys(re.findall(r"\b[A-Z]\w+", signature))
-    types = [name for name in told if name in kikimimi.__all__ and name != contract.__name__]
+    types = [name for name in told if name in dir(kikimimi) and name != contract.__name__]
     if types:
         lines += ["## What it is given and gives", ""]
         for name in types:

@@ -53,7 +53,7 @@ def list_plugins(
     from kikimimi.errors import PluginError
 
     found = list(registered())
-    strange = misplaced() if name is None else []
+    strange: list[str] = misplaced() if name is None else []
     for line in strange:
         say(line, error=True)
     if name is not None:

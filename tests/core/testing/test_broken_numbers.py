@@ -76,9 +76,9 @@ class MakesOnTheCPU(Filtered):
 class MasksWithALowValue(Filtered):
     def frames(self, values: Tensor) -> Tensor:
         scores = self.linear(values)[..., :4]
-        return values * scores.masked_fill(scores > scores.max(-1, keepdim=True)[0], -1e9).softmax(-1).sum(
-            -1, keepdim=True
-        )
+        hidden = scores.masked_fill(scores > scores.max(-1, keepdim=True)[0], -1e9)
+        weight: Tensor = hidden.softmax(-1).sum(-1, keepdim=True)
+        return values * weight
 
 
 class OverflowsInHalf(Filtered):
@@ -94,10 +94,8 @@ class Standardises(Filtered):
 
 class RootOfZero(Filtered):
     def frames(self, values: Tensor) -> Tensor:
-        return (
-            super().frames(values)
-            * self.linear(values).sub(self.linear.bias).square().sum(-1, keepdim=True).sqrt()
-        )
+        length: Tensor = self.linear(values).sub(self.linear.bias).square().sum(-1, keepdim=True).sqrt()
+        return super().frames(values) * length
 
 
 IN_TEST_BROKEN_ADAPTERS = {"bf16_runs", "dtype_and_device_are_kept"}

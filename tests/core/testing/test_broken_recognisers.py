@@ -67,7 +67,8 @@ class ChangesItsName(Loudness):
 
 class OneText(Loudness):
     def transcribe(self, clips: Clips, language: str | None) -> list[str]:
-        return cast(Any, "; ".join(super().transcribe(clips, language)))
+        wrong: Any = "; ".join(super().transcribe(clips, language))
+        return cast("list[str]", wrong)
 
 
 class Sorts(Loudness):

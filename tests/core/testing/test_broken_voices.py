@@ -33,7 +33,10 @@ class Beeps(Voice):
             raise ValueError("there is nothing to speak")
         samples = round(len(text) * 400 / speed)
         pitch = self.config.pitch * 2 ** (semitones / 12)
-        return (0.5 * np.sin(2 * np.pi * pitch / 8000 * np.arange(samples))).astype(np.float32)
+        wave: NDArray[np.float32] = 0.5 * np.sin(
+            2 * np.pi * pitch / 8000 * np.arange(samples, dtype=np.float32)
+        )
+        return wave.astype(np.float32)
 
 
 @parametrize_checks(Beeps)
@@ -51,7 +54,8 @@ class LanguageInWords(Beeps):
 
 class Integers(Beeps):
     def speak(self, text: str, **options: float) -> NDArray[np.float32]:
-        return cast(Any, (super().speak(text, **options) * 32767).astype(np.int16))
+        wrong: Any = (super().speak(text, **options) * 32767).astype(np.int16)
+        return cast("NDArray[np.float32]", wrong)
 
 
 class TooLoud(Beeps):
