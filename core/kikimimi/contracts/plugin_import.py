@@ -33,8 +33,9 @@ def import_guarded(what: str, value: str, load: Callable[[], _Imported]) -> _Imp
     Raises:
         PluginError: Its module raises, exits or takes too long.
     """
+    seconds = _limit()
     try:
-        with _time_limit(seconds := _limit()):
+        with _time_limit(seconds):
             return load()
     except _TooLongError:
         raise PluginError(
