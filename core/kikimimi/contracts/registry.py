@@ -187,7 +187,7 @@ def find(kind: str, name: str) -> Plugin:
     of, _, plain = name.rpartition(":")
     if plain not in registered:
         raise PluginError(
-            f"no {kind} is called '{plain}'.{_other_kinds(kind, plain) or nearest(plain, registered)} "
+            f"no {kind} is called '{name}'.{_other_kinds(kind, plain) or nearest(name, registered)} "
             f"Registered {kind}s: {listing(registered)}"
         )
     found = registered[plain]

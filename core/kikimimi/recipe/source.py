@@ -228,6 +228,9 @@ def read_section(path: Path, problems: Problems, *, key: str = "") -> Entry | No
     except DamagedError as error:
         problems.add(key, str(error).removeprefix(f"{path}: "), str(path))
         return None
+    except OSError as error:
+        problems.add(key, f"cannot be read: {error.strerror}", str(path))
+        return None
     if entry and not isinstance(entry.value, dict):
         said = "is empty" if entry.value is None else f"expected a section, not {entry.shown()}"
         problems.add(key, said, entry.where)

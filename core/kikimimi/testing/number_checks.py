@@ -134,7 +134,7 @@ def runs_where_its_weights_are(subject: Subject) -> None:
         if "device" in said and "meta" in said and "cpu" in said:
             raise ContractError(
                 "on the device of its weights: expected tensors to be made there (`device=`), found one on "
-                f"the CPU: {said.splitlines()[0]}"
+                f"the CPU: {said.partition(chr(10))[0]}"
             ) from error
     except Exception:  # noqa: BLE001 - what depends on values does not run there, and need not
         return

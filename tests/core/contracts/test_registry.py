@@ -122,7 +122,7 @@ def test_a_name_may_say_whose_it_is(install: Any) -> None:
     assert registry.load("normaliser", "second:lower").__module__ == "third_b"
     with pytest.raises(PluginError, match=r"secnd registers no normaliser 'lower'\. Did you mean 's"):
         registry.find("normaliser", "secnd:lower")
-    with pytest.raises(PluginError, match=r"no normaliser is called 'upper'"):
+    with pytest.raises(PluginError, match=r"no normaliser is called 'second:upper'"):
         registry.find("normaliser", "second:upper")
 
 
