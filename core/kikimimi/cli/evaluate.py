@@ -10,18 +10,31 @@ from kikimimi.console.terminal import say, say_json
 
 def evaluate(
     run: Path = typer.Argument(..., help="A run folder."),
-    only: list[str] = typer.Option([], "--only", help="Name of an evaluation; again for more. Default: all."),
+    overrides: list[str] = typer.Argument(
+        None,
+        help="Evaluations to add or change: evaluate.NAME.metric=wer, evaluate.NEW={shards: ..., task: asr}. "
+        "What was predicted is not predicted again.",
+    ),
+    source: Path | None = typer.Option(
+        None, "--from", metavar="RECIPE_OR_RUN", help="Take the evaluations of another recipe, or of a run."
+    ),
+    only: list[str] = typer.Option(
+        [],
+        "--only",
+        help="Name of an evaluation; again for more. Default: those that are added or changed, else all.",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of a table."),
 ) -> None:
     """Evaluate a run and its baselines, and write the report."""
     from kikimimi.evaluation.evaluate import evaluate as evaluate_run
+    from kikimimi.evaluation.record import open_changed
     from kikimimi.evaluation.score import print_scores
     from kikimimi.report.run_report import write_run_report
     from kikimimi.run.folder import RunFolder
 
-    folder = RunFolder.open(run)
-    scores = evaluate_run(folder, only)
-    write_run_report(folder)
+    folder, named = open_changed(run, overrides or [], source)
+    scores = evaluate_run(folder, only or named)
+    write_run_report(RunFolder.open(run))
     if as_json:
         listed = {name: {s: v.to_json() for s, v in systems.items()} for name, systems in scores.items()}
         say_json(listed)
