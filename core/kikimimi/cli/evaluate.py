@@ -1,11 +1,18 @@
 """``kikimimi evaluate`` and ``kikimimi score``."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kikimimi.console.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from kikimimi.contracts.metric import Score
+    from kikimimi.run.folder import RunFolder
 
 
 def evaluate(
@@ -29,11 +36,17 @@ def evaluate(
     from kikimimi.evaluation.evaluate import evaluate as evaluate_run
     from kikimimi.evaluation.record import open_changed
     from kikimimi.evaluation.score import print_scores
+    from kikimimi.inference.ranks import is_spread
     from kikimimi.report.run_report import write_run_report
     from kikimimi.run.folder import RunFolder
 
     folder, named = open_changed(run, overrides or [], source)
-    scores = evaluate_run(folder, only or named)
+    if is_spread(folder.recipe.trainer):
+        scores = _evaluate_in_pieces(folder, only or named)
+        if scores is None:
+            return
+    else:
+        scores = evaluate_run(folder, only or named)
     write_run_report(RunFolder.open(run))
     if as_json:
         listed = {name: {s: v.to_json() for s, v in systems.items()} for name, systems in scores.items()}
@@ -41,6 +54,26 @@ def evaluate(
         return
     print_scores(scores)
     say(f"report: {folder.report}", error=True)
+
+
+def _evaluate_in_pieces(run: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Score]] | None:
+    """Evaluate on the ranks that a recipe spreads its model over; None on every rank but the first."""
+    from kikimimi.evaluation.evaluate import evaluate as evaluate_run
+    from kikimimi.inference.ranks import Ranks, start_ranks
+    from kikimimi.training.launcher import check_launcher
+    from kikimimi.training.parallel.lost_rank import lost_ranks_told
+
+    check_launcher(run.recipe.trainer)
+    with lost_ranks_told():
+        start_ranks(run.recipe.trainer)
+        ranks = Ranks(run)
+        if not ranks.leads:
+            ranks.follow()
+            return None
+        try:
+            return evaluate_run(run, names, ranks)
+        finally:
+            ranks.ask("end")
 
 
 def score(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from kikimimi.evaluation.score import read_scores, score
 from kikimimi.evaluation.similarity import read_similarities, similarities, write_similarities
 from kikimimi.inference.engine import Engine, Prompt
 from kikimimi.inference.load import load_model
+from kikimimi.inference.ranks import LeadingEngine, Ranks
 from kikimimi.recipe.cross import own_name_taken
 from kikimimi.recipe.show import plain
 from kikimimi.run.folder import RunFolder
@@ -39,11 +41,18 @@ if TYPE_CHECKING:
     from kikimimi.recipe import Chosen, Evaluation, Recipe
 
 
-def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, Score]]:
+def evaluate(
+    run: RunFolder, names: Sequence[str] = (), ranks: Ranks | None = None
+) -> dict[str, dict[str, Score]]:
     """Run evaluations of a trained run; what an interrupted call finished is not done again.
 
     Predictions depend on the weights, the data, the task, and on how is generated; where only metric or
     normaliser differ from an earlier call, what was predicted then is scored.
+
+    Args:
+        run: The run.
+        names: Evaluations of its recipe; none means all.
+        ranks: Ranks that hold the model in pieces; None is this process, which holds it whole.
 
     Returns:
         The score of each evaluation and system: of the stages that were scored when they ended, of the
@@ -55,7 +64,7 @@ def evaluate(run: RunFolder, names: Sequence[str] = ()) -> dict[str, dict[str, S
         DataError: A record cannot be used.
     """
     names = _wanted(run, names)
-    model = _Model(run, None)
+    model = _Model(run, None, ranks)
     if run.is_locked():
         say(f"{run.path} is being trained: scored is what it has reached, {model.weights}", error=True)
     scores: dict[str, dict[str, Score]] = {}
@@ -101,8 +110,16 @@ def _of_stages(run: RunFolder, asked: _Asked) -> dict[str, Predictions]:
     return found
 
 
-def evaluate_stage(run: RunFolder, stage: str, names: Sequence[str]) -> dict[str, Score]:
+def evaluate_stage(
+    run: RunFolder, stage: str, names: Sequence[str], ranks: Ranks | None = None
+) -> dict[str, Score]:
     """Run evaluations with what a stage left; what an interrupted call finished is not done again.
+
+    Args:
+        run: The run.
+        stage: The stage.
+        names: Evaluations of the run's recipe.
+        ranks: Ranks that hold the model in pieces; None is this process, which holds it whole.
 
     Returns:
         The stage's score in each evaluation; it stands beside the others as ``RECIPE@STAGE``.
@@ -112,7 +129,7 @@ def evaluate_stage(run: RunFolder, stage: str, names: Sequence[str]) -> dict[str
             references.
         DataError: A record cannot be used.
     """
-    system, model = stage_system(run, stage), _Model(run, stage)
+    system, model = stage_system(run, stage), _Model(run, stage, ranks)
     scores = {}
     with run.evaluating(wait=True):
         for asked in [_Asked.open(run, name) for name in _wanted(run, names)]:
@@ -218,8 +235,8 @@ class _Model:
         loaded: The model, once it is.
     """
 
-    def __init__(self, run: RunFolder, stage: str | None) -> None:
-        self._run = run
+    def __init__(self, run: RunFolder, stage: str | None, ranks: Ranks | None) -> None:
+        self._run, self._ranks = run, ranks
         self.stage, self._file = run.newest_weights(stage)
         self.weights = run.identity_of(self._file)
         self.loaded: SpeechLM | None = None
@@ -232,9 +249,13 @@ class _Model:
                     f"{self._file} is gone: the run is being trained, and has newer checkpoints. Run the "
                     "same command again"
                 )
-            self.loaded = load_model(self._run, self.stage, self._file)
+            load = partial(load_model, self._run) if self._ranks is None else self._ranks.load
+            self.loaded = load(self.stage, self._file)
+        seed = self._run.recipe.seed
+        if self._ranks is not None:
+            return LeadingEngine(self._ranks, self.loaded, precision=precision, seed=seed)
         cpu = torch.device("cpu") if self._run.recipe.trainer.accelerator == "cpu" else None
-        return Engine(self.loaded, cpu, precision=precision, seed=self._run.recipe.seed)
+        return Engine(self.loaded, cpu, precision=precision, seed=seed)
 
 
 def _own(asked: _Asked, own: Predictions, title: str, model: _Model) -> None:

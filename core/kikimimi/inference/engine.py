@@ -17,6 +17,7 @@ from kikimimi.contracts.precision import autocast
 from kikimimi.contracts.scored import Packed
 from kikimimi.errors import DataError, KikimimiError
 from kikimimi.inference.sampling import drawn_by_row, prompt_seed
+from kikimimi.model.sharding import is_sharded
 from kikimimi.model.speech_lm import SpeechLM
 
 BATCH_SIZE = 16
@@ -61,7 +62,8 @@ class Engine:
     ) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision, self.seed = precision, seed
-        self.model = model.to(self.device)
+        # A model in pieces is where it belongs.
+        self.model = model if is_sharded(model) else model.to(self.device)
         self.sample_rate = model.encoder.sample_rate
         self.max_seconds = model.encoder.max_seconds
 
@@ -96,7 +98,6 @@ class Engine:
             return [numbers]
         return [[n for n in numbers if bool(prompts[n].clips) == heard] for heard in (True, False)]
 
-    @torch.inference_mode()
     def pack(self, prompts: Sequence[Prompt]) -> tuple[Batch, Packed, AdapterOutput | None]:
         """Render prompts and write the audio tokens into their slots.
 
@@ -106,6 +107,15 @@ class Engine:
         Raises:
             DataError: A conversation cannot be rendered.
         """
+        return self._pack(prompts)
+
+    @torch.no_grad()
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embed (L,) token ids of the LLM to (L, D)."""
+        return self.model.embed(ids.to(self.device))
+
+    @torch.inference_mode()
+    def _pack(self, prompts: Sequence[Prompt]) -> tuple[Batch, Packed, AdapterOutput | None]:
         samples = []
         for prompt in prompts:
             try:
@@ -118,7 +128,7 @@ class Engine:
             return batch, *self.model.pack(batch)
 
     def _answer(self, prompts: Sequence[Prompt], generation: Generation) -> list[str]:
-        batch, packed, _ = self.pack(prompts)
+        batch, packed, _ = self._pack(prompts)
         for prompt, length in zip(prompts, packed.lengths.tolist(), strict=True):
             self._check_room(prompt, length)
         seeds = [prompt_seed(self.seed, prompt.conversation, prompt.clips) for prompt in prompts]

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
+from torch import distributed
+from torch.distributed.tensor import DTensor
 
 from kikimimi.errors import DamagedError, RecipeError, RequestError, RunError
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.evaluation.record import added_names, as_scored, open_changed, read_record, with_added
+from kikimimi.inference.load import load_model
+from kikimimi.inference.ranks import Ranks
 from kikimimi.inspect.run_check import check_run
+from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.trainable import named_tensors
 from kikimimi.recipe import load_recipe, to_yaml
 from kikimimi.report.run_report import write_run_report
 from kikimimi.run.folder import RunFolder
@@ -197,3 +205,41 @@ def test_scores_of_a_version_that_kept_no_record_stand(run: RunFolder) -> None:
     scores = run.read_json("evaluations/held_out/scores.json")
     run.write_json("evaluations/held_out/scores.json", {"quickstart@asr": scores["quickstart"], **scores})
     assert list(evaluate(run)["held_out"]) == ["quickstart@asr", "quickstart"]
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+def test_a_model_in_pieces_is_never_held_whole(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one rank here; tests/core/training/test_fsdp.py has two, and answers."""
+    monkeypatch.setattr(LOAD, lambda *_: pytest.fail("the model was loaded whole"))
+    expected = named_tensors(load_model(run))
+    stage, weights = run.newest_weights()
+    model = Ranks(run).load(stage, weights)
+    assert {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad} == {}
+    for name, parameter in model.named_parameters():
+        assert isinstance(parameter, DTensor)
+        assert torch.equal(parameter.full_tensor(), expected[name])
+
+
+def test_the_first_rank_asks_the_others(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the model computes: a rank that was left out would leave the others waiting."""
+    asked: list[str] = []
+
+    class Alone:
+        device = torch.device("cpu")
+
+        def load(self, stage: str, weights: Path) -> SpeechLM:
+            return load_model(run, stage, weights)
+
+        def ask(self, what: str, *given: Any) -> None:
+            asked.append(what)
+
+    shutil.rmtree(run.path / "evaluations")
+    evaluate(run, ranks=cast(Any, Alone()))
+    assert asked == ["answer", *("pack", "embed") * 3]  # one batch, and the look at three clips
