@@ -59,13 +59,12 @@ def evaluate(
 def _evaluate_in_pieces(run: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Score]] | None:
     """Evaluate on the ranks that a recipe spreads its model over; None on every rank but the first."""
     from kikimimi.evaluation.evaluate import evaluate as evaluate_run
-    from kikimimi.inference.ranks import Ranks, start_ranks
+    from kikimimi.inference.ranks import Ranks
     from kikimimi.training.launcher import check_launcher
     from kikimimi.training.parallel.lost_rank import lost_ranks_told
 
     check_launcher(run.recipe.trainer)
     with lost_ranks_told():
-        start_ranks(run.recipe.trainer)
         ranks = Ranks(run)
         if not ranks.leads:
             ranks.follow()
@@ -73,7 +72,7 @@ def _evaluate_in_pieces(run: RunFolder, names: Sequence[str]) -> dict[str, dict[
         try:
             return evaluate_run(run, names, ranks)
         finally:
-            ranks.ask("end")
+            ranks.end()
 
 
 def score(

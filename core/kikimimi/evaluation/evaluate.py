@@ -24,7 +24,7 @@ from kikimimi.data.order.sources import record_seconds
 from kikimimi.data.shards.record import named
 from kikimimi.errors import DamagedError, DataError, KikimimiError, RequestError, RunError
 from kikimimi.evaluation.predictions import Predictions, held_identity, row_keys
-from kikimimi.evaluation.record import ScoredSystem, find_scoring, keep_scoring, read_record
+from kikimimi.evaluation.record import ScoredSystem, find_scoring, keep_scoring, read_scorings
 from kikimimi.evaluation.score import read_scores, score
 from kikimimi.evaluation.similarity import read_similarities, similarities, write_similarities
 from kikimimi.inference.engine import Engine, Prompt
@@ -298,7 +298,7 @@ def _write_scores(run: RunFolder, asked: _Asked, systems: dict[str, Predictions]
 
 def _scored_before(asked: _Asked) -> dict[str, ScoredSystem]:
     """Return what the same settings gave before, also in a version that kept no record."""
-    record = read_record(asked.folder)
+    record = read_scorings(asked.folder)
     scoring = find_scoring(record, asked.evaluation, asked.corpus.shards.digest)
     if scoring is not None:
         return scoring["systems"]

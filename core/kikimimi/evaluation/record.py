@@ -63,7 +63,7 @@ class Scoring(TypedDict):
     systems: dict[str, ScoredSystem]
 
 
-def read_record(folder: Path) -> list[Scoring]:
+def read_scorings(folder: Path) -> list[Scoring]:
     """Return the scorings of an evaluation, the newest last; empty where there is none.
 
     Raises:
@@ -99,7 +99,7 @@ def keep_scoring(
     Raises:
         DamagedError: The record is damaged.
     """
-    record, settings = read_record(folder), settings_of(evaluation)
+    record, settings = read_scorings(folder), settings_of(evaluation)
     before = find_scoring(record, evaluation, data)
     scoring: Scoring = {
         "sha256": digest(settings),
@@ -149,7 +149,7 @@ def _with_recorded(run: RunFolder, names: Sequence[str]) -> RunFolder:
     known: dict[str, str] = {name: settings_of(one) for name, one in run.recipe.evaluate.items()}
     recorded = dict(known)
     for name in names:
-        if record := read_record(run.evaluation(name)):
+        if record := read_scorings(run.evaluation(name)):
             recorded[name] = record[-1]["settings"]
     if recorded == known:
         return run

@@ -7,6 +7,7 @@ same as from one process that holds the model whole.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from kikimimi.console.words import counted
 from kikimimi.contracts.generation import Generation
-from kikimimi.errors import KikimimiError
+from kikimimi.errors import KikimimiError, RequestError
 from kikimimi.inference.engine import BATCH_SIZE, Engine, Prompt
 from kikimimi.model.assembly import assemble, load_deferred
 from kikimimi.model.sharding import shard
@@ -25,6 +27,7 @@ from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn
 from kikimimi.model.trainable import load_trained
 from kikimimi.run.folder import RunFolder
+from kikimimi.run.rank import global_rank, slurm_starts_ranks
 
 if TYPE_CHECKING:
     from kikimimi.recipe import Trainer
@@ -39,7 +42,11 @@ def is_spread(trainer: Trainer) -> bool:
 
 
 def start_ranks(trainer: Trainer) -> None:
-    """Start the other ranks that a recipe asks for, where no launcher did, and join them; once is enough."""
+    """Start the other ranks that a recipe asks for, where no launcher did, and join them; once is enough.
+
+    Raises:
+        RequestError: The machine has fewer GPUs.
+    """
     if distributed.is_initialized():
         return
     from lightning_fabric import Fabric
@@ -47,6 +54,12 @@ def start_ranks(trainer: Trainer) -> None:
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     cpu = trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    if not cpu and (there := torch.cuda.device_count()) < trainer.devices:
+        raise RequestError(
+            f"trainer.devices={trainer.devices}, and this machine has {counted(there, 'GPU')}: give as many "
+            "as there are, or for one that holds the whole model trainer.strategy=auto trainer.devices=1 "
+            "trainer.nodes=1"
+        )
     strategy = ModelParallelStrategy(
         lambda model, mesh: model,
         data_parallel_size=trainer.devices * trainer.nodes,
@@ -63,7 +76,9 @@ def start_ranks(trainer: Trainer) -> None:
 
 
 class Ranks:
-    """The ranks of a process group, to which all of them belong; each makes one, at the same time.
+    """The processes that a recipe spreads its model over, as one of them sees them.
+
+    Those that no launcher started are started when the model is needed: scoring alone needs none.
 
     Args:
         run: The run whose model they hold.
@@ -71,8 +86,9 @@ class Ranks:
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self.leads = distributed.get_rank() == 0
-        self._group: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        self.leads = global_rank() == 0
+        self._group: Any = None
+        self._launched = "RANK" in os.environ or slurm_starts_ranks() or distributed.is_initialized()
         self._cpu = run.recipe.trainer.accelerator == "cpu" or not torch.cuda.is_available()
         self._model: SpeechLM | None = None
 
@@ -81,8 +97,26 @@ class Ranks:
         """Where this rank computes."""
         return torch.device("cpu") if self._cpu else torch.device("cuda", torch.cuda.current_device())
 
+    def join(self) -> None:
+        """Start the ranks, or wait until all are there.
+
+        Raises:
+            RequestError: The machine has fewer GPUs.
+        """
+        start_ranks(self.run.recipe.trainer)
+        self._group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+
+    def end(self) -> None:
+        """Let the others go; the first rank calls it, whatever has happened."""
+        if self._group is None and self._launched:
+            self.join()
+        if self._group is not None:
+            self.ask("end")
+
     def load(self, stage: str, weights: Path) -> SpeechLM:
         """Load the weights of a stage in pieces, as `load_model` does whole; the first rank calls it."""
+        if self._group is None:
+            self.join()
         self.ask("load", stage, weights)
         return self._load(stage, weights)
 
@@ -92,6 +126,7 @@ class Ranks:
 
     def follow(self) -> None:
         """Do what the first rank asks for, until it has ended."""
+        self.join()
         while True:
             asked: list[Any] = [None]
             distributed.broadcast_object_list(asked, 0, self._group)
@@ -131,7 +166,7 @@ class LeadingEngine(Engine):
     """The first rank's engine, which the others run along with.
 
     Args:
-        ranks: All of them.
+        ranks: Processes that hold the model.
         model: The model in pieces.
         precision: Number format of computing.
         seed: Seed of sampling.

@@ -55,7 +55,7 @@ def drawn_by_row(seeds: Sequence[int], device: torch.device) -> Iterator[None]:
     batch, and comes out again with the same batch alone.
 
     Args:
-        seeds: One for each prompt of the batch.
+        seeds: Seeds of the answers, one for each prompt of the batch.
         device: Where the LLM draws.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -10,7 +10,7 @@ from kikimimi.console.terminal import visible
 from kikimimi.contracts.batch import Fault
 from kikimimi.errors import KikimimiError, RunError
 from kikimimi.evaluation.predictions import read_predictions
-from kikimimi.evaluation.record import RECORD, read_record
+from kikimimi.evaluation.record import RECORD, read_scorings
 from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import FILE, read_similarities
 from kikimimi.files.hashes import check_seal, require_files
@@ -142,7 +142,7 @@ def _evaluation(path: Path, folder: Path) -> Iterator[CheckedItem]:
         yield _item(path, file, partial(read_predictions, file))
     for name, read in (
         ("scores.json", partial(read_scores, folder / "scores.json")),
-        (RECORD, partial(read_record, folder)),
+        (RECORD, partial(read_scorings, folder)),
         (FILE, partial(read_similarities, folder)),
     ):
         if (folder / name).exists():

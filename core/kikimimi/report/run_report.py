@@ -17,7 +17,7 @@ from kikimimi.data.fault import read_faults
 from kikimimi.data.packing.pack import read_ledger
 from kikimimi.evaluation.error_rate import edits, error_rate
 from kikimimi.evaluation.predictions import PredictionLine, read_predictions, row_keys
-from kikimimi.evaluation.record import Scoring, as_scored, read_record, settings_of
+from kikimimi.evaluation.record import Scoring, as_scored, read_scorings, settings_of
 from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.files.yaml_text import parse_yaml
@@ -68,7 +68,7 @@ def _scores(run: RunFolder, recipe: Recipe) -> Iterator[ScoreRow]:
         folder = run.evaluation(name)
         scorings = [
             (_changes(recipe.evaluate.get(name), one["settings"]), _values(one))
-            for one in read_record(folder)
+            for one in read_scorings(folder)
         ]
         # The recipe's own settings first; what a version without records left is of these.
         for note, systems in sorted(scorings, key=lambda one: one[0] != "") or [

@@ -8,7 +8,7 @@ import torch
 from kikimimi.console.terminal import say
 from kikimimi.errors import GateError, RunError
 from kikimimi.evaluation.evaluate import evaluate_stage
-from kikimimi.inference.ranks import Ranks, is_spread, start_ranks
+from kikimimi.inference.ranks import Ranks, is_spread
 from kikimimi.recipe import Stage
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.loggers import log_scores
@@ -63,15 +63,15 @@ def _score_together(run: RunFolder, name: str, stage: Stage) -> None:
     gc.collect()  # the model that was trained, and its optimiser
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    start_ranks(run.recipe.trainer)
     ranks = Ranks(run)
     if not ranks.leads:
         ranks.follow()
         return
+    ranks.join()
     try:
         _score(run, name, stage, ranks)
     finally:
-        ranks.ask("end")
+        ranks.end()
 
 
 def _score(run: RunFolder, name: str, stage: Stage, ranks: Ranks | None = None) -> None:

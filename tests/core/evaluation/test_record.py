@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +16,9 @@ from torch.distributed.tensor import DTensor
 
 from kikimimi.errors import DamagedError, RecipeError, RequestError, RunError
 from kikimimi.evaluation.evaluate import evaluate
-from kikimimi.evaluation.record import added_names, as_scored, open_changed, read_record, with_added
+from kikimimi.evaluation.record import added_names, as_scored, open_changed, read_scorings, with_added
 from kikimimi.inference.load import load_model
-from kikimimi.inference.ranks import Ranks
+from kikimimi.inference.ranks import Ranks, start_ranks
 from kikimimi.inspect.run_check import check_run
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import named_tensors
@@ -66,7 +67,7 @@ def test_another_metric_scores_what_was_predicted(run: RunFolder) -> None:
     score = scored(run, "evaluate.held_out.metric=wer", SPACED)["held_out"]
     assert (score.metric, score.normaliser, score.count) == ("wer", "none", 6)
     assert {path: path.read_bytes() for path in before} == before
-    first, second = read_record(run.evaluation("held_out"))
+    first, second = read_scorings(run.evaluation("held_out"))
     assert (first["systems"]["quickstart"]["score"]["metric"], "name: wer" in second["settings"]) == (
         "cer",
         True,
@@ -83,9 +84,11 @@ def test_the_run_stays_as_it_was_trained(run: RunFolder) -> None:
     scored(run, SPACED)
     # Neither a gate nor a curve takes another normaliser's value for the recipe's own.
     assert [path.read_bytes() for path in files] == before
-    record = read_record(run.evaluation("held_out"))
+    record = read_scorings(run.evaluation("held_out"))
     assert scored(run)["held_out"].normaliser == "whisper-basic-nospace"  # without changes, the recipe's own
-    assert read_record(run.evaluation("held_out")) == record[::-1]  # nothing new: when it was first so stays
+    assert (
+        read_scorings(run.evaluation("held_out")) == record[::-1]
+    )  # nothing new
 
 
 def test_what_is_generated_otherwise_is_kept_beside(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +99,7 @@ def test_what_is_generated_otherwise_is_kept_beside(run: RunFolder, monkeypatch:
     scored(run)
     assert (run.evaluation("held_out") / "quickstart.jsonl").read_bytes() == own
     scored(run, "evaluate.held_out.generate.max_new_tokens=2", SPACED)
-    assert len(read_record(run.evaluation("held_out"))) == 3
+    assert len(read_scorings(run.evaluation("held_out"))) == 3
 
 
 def other_recipe(run: RunFolder, tmp_path: Path) -> Path:
@@ -196,7 +199,7 @@ def test_a_record_that_is_not_as_it_was_written(run: RunFolder) -> None:
     record[0]["settings"] = record[0]["settings"].replace("nospace", "")
     path.write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(DamagedError, match=r"record\.json: .*settings 1 are not as they were written"):
-        read_record(path.parent)
+        read_scorings(path.parent)
     assert [item.name for item in check_run(run.path) if item.problem] == ["evaluations/held_out/record.json"]
 
 
@@ -220,7 +223,8 @@ def test_a_model_in_pieces_is_never_held_whole(run: RunFolder, monkeypatch: pyte
     monkeypatch.setattr(LOAD, lambda *_: pytest.fail("the model was loaded whole"))
     expected = named_tensors(load_model(run))
     stage, weights = run.newest_weights()
-    model = Ranks(run).load(stage, weights)
+    ranks = Ranks(run)
+    model = ranks.load(stage, weights)
     assert {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad} == {}
     for name, parameter in model.named_parameters():
         assert isinstance(parameter, DTensor)
@@ -243,3 +247,12 @@ def test_the_first_rank_asks_the_others(run: RunFolder, monkeypatch: pytest.Monk
     shutil.rmtree(run.path / "evaluations")
     evaluate(run, ranks=cast(Any, Alone()))
     assert asked == ["answer", *("pack", "embed") * 3]  # one batch, and the look at three clips
+
+
+def test_fewer_gpus_than_the_run_was_trained_on(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    trainer = replace(run.recipe.trainer, accelerator="auto", strategy="fsdp", devices=8)
+    said = r"trainer\.devices=8, and this machine has 1 GPU: .* trainer\.strategy=auto trainer\.devices=1"
+    with pytest.raises(RequestError, match=said):
+        start_ranks(trainer)
