@@ -86,9 +86,7 @@ def test_the_run_stays_as_it_was_trained(run: RunFolder) -> None:
     assert [path.read_bytes() for path in files] == before
     record = read_scorings(run.evaluation("held_out"))
     assert scored(run)["held_out"].normaliser == "whisper-basic-nospace"  # without changes, the recipe's own
-    assert (
-        read_scorings(run.evaluation("held_out")) == record[::-1]
-    )  # nothing new
+    assert read_scorings(run.evaluation("held_out")) == record[::-1]  # nothing new
 
 
 def test_what_is_generated_otherwise_is_kept_beside(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
