@@ -2,26 +2,27 @@
 
 What stands between ``<!-- generated`` and ``<!-- end -->`` comes from the code: types, defaults and
 docstrings of the recipe's dataclasses and of the built-in plugins' configs, the help of the commands, and the
-headers of the recipes. The tests compare.
+headers of the recipes; what GPUs did comes from benchmarks/results. The tests compare.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import itertools
-import json
 import re
+import runpy
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
 
+import kikimimi
 from kikimimi.cli import app
 from kikimimi.contracts import registry
 from kikimimi.contracts.generation import Generation
-from kikimimi.contracts.options import Option, declared, describe_bounds, describe_type
+from kikimimi.inspect.plugin import one_line, options_in_words, summary
 from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
 from kikimimi.recipe.resolve import load_recipe, recipes_folder
 from kikimimi.recipe.schema import (
@@ -38,13 +39,15 @@ from kikimimi.recipe.schema import (
     ParameterGroup,
     Recipe,
     Schedule,
+    Share,
     Stage,
     Train,
     Trainer,
     Validate,
 )
-from kikimimi.recipe.shape import Leaf, Named, Pluggable, Section, Several, Shape, shapes
-from kikimimi.recipe.show import plain
+from kikimimi.recipe.shape import Section, shapes
+from kikimimi.scaffold import Scaffold
+from kikimimi.testing.checks import checks_of
 from kikimimi_layouts.fields import FIELDS_FOLDER, Fields, Messages, Turn, TurnPart, shipped_fields
 
 DOCS = Path(__file__).parent
@@ -66,6 +69,7 @@ SECTIONS: dict[type[Any], str] = {
     Validate: "`stages.STAGE.validate`",
     EarlyStop: "`stages.STAGE.early_stop`",
     Gate: "`stages.STAGE.gate.EVALUATION`",
+    Share: "`stages.STAGE.gate.EVALUATION.truncated`, `stages.STAGE.gate.EVALUATION.looped`",
     Evaluation: "`evaluate.EVALUATION`",
     Generation: "`evaluate.EVALUATION.generate`",
     Trainer: "`trainer`",
@@ -129,60 +133,15 @@ def component(cls: type[Any]) -> Iterator[str]:
 
 def table(cls: type[Any]) -> Iterator[str]:
     """Yield a table of a dataclass's options, with an empty line after it."""
-    found = declared(cls)
+    found = options_in_words(cls)
     if not found:
         yield from ["It has no options.", ""]
         return
     yield from ["| option | value | default | |", "|---|---|---|---|"]
-    for (name, option), shape in zip(found.items(), shapes(cls).values(), strict=True):
-        bounds = "" if isinstance(shape, Leaf) else describe_bounds(option.annotation)
-        cells = (f"`{name}`", value(shape) + bounds, default(option), one_line(option.docstring))
+    for option in found:
+        cells = (f"`{option.name}`", option.value, option.default, option.about)
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
     yield ""
-
-
-def value(shape: Shape) -> str:
-    """Return what may stand at a place, in words."""
-    if isinstance(shape, Leaf):
-        return describe_type(shape.annotation) if shape.kind is None else f"name of a {shape.kind}"
-    if isinstance(shape, Pluggable):
-        return f"{article(shape.kind)}: its name, or a section with its name and options"
-    if isinstance(shape, Named):
-        inner = article(shape.item.kind) if isinstance(shape.item, Pluggable) else "a section"
-        names = ", ".join(f"`{key}`" for key in shape.keys) if shape.keys else f"{shape.noun} names"
-        return f"by {names}: {inner} each"
-    if isinstance(shape, Several):
-        return "a list of sections"
-    return "a section or null" if shape.optional else "a section"
-
-
-def article(noun: str) -> str:
-    """Return the noun with its indefinite article."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" if noun != "llm" else "an LLM"
-
-
-def default(option: Option) -> str:
-    """Return an option's default as YAML spells it."""
-    found = option.default
-    if found is dataclasses.MISSING:
-        return "must be given"
-    if isinstance(found, Chosen):
-        return f"`{found.name}`"
-    if dataclasses.is_dataclass(found):
-        return "its defaults"
-    if isinstance(found, str):
-        return f"`{found}`" if found and found.isprintable() else f"`{json.dumps(found)}`"
-    return f"`{json.dumps(plain(found))}`".replace('"', "")
-
-
-def summary(cls: type[Any]) -> str:
-    """Return the first paragraph of a class's docstring in one line."""
-    return one_line((inspect.getdoc(cls) or "").partition("\n\n")[0])
-
-
-def one_line(text: str) -> str:
-    """Return a docstring's text in one line, with Markdown's backticks and YAML's null."""
-    return re.sub(r"\bNone\b", "null", " ".join(text.replace("``", "`").split()))
 
 
 def command_reference() -> str:
@@ -315,11 +274,87 @@ def trained(stage: Stage) -> str:
     return parts if stage.objective.name == "ce" else f"{parts}, objective `{stage.objective.name}`"
 
 
+def plugin_page(kind: str) -> str:
+    """Return the contract of a kind, a package of one, and what is checked, as Markdown."""
+    of, contract = registry.kind_of(kind), registry.contract_of(kind)
+    scaffold = Scaffold("example", kind)
+    files = scaffold.files()
+    lines = ["## The contract", "", f"Entry-point group `{of.group}`.", ""]
+    lines += _documented(contract, f"kikimimi.{contract.__name__}")
+    told: dict[str, None] = {}
+    for name, member in _methods(contract):
+        signature = _signature(member)
+        lines += _documented(member, name + signature)
+        told |= dict.fromkeys(re.findall(r"\b[A-Z]\w+", signature))
+    types = [name for name in told if name in dir(kikimimi) and name != contract.__name__]
+    if types:
+        lines += ["## What it is given and gives", ""]
+        for name in types:
+            lines += _documented(getattr(kikimimi, name), f"kikimimi.{name}")
+    command = f"kikimimi plugins new example --kind {kind}"
+    lines += [
+        "## A package",
+        "",
+        f"`{command}` writes one, with its test. Its `pyproject.toml` says",
+        "",
+        "```toml",
+    ]
+    lines += [f'[project.entry-points."{of.group}"]', f'example = "{scaffold.value}"', "```", ""]
+    for place in (f"{scaffold.module}/{kind}.py", f"tests/test_{kind}.py"):
+        lines += [f"`{place}`:", "", "```python", files[place].rstrip(), "```", ""]
+    lines += ["It is used so:", "", scaffold.usage(), "", "## What is checked", ""]
+    lines += [
+        "By `kikimimi plugins example --check`, and by `parametrize_checks` in a package's own tests:",
+        "",
+    ]
+    for check in checks_of(kind):
+        lines.append(f"- `{check.__name__}`: {summary(check)}")
+    return "\n".join(["", *lines, "", ""])
+
+
+def _methods(contract: type[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the documented methods and properties of a contract, those of its bases first."""
+    found: dict[str, Any] = {}
+    for base in reversed(contract.__mro__):
+        if base.__module__.startswith("kikimimi."):
+            found |= vars(base)
+    for name, member in found.items():
+        function = _function(member)
+        public = not name.startswith("_") or name in ("__call__", "__len__")
+        if public and inspect.isfunction(function) and inspect.getdoc(function):
+            yield name, member
+
+
+def _signature(member: Any) -> str:
+    """Return arguments and result of a method, with the last names of types; of a property its type."""
+    signature = inspect.signature(_function(member))
+    if isinstance(member, property):
+        result = signature.return_annotation
+        shown = f": {getattr(result, '__name__', result)}"
+    else:
+        shown = re.sub(r"^\((self|cls)(, )?", "(", str(signature))
+    return re.sub(r"[\w.]+\.(?=\w)", "", shown.replace("'", ""))
+
+
+def _function(member: Any) -> Any:
+    """Return the function of a method, a class method or a property."""
+    member = member.fget if isinstance(member, property) else member
+    return getattr(member, "__func__", member)
+
+
+def _documented(member: Any, title: str) -> Iterator[str]:
+    """Yield a heading and a docstring, as it stands in the code."""
+    said = inspect.getdoc(_function(member)) or ""
+    yield from (f"### `{title}`", "", "```text", said, "```", "")
+
+
 PAGES = {
     "recipes.md": recipe_reference,
     "commands.md": command_reference,
     "systems.md": systems_reference,
     "data.md": layout_reference,
+    "performance.md": runpy.run_path(str(DOCS / "performance.py"))["performance_reference"],
+    **{f"plugins/{kind}.md": partial(plugin_page, kind) for kind in registry.KINDS},
 }
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from kikimimi.console.signals import STOP_SIGNALS
 from kikimimi.contracts import registry
 
 from .faults import FAULTS, count_faults, page_with, write_page
@@ -37,6 +39,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not (item.name.endswith("import_is_quiet]") and item.path.is_relative_to(TESTS))
         or item.path.relative_to(TESTS).parts[0] not in elsewhere
     ]
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """Put back what sees to signals: a command takes the process over that it runs in."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture

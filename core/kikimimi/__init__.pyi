@@ -6,6 +6,7 @@ from .console.words import (
     listing as listing,
     nearest as nearest,
 )
+from .contracts.answer import Answer as Answer
 from .contracts.batch import Batch as Batch, View as View
 from .contracts.component import (
     LLM as LLM,
@@ -44,10 +45,12 @@ from .contracts.layers import (
 from .contracts.layout import (
     BadRow as BadRow,
     Clip as Clip,
+    ExampleCorpus as ExampleCorpus,
     Layout as Layout,
     LayoutConfig as LayoutConfig,
     Row as Row,
     Segment as Segment,
+    as_on_disk as as_on_disk,
     clip_name as clip_name,
 )
 from .contracts.metric import Metric as Metric, MetricConfig as MetricConfig, Score as Score
@@ -57,6 +60,7 @@ from .contracts.objective import (
     Objective as Objective,
     ObjectiveConfig as ObjectiveConfig,
     Step as Step,
+    Turns as Turns,
 )
 from .contracts.options import (
     Distinct as Distinct,
@@ -102,7 +106,7 @@ from .errors import (
     WeightsError as WeightsError,
 )
 from .evaluation.error_rate import ErrorRate as ErrorRate
-from .files.reading import read_bytes as read_bytes
+from .files.reading import paths_in as paths_in, read_bytes as read_bytes
 from .files.yaml_text import read_yaml as read_yaml
 from .inference.load import load_model as load_model
 from .inference.transcriber import Transcriber as Transcriber

@@ -46,7 +46,7 @@ class MissingExtraError(RequestError):
 
 
 class WeightsError(RequestError):
-    """Weights cannot be found, do not have the expected hash, or do not fit the architecture."""
+    """Weights that a recipe names cannot be found or read, have another hash, or do not fit."""
 
 
 class DataError(KikimimiError):
@@ -69,7 +69,7 @@ class CancellingError(AudioError):
 
 
 class DamagedError(DataError):
-    """A file that was written by a program is not as it was written: torn, altered, or another one."""
+    """A file of ours is not as it was written: torn, altered, another one, or none where one has to be."""
 
 
 class WriteError(KikimimiError):
@@ -81,4 +81,7 @@ class SegmentError(AudioError):
 
 
 class RunError(RequestError):
-    """A run folder is missing, is of another recipe, or lacks what was asked of it."""
+    """A run folder that is named is missing, is of another recipe, or cannot do what was asked of it.
+
+    What is found damaged in one is a `DamagedError`: the request was right.
+    """

@@ -21,7 +21,7 @@ from transformers import (
 
 from kikimimi import AdapterContext, CharacterVocabulary, WeightsError
 from kikimimi.contracts.vocabulary import BytesVocabulary
-from kikimimi.errors import RunError
+from kikimimi.errors import DamagedError
 from kikimimi_adapters.ctc import CTCAdapter
 
 TEXTS = ["abc", "cab"]
@@ -56,7 +56,7 @@ def test_characters_come_back_from_the_assets(tmp_path: Path) -> None:
     again.load_state_dict(adapter.state_dict())
     assert again.ctc.vocabulary.encode("cab!") == [3, 1, 2, 0]
     (tmp_path / "ctc_vocabulary.json").write_text("[")
-    with pytest.raises(RunError, match=r"ctc_vocabulary.json: no vocabulary can be read"):
+    with pytest.raises(DamagedError, match=r"ctc_vocabulary.json: no vocabulary can be read"):
         build(context(texts=None, assets=tmp_path))
 
 

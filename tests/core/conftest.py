@@ -88,7 +88,7 @@ def wait_for() -> Callable[[Callable[[], bool]], None]:
     """Wait until something is so."""
 
     def wait(what: Callable[[], bool]) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 240
         while not what():
             assert time.monotonic() < end, "waited in vain"
             time.sleep(0.01)

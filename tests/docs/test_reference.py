@@ -33,7 +33,7 @@ def generate() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["recipes.md", "commands.md", "systems.md", "data.md"])
+@pytest.mark.parametrize("name", ["recipes.md", "commands.md", "systems.md", "data.md", "performance.md"])
 def test_generated_parts_are_up_to_date(generate: Any, name: str) -> None:
     page = DOCS / name
     expected = generate.updated(page, generate.PAGES[name]())

@@ -20,7 +20,9 @@ from typing import Any
 from kikimimi.errors import KikimimiError
 
 SECONDS = 20
-"""Longest time that one mutation may take [s]."""
+"""Longest time of the processor that one mutation may take [s]: what else the machine does is no hang."""
+WAITING = 300
+"""Longest time that one may take without it [s]: it waits for something that does not come."""
 BYTES = 1 << 30
 """Most memory above the baseline that one may take [bytes]."""
 
@@ -77,7 +79,7 @@ def run(target: Target, numbers: range, folder: Path) -> Outcome:
         sender.close()
         begun = next_number
         try:
-            while receiver.poll(SECONDS * 2 + 20):
+            while receiver.poll(WAITING):
                 kind, begun, said = receiver.recv()
                 if kind == "done":
                     next_number = begun + 1
@@ -87,7 +89,7 @@ def run(target: Target, numbers: range, folder: Path) -> Outcome:
                     outcome.counts["failed"] += 1
                     outcome.failures.append(f"{target.name} {begun}: {said}")
             process.kill()
-            lost = f"hangs where no signal reaches it, for more than {SECONDS} s"
+            lost = f"waits, or hangs where no signal reaches it, for more than {WAITING} s"
         except EOFError:
             process.join()
             lost = f"the process ended with {process.exitcode}"
@@ -105,7 +107,7 @@ def _bound_memory() -> None:
 
 
 def _work(target: Target, seeds: dict[str, Any], numbers: range, sender: Connection) -> None:
-    signal.signal(signal.SIGALRM, _hang)
+    signal.signal(signal.SIGPROF, _hang)
     _bound_memory()
     warnings.simplefilter("ignore")
     names = sorted(seeds)
@@ -116,7 +118,7 @@ def _work(target: Target, seeds: dict[str, Any], numbers: range, sender: Connect
             name = names[number % len(names)]
             given = target.mutate(seeds[name], rng, Path(place))
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 said = ("done", number, target.attempt(given))
             except KikimimiError as error:
@@ -130,7 +132,7 @@ def _work(target: Target, seeds: dict[str, Any], numbers: range, sender: Connect
             except BaseException:  # noqa: BLE001  (a traceback is what is looked for)
                 said = ("failed", number, f"{name}:\n{traceback.format_exc()[-3000:]}")
             finally:
-                signal.alarm(0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
             grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
             if grown > BYTES:
                 said = ("failed", number, f"{name}: takes {grown >> 20} MiB more than before")

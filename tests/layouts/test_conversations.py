@@ -83,6 +83,21 @@ def asked(part: Any) -> dict[str, Any]:
             Segment(A, 1.0, 2.0),
         ),
         (
+            {"messages": [{**USER, "start": 1, "end": 3}, ASSISTANT], "audios": ["a.wav"]},
+            Segment(A, 1.0, 2.0),
+        ),
+        (asked({"type": "audio", "audio": "a.wav", "segment": [1.0, 3.0]}), Segment(A, 1.0, 2.0)),
+        (asked({"type": "audio", "audio": {"path": "a.wav", "start": 1, "end": 3}}), Segment(A, 1.0, 2.0)),
+        (
+            {
+                "messages": [
+                    {**asked({"audio": "a.wav"})["messages"][0], "start": 1, "duration": 2},
+                    ASSISTANT,
+                ]
+            },
+            Segment(A, 1.0, 2.0),
+        ),
+        (
             {"messages": [USER, ASSISTANT], "audios": ["a.wav"], "offset": 1, "duration": 2},
             Segment(A, 1.0, 2.0),
         ),
@@ -233,6 +248,23 @@ TEXT = [{"role": "user", "content": "q"}, ASSISTANT]
         (
             asked({"type": "audio", "audio": "a.wav", "start": 3, "end": 2}),
             r"content\[0\]: the segment is -1 s",
+        ),
+        (asked({"type": "audio", "audio": "a.wav", "crop": [1, 2]}), r"content\[0\]\.crop: is not read so"),
+        (asked({"type": "audio", "audio": "a.wav", "from": 1, "to": 2}), r"from: is not read so"),
+        (
+            asked({"type": "audio", "audio": "a.wav", "segments": [[1, 2], [3, 4]]}),
+            r"segments: is not read so",
+        ),
+        (
+            asked({"type": "audio", "audio": {"path": "a.wav", "seek_time": 2.5}}),
+            r"seek_time: is not read so",
+        ),
+        (
+            {
+                "messages": [{"role": "user", "content": "<audio><audio>", "offset": 1, "end": 2}, ASSISTANT],
+                "audios": ["a.wav", "b.wav"],
+            },
+            r"messages\[0\]: tells of a segment, but has 2 clips",
         ),
         ({"messages": TEXT, "images": ["a.png"]}, r"images: holds images, which is not read here"),
         ({"messages": TEXT, "label": False}, r"label: is false: a bad answer"),

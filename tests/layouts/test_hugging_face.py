@@ -495,9 +495,75 @@ def test_segments_of_files(tmp_path: Path, tone: bytes, read: Read) -> None:
         (tmp_path / "f.yaml").write_text(f"audio: a\ntext: t\n{more}")
         with pytest.raises(RequestError, match=said):
             layout(tmp_path / "s.parquet", "f.yaml")
+    (tmp_path / "f.yaml").write_text("turns: [{role: user, fixed: x, end: end}]\n")
+    with pytest.raises(RequestError, match="end: tell of the audio, so name that too"):
+        layout(tmp_path / "s.parquet", "f.yaml")
     (tmp_path / "f.yaml").write_text("turns: [{role: user, audio: a}]\nend: end\n")
     with pytest.raises(RequestError, match="end: tell of the part that a labelled clip is"):
         layout(tmp_path / "s.parquet", "f.yaml")
+
+
+@pytest.mark.fault("Rows: columns that tell of a segment", "cut, or the row is malformed")
+def test_segments_of_conversations(tmp_path: Path, tone: bytes, read: Read) -> None:
+    """A turn is never the whole recording of which it is a part."""
+    long, other = tmp_path / "long.wav", tmp_path / "other.wav"
+    of_row = {"start": 1.0, "end": 2.5, "from": 3.0, "to": 4.0}
+    rows = [
+        {"a": {"path": "long.wav", "bytes": None}, "b": "other.wav", "t": "x", **of_row},
+        {"a": {"path": "cut.wav", "bytes": tone}, "b": "other.wav", "t": "y", **of_row},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "s.parquet")
+
+    def clips(turns: str) -> list[Any]:
+        (tmp_path / "f.yaml").write_text(f"turns: [{turns}, {{role: assistant, text: t}}]\n")
+        found = read(layout(tmp_path / "s.parquet", "f.yaml"))
+        return [row.reason if isinstance(row, BadRow) else [*row.clips] for row in found]
+
+    assert clips("{role: user, audio: a}") == [[Segment(long, 1.0, 1.5)], [tone]]
+    assert clips("{role: user, parts: [{audio: a}, {audio: b, start: from, end: to}]}") == [
+        [long, Segment(other, 3.0, 1.0)],
+        [tone, Segment(other, 3.0, 1.0)],
+    ]
+    assert clips("{role: user, audio: a, start: from, end: to}") == [
+        [Segment(long, 3.0, 1.0)],
+        [Segment(tone, 3.0, 1.0)],
+    ]
+    several, taken = clips("{role: user, parts: [{audio: a}, {audio: b}]}")
+    assert several.endswith("the conversation: tells of a segment, but has 2 clips: tell it in audio parts")
+    assert taken == [tone, other]
+
+
+@pytest.mark.fault("Rows: columns that tell of a segment", "cut, or the row is malformed")
+def test_segments_of_turns_and_of_clips(tmp_path: Path, tone: bytes, read: Read) -> None:
+    long = tmp_path / "long.wav"
+    clip = {"path": "long.wav", "offset": 2.0, "duration": 1.0}
+    turns = [
+        {"role": "user", "audio": {"path": "long.wav"}, "start": 1.0, "end": 2.5, "channel": 1},
+        {"role": "user", "audio": {"path": "long.wav"}, "start": 3.0, "end": 4.5, "channel": 0},
+    ]
+    rows = [{"m": turns, "c": clip, "t": "x"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "s.parquet")
+    (tmp_path / "f.yaml").write_text("messages: {column: m, audio: audio}\n")
+    assert read(layout(tmp_path / "s.parquet", "f.yaml"))[0].clips == (
+        Segment(long, 1.0, 1.5, 1),
+        Segment(long, 3.0, 1.5, 0),
+    )
+    (tmp_path / "f.yaml").write_text("messages: {column: m, audio: audio}\nsegments: ignore\n")
+    assert read(layout(tmp_path / "s.parquet", "f.yaml"))[0].clips == (long, long)
+    (tmp_path / "f.yaml").write_text("audio: c\ntext: t\n")
+    assert read(layout(tmp_path / "s.parquet", "f.yaml"))[0].clips == (Segment(long, 2.0, 1.0),)
+
+
+@pytest.mark.fault(
+    "Rows: conversations whose audio stands elsewhere", "read, or the row is malformed; never text alone"
+)
+@pytest.mark.parametrize("clip", [{"bytes": b"x", "path": None}, {"bytes": None, "path": "a.wav"}, "a.wav"])
+def test_a_clip_of_a_turn_that_is_not_named_is_not_lost(tmp_path: Path, read: Read, clip: Any) -> None:
+    (tmp_path / "f.yaml").write_text("messages: {column: m}\n")
+    turns = [{"role": "user", "content": "q", "sound": clip}, {"role": "assistant", "content": "a"}]
+    pq.write_table(pa.Table.from_pylist([{"m": turns}]), tmp_path / "s.parquet")
+    (row,) = read(layout(tmp_path / "s.parquet", "f.yaml"))
+    assert row == BadRow("train[0]", "train[0]: m: 'sound' of a turn holds a clip: name it with audio: sound")
 
 
 def test_files_without_rows(tmp_path: Path, tone: bytes, read: Read) -> None:

@@ -26,7 +26,7 @@ FOLDER: dict[str, str | None] = {
     "sw02005-A_000000-000100 AND IS\n",
     "utt2spk": "sw02001-A_000098-001156 2001-A\nsw02001-B_001980-002131 2001-B\n",
     "spk2gender": "2001-A f\n2001-B m\n",
-    "utt2lang": "sw02001-A_000098-001156 en\n",
+    "utt2lang": "sw02001-A_000098-001156 English\n",
     "reco2file_and_channel": "sw02001-A sw02001 A\nsw02001-B sw02001 B\nsw02005-A sw02005 B\n",
 }
 

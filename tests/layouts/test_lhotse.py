@@ -316,3 +316,25 @@ def test_a_cut_without_a_recording(tmp_path: Path, read: Read) -> None:
     (row,) = read(lhotse(tmp_path / "shar"))
     assert isinstance(row, BadRow)
     assert "holds no recording of a" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("English", "en"),
+        (" japanese ", "ja"),
+        ("Mandarin", "zh"),
+        ("zh-TW", "zh-TW"),
+        ("Elvish", "Elvish"),
+        (7, 7),
+    ],
+)
+def test_names_of_languages_as_recipes_of_lhotse_write_them(
+    tmp_path: Path, read: Read, said: Any, code: Any
+) -> None:
+    cut = copy.deepcopy(MONO)
+    cut["supervisions"][0]["language"] = said
+    path = write_cuts(tmp_path, cut)
+    (row,) = read(Lhotse(str(path), Lhotse.Config()))
+    assert isinstance(row, Row)
+    assert row.record["language"] == code

@@ -272,3 +272,18 @@ def test_config_errors() -> None:
             CausalLM.Config(architecture="gpt2", scratch=Scratch(num_kv_heads=2, tokenizer="bytes")),
             LLMContext(),
         )
+
+
+def test_thinking_is_an_option(tmp_path: Path) -> None:
+    saved(tmp_path, "qwen3")
+    template = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>' }}"
+        "{{ '<think>\n\n</think>\n\n' if enable_thinking is false }}{% endif %}"
+    )
+    turns = Conversation((Message("user", (TextPart("Hi"),)),))
+    for thinking, prompt in ((False, "Hi<think>\n\n</think>\n\n"), (True, "Hi")):
+        config = CausalLM.Config(weights=str(tmp_path), chat_template=template, thinking=thinking)
+        llm = CausalLM(config, LLMContext())
+        assert llm.decode(llm.render(turns, generate=True).ids) == prompt
+        assert CausalLM.tiny_config(config).thinking is False

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kikimimi import AudioPart, Conversation, Loss, Message, TextPart
-from kikimimi.contracts.batch import Batch, Sample, collate
+from kikimimi import AudioPart, Chosen, Conversation, Loss, Message, Rendered, TextPart
+from kikimimi.contracts.batch import Batch, Sample, collate, render_view
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.step import ModelStep
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.testing import tiny_model
 from kikimimi_objectives.dpo import DPO
+from kikimimi_objectives.sum import Sum
 
 RECIPE = """
 name: small
@@ -146,6 +147,86 @@ def test_label_smoothing_and_ipo(model: SpeechLM) -> None:
     assert float(found.value.detach()) == pytest.approx(float((means - 2.5).square().mean()), abs=1e-4)
 
 
+def several_turns(model: SpeechLM, *, audio: bool = True) -> list[Sample]:
+    """Pairs at the end of conversations whose earlier answers are long."""
+    made = []
+    for number, (asked, chosen, rejected) in enumerate(TURNS):
+        before = (
+            Message("user", (TextPart("前置き"),)),
+            Message("assistant", (TextPart("長い話です。" * 4),)),
+        )
+        heard = (AudioPart("0.flac"),) if audio else ()
+        question = Message("user", (*heard, TextPart(asked)))
+        talk = Conversation((*before, question, Message("assistant", (TextPart(chosen),))), rejected)
+        noise = torch.randn(4000, generator=torch.Generator().manual_seed(number))
+        views = {"rejected": render_view(model.llm, talk, "rejected")}
+        clips = [0.1 * noise] if audio else []
+        made.append(Sample(f"x/{number}", model.llm.render(talk), clips, views=views))  # type: ignore[arg-type]
+    return made
+
+
+def completion(model: SpeechLM, reference: SpeechLM, sample: Sample, answer: Rendered) -> tuple[float, int]:
+    """The log-ratio of a last answer, and its length: what trl sums, and how it divides."""
+    one = replace(sample, rendered=replace(answer, loss=answer_mask(model, answer)), views={})
+    (now, length), (before, _) = log_probability(model, one), log_probability(reference, one)
+    return float((now - before).detach()), length
+
+
+def answer_mask(model: SpeechLM, answer: Rendered) -> list[bool]:
+    """trl's `completion_mask`: all that follows the last header of the assistant, which ends the prompt."""
+    tokenizer: Any = model.llm.tokenizer
+    header = tokenizer.convert_tokens_to_ids("<|assistant|>")
+    start = len(answer.ids) - answer.ids[::-1].index(header)
+    return [place >= start for place in range(len(answer.ids))]
+
+
+@pytest.mark.parametrize("form", ["sigmoid", "ipo"])
+def test_the_answer_is_the_last_turn(model: SpeechLM, form: str) -> None:
+    trained, made = changed(model), several_turns(model)
+    found = loss_of(trained, model, collate(made), form=form, beta=0.1)
+    pairs = [
+        (completion(trained, model, sample, sample.rendered), completion(trained, model, sample, rejected))
+        for sample in made
+        for rejected in [sample.views["rejected"]]
+    ]
+    if form == "ipo":
+        h = torch.tensor([c / length - r / other for (c, length), (r, other) in pairs])
+        expected = (h - 5).square().mean()
+    else:
+        h = torch.tensor([c - r for (c, _), (r, _) in pairs])
+        expected = -F.logsigmoid(0.1 * h).mean()
+    assert float(found.value.detach()) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_all_turns_weigh_in_the_mean_of_ipo(model: SpeechLM) -> None:
+    """Of sums the same earlier answers cancel; a mean they draw to what both answers have in common."""
+    trained, made = changed(model), several_turns(model)
+    batch = collate(made)
+    last, whole = (
+        float(loss_of(trained, model, batch, turns=turns).value.detach()) for turns in ("last", "all")
+    )
+    assert last == pytest.approx(whole, abs=1e-5)
+    last, whole = (
+        float(loss_of(trained, model, batch, form="ipo", turns=turns).value.detach())
+        for turns in ("last", "all")
+    )
+    rows = by_hand(trained, model, made)
+    h = torch.tensor([c / length - r / other for c, length, r, other in rows])
+    assert whole == pytest.approx(float((h - 5).square().mean()), abs=1e-4)
+    assert abs(last - whole) > 0.5
+    assert (DPO(DPO.Config()).turns, DPO(DPO.Config(turns="all")).turns) == ("last", "all")
+
+
+def test_dropout_is_off_unless_it_is_asked_for() -> None:
+    asked = Sum.Config(terms={"text": Chosen.of("objective", "ce"), "pairs": Chosen.of("objective", "dpo")})
+    assert DPO(DPO.Config()).eval_mode
+    assert not DPO(DPO.Config(disable_dropout=False)).eval_mode
+    assert Sum(asked).eval_mode
+    assert Sum(asked).turns == "all"
+    assert Sum(Sum.Config(terms={"pairs": Chosen.of("objective", "dpo")})).turns == "last"
+    assert not Sum(Sum.Config()).eval_mode
+
+
 def test_a_model_that_has_not_moved(model: SpeechLM) -> None:
     found = loss_of(model, copy.deepcopy(model), collate(samples(model, audio=True)))
     assert float(found.value.detach()) == pytest.approx(0.693147, abs=1e-5)
@@ -197,14 +278,16 @@ def test_a_batch_without_pairs(model: SpeechLM) -> None:
 @pytest.mark.slow
 # Of a beta of 0.1, IPO makes losses around 25, of which float32 has no 1e-5.
 @pytest.mark.parametrize(("form", "beta"), [("sigmoid", 0.1), ("ipo", 0.5)])
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.filterwarnings("ignore")  # trl's and accelerate's own
-def test_equals_trl_on_text(model: SpeechLM, tmp_path: Path, form: str, beta: float) -> None:
+def test_equals_trl_on_text(model: SpeechLM, tmp_path: Path, form: str, beta: float, several: bool) -> None:
     from datasets import Dataset
     from transformers import LlamaForCausalLM
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    trained, made = changed(model), samples(model, audio=False)
+    trained = changed(model)
+    made = several_turns(model, audio=False) if several else samples(model, audio=False)
     found = loss_of(trained, model, collate(made), form=form, beta=beta)
 
     def plain(of: SpeechLM) -> Any:
@@ -237,7 +320,7 @@ def test_equals_trl_on_text(model: SpeechLM, tmp_path: Path, form: str, beta: fl
         "input_ids": torch.tensor(rows),
         "attention_mask": torch.tensor([[i < len(a.ids) for i in range(longest)] for a in answers]).long(),
         "completion_mask": torch.tensor(
-            [[int(x) for x in a.loss] + [0] * (longest - len(a.ids)) for a in answers]
+            [[int(x) for x in answer_mask(model, a)] + [0] * (longest - len(a.ids)) for a in answers]
         ),
     }
     trainer.model.eval()

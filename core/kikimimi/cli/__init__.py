@@ -3,14 +3,16 @@
 Signals are seen to before anything else is imported: `kikimimi.cli.commands` takes a moment.
 """
 
+import atexit
 import os
+import signal
 import sys
 import traceback
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.terminal import say
-from kikimimi.training.stop import stopping
+from kikimimi.training.stop import handle, stopping
 
 if TYPE_CHECKING:
     from kikimimi.cli.commands import app as app
@@ -25,11 +27,26 @@ def __getattr__(name: str) -> Any:
 
 
 def main() -> None:
-    """Run the command line; errors that a user can mend are shown without a traceback."""
-    code: Any
+    """Run the command line as what this process is there for.
+
+    Once the command is done, no signal changes how it ended: one that comes while Python and the libraries
+    shut down ends that at once, with the command's exit code.
+    """
     sys.excepthook = _show
+    atexit.register(handle, signal.SIG_IGN)  # the last of them: from then on Python calls no handler
+    code = 1
     try:
-        with stopping():
+        code = _exit_code()
+    finally:
+        handle(lambda *_: os._exit(code))
+    sys.exit(code)
+
+
+def _exit_code() -> int:
+    """Run the command; errors that a user can mend are shown without a traceback."""
+    code: Any
+    try:
+        with stopping(then=signal.SIG_IGN):
             code = _run()
     except KeyboardInterrupt:
         say("\nstopped. Run the same command again: it goes on from here.", error=True)
@@ -37,7 +54,10 @@ def main() -> None:
     except SystemExit as ended:
         code = ended.code
     # Here, where what was interrupted is no longer held by an exception: processes that worked have ended.
-    sys.exit(code if _said() else 1)
+    if isinstance(code, str):
+        say(code, error=True)
+        code = 1
+    return int(code or 0) if _said() else 1
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

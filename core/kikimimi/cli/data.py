@@ -224,7 +224,9 @@ def check(
     from kikimimi.console.words import counted
     from kikimimi.data.shards.check import ShardCheck
     from kikimimi.data.shards.pattern import expand
+    from kikimimi.files.writing import check_target
 
+    check_target(as_json)
     to_do = ShardCheck([name for pattern in shards for name in expand(pattern)])
     with Progress("Checking", to_do.records, "records") as progress:
         report = to_do.run(workers=workers, progress=progress)
@@ -255,9 +257,12 @@ def stats(
 ) -> None:
     """Measure data: hours, lengths, languages, licences, and texts that do not fit their audio."""
     from kikimimi.console.rich_console import SafeConsole
+    from kikimimi.files.writing import check_target
     from kikimimi.inspect.stats import find_shards, measure_stats
     from kikimimi.inspect.stats_text import print_stats
 
+    check_target(html)
+    check_target(as_json)
     measured = [
         measure_stats(shards, name=name, worst=worst) for name, shards in find_shards(sources).items()
     ]

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from kikimimi.contracts.metric import Score
     from kikimimi.run.folder import RunFolder
 
+_COUNTED = {
+    "truncated": "ended because no more tokens were allowed",
+    "looped": "a piece of text over and over",
+    "thoughts": "not scored",
+}
+
 
 def evaluate(
     run: Path = typer.Argument(..., help="A run folder."),
@@ -36,11 +42,13 @@ def evaluate(
     from kikimimi.evaluation.evaluate import evaluate as evaluate_run
     from kikimimi.evaluation.record import open_changed
     from kikimimi.evaluation.score import print_scores
+    from kikimimi.files.writing import check_target
     from kikimimi.inference.ranks import is_spread
     from kikimimi.report.run_report import write_run_report
     from kikimimi.run.folder import RunFolder
 
     folder, named = open_changed(run, overrides or [], source)
+    check_target(folder.report)
     if is_spread(folder.recipe.trainer):
         scores = _evaluate_in_pieces(folder, only or named)
         if scores is None:
@@ -115,6 +123,7 @@ def score(
         ("normaliser", result.normaliser),
         ("pairs", f"{result.count}"),
         ("skipped", f"{result.skipped} (reference empty after normalisation)"),
+        *((name, f"{number} ({_COUNTED[name]})") for name, number in result.counts.items()),
         *((name, f"{count} (left out)") for name, count in counted.items()),
         *((labels.get(name, name), f"{value}") for name, value in result.details.items()),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from kikimimi.console.terminal import say, say_json
 if TYPE_CHECKING:
     from kikimimi.contracts.registry import Plugin
 
-_CHECKED_KINDS = ("encoder", "adapter", "llm", "objective", "task", "metric")
 _LIST = "list"
 
 
@@ -43,17 +42,20 @@ def list_plugins(
     check: bool = typer.Option(
         False,
         "--check",
-        help="Import each plugin, run the contract's checks on encoders, adapters, LLMs, objectives, "
-        "tasks and metrics, and show the traceback of what fails.",
+        help="Import each plugin, and run the checks of its kind's contract.",
     ),
+    verbose: bool = typer.Option(False, "--verbose", help="Traceback of what fails as well, with --check."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> None:
-    """List the registered plugins, importing none; with --check, try them."""
+    """List the registered plugins, importing none; show one with its options; with --check, try them."""
     from kikimimi.console.words import listing, nearest
-    from kikimimi.contracts.registry import plugins as registered
+    from kikimimi.contracts.registry import misplaced, plugins as registered
     from kikimimi.errors import PluginError
 
     found = list(registered())
+    strange: list[str] = misplaced() if name is None else []
+    for line in strange:
+        say(line, error=True)
     if name is not None:
         names = {plugin.name for plugin in found}
         if name not in names:
@@ -64,20 +66,86 @@ def list_plugins(
     claims = [(plugin.kind, plugin.name) for plugin in found]
     rows = [asdict(plugin) | {"duplicate": claims.count((plugin.kind, plugin.name)) > 1} for plugin in found]
     if not check:
-        say_json(rows, indent=2) if as_json else _print_table(rows)
+        if name is not None:
+            _add_words(found, rows)
+        if as_json:
+            say_json(rows, indent=2)
+        elif name is None or any(row["duplicate"] for row in rows):
+            _print_table(rows)
+        else:
+            for row in rows:
+                _print_words(row)
         return
     for plugin, row in zip(found, rows, strict=True):
-        row["failures"] = _failures(plugin)
+        outcome = _check(plugin)
+        row |= outcome.as_row()
         if not as_json:
-            _print_outcome(plugin, row["failures"])
+            _print_outcome(plugin, outcome, verbose=verbose)
     if as_json:
         say_json(rows, indent=2)
-    if any(row["failures"] for row in rows):
+    if strange or any(row["failures"] for row in rows):
         raise typer.Exit(1)
 
 
-def _failures(plugin: Plugin) -> list[dict[str, str]]:
-    """Return what is wrong with a plugin: the name of each failed check and its error."""
+def _add_words(found: list[Plugin], rows: list[dict[str, Any]]) -> None:
+    """Import what is named, unless two claim the name, and add what it is and its options."""
+    from kikimimi.errors import PluginError
+    from kikimimi.inspect.plugin import plugin_in_words
+
+    for plugin, row in zip(found, rows, strict=True):
+        if not row["duplicate"]:
+            try:
+                row |= asdict(plugin_in_words(plugin))
+            except PluginError as error:
+                row["error"] = str(error)
+
+
+def _print_words(row: dict[str, Any]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from kikimimi.console.rich_console import SafeConsole
+
+    say(f"{row['kind']} '{row['name']}'")
+    say(f"  from      {row['distribution']} {row['version']}\n  class     {row['value']}")
+    if "error" in row:
+        say(f"  broken    {row['error']}\n")
+        return
+    say(f"  contract  {row['contract']}\n\n{row['about']}")
+    if not row["options"]:
+        say("\nIt has no options.\n")
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("option", "value", "default", ""):
+        table.add_column(column, overflow="fold")
+    for option in row["options"]:
+        table.add_row(*(text.replace("`", "") for text in option.values()))
+    console = SafeConsole()
+    (console if console.is_terminal else SafeConsole(width=1000)).print(table)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What the checks of a plugin found."""
+
+    number: int
+    """Checks that had something to try."""
+    failures: list[tuple[str, str, str]]
+    """Name of each check that failed, its error, and the traceback of what the plugin raised, if it did."""
+    not_tried: list[tuple[str, str]]
+    """Name of each check that had nothing to try, and why."""
+
+    def as_row(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "checks": self.number,
+            "failures": [{"check": check, "error": error} for check, error, _ in self.failures],
+            "not_tried": [{"check": check, "reason": reason} for check, reason in self.not_tried],
+        }
+
+
+def _check(plugin: Plugin) -> _Outcome:
+    """Import a plugin and run the checks of its kind."""
     from kikimimi.contracts.registry import load
     from kikimimi.errors import PluginError
 
@@ -85,21 +153,32 @@ def _failures(plugin: Plugin) -> list[dict[str, str]]:
         component = load(plugin.kind, plugin.name)
     except PluginError as error:
         cause = error.__cause__  # what the plugin's own module raised; without one the message says it all
-        shown = "".join(traceback.format_exception(cause)) if cause else str(error)
-        return [{"check": "import", "error": shown.rstrip()}]
-    if plugin.kind not in _CHECKED_KINDS:
-        return []
+        raised = "".join(traceback.format_exception(cause)) if cause else ""
+        return _Outcome(1, [("import", str(error), raised)], [])
     from kikimimi.testing import run_checks
 
     results = run_checks(plugin.kind, component)
-    return [{"check": result.name, "error": result.error} for result in results if result.error is not None]
+    tried = [result for result in results if result.not_tried is None]
+    failures = [(one.name, one.error, one.traceback) for one in tried if one.error is not None]
+    not_tried = [(one.name, one.not_tried) for one in results if one.not_tried is not None]
+    return _Outcome(len(tried), failures, not_tried)
 
 
-def _print_outcome(plugin: Plugin, failures: list[dict[str, str]]) -> None:
-    say(f"{'FAILED' if failures else 'ok':<6}  {plugin}")
-    for failure in failures:
-        lines = failure["error"].removesuffix("\n").split("\n")
-        say("\n".join([f"        {failure['check']}:", *(f"          {line}" for line in lines)]))
+def _print_outcome(plugin: Plugin, outcome: _Outcome, *, verbose: bool) -> None:
+    from kikimimi.console.words import counted
+
+    verdict = "FAILED" if outcome.failures else "ok"
+    failed = f"{len(outcome.failures)} of " if outcome.failures else ""
+    say(f"{verdict:<6}  {plugin}: {failed}{counted(outcome.number, 'check')}")
+    for check, error, raised in outcome.failures:
+        shown = raised if verbose and raised else error
+        lines = shown.removesuffix("\n").split("\n")
+        say("\n".join([f"        {check}:", *(f"          {line}" for line in lines)]))
+    reasons: dict[str, list[str]] = {}
+    for check, reason in outcome.not_tried:
+        reasons.setdefault(reason, []).append(check)
+    for reason, checks in reasons.items():
+        say(f"        not tried: {', '.join(checks)}: {reason}")
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -128,7 +207,12 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 @app.command(name="new")
 def new_plugin(
     name: str = typer.Argument(metavar="NAME", help="The plugin's name, as recipes will spell it."),
-    kind: str = typer.Option(..., "--kind", help="What it is: adapter, encoder or llm."),
+    kind: str = typer.Option(
+        ...,
+        "--kind",
+        help="What it is: encoder, adapter, llm, objective, task, layout, voice, normaliser, metric or "
+        "recogniser.",
+    ),
     out: Path = typer.Option(None, "--out", help="Folder to write. Default: one called NAME, here."),
 ) -> None:
     """Write a package with a new plugin: a small component that works, and its test."""

@@ -52,4 +52,4 @@ def open_recipe(source: Path, overrides: Sequence[str], command: str) -> tuple[R
             f"{command} {source / 'recipe.yaml'} {' '.join(overrides)}"
         )
     run = RunFolder.open(source)
-    return run.recipe, run.assets if run.assets.is_dir() else None
+    return run.recipe, run.assets if run.has_assets else None

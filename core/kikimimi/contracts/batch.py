@@ -95,6 +95,8 @@ class Rows:
         lengths: (B,) text positions of each conversation, slots included.
         slots: Positions in `ids` where audio tokens go, ascending.
         clips: The clip (0 to C - 1) that fills each slot; conversations may share clips.
+        answer_starts: (B,) first target of the assistant's last turn, counted from the conversation's first
+            position; empty where that is not known.
     """
 
     ids: Tensor
@@ -102,6 +104,7 @@ class Rows:
     lengths: Tensor
     slots: Tensor
     clips: Tensor
+    answer_starts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def to(self, device: torch.device) -> Self:
         """Move every tensor to a device."""
@@ -115,6 +118,18 @@ class Rows:
         counted[self.lengths.cumsum(0) - self.lengths] = False
         counted[self.slots] = False
         return int(counted.sum())
+
+    def last_turns(self) -> Self:
+        """Return the conversations with the last turn of the assistant as their only targets.
+
+        Raises:
+            ValueError: It is not known where they begin.
+        """
+        if len(self.answer_starts) != len(self.lengths):
+            raise ValueError("it is not known where the last turns of these conversations begin")
+        starts = self.lengths.cumsum(0) - self.lengths + self.answer_starts
+        begin = starts.repeat_interleave(self.lengths, output_size=len(self.ids))  # (B,) -> (L,)
+        return replace(self, loss=self.loss & (torch.arange(len(begin), device=begin.device) >= begin))
 
     def continued(self, answers: Sequence[Sequence[int]]) -> Rows:
         """Return prompts with answers, which are the only targets then.
@@ -137,6 +152,7 @@ class Rows:
             lengths=self.lengths + added,
             slots=self.slots + (added.cumsum(0) - added)[owner],
             clips=self.clips,
+            answer_starts=self.lengths,
         )
 
 
@@ -189,6 +205,7 @@ class Batch(Rows):
             lengths=torch.cat([self.lengths, other.lengths]),
             slots=torch.cat([self.slots, other.slots + len(self.ids)]),
             clips=torch.cat([self.clips, other.clips]),
+            answer_starts=torch.cat([self.answer_starts, other.answer_starts]),
             views={},
         )
 
@@ -282,4 +299,5 @@ def _lay(rendered: Sequence[Rendered]) -> Rows:
         lengths=torch.tensor(lengths, dtype=torch.int64),
         slots=torch.tensor(slots, dtype=torch.int64),
         clips=torch.arange(len(slots)),
+        answer_starts=torch.tensor([one.answer_start for one in rendered], dtype=torch.int64),
     )

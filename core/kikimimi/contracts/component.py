@@ -16,7 +16,7 @@ no component's result may depend on them.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -300,6 +300,22 @@ class Rendered:
     loss: list[bool]
     slots: list[int]
     spans: tuple[Span, ...] = ()
+
+    @property
+    def answer_start(self) -> int:
+        """The position of the first target of the assistant's last turn; the length where there is none."""
+        last = max((place for place, wanted in enumerate(self.loss) if wanted), default=len(self.loss))
+        start = last
+        while 0 < start < len(self.loss) and self.loss[start - 1]:
+            start -= 1
+        # Between two answers in a row, a template may write nothing that is not a target.
+        said = [s.start for s in self.spans if (s.kind, s.role) == ("text", "assistant") and s.start <= last]
+        return max([start, *said])
+
+    def last_turn(self) -> Self:
+        """Return the rendering with the assistant's last turn as its only targets."""
+        start = self.answer_start
+        return replace(self, loss=[wanted and place >= start for place, wanted in enumerate(self.loss)])
 
     @classmethod
     def of(cls, stretches: Iterable[Stretch]) -> Self:

@@ -5,7 +5,7 @@ import json
 import os
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -62,14 +62,14 @@ def clip_name(name: str, clip: Clip) -> str:
 
 
 def _three(seconds: float) -> str:
-    return f"{seconds:.3f}".removesuffix("0")
+    return f"{seconds:.3f}".removesuffix("0") if seconds < 1e9 else f"{seconds:g}"
 
 
 def as_on_disk(path: Path) -> Path:
     """Return a path as the disk spells it, where that differs in Unicode normalisation only.
 
-    macOS takes letters apart where others write them as one, and lists of files move between systems. Where
-    nothing, or more than one thing, is called so, the path is returned as it is.
+    macOS takes letters apart where others write them as one, and lists of files move between systems. A name
+    of which there is nothing, or more than one thing, is returned as it is.
     """
     if str(path).isascii() or os.path.lexists(path):
         return path
@@ -81,7 +81,7 @@ def as_on_disk(path: Path) -> Path:
     except (OSError, ValueError):
         return path
     found = spellings.get(unicodedata.normalize("NFC", path.name), ())
-    return parent / found[0] if len(found) == 1 else path
+    return parent / (found[0] if len(found) == 1 else path.name)
 
 
 @lru_cache(maxsize=4)  # a corpus with many missing files looks into the same folders again and again
@@ -126,6 +126,22 @@ class BadRow:
     reason: str
 
 
+@dataclass(frozen=True)
+class ExampleCorpus:
+    """A small corpus of a layout, for the checks of plugins.
+
+    Attributes:
+        files: Content of each file by its path in the corpus's folder: a text, bytes, or None for a clip of
+            half a second in the format that its suffix names (``.wav``, ``.flac``, ``.mp3``, ``.ogg``).
+        path: What a user gives, relative to that folder.
+        config: The options, an instance of `Config`; None for the defaults.
+    """
+
+    files: Mapping[str, str | bytes | None]
+    path: str = "."
+    config: Any = None
+
+
 class Layout(ABC):
     """Reads a corpus. Built as `Layout(path, config)`, once in each process that packs; without torch.
 
@@ -148,6 +164,15 @@ class Layout(ABC):
     @abstractmethod
     def matches(cls, path: Path) -> bool:
         """Tell by a cheap look whether this is how `path` is laid out; for packing without a named layout."""
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return a corpus of at least two rows, all of them good, that the checks of plugins read.
+
+        Raises:
+            NotImplementedError: There is none; then the checks fail.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def __len__(self) -> int:

@@ -18,6 +18,8 @@ Better = Literal["lower", "higher"]
 Details = Mapping[str, float]
 """What a value is computed from, by name: plain numbers that add up over utterances."""
 DECIMALS = 4
+COUNTS = ("truncated", "looped", "thoughts")
+"""What a score counts of answers, whatever the metric; scores that were written before have none of it."""
 _OLD_RATE = ("substitutions", "deletions", "insertions")  # what scores held when all were error rates
 
 
@@ -92,6 +94,14 @@ class Score:
     normalisation, and what a system says on them does not count."""
     details: Details = field(default_factory=dict)
     """What the value was computed from, summed over the utterances."""
+    truncated: int | None = field(default=None, compare=False)
+    """Answers, of those left out too, that ended because no more tokens were allowed; None where that is not
+    known."""
+    looped: int | None = field(default=None, compare=False)
+    """Answers, of those left out too, that say a piece of text over and over, and their reference does not;
+    None where nobody looked."""
+    thoughts: int | None = field(default=None, compare=False)
+    """Answers, of those left out too, with a thought, which is not scored."""
     utterances: Sequence[Details | None] = field(default=(), compare=False, repr=False)
     """The details of each utterance in order, None where it was left out; empty where the score was read."""
 
@@ -113,6 +123,17 @@ class Score:
         """
         return f"{self.value if value is None else value:{form}} {self.unit}".rstrip()
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What is counted of answers, whatever the metric: what is known, and thoughts if there are any."""
+        numbers = {name: getattr(self, name) for name in COUNTS}
+        return {name: n for name, n in numbers.items() if n is not None and (n or name != "thoughts")}
+
+    def share(self, count: str) -> float | None:
+        """Return the share of all answers that `truncated` or `looped` counts; None where it is not known."""
+        number = self.counts.get(count)
+        return None if number is None else number / (self.count + self.skipped)
+
     def to_json(self) -> dict[str, Any]:
         """Return the score as JSON holds it: the value also to 4 decimals under the metric's name."""
         return {
@@ -124,6 +145,7 @@ class Score:
             "normaliser": self.normaliser,
             "count": self.count,
             "skipped": self.skipped,
+            **self.counts,
             **self.details,
         }
 
@@ -131,6 +153,7 @@ class Score:
     def from_json(cls, values: Mapping[str, Any]) -> Score:
         """Read what `to_json` returned, now or when all were error rates; ``seconds`` may stand there."""
         own = {name: values[name] for name in ("metric", "normaliser", "count", "skipped")}
+        own |= {name: values[name] for name in COUNTS if name in values}
         named = {*cls.reserved(), values["metric"]}
         details = {name: value for name, value in values.items() if name not in named}
         if "value" not in values:
@@ -143,7 +166,18 @@ class Score:
     def reserved(cls) -> frozenset[str]:
         """Return the names that details cannot have, as JSON holds others under them."""
         return frozenset(
-            ("metric", "value", "unit", "better", "normaliser", "count", "skipped", "seconds", "system")
+            (
+                "metric",
+                "value",
+                "unit",
+                "better",
+                "normaliser",
+                "count",
+                "skipped",
+                "seconds",
+                "system",
+                *COUNTS,
+            )
         )
 
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from kikimimi.contracts.component import Units
 from kikimimi.contracts.options import Options
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from kikimimi.contracts.scored import Scored
 
 Once = TypeVar("Once")
+
+Turns = Literal["all", "last"]
+"""Which of the assistant's turns are targets."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -175,6 +178,18 @@ class Objective(ABC):
             The units of the whole loss, by one name; or those of each part, where they are not the same.
         """
         return {"loss": Units("tokens", step.batch.num_targets)}
+
+    @property
+    def eval_mode(self) -> bool:
+        """Whether the model trains in eval mode: without dropout, and whatever else acts in training alone.
+        Default: it does not.
+        """
+        return False
+
+    @property
+    def turns(self) -> Turns:
+        """Which of the assistant's turns it compares, for those who show what is learnt. Default: all."""
+        return "all"
 
     @abstractmethod
     def loss(self, step: Step) -> Loss:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,11 +37,24 @@ class Recogniser(ABC):
         """Return what its transcripts depend on; saved ones of another identity are made again."""
         return repr(config)
 
+    @classmethod
+    def example(cls, folder: Path) -> Any:
+        """Write a small model with random weights into a folder, for the checks of plugins.
+
+        Returns:
+            The config of a recogniser that reads it; None, the default, where there is none: then its
+            transcripts are not checked.
+        """
+        return None
+
     @abstractmethod
-    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> Sequence[str]:
         """Transcribe clips of (S,) mono float32 at `sample_rate`, batched.
 
         Args:
             clips: Waveforms.
             language: ISO 639-1 code, or None where it is not known.
+
+        Returns:
+            What was said in each; an `Answer` says of itself whether it was cut.
         """

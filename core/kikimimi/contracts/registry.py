@@ -6,7 +6,9 @@ plugin that nobody names stops nothing.
 """
 
 import importlib
-import traceback
+import os
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +16,7 @@ from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any
 
 from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.plugin_import import check_requirement, import_guarded
 from kikimimi.errors import PluginError
 
 
@@ -47,6 +50,13 @@ KINDS: dict[str, Kind] = {
         Kind("recogniser", "kikimimi.recognisers", "kikimimi.contracts.recogniser:Recogniser"),
     )
 }
+
+PLUGIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
+"""What a plugin may be called, so that recipes and the command line can say it."""
+NAME_RULE = "a name has letters and digits, with single '-' or '_' between them, and starts with a letter"
+DISABLED_VARIABLE = "KIKIMIMI_DISABLE_PLUGINS"
+"""Environment variable with the distributions whose plugins are left out, between commas."""
+_preferred: dict[tuple[str, str], str] = {}
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,13 @@ def kind_of(name: str) -> Kind:
     return KINDS[name]
 
 
+def contract_of(kind: str) -> type[Any]:
+    """Import and return the class that plugins of a kind derive from."""
+    held = kind_of(kind)
+    contract: type[Any] = EntryPoint(held.name, held.base, held.group).load()
+    return contract
+
+
 def _plugin(kind: Kind, entry: EntryPoint) -> Plugin:
     distribution, version = _named(entry.dist) if entry.dist else ("(unknown distribution)", "?")
     return Plugin(
@@ -102,14 +119,40 @@ def _entries() -> Any:
     return entry_points()
 
 
+def _disabled() -> set[str]:
+    return {
+        canonical(name.strip()) for name in os.environ.get(DISABLED_VARIABLE, "").split(",") if name.strip()
+    }
+
+
 @cache
 def _registered(kind_name: str) -> dict[str, tuple[Plugin, ...]]:
     kind = kind_of(kind_name)
     found: dict[str, set[Plugin]] = {}
+    disabled = _disabled()
     for entry in _entries().select(group=kind.group):
-        found.setdefault(entry.name, set()).add(_plugin(kind, entry))
+        plugin = _plugin(kind, entry)
+        if canonical(plugin.distribution) not in disabled and PLUGIN_NAME.fullmatch(entry.name):
+            found.setdefault(entry.name, set()).add(plugin)
     # A set: an editable install beside its source shows the same distribution twice.
     return {name: tuple(sorted(found[name], key=str)) for name in sorted(found)}
+
+
+def misplaced() -> list[str]:
+    """Return what installed packages register that nothing can be made of: unknown groups, unusable names."""
+    groups = {kind.group for kind in KINDS.values()}
+    said = []
+    ours = [group for group in _entries().groups if group.startswith("kikimimi.")]
+    for entry in [entry for group in ours for entry in _entries().select(group=group)]:
+        whose = _named(entry.dist)[0] if entry.dist else "(unknown distribution)"
+        if entry.group not in groups:
+            said.append(
+                f"{whose}: '{entry.group}' is no group of plugins.{nearest(entry.group, groups)} "
+                f"Groups: {listing(sorted(groups))}"
+            )
+        elif not PLUGIN_NAME.fullmatch(entry.name):
+            said.append(f"{whose}: {entry.group} '{entry.name}': {NAME_RULE}")
+    return sorted(set(said))
 
 
 def refresh() -> None:
@@ -119,6 +162,7 @@ def refresh() -> None:
     _named.cache_clear()
     _registered.cache_clear()
     _loaded.cache_clear()
+    _preferred.clear()
 
 
 def names(kind: str) -> list[str]:
@@ -134,22 +178,50 @@ def plugins(kind: str | None = None) -> Iterator[Plugin]:
 
 
 def find(kind: str, name: str) -> Plugin:
-    """Return the plugin of that kind and name, without importing it.
+    """Return the plugin of that kind and name, or ``distribution:name``, without importing it.
 
     Raises:
         PluginError: Nothing, or more than one distribution, registers that name.
     """
     registered = _registered(kind)
-    if name not in registered:
+    of, _, plain = name.rpartition(":")
+    if plain not in registered:
         raise PluginError(
-            f"no {kind} is called '{name}'.{_other_kinds(kind, name) or nearest(name, registered)} "
+            f"no {kind} is called '{plain}'.{_other_kinds(kind, plain) or nearest(plain, registered)} "
             f"Registered {kind}s: {listing(registered)}"
         )
-    found = registered[name]
+    found = registered[plain]
+    distributions = {canonical(plugin.distribution): plugin for plugin in found}
+    if of:
+        if canonical(of) not in distributions:
+            raise PluginError(
+                f"'{name}': {of} registers no {kind} '{plain}'.{nearest(of, distributions)} "
+                f"It is registered by {listing(sorted(distributions))}"
+            )
+        return distributions[canonical(of)]
+    if len(found) > 1 and (chosen := distributions.get(_preferred.get((kind, plain), ""))) is not None:
+        return chosen
     if len(found) != 1:
         claims = " and ".join(f"{p.distribution} {p.version} ({p.value})" for p in found)
-        raise PluginError(f"{kind} '{name}' is claimed by {claims}. Uninstall one of them.")
+        one, *_ = distributions
+        raise PluginError(
+            f"{kind} '{plain}' is claimed by {claims}. Say whose with '{one}:{plain}', uninstall one, or "
+            f"switch one off: {DISABLED_VARIABLE}={one}"
+        )
     return found[0]
+
+
+def prefer(name: str, distribution: str) -> None:
+    """Take a distribution's plugin where others claim its name, too, as a run does that was made with it."""
+    for kind in KINDS:
+        claims = {canonical(plugin.distribution) for plugin in _registered(kind).get(name, ())}
+        if canonical(distribution) in claims:
+            _preferred[(kind, name)] = canonical(distribution)
+
+
+def canonical(distribution: str) -> str:
+    """Return the name of a distribution as package indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _other_kinds(kind: str, name: str) -> str:
@@ -160,18 +232,26 @@ def _other_kinds(kind: str, name: str) -> str:
 @cache
 def _loaded(plugin: Plugin) -> type[Any]:
     kind = kind_of(plugin.kind)
-    try:
-        component = EntryPoint(plugin.name, plugin.value, kind.group).load()
-    except Exception as error:  # whatever a third party's module raises
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raise PluginError(
-            f"{plugin} is broken: {type(error).__name__}: {error} (raised in {last.filename}:{last.lineno}). "
-            f"'kikimimi plugins --check {plugin.name}' shows the whole traceback."
-        ) from error
-    base = EntryPoint(kind.name, kind.base, kind.group).load()
+    check_requirement(str(plugin), plugin.distribution)
+    # The contract is imported first, with what it needs: that is not the plugin's time.
+    base = contract_of(kind.name)
+    entry = EntryPoint(plugin.name, plugin.value, kind.group)
+    component = import_guarded(str(plugin), plugin.value, entry.load)
     if not (isinstance(component, type) and issubclass(component, base)):
-        raise PluginError(f"{plugin} is not a subclass of {kind.base.replace(':', '.')}")
+        raise PluginError(
+            f"{plugin} is not a subclass of {kind.base.replace(':', '.')}.{_where_it_belongs(component)}"
+        )
     return component
+
+
+def _where_it_belongs(component: Any) -> str:
+    """Return what to write where a class is of another kind."""
+    for kind in KINDS.values():
+        module, _, name = kind.base.partition(":")
+        base = getattr(sys.modules.get(module), name, None)
+        if base is not None and isinstance(component, type) and issubclass(component, base):
+            return f" It is a {name}: register it under the group {kind.group}"
+    return ""
 
 
 def load(kind: str, name: str) -> type[Any]:

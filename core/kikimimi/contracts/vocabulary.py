@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from annotated_types import Len
 
-from kikimimi.errors import DamagedError, RunError
-from kikimimi.files.reading import MEBIBYTE, parse_json, read_bytes
+from kikimimi.errors import DamagedError
+from kikimimi.files.reading import MEBIBYTE, damaged, parse_json, read_bytes
 from kikimimi.files.writing import whole_file
 
 _REMEDY = "Restore it from a copy of the run folder"
@@ -109,16 +109,15 @@ class CharacterVocabulary(Vocabulary):
         """Read what `save` wrote.
 
         Raises:
-            RunError: The file is missing or damaged.
+            DamagedError: The file is missing or damaged.
         """
         try:
             characters = parse_json(read_bytes(path, limit=16 * MEBIBYTE), list[Annotated[str, Len(1, 1)]])
         except DamagedError as error:
-            raise RunError(f"{path}: no vocabulary can be read: {error}. {_REMEDY}") from error
+            raise damaged(path, f"no vocabulary can be read: {error}", _REMEDY) from error
         except ValueError as error:
-            raise RunError(
-                f"{path}: no vocabulary can be read: it is no list of single characters ({error}). {_REMEDY}"
-            ) from error
+            said = f"no vocabulary can be read: it is no list of single characters ({error})"
+            raise damaged(path, said, _REMEDY) from error
         return cls(characters)
 
     def save(self, path: Path) -> None:

@@ -122,13 +122,13 @@ def decode_whole(source: Clip, *, name: str) -> tuple[NDArray[np.float32], int]:
 
 
 def _joined(blocks: Iterable[NDArray[np.float32]], frames: int) -> NDArray[np.float32]:
-    """Join blocks in memory that grows with what is there: what a header promises is never allocated."""
+    """Join blocks, of about so many frames, in memory that grows with what is there."""
     samples: NDArray[np.float32] = np.empty(min(frames, _BLOCK), dtype=np.float32)
     filled = 0
     for block in blocks:
         if filled + len(block) > len(samples):
             # In place: never two copies of a long clip. No view of it is alive here.
-            samples.resize(min(frames, max(2 * filled, filled + len(block))), refcheck=False)
+            samples.resize(max(filled + len(block), min(frames, 2 * filled)), refcheck=False)
         samples[filled : filled + len(block)] = block
         filled += len(block)
     samples.resize(filled, refcheck=False)
@@ -317,12 +317,15 @@ def encode_opus(samples: NDArray[np.float32], sample_rate: int) -> bytes:
 
 
 def encode_audio(samples: NDArray[np.float32], sample_rate: int, *, kind: str, subtype: str) -> bytes:
-    """Encode (S,) or (S, channels) samples as a file of one of libsndfile's formats."""
+    """Encode (S,) or (S, channels) samples as a file of a format of libsndfile, always to the same bytes."""
     import soundfile
 
     with memory_file() as held:
         soundfile.write(held, samples, sample_rate, format=kind, subtype=subtype, closefd=False)
-        return whole(held)
+        content = whole(held)
+    # Floats come with their peak, and the time at which it was written.
+    peak = content.find(b"PEAK", 0, content.find(b"data")) if kind == "WAV" else -1
+    return content if peak < 0 else content[: peak + 12] + bytes(4) + content[peak + 16 :]
 
 
 def is_silent(samples: NDArray[np.float32]) -> bool:

@@ -23,7 +23,11 @@ _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 _NIST_FIELD = re.compile(r"^(\w+) -i (\d+)\s*$", re.MULTILINE)
 _PLAIN = (1, 3, 6, 7, 0xFFFE)
 """Codes of formats of so many bytes a sample: integers, floats, A-law, mu-law, one with a name of its own."""
+_MPEG = (0x50, 0x55)
+"""Codes of MPEG audio: frames that know nothing of the chunks around them."""
 _TRAILING = 1024  # bytes after the samples that programs leave behind
+_LARGEST_TABLE = 1 << 22  # of packets [bytes]: those of days
+_IMA_PACKET = 64  # samples
 _CAF_DATA = 4  # bytes of a chunk of samples before them
 
 
@@ -43,6 +47,33 @@ def filled(content: Content, name: str) -> Pieces | None:
     """
     fill = _KINDS.get(content[:4])
     return fill(content, name) if fill is not None else None
+
+
+def mpeg_inside(content: Content, name: str) -> tuple[int, int] | None:
+    """Return where the frames of MPEG audio of a WAV begin and end [bytes]; None where it holds none.
+
+    Raises:
+        AudioError: The file breaks off, or files were joined.
+    """
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        return None
+    _check_joined(content, 8 + int.from_bytes(content[4:8], "little"), b"RIFF", name)
+    at, is_mpeg = 12, False
+    while at + 8 <= len(content):
+        kind, size = struct.unpack("<4sI", content[at : at + 8])
+        begin = at + 8
+        if kind == b"fmt ":
+            is_mpeg = int.from_bytes(content[begin : begin + 2], "little") in _MPEG
+        if kind == b"data" and is_mpeg and content[begin : begin + 4] != b"RIFF":
+            end = len(content) if not size or is_placeholder(size) else begin + size
+            if end > len(content):
+                raise AudioError(
+                    f"{name}: breaks off: its header promises {size} bytes, but only {len(content) - begin} "
+                    "are there"
+                )
+            return begin, end
+        at = begin + size + size % 2
+    return None
 
 
 def _wav(content: Content, name: str) -> Pieces | None:
@@ -106,6 +137,9 @@ def _check_rest(content: Content, begin: int, size: int, name: str, *, outer: in
 def _rf64(content: Content, name: str) -> Pieces | None:
     kind, _, outer, size = struct.unpack("<4sIQQ", content[12:36].ljust(24, b"\0"))
     _check_joined(content, 8 + outer, b"RF64", name)
+    form = content.find(b"fmt ", 36, 4096)
+    if form > 0:
+        _check_format(content[form + 8 : form + 24], name)
     at = content.find(b"data\xff\xff\xff\xff", 36)
     if kind != b"ds64" or at < 0:
         return None
@@ -121,14 +155,32 @@ def _w64(content: Content, name: str) -> Pieces | None:
     at = 40
     while at + 24 <= len(content):
         kind, size = content[at : at + 16], struct.unpack("<q", content[at + 16 : at + 24])[0]
+        if kind.startswith(b"fmt "):
+            _check_format(content[at + 24 : at + 40], name)
         if kind == _W64_DATA:
             if 0 <= size <= 24 < len(content) - at:
                 raise _unknown(name)
-            return None
+            end = at + size
+            if size < 24 or end >= len(content):
+                return None
+            if not _are_w64_chunks(content, end + -size % 8):
+                _check_rest(content, at + 24, size - 24, name, outer=outer)
+            # libsndfile takes what follows the samples for more of them.
+            return [content[:16], struct.pack("<q", end), (24, end)]
         if size < 24:
             return None
         at += size + -size % 8
     return None
+
+
+def _are_w64_chunks(content: Content, at: int) -> bool:
+    """Tell whether nothing but further chunks follows."""
+    while at + 24 <= len(content):
+        size = struct.unpack("<q", content[at + 16 : at + 24])[0]
+        if size < 24:
+            return False
+        at += size + -size % 8
+    return len(content) <= at < len(content) + 8
 
 
 def _caf(content: Content, name: str) -> Pieces | None:
@@ -150,6 +202,68 @@ def _caf(content: Content, name: str) -> Pieces | None:
     return None
 
 
+def promised_frames(content: Content, name: str) -> int | None:
+    """Return the samples [per channel] that the header of an AIFC, or of ALAC in CAF, promises; else None.
+
+    libsndfile goes by other fields, and takes damaged ones for a shorter clip.
+
+    Raises:
+        AudioError: The table of packets of a CAF disagrees with itself, or with what is there.
+    """
+    if content[:4] == b"caff":
+        return _packed_frames(content, name)
+    return _aifc_frames(content) if content[8:12] == b"AIFC" else None
+
+
+def _aifc_frames(content: Content) -> int | None:
+    at, frames = 12, 0
+    while at + 8 <= len(content):
+        kind, size = struct.unpack(">4sI", content[at : at + 8])
+        if kind == b"COMM":
+            _, frames, _, _, form = struct.unpack(">HIH10s4s", content[at + 8 : at + 30].ljust(22, b"\0"))
+            frames *= _IMA_PACKET if form == b"ima4" else 1
+        if kind == b"SSND":
+            return frames if frames and not is_placeholder(frames) and not is_placeholder(size) else None
+        at += 8 + size + size % 2
+    return None
+
+
+def _packed_frames(content: Content, name: str) -> int | None:
+    found: dict[bytes, tuple[int, int]] = {}
+    at = 8
+    while at + 12 <= len(content):
+        kind, size = struct.unpack(">4sq", content[at : at + 12])
+        found.setdefault(kind, (at + 12, size))
+        at += 12 + max(size, 0)
+    if not found.keys() >= {b"desc", b"pakt", b"data"}:
+        return None
+    desc, (begin, size) = found[b"desc"][0], found[b"pakt"]
+    form, _, _, per_packet = struct.unpack(">4sIII", content[desc + 8 : desc + 24].ljust(16, b"\0"))
+    packets, frames, *around = struct.unpack(">qqii", content[begin : begin + 24].ljust(24, b"\0"))
+    if form != b"alac":
+        return None
+    sizes = _packet_sizes(content[begin + 24 : begin + min(size, _LARGEST_TABLE)])
+    there = found[b"data"][1] - _CAF_DATA
+    all_frames = frames + sum(around)
+    if len(sizes) != packets or sum(sizes) != there or packets * per_packet != all_frames or min(around) < 0:
+        raise AudioError(
+            f"{name}: damaged: its table says {packets} packets of {per_packet} samples, {all_frames} in "
+            f"all; it lists {len(sizes)} packets of {sum(sizes)} bytes, and {there} bytes are there"
+        )
+    return int(frames)
+
+
+def _packet_sizes(table: bytes) -> list[int]:
+    """Return numbers that are written in 7 bits a byte, the highest bit of the last one 0."""
+    sizes, size = list[int](), 0
+    for byte in table.rstrip(b"\0"):
+        size = (size << 7 | byte & 0x7F) & 0xFFFFFFFF
+        if byte < 0x80:
+            sizes.append(size)
+            size = 0
+    return sizes
+
+
 def _aiff(content: Content, name: str) -> None:
     (outer,) = struct.unpack(">I", content[4:8].ljust(4, b"\0"))
     _check_joined(content, 8 + outer + outer % 2, b"FORM", name)
@@ -160,8 +274,9 @@ def _aiff(content: Content, name: str) -> None:
             channels, frames, bits = struct.unpack(">HIH", content[at + 8 : at + 16].ljust(8, b"\0"))
             promised = frames * channels * ((bits + 7) // 8)
         if kind == b"SSND":
-            there = size - 8
-            if promised and not is_placeholder(size) and not is_placeholder(promised) and promised != there:
+            there = size - 8 - int.from_bytes(content[at + 8 : at + 12], "big")
+            is_known = promised and not is_placeholder(size) and not is_placeholder(promised)
+            if is_known and there - promised not in (0, promised % 2):  # some count the byte of padding
                 raise AudioError(
                     f"{name}: damaged: its header promises {promised} bytes of samples, and then {there}"
                 )

@@ -8,7 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from kikimimi.errors import WriteError
+from kikimimi.files.writing import system_refusal
+
 _BLOCK = 1 << 18
+_SYSTEM = 2  # the code of libsndfile's error for what the system refuses
 _HELD = 64 << 20  # bytes of a file without a name that are held in memory
 
 
@@ -61,9 +65,9 @@ class Content:
         for at in range(begin, end, _BLOCK):
             yield self[at : min(at + _BLOCK, end)]
 
-    def find(self, wanted: bytes, begin: int) -> int:
-        """Return where some bytes are found first, or -1."""
-        for at in range(begin, self._size, _BLOCK):
+    def find(self, wanted: bytes, begin: int, end: int | None = None) -> int:
+        """Return where some bytes are found first, before `end` where it is given; or -1."""
+        for at in range(begin, self._size if end is None else min(end, self._size), _BLOCK):
             place = self[at : at + _BLOCK + len(wanted) - 1].find(wanted)
             if place >= 0:
                 return at + place
@@ -157,7 +161,19 @@ def _nameless(size: int) -> Iterator[int]:
         if in_memory
         else tempfile.TemporaryFile(buffering=0)
     ) as file:
-        yield file.fileno()
+        try:
+            yield file.fileno()
+        except OSError as error:
+            if error.filename is not None or (told := system_refusal(error, "sound held in memory")) is None:
+                raise
+            raise WriteError(told) from error
+        except RuntimeError as error:
+            if getattr(error, "code", None) != _SYSTEM:
+                raise
+            raise WriteError(
+                "sound held in memory: the system refuses. Either memory is full, or files as large as this "
+                "are not allowed (ulimit -f)"
+            ) from error
 
 
 def _write(descriptor: int, content: bytes) -> None:

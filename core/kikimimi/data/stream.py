@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.contracts.layout import Clip, Segment
+from kikimimi.contracts.layout import Clip, Segment, as_on_disk
 from kikimimi.data import chunks, flac, ogg
 from kikimimi.data.av_file import av_file
 from kikimimi.data.codec import MIN_SAMPLE_RATE
-from kikimimi.data.content import Content, made_of
+from kikimimi.data.content import Content, Pieces, made_of
 from kikimimi.data.foreign import foreign_file
 from kikimimi.data.mp3 import is_mpeg, may_be_mpeg, with_frames_counted
 from kikimimi.errors import AudioError, CancellingError, RequestError, SegmentError
@@ -34,8 +34,14 @@ MAX_PEAK = 4.0
 OVERSHOOT = 0.1
 """How far a segment may go past the end of its file [s]; it ends there. Manifests round their lengths."""
 
+_LONGEST = 1e9  # beginning and length of a segment [s]
 _CANCELLED = 1e-3
 """Share of the channels' energy below which their average has lost what was said."""
+
+_LOST = 0.1
+"""Share of the energy of a clip that may lie in moments where that is so."""
+
+_MOMENT = 0.1  # s
 
 _BLOCK = 1 << 18  # frames per read
 _READABLE = (
@@ -99,7 +105,7 @@ class Stream:
         """
         self._skip()
         checksum = self._checksum if self.frames == self._file.frames else None
-        loud = left = 0.0  # energy of the channels, and of their average
+        loud = lost = 0.0  # energy of the channels, and of moments in which they cancel one another
         read = 0
         while read < self.frames:
             block = self._file.read(min(self.frames - read, _BLOCK), dtype="float32", always_2d=True)
@@ -109,21 +115,28 @@ class Stream:
                 checksum.add(block)
             samples = self._mono(block)
             if block.shape[1] > 1 and self._channel is None:
-                loud += float(np.vdot(block, block)) / block.shape[1]
-                left += float(np.vdot(samples, samples))
+                all_of_it, cancelled = self._energies(block, samples)
+                loud, lost = loud + all_of_it, lost + cancelled
             self._check(samples, read)
             read += len(samples)
             yield samples
         if checksum is not None:
             checksum.check()
-        if left < _CANCELLED * loud:
+        if lost > _LOST * loud:
             raise CancellingError(
                 f"{self.name}: its {self.channels} channels cancel one another, and their average is "
                 "silence: give one of them, or turn one round"
             )
 
+    def _energies(self, block: NDArray[np.float32], samples: NDArray[np.float32]) -> tuple[float, float]:
+        """Return the energy of (S, channels) samples, and of moments whose (S,) average has lost it."""
+        begins = np.arange(0, len(block), max(1, round(_MOMENT * self.rate)))
+        loud = np.add.reduceat(np.einsum("sc,sc->s", block, block) / block.shape[1], begins)
+        left = np.add.reduceat(samples * samples, begins)
+        return float(loud.sum()), float(loud[left < _CANCELLED * loud].sum())
+
     def _skip(self) -> None:
-        if self._file.format in _SEEKABLE:
+        if self._file.format in _SEEKABLE and self._file.seekable():
             self._file.seek(self._begin)
             return
         left = self._begin
@@ -164,7 +177,7 @@ class Stream:
 def _stretch(segment: Segment, frames: int, rate: int, name: str) -> tuple[int, int]:
     """Return where a segment begins and ends [samples]."""
     seconds = segment.seconds
-    if not (0 <= segment.start < math.inf and (seconds is None or 0 < seconds < math.inf)):
+    if not (0 <= segment.start < _LONGEST and (seconds is None or 0 < seconds < _LONGEST)):
         raise SegmentError(
             f"{name}: a segment begins at 0 s or later and is longer than 0 s; this one begins at "
             f"{segment.start:g} s and is {'' if seconds is None else f'{seconds:g} s '}long"
@@ -204,6 +217,7 @@ def opened(source: Clip, name: str) -> Iterator[Stream]:
 
 @contextmanager
 def _decoder_of(source: bytes | Path, name: str) -> Iterator[_Decoder]:
+    source = as_on_disk(source) if isinstance(source, Path) else source
     if isinstance(source, Path) and not os.path.isfile(source):  # also where the system does not look it up
         problem = "is a folder, not an audio file" if os.path.isdir(source) else "no such audio file"
         raise RequestError(f"{name}: {problem} ({source})")
@@ -218,12 +232,11 @@ def _decoder_of(source: bytes | Path, name: str) -> Iterator[_Decoder]:
 def _decoder(content: Content, name: str) -> Iterator[_Decoder]:
     """Open what decodes a file: see `mp3`, `ogg`, `flac` and `chunks` for what is seen to before."""
     begin, samples, checksum, is_counted = content[:10], None, None, False
+    inside: Pieces | None = None
     if begin.startswith(ogg.CAPTURE):
-        pieces = ogg.check_whole(content, name)
-        if pieces is not None:
-            with made_of(pieces, content) as made, Content(made) as native, _decoder(native, name) as decoder:
-                yield decoder
-            return
+        pieces = inside = ogg.check_whole(content, name)
+    elif (stretch := chunks.mpeg_inside(content, name)) is not None:
+        pieces = inside = [stretch]
     elif begin.startswith(flac.FLAC_MARK):
         pieces, checksum = flac.read_whole(content, name)
     elif may_be_mpeg(begin) and is_mpeg(content):
@@ -236,12 +249,16 @@ def _decoder(content: Content, name: str) -> Iterator[_Decoder]:
             yield _Decoder(file, None)
         return
     else:
-        pieces = chunks.filled(content, name)
+        pieces, samples = chunks.filled(content, name), chunks.promised_frames(content, name)
+    if inside is not None:
+        with made_of(inside, content) as made, Content(made) as native, _decoder(native, name) as decoder:
+            yield decoder
+        return
     with (
         content.opened() if pieces is None else made_of(pieces, content) as held,
         _sound_file(held, name) as file,
     ):
-        if file.format in ("MP3", "MPEG") and not is_counted:
+        if file.subtype.startswith("MPEG_LAYER") and not is_counted:
             raise AudioError(
                 f"{name}: damaged: no whole frames of MPEG audio follow one another where it begins"
             )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -49,12 +49,17 @@ def working_processes(
     Raises:
         BrokenProcessPool: One of them died.
     """
+    with signals_held():  # Python's own process beside them would die of SIGUSR1, with a traceback in the end
+        resource_tracker.ensure_running()
     told, tell = SPAWNING.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, SPAWNING, _start, (told, prepare, arguments))
+
+    def submit(work: Callable[..., Any], *given: Any) -> Future[Any]:
+        with signals_held():  # any of them may start one more process
+            return pool.submit(_work, work, *given)
+
     try:
-        with signals_held():
-            pool.submit(int)  # starts them all
-        yield lambda work, *given: pool.submit(_work, work, *given)
+        yield submit
     except BrokenProcessPool:
         time.sleep(_SIGNALS_TRAVEL)  # what ended them may be on its way here
         raise

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kikimimi.console.progress import Progress
 from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.answer import Answer
 from kikimimi.contracts.metric import Score, open_metric
 from kikimimi.data.audio import MAX_CLIP_SECONDS, decode
 from kikimimi.data.corpus import Corpus
@@ -24,9 +25,10 @@ from kikimimi.data.order.sources import record_seconds
 from kikimimi.data.shards.record import named
 from kikimimi.errors import DamagedError, DataError, KikimimiError, RequestError, RunError
 from kikimimi.evaluation.predictions import Predictions, held_identity, row_keys
-from kikimimi.evaluation.record import ScoredSystem, find_scoring, keep_scoring, read_scorings
+from kikimimi.evaluation.record import RECORD, ScoredSystem, find_scoring, keep_scoring, read_scorings
 from kikimimi.evaluation.score import read_scores, score
 from kikimimi.evaluation.similarity import read_similarities, similarities, write_similarities
+from kikimimi.files.writing import check_target
 from kikimimi.inference.engine import Engine, Prompt
 from kikimimi.inference.load import load_model
 from kikimimi.inference.ranks import LeadingEngine, Ranks
@@ -68,6 +70,9 @@ def evaluate(
     if run.is_locked():
         say(f"{run.path} is being trained: scored is what it has reached, {model.weights}", error=True)
     scores: dict[str, dict[str, Score]] = {}
+    for name in names:
+        for file in ("scores.json", RECORD):
+            check_target(run.evaluation(name) / file)
     with run.evaluating():
         for asked in [_Asked.open(run, name) for name in names]:  # what is missing is told before the work
             scores[asked.name] = _evaluate(run, asked, model)
@@ -189,8 +194,7 @@ class _Asked:
     def open(cls, run: RunFolder, name: str) -> _Asked:
         evaluation = run.recipe.evaluate[name]
         corpus = Corpus.open(name, evaluation)
-        records = (corpus.shards.read(row) for row in range(len(corpus.shards)))
-        references = [corpus.conversation(record).reference() for record in records]
+        references = [_reference(corpus, row) for row in range(len(corpus.shards))]
         asked = cls(name, evaluation, run.recipe, run.evaluation(name), corpus, row_keys(corpus), references)
         with _told_of(f"evaluate.{name}"):
             asked.score(references)  # what the metric cannot take is told before the work
@@ -215,15 +219,22 @@ class _Asked:
         return {"data": self.corpus.shards.digest, "task": plain(self.evaluation.task)}
 
     def score(self, texts: Sequence[str]) -> Score:
-        """Score answers, one for each row."""
+        """Score answers, one for each row.
+
+        White space at the ends is nobody's word: it goes from both sides, whichever system wrote it.
+        """
         metric = self.evaluation.metric
         return score(
-            self.references,
-            texts,
+            [reference.strip() for reference in self.references],
+            [text.stripped if isinstance(text, Answer) else text.strip() for text in texts],
             metric=metric.name,
             normaliser=self.evaluation.normaliser,
             config=metric.config,
         )
+
+
+def _reference(corpus: Corpus, row: int) -> str:
+    return corpus.conversation(corpus.shards.read(row)).reference()
 
 
 class _Model:
@@ -324,7 +335,7 @@ def _batches(costs: NDArray[np.float32], limit: float, rows: list[int]) -> Itera
 
 
 def _predict(
-    asked: _Asked, predictions: Predictions, title: str, answer: Callable[[list[int]], list[str]]
+    asked: _Asked, predictions: Predictions, title: str, answer: Callable[[list[int]], Sequence[str]]
 ) -> None:
     missing = [row for row, key in enumerate(asked.keys) if key not in predictions.texts]
     costs, limit = record_seconds(asked.corpus), asked.evaluation.batch_seconds
@@ -338,7 +349,7 @@ def _predict(
             bar.advance(len(rows))
 
 
-def _with_engine(engine: Engine, asked: _Asked) -> Callable[[list[int]], list[str]]:
+def _with_engine(engine: Engine, asked: _Asked) -> Callable[[list[int]], Sequence[str]]:
     corpus, generation = asked.corpus, asked.evaluation.generate
     _check_lengths(corpus, engine.max_seconds, "the encoder")
 
@@ -362,7 +373,7 @@ def _check_lengths(corpus: Corpus, limit: float | None, who: str) -> None:
         )
 
 
-def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list[int]], list[str]]:
+def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list[int]], Sequence[str]]:
     source = getattr(chosen.config, "weights", None)
     say(f"loading {chosen.name}{f' ({source})' if source else ''}", error=True)
     with _blamed_on(where):

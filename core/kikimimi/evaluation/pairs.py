@@ -94,6 +94,8 @@ def _check_columns(where: str, columns: Iterable[str], wanted: tuple[str, str]) 
     columns = list(columns)
     if not columns:
         raise RequestError(f"{where}: holds no rows")
+    if any("\r" in name for name in columns):
+        raise RequestError(f"{where}: its lines end in carriage returns; save it with line feeds")
     for name in wanted:
         if name not in columns:
             raise RequestError(

@@ -7,12 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NotRequired, cast
 
 from typing_extensions import TypedDict
 
 from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
+from kikimimi.contracts.answer import Answer
 from kikimimi.files.reading import damaged, read_json_lines
 from kikimimi.files.writing import add_lines, whole_file, writing
 
@@ -35,14 +36,16 @@ class PredictionLine(TypedDict):
     Attributes:
         key: The record's key.
         reference: What is right.
-        prediction: What the system wrote.
+        prediction: What the system wrote, thoughts included.
         seconds: Share of the time that its batch took [s].
+        cut: Whether it ended because no more tokens were allowed; absent where that is not known.
     """
 
     key: str
     reference: str
     prediction: str
     seconds: float
+    cut: NotRequired[bool]
 
 
 _Lines = list[_Heading | PredictionLine]
@@ -63,7 +66,7 @@ class Predictions:
     def __init__(self, path: Path, identity: Identity, *, begin: bool = True) -> None:
         self.path = path
         self.identity = identity
-        self.texts: dict[str, str] = {}
+        self.texts: dict[str, Answer] = {}
         self.seconds = 0.0
         wrong: list[str] = []
         if begin:
@@ -74,7 +77,7 @@ class Predictions:
             say(f"{path}: {count} left out, and answered again: {wrong[0]}", error=True)
         if _identity(lines) == identity:
             for line in _predictions(lines):
-                self.texts[line["key"]] = line["prediction"]
+                self.texts[line["key"]] = Answer(line["prediction"], cut=line.get("cut"))
                 self.seconds += line["seconds"]
         self._lines: _Lines = lines if self.texts else [{"identity": identity}]
         if begin:
@@ -95,13 +98,20 @@ class Predictions:
         self, keys: Iterable[str], texts: Iterable[str], references: Iterable[str], seconds: float
     ) -> None:
         """Append the predictions of a batch that took `seconds` of computing."""
-        entries = list(zip(keys, texts, references, strict=True))
+        answers = [text if isinstance(text, Answer) else Answer(text) for text in texts]
+        entries = list(zip(keys, answers, references, strict=True))
         lines = [
-            {"key": key, "reference": reference, "prediction": text, "seconds": seconds / len(entries)}
-            for key, text, reference in entries
+            {
+                "key": key,
+                "reference": reference,
+                "prediction": answer,
+                "seconds": seconds / len(entries),
+                **({} if answer.cut is None else {"cut": answer.cut}),
+            }
+            for key, answer, reference in entries
         ]
         add_lines(self.path, [json.dumps(line, ensure_ascii=False) for line in lines])
-        self.texts.update((key, text) for key, text, _ in entries)
+        self.texts.update((key, answer) for key, answer, _ in entries)
         self.seconds += seconds
 
 

@@ -11,12 +11,17 @@ from rich.text import Text
 
 from kikimimi.console.rich_console import SafeConsole
 from kikimimi.console.terminal import say
+from kikimimi.console.words import counted
+from kikimimi.contracts.answer import Answer, without_thoughts
 from kikimimi.contracts.metric import MetricConfig, Score, open_metric
 from kikimimi.errors import RequestError
-from kikimimi.files.reading import damaged, read_json
+from kikimimi.evaluation.loops import has_loop
+from kikimimi.files.reading import damaged, file_there, read_json
 
 EDITS = ("substitutions", "deletions", "insertions")
 """Details of error rates that tables show."""
+TABLED = ("truncated", "looped")
+"""Counts of answers that tables show."""
 
 
 def score(
@@ -31,7 +36,8 @@ def score(
 
     Args:
         references: What was said.
-        predictions: What a system wrote, in the same order.
+        predictions: What a system wrote, in the same order. Thoughts are not scored. Where all of them are an
+            `Answer`, those that were cut or loop are counted.
         metric: Registered name of the metric.
         normaliser: Registered name of the normaliser that both sides go through first.
         config: The metric's options; None for its defaults.
@@ -50,7 +56,7 @@ def score(
             "each prediction needs its reference"
         )
     built, normalise = open_metric(metric, normaliser, config)
-    sides = [[normalise(text) for text in side] for side in (references, predictions)]
+    sides = [[normalise(without_thoughts(text)) for text in side] for side in (references, predictions)]
     try:
         found = built.measure(sides[0], sides[1])
     except ValueError as error:
@@ -70,8 +76,21 @@ def score(
         count=len(kept),
         skipped=len(found) - len(kept),
         details=totals,
+        **_counts(references, predictions),
         utterances=found,
     )
+
+
+def _counts(references: Sequence[str], predictions: Sequence[str]) -> dict[str, int | None]:
+    """Return what is counted of answers. Of texts from elsewhere it is not known how they came about."""
+    counts: dict[str, int | None] = {"thoughts": sum(without_thoughts(text) != text for text in predictions)}
+    answers = [text for text in predictions if isinstance(text, Answer)]
+    if len(answers) == len(predictions):
+        cut = [answer.cut for answer in answers]
+        pairs = zip(references, predictions, strict=True)
+        counts["truncated"] = None if None in cut else cut.count(True)
+        counts["looped"] = sum(has_loop(answer) and not has_loop(reference) for reference, answer in pairs)
+    return counts
 
 
 def read_scores(path: Path) -> dict[str, dict[str, Any]]:
@@ -80,9 +99,9 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         DamagedError: It is damaged.
     """
-    if not path.exists():
-        return {}
     remedy = "Delete it: 'kikimimi evaluate' makes it again"
+    if not file_there(path, remedy):
+        return {}
     held: dict[str, dict[str, Any]] = read_json(path, dict[str, dict[str, int | float | str]], remedy=remedy)
     for system, values in held.items():
         try:
@@ -100,21 +119,32 @@ def add_up(details: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
     """Print the name of each evaluation, and under it one row per system."""
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("system", overflow="fold")  # a long name takes several lines, but is never cut
-    for column in ("score", "sub/del/ins", "clips", "skipped"):
+    found = [score for systems in scores.values() for score in systems.values()]
+    # One narrow column, so that a table with long names stands on 80 columns.
+    counts = ["cut/loop"] if any(set(TABLED) & score.counts.keys() for score in found) else []
+    for column in ("score", "sub/del/ins", "clips", "skipped", *counts):
         table.add_column(column, no_wrap=True, justify="right")
-    normalisers = {score.normaliser for systems in scores.values() for score in systems.values()}
+    normalisers = {score.normaliser for score in found}
     for name, systems in scores.items():
         table.add_row(Text(name, style="bold"))
         for system, score in systems.items():
-            counted = [f"{score.details[kind]}" for kind in EDITS if kind in score.details]
+            edited = [f"{score.details[kind]}" for kind in EDITS if kind in score.details]
             table.add_row(
-                Padding(Text(system), (0, 0, 0, 2)),
+                Padding(Text(system), (0, 0, 0, 1)),
                 f"{score.label} {score.shown(form='6.2f')}",
-                "/".join(counted),
+                "/".join(edited),
                 str(score.count),
                 str(score.skipped),
+                *("/".join(str(score.counts.get(count, "?")) for count in TABLED) for _ in counts),
             )
     SafeConsole().print(table)
+    if counts:
+        say("cut/loop: answers that ended where no more tokens were allowed / that say a piece over and over")
     say(f"normaliser: {', '.join(sorted(normalisers))}")
+    for name, systems in scores.items():
+        for system, score in systems.items():
+            if score.thoughts:
+                said = counted(score.thoughts, "answer")
+                say(f"{name}: {system}: {said} with thoughts, which are not scored")

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.shards.record import Record
-from kikimimi.files.reading import MEBIBYTE, damaged, read_json
+from kikimimi.files.reading import MEBIBYTE, damaged, file_there, read_json
 from kikimimi.files.writing import whole_file
 from kikimimi.inference.engine import Engine, Prompt
 
@@ -100,7 +100,7 @@ def read_similarities(folder: Path) -> tuple[str, str, list[Similarity]]:
         DamagedError: The file is damaged.
     """
     path = folder / FILE
-    if not path.exists():
+    if not file_there(path, _AGAIN):
         return "", "", []
     said = read_json(path, _File, limit=_LARGEST, remedy=_AGAIN)
     clips = []

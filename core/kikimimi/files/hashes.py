@@ -11,7 +11,7 @@ from typing import IO
 
 from kikimimi.console.words import counted
 from kikimimi.errors import DamagedError
-from kikimimi.files.reading import MEBIBYTE, damaged, parse_json, read_bytes
+from kikimimi.files.reading import MEBIBYTE, file_there, parse_json, paths_in, read_bytes, unreadable
 from kikimimi.files.writing import writing
 
 MANIFEST = "files.json"
@@ -21,6 +21,18 @@ SEAL, SEAL_OF = "sha256", "sha256_of"
 BLANK = "0" * 64
 """What stands in place of the hash while it is computed."""
 OF_ITSELF = "this file, with zeros in place of the hash"
+
+UNVERIFIED = "has no hashes, as earlier versions wrote it: taken as it is, not verified"
+"""What is said of a file or folder that may have been altered without its form showing it."""
+ASSETS_REMEDY = "Restore it from a copy of the run folder"
+"""What people can do where the assets of a run are damaged."""
+CHECKPOINT_REMEDY = "'kikimimi train' goes on from the checkpoint before it"
+"""What people can do where the weights of the newest checkpoint are damaged."""
+WEIGHTS_REMEDY = (
+    "Restore it from a copy, or delete it: 'kikimimi train' makes it again from the stage's last "
+    "checkpoint, or where there is none trains the stage again"
+)
+"""What people can do where the weights are damaged that a stage has left."""
 
 _LONGEST_HEADER = 100 * MEBIBYTE  # safetensors allows 100,000,000 bytes
 _THREADS = 4
@@ -87,17 +99,17 @@ def check_files(folder: Path, of: Mapping[str, str | int], names: Collection[str
         ValueError: The manifest is damaged or of something else, or a file is missing, other, or too many.
         OSError: A file cannot be read.
     """
-    if not (folder / MANIFEST).exists():
-        return False
     try:
+        if not file_there(folder / MANIFEST):
+            return False
         manifest = parse_json(read_bytes(folder / MANIFEST, limit=16 * MEBIBYTE), FileManifest)
     except (DamagedError, ValueError) as error:
         raise ValueError(f"{MANIFEST}: {error}") from error
     for name, value in of.items():
         if manifest.of.get(name) != value:
             raise ValueError(f"its files are of {name} {manifest.of.get(name)}, not {value}")
-    held = {path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".json")}
-    if other := {name for name in held if name[0] != "."} - {MANIFEST, *manifest.files}:
+    held = {path.name for path in paths_in(folder, "*") if path.suffix in (".safetensors", ".json")}
+    if other := held - {MANIFEST, *manifest.files}:
         raise ValueError(f"{min(other)} is not one of its files: files of two are mixed")
     if strange := set(names or ()) - manifest.files.keys():
         raise ValueError(f"{min(strange)} is missing in {MANIFEST}")
@@ -112,11 +124,12 @@ def require_files(folder: Path, remedy: str) -> None:
 
     Raises:
         DamagedError: A file is not as it was written.
+        OSError: The system refuses to read one; see `unreadable`.
     """
     try:
         check_files(folder, {})
     except (OSError, ValueError) as error:
-        raise damaged(folder, str(error), remedy) from error
+        raise unreadable(folder, error, remedy, "") from error
 
 
 def _check(folder: Path, name: str, wanted: FileMark) -> None:

@@ -2,7 +2,9 @@
 
 import codecs
 import errno
+import fnmatch
 import functools
+import glob
 import os
 import stat
 from collections.abc import Callable
@@ -17,6 +19,7 @@ T = TypeVar("T")
 
 MEBIBYTE = 1 << 20
 """2^20 bytes."""
+_OF_NO_FILE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _LARGEST_LINES = 1 << 30
 
 
@@ -30,6 +33,7 @@ def read_bytes(path: Path, *, limit: int, remedy: str = "") -> bytes:
 
     Raises:
         DamagedError: It is not there, no file, too large, or cannot be read.
+        OSError: The system refuses to read it; see `unreadable`.
     """
     try:
         # A pipe without a writer would be waited for without end.
@@ -44,9 +48,7 @@ def read_bytes(path: Path, *, limit: int, remedy: str = "") -> bytes:
                 )
             return file.read(limit + 1)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # says nothing of the file
-            raise
-        raise damaged(path, f"cannot be read: {error.strerror or error}", remedy) from error
+        raise unreadable(path, error, remedy) from error
 
 
 def read_text(path: Path, *, limit: int, remedy: str = "") -> str:
@@ -127,6 +129,68 @@ def read_json_lines(
     return found
 
 
+def file_there(path: Path, remedy: str = "") -> bool:
+    """Tell whether a file of ours is there.
+
+    Raises:
+        DamagedError: Its name is that of something else: a folder, or a link that leads nowhere or to itself.
+        OSError: The system refuses to look.
+    """
+    return _there(path, stat.S_ISREG, "a file", remedy)
+
+
+def folder_there(path: Path, remedy: str = "") -> bool:
+    """Tell whether a folder of ours is there.
+
+    Raises:
+        DamagedError: Its name is that of something else: a file, or a link that leads nowhere or to itself.
+        OSError: The system refuses to look.
+    """
+    return _there(path, stat.S_ISDIR, "a folder", remedy)
+
+
+def _there(path: Path, is_kind: Callable[[int], bool], kind: str, remedy: str) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError as error:
+        raise damaged(path, "is a symbolic link that leads nowhere", remedy) from error
+    except OSError as error:
+        raise unreadable(path, error, remedy) from error
+    if not is_kind(mode):
+        raise damaged(path, f"is not {kind}", remedy)
+    return True
+
+
+def paths_in(folder: Path, pattern: str) -> list[Path]:
+    """Return what below a folder matches a pattern, sorted; where there is no such folder, nothing.
+
+    `Path.glob` passes over folders that it may not look into.
+
+    Args:
+        folder: Where it is looked for.
+        pattern: Names with wildcards, as ``*/*.tar``; hidden ones match where the pattern begins with a dot.
+
+    Raises:
+        OSError: The system refuses to look into one of the folders.
+    """
+    part, _, rest = pattern.strip("/").partition("/")
+    if glob.has_magic(part):
+        try:
+            names = sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        shown = [name for name in names if name[0] != "." or part[0] == "."]
+        found = fnmatch.filter(shown, part)
+    else:
+        found = [part] if os.path.lexists(folder / part) else []
+    paths = [folder / name for name in found]
+    return [path for inside in paths for path in paths_in(inside, rest)] if rest else paths
+
+
 def parse_json(content: bytes | str, kind: type[T]) -> T:
     """Return what JSON of a known form holds.
 
@@ -149,6 +213,29 @@ def parse_json(content: bytes | str, kind: type[T]) -> T:
 def damaged(path: Path, problem: str, remedy: str = "") -> DamagedError:
     """Return the error that says what is wrong with a file, and what to do."""
     return DamagedError(f"{path}: {problem}{f'. {remedy}' if remedy else ''}")
+
+
+def unreadable(
+    path: Path, error: Exception, remedy: str = "", what: str = "cannot be read: "
+) -> DamagedError:
+    """Return the error that says why a file, or a folder with one of its files, cannot be read.
+
+    Args:
+        path: The file or folder.
+        error: What was met.
+        remedy: What people can do about it.
+        what: What comes before the reason.
+
+    Raises:
+        OSError: What was met says nothing of the file: no permission, too many open files, no memory.
+    """
+    reason = str(error)
+    if isinstance(error, OSError):
+        if error.errno in _OF_NO_FILE:
+            raise error
+        name = Path(str(error.filename)).name if error.filename not in (None, str(path), path) else ""
+        reason = f"{name}: {error.strerror}" if name else error.strerror or reason
+    return damaged(path, f"{what}{reason}", remedy)
 
 
 @functools.lru_cache(maxsize=64)

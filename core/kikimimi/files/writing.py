@@ -25,6 +25,7 @@ _ADVICE = {
     errno.ENAMETOOLONG: "Choose a shorter name",
     errno.ENOTDIR: "One of the folders in this path is a file: choose another path",
     errno.EEXIST: "One of the folders in this path is a file: choose another path",
+    errno.ENOENT: "Its folder is gone, or takes no files: choose another path",
     errno.EISDIR: "It is a folder: choose another path",
     errno.ELOOP: "A symbolic link in this path leads to itself: choose another path",
     errno.EIO: "The disk fails: look into the system's log",
@@ -78,6 +79,8 @@ def _unfinished(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise WriteError(f"{path}: is a device or a pipe, in whose place no file is put: name a file")
             yield unfinished
     finally:
         with suppress(OSError):  # what stopped the writing may stop this too, and is the cause to tell
@@ -85,6 +88,30 @@ def _unfinished(path: Path) -> Iterator[Path]:
                 shutil.rmtree(unfinished)
             else:
                 unfinished.unlink(missing_ok=True)
+
+
+def check_target(path: Path | None) -> None:
+    """Check that a file can be written before the work whose outcome it is to hold; nothing is left there.
+
+    Args:
+        path: The file; None where none was asked for.
+
+    Raises:
+        WriteError: The system refuses.
+    """
+    if path is None:
+        return
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        made = [folder for folder in path.parents if not os.path.lexists(folder)]
+        try:
+            with _unfinished(path) as unfinished:
+                unfinished.write_bytes(b"?")
+        finally:
+            for folder in made:  # the innermost first
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def add_lines(path: Path, lines: Iterable[str]) -> None:
@@ -156,16 +183,20 @@ def system_refusal(error: OSError, what: str = "") -> str | None:
 
     Args:
         error: What was raised.
-        what: What is to be said of it; else the file that it names.
+        what: What is to be said of it; else the file or folder that it names, which is to be read.
     """
-    if error.errno not in _ADVICE:
+    # Without a word on what was done, a file that is missing is a fault of ours.
+    if error.errno not in _ADVICE or (error.errno == errno.ENOENT and not what):
         return None
-    named = what or (str(error.filename) if error.filename is not None else "the system refuses")
-    return f"{named}: {error.strerror}. {what_to_do(error)}"
+    if what or error.filename is None:
+        return f"{what or 'the system refuses'}: {error.strerror}. {what_to_do(error)}"
+    return f"{error.filename}: {error.strerror}. {what_to_do(error, reading=True)}"
 
 
-def what_to_do(error: OSError) -> str:
-    """Return what people can do about what the system refuses."""
+def what_to_do(error: OSError, *, reading: bool = False) -> str:
+    """Return what people can do about what the system refuses: to write, or to read."""
+    if reading and error.errno in (errno.EACCES, errno.EPERM):
+        return "Ask for permission to read it"
     return _ADVICE.get(error.errno or 0, f"Mend that, {_AGAIN}")
 
 

@@ -1,6 +1,7 @@
 """YAML as it is read here, everywhere: plain data within limits, by the core schema of YAML 1.2.2.
 
-`010` is 10, `0o17` is 15 and `1e5` a number; `1:30`, `1_000`, `no`, `yes`, `on` and dates are texts.
+`010` is 10, `0o17` is 15 and `1e5` a number; `1:30`, `1_000`, `no`, `yes`, `on` and dates are texts. U+0085,
+U+2028 and U+2029 end no line.
 """
 
 import re
@@ -26,6 +27,10 @@ MAX_DEPTH = 40
 
 TAG = "tag:yaml.org,2002:"
 """What the tags of YAML's own types begin with."""
+_BREAKS = {0x85: "\U0001fffe", 0x2028: "\U0001ffff", 0x2029: "\U0002fffe"}
+"""What PyYAML takes for ends of lines, as YAML 1.1 did, and what stands in its place while it reads."""
+_BREAK = re.compile("[\x85\u2028\u2029]")
+_PLACES = {ord(place): chr(character) for character, place in _BREAKS.items()}
 _NUMBERS = list("-+0123456789")
 _RULES = (
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -85,11 +90,22 @@ class YamlLoader(Resolver, yaml.SafeLoader):
         node: yaml.Node | None = super().compose_node(parent, index)
         return node
 
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        """Compose a text, a number and so on."""
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        node.value = _with_breaks(node.value)
+        return node
+
 
 class _QuickLoader(Resolver, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Reads YAML ten times as fast."""
 
     _merged = 0
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        """Return the text of a scalar."""
+        value = super().construct_scalar(node)
+        return _with_breaks(value) if isinstance(value, str) else value
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Put what is merged (``<<``) into a mapping, if all that is merged is not too much."""
@@ -132,7 +148,7 @@ def compose_yaml(text: str) -> yaml.Node | None:
     """
     _check_size(text, MAX_YAML)
     try:
-        node: yaml.Node | None = yaml.compose(text, YamlLoader)
+        node: yaml.Node | None = yaml.compose(_without_breaks(text), YamlLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise _told(error) from error
     return node
@@ -146,7 +162,7 @@ def parse_yaml(text: str) -> Any:
     """
     _check_size(text, MAX_DATA)
     try:
-        data = yaml.load(text, _QuickLoader)
+        data = yaml.load(_without_breaks(text), _QuickLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise _told(error) from error
     except (AttributeError, KeyError) as error:  # of PyYAML: `!!timestamp today`, `!!bool maybe`
@@ -165,6 +181,14 @@ def read_yaml(path: Path) -> Any:
         return parse_yaml(read_text(path, limit=MAX_DATA))
     except YamlError as error:
         raise damaged(path, str(error)) from error
+
+
+def _without_breaks(text: str) -> str:
+    return text.translate(_BREAKS) if _BREAK.search(text) else text
+
+
+def _with_breaks(text: str) -> str:
+    return text if text.isascii() else text.translate(_PLACES)
 
 
 def _check_size(text: str, limit: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kikimimi.contracts.answer import Answer, open_thought
 from kikimimi.contracts.batch import Batch, Sample, collate
 from kikimimi.contracts.component import AdapterOutput
 from kikimimi.contracts.conversation import Conversation
@@ -22,6 +23,7 @@ from kikimimi.model.speech_lm import SpeechLM
 
 BATCH_SIZE = 16
 """How many conversations are answered together, where nothing else is asked for."""
+_TAIL = 32  # tokens at the end of a prompt, in which a thought may be opened
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,12 @@ class Engine:
 
     def answer(
         self, prompts: Sequence[Prompt], generation: Generation, batch_size: int = BATCH_SIZE
-    ) -> list[str]:
+    ) -> list[Answer]:
         """Answer conversations, those of similar length together.
 
         Returns:
-            One text for each, in the order of the prompts.
+            One text for each, in the order of the prompts: what the LLM wrote, thoughts included, without
+            white space around it.
 
         Raises:
             DataError: A clip is longer than the encoder takes, a conversation cannot be rendered, or it
@@ -83,7 +86,7 @@ class Engine:
             self._check_clips(prompt)
         lengths = [sum(map(len, prompt.clips)) for prompt in prompts]
         by_length = sorted(range(len(prompts)), key=lambda number: -lengths[number])
-        answers = [""] * len(prompts)
+        answers = [Answer("")] * len(prompts)
         for group in self._groups(prompts, by_length):
             for start in range(0, len(group), batch_size):
                 numbers = group[start : start + batch_size]
@@ -127,7 +130,7 @@ class Engine:
         with autocast(self.precision, self.device):
             return batch, *self.model.pack(batch)
 
-    def _answer(self, prompts: Sequence[Prompt], generation: Generation) -> list[str]:
+    def _answer(self, prompts: Sequence[Prompt], generation: Generation) -> list[Answer]:
         batch, packed, _ = self._pack(prompts)
         for prompt, length in zip(prompts, packed.lengths.tolist(), strict=True):
             self._check_room(prompt, length)
@@ -141,7 +144,23 @@ class Engine:
                 raise
             named = ", ".join(filter(None, (prompt.name for prompt in prompts)))
             raise DataError(f"{named or 'prompt'}: the LLM cannot answer: {error}") from error
-        return [self.model.llm.decode(ids) for ids in answers]
+        allowed = self._allowed(packed, generation)
+        asked = torch.split(batch.ids, batch.lengths.tolist())
+        return [
+            Answer(self._written(before.tolist(), ids), cut=len(ids) >= allowed)
+            for before, ids in zip(asked, answers, strict=True)
+        ]
+
+    def _written(self, asked: list[int], ids: list[int]) -> str:
+        """Return what the LLM wrote, with the tag of a thought that its prompt has opened."""
+        thought = open_thought(self.model.llm.decode(asked[-_TAIL:]))
+        return f"{thought or ''}{self.model.llm.decode(ids).strip()}"
+
+    def _allowed(self, packed: Packed, generation: Generation) -> int:
+        """Return how many tokens an answer may have: fewer than asked for where the context ends before."""
+        context = self.model.llm.context_length if self.model.llm.causal else None
+        room = generation.max_new_tokens if context is None else context - int(packed.lengths.max())
+        return min(generation.max_new_tokens, room)
 
     def _check_clips(self, prompt: Prompt) -> None:
         limit = self.max_seconds

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from kikimimi.console.terminal import say
+from kikimimi.files.hashes import UNVERIFIED
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import load_trained
@@ -17,10 +19,12 @@ def load_model(run: RunFolder, stage: str | None = None, weights: Path | None = 
         weights: File of them; None is the stage's newest.
 
     Raises:
-        RunError: Nothing was trained yet, or the weights do not fit.
-        DamagedError: The run's assets are damaged.
+        RunError: Nothing was trained yet.
+        DamagedError: The run's assets or weights are damaged.
     """
     name, newest = run.newest_weights(stage)
     model = assemble(run.recipe.at(name), assets=run.assets)
-    load_trained(model, run.recipe, name, weights or newest)
+    file = weights or newest
+    if not load_trained(model, run.recipe, name, file):
+        say(f"{file}: {UNVERIFIED}", error=True)
     return model.eval().requires_grad_(False)

@@ -18,6 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from kikimimi.console.words import counted
+from kikimimi.contracts.answer import Answer
 from kikimimi.contracts.generation import Generation
 from kikimimi.errors import KikimimiError, RequestError
 from kikimimi.inference.engine import BATCH_SIZE, Engine, Prompt
@@ -178,7 +179,7 @@ class LeadingEngine(Engine):
 
     def answer(
         self, prompts: Sequence[Prompt], generation: Generation, batch_size: int = BATCH_SIZE
-    ) -> list[str]:
+    ) -> list[Answer]:
         """Answer conversations; see `Engine.answer`."""
         self._ranks.ask("answer", self.precision, self.seed, prompts, generation, batch_size)
         return super().answer(prompts, generation, batch_size)

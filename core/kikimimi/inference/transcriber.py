@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kikimimi.contracts.answer import Answer
 from kikimimi.contracts.generation import Generation
 from kikimimi.data.audio import decode_blocks, is_silent
 from kikimimi.errors import RequestError
@@ -68,12 +69,15 @@ class Transcriber:
         """
         return cls(RunFolder.open(run))
 
-    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None = None) -> list[str]:
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None = None) -> list[Answer]:
         """Transcribe clips, each at most the encoder's window long.
 
         Args:
             clips: (S,) mono float32 at `sample_rate`.
             language: ISO 639-1 code, or None for the task's own choice.
+
+        Returns:
+            What was heard in each, without what the LLM may think before.
 
         Raises:
             RequestError: The task has no fixed question, or none in this language.
@@ -87,7 +91,7 @@ class Transcriber:
         prompts = [
             Prompt(name, question, [torch.from_numpy(clip)]) for name, clip in zip(names, clips, strict=True)
         ]
-        return self.engine.answer(prompts, self.generation)
+        return [answer.spoken for answer in self.engine.answer(prompts, self.generation)]
 
     def transcribe_file(self, path: Path, language: str | None = None) -> Transcript:
         """Transcribe an audio file of any length, of which no more than some windows are held at a time.

@@ -1,29 +1,33 @@
 """Verifying a run folder: everything in it that is read again, against its hashes and its form."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from kikimimi.console.terminal import visible
 from kikimimi.contracts.batch import Fault
-from kikimimi.errors import KikimimiError, RunError
+from kikimimi.costs.shapes import shapes_only
+from kikimimi.errors import DamagedError, KikimimiError
 from kikimimi.evaluation.predictions import read_predictions
 from kikimimi.evaluation.record import RECORD, read_scorings
 from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import FILE, read_similarities
-from kikimimi.files.hashes import check_seal, require_files
-from kikimimi.files.reading import read_json_lines
-from kikimimi.model.assembly import ASSETS_REMEDY
+from kikimimi.files.hashes import ASSETS_REMEDY, UNVERIFIED, WEIGHTS_REMEDY, check_seal, require_files
+from kikimimi.files.reading import folder_there, paths_in, read_json_lines, unreadable
+from kikimimi.files.writing import what_to_do
+from kikimimi.model.assembly import assemble
+from kikimimi.model.trainable import kept_names, trainable_names
 from kikimimi.run.drift import recipe_change
 from kikimimi.run.folder import RunFolder, checkpoint_folders, stray_names
 from kikimimi.run.lock import held_lock, read_lock
 from kikimimi.run.metrics import read_metrics
 from kikimimi.training.state.checkpoint import FolderCheckpointIO
+from kikimimi.training.state.stage_form import StageForm
 from kikimimi.weights.tensors import stored_tensors
-
-_UNHASHED = "has no hash, as earlier versions wrote it"
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def check_run(path: Path) -> list[CheckedItem]:
     Raises:
         RunError: It is no run folder.
     """
-    if not (path / "recipe.yaml").exists():
+    if not os.path.lexists(path / "recipe.yaml"):
         RunFolder.open(path)  # says why it is none
     return list(_items(path))
 
@@ -67,27 +71,36 @@ def _items(path: Path) -> Iterator[CheckedItem]:
     try:
         run = RunFolder.open(path)
         yield CheckedItem("recipe.yaml")
-    except KikimimiError as error:
+    except (KikimimiError, OSError) as error:
         yield CheckedItem("recipe.yaml", _said(error, path / "recipe.yaml"))
     if run is not None:
         yield _lock(run)
-        if run.assets.is_dir():
-            yield _item(path, run.assets, partial(require_files, run.assets, ASSETS_REMEDY))
-    for folder in sorted((path / "checkpoints").glob("*/")):
-        yield from _checkpoints(path, folder)
-    for file in sorted((path / "weights").glob("*.safetensors")):
-        yield _tensors(
-            path,
-            file,
-            "Restore it from a copy, or delete it: 'kikimimi train' makes it again from the stage's last "
-            "checkpoint, or where there is none trains the stage again",
-        )
-    for folder in sorted((path / "evaluations").glob("*/")):
-        yield from _evaluation(path, folder)
-    if (path / "metrics.jsonl").exists():
-        yield _item(path, path / "metrics.jsonl", partial(read_metrics, path / "metrics.jsonl"))
-    for file in sorted((path / "faults").glob("*.jsonl")):
-        yield _item(path, file, partial(read_json_lines, file, Fault, remedy="Delete it"))
+        if os.path.lexists(run.assets):
+            yield _item(path, run.assets, partial(_check_assets, run))
+    yield from _each(path, "checkpoints", "*", partial(_checkpoints, path, run))
+    yield from _each(path, "weights", "*.safetensors", partial(_tensors, path, remedy=WEIGHTS_REMEDY))
+    yield from _each(path, "evaluations", "*", partial(_evaluation, path))
+    if os.path.lexists(metrics := path / "metrics.jsonl"):
+        yield _item(path, metrics, partial(read_metrics, metrics))
+    yield from _each(path, "faults", "*.jsonl", partial(_fault_list, path))
+
+
+def _each(
+    path: Path, place: str, pattern: str, look: Callable[[Path], Iterable[CheckedItem]]
+) -> Iterator[CheckedItem]:
+    """Look at what is in a folder of the run; what the system refuses to show is a problem of its own."""
+    folders = pattern == "*"
+    try:
+        found = paths_in(path / place, pattern) if folder_there(path / place) else []
+    except (OSError, DamagedError) as error:
+        yield CheckedItem(place, _said(error, path / place))
+        return
+    for file in found:
+        try:
+            if not folders or (not file.is_file() and folder_there(file)):
+                yield from look(file)
+        except (OSError, DamagedError) as error:
+            yield CheckedItem(str(file.relative_to(path)), _said(error, file))
 
 
 def _lock(run: RunFolder) -> CheckedItem:
@@ -96,7 +109,7 @@ def _lock(run: RunFolder) -> CheckedItem:
         if held_lock(run) is None:
             return CheckedItem("lock.json", note="is not there: the next 'kikimimi train' writes it")
         changed = recipe_change(read_lock(file, [])[1], run.recipe)
-    except KikimimiError as error:
+    except (KikimimiError, OSError) as error:
         return CheckedItem("lock.json", _said(error, file))
     if changed:
         return CheckedItem(
@@ -107,13 +120,34 @@ def _lock(run: RunFolder) -> CheckedItem:
     return CheckedItem("lock.json")
 
 
-def _checkpoints(path: Path, folder: Path) -> Iterator[CheckedItem]:
-    saved, io = checkpoint_folders(folder), FolderCheckpointIO({"stage": folder.name})
+def _check_assets(run: RunFolder) -> None:
+    if run.has_assets:
+        require_files(run.assets, ASSETS_REMEDY)
+
+
+def _form(run: RunFolder | None, folder: Path) -> tuple[StageForm | None, str]:
+    """Return what checkpoints of a stage have to be like; where that cannot be told, None and why."""
+    stage = folder.name
+    if run is None or stage not in run.recipe.stages or not checkpoint_folders(folder):
+        return None, ""
+    recipe, options = run.recipe.at(stage), run.recipe.stages[stage]
+    try:
+        with shapes_only(), torch.device("meta"):
+            model = assemble(recipe, assets=run.assets, load_weights=False, measured=True)
+        trained = trainable_names(model, options, where=f"stages.{stage}", check_dtype=False)
+    except KikimimiError as error:
+        return None, f"its weights and optimiser are not held against those of the stage: {error}"
+    return StageForm.of(model, options, trained, kept_names(model, recipe, stage)), ""
+
+
+def _checkpoints(path: Path, run: RunFolder | None, folder: Path) -> Iterator[CheckedItem]:
+    form, unknown = _form(run, folder)
+    saved, io = checkpoint_folders(folder), FolderCheckpointIO({"stage": folder.name}, form)
     for number, checkpoint in enumerate(saved):
         name = str(checkpoint.relative_to(path))
         try:
-            yield CheckedItem(name, note="" if io.check(checkpoint) else _UNHASHED)
-        except RunError as error:
+            unhashed = "" if io.check(checkpoint) else UNVERIFIED
+        except DamagedError as error:
             advice = "the stage is trained again"
             if number < len(saved) - 1:
                 advice = "there is a newer one"
@@ -121,42 +155,51 @@ def _checkpoints(path: Path, folder: Path) -> Iterator[CheckedItem]:
                 advice = f"training goes on from {saved[number - 1].name}"
             said = f"{_said(error, checkpoint)}. Restore it from a copy, or delete it: {advice}"
             yield CheckedItem(name, said)
-    for file in sorted((folder / "best").glob("step-*.safetensors")):
-        yield _tensors(path, file, "Restore it from a copy, or train the stage again")
+        else:
+            yield CheckedItem(name, note="; ".join(filter(None, (unhashed, unknown))))
+    for file in paths_in(folder / "best", "step-*.safetensors"):
+        yield from _tensors(path, file, "Restore it from a copy, or train the stage again")
     for name in stray_names(folder):
         yield CheckedItem(str((folder / name).relative_to(path)), note="is not a checkpoint: passed over")
 
 
-def _tensors(path: Path, file: Path, remedy: str) -> CheckedItem:
+def _tensors(path: Path, file: Path, remedy: str) -> Iterator[CheckedItem]:
     name = str(file.relative_to(path))
     try:
         sealed = check_seal(file)
         stored_tensors(file)
     except (OSError, ValueError) as error:
-        return CheckedItem(name, f"{error}. {remedy}")
-    return CheckedItem(name, note="" if sealed else _UNHASHED)
+        yield CheckedItem(name, _said(unreadable(file, error, remedy, ""), file))
+    else:
+        yield CheckedItem(name, note="" if sealed else UNVERIFIED)
 
 
 def _evaluation(path: Path, folder: Path) -> Iterator[CheckedItem]:
-    for file in sorted(folder.glob("*.jsonl")):
+    for file in paths_in(folder, "*.jsonl"):
         yield _item(path, file, partial(read_predictions, file))
     for name, read in (
         ("scores.json", partial(read_scores, folder / "scores.json")),
         (RECORD, partial(read_scorings, folder)),
         (FILE, partial(read_similarities, folder)),
     ):
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):
             yield _item(path, folder / name, read)
+
+
+def _fault_list(path: Path, file: Path) -> Iterator[CheckedItem]:
+    yield _item(path, file, partial(read_json_lines, file, Fault, remedy="Delete it"))
 
 
 def _item(path: Path, file: Path, read: Callable[[], object]) -> CheckedItem:
     try:
         read()
-    except KikimimiError as error:
+    except (KikimimiError, OSError) as error:
         return CheckedItem(str(file.relative_to(path)), _said(error, file))
     return CheckedItem(str(file.relative_to(path)))
 
 
 def _said(error: Exception, file: Path) -> str:
     """Return what an error says, without the path that stands before it in the table."""
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror}. {what_to_do(error, reading=True)}"
     return str(error).removeprefix(f"{file}").lstrip(f":{os.sep} ")

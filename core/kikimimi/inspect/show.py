@@ -26,6 +26,7 @@ from kikimimi.console.words import counted, listing, nearest
 from kikimimi.contracts.batch import Fault
 from kikimimi.contracts.component import Rendered
 from kikimimi.contracts.conversation import Role
+from kikimimi.contracts.objective import Objective
 from kikimimi.contracts.vocabulary import Vocabulary
 from kikimimi.data.corpus import Corpus, all_texts, training_corpora
 from kikimimi.data.order.loader import BatchDataset
@@ -225,6 +226,7 @@ class _Stage:
     def __init__(self, stage: Stage, seed: int, model: SpeechLM, corpora: list[Corpus], plan: Plan) -> None:
         self.stage, self.seed, self.model, self.corpora, self.plan = stage, seed, model, corpora, plan
         self.batches = BatchDataset(corpora, model, seed, None)
+        self.objective: Objective = stage.objective.component(stage.objective.config)
 
     def records(self, dataset: str | None, count: int, step: int) -> Iterator[Shown]:
         per_step = self.stage.batch.global_
@@ -265,7 +267,8 @@ class _Stage:
             f"{name} {seconds_of(samples, encoder.sample_rate):.2f} s -> {tokens} tokens"
             for name, samples, tokens in zip(conversation.clips(), lengths, audio_tokens, strict=True)
         ]
-        tokens = _tokens(sample.rendered, clips, vocabulary)
+        last = self.objective.turns == "last"
+        tokens = _tokens(sample.rendered.last_turn() if last else sample.rendered, clips, vocabulary)
         return replace(
             shown,
             tokens=tokens,

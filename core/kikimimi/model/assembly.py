@@ -19,14 +19,11 @@ from torch import nn
 from kikimimi.contracts.component import AdapterContext, Component, Encoder, LLMContext
 from kikimimi.contracts.precision import DTYPES
 from kikimimi.errors import RecipeError
-from kikimimi.files.hashes import require_files
+from kikimimi.files.hashes import ASSETS_REMEDY, require_files
 from kikimimi.model.lora import AudioGate, add_lora, has_updates
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Chosen, Recipe
 from kikimimi.recipe.chosen import PARTS
-
-ASSETS_REMEDY = "Restore it from a copy of the run folder"
-"""What people can do where the assets of a run are damaged."""
 
 
 def assemble(

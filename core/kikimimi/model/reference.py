@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from kikimimi.model.lora import has_updates
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.model.trainable import set_modes
+from kikimimi.model.stand_in import evaluating
 
 
 class Reference:
@@ -48,20 +48,17 @@ class Reference:
     def __call__(self) -> Iterator[None]:
         """Make the model what it was, in eval mode; afterwards it trains on as if nothing had been."""
         model = self._model
-        training, gate = model.training, model.gate.state() if model.gate is not None else None
+        gate = model.gate.state() if model.gate is not None else None
         self._exchange()
         for layer in self._off:
             layer._disable_adapters = True  # peft's own method would change what requires gradients, too
-        model.eval()
         try:
-            yield
+            with evaluating(model):
+                yield
         finally:
             for layer in self._off:
                 layer._disable_adapters = False
             self._exchange()
-            if training:
-                model.train()
-                set_modes(model)
             if model.gate is not None and gate is not None:
                 model.gate.set(*gate)
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RecipeError, RunError
+from kikimimi.errors import DamagedError, RecipeError
+from kikimimi.files.hashes import CHECKPOINT_REMEDY, WEIGHTS_REMEDY
+from kikimimi.files.reading import unreadable
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Recipe, Stage
 from kikimimi.recipe.chosen import PARTS
@@ -32,6 +34,7 @@ def trainable_names(
     """
     found: dict[str, list[str]] = {}
     problems = []
+    undecayed = undecayed_names(model)
     for part, train in stage.train.items():
         parameters = dict(getattr(model, part).named_parameters())
         names = [name for name in parameters if f"{part}.{name}" not in model.fixed]
@@ -57,6 +60,14 @@ def trainable_names(
                     "trainer.precision does the rest"
                 )
             found[key] = [f"{part}.{name}" for name in chosen]
+            asked = train.weight_decay if key == part else train.groups[key.partition(".")[2]].weight_decay
+            decays = stage.optimiser.decay_norm_and_bias or not undecayed.issuperset(found[key])
+            if asked and chosen and not decays:
+                problems.append(
+                    f"{place}.weight_decay: everything that {pattern!r} matches is a norm, a bias or of one "
+                    "dimension, which do not decay: leave it out, or set "
+                    f"{where}.optimiser.decay_norm_and_bias=true"
+                )
     if problems:
         raise RecipeError(problems)
     return found
@@ -70,6 +81,22 @@ def _matching(names: list[str], pattern: str) -> list[str]:
     return [name for name in names if fnmatchcase(name, pattern)]
 
 
+def undecayed_names(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that weight decay leaves out, unless a recipe says otherwise: norms,
+    biases, and what has one dimension or none (scales of layers and logits).
+
+    The union of what nanoGPT (by dimensions) and transformers (`Trainer.get_decay_parameter_names`, by kinds
+    and names) leave out. Matrices decay, embeddings, queries and low-rank updates among them.
+    """
+    found = set()
+    for place, module in model.named_modules():
+        norm = "norm" in type(module).__name__.lower()
+        for name, parameter in module.named_parameters(place, recurse=False):
+            if norm or parameter.dim() < 2 or "bias" in name.lower():
+                found.add(name)
+    return found
+
+
 def freeze_all_but(model: SpeechLM, names: Iterable[str]) -> None:
     """Let exactly these parameters train; a component without any goes to eval mode."""
     wanted = set(names)
@@ -78,14 +105,20 @@ def freeze_all_but(model: SpeechLM, names: Iterable[str]) -> None:
     set_modes(model)
 
 
-def set_modes(model: SpeechLM) -> None:
+def set_modes(model: SpeechLM, *, eval_mode: bool = False) -> None:
     """Put modules that train into train mode and frozen ones, dropout and all, into eval mode.
 
     What changes the encoder's input at random works also where the encoder is frozen.
+
+    Args:
+        model: The model.
+        eval_mode: Put what trains into eval mode, too.
     """
     for part in PARTS:
         _set_mode(getattr(model, part), False)
-    if model.encoder.augmentation is not None:
+        if eval_mode:
+            getattr(model, part).eval()
+    if model.encoder.augmentation is not None and not eval_mode:
         model.encoder.augmentation.train()
 
 
@@ -163,45 +196,71 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return parameters | {name: tensor for name, tensor in state.items() if name not in tied}
 
 
+def cast_alone(model: SpeechLM, path: Path) -> dict[str, StoredTensor]:
+    """Return what a stage holds in half precision and does not change, as what it starts from has it.
+
+    A copy of what the model holds would be rounded for good.
+
+    Args:
+        model: The stage's, with what trains unfrozen and its modes set.
+        path: Weights that the stage starts from.
+    """
+    moving = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for prefix, module in model.named_modules():
+        if module.training:
+            moving.update(f"{prefix}.{name}" for name, _ in module.named_buffers(recurse=False))
+    cast = {
+        name
+        for name, tensor in named_tensors(model).items()
+        if name not in moving and tensor.dtype in (torch.bfloat16, torch.float16)
+    }
+    return {name: stored for name, stored in stored_tensors(path).items() if name in cast} if cast else {}
+
+
 def load_kept(
     model: nn.Module, state: Mapping[str, Tensor | StoredTensor], kept: Collection[str], *, source: str
 ) -> None:
     """Copy named parameters into a model, sharded or not: all of `kept` and nothing else.
 
     Raises:
-        RunError: The names or shapes differ.
+        DamagedError: The names or shapes differ.
     """
     parameters = named_tensors(model)
-    wrong = sorted(set(kept) ^ set(state))
-    if wrong:
-        raise RunError(f"{source} does not fit the recipe: it differs in {listing(wrong[:5])}")
+    if problem := misfit({name: parameters[name].shape for name in kept}, state):
+        raise DamagedError(f"{source} does not fit the recipe: {problem}")
     for name, tensor in state.items():
-        if parameters[name].shape != tensor.shape:
-            raise RunError(
-                f"{source} does not fit the recipe: {name} is {tuple(tensor.shape)} there and "
-                f"{tuple(parameters[name].shape)} in the model"
-            )
         copy_into(parameters[name], tensor)
 
 
-def load_trained(model: SpeechLM, recipe: Recipe, stage: str, path: Path) -> None:
+def misfit(shapes: Mapping[str, torch.Size], state: Mapping[str, Tensor | StoredTensor]) -> str:
+    """Return what makes saved tensors others than those that are kept; nothing where they fit.
+
+    Args:
+        shapes: Shape of each tensor that is kept.
+        state: Saved tensors by name.
+    """
+    if wrong := sorted(shapes.keys() ^ state.keys()):
+        return f"it differs in {listing(wrong[:5])}"
+    for name, tensor in state.items():
+        if shapes[name] != tensor.shape:
+            return f"{name} is {tuple(tensor.shape)} there and {tuple(shapes[name])} in the model"
+    return ""
+
+
+def load_trained(model: SpeechLM, recipe: Recipe, stage: str, path: Path) -> bool:
     """Load what a stage of a run left, or had reached, into its model, sharded or not.
 
+    Returns:
+        Whether the file was held against a hash: earlier versions wrote none.
+
     Raises:
-        RunError: The file is damaged or does not fit.
+        DamagedError: The file is damaged or does not fit.
     """
     try:
-        check_stored(path)
+        hashed = check_stored(path)
         state = stored_tensors(path)
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}. {_remedy(path)}") from error
+        remedy = CHECKPOINT_REMEDY if path.parent.name.startswith("step-") else WEIGHTS_REMEDY
+        raise unreadable(path, error, remedy) from error
     load_kept(model, state, kept_names(model, recipe, stage), source=str(path))
-
-
-def _remedy(path: Path) -> str:
-    if path.parent.name.startswith("step-"):
-        return "'kikimimi train' goes on from the checkpoint before it"
-    return (
-        "Restore it from a copy, or delete it: 'kikimimi train' makes it again from the stage's last "
-        "checkpoint, or where there is none trains the stage again"
-    )
+    return hashed

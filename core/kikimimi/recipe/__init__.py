@@ -20,6 +20,7 @@ from kikimimi.recipe.schema import (
     ParameterGroup as ParameterGroup,
     Recipe as Recipe,
     Schedule as Schedule,
+    Share as Share,
     Stage as Stage,
     Train as Train,
     Trainer as Trainer,

@@ -1,7 +1,8 @@
 """What a recipe holds, option by option: the dataclasses that a YAML file is resolved to.
 
 A field's metadata carries what its type cannot say: ``kind`` (the field names a plugin of that kind), ``key``
-(how YAML spells it where Python cannot) and ``noun`` (what an item of a mapping is called).
+(how YAML spells it where Python cannot), ``noun`` (what an item of a mapping is called) and ``before`` (how a
+run goes on that began before there was the option, where that is not its default).
 """
 
 from __future__ import annotations
@@ -83,9 +84,10 @@ class Batching(Options):
     most that the adapter may give; written text is estimated from its characters."""
     global_: PositiveInt = field(default=1, metadata={"key": "global"})
     """Micro-batches per optimiser step, over all ranks."""
-    loss: Literal["tokens", "micro_batches"] = "tokens"
+    loss: Literal["tokens", "micro_batches"] = field(default="tokens", metadata={"before": "micro_batches"})
     """What a step's loss is the mean over: all target tokens of its micro-batches on all ranks (of `dpo` all
-    pairs, of an adapter's own loss all clips), or the micro-batches, however much each holds."""
+    pairs, of an adapter's own loss all clips), or the micro-batches, however much each holds. The validation
+    loss is the same mean, over all held-out datasets together."""
     bucket: PositiveInt = 32
     """How many micro-batches' samples (512 at least) are sorted by length together. More means less padding
     in the encoder, and that samples of one length meet more often."""
@@ -141,10 +143,10 @@ class ParameterGroup(Options):
 
     part: Pattern
     """Which parameters: ``lora``, or a pattern of parameter names in fnmatch style."""
-    lr: PositiveFloat = 1e-4
-    """Peak learning rate."""
-    weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay [1 / (learning rate x step)]."""
+    lr: PositiveFloat | None = field(default=None, metadata={"was": 1e-4})
+    """Peak learning rate; null is the part's."""
+    weight_decay: NonNegativeFloat | None = field(default=None, metadata={"was": 0.0})
+    """Decoupled weight decay [1 / (learning rate x step)]; null is the part's."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -154,7 +156,8 @@ class Train(Options):
     lr: PositiveFloat = 1e-4
     """Peak learning rate."""
     weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay [1 / (learning rate x step)]."""
+    """Decoupled weight decay [1 / (learning rate x step)], of what decays: see
+    `optimiser.decay_norm_and_bias`."""
     part: Pattern = "all"
     """Which parameters: ``all``, ``lora``, or a pattern of parameter names in fnmatch style."""
     groups: dict[str, ParameterGroup] = field(default_factory=dict, metadata={"noun": "group"})
@@ -212,6 +215,9 @@ class Optimiser(Options):
     """Decay of the running mean of the squared gradient."""
     epsilon: PositiveFloat = 1e-8
     """Added to the denominator."""
+    decay_norm_and_bias: bool = field(default=False, metadata={"before": True})
+    """Let weight decay hold for every parameter. Otherwise it leaves out norms, biases and parameters of one
+    dimension or none, such as scales; matrices decay, embeddings and low-rank updates among them."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -223,12 +229,11 @@ class Checkpoint(Options):
     keep: PositiveInt = 2
     """How many of the newest are kept."""
     keep_best: NonNegativeInt = 0
-    """How many checkpoints are kept besides: those of the lowest validation losses."""
-    leave: Literal["last", "best"] = "last"
-    """Which weights the stage leaves: those of its last step, or of its lowest validation loss."""
-
-    def __post_init__(self) -> None:
-        need(self.leave == "last" or self.keep_best >= 1, "leave: best needs keep_best of at least 1")
+    """How many checkpoints are kept besides: those of the lowest validation losses. One at least, where the
+    stage leaves the best."""
+    leave: Literal["last", "best"] | None = field(default=None, metadata={"was": "last"})
+    """Which weights the stage leaves: those of its last step, or of its lowest validation loss. Null is best
+    where `early_stop` is set, else last."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -255,6 +260,14 @@ class EarlyStop(Options):
 
 
 @dataclass(kw_only=True, frozen=True)
+class Share(Options):
+    """How many of all answers may be so."""
+
+    max: Fraction
+    """Largest share [0 to 1]."""
+
+
+@dataclass(kw_only=True, frozen=True)
 class Gate(Options):
     """What has to be reached for later stages to begin."""
 
@@ -262,9 +275,23 @@ class Gate(Options):
     """Largest value of a metric of which lower is better, such as an error rate [%]."""
     min: _Finite | None = None
     """Smallest value of a metric of which higher is better, in its place."""
+    truncated: Share | None = None
+    """Answers that ended because no more tokens were allowed: `generate.max_new_tokens`, or the context."""
+    looped: Share | None = None
+    """Answers that say a piece of text over and over."""
 
     def __post_init__(self) -> None:
-        need((self.max is None) != (self.min is None), "give max or min: one of the two")
+        need(self.max is None or self.min is None, "give max or min: one of the two")
+        need(
+            any(bound is not None for bound in (self.max, self.min, self.truncated, self.looped)),
+            "give max or min: one of the two; or truncated, or looped",
+        )
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The largest share of answers for each count of them that is bounded."""
+        given = {"truncated": self.truncated, "looped": self.looped}
+        return {count: share.max for count, share in given.items() if share is not None}
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -319,7 +346,8 @@ class Stage(Options):
     validate: Validate = field(default_factory=Validate)
     """Loss on held-out data."""
     early_stop: EarlyStop | None = None
-    """Ends the stage early; None means that it runs to its end."""
+    """Ends the stage early; null means that it runs to its end. The stage leaves its best weights, unless
+    `checkpoint.leave` says otherwise."""
     evaluate: Annotated[list[str], Distinct] = field(default_factory=list)
     """Evaluations of the recipe that are scored with what the stage leaves."""
     gate: dict[str, Gate] = field(default_factory=dict)
@@ -349,11 +377,20 @@ class Stage(Options):
             self.checkpoint.keep_best == 0 or self.validate.every > 0,
             "checkpoint.keep_best looks at the validation loss: set validate.every and validate.data",
         )
+        need(
+            self.checkpoint.leave != "best" or self.validate.every > 0,
+            "checkpoint.leave: best looks at the validation loss: set validate.every and validate.data",
+        )
 
     @property
     def scored(self) -> list[str]:
         """The evaluations that are scored at the end of the stage: those of `evaluate`, then of `gate`."""
         return list(dict.fromkeys([*self.evaluate, *self.gate]))
+
+    @property
+    def leaves_best(self) -> bool:
+        """Whether it leaves the weights of its lowest validation loss, not those of its last step."""
+        return (self.checkpoint.leave or ("best" if self.early_stop else "last")) == "best"
 
     @property
     def num_steps(self) -> int:

@@ -8,6 +8,7 @@ from datetime import datetime
 from markupsafe import Markup
 
 from kikimimi.console.words import duration
+from kikimimi.contracts.answer import answer_text
 from kikimimi.contracts.metric import Score
 from kikimimi.contracts.normaliser import Normaliser
 from kikimimi.contracts.registry import load
@@ -45,7 +46,7 @@ class Example:
     reference: str
     """What was said, as the data has it."""
     predictions: Mapping[str, str]
-    """What each system wrote, as it came."""
+    """What each system wrote, as it came, thoughts included."""
     normaliser: str
     """Registered name of the normaliser that both go through before they are compared."""
     audio: bytes | None = None
@@ -138,6 +139,12 @@ def render_report(report: Report) -> str:
         report=report,
         score_groups=_score_groups(report.scores),
         with_compute=any(row.seconds is not None for row in report.scores),
+        answer_counts=[
+            count
+            for count in ("truncated", "looped")
+            if any(count in row.score.counts for row in report.scores)
+        ],
+        thoughts=any(row.score.thoughts for row in report.scores),
         example_groups=[group for group in report.examples if group.examples],
         compared=_compared,
         duration=duration,
@@ -188,9 +195,9 @@ def _score_group(rows: list[ScoreRow]) -> _ScoreGroup:
 def _compared(example: Example) -> Iterator[tuple[str, Markup, str, str]]:
     """Yield of each system its name, how it differs from the reference, its error rate, and what it wrote."""
     normalise: Normaliser = load("normaliser", example.normaliser)()
-    reference = normalise(example.reference)
+    reference = normalise(answer_text(example.reference))
     for system, prediction in example.predictions.items():
-        runs = edits(reference, normalise(prediction))
+        runs = edits(reference, normalise(answer_text(prediction)))
         rate = error_rate(runs)
         yield system, difference(runs), "n/a" if rate is None else f"{rate:.1f} %", prediction
 

@@ -1,5 +1,6 @@
 """Fills the report from what a run folder holds: metrics, predictions, scores, and what was left out."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -9,6 +10,7 @@ from random import Random
 from statistics import fmean, median
 from typing import Any
 
+from kikimimi.contracts.answer import answer_text
 from kikimimi.contracts.metric import Score
 from kikimimi.contracts.registry import load
 from kikimimi.data.audio import encode_flac
@@ -22,8 +24,8 @@ from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.inspect.describe import describe
-from kikimimi.recipe import Evaluation, Recipe
-from kikimimi.recipe.show import to_yaml
+from kikimimi.recipe import Evaluation, Recipe, Stage
+from kikimimi.recipe.show import plain, to_yaml
 from kikimimi.report.charts import STYLES, Chart, Curve, heat_map, line_chart
 from kikimimi.report.page import save_page
 from kikimimi.report.report import Example, ExampleGroup, Figure, Report, ScoreRow, render_report
@@ -100,6 +102,14 @@ def _facts(run: RunFolder, lines: Lines, scores: list[ScoreRow]) -> Iterator[tup
         steps = [line for line in lines if line["stage"] == stage and "loss" in line]
         if steps:
             yield f"stage {stage}", f"{steps[-1]['step']} steps, loss {steps[-1]['loss']:.3f}"
+            yield f"objective of {stage}", _objective(run.recipe.stages[stage])
+
+
+def _objective(stage: Stage) -> str:
+    """Return what a stage brings down, with its options."""
+    section = plain(stage.objective)
+    options = {name: value for name, value in section.items() if name != "name"}
+    return f"{section['name']} {json.dumps(options, ensure_ascii=False)}" if options else section["name"]
 
 
 def _counts(lines: Lines) -> Iterator[Figure]:
@@ -170,8 +180,8 @@ def _examples(run: RunFolder, name: str) -> Iterator[ExampleGroup]:
     normalise = load("normaliser", evaluation.normaliser)()
 
     def rate(key: str) -> float:
-        pair = normalise(own[key]["reference"]), normalise(own[key]["prediction"])
-        return error_rate(edits(*pair)) or 0.0
+        reference, prediction = own[key]["reference"], own[key]["prediction"]
+        return error_rate(edits(normalise(answer_text(reference)), normalise(answer_text(prediction)))) or 0.0
 
     rows = {key: row for row, key in enumerate(row_keys(corpus)) if key in own}
     ranked = sorted(rows, key=lambda key: (-rate(key), key))
@@ -238,6 +248,7 @@ def _training_charts(lines: Lines) -> Iterator[Chart]:
 def _losses(lines: Lines, where: str) -> Iterator[Chart]:
     whole = [*_curves(lines, "loss", "training"), *_curves(lines, "validation_loss", "validation")]
     yield from _charts(f"Loss{where}", whole)
+    yield from _charts(f"Validation loss by dataset{where}", _family(lines, "validation_loss"))
     # What the training loss is the sum of, where an adapter adds to it.
     for key in names_of(lines, "loss/"):
         title = f"Part of the loss{where}: {key.removeprefix('loss/')}"

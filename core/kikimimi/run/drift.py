@@ -1,13 +1,13 @@
 """What differs between two locks of a run, or two recipes, item by item."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kikimimi.errors import RunError
 from kikimimi.files.yaml_text import parse_yaml
-from kikimimi.recipe import Recipe
+from kikimimi.recipe import Chosen, Recipe
 from kikimimi.recipe.show import digest, to_yaml
 
 HARDWARE = (
@@ -52,16 +52,22 @@ class DriftError(RunError):
         super().__init__("\n".join([heading, *(f"  {change}" for change in changes)]))
 
 
-def drift(locked: Mapping[str, Any], present: Mapping[str, Any]) -> list[Change]:
+def drift(locked: Mapping[str, Any], present: Mapping[str, Any], newer: Collection[str] = ()) -> list[Change]:
     """Return what differs between two locks.
 
     The command line, the host and the options of the hardware may differ, and so may the paths of
     shards whose index is the same.
+
+    Args:
+        locked: What was written.
+        present: What there is now.
+        newer: Options of the recipe that there were not yet when the first was written; see `newer_options`.
     """
     old, new = _items(locked), _items(present)
+    added = {f"recipe.{option}" for option in newer}
     changes = []
     for item in dict.fromkeys([*old, *new]):
-        if old.get(item) == new.get(item) or _may_differ(item, old, new):
+        if old.get(item) == new.get(item) or item in added or _may_differ(item, old, new):
             continue
         changes.append(Change(item, old.get(item), new.get(item)))
     return changes
@@ -80,29 +86,54 @@ def recipe_change(old: Recipe, new: Recipe) -> str:
 
 
 def as_begun(recipe: Recipe, resolved: str) -> Recipe:
-    """Return a recipe with the loss that a run began with.
+    """Return a recipe that goes on as it began, whatever options there have come to be since.
 
     Args:
         recipe: The run's recipe.
-        resolved: The recipe as the run holds it. Where a stage lacks `batch.loss`, there was none when it
-            began: its steps are means over micro-batches.
+        resolved: The recipe as the run holds it. What it lacks there was not when it began: there, an option
+            has the value that its field's metadata call ``before``, or else its default. An option that is
+            null now, and was there with what its field's metadata call ``was``, keeps that.
     """
-    stages = dict(recipe.stages)
-    for name in stages.keys() & set(without_loss(parse_yaml(resolved))):
-        stages[name] = replace(stages[name], batch=replace(stages[name].batch, loss="micro_batches"))
-    return replace(recipe, stages=stages)
+    earlier = bool(newer_options(recipe, resolved))
+    begun: Recipe = _as_begun(recipe, parse_yaml(resolved), "", {}, earlier=earlier)
+    return begun
 
 
-def without_loss(recipe: Any) -> list[str]:
-    """Return the stages of a resolved recipe that do not say what their loss is the mean over."""
-    batches = {name: stage.get("batch") for name, stage in recipe["stages"].items()}
-    return [name for name, batch in batches.items() if isinstance(batch, Mapping) and "loss" not in batch]
+def newer_options(recipe: Recipe, resolved: str) -> dict[str, Field[Any]]:
+    """Return the options that a resolved recipe lacks, by their dotted names."""
+    found: dict[str, Field[Any]] = {}
+    _as_begun(recipe, parse_yaml(resolved), "", found)
+    return found
+
+
+def _as_begun(
+    value: Any, held: Any, where: str, found: dict[str, Field[Any]], *, earlier: bool = False
+) -> Any:
+    def inside(inner: Any, key: str) -> Any:
+        return _as_begun(inner, held.get(key), f"{where}{key}.", found, earlier=earlier)
+
+    if isinstance(held, Mapping) and isinstance(value, Chosen):
+        return replace(value, config=_as_begun(value.config, held, where, found, earlier=earlier))
+    if isinstance(held, Mapping) and isinstance(value, Mapping):
+        return {key: inside(inner, key) for key, inner in value.items()}
+    if not isinstance(held, Mapping) or not is_dataclass(value):
+        return value
+    options: dict[str, Any] = {}
+    for item in fields(value):
+        key, inner = item.metadata.get("key", item.name), getattr(value, item.name)
+        if not item.init:
+            continue
+        if key in held:
+            kept = earlier and inner is None and held[key] == item.metadata.get("was", inner)
+            options[item.name] = held[key] if kept else inside(inner, key)
+        else:
+            found[f"{where}{key}"] = item
+            options[item.name] = item.metadata.get("before", inner)
+    return replace(value, **options)  # type: ignore[type-var]
 
 
 def _recipe(text: str) -> dict[str, Any]:
     recipe: dict[str, Any] = parse_yaml(text)
-    for name in without_loss(recipe):
-        recipe["stages"][name]["batch"]["loss"] = "micro_batches"
     for option in HARDWARE:
         recipe["trainer"].pop(option, None)
     return recipe

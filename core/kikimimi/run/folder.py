@@ -29,19 +29,37 @@ from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RunError, WriteError
-from kikimimi.files.hashes import content_mark, mark, write_manifest
-from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_text
+from kikimimi.errors import RecipeError, RunError, WriteError
+from kikimimi.files.hashes import (
+    ASSETS_REMEDY,
+    CHECKPOINT_REMEDY,
+    WEIGHTS_REMEDY,
+    content_mark,
+    mark,
+    write_manifest,
+)
+from kikimimi.files.reading import (
+    MEBIBYTE,
+    damaged,
+    file_there,
+    folder_there,
+    paths_in,
+    read_json,
+    read_text,
+)
 from kikimimi.files.writing import whole_file, whole_folder, writing
 from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
-from kikimimi.run.drift import HARDWARE, as_begun, recipe_change, without_loss
+from kikimimi.run.drift import HARDWARE, as_begun, newer_options, recipe_change
+from kikimimi.run.made_with import MadeWith, tell_differences
 from kikimimi.run.rank import global_rank
 
 if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
 
+_RECIPE_REMEDY = "Restore it from a copy; lock.json has its text, too, under recipe.yaml"
+_CHECKPOINTS_REMEDY = "Put back what it leads to, or delete it: the stage is trained again"
 LONGEST_NAME = 80
 _HOLDER = 300  # bytes that say which process holds a run
 _CHECKPOINT = re.compile(r"step-\d{8,}", re.ASCII)
@@ -82,7 +100,7 @@ class RunFolder:
         Raises:
             RunError: The folder holds a run of another recipe, or something else.
         """
-        if (path / "recipe.yaml").is_file():
+        if file_there(path / "recipe.yaml", _RECIPE_REMEDY):
             held, wanted = _held_recipe(path), to_yaml(recipe)
             if held != wanted and not cls(path, recipe).begun:
                 return cls._begin(path, recipe)
@@ -104,7 +122,7 @@ class RunFolder:
 
     @classmethod
     def _begin(cls, path: Path, recipe: Recipe) -> RunFolder:
-        if (path / "assets").is_dir():
+        if folder_there(path / "assets", ASSETS_REMEDY):
             shutil.rmtree(path / "assets")  # a tokenizer of data that the recipe may no longer name
         run = cls(path, recipe)
         run.write_recipe(recipe)
@@ -121,9 +139,10 @@ class RunFolder:
             raise RunError(f"{path}: no such run folder.{_guess(path)}")
         if not path.is_dir():
             raise RunError(f"{path} is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes")
-        if not (path / "recipe.yaml").is_file():
+        if not file_there(path / "recipe.yaml", _RECIPE_REMEDY):
             raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
         recipe = cls.read_recipe(path)
+        tell_differences(path, tuple(MadeWith.read(path / "lock.json").differences()))
         if not overrides:
             return cls(path, recipe)
         wanted = cls.read_recipe(path, overrides)
@@ -144,8 +163,14 @@ class RunFolder:
             DamagedError: It is damaged.
             RecipeError: The changes are wrong.
         """
-        held = _held_recipe(path)
-        return as_begun(load_recipe(path / "recipe.yaml", overrides), held)
+        held, made_with = _held_recipe(path), MadeWith.read(path / "lock.json")
+        made_with.prefer()
+        try:
+            recipe = load_recipe(path / "recipe.yaml", overrides)
+        except RecipeError as error:
+            differences = [f"{path}: {line}" for line in made_with.differences()]
+            raise RecipeError([*error.problems, *differences]) from error
+        return as_begun(recipe, held)
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write the recipe that the run holds, whole or not at all."""
@@ -215,17 +240,33 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether a stage has begun: before, nothing of it is lost by beginning anew."""
-        return any((self.path / name).exists() for name in _BEGUN)
+        return any(os.path.lexists(self.path / name) for name in _BEGUN)
 
     @property
-    def averages_micro_batches(self) -> bool:
-        """Whether it began before a recipe said what a step's loss is the mean over."""
-        return bool(without_loss(parse_yaml(_held_recipe(self.path))))
+    def kept_options(self) -> dict[str, Any]:
+        """Options that there were not when it began, and how it goes on as if there still were none; those of
+        stages by the names that they have in a stage.
+        """
+        found = newer_options(self.recipe, _held_recipe(self.path)).items()
+        return {
+            name.split(".", 2)[-1] if name.startswith("stages.") else name: option.metadata["before"]
+            for name, option in found
+            if "before" in option.metadata
+        }
 
     @property
     def assets(self) -> Path:
         """Where components keep what is not weights."""
         return self.path / "assets"
+
+    @property
+    def has_assets(self) -> bool:
+        """Whether components have written theirs, as they do before the first step.
+
+        Raises:
+            DamagedError: They are damaged.
+        """
+        return folder_there(self.assets, ASSETS_REMEDY)
 
     def save_assets(self, model: SpeechLM) -> None:
         """Let each part of a model write its assets; every rank may call it, and the first one's are kept."""
@@ -238,7 +279,7 @@ class RunFolder:
                 marks = {str(path.relative_to(unfinished)): mark(path) for path in files}
                 write_manifest(unfinished, {}, marks)
         except (OSError, WriteError):
-            if not self.assets.is_dir():  # another rank was first, with the same
+            if not self.has_assets:  # another rank was first, with the same
                 raise
 
     @property
@@ -259,6 +300,10 @@ class RunFolder:
         """What a finished stage leaves."""
         return self.path / "weights" / f"{stage}.safetensors"
 
+    def weights_before(self, stage: str, length: str) -> Path:
+        """What a stage left that was lengthened since, by the length that it had: ``4-steps``."""
+        return self.weights(stage).with_name(f"{stage}.{length}.safetensors")
+
     def faults(self, stage: str, rank: int = 0) -> Path:
         """Where the records are listed that a stage leaves out, as a rank met them."""
         return self.path / "faults" / (f"{stage}.rank{rank}.jsonl" if rank else f"{stage}.jsonl")
@@ -266,15 +311,19 @@ class RunFolder:
     def all_faults(self, stage: str) -> list[Path]:
         """Return the lists of every rank that met any."""
         # No other stage's name begins with this one's and a dot: recipes refuse it.
-        return sorted(self.faults(stage).parent.glob(f"{stage}.*jsonl"))
+        return paths_in(self.faults(stage).parent, f"{stage}.*jsonl")
 
     def evaluation(self, name: str) -> Path:
         """Where an evaluation's predictions are."""
         return self.path / "evaluations" / name
 
     def finished(self, stage: str) -> bool:
-        """Whether a stage is done."""
-        return self.weights(stage).is_file()
+        """Whether a stage is done.
+
+        Raises:
+            DamagedError: What it has left is a link that leads nowhere, or no file.
+        """
+        return file_there(self.weights(stage), WEIGHTS_REMEDY)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, whole or not at all."""
@@ -294,7 +343,7 @@ class RunFolder:
             DamagedError: It is damaged.
         """
         path = self.path / name
-        if not path.exists():
+        if not file_there(path, remedy):
             return None
         return read_json(path, kind, limit=64 * MEBIBYTE, remedy=remedy)
 
@@ -321,10 +370,8 @@ class RunFolder:
                 return name, self.weights(name)
             if saved := checkpoint_folders(self.checkpoints(name)):
                 weights = find_set(saved[-1], "weights")
-                if not weights.is_file():
-                    raise damaged(
-                        weights, "is missing", "'kikimimi train' goes on from the checkpoint before it"
-                    )
+                if not file_there(weights, CHECKPOINT_REMEDY):
+                    raise damaged(weights, "is missing", CHECKPOINT_REMEDY)
                 return name, weights
         what = "nothing was" if stage is None else f"stage '{stage}' was not"
         raise RunError(f"{self.path}: {what} trained yet. Go on with: kikimimi train {self.path}")
@@ -356,7 +403,8 @@ def stray_names(folder: Path) -> list[str]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
+    folders = (folder.parent, folder)
+    return list(folder.iterdir()) if all(folder_there(path, _CHECKPOINTS_REMEDY) for path in folders) else []
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -370,14 +418,13 @@ def _held_recipe(path: Path) -> str:
         DamagedError: It is damaged.
     """
     file = path / "recipe.yaml"
-    remedy = "Restore it from a copy; lock.json has its text, too, under recipe.yaml"
-    text = read_text(file, limit=64 * MEBIBYTE, remedy=remedy)
+    text = read_text(file, limit=64 * MEBIBYTE, remedy=_RECIPE_REMEDY)
     try:
         recipe = parse_yaml(text)
     except ValueError as error:
-        raise damaged(file, f"is no YAML: {' '.join(str(error).split())}", remedy) from error
+        raise damaged(file, f"is no YAML: {' '.join(str(error).split())}", _RECIPE_REMEDY) from error
     if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict):
-        raise damaged(file, "is not the recipe of a run: it has no stages", remedy)
+        raise damaged(file, "is not the recipe of a run: it has no stages", _RECIPE_REMEDY)
     return text
 
 

@@ -23,13 +23,13 @@ from typing_extensions import TypedDict
 
 from kikimimi.contracts import registry
 from kikimimi.errors import DamagedError, KikimimiError, RunError
-from kikimimi.files.reading import MEBIBYTE, damaged, read_json
+from kikimimi.files.reading import MEBIBYTE, damaged, file_there, read_json
 from kikimimi.files.writing import scratch_folder, writing
 from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS, Chosen
 from kikimimi.recipe.show import digest, to_yaml
-from kikimimi.run.drift import DriftError, as_begun, drift
+from kikimimi.run.drift import Change, DriftError, as_begun, drift, newer_options
 from kikimimi.run.folder import RunFolder
 from kikimimi.weights.files import WEIGHT_PATTERNS
 from kikimimi.weights.find import find_weights
@@ -110,13 +110,14 @@ def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = F
         DriftError: Something has changed, and it is held to the lock.
         RunError: It is to be held to a lock, and there is none.
     """
+    lock_lengths(run)  # a kill may have come between the recipe and its lock
     held = held_lock(run)
     if held is not None and "sessions" not in held:
         held = None  # an early version's, which says too little
     if held is None and hold:
         raise RunError(f"{run.path} has no {_LOCK} to hold it to. The first 'kikimimi train' writes it")
     present = lock(run.recipe, recipe_file)
-    changes = [] if held is None else drift(held, present)
+    changes = [] if held is None else _drift(held, present, run.recipe)
     if hold and changes:
         raise DriftError(run.path / _LOCK, changes)
     if held is None or not (run.begun or hold):
@@ -139,7 +140,7 @@ def held_lock(run: RunFolder) -> dict[str, Any] | None:
         DamagedError: It is damaged.
     """
     path = run.path / _LOCK
-    return _read(path) if path.exists() else None
+    return _read(path) if file_there(path, _REMEDY) else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -154,18 +155,28 @@ def _read(path: Path) -> dict[str, Any]:
     return held
 
 
-def lock_lengthened(run: RunFolder, recipe: Recipe, what: Lengthening) -> None:
-    """Lock a run to its recipe with a longer stage, and keep a note of that.
+def lock_lengths(run: RunFolder) -> None:
+    """Lock a run to the lengths that `--extend` has given its stages since, and keep a note of each.
 
     Raises:
-        DamagedError: The lock is damaged.
+        DamagedError: The lock, or the recipe, is damaged.
     """
-    held = held_lock(run)
-    if held is not None:
+    held, recipe = held_lock(run), RunFolder.read_recipe(run.path)
+    if held is not None and (changes := list(_lengthened(run, recipe, held))):
         text = to_yaml(recipe)
         held["recipe"] = {"sha256": digest(text), "yaml": text}
-        held["lengthened"] = [*held.get("lengthened", []), dict(what)]
+        held["lengthened"] = [*held.get("lengthened", []), *changes]
         run.write_json(_LOCK, held)
+
+
+def _lengthened(run: RunFolder, recipe: Recipe, held: Mapping[str, Any]) -> Iterator[Lengthening]:
+    before = parse_yaml(held["recipe"]["yaml"])["stages"]
+    for name, stage in recipe.stages.items():
+        for option in ("steps", "epochs"):
+            old, new = before.get(name, {}).get(option), getattr(stage, option)
+            # A recipe that somebody has edited is another matter: no weights were put aside for it.
+            if old != new and old and run.weights_before(name, f"{old}-{option}").is_file():
+                yield {"stage": name, "option": option, "old": old, "new": new}
 
 
 def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]:
@@ -195,8 +206,12 @@ def hold_to(path: Path, held: Mapping[str, Any], recipe: Recipe) -> None:
     Raises:
         DriftError: It would not.
     """
-    if changes := drift(held, lock(recipe)):
+    if changes := _drift(held, lock(recipe), recipe):
         raise DriftError(path, changes)
+
+
+def _drift(held: Mapping[str, Any], present: Mapping[str, Any], recipe: Recipe) -> list[Change]:
+    return drift(held, present, newer_options(recipe, held["recipe"]["yaml"]))
 
 
 def plugin_lock(chosen: Chosen, *, weights: bool = True) -> dict[str, Any]:

@@ -155,6 +155,10 @@ def _tensorboard(folder: Path, stage: str, purge: int | None) -> Logger:
                 except ValueError as error:
                     raise error.__cause__ or error from None
 
+        def save(self) -> None:
+            with writing(folder):
+                super().save()
+
     if threading.excepthook is not _leave_to_logger:
         _others.append(threading.excepthook)
         threading.excepthook = _leave_to_logger
@@ -191,6 +195,7 @@ def log_scores(run: RunFolder, stage: str, step: int, scores: dict[str, float]) 
     new = {name: value for name, value in scores.items() if not metrics.has(step, name)}
     if not new:
         return
+    metrics.drop_torn_line()
     metrics.log_metrics(new, step=step)
     metrics.write_csv()
     for logger in open_loggers(run, stage, step):

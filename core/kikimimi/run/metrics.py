@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from kikimimi.console.terminal import csv_cell
 from kikimimi.files.reading import read_json_lines
-from kikimimi.files.writing import add_lines, whole_file
+from kikimimi.files.writing import add_lines, sync, whole_file, writing
 
 Lines = list[dict[str, Any]]
 """Lines of ``metrics.jsonl``, in the order in which they were written."""
@@ -52,13 +52,26 @@ class MetricsFile(StageLogger):
         add_lines(self.path, [json.dumps({"stage": self.stage, "step": step, **metrics})])
 
     @rank_zero_only
+    def save(self) -> None:
+        """Have all lines on the disk."""
+        with writing(self.path):
+            sync(self.path)
+
+    @rank_zero_only
     def forget_after(self, step: int) -> None:
         """Drop this stage's lines past a step: those that a resumed run is about to write again."""
-        kept = [
-            line for line in read_metrics(self.path) if line["stage"] != self.stage or line["step"] <= step
-        ]
+        lines = read_metrics(self.path)
+        self._write([line for line in lines if line["stage"] != self.stage or line["step"] <= step])
+
+    @rank_zero_only
+    def drop_torn_line(self) -> None:
+        """Drop a last line that a kill cut short: once another line stands after it, it is a damaged one."""
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            self._write(read_metrics(self.path))
+
+    def _write(self, lines: Lines) -> None:
         with whole_file(self.path) as unfinished:
-            unfinished.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            unfinished.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
     def has(self, step: int, name: str) -> bool:
         """Tell whether a value of this stage stands there for a step."""

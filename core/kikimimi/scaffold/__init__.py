@@ -13,9 +13,30 @@ from kikimimi.errors import RequestError
 from kikimimi.files.writing import whole_folder
 
 _TEMPLATES = Path(__file__).parent / "templates"
-TEMPLATE_KINDS = {"adapter": "An adapter", "encoder": "A speech encoder", "llm": "An LLM"}
+TEMPLATE_KINDS = {
+    "encoder": "A speech encoder",
+    "adapter": "An adapter",
+    "llm": "An LLM",
+    "objective": "A training objective",
+    "task": "A task",
+    "layout": "A layout of corpora",
+    "voice": "A voice",
+    "normaliser": "A text normaliser",
+    "metric": "A metric",
+    "recogniser": "A recogniser",
+}
 """Kinds that there are templates for, and what they make."""
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
+_IN_A_RECIPE = {
+    "objective": "stages: {train: {objective: {name: $name}}}",
+    "task": "stages: {train: {data: {clips: {shards: 'data/train-*.tar', task: $name}}}}",
+    "normaliser": "evaluate: {test: {shards: 'data/test-*.tar', task: asr, normaliser: $name}}",
+    "metric": "evaluate: {test: {shards: 'data/test-*.tar', task: asr, metric: $name}}",
+    "recogniser": "evaluate: {test: {shards: 'data/test-*.tar', task: asr, baselines: {other: $name}}}",
+}
+_ON_THE_COMMAND_LINE = {
+    "layout": "kikimimi data pack CORPUS OUT --layout $name",
+    "voice": "kikimimi data synth OUT --voice $name",
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +45,7 @@ class Scaffold:
 
     Attributes:
         name: The plugin's name, as recipes spell it.
-        kind: ``adapter``, ``encoder`` or ``llm``.
+        kind: The kind's name, such as ``adapter``.
 
     Raises:
         RequestError: The name is none, or taken; the kind has no template.
@@ -39,7 +60,7 @@ class Scaffold:
                 f"--kind: there is no template for '{self.kind}'.{nearest(self.kind, TEMPLATE_KINDS)} "
                 f"Kinds: {listing(TEMPLATE_KINDS)}"
             )
-        if not _NAME.fullmatch(self.name):
+        if not registry.PLUGIN_NAME.fullmatch(self.name):
             words = re.findall(r"[A-Za-z0-9]+", self.name)
             guess = "_".join(words).lstrip("0123456789_")
             raise RequestError(
@@ -76,6 +97,11 @@ class Scaffold:
         return name if name.endswith(ending) else name + ending
 
     @property
+    def value(self) -> str:
+        """``module:Class`` of the entry point."""
+        return f"{self.module}.{self.kind}:{self.class_name}"
+
+    @property
     def _words(self) -> list[str]:
         return re.split("[-_]", self.name)
 
@@ -97,7 +123,9 @@ class Scaffold:
             "distribution": self.distribution,
             "module": self.module,
             "class_name": self.class_name,
+            "value": self.value,
             "summary": TEMPLATE_KINDS[self.kind],
+            "usage": self.usage(),
             "kikimimi": ".".join(__version__.split(".")[:2]),
         }
         return {
@@ -106,6 +134,14 @@ class Scaffold:
             )
             for template, place in places.items()
         }
+
+    def usage(self) -> str:
+        """Return how it is used, as Markdown."""
+        if self.kind in _ON_THE_COMMAND_LINE:
+            said, language = _ON_THE_COMMAND_LINE[self.kind], "sh"
+        else:
+            said, language = _IN_A_RECIPE.get(self.kind, "$kind: {name: $name}"), "yaml"
+        return f"```{language}\n{Template(said).substitute(kind=self.kind, name=self.name)}\n```"
 
     def write(self, folder: Path) -> list[Path]:
         """Write the files and return their paths.

@@ -138,6 +138,31 @@ def lengths_keep_max_tokens(subject: AdapterSubject) -> None:
             expect_finite(clip, f"{mode}: tokens of a clip")
 
 
+def max_tokens_is_exact(subject: AdapterSubject) -> None:
+    """Where the number of tokens does not depend on what is in the frames, it is `max_tokens`."""
+    adapter = subject.build()
+    lengths = [1, 2, 3, 7, 16, 25, 40, 100]
+    found: list[list[int]] = []
+    with torch.no_grad():
+        for content in (
+            torch.zeros_like,
+            torch.ones_like,
+            torch.Tensor.clone,
+            torch.sign,
+            lambda one: 4 * one,
+        ):
+            batch = Padded.stack([content(frames(length)) for length in lengths])
+            found.append(subject.adapt(adapter, batch, [None] * len(lengths)).tokens.lengths.tolist())
+    if any(numbers != found[0] for numbers in found):
+        return  # the content decides, and it is a bound
+    allowed = [adapter.max_tokens(length) for length in lengths]
+    expect(
+        found[0] == allowed,
+        f"max_tokens: {lengths} frames of any content became {found[0]} tokens; expected it to say so, found "
+        f"{allowed}",
+    )
+
+
 @in_every_way
 def losses_are_scalars(subject: AdapterSubject) -> None:
     """Auxiliary losses are finite scalars by name, and counts whole numbers by name."""

@@ -2,7 +2,10 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, get_args, get_type_hints
+from copy import copy
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
 
 from kikimimi.console.words import listing
 from kikimimi.contracts.options import Options, declared
@@ -82,7 +85,7 @@ def config_survives_yaml(subject: Tested) -> None:
             expect(
                 is_supported(shape.annotation), f"{name}.{option}: a recipe cannot hold a {shape.annotation}"
             )
-    for config in (subject.given or subject.component.Config(), subject.config):
+    for config in (subject.chosen, subject.config):
         _expect_round_trip(config, name)
 
 
@@ -122,6 +125,50 @@ def tiny_config_is_a_config(subject: Subject) -> None:
         expect(weights == "random", f"{name}: expected {where}: random, found {weights!r}")
     again = subject.component.tiny_config(config)
     expect(again == config, f"{name}: expected a tiny config to stay as it is, {config}, found {again}")
+
+
+def two_configs_stay_two(subject: Subject) -> None:
+    """Configs that differ in a choice (an option of names, or yes and no) are made tiny to two that do.
+
+    A choice that decides nothing but a size, or nothing of the output, may be made the smallest.
+    """
+    config = subject.chosen
+    name = f"{subject.component.__name__}.tiny_config"
+    for field in dataclasses.fields(config):
+        for choice in _choices(get_type_hints(type(config))[field.name]):
+            try:
+                chosen = dataclasses.replace(config, **{field.name: choice})
+                found = getattr(subject.component.tiny_config(chosen), field.name)
+                expect(
+                    found == choice or _acts_alike(subject, field.name, choice),
+                    f"{name}: expected {field.name}: {choice} to be kept, found it made {found}",
+                )
+            except (TypeError, ValueError):
+                continue  # it does not go with the other options
+
+
+def _acts_alike(subject: Subject, option: str, choice: Any) -> bool:
+    """Tell whether a choice changes nothing of the tiny variant but shapes of parameters."""
+    other = copy(subject)
+    other.config = dataclasses.replace(subject.config, **{option: choice})
+    part, changed = subject.build(), other.build()
+    mine, its = part.state_dict(), changed.state_dict()
+    if mine.keys() != its.keys():
+        return False
+    if any(mine[key].shape != its[key].shape for key in mine):
+        return True
+    changed.load_state_dict(mine)
+    sequences = subject.sequences(part)
+    with torch.no_grad():
+        pairs = zip(subject.outputs(part, sequences), other.outputs(changed, sequences), strict=True)
+        return all(torch.equal(one, another) for one, another in pairs)
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """Return the values that an option may have, where they are a few."""
+    if annotation is bool:
+        return (False, True)
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def _dataclasses(cls: type[Any]) -> Iterator[type[Any]]:

@@ -338,6 +338,22 @@ def training_continues_the_prompt(subject: LLMSubject) -> None:
             )
 
 
+def answers_begin_alike(subject: LLMSubject) -> None:
+    """In a longer conversation too, what comes before each answer's loss is what generation starts from."""
+    llm = subject.build()
+    turns = (_QUESTION, _ANSWER, _THIRD, _ANSWER)
+    rendered = llm.render(Conversation(turns))
+    starts = [i for i, wanted in enumerate(rendered.loss) if wanted and not (i and rendered.loss[i - 1])]
+    # An encoder-decoder, or a template that says so, learns the last answer alone.
+    for start, number in zip(reversed(starts), (3, 1), strict=False):
+        prompt = llm.render(Conversation(turns[:number]), generate=True)
+        expect(
+            rendered.ids[:start] == prompt.ids,
+            f"expected turn {number} to be predicted from the prompt that generation gets, {prompt.ids}, "
+            f"found {rendered.ids[:start]} before it",
+        )
+
+
 def text_is_never_control(subject: LLMSubject) -> None:
     """A control token that a user or an answer spells out stays ordinary text, or is refused."""
     llm = subject.build()

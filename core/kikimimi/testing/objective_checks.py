@@ -12,9 +12,9 @@ from torch import Tensor
 
 from kikimimi.console.words import listing
 from kikimimi.contracts.batch import Batch, Sample, View, collate, render_view
-from kikimimi.contracts.component import Rendered
+from kikimimi.contracts.component import AdapterOutput, Rendered
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
-from kikimimi.contracts.objective import Loss, Objective, ObjectiveConfig
+from kikimimi.contracts.objective import Loss, Objective, ObjectiveConfig, Turns
 from kikimimi.model.step import ModelStep
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.testing.subject import (
@@ -85,13 +85,15 @@ class ObjectiveSubject(PlainSubject[Objective]):
         nudge(map(model.get_parameter, names), 0.05, seed=1)  # no more what it was at the stage's start
         return TinyStage(model, frozen)
 
-    def batch(self, model: SpeechLM, part: slice = slice(None), *, known: bool = True) -> Batch:
-        """Return a micro-batch with the views that the objective asks for.
+    def batch(
+        self, model: SpeechLM, part: slice = slice(None), *, known: bool = True, times: int = 1
+    ) -> Batch:
+        """Return a micro-batch with the views that the objective asks for, each conversation so many times.
 
         Raises:
             ValueError: A view cannot be made.
         """
-        return collate([self._sample(model, talk, known) for talk in _TALKS[part]])
+        return collate([self._sample(model, talk, known) for talk in _TALKS[part] * times])
 
     def run(self, stage: TinyStage, batch: Batch, objective: Objective | None = None) -> Loss:
         """Return the loss of a micro-batch by an objective, or by one that is new."""
@@ -135,8 +137,11 @@ def asks_for_what_there_is(subject: ObjectiveSubject) -> None:
             f"{name}: expected a tuple with some of {listing(PARTS)}, each once, found {parts!r}",
         )
     expect(bool(objective.reaches), "reaches: expected at least one part, found none: nothing would train")
-    generates: Any = objective.generates
-    expect(isinstance(generates, bool), f"generates: expected true or false, found {generates!r}")
+    for name in ("generates", "eval_mode"):
+        said: Any = getattr(objective, name)
+        expect(isinstance(said, bool), f"{name}: expected true or false, found {said!r}")
+    turns: Any = objective.turns
+    expect(turns in get_args(Turns), f"turns: expected one of {listing(get_args(Turns))}, found {turns!r}")
 
 
 def loss_is_a_scalar(subject: ObjectiveSubject) -> None:
@@ -210,6 +215,39 @@ def units_are_what_it_is_a_mean_over(subject: ObjectiveSubject) -> None:
         sums = torch.stack([of * n[name] for of, (_, n) in zip(of_parts, parts, strict=True)]).sum()
         what = f"'{name}', against the mean over the units of its parts"
         expect_close(of_whole, sums / max(number, 1), what)
+
+
+def parts_add_up(subject: ObjectiveSubject) -> None:
+    """The loss is the sum of its parts, each times its weight, where it tells any."""
+    stage = subject.stage()
+    loss = subject.run(stage, subject.batch(stage.model))
+    strange = sorted(set(loss.weights) - set(loss.parts))
+    expect(not strange, f"weights: expected names of parts, found {listing(strange)}")
+    if loss.parts:
+        total = torch.stack([loss.weights.get(name, 1.0) * part for name, part in loss.parts.items()]).sum()
+        expect_close(total, loss.value, "the sum of the parts, each times its weight, against the loss")
+
+
+def twice_as_many_have_the_same_loss(subject: ObjectiveSubject) -> None:
+    """A micro-batch that holds every conversation twice has the loss of one that holds it once: a mean."""
+    stage = subject.stage()
+    first, second = (subject.run(stage, subject.batch(stage.model, times=times)).value for times in (1, 2))
+    expect_close(second, first, "the loss of every conversation twice, against that of each once")
+
+
+def losses_of_the_adapter_are_left_out(subject: ObjectiveSubject) -> None:
+    """The adapter's auxiliary losses have no part in the loss: training adds them to it."""
+    stage = subject.stage()
+    batch = subject.batch(stage.model)
+    first = subject.run(stage, batch).value
+    handle = stage.model.adapter.register_forward_hook(_with_larger_losses)
+    second = subject.run(stage, batch).value
+    handle.remove()
+    expect_close(second, first, "the loss with auxiliary losses of the adapter that are larger by 10")
+
+
+def _with_larger_losses(module: object, arguments: object, output: AdapterOutput) -> AdapterOutput:
+    return replace(output, losses={name: loss + 10.0 for name, loss in output.losses.items()})
 
 
 def text_alone_is_taken(subject: ObjectiveSubject) -> None:

@@ -137,3 +137,13 @@ def _tone(rng: Random) -> NDArray[np.float32]:
     time = np.arange(round(rng.uniform(0.3, 1.5) * _SAMPLE_RATE)) / _SAMPLE_RATE
     pitch = rng.uniform(110, 880)
     return (0.3 * np.sin(2 * np.pi * pitch * time)).astype(np.float32)
+
+
+def any_tone(seconds: float, kind: str) -> bytes:
+    """Return an audio file of a tone at 16 kHz: ``WAV``, ``FLAC``, ``MP3`` or ``OGG`` (Opus)."""
+    from kikimimi.data.audio import encode_audio
+
+    time = np.arange(round(seconds * _SAMPLE_RATE)) / _SAMPLE_RATE
+    samples = (0.3 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+    subtype = {"MP3": "MPEG_LAYER_III", "OGG": "OPUS"}.get(kind, "PCM_16")
+    return encode_audio(samples, _SAMPLE_RATE, kind=kind, subtype=subtype)

@@ -4,11 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, wraps
+from inspect import isabstract
 from typing import Any, ClassVar, Generic, TypeVar, cast
+from unittest import SkipTest
 
 import torch
 from torch import Tensor, nn
 
+from kikimimi.console.words import listing
 from kikimimi.contracts.component import Component, ComponentConfig, Padded
 from kikimimi.recipe.chosen import OF_PARTS
 
@@ -21,6 +24,10 @@ TOLERANCE = 1e-5
 
 class ContractError(AssertionError):
     """A component breaks its contract; the message says what was expected and what was found."""
+
+
+class NotTriedError(SkipTest):
+    """A check has nothing to try; the message says what is missing. pytest counts it as skipped."""
 
 
 def expect(holds: bool, message: str) -> None:
@@ -156,6 +163,43 @@ class Tested:
         self.component = component
         self.given = config
 
+    @property
+    def chosen(self) -> Any:
+        """The config that was given, or the component's defaults."""
+        return self.component.Config() if self.given is None else self.given
+
+    def build(self) -> Any:
+        """Build the plugin."""
+        return self.component()
+
+    def expect_built(self) -> None:
+        """Expect a class that leaves nothing open, and that what it builds has what its contract declares.
+
+        Raises:
+            ContractError: It is otherwise.
+            Exception: It cannot be built; whatever a third party's component raises.
+        """
+        name = self.component.__name__
+        left = sorted(getattr(self.component, "__abstractmethods__", ()))
+        expect(not isabstract(self.component), f"{name}: expected its contract's {listing(left)}, found none")
+        built = self.build()
+        without = [attribute for attribute in _declared(self.component) if not hasattr(built, attribute)]
+        expect(
+            not without,
+            f"{name}: expected the attributes that its contract declares, found no {listing(without)}",
+        )
+
+
+def _declared(component: type[Any]) -> list[str]:
+    """Return the attributes of instances that a contract declares and gives no value."""
+    return [
+        name
+        for base in component.__mro__
+        if base.__module__.startswith("kikimimi.contracts.")
+        for name in vars(base).get("__annotations__", {})
+        if not hasattr(base, name)
+    ]
+
 
 class PlainSubject(Tested, Generic[Built]):
     """A plugin under test whose config is checked as it is given, as there is nothing to make tiny."""
@@ -165,7 +209,7 @@ class PlainSubject(Tested, Generic[Built]):
     @cached_property
     def config(self) -> Any:
         """The config that was given, or the component's defaults."""
-        return self.component.Config() if self.given is None else self.given
+        return self.chosen
 
     def build(self) -> Built:
         """Build the plugin."""

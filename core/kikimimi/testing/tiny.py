@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from kikimimi.contracts.generation import Generation
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.recipe import Chosen, Dataset, Evaluation, Gate, Recipe, Stage, Trainer
+from kikimimi.recipe import Chosen, Dataset, Evaluation, Gate, Recipe, Share, Stage, Trainer
 from kikimimi.testing.records import conversation, labelled_clip, refusal
 
 _STEPS = 2
@@ -107,7 +107,12 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
 
 
 def _wide(gate: Gate) -> Gate:
-    return Gate(max=_ANY_RATE) if gate.min is None else Gate(min=-_ANY_RATE)
+    return Gate(
+        max=None if gate.max is None else _ANY_RATE,
+        min=None if gate.min is None else -_ANY_RATE,
+        truncated=gate.truncated and Share(max=1),
+        looped=gate.looped and Share(max=1),
+    )
 
 
 def _tiny_parts(recipe: Recipe) -> Recipe:

@@ -1,28 +1,34 @@
 """Rendering a conversation through a chat template, with audio slots and a loss mask.
 
-The text is exactly what `apply_chat_template` gives, and so are the ids, with three exceptions that are the
+The text is exactly what `apply_chat_template` gives, and so are the ids, with four exceptions that are the
 point of this module: an audio part becomes one slot, a control token spelled out in somebody's text is
-encoded as ordinary characters, and the tokens before an answer are those that generation starts from,
-whatever the answer begins with.
+encoded as ordinary characters, the tokens before an answer are those that generation starts from, whatever
+the answer begins with, and where a template opens an answer with a thought (an empty one where thinking is
+off), it opens every answer so.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kikimimi.console.terminal import shortened, visible
 from kikimimi.console.words import listing
+from kikimimi.contracts.answer import THINKING, without_thoughts
 from kikimimi.contracts.component import Rendered, Stretch
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, Role, TextPart
+from kikimimi.contracts.vocabulary import TokenizerVocabulary
 from kikimimi.text.guarded_tokenizer import AUDIO, AUDIO_ID, GuardedTokenizer, Token
-from kikimimi.text.template_sandbox import TemplateLimitError, render_template
+from kikimimi.text.template_sandbox import TemplateLimitError, render_template, template_reads
 from kikimimi.text.templates import TEMPLATES, find_template
+from kikimimi.text.thinking import Opening, knows_thinking, thinking_off, thinking_on
 
 # A noncharacter of Unicode, like AUDIO: it marks where in a template's output a content stands.
 _CONTENT = "\ufdd0"
+_TURN = Conversation((Message("user", (TextPart("a"),)), Message("assistant", (TextPart("b"),))))
+_T = TypeVar("_T")
 _MARK = re.compile(f"{_CONTENT}(\\d+){_CONTENT}")
 
 
@@ -53,7 +59,9 @@ class ChatTemplate:
         tokenizer: A fast tokenizer of transformers; it gets the template where one is given.
         source: What to call it in messages.
         template: Name or Jinja source of a template in place of the tokenizer's own.
-        variables: Further variables of the template, such as ``enable_thinking``.
+        variables: Further variables of the template; they go before what `thinking` sets.
+        thinking: Whether the model is to think before it answers. The variables by which templates switch
+            that are set, and every answer begins as generation's prompt lets it begin.
         audio_start: Control token to put before every slot, or None.
         audio_end: Control token to put after every slot, or None.
 
@@ -64,7 +72,8 @@ class ChatTemplate:
 
     Raises:
         ValueError: There is no chat template, it ends an assistant turn with no control token, so that
-            generation could not stop, it does not read a variable, or a token does not exist.
+            generation could not stop, it does not read a variable, it knows no thinking that could be
+            switched on, or a token does not exist.
     """
 
     def __init__(
@@ -74,12 +83,12 @@ class ChatTemplate:
         source: str,
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
+        thinking: bool = False,
         audio_start: str | None = None,
         audio_end: str | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.source = source
-        self._variables = dict(variables or {})
         if template is not None:
             tokenizer.chat_template = find_template(template)
         if tokenizer.chat_template is None:
@@ -90,13 +99,19 @@ class ChatTemplate:
             )
         self._origin = _origin(tokenizer, template)
         self._jinja = str(tokenizer.get_chat_template())
-        for name in self._variables:
-            if name not in self._jinja:
-                raise ValueError(f"{source}: the chat template reads no variable {name!r}")
-        self._guarded = GuardedTokenizer(
-            tokenizer, source=source, spelled=self._jinja, audio_start=audio_start, audio_end=audio_end
-        )
+        self._variables = self._find_variables(dict(variables or {}), thinking)
         self._header = self._find_header()
+        self._opening: Opening | None = None
+        self._opening = self._find_opening(thinking)
+        self._thoughts = self._find_thoughts()
+        added = "" if self._opening is None else self._opening.prompt + self._opening.rest
+        self._guarded = GuardedTokenizer(
+            tokenizer,
+            source=source,
+            spelled=self._jinja + added,
+            audio_start=audio_start,
+            audio_end=audio_end,
+        )
         self.end_of_turn = self._find_end(("a", "b"))
         self.stop_ids = self._find_stop_ids()
 
@@ -173,7 +188,7 @@ class ChatTemplate:
                 ):
                     break
             else:
-                raise self._rewrites(role, i, "")
+                raise self._rewrites(role, i, "", any(map(_holds_thought, messages)))
             begin = self._begin(messages[:i], text, position, start) if role == "assistant" else start
             position = start + len(form)
             contents.append(_Content(role, start, position, begin))
@@ -188,7 +203,7 @@ class ChatTemplate:
         heard = [i for i in order if AUDIO in messages[i]["content"]]
         if text.count(AUDIO) != len(conversation.clips()) or heard != sorted(heard):
             raise ValueError(f"{self.source}: the chat template drops, repeats or moves clips")
-        return text, contents
+        return (text, contents) if self._opening is None else _opened(self._opening, text, contents, generate)
 
     def _begin(self, asked: list[dict[str, str]], text: str, after: int, start: int) -> int:
         """Return where the assistant starts to write: where the rendering that generation continues ends."""
@@ -206,8 +221,10 @@ class ChatTemplate:
         start = _shared(with_turn, without)
         return with_turn[start : len(with_turn) - _shared(with_turn[start:][::-1], without[start:][::-1])]
 
-    def _rewrites(self, role: str, i: int, line: str) -> ValueError:
+    def _rewrites(self, role: str, i: int, line: str, thinks: bool = False) -> ValueError:
         hint = f". It prints {line!r} of its own: leave the turn out, or say just that" if line else ""
+        if thinks:
+            hint = ". An answer holds a thought, which templates move or leave out: give the answer alone"
         return ValueError(
             f"{self.source}: the chat template drops or rewrites the {role} turn {i}, so its "
             f"tokens cannot be told apart{hint}"
@@ -221,16 +238,23 @@ class ChatTemplate:
         return {"role": message.role, "content": rest, "audio": content[: len(content) - len(rest)]}
 
     def _apply(self, messages: list[dict[str, str]], generate: bool) -> str:
-        variables = {
+        return self._within_limits(lambda: self._rendered(messages, generate, self._variables))
+
+    def _rendered(self, messages: list[dict[str, str]], generate: bool, variables: dict[str, Any]) -> str:
+        given = {
             **self.tokenizer.special_tokens_map,
             "tools": None,
             "documents": None,
-            **self._variables,
+            **variables,
             "messages": messages,
             "add_generation_prompt": generate,
         }
+        return render_template(self._jinja, given)
+
+    def _within_limits(self, use: Callable[[], _T]) -> _T:
+        """Do what may fail with a template, and say which one it was."""
         try:
-            return render_template(self._jinja, variables)
+            return use()
         except TemplateLimitError as error:
             raise ValueError(
                 f"{self.source}: the chat template is not safe to run: {error} ({self._origin})"
@@ -239,6 +263,58 @@ class ChatTemplate:
             raise ValueError(
                 f"{self.source}: the chat template refuses the conversation: {error} ({self._origin})"
             ) from error
+
+    def _find_variables(self, given: dict[str, Any], thinking: bool) -> dict[str, Any]:
+        """Return what the template is given besides the turns: what switches thinking, and what was named."""
+        reads = self._within_limits(lambda: template_reads(self._jinja))
+        for name in given:
+            if name not in reads.variables:
+                raise ValueError(f"{self.source}: the chat template reads no variable {name!r}")
+        if thinking and not knows_thinking(self._jinja, reads):
+            raise ValueError(
+                f"{self.source}: thinking is true, and the chat template knows of none ({self._origin})"
+            )
+        asked = [self._message(Message("user", (TextPart("a"),)))]
+
+        def render(variables: dict[str, Any]) -> str:
+            return self._within_limits(lambda: self._rendered(asked, True, variables | given))
+
+        return {**(thinking_on(reads) if thinking else thinking_off(reads, render)), **given}
+
+    def _find_opening(self, thinking: bool) -> Opening | None:
+        """Return how every answer begins, where the template opens answers with thoughts."""
+        try:
+            text, contents = self._lay_out(_TURN, False)
+        except ValueError:
+            return None  # said where the end of a turn is looked for
+        frame = text[contents[0].end : contents[1].start]
+        return Opening.find(self._header, frame, thinking=thinking)
+
+    def _find_thoughts(self) -> list[tuple[int, int]]:
+        """Return the tokens between which thoughts stand, where no decoded text shows them."""
+        control = TokenizerVocabulary(self.tokenizer, len(self.tokenizer)).control
+        ids = {token: number for number, token in control.items()}
+        return [(ids[begin], ids[end]) for begin, end in THINKING if begin in ids and end in ids]
+
+    def outside_thoughts(self, ids: Sequence[int]) -> list[int]:
+        """Return the ids that are not in a thought whose tags decoding would leave out, for decoding.
+
+        As in `answer_text`, a thought that is not closed goes on to the end, and an end that nothing opens
+        ends one from the start.
+        """
+        found = list(ids)
+        for begin, end in self._thoughts:
+            kept: list[int] = []
+            inside = False
+            for token in found:
+                if token == end:
+                    kept, inside = kept if inside else [], False
+                elif token == begin:
+                    inside = True
+                elif not inside:
+                    kept.append(token)
+            found = kept
+        return found
 
     def _find_header(self) -> str:
         """Return what generation puts after the last turn."""
@@ -274,6 +350,28 @@ def _origin(tokenizer: Any, given: str | None) -> str:
     folder = Path(str(tokenizer.name_or_path))
     files = [folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
     return str(next((file for file in files if file.is_file()), tokenizer.name_or_path or "the tokenizer's"))
+
+
+def _holds_thought(message: dict[str, str]) -> bool:
+    return message["role"] == "assistant" and without_thoughts(message["content"]) != message["content"]
+
+
+def _opened(
+    opening: Opening, text: str, contents: list[_Content], generate: bool
+) -> tuple[str, list[_Content]]:
+    """Return a rendering in which every answer, and the prompt at the end, is opened alike."""
+    made, moved, position = "", [], 0
+    for content in contents:
+        before, said = text[position : content.start], text[content.start : content.end]
+        opened = opening.replace(before) if content.role == "assistant" else None
+        before, begin = opened or (before, content.begin - position)
+        start = len(made) + len(before)
+        moved.append(_Content(content.role, start, start + len(said), len(made) + begin))
+        made, position = made + before + said, content.end
+    made += text[position:]
+    if generate and made.endswith(opening.header):
+        made = made.removesuffix(opening.header) + opening.prompt
+    return made, moved
 
 
 def _shared(first: str, second: str) -> int:

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, wraps
 from types import BuiltinMethodType, GeneratorType, MethodType
@@ -19,6 +20,7 @@ from typing import Any, cast
 
 from jinja2 import TemplateError, nodes, pass_context
 from jinja2.ext import Extension
+from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
@@ -26,6 +28,8 @@ from jinja2.visitor import NodeTransformer
 
 MAX_TEMPLATE = 100_000
 """Longest source of a template [characters]."""
+MAX_TOKENS = 20_000
+"""Most names, signs, blanks and texts that it consists of."""
 MAX_OUTPUT = 1_000_000
 """Most that a template writes, or holds in one value, beside `PER_CHARACTER` times its input [characters]."""
 PER_CHARACTER = 10
@@ -150,11 +154,45 @@ def render_template(source: str, variables: Mapping[str, Any]) -> str:
         _BUDGET.reset(token)
 
 
+@dataclass(frozen=True)
+class TemplateReads:
+    """What a template reads.
+
+    Attributes:
+        variables: The names that it expects to be given.
+        words: The texts that it spells, such as the values that it knows of a variable.
+    """
+
+    variables: frozenset[str]
+    words: frozenset[str]
+
+
+@lru_cache(maxsize=64)
+def template_reads(source: str) -> TemplateReads:
+    """Return what a template reads, from its syntax; it is not run.
+
+    Raises:
+        TemplateLimitError: It goes beyond a limit.
+        TemplateError: It is no template.
+    """
+    _check_size(source)
+    tree = _environment().parse(source)
+    words = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+    return TemplateReads(frozenset(find_undeclared_variables(tree)), frozenset(words))
+
+
 @lru_cache(maxsize=64)
 def _compiled(source: str) -> Any:
+    _check_size(source)
+    return _environment().from_string(source)
+
+
+def _check_size(source: str) -> None:
     if len(source) > MAX_TEMPLATE:
         raise TemplateLimitError(f"it has {len(source):,} characters; at most {MAX_TEMPLATE:,} are read")
-    return _environment().from_string(source)
+    # Compiling has no time limit of its own: 20,000 tokens take a second at most.
+    if any(number == MAX_TOKENS for number, _ in enumerate(_environment().lexer.tokeniter(source, None))):
+        raise TemplateLimitError(f"it has more than {MAX_TOKENS:,} tokens of Jinja")
 
 
 @lru_cache(maxsize=1)

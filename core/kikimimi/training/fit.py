@@ -13,20 +13,20 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
-from kikimimi.files.reading import damaged
+from kikimimi.files.reading import unreadable
 from kikimimi.files.writing import whole_file
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Trainer
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.rank import slurm_starts_ranks
 from kikimimi.training.callbacks.checkpoints import KeepCheckpoints
-from kikimimi.training.callbacks.metering import Metering
+from kikimimi.training.callbacks.metering import LogLines, Metering
 from kikimimi.training.callbacks.progress import StageProgress
 from kikimimi.training.callbacks.validation import Validation
 from kikimimi.training.lengthen import NextRates
 from kikimimi.training.parallel.fsdp import ShardedStrategy
 from kikimimi.training.stage import PreparedStage, prepare_stage
-from kikimimi.training.state.checkpoint import FolderCheckpointIO, write_weights
+from kikimimi.training.state.checkpoint import write_weights
 from kikimimi.training.stop import Stopped, leave
 from kikimimi.weights.tensors import check_stored
 
@@ -47,7 +47,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     options, best = stage.options, stage.best
     saved = options.checkpoint
     keeper = KeepCheckpoints(
-        run.checkpoints(name), saved.every, saved.keep, stage.loader, options.batch.global_
+        run.checkpoints(name), saved.every, saved.keep, stage.loader, options.batch.global_, stage.recipe.seed
     )
     with warnings.catch_warnings():
         # Advice of Lightning's that does not hold here: workers, frozen parts in eval mode, short stages.
@@ -65,25 +65,26 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
             gradient_clip_val=options.clip or None,
             logger=[stage.metrics, *stage.loggers],
             callbacks=[
+                LogLines(stage.interval, stage.recipe.trainer.log_every),
                 keeper,
                 StageProgress(f"Training {name}", options.num_steps),
-                Validation(best, stage.missed, stage.metadata),
+                Validation(best, stage.validation, stage.missed, stage.checkpoints.metadata),
                 NextRates(),
-                Metering(stage.interval, stage.meter, stage.recipe.trainer.log_every),
+                Metering(stage.interval, stage.meter),
             ],
-            plugins=[FolderCheckpointIO(stage.metadata), *_cluster()],
+            plugins=[stage.checkpoints, *_cluster()],
             default_root_dir=str(run.path),
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             val_check_interval=(options.validate.every or 1) * stage.loader.accumulation,
             check_val_every_n_epoch=None,
-            limit_val_batches=1.0 if stage.validation is not None else 0,
+            limit_val_batches=1.0 if stage.validation else 0,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
         try:
-            trainer.fit(stage.module, stage.loader, stage.validation, ckpt_path=stage.resume)
+            trainer.fit(stage.module, stage.loader, [*stage.validation.values()], ckpt_path=stage.resume)
         except Stopped:
             stage.metrics.write_csv()
             raise
@@ -91,13 +92,13 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     if keeper.interrupted and trainer.global_step < options.num_steps and not best.stalled():
         leave(keeper.interrupted)
     _tell(stage, trainer.global_step)
-    if options.checkpoint.leave == "best" and (lowest := best.path()) is not None:
+    if options.leaves_best and (lowest := best.path()) is not None:
         if trainer.is_global_zero:
             _check_best(lowest)
             with whole_file(run.weights(name)) as path:
                 shutil.copyfile(lowest, path)
     else:
-        write_weights(trainer, run.weights(name), stage.module.state_dict(), stage.metadata)
+        write_weights(trainer, run.weights(name), stage.module.left_weights(), stage.checkpoints.metadata)
     trainer.strategy.barrier()
     if keeper.interrupted:
         leave(keeper.interrupted)
@@ -107,10 +108,11 @@ def _check_best(path: Path) -> None:
     try:
         check_stored(path)
     except (OSError, ValueError) as error:
-        raise damaged(
+        raise unreadable(
             path,
-            f"these weights of the lowest validation loss are damaged: {error}",
+            error,
             f"Restore them from a copy, or delete {path.parents[1]}: the stage is trained again",
+            "these weights of the lowest validation loss are damaged: ",
         ) from error
 
 
@@ -129,6 +131,11 @@ def _tell(stage: PreparedStage, step: int) -> None:
             f"stage {stage.name}: ends early, after step {step}: {waited} without a lower loss",
             error=True,
         )
+    if stage.options.leaves_best:
+        lowest = stage.best.steps()[:1]
+        of = f"step {lowest[0]}, whose validation loss is the lowest" if lowest else f"step {step}, its last"
+        why = "" if lowest else ": no validation had a loss"
+        say(f"stage {stage.name}: leaves the weights of {of}{why}", error=True)
 
 
 def _last_step(stage: PreparedStage) -> int:
@@ -137,7 +144,7 @@ def _last_step(stage: PreparedStage) -> int:
     if stage.best.stalled():
         return stage.step  # it had ended early when killed: it takes up its checkpoint, and no step more
     # Lightning does not begin what has no step left, and a validation that was missed would stay missing.
-    return planned + 1 if stage.missed is not None and stage.step >= planned else planned
+    return planned + 1 if stage.missed and stage.step >= planned else planned
 
 
 def _hardware(options: Trainer) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from pytorch_lightning.callbacks import Callback
 
 from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RequestError, RunError
+from kikimimi.errors import KikimimiError, RequestError, RunError
 from kikimimi.model.trainable import lineage
 from kikimimi.recipe import Recipe, Stage
 from kikimimi.run.drift import recipe_change
 from kikimimi.run.folder import RunFolder, checkpoint_folders, checkpoint_step
-from kikimimi.run.lock import Lengthening, lock_lengthened
+from kikimimi.run.lock import lock_lengths
 from kikimimi.run.metrics import read_metrics
 from kikimimi.run.rank import global_rank
 from kikimimi.training.callbacks.validation import Best
@@ -58,10 +58,14 @@ def lengthen(path: Path, overrides: Sequence[str]) -> RunFolder:
     if global_rank() != 0:
         _wait(path, name, option, new)
     elif old != new or run.finished(name):
-        _check(run, name, f"stages.{name}.{option}", old, new)
+        kept = run.weights_before(name, f"{old}-{option}")
+        _check(run, name, f"stages.{name}.{option}", old, new, finished=run.finished(name) or kept.is_file())
         with run.locked():
-            kept = _with_length(RunFolder.open(path).recipe, name, option, new)  # without other hardware
-            _change(run, kept, {"stage": name, "option": option, "old": old, "new": new})
+            recipe = _with_length(RunFolder.open(path).recipe, name, option, new)  # without other hardware
+            _change(run, name, recipe, kept)
+            say(
+                f"stage {name}: lengthened from {old} to {new} {option}. What it had left: {kept}", error=True
+            )
     return RunFolder(path, changed)
 
 
@@ -77,7 +81,7 @@ def _with_length(recipe: Recipe, name: str, option: str, value: int) -> Recipe:
     return replace(recipe, stages={**recipe.stages, name: replace(recipe.stages[name], **length)})
 
 
-def _check(run: RunFolder, name: str, option: str, old: int | None, new: int) -> None:
+def _check(run: RunFolder, name: str, option: str, old: int | None, new: int, *, finished: bool) -> None:
     """Check that a stage can be lengthened.
 
     Raises:
@@ -88,7 +92,7 @@ def _check(run: RunFolder, name: str, option: str, old: int | None, new: int) ->
         raise RunError(f"{option}: the stage's length is given otherwise: {_length_of(stage)}")
     if new <= old:
         raise RunError(f"{option}: it has {old} already; --extend takes a larger number, not {new}")
-    if not run.finished(name):
+    if not finished:
         raise RunError(
             f"stage '{name}' is not finished, and --extend lengthens one that is. First: "
             f"kikimimi train {run.path}"
@@ -123,16 +127,12 @@ def _length_of(stage: Stage) -> str:
     return f"steps={stage.steps}" if stage.epochs is None else f"epochs={stage.epochs}"
 
 
-def _change(run: RunFolder, recipe: Recipe, what: Lengthening) -> None:
-    """Change what is on disk. A kill between any two of these leaves a run that goes on."""
-    name, old, new, option = what["stage"], what["old"], what["new"], what["option"]
-    weights = run.weights(name)
-    kept = weights.with_name(f"{name}.{old}-{option}.safetensors")
-    weights.rename(kept)
+def _change(run: RunFolder, name: str, recipe: Recipe, kept: Path) -> None:
+    """Change what is on disk. After a kill between any two of these, the same command goes on."""
+    if run.finished(name):
+        run.weights(name).rename(kept)
     run.write_recipe(recipe)
-    lock_lengthened(run, recipe, what)
-    done = f"stage {name}: lengthened from {old} to {new} {option}"
-    say(f"{done}. What it had left: {kept}", error=True)
+    lock_lengths(run)
 
 
 def _wait(path: Path, name: str, option: str, new: int) -> None:
@@ -142,7 +142,7 @@ def _wait(path: Path, name: str, option: str, new: int) -> None:
         if getattr(run.recipe.stages[name], option) == new and not run.finished(name):
             return
         if time.monotonic() > end:
-            raise RunError(f"{path}: the first rank has not lengthened stage '{name}'")
+            raise KikimimiError(f"{path}: the first rank has not lengthened stage '{name}'")
         time.sleep(0.2)
 
 
@@ -169,10 +169,11 @@ class NextRates(Callback):
             group["lr"] = rate
         schedule._last_lr = rates
         if trainer.is_global_zero:
-            told = ", ".join(
-                f"{group['name']} {rate:.3g} (was to be {before:.3g})"
+            of = {
+                group["name"]: f"{rate:.3g} (was to be {before:.3g})"
                 for group, rate, before in zip(groups, rates, held, strict=True)
-            )
+            }
+            told = ", ".join(f"{name} {rate}" for name, rate in of.items())
             say(
                 f"learning rates by schedule {stage.schedule.name} over {stage.num_steps} steps, from step "
                 f"{step + 1} on: {told}",

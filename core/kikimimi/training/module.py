@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -22,15 +22,15 @@ from kikimimi.model.stand_in import StandIn, evaluating
 from kikimimi.model.step import ModelStep
 from kikimimi.model.trainable import load_kept, named_tensors, set_modes
 from kikimimi.recipe import Stage
-from kikimimi.recipe.chosen import PartName
 from kikimimi.training.flops import FlopMeter
 from kikimimi.training.log_interval import WHOLE, LogInterval, Numbered
+from kikimimi.training.optimiser import make_optimiser
 from kikimimi.training.parallel.fsdp import complete_gradients, share_buffers
 from kikimimi.training.schedule import factor
 from kikimimi.training.state.random_state import random_state
-from kikimimi.training.state.resume_state import check_fits
 from kikimimi.training.step_errors import StepErrors, gradient_norm
 from kikimimi.training.step_mean import Counts, StepMean
+from kikimimi.weights.tensors import StoredTensor
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class StageModule(pl.LightningModule):
         interval: Where losses and counts are gathered for the next log line.
         meter: Counts operations.
         spread: Shards the model over the ranks and fills it; None where every rank holds all of it.
+        start: Tensors, by name, that the stage holds in another number format than it was given them in, and
+            hands on as they were; see `cast_alone`.
     """
 
     def __init__(
@@ -80,9 +82,11 @@ class StageModule(pl.LightningModule):
         interval: LogInterval,
         meter: FlopMeter,
         spread: Callable[[DeviceMesh], None] | None = None,
+        start: Mapping[str, StoredTensor] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self._start = dict(start or {})
         self.stage = stage
         self.objective: Objective = stage.objective.component(stage.objective.config)
         self.trained = trained
@@ -104,6 +108,7 @@ class StageModule(pl.LightningModule):
             if not name.startswith("llm.") or ".lora_" in name
         ]
         self.latest_loss = torch.zeros(())
+        self._before_validation: dict[str, Any] | None = None
 
     def configure_model(self) -> None:
         """Shard the model, where it is to be sharded; before a checkpoint is taken up, remember it as it is,
@@ -145,7 +150,7 @@ class StageModule(pl.LightningModule):
         self._count(batch)
         return loss
 
-    def validation_step(self, batch: Batch, index: int) -> Numbered:
+    def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> Numbered:
         """Return what adds up to the loss of a micro-batch."""
         self._judge(batch)
         if not batch.names:
@@ -226,23 +231,8 @@ class StageModule(pl.LightningModule):
         self._interval.padding[1] += computed
 
     def configure_optimizers(self) -> Any:
-        """AdamW with one group per component, or group of a component, and the stage's schedule."""
-        parameters = dict(self.model.named_parameters())
-        groups = []
-        for key, names in self.trained.items():
-            part, _, group = key.partition(".")
-            whole = self.stage.train[cast(PartName, part)]
-            train = whole.groups[group] if group else whole
-            groups.append(
-                {
-                    "name": key,
-                    "params": [parameters[name] for name in names],
-                    "lr": train.lr,
-                    "weight_decay": train.weight_decay,
-                }
-            )
-        settings = self.stage.optimiser
-        optimiser = torch.optim.AdamW(groups, betas=(settings.beta1, settings.beta2), eps=settings.epsilon)
+        """Return AdamW with the stage's schedule."""
+        optimiser = make_optimiser(self.model, self.stage, self.trained)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: factor(self.stage.schedule, step, self.stage.num_steps)
         )
@@ -268,7 +258,7 @@ class StageModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Set the modes: Lightning has put every module into train mode by now."""
-        set_modes(self.model)
+        set_modes(self.model, eval_mode=self.objective.eval_mode)
         if self._reference is not None:
             self._reference.to(self.device)
 
@@ -276,28 +266,43 @@ class StageModule(pl.LightningModule):
         """Return what a checkpoint holds: the kept tensors by their names in the model."""
         return {name: t.detach() for name, t in named_tensors(self.model).items() if name in self.kept}
 
+    def left_weights(self) -> dict[str, Tensor]:
+        """Return what the stage leaves: the kept tensors, and what it only casts as precise as it came."""
+        exact = {name: stored.whole() for name, stored in self._start.items()}
+        return self.state_dict() | exact
+
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load what `state_dict` returned.
 
         Raises:
-            RunError: A parameter is missing, unexpected, or of another shape.
+            DamagedError: A parameter is missing, unexpected, or of another shape.
         """
         load_kept(self.model, dict(state_dict), self.kept, source="the checkpoint")
 
+    def on_validation_start(self) -> None:
+        """Remember the counts: a run that was stopped in a validation makes it again, whole."""
+        self._before_validation = self._counts()
+
+    def on_validation_end(self) -> None:
+        """Count the validation."""
+        self._before_validation = None
+
+    def _counts(self) -> dict[str, Any]:
+        return {"faults": self.faults.state(), "unlogged": self._interval.state()}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the random generators of every rank, and the account of what could not be read."""
+        """Add of every rank the random generators, the account of what could not be read, and what the next
+        log line is to be the mean of.
+        """
         checkpoint["random"] = self.from_every_rank(random_state())
-        checkpoint["faults"] = self.from_every_rank(self.faults.state())
+        for name, counts in (self._before_validation or self._counts()).items():
+            checkpoint[name] = self.from_every_rank(counts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that it is one of this training, and take up the account of what could not be read.
-
-        Raises:
-            RunError: It is not.
-        """
-        begun = self.configure_optimizers()["optimizer"]
-        check_fits(checkpoint, begun, self.trainer.fit_loop.state_dict())
-        self.faults.restore(checkpoint["faults"], self.trainer.global_rank, self.trainer.world_size)
+        """Take up what a checkpoint counted."""
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        self.faults.restore(checkpoint["faults"], rank, world_size)
+        self._interval.restore(checkpoint["unlogged"], rank, world_size)
 
     def from_every_rank(self, mine: Any) -> list[Any]:
         """Return what every rank gave, in order; every rank has to call."""

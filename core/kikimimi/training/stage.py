@@ -16,10 +16,11 @@ from kikimimi.data.fault import FaultLog
 from kikimimi.data.features import FeatureCache
 from kikimimi.data.order.loader import BatchDataset, PlanSampler, StageLoader, StepLoader
 from kikimimi.data.order.sources import describe_left_out, make_plan, usable, with_steps
+from kikimimi.files.hashes import UNVERIFIED
 from kikimimi.model.assembly import load_deferred
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn
-from kikimimi.model.trainable import freeze_all_but, kept_names, load_trained, trainable_names
+from kikimimi.model.trainable import cast_alone, freeze_all_but, kept_names, load_trained, trainable_names
 from kikimimi.recipe import Dataset, Recipe, Stage
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.recipe.schema import Mixture
@@ -37,6 +38,7 @@ from kikimimi.training.module import StageModule
 from kikimimi.training.parallel.fsdp import shard_for_training
 from kikimimi.training.parallel.recompute import recompute
 from kikimimi.training.state.checkpoint import FolderCheckpointIO
+from kikimimi.training.state.stage_form import StageForm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +51,15 @@ class PreparedStage:
         options: The stage's options, its length in steps.
         module: Loss, optimiser, and what a checkpoint holds.
         loader: The micro-batches in planned order.
-        validation: The held-out ones, or None.
-        missed: The same, where the run was killed between its newest checkpoint and the validation due there.
+        validation: Held-out micro-batches by dataset; none where the stage does not validate.
+        missed: Whether the run was killed between its newest checkpoint and the validation due there.
         interval: What the module gathers for the next log line.
         meter: Counts operations.
         metrics: The metrics file, cut back to the newest checkpoint.
         loggers: The loggers besides.
         faults: The account of what could not be read.
         best: What the validation losses decide.
-        metadata: Provenance, for the header of weights files.
+        checkpoints: How checkpoints are written and read; its metadata are the provenance of all weights.
         resume: The newest checkpoint, or None.
         step: Where that was saved; 0 where there is none.
     """
@@ -67,15 +69,15 @@ class PreparedStage:
     options: Stage
     module: StageModule
     loader: StepLoader
-    validation: StageLoader | None
-    missed: StageLoader | None
+    validation: Mapping[str, StageLoader]
+    missed: bool
     interval: LogInterval
     meter: FlopMeter
     metrics: MetricsFile
     loggers: list[Logger]
     faults: FaultLog
     best: Best
-    metadata: Mapping[str, Any]
+    checkpoints: FolderCheckpointIO
     resume: Path | None
     step: int
 
@@ -101,13 +103,22 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
         if global_rank() == 0:
             say(f"stage {name}: {epochs} are {counted(stage.num_steps, 'step')}", error=True)
     held_out = _usable(stage.validate.data if stage.validate.every else {}, stage, model, faults)
-    resume = FolderCheckpointIO({"stage": name}).newest(run.checkpoints(name))
+    kept = kept_names(model, recipe, name)
+    metadata = {
+        "recipe": digest(run.recipe),
+        "stage": name,
+        "parts": {part: plugin_lock(getattr(recipe, part)) for part in PARTS},
+    }
+    checkpoints = FolderCheckpointIO(metadata, StageForm.of(model, stage, trained, kept))
+    resume = checkpoints.newest(run.checkpoints(name))
     step = None if resume is None else checkpoint_step(resume)
     loggers = open_loggers(run, name, step)  # first: a missing extra is told before any clip is encoded
     features = encode_ahead(recipe, stage, name, model, corpora, held_out, plan)
     views = stage.objective.component(stage.objective.config).views
     world_size = recipe.trainer.devices * recipe.trainer.nodes
-    validation = _validation_loader(recipe, stage, model, held_out, features, views) if held_out else None
+    validation = {
+        corpus.name: _validation_loader(recipe, stage, model, corpus, features, views) for corpus in held_out
+    }
     interval, metrics = LogInterval(), MetricsFile(run.path, name)
     if step is not None:
         say(f"stage {name}: going on after step {step}", error=True)
@@ -115,13 +126,14 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
     due = step is not None and stage.validate.every > 0 and step % stage.validate.every == 0
     best = Best(run.checkpoints(name) / "best", stage)
     best.remember(metrics.path, name)
-    kept = kept_names(model, recipe, name)
     spread = _spread(run, name, model, cached=features is not None)
+    before = recipe.start_of(name)
+    start = None if before is None else cast_alone(model, run.weights(before))
     return PreparedStage(
         name=name,
         recipe=recipe,
         options=stage,
-        module=StageModule(model, stage, trained, kept, faults, interval, meter, spread),
+        module=StageModule(model, stage, trained, kept, faults, interval, meter, spread, start),
         loader=StepLoader(
             BatchDataset(corpora, model, recipe.seed, features, views),
             PlanSampler(plan, stage.num_steps * stage.batch.global_, global_rank(), world_size),
@@ -130,21 +142,30 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
             accumulation=stage.batch.global_ // world_size,
         ),
         validation=validation,
-        missed=validation if due and not metrics.has(step or 0, "validation_loss") else None,
+        missed=due and not metrics.has(step or 0, "validation_loss"),
         interval=interval,
         meter=meter,
         metrics=metrics,
         loggers=loggers,
         faults=faults,
         best=best,
-        metadata={
-            "recipe": digest(run.recipe),
-            "stage": name,
-            "parts": {part: plugin_lock(getattr(recipe, part)) for part in PARTS},
-        },
+        checkpoints=checkpoints,
         resume=resume,
         step=step or 0,
     )
+
+
+def load_start(run: RunFolder, name: str, model: SpeechLM) -> None:
+    """Load what the stage left that a stage starts from, if there is one.
+
+    Raises:
+        DamagedError: It is damaged, or does not fit.
+    """
+    if (before := run.recipe.start_of(name)) is None:
+        return
+    path = run.weights(before)
+    if not load_trained(model, run.recipe, before, path) and global_rank() == 0:
+        say(f"{path}: {UNVERIFIED}", error=True)
 
 
 def _usable(datasets: Mapping[str, Dataset], stage: Stage, model: SpeechLM, faults: FaultLog) -> list[Corpus]:
@@ -189,8 +210,7 @@ def _spread(
         shard_for_training(model, mesh, recipe.trainer.precision)
         if model.deferred:
             load_deferred(model)
-            if (before := recipe.start_of(name)) is not None:
-                load_trained(model, recipe, before, run.weights(before))
+            load_start(run, name, model)
         model.stand_in = StandIn.of(model.encoder, cached=cached)
 
     return spread
@@ -200,11 +220,11 @@ def _validation_loader(
     recipe: Recipe,
     stage: Stage,
     model: SpeechLM,
-    held_out: list[Corpus],
+    held_out: Corpus,
     features: FeatureCache | None,
     views: Collection[View],
 ) -> StageLoader:
-    plan = make_plan(held_out, [None] * len(held_out), model, stage.batch, Mixture(), recipe.seed)
-    dataset = BatchDataset(held_out, model, recipe.seed, features, views)
+    plan = make_plan([held_out], [None], model, stage.batch, Mixture(), recipe.seed)
+    dataset = BatchDataset([held_out], model, recipe.seed, features, views)
     # One pass, the same on every rank: the set is small, and every rank gets the same number of batches.
     return StageLoader(dataset, PlanSampler(plan, plan.num_micro_batches(0), 0, 1), 0)

@@ -2,11 +2,12 @@
 
 import gc
 import time
+from math import isnan, nan
 
 import torch
 
 from kikimimi.console.terminal import say
-from kikimimi.errors import GateError, RunError
+from kikimimi.errors import GateError, KikimimiError
 from kikimimi.evaluation.evaluate import evaluate_stage
 from kikimimi.inference.ranks import Ranks, is_spread
 from kikimimi.recipe import Stage
@@ -26,7 +27,7 @@ def score_stage(run: RunFolder, name: str) -> None:
 
     Raises:
         GateError: A score is not what the stage's gate asks for.
-        RunError: This rank waits, and the first rank has ended without a score.
+        KikimimiError: This rank waits, and the first rank has ended without a score.
     """
     stage = run.recipe.stages[name]
     if not stage.scored:
@@ -39,21 +40,33 @@ def score_stage(run: RunFolder, name: str) -> None:
     else:
         while not _values(run, name, stage):
             if not run.is_locked():
-                raise RunError(f"stage {name}: the first rank ended before the stage was scored")
+                raise KikimimiError(f"stage {name}: the first rank ended before the stage was scored")
             time.sleep(_PAUSE)
     values = _values(run, name, stage)
-    for evaluation, gate in stage.gate.items():
-        metric, found = run.recipe.evaluate[evaluation].metric, values[evaluation]
-        bound, least = ("max", gate.max) if gate.max is not None else ("min", gate.min)
-        assert least is not None
-        if not (found <= least if bound == "max" else found >= least):  # no number opens no gate
-            unit = f" {metric.component.unit}".rstrip()
+    for evaluation in stage.gate:
+        _pass(run, name, evaluation, values)
+
+
+def _pass(run: RunFolder, stage: str, evaluation: str, values: dict[str, float]) -> None:
+    gate, metric = run.recipe.stages[stage].gate[evaluation], run.recipe.evaluate[evaluation].metric
+    found, unit = values[_key(run, evaluation)], f" {metric.component.unit}".rstrip()
+    bounds = [("max", gate.max), ("min", gate.min)]
+    tried = [
+        (f"a {metric.name.upper()} of {found:.2f}{unit}", found, bound, least, f"{least:g}{unit}")
+        for bound, least in bounds
+        if least is not None
+    ]
+    for count, most in gate.shares.items():
+        share = values[f"{count}/{evaluation}"]
+        said = "not known" if isnan(share) else f"{share:.4f}"
+        tried.append((f"a share of {count} answers of {said}", share, f"{count}.max", most, f"{most:g}"))
+    for what, value, bound, wanted, written in tried:
+        if not (value >= wanted if bound == "min" else value <= wanted):  # no number opens no gate
             later = [other for other in run.recipe.stages if not run.finished(other)]
             on = f"kikimimi train {run.path} --stage {later[0]}" if later else ""
             raise GateError(
-                f"stage {name}: {evaluation} has a {metric.name.upper()} of {found:.2f}{unit}, "
-                f"{'above' if bound == 'max' else 'below'} stages.{name}.gate.{evaluation}.{bound} of "
-                f"{least:g}{unit}"
+                f"stage {stage}: {evaluation} has {what}, {'below' if bound == 'min' else 'above'} "
+                f"stages.{stage}.gate.{evaluation}.{bound} of {written}"
                 + (f": no later stage begins. To go on all the same: {on}" if later else "")
             )
 
@@ -81,21 +94,31 @@ def _score(run: RunFolder, name: str, stage: Stage, ranks: Ranks | None = None) 
     scores = evaluate_stage(run, name, stage.scored, ranks)
     steps = [line["step"] for line in read_metrics(run.metrics) if line["stage"] == name]
     values = {_key(run, evaluation): scores[evaluation].value for evaluation in stage.scored}
+    for key, evaluation, count in _shares(stage):
+        share = scores[evaluation].share(count)
+        values[key] = nan if share is None else share
     log_scores(run, name, max(steps, default=0), values)
     for evaluation in stage.scored:
         score = scores[evaluation]
-        say(f"stage {name}: {evaluation} {score} ({score.count} clips)", error=True)
+        beside = "".join(f", {number} {what}" for what, number in score.counts.items() if number)
+        say(f"stage {name}: {evaluation} {score} ({score.count} clips{beside})", error=True)
 
 
 def _values(run: RunFolder, name: str, stage: Stage) -> dict[str, float]:
-    """Return the stage's scores as the metrics file has them of its last step; empty where one is missing."""
-    found: dict[str, float] = {}
+    """Return the stage's scores, and shares that are bounded, as the metrics file has them of its last step.
+
+    It is empty where one is missing.
+    """
     lines = [line for line in read_metrics(run.metrics) if line["stage"] == name]
     last = max((line["step"] for line in lines), default=0)
-    for line in lines:
-        if line["step"] == last:
-            found |= {e: line[_key(run, e)] for e in stage.scored if _key(run, e) in line}
-    return found if len(found) == len(stage.scored) else {}
+    wanted = [_key(run, evaluation) for evaluation in stage.scored] + [key for key, _, _ in _shares(stage)]
+    found = {key: line[key] for line in lines if line["step"] == last for key in wanted if key in line}
+    return found if len(found) == len(set(wanted)) else {}
+
+
+def _shares(stage: Stage) -> list[tuple[str, str, str]]:
+    """Return of each bounded share the key in the metrics, the evaluation, and what is counted."""
+    return [(f"{c}/{evaluation}", evaluation, c) for evaluation, g in stage.gate.items() for c in g.shares]
 
 
 def _key(run: RunFolder, evaluation: str) -> str:

@@ -132,7 +132,7 @@ class AfterStep:
             raise Stopped(number)
 
 
-def handle(handler: Handler) -> dict[int, Any]:
+def handle(handler: Handler | signal.Handlers) -> dict[int, Any]:
     """Let a handler see to the signals; return what did before, for `give_back`."""
     if threading.current_thread() is not threading.main_thread():
         return {}  # signals are the main thread's, whoever that belongs to
@@ -148,22 +148,28 @@ def give_back(handlers: Mapping[int, Any]) -> None:
 
 
 @contextmanager
-def stopping() -> Iterator[None]:
+def stopping(then: Handler | signal.Handlers | None = None) -> Iterator[None]:
     """Stop at once when a signal asks for it, with a line instead of a traceback.
+
+    Args:
+        then: What sees to the signals afterwards; None is what did before.
 
     Raises:
         KeyboardInterrupt: It was Ctrl-C.
         SystemExit: It was SIGTERM or SIGUSR1 (143).
     """
     handlers, unraisable = handle(at_once), sys.unraisablehook
+    after = handlers if then is None else dict.fromkeys(handlers, then)
     sys.unraisablehook = _ask_again(unraisable)
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.unraisablehook = unraisable
+            give_back(after)
     except Stopped as stopped:
+        give_back(after)  # it may have come in the middle of that
         leave(stopped.number)
-    finally:
-        sys.unraisablehook = unraisable
-        give_back(handlers)
 
 
 def _ask_again(hook: Callable[[sys.UnraisableHookArgs], Any]) -> Callable[[sys.UnraisableHookArgs], Any]:

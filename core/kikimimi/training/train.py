@@ -11,7 +11,6 @@ from kikimimi.data.order.readers import lost_readers_told
 from kikimimi.errors import RunError
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.model.trainable import load_trained
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import keep_lock
 from kikimimi.run.loggers import check_loggers
@@ -19,6 +18,7 @@ from kikimimi.run.rank import global_rank
 from kikimimi.training.fit import run_stage
 from kikimimi.training.launcher import check_launcher
 from kikimimi.training.parallel.lost_rank import lost_ranks_told
+from kikimimi.training.stage import load_start
 from kikimimi.training.stage_scores import score_stage
 from kikimimi.training.stop import stopping
 
@@ -53,11 +53,10 @@ def train(
     check_loggers(run.recipe)
     with stopping(), run.locked(), lost_ranks_told(), lost_readers_told():
         done = all(run.finished(name) for name in names)
-        if global_rank() == 0 and not done and run.averages_micro_batches:
-            say(
-                f"{run.path} began before there was batch.loss: it goes on with batch.loss: micro_batches",
-                error=True,
-            )
+        if global_rank() == 0 and not done:
+            for name, value in run.kept_options.items():
+                shown = str(value).lower() if isinstance(value, bool) else value
+                say(f"{run.path} began before there was {name}: it goes on with {name}: {shown}", error=True)
         if global_rank() == 0 and (locked or not done):
             keep_lock(run, recipe_file, hold=locked)
         _train(run, names)
@@ -97,7 +96,7 @@ def _model(run: RunFolder, name: str, corpora: list[Corpus]) -> SpeechLM:
     Anew for each: a stage may have number formats of its own, and may leave its model in pieces.
     """
     recipe = run.recipe
-    started = run.assets.is_dir()
+    started = run.has_assets
     model = assemble(
         recipe.at(name),
         texts=lambda: all_texts(corpora),
@@ -106,6 +105,6 @@ def _model(run: RunFolder, name: str, corpora: list[Corpus]) -> SpeechLM:
     )
     if not started:
         run.save_assets(model)
-    if (before := recipe.start_of(name)) is not None and not model.deferred:
-        load_trained(model, recipe, before, run.weights(before))
+    if not model.deferred:
+        load_start(run, name, model)
     return model

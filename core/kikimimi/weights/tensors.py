@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
 from kikimimi.files.hashes import BLANK, MANIFEST, OF_ITSELF, SEAL, SEAL_OF, FileMark, check_files, check_seal
-from kikimimi.files.reading import parse_json
+from kikimimi.files.reading import parse_json, paths_in
 
 _PIECE = re.compile(r"(?P<stem>.+)\.rank\d+-of-(?P<ranks>\d+)\.safetensors")
 _DTYPES = {
@@ -116,7 +116,7 @@ def check_stored(path: Path) -> bool:
         ValueError: A file is not as it was written.
     """
     pieces = _pieces_of(path)
-    if (path.parent / MANIFEST).exists():
+    if os.path.lexists(path.parent / MANIFEST):
         return check_files(path.parent, {}, [piece.name for piece in pieces])
     sealed = [check_seal(piece) for piece in pieces]
     return all(sealed)
@@ -129,7 +129,7 @@ def piece_name(stem: str, rank: int = 0, ranks: int = 1) -> str:
 
 def find_set(folder: Path, stem: str) -> Path:
     """Return the file of a set, or the first of its pieces; of a set that is not there, its file if whole."""
-    pieces = sorted(folder.glob(f"{stem}.rank0-of-*.safetensors"))
+    pieces = paths_in(folder, f"{stem}.rank0-of-*.safetensors")
     return pieces[0] if pieces else folder / piece_name(stem)
 
 

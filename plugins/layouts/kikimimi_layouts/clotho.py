@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, LayoutConfig, Row, read_bytes, read_table
+from kikimimi import DataError, ExampleCorpus, LayoutConfig, Row, read_bytes, read_table
 from kikimimi_layouts.corpus_folder import MAX_TABLE, is_missing, licence_name
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
@@ -41,6 +41,19 @@ class Clotho(TableLayout):
         self.audio = _find(folder, _AUDIO, config.split, f"the clips of split={config.split}")
         self.about = _about(metadata)
         self.table = Table(captions, needs=("file_name", *_CAPTIONS), what="a table of Clotho's captions")
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return two clips with their captions."""
+        captions = ",".join(f"caption_{number}" for number in range(1, 6))
+        return ExampleCorpus(
+            {
+                "clotho_captions_development.csv": f"file_name,{captions}\na.wav,a,b,c,d,e\nb.wav,f,g,h,i,j",
+                "clotho_metadata_development.csv": "file_name,keywords,license\na.wav,x;y,CC0\nb.wav,z,CC0\n",
+                "development/a.wav": None,
+                "development/b.wav": None,
+            }
+        )
 
     @classmethod
     def matches(cls, path: Path) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, LayoutConfig, RequestError, Row, Text
+from kikimimi import DataError, ExampleCorpus, LayoutConfig, RequestError, Row, Text
 from kikimimi_layouts.corpus_folder import find_file, find_folder
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
@@ -38,6 +38,12 @@ class CommonVoice(TableLayout):
         table = find_file(self.folder / f"{config.split}.tsv", f"the clips of split={config.split}")
         needs, what = ("path", "sentence"), "a table of Common Voice"
         self.table = Table(table, needs=needs, what=what, check=self.row)
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return two clips of the split for training."""
+        lines = ["client_id\tpath\tsentence\tlocale", "x\ta.mp3\tはい\tja", "y\tb.mp3\tいいえ\tja"]
+        return ExampleCorpus({"train.tsv": "\n".join(lines), "clips/a.mp3": None, "clips/b.mp3": None})
 
     @classmethod
     def matches(cls, path: Path) -> bool:

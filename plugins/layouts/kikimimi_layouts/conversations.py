@@ -30,7 +30,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from kikimimi import Clip, DataError, Segment, clip_mark, clip_name, counted, listing, parse_conversation
-from kikimimi_layouts.segments import plain_name, segment_of
+from kikimimi_layouts.segments import cut_alone, is_usual, plain_name, segment_of
 
 MARK = "<audio>"
 """What stands for a clip in the texts of most tools."""
@@ -48,7 +48,6 @@ _OF_CLIPS = (
     *("audiofilepaths", "audiourl", "audiourls", "inputaudio", "wav", "wavs", "wavpath", "speech", "sound"),
 )
 _IN_A_PART = ("audio", "audio_url", "input_audio", "path", "url", "audio_path", "audio_file", "file", "data")
-_OF_SEGMENTS = ("offset", "duration")
 _AUDIO_TYPES = ("audio", "audio_url", "input_audio")
 _ELSEWHERE = {
     "images": "holds images",
@@ -57,6 +56,10 @@ _ELSEWHERE = {
     "rejected_messages": "holds a second conversation; give its last answer as rejected",
 }
 _FILE = re.compile(r".+\.(?:aac|aif|aiff|amr|flac|m4a|mp3|oga|ogg|opus|sph|wav|webm|wma)", re.IGNORECASE)
+_HINTS = re.compile(
+    r".*(?:start|begin|stop|from|until|offset|onset|time|seg|interval|range|span|crop|trim|cut|window).*|.*end|to"
+)
+"""Names of what may tell which part of a recording a clip is, in ways that are not known."""
 _REMOTE = re.compile(r"[A-Za-z][\w+.-]+://")
 _DEEPEST = 8  # of what is looked into for clips
 _LONGEST_NAME = 4096  # what systems take for a path [bytes]
@@ -133,6 +136,7 @@ class _Reading:
         self.clips: list[tuple[str, Clip]] = []
         self.waiting: deque[Any] = deque()  # clips beside the turns that no mark has taken yet
         self.marks = 0
+        self.of_turn: _Fields = {}  # which part of its recording the one clip of a turn is
 
     def read(self) -> tuple[_Fields, list[tuple[str, Clip]]]:
         self._refuse_what_is_not_read()
@@ -208,8 +212,14 @@ class _Reading:
 
     def _message(self, turn: Any, place: str) -> _Fields:
         role, content = _said(turn, place)
-        if turn.get("type", "text") != "text":  # NeMo: a turn for each clip and each text
-            part = {"type": turn["type"], "audio": content, **{k: turn[k] for k in turn if k in _OF_SEGMENTS}}
+        is_part = turn.get("type", "text") != "text"  # NeMo: a turn for each clip and each text
+        clips: list[Clip] = [Path()] * (1 if is_part else self._places(content))
+        told = {name: value for name, value in turn.items() if is_usual(name)}
+        self.of_turn = (
+            told if clips and isinstance(cut_alone(told, clips, f"{self.where}: {place}")[0], Segment) else {}
+        )
+        if is_part:
+            part = {"type": turn["type"], "audio": content}
             return {"role": role, "content": list(self._of_part(part, place))}
         if isinstance(content, str):
             parts = list(self._of_text(content, f"{place}.content"))
@@ -222,6 +232,19 @@ class _Reading:
                 for new in self._of_part(part, f"{place}.content[{number}]")
             ]
         return {"role": role, "content": content}
+
+    def _places(self, content: Any) -> int:
+        """Return how many clips a turn has."""
+        if isinstance(content, str):
+            return sum(mark is not None for _, mark in self.reader.pieces(content))
+        parts = content if isinstance(content, list) else []
+        return sum(
+            self._places(part["text"])
+            if _kind(part) == "text" and isinstance(part.get("text"), str)
+            else _kind(part) in _AUDIO_TYPES
+            for part in parts
+            if isinstance(part, dict)
+        )
 
     def _of_text(self, text: str, place: str) -> Iterator[_Fields]:
         for piece, mark in self.reader.pieces(text):
@@ -244,7 +267,7 @@ class _Reading:
         if not isinstance(part, dict):
             yield part  # parse_conversation says what is wrong with it
             return
-        kind = part.get("type", next((name for name in ("audio", "text") if name in part), None))
+        kind = _kind(part)
         if kind in _AUDIO_TYPES:
             yield self._clip(part, place)
         elif kind == "text" and isinstance(part.get("text"), str):
@@ -256,7 +279,7 @@ class _Reading:
 
     def _clip(self, part: _Fields, place: str) -> _Fields:
         """Take the clip that a part names, or the next one that stands beside the turns."""
-        told = dict(part)
+        told = {**self.of_turn, **part}
         if not any(part.get(name) for name in _IN_A_PART):
             self.marks += 1
             if not self.waiting:
@@ -264,6 +287,11 @@ class _Reading:
             beside = self.waiting.popleft()
             told = {**told, **beside} if isinstance(beside, dict) else {**told, "audio": beside}
         name, source = self._source(told, place)
+        if strange := next((name for name, value in told.items() if _is_unread_segment(name, value)), None):
+            raise ValueError(
+                f"{place}.{strange}: is not read so; which part of a recording a clip is, offset and "
+                "duration say, or start and end, and channel"
+            )
         clip = segment_of(told, source, f"{self.where}: {place}")
         if (name, clip) not in self.clips:
             self.clips.append((name, clip))
@@ -308,18 +336,8 @@ class _Reading:
 
     def _cut(self) -> None:
         """Cut what the row itself tells of its one clip."""
-        if not self.clips:
-            return
-        name, clip = self.clips[0]
-        if len(self.clips) == 1:
-            if not isinstance(clip, Segment):
-                self.clips[0] = name, segment_of(self.fields, clip, self.where)
-            return
-        told = segment_of(self.fields, Path(), self.where)
-        if isinstance(told, Segment) and (told.start or told.channel is not None):
-            raise ValueError(
-                f"tells of a segment, but has {counted(len(self.clips), 'clip')}: tell it in audio parts"
-            )
+        cut = cut_alone(self.fields, [clip for _, clip in self.clips], self.where)
+        self.clips = [(name, clip) for (name, _), clip in zip(self.clips, cut, strict=True)]
 
 
 def row_name(where: str, clips: list[tuple[str, Clip]]) -> str:
@@ -407,6 +425,19 @@ def _said(turn: Any, place: str) -> tuple[str, Any]:
     return role, turn.get("content", turn.get("value"))
 
 
+def _kind(part: _Fields) -> Any:
+    return part.get("type", next((name for name in ("audio", "text") if name in part), None))
+
+
+def _is_unread_segment(name: str, value: Any) -> bool:
+    """Tell whether a field of an audio part may tell of a segment, in a way that is not read."""
+    if not value or not _HINTS.fullmatch(plain_name(name)):
+        return False
+    if isinstance(value, list | dict):
+        return not isinstance(segment_of({name: value}, Path(), name), Segment)
+    return isinstance(value, int | float) and not isinstance(value, bool) and not is_usual(name)
+
+
 def _role(turn: _Fields) -> Any:
     role = turn.get("role", turn.get("from"))
     return _ROLES.get(role.lower(), role) if isinstance(role, str) else role
@@ -427,6 +458,8 @@ def _decoded(data: str, place: str) -> bytes:
 def _holds_clip(value: Any, depth: int = 0) -> bool:
     if isinstance(value, str):
         return _is_clip(value)
+    if isinstance(value, bytes):
+        return bool(value)
     values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return depth < _DEEPEST and any(_holds_clip(inner, depth + 1) for inner in values)
 

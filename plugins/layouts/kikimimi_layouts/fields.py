@@ -1,14 +1,26 @@
 """Which columns of a data set are what: a YAML file says it, and its rows become rows of a layout."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields as fields_of
 from pathlib import Path
 from typing import Any, Literal
 
-from kikimimi import Clip, DataError, RequestError, Role, Row, clip_name, listing, nearest, read_options
-from kikimimi_layouts.conversations import MARK
+from kikimimi import (
+    Clip,
+    DataError,
+    RequestError,
+    Role,
+    Row,
+    Segment,
+    as_on_disk,
+    clip_name,
+    listing,
+    nearest,
+    read_options,
+)
+from kikimimi_layouts.conversations import MARK, lost_clips
 from kikimimi_layouts.decoded import encoded, is_decoded
-from kikimimi_layouts.segments import USUAL, SegmentFields, is_usual, segment_of
+from kikimimi_layouts.segments import USUAL, SegmentFields, cut_alone, is_usual, segment_of
 
 FIELDS_FOLDER = Path(__file__).parent / "fields"
 """Holds the shipped files."""
@@ -32,6 +44,14 @@ class TurnPart:
     """Column with a text."""
     fixed: str | None = None
     """A text that is the same in every row."""
+    start: str | None = None
+    """Column with where in its file the clip begins [s]."""
+    end: str | None = None
+    """Column with where it ends [s]."""
+    duration: str | None = None
+    """Column with its length [s]."""
+    channel: str | None = None
+    """Column with the number of its channel, from 0."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("audio", "text", "fixed") if getattr(self, name) is not None]
@@ -42,6 +62,12 @@ class TurnPart:
             self.transcript is None or self.audio is not None,
             "transcript: tells of the audio, so name that too",
         )
+        named = self.names().given()
+        _need(self.audio is not None or not named, f"{', '.join(named)}: tell of the audio, so name that too")
+
+    def names(self) -> SegmentFields:
+        """Return the names of the columns that tell which part of its file the clip is."""
+        return SegmentFields(self.start, self.end, self.duration, self.channel)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -57,7 +83,7 @@ class Turn(TurnPart):
     out (skip), or end the conversation before it (end)."""
 
     def __post_init__(self) -> None:
-        single = {name: getattr(self, name) for name in ("audio", "transcript", "text", "fixed")}
+        single = {field.name: getattr(self, field.name) for field in fields_of(TurnPart)}
         given = {name: value for name, value in single.items() if value is not None}
         _need(
             not (given and self.parts),
@@ -114,9 +140,10 @@ class Fields:
     rejected: str | None = None
     """Column with the answer that preference objectives push down."""
     segments: Literal["cut", "ignore"] = "cut"
-    """Columns that tell which part of its file a labelled clip is: cut takes that part; ignore takes every
-    clip whole. Without names, the usual ones count (offset, start_time, ...) where the column of the clip
-    holds paths: what a set holds as bytes was cut before."""
+    """Columns that tell which part of its file a clip is: cut takes that part; ignore takes every clip whole.
+    Without names, the usual ones count (offset, start_time, ...) where the column of the clip holds paths:
+    what a set holds as bytes was cut before. Of a conversation, its one clip is cut; keys of a turn, or of
+    the clip itself, tell of that alone."""
     start: str | None = None
     """Column with where the part begins [s]."""
     end: str | None = None
@@ -149,6 +176,9 @@ class Fields:
                 _need(getattr(self, name) is None, f"{name}: answers a conversation; this is a labelled clip")
         named = self.names().given()
         _need(labelled or not named, f"{', '.join(named)}: tell of the part that a labelled clip is")
+        for turn in self.turns:
+            for part in turn.parts:
+                named |= part.names().given()
         _need(
             self.segments == "cut" or not named,
             f"segments: ignores {', '.join(named)}: leave one of the two out",
@@ -177,16 +207,15 @@ class Fields:
 
     def may_tell_of_a_part(self, column: str) -> bool:
         """Tell whether a column tells of a part although it is not named so."""
-        return (
-            self.audio is not None and self.segments == "cut" and self.names() == USUAL and is_usual(column)
-        )
+        named = [self.names(), *(part.names() for turn in self.turns for part in turn.parts)]
+        return self.segments == "cut" and all(names == USUAL for names in named) and is_usual(column)
 
     def columns(self) -> list[str]:
         """Return every column that is named, each once, in the order in which they are named."""
         found: list[str | None] = [self.audio, self.text, *self.names().given().values()]
         for turn in self.turns:
             for part in turn.parts:
-                found += [part.audio, part.transcript, part.text]
+                found += [part.audio, part.transcript, part.text, *part.names().given().values()]
         if self.messages is not None:
             found += [self.messages.column, self.messages.audios]
         found += [self.chosen, self.rejected]
@@ -217,7 +246,7 @@ def load_fields(source: str) -> Fields:
         RequestError: There is no such file, or it is wrong; then the message holds every problem found.
     """
     shipped = shipped_fields()
-    path = FIELDS_FOLDER / f"{source}.yaml" if source in shipped else Path(source)
+    path = FIELDS_FOLDER / f"{source}.yaml" if source in shipped else as_on_disk(Path(source))
     if not path.is_file():
         raise RequestError(
             f"fields: there is no file {source}, and none of this name is shipped.{nearest(source, shipped)} "
@@ -255,7 +284,7 @@ class FieldsRow:
             meta["license"] = license_name
         clips: list[Clip] = []
         if fields.audio is not None and fields.text is not None:
-            clip = self._part(self._clip(fields.audio, values[fields.audio], values), values)
+            clip = self._part(fields.audio, fields.names(), values)
             text = values[fields.text]
             labelled = {"text": "" if text is None else text, "language": language, "meta": meta}
             return Row(
@@ -272,14 +301,23 @@ class FieldsRow:
         for key in ("chosen", "rejected"):
             if (column := getattr(fields, key)) is not None:
                 record[key] = "" if values[column] is None else values[column]
-        return Row(name, {**record, "meta": meta}, tuple(clips))
+        return Row(name, {**record, "meta": meta}, tuple(self._cut(clips, values, "the conversation")))
 
-    def _part(self, clip: Path | bytes | None, values: dict[str, Any]) -> Clip | None:
-        """Return the part of a clip that the row asks for."""
-        names = self.fields.names()
-        if clip is None or self.fields.segments == "ignore" or (names == USUAL and isinstance(clip, bytes)):
+    def _part(self, column: str, names: SegmentFields, values: dict[str, Any]) -> Clip | None:
+        """Return the part of a clip that the columns of its row ask for."""
+        clip = self._clip(column, values[column], values)
+        if names != USUAL and clip is not None and not isinstance(clip, Segment):
+            return segment_of(values, clip, column, names)
+        if self.fields.audio is None or clip is None:
             return clip
-        return segment_of(values, clip, str(self.fields.audio), names)
+        return self._cut([clip], values, column)[0]
+
+    def _cut(self, clips: list[Clip], fields: dict[str, Any], place: str) -> list[Clip]:
+        """Cut the one clip of a row or a turn as the usual names tell; bytes were cut before."""
+        if self.fields.segments == "ignore" or any(isinstance(clip, bytes) for clip in clips):
+            return clips
+        told = {name: value for name, value in fields.items() if self.fields.may_tell_of_a_part(name)}
+        return cut_alone(told, clips, place)
 
     def _turns(self, values: dict[str, Any], clips: list[Clip]) -> list[dict[str, Any]]:
         turns: list[dict[str, Any]] = []
@@ -301,7 +339,7 @@ class FieldsRow:
         for part in turn.parts:
             if part.audio is not None:
                 said = None if part.transcript is None else values[part.transcript]
-                parts.append(_audio(self._clip(part.audio, values[part.audio], values), said, clips))
+                parts.append(_audio(self._part(part.audio, part.names(), values), said, clips))
             else:
                 text = part.fixed if part.text is None else values[part.text]
                 parts.append({"type": "text", "text": text})
@@ -319,8 +357,14 @@ class FieldsRow:
             raise DataError(f"{messages.column}: expected a list of turns")
         for turn in listed:
             role, content = turn.get(messages.role), []
+            named = (messages.role, messages.text, messages.audio, messages.transcript)
+            if lost := lost_clips({name: value for name, value in turn.items() if name not in named}):
+                raise DataError(
+                    f"{messages.column}: '{lost}' of a turn holds a clip: name it with audio: {lost}"
+                )
             place = f"{messages.column}.{messages.audio}"
             clip = None if messages.audio is None else self._clip(place, turn.get(messages.audio), values)
+            clip = clip if clip is None else self._cut([clip], turn, messages.column)[0]
             text = None if messages.text is None else turn.get(messages.text)
             if clip is not None:
                 said = None if messages.transcript is None else turn.get(messages.transcript)
@@ -348,8 +392,14 @@ class FieldsRow:
             raise DataError(f"{messages.audios}: names no clip")
         return deque(clip for clip in found if clip is not None)
 
-    def _clip(self, column: str, value: Any, values: dict[str, Any]) -> Path | bytes | None:
-        """Return a clip from any of the forms in which Arrow holds audio."""
+    def _clip(self, column: str, value: Any, values: dict[str, Any]) -> Clip | None:
+        """Return a clip from any of the forms in which Arrow holds audio, cut as that itself tells."""
+        source = self._source(column, value, values)
+        if source is None or not isinstance(value, dict) or self.fields.segments == "ignore":
+            return source
+        return segment_of(value, source, column)
+
+    def _source(self, column: str, value: Any, values: dict[str, Any]) -> Path | bytes | None:
         if isinstance(value, dict) and value.get("bytes"):
             value = value["bytes"]
         if is_decoded(value):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import DataError, LayoutConfig, Row, read_bytes
+from kikimimi import DataError, ExampleCorpus, LayoutConfig, Row, read_bytes
 from kikimimi_layouts.corpus_folder import MAX_TABLE, find_file, find_folder, licence_name
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
@@ -44,6 +44,19 @@ class FSD50K(TableLayout):
         self.about = _about(find_file(info, "the licence of each clip"))
         needs, what = ("fname", "labels"), "the ground truth of FSD50K"
         self.table = Table(truth, needs=needs, what=what, keep=self._is_of_part)
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return two clips of the part for development."""
+        about = {name: {"title": name, "license": "CC0", "uploader": "x"} for name in ("1", "2")}
+        return ExampleCorpus(
+            {
+                "FSD50K.ground_truth/dev.csv": "fname,labels,mids,split\n1,Rain,/m/1,train\n2,Bird,/m/2,val",
+                "FSD50K.metadata/dev_clips_info_FSD50K.json": json.dumps(about),
+                "FSD50K.dev_audio/1.wav": None,
+                "FSD50K.dev_audio/2.wav": None,
+            }
+        )
 
     @classmethod
     def matches(cls, path: Path) -> bool:

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kikimimi import (
     BadRow,
     DataError,
+    ExampleCorpus,
     Layout,
     LayoutConfig,
     MissingExtraError,
     RequestError,
     Row,
+    encode_audio,
     listing,
     nearest,
 )
@@ -96,6 +100,21 @@ class HuggingFace(Layout):
         self.maker = FieldsRow(
             self.fields, None if not local.exists() else local if local.is_dir() else local.parent
         )
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return a parquet file with two captioned clips."""
+        try:
+            import pyarrow as pa
+            from pyarrow.parquet import write_table
+        except ImportError:
+            raise MissingExtraError("The layout 'hugging_face'", "datasets", "datasets") from None
+        sound = encode_audio(np.full(8000, 0.1, np.float32), 16_000, kind="WAV", subtype="PCM_16")
+        clips = [{"bytes": sound, "path": name} for name in ("a.wav", "b.wav")]
+        file = pa.BufferOutputStream()
+        write_table(pa.table({"audio": clips, "caption": ["rain", "a bird"]}), file)
+        config = cls.Config(fields="fsd50k-cc0-captioned")
+        return ExampleCorpus({"rows.parquet": file.getvalue().to_pybytes()}, "rows.parquet", config)
 
     @classmethod
     def matches(cls, path: Path) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import BadRow, Layout, LayoutConfig, Row
+from kikimimi import BadRow, ExampleCorpus, Layout, LayoutConfig, Row
 from kikimimi_layouts.corpus_folder import any_good, find_file, find_folder, is_missing, read_lines
 
 _Subset = Literal[
@@ -47,6 +47,14 @@ class JSUT(Layout):
         if not subsets:
             raise is_missing(self.folder, "basic5000", f"a part of JSUT, with {_TRANSCRIPT} and wav")
         self.sentences = any_good([line for subset in subsets for line in self._read(subset)])
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return two sentences of the largest part."""
+        names = ("BASIC5000_0001", "BASIC5000_0002")
+        said = "".join(f"{name}:はい。\n" for name in names)
+        clips = {f"basic5000/wav/{name}.wav": None for name in names}
+        return ExampleCorpus({"basic5000/transcript_utf8.txt": said, **clips})
 
     @classmethod
     def matches(cls, path: Path) -> bool:

@@ -12,6 +12,7 @@ from kikimimi import (
     BadRow,
     Clip,
     DataError,
+    ExampleCorpus,
     Layout,
     LayoutConfig,
     RequestError,
@@ -21,6 +22,7 @@ from kikimimi import (
     clip_name,
 )
 from kikimimi_layouts.corpus_folder import find_file, find_folder
+from kikimimi_layouts.languages import language_code
 
 _MAX_LINE = 1 << 20  # bytes
 _PLACE_IN_FILE = re.compile(r":\d+(?:\[[^\]]*\])?$|\.ark(?:\.gz)?$")
@@ -90,6 +92,19 @@ class Kaldi(Layout):
         self.without_audio = [name for name in self.texts if name not in known]
 
     @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return two segments of one recording."""
+        return ExampleCorpus(
+            {
+                "wav.scp": "a wav/a.wav\n",
+                "segments": "a-1 a 0.0 0.2\na-2 a 0.2 0.5\n",
+                "text": "a-1 yes\na-2 no\n",
+                "utt2spk": "a-1 x\na-2 x\n",
+                "wav/a.wav": None,
+            }
+        )
+
+    @classmethod
     def matches(cls, path: Path) -> bool:
         """Tell whether there is ``wav.scp``."""
         return (path / "wav.scp").is_file()
@@ -135,7 +150,7 @@ class Kaldi(Layout):
         meta["gender"] = _plain(self.genders.get(speaker or ""))
         record = {
             "text": said,
-            "language": self.config.language or _plain(self.languages.get(name)),
+            "language": self.config.language or language_code(_plain(self.languages.get(name)) or "") or None,
             "meta": {key: value for key, value in meta.items() if value is not None},
         }
         return Row(name if self.has_segments else clip_name(name, clip), record, (clip,))

@@ -18,6 +18,7 @@ from kikimimi import (
     BrokenTarError,
     Clip,
     DataError,
+    ExampleCorpus,
     Layout,
     LayoutConfig,
     RequestError,
@@ -28,6 +29,7 @@ from kikimimi import (
     read_entries,
 )
 from kikimimi_layouts.json_files import record_layout
+from kikimimi_layouts.languages import language_code
 from kikimimi_layouts.table import Cells, Table
 
 MAX_MEMBER = 1 << 29
@@ -61,7 +63,8 @@ class Lhotse(Layout):
         """Folder in which relative paths of recordings begin (in Lhotse that of the program that reads
         them); null takes the folder of the cuts."""
         language: Text | None = None
-        """Language of every supervision (ISO 639-1 code); null takes what each says."""
+        """Language of every supervision (ISO 639-1 code); null takes what each says, a code or a name such as
+        ``English``."""
         license: Text | None = None
         """Licence of every supervision (SPDX name); null takes ``license`` in what is custom."""
 
@@ -78,6 +81,32 @@ class Lhotse(Layout):
     def _all(self) -> Iterator[_Found]:
         for table in self.cuts:
             yield from table.rows(0, len(table))
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return two supervisions of one recording."""
+        said = [
+            {"id": f"s{number}", "recording_id": "a", "start": 0.25 * number, "duration": 0.25, "text": text}
+            for number, text in enumerate(("yes", "no"))
+        ]
+        source = {"type": "file", "channels": [0], "source": "a.wav"}
+        recording = {
+            "id": "a",
+            "sources": [source],
+            "sampling_rate": 16000,
+            "num_samples": 8000,
+            "duration": 0.5,
+        }
+        cut = {
+            "id": "c",
+            "start": 0.0,
+            "duration": 0.5,
+            "channel": 0,
+            "supervisions": said,
+            "type": "MonoCut",
+        }
+        line = json.dumps(cut | {"recording": recording})
+        return ExampleCorpus({"cuts.jsonl": line, "a.wav": None}, "cuts.jsonl")
 
     @classmethod
     def matches(cls, path: Path) -> bool:
@@ -171,7 +200,9 @@ class Lhotse(Layout):
         if self.config.license is not None:
             meta["license"] = self.config.license
         meta = {name: value for name, value in meta.items() if value is not None}
-        language = self.config.language or language
+        language = self.config.language or (
+            language_code(language) if isinstance(language, str) else language
+        )
         name = str(supervision.get("id", cut.get("id")))
         return Row(name, {"text": said or "", "language": language, "meta": meta}, (clip,))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kikimimi import BadRow, Layout, LayoutConfig, Row
+from kikimimi import BadRow, ExampleCorpus, Layout, LayoutConfig, Row, paths_in
 from kikimimi_layouts.corpus_folder import any_good, find_folder, is_missing, read_lines
 
 _Split = Literal[
@@ -44,7 +44,7 @@ class LibriSpeech(Layout):
     def __init__(self, path: str, config: Any) -> None:
         super().__init__(path, config)
         self.folder = find_folder(Path(path) / config.split, f"the clips of split={config.split}")
-        transcripts = sorted(_transcripts(self.folder))
+        transcripts = _transcripts(self.folder)
         if not transcripts:
             raise is_missing(self.folder, "SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt", "the transcripts")
         self.utterances = any_good(
@@ -52,9 +52,17 @@ class LibriSpeech(Layout):
         )
 
     @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return two clips of one chapter."""
+        place = "train-clean-100/1/2/1-2"
+        said = "1-2-0000 YES\n1-2-0001 NO\n"
+        clips = {f"{place}-000{number}.flac": None for number in range(2)}
+        return ExampleCorpus({f"{place}.trans.txt": said, **clips})
+
+    @classmethod
     def matches(cls, path: Path) -> bool:
         """Tell whether there is a split with a transcript."""
-        return any(next(_transcripts(path / split), None) for split in get_args(_Split))
+        return any(_transcripts(path / split) for split in get_args(_Split))
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -81,8 +89,8 @@ class LibriSpeech(Layout):
             yield Row(f"{name}.flac", record, (self.folder / speaker / chapter / f"{name}.flac",))
 
 
-def _transcripts(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.glob("*/*/*.trans.txt") if not path.name.startswith("."))
+def _transcripts(folder: Path) -> list[Path]:
+    return paths_in(folder, "*/*/*.trans.txt")
 
 
 def _read(line: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi import LayoutConfig, RequestError, Row, Text, listing, nearest
+from kikimimi import ExampleCorpus, LayoutConfig, RequestError, Row, Text, as_on_disk, listing, nearest
 from kikimimi_layouts.conversations import MARK, ConversationReader, row_name
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
@@ -64,7 +64,23 @@ class LlamaFactory(TableLayout):
         self.columns = self._columns()
         self.tags = {**_TAGS, **(_OPENAI_TAGS if self._format() == "openai" else {}), **self._section("tags")}
         self.reader = ConversationReader(folder, config.mark)
-        self.table = Table(folder / self.info["file_name"], check=self.row)
+        self.table = Table(as_on_disk(folder / self.info["file_name"]), check=self.row)
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return a data set with two questions about clips."""
+        asked = {"role": "user", "content": "<audio>What is it?"}
+        rows = [
+            {"messages": [asked, {"role": "assistant", "content": said}], "audios": [name]}
+            for name, said in (("a.wav", "a tone"), ("b.wav", "a bird"))
+        ]
+        about = {
+            "file_name": "t.json",
+            "formatting": "openai",
+            "columns": {"messages": "messages", "audios": "audios"},
+        }
+        files = {_INFO: json.dumps({"asked": about}), "t.json": json.dumps(rows)}
+        return ExampleCorpus({**files, "a.wav": None, "b.wav": None})
 
     @classmethod
     def matches(cls, path: Path) -> bool:
@@ -146,7 +162,11 @@ def _chosen(folder: Path, wanted: str | None) -> tuple[str, dict[str, Any]]:
     if not found:
         raise RequestError(f"{folder}: holds no {_INFO} that says which files are data sets (file_name)")
     named = {name: about["file_name"] for name, about in found.items() if "file_name" in about}
-    here = [name for name, file in named.items() if isinstance(file, str) and os.path.isfile(folder / file)]
+    here = [
+        name
+        for name, file in named.items()
+        if isinstance(file, str) and os.path.isfile(as_on_disk(folder / file))
+    ]
     if wanted is None and len(here) == 1:
         wanted = here[0]
     if wanted not in found:

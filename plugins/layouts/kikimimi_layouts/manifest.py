@@ -1,5 +1,6 @@
 """Manifests: tables of audio files and their transcripts, or of conversations."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +9,7 @@ from kikimimi import (
     TABLE_SUFFIXES,
     Clip,
     DataError,
+    ExampleCorpus,
     LayoutConfig,
     RequestError,
     Row,
@@ -97,6 +99,14 @@ class Manifest(TableLayout):
         self.needed = {"path": config.path, "text": config.text, **self.names.given()}
         self.reader = ConversationReader(self.folder, config.mark, cut=config.segments == "cut")
         self.table = Table(file, check=self._read)
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return a clip with its transcript, and a conversation."""
+        talk = [{"role": "user", "content": f"{MARK}What is it?"}, {"role": "assistant", "content": "a tone"}]
+        rows = [{"path": "a.wav", "text": "はい"}, {"messages": talk, "audios": ["b.flac"]}]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        return ExampleCorpus({"list.jsonl": lines, "a.wav": None, "b.flac": None}, "list.jsonl")
 
     @classmethod
     def matches(cls, path: Path) -> bool:

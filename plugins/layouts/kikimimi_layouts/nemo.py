@@ -1,11 +1,12 @@
 """Manifests of NeMo: a line of JSON for each utterance."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kikimimi import Clip, DataError, Text
+from kikimimi import Clip, DataError, ExampleCorpus, Text, as_on_disk
 from kikimimi_layouts.conversations import holds_conversation
 from kikimimi_layouts.json_files import record_layout
 from kikimimi_layouts.manifest import Manifest
@@ -32,6 +33,16 @@ class NeMo(Manifest):
 
         path: Text = "audio_filepath"
         """Name of the field with the audio files: relative to the manifest, or absolute."""
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return two parts of one file."""
+        rows = [
+            {"audio_filepath": "a.wav", "offset": offset, "duration": 0.2, "text": text}
+            for offset, text in ((0.0, "yes"), (0.2, "no"))
+        ]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        return ExampleCorpus({"manifest.json": lines, "a.wav": None}, "manifest.json")
 
     @classmethod
     def matches(cls, path: Path) -> bool:
@@ -103,7 +114,7 @@ class NeMo(Manifest):
         return fields.get("normalized_text")
 
     def _text_of(self, where: str, name: str) -> str:
-        path = self.folder / os.path.expanduser(name)
+        path = as_on_disk(self.folder / os.path.expanduser(name))
         if not os.path.isfile(path):
             raise DataError(f"{where}: text_filepath: no such file: {path}")
         try:

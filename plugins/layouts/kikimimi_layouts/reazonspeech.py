@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from kikimimi import BadRow, LayoutConfig, RequestError, Row, listing
+from kikimimi import BadRow, ExampleCorpus, LayoutConfig, RequestError, Row, listing
 from kikimimi_layouts.corpus_folder import is_missing
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
@@ -45,6 +45,12 @@ class ReazonSpeech(TableLayout):
                     f"{tar}: is not unpacked: there is no folder {self.audio / first}. Unpack the archives, "
                     "and name the folder with audio=FOLDER where it is not that of the table"
                 )
+
+    @classmethod
+    def example(cls) -> ExampleCorpus:
+        """Return two clips of the smallest table."""
+        said = "000/1.flac\tはい\n000/2.flac\tいいえ\n"
+        return ExampleCorpus({"tiny.tsv": said, "000/1.flac": None, "000/2.flac": None})
 
     @classmethod
     def matches(cls, path: Path) -> bool:

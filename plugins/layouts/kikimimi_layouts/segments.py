@@ -2,10 +2,10 @@
 
 The usual names are those that manifests of the field use: ``offset`` and ``duration`` (NeMo, MuST-C),
 ``start`` and ``end`` or ``duration`` (Whisper, Lhotse), ``start_time``, ``begin_time`` and ``end_time`` (AMI,
-GigaSpeech), ``start_seconds`` and ``end_seconds`` (AudioSet), ``onset`` and ``offset`` (DCASE),
-``timestamp: [start, end]`` (pipelines of transformers), and ``channel`` (Lhotse). Capitals, underscores,
-hyphens and blanks in them do not count. Times are seconds, where a name ends in ``ms`` milliseconds, or texts
-such as ``00:01:02.500``.
+GigaSpeech), ``start_seconds`` and ``end_seconds`` (AudioSet), ``onset`` and ``offset`` (DCASE), ``xmin`` and
+``xmax`` (Praat), ``timestamp: [start, end]`` (pipelines of transformers), and ``channel`` (Lhotse), also as
+``audio_start``, ``clip_start`` and the like. Capitals, underscores, hyphens and blanks in them do not count.
+Times are seconds, where a name ends in ``ms`` milliseconds, or texts such as ``00:01:02.500``.
 """
 
 import math
@@ -17,29 +17,27 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from kikimimi import DataError, Segment
+from kikimimi import Clip, DataError, Segment, counted
 
-_STEMS = {
-    "start": ("start", "starttime", "segmentstart", "begin", "begintime", "segmentbegin", "offset", "onset"),
-    "end": ("end", "endtime", "segmentend", "stop", "stoptime"),
-    "duration": ("duration", "segmentduration"),
+_UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3}
+_UNITS |= {"milliseconds": 1e-3, "inseconds": 1.0, "inms": 1e-3}
+_WHOSE = "(?:audio|clip|segment|seg|utterance|utt|speech|chunk|wav|media)?"
+_BEGIN, _STOP = "(?:start|begin|onset)", "(?:end|stop)"
+_PLACE = "(?:timestamp|time|t|offset)"
+_UNIT = f"(?P<unit>{'|'.join(filter(None, _UNITS))})?"
+_NAMES = {
+    "start": rf"{_WHOSE}(?:{_BEGIN}{_PLACE}?|{_PLACE}{_BEGIN}|(?:time)?offset|[tx]min){_UNIT}",
+    "end": rf"{_WHOSE}(?:{_STOP}{_PLACE}?|{_PLACE}{_STOP}|[tx]max){_UNIT}",
+    "duration": rf"(?:segment|seg)?dur(?:ation)?{_UNIT}",
+    "channel": r"(?:audio)?channel(?:id|index|idx|selector)?",
+    "samples": r"(?:start|begin|end|stop)(?:sample|frame)|(?:sample|frame)(?:start|begin|end|stop|offset)",
+    "stretch": r"(?:audio|clip)?(?:timestamps?|segments?|intervals?|times?|timerange|timespan)(?P<unit>ms)?",
 }
-_UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3}
-_CHANNELS = ("channel", "channelid", "channelindex", "channelidx", "channelselector", "audiochannel")
-_SAMPLES = ("startsample", "samplestart", "startframe", "framestart", "frameoffset", "sampleoffset")
-_USUAL = {
-    **{
-        stem + unit: (what, scale)
-        for what, stems in _STEMS.items()
-        for stem in stems
-        for unit, scale in _UNITS.items()
-    },
-    **dict.fromkeys(_CHANNELS, ("channel", 1.0)),
-    **dict.fromkeys(_SAMPLES, ("samples", 1.0)),
-    "timestamp": ("timestamp", 1.0),
-}
+"""What names of fields mean, without capitals, blanks and so on."""
+_ARROW = re.compile(r"\s*-->\s*")  # of subtitles
 _CHANNEL_NAMES = {"a": 0, "b": 1, "l": 0, "r": 1, "left": 0, "right": 1}
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")  # HOURS:MINUTES:SECONDS, MINUTES:SECONDS
+_TIME = re.compile(r"[\d.,:]+")
 _ROUGHLY = 0.1  # how far tools that measure the same file differ [s]: MP3 has its own beginning and end
 _AGREE = 0.02  # rounded numbers that mean the same differ by no more [s]
 
@@ -72,7 +70,7 @@ USUAL = SegmentFields()
 
 def is_usual(name: str) -> bool:
     """Tell whether a name is one of the usual ones."""
-    return plain_name(name) in _USUAL
+    return _meaning(plain_name(name)) is not None
 
 
 def segment_of(
@@ -106,6 +104,23 @@ def segment_of(
     return Segment(source, start, length, None if channel is None else int(channel), slack)
 
 
+def cut_alone(fields: Mapping[str, Any], clips: list[Clip], where: str) -> list[Clip]:
+    """Cut the one clip of a turn or a conversation as what stands beside it tells, in the usual names.
+
+    Raises:
+        DataError: As `segment_of`; or a segment is told of, and there are several clips.
+    """
+    if len(clips) == 1:
+        (clip,) = clips
+        return [clip if isinstance(clip, Segment) else segment_of(fields, clip, where)]
+    told = segment_of(fields, Path(), where) if clips else Path()
+    if isinstance(told, Segment) and (told.start or told.channel is not None):
+        raise DataError(
+            f"{where}: tells of a segment, but has {counted(len(clips), 'clip')}: tell it in audio parts"
+        )
+    return clips
+
+
 _Told = dict[str, dict[str, float]]  # what is told (start, end, duration, channel): name of a field to number
 
 
@@ -122,20 +137,49 @@ def _told(fields: Mapping[str, Any], names: SegmentFields) -> _Told:
 
 def _chosen(fields: Mapping[str, Any], names: SegmentFields) -> Iterator[tuple[str, str, Any, float]]:
     for what, name in names.given().items():
-        yield what, name, fields.get(name), _USUAL.get(plain_name(name), ("", 1.0))[1]
+        known = _meaning(plain_name(name))
+        yield what, name, fields.get(name), 1.0 if known is None else known[1]
 
 
-def _usual(fields: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, float]]:
+def _usual(fields: Mapping[str, Any], *, inside: bool = False) -> Iterator[tuple[str, str, Any, float]]:
     plain = {name: plain_name(name) for name in fields}
     of_events = "onset" in plain.values()  # whose offset is where they end
     for name, known in plain.items():
-        what, unit = _USUAL.get(known, ("", 1.0))
+        if (meaning := _meaning(known)) is None:
+            continue
+        what, unit = meaning
         value = fields[name]
-        if what == "timestamp":
-            if isinstance(value, list | tuple) and len(value) == 2:
-                yield from (("start", f"{name}[0]", value[0], unit), ("end", f"{name}[1]", value[1], unit))
-        elif what:
+        if what != "stretch":
             yield "end" if known == "offset" and of_events else what, name, value, unit
+        elif isinstance(value, dict) and not inside:
+            yield from _usual(value, inside=True)  # pyright: ignore[reportUnknownArgumentType]
+        elif ends := _ends(value):
+            yield from (("start", f"{name}[0]", ends[0], unit), ("end", f"{name}[1]", ends[1], unit))
+
+
+def _ends(value: Any) -> list[Any] | None:
+    """Return where a stretch begins and ends that one value tells; None where it tells none."""
+    ends = _ARROW.split(value.strip()) if isinstance(value, str) else value
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        return None
+    return [*ends] if all(_may_be_time(end) for end in ends) else None
+
+
+def _may_be_time(value: Any) -> bool:
+    return (
+        bool(_TIME.fullmatch(value))
+        if isinstance(value, str)
+        else value is None or isinstance(value, float | int)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _meaning(plain: str) -> tuple[str, float] | None:
+    """Return what a name tells, and its unit [s]; None where it tells of no segment."""
+    for what, names in _NAMES.items():
+        if found := re.fullmatch(names, plain):
+            return what, _UNITS[found.groupdict().get("unit") or ""]
+    return None
 
 
 @lru_cache(maxsize=4096)  # tables have the same columns in every row

@@ -23,6 +23,7 @@ from kikimimi import (
 )
 from kikimimi.text import TEMPLATES, ChatTemplate, find_template
 from kikimimi_llms.pretrained import Pretrained
+from kikimimi_llms.rope import rope_per_sequence, switching_length
 from kikimimi_llms.scratch import Scratch, scratch_config
 from kikimimi_llms.transformers_llm import TransformersLLM, until_stop
 
@@ -48,7 +49,10 @@ class DecoderConfig(ComponentConfig):
     """Jinja, or the name of a shipped template (plain, vicuna, alpaca, ...), in place of the tokenizer's own,
     which base models lack; None is the tokenizer's own."""
     template_variables: dict[str, bool | str] = field(default_factory=dict)
-    """Further variables of the chat template, such as `enable_thinking: false` of Qwen3."""
+    """Further variables of the chat template, such as `reasoning_effort: high`; they go before `thinking`."""
+    thinking: bool = False
+    """Whether the LLM is to think before it answers: what switches that in its chat template is set (Qwen3's
+    `enable_thinking`, Granite's `thinking`, `reasoning_effort`, ...). Thoughts are not scored."""
     audio_start: str | None = None
     """Control token of the tokenizer before every clip (Qwen2-Audio: `<|audio_bos|>`); None is none."""
     audio_end: str | None = None
@@ -98,10 +102,12 @@ class Decoder(TransformersLLM):
             source=f"llm '{self.name}' ({config.weights})",
             template=config.chat_template if own else None,
             variables=config.template_variables if own else None,
+            thinking=config.thinking and own,
             audio_start=config.audio_start,
             audio_end=config.audio_end,
         )
         self.model = self._new_model()
+        self._rope_by_length = rope_per_sequence(self.model)
         self._packs = self.model.config.model_type in PACKED
         if self._packs:
             self.model.set_attn_implementation(install_packed_attention())
@@ -130,6 +136,7 @@ class Decoder(TransformersLLM):
             ),
             chat_template=given.tiny_template(),
             template_variables={},
+            thinking=False,
         )
 
     def shard_classes(self) -> set[type[nn.Module]]:
@@ -159,11 +166,15 @@ class Decoder(TransformersLLM):
         ends = lengths.cumsum(0)
         row = torch.searchsorted(ends, select, right=True)
         columns, column = torch.unique(select - (ends - lengths)[row], return_inverse=True)
+        mask = padded.mask().long()
+        # Padding is at position 0, so that each row's positions tell its own length.
+        positions = {"position_ids": (mask.cumsum(1) - 1) * mask} if self._rope_by_length else {}
         output = self.model(
             inputs_embeds=padded.values,
-            attention_mask=padded.mask().long(),
+            attention_mask=mask,
             use_cache=False,
             logits_to_keep=columns,
+            **positions,
         )
         logits: Tensor = output.logits[row, column]
         return logits
@@ -184,8 +195,7 @@ class Decoder(TransformersLLM):
                 f"a prompt of {longest} positions leaves no room in the context of {self.context_length}"
             )
         allowed = replace(generation, max_new_tokens=min(generation.max_new_tokens, room))
-        rows = self._continue(prompts, allowed, self.chat.stop_ids, stopping_criteria=self._stopping())
-        answers = [self._until_stop(row) for row in rows]
+        answers = self._answers(prompts, allowed)
         cut = sum(len(answer) == room for answer in answers)
         if cut and room < generation.max_new_tokens:
             warnings.warn(
@@ -195,6 +205,52 @@ class Decoder(TransformersLLM):
                 stacklevel=2,
             )
         return answers
+
+    def _answers(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        """Continue prompts; one that grows past where LongRoPE switches is read again with the long factors.
+
+        What stands in the cache has the short ones.
+
+        Raises:
+            ValueError: Several beams would have to.
+        """
+        switch = switching_length(self.model)
+        first = [0 if switch is None else max(0, switch + 1 - len(prompt)) for prompt in prompts]
+        crossing = [row for row, number in enumerate(first) if 0 < number < generation.max_new_tokens]
+        if crossing and generation.num_beams > 1:
+            raise ValueError(
+                f"beams cannot be followed past {switch} positions, where the factors of LongRoPE switch, "
+                f"and a prompt of {len(prompts[crossing[0]])} may reach that with max_new_tokens "
+                f"{generation.max_new_tokens}: set num_beams to 1, or max_new_tokens to at most "
+                f"{min(first[row] for row in crossing)}"
+            )
+        answers: list[list[int]] = [[]] * len(prompts)
+        whole = [row for row in range(len(prompts)) if row not in crossing]
+        if whole:
+            made = self._continue_until_stop([prompts[row] for row in whole], generation)
+            for row, answer in zip(whole, made, strict=True):
+                answers[row] = answer
+        for row in crossing:
+            answers[row] = self._across(prompts[row], first[row], generation)
+        return answers
+
+    def _across(self, prompt: Tensor, first: int, generation: Generation) -> list[int]:
+        """Continue a prompt (L, D) by a first number of ids, and then by the rest."""
+        (answer,) = self._continue_until_stop([prompt], replace(generation, max_new_tokens=first))
+        if len(answer) < first:
+            return answer
+        ids = torch.tensor(answer, device=prompt.device)
+        longer = torch.cat([prompt, self.embed(ids).to(prompt.dtype)])
+        rest = replace(generation, max_new_tokens=generation.max_new_tokens - first)
+        return answer + self._continue_until_stop([longer], rest)[0]
+
+    def _continue_until_stop(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        rows = self._continue(prompts, generation, self.chat.stop_ids, stopping_criteria=self._stopping())
+        return [self._until_stop(row) for row in rows]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode ids without control tokens, and without thoughts that stand between such tokens."""
+        return super().decode(self.chat.outside_thoughts(ids))
 
     def _scratch_config(self, scratch: Scratch) -> Any:
         return scratch_config(self.scratch_type, scratch, self.tokenizer)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import torch
 from annotated_types import Gt, MinLen
 
-from kikimimi import Chosen, Loss, Objective, ObjectiveConfig, Step, Units, View, listing, nearest
+from kikimimi import Chosen, Loss, Objective, ObjectiveConfig, Step, Turns, Units, View, listing, nearest
 
 Value = TypeVar("Value")
 
@@ -70,6 +70,16 @@ class Sum(Objective):
     def generates(self) -> bool:
         """Whether a term does."""
         return any(term.generates for term in self.terms.values())
+
+    @property
+    def eval_mode(self) -> bool:
+        """Whether a term asks for it: they share the model's pass."""
+        return any(term.eval_mode for term in self.terms.values())
+
+    @property
+    def turns(self) -> Turns:
+        """All, unless every term compares the last ones alone."""
+        return "last" if all(term.turns == "last" for term in self.terms.values()) else "all"
 
     def units(self, step: Step) -> Mapping[str, Units]:
         """The units of each term.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi import Recogniser, RecogniserConfig, RunFolder, Text, Transcriber
+from kikimimi import Answer, Recogniser, RecogniserConfig, RunFolder, Text, Transcriber
 
 
 class RunRecogniser(Recogniser):
@@ -31,6 +31,6 @@ class RunRecogniser(Recogniser):
         """Return the folder and what tells its newest weights from earlier ones."""
         return f"{config.folder} {RunFolder.open(Path(config.folder)).weights_identity()}"
 
-    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[Answer]:
         """Transcribe clips of (S,) mono float32 at `sample_rate`."""
         return self._transcriber.transcribe(clips, language)

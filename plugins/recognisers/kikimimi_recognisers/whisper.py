@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 from transformers.utils import logging as transformers_logging
 
 from kikimimi import (
+    Answer,
     AudioError,
     Padded,
     PositiveInt,
@@ -35,6 +37,7 @@ from kikimimi_encoders.whisper import (
     model_state,
     open_whisper,
 )
+from kikimimi_recognisers.tiny_whisper import write_tiny_whisper
 
 _PROMPT = 4
 _MULTILINGUAL_VOCABULARY = 51865
@@ -91,7 +94,13 @@ class WhisperRecogniser(Recogniser):
         self._window: int = self.model.config.max_source_positions * 2 * HOP
         self.max_seconds = self._window / SAMPLE_RATE
 
-    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
+    @classmethod
+    def example(cls, folder: Path) -> Config:
+        """Write a tiny Whisper with random weights."""
+        write_tiny_whisper(folder)
+        return cls.Config(weights=str(folder), max_new_tokens=5, device="cpu")
+
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[Answer]:
         """Transcribe clips of (S,) mono float32 at 16 kHz, batched.
 
         Args:
@@ -110,7 +119,7 @@ class WhisperRecogniser(Recogniser):
                     f"recogniser 'whisper' takes at most {self.max_seconds:.2f} s ({self._window} samples)"
                 )
         size = self.config.batch_size
-        texts: list[str] = []
+        texts: list[Answer] = []
         for start in range(0, len(clips), size):
             texts += self._transcribe_batch(clips[start : start + size], language)
         return texts
@@ -129,7 +138,7 @@ class WhisperRecogniser(Recogniser):
             )
 
     @torch.inference_mode()
-    def _transcribe_batch(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
+    def _transcribe_batch(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[Answer]:
         audio = Padded.stack([torch.from_numpy(np.array(clip, np.float32)) for clip in clips])
         audio = audio.to(self.model.device)
         mel = log_mel(audio, self.model.config.num_mel_bins, self._window, whole_window=True)
@@ -147,10 +156,13 @@ class WhisperRecogniser(Recogniser):
             )
         finally:
             transformers_logging.set_verbosity(verbosity)
+        return [self._answer(row) for row in ids.tolist()]
+
+    def _answer(self, row: list[int]) -> Answer:
         # In every Whisper vocabulary the ids from <|endoftext|> on are special ones.
-        end = self.tokenizer.token_to_id("<|endoftext|>")
-        rows = [[token for token in row if token < end] for row in ids.tolist()]
-        return [self.tokenizer.decode(row).strip() for row in rows]
+        end: Any = self.tokenizer.token_to_id("<|endoftext|>")
+        cut = len(row) >= self.config.max_new_tokens and end not in row
+        return Answer(self.tokenizer.decode([token for token in row if token < end]).strip(), cut=cut)
 
 
 def _from_transformers(files: WeightsFiles) -> Any:

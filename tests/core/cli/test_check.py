@@ -37,6 +37,16 @@ def add(text: str) -> Callable[[Path], Any]:
     return lambda path: path.write_text(text + (path.read_text() if path.exists() else ""))
 
 
+def to_itself(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    path.symlink_to(path)
+
+
+def to_nowhere(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    path.symlink_to(path.parent / "unmounted")
+
+
 def more_steps(path: Path) -> None:
     path.write_text(path.read_text().replace("steps: 2", "steps: 3"))
 
@@ -46,6 +56,27 @@ SCORES, LINES, LOOKS = (
     f"evaluations/held_out/{x}" for x in ("scores.json", "small.jsonl", "similarity.json")
 )
 TOKENS = "assets/llm/tokenizer/tokenizer.json"
+LINKED = {
+    name: name.removesuffix("/files.json")
+    for name in (
+        "recipe.yaml",
+        "lock.json",
+        "assets",
+        "checkpoints",
+        "checkpoints/asr",
+        f"{STEP}/files.json",
+        "weights",
+        STAGE,
+        "evaluations",
+        "evaluations/held_out",
+        SCORES,
+        LINES,
+        LOOKS,
+        "metrics.jsonl",
+        "faults",
+        "faults/asr.jsonl",
+    )
+}
 CASES: list[tuple[str, Callable[[Path], Any], str, str]] = [
     ("recipe.yaml", empty, "recipe.yaml", r"is not the recipe .* Restore it from a copy; lock\.json has"),
     ("recipe.yaml", add("seed: x\n"), "recipe.yaml", r".*seed"),
@@ -79,6 +110,11 @@ CASES: list[tuple[str, Callable[[Path], Any], str, str]] = [
     (SCORES, torn, SCORES, r"is not JSON: .* Delete it: 'kikimimi evaluate' makes it again"),
     (LINES, add("{}\n"), LINES, r"line 1: .* Delete it: 'kikimimi evaluate' makes it again"),
     (LOOKS, torn, LOOKS, r"is not JSON: .*Delete the folder"),
+    *[
+        (name, damage, item, r".*(Too many levels of symbolic links|leads nowhere|No such file)")
+        for name, item in LINKED.items()
+        for damage in (to_itself, to_nowhere)
+    ],
 ]
 
 

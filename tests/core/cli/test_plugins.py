@@ -20,6 +20,8 @@ LOWER = """
 from kikimimi.contracts.normaliser import Normaliser
 
 class Lower(Normaliser):
+    \'\'\'Lower case.\'\'\'
+
     def __call__(self, text):
         return text.lower()
 """
@@ -30,11 +32,33 @@ class Thin(Adapter):
     pass
 """
 
+WIDE = """
+from dataclasses import dataclass, field
+
+from kikimimi import PositiveInt, Task, TaskConfig
+from kikimimi.contracts.options import Options
+
+@dataclass(kw_only=True, frozen=True)
+class Inner(Options):
+    width: PositiveInt = 3
+    '''How wide [steps].'''
+
+class Wide(Task):
+    '''Asks widely.'''
+
+    @dataclass(kw_only=True, frozen=True)
+    class Config(TaskConfig):
+        inner: Inner = field(default_factory=Inner)
+        '''What is inside.'''
+"""
+
 
 @dataclass
 class CheckResult:
     name: str
     error: str | None
+    not_tried: str | None = None
+    traceback: str = ""
 
 
 @pytest.fixture
@@ -84,14 +108,18 @@ def test_check_passes_and_fails_with_the_whole_traceback(install: Any) -> None:
     install("lower-case", {NORMALISERS: {"lower": "third_lower:Lower"}}, {"third_lower": LOWER})
     good = CliRunner().invoke(app, ["plugins", "--check", "lower"])
     assert good.exit_code == 0
-    assert good.output == "ok      normaliser 'lower' (lower-case 1.0, third_lower:Lower)\n"
+    assert good.output == "ok      normaliser 'lower' (lower-case 1.0, third_lower:Lower): 6 checks\n"
     site = install(
         "broken", {NORMALISERS: {"breaks": "third_broken:X"}}, {"third_broken": "\nimport no_such_module\n"}
     )
-    bad = CliRunner().invoke(app, ["plugins", "--check", "breaks"])
+    short = CliRunner().invoke(app, ["plugins", "--check", "breaks"])
+    assert short.exit_code == 1
+    assert f"No module named 'no_such_module' (raised in {site / 'third_broken.py'}:2)" in short.output
+    assert "Traceback" not in short.output
+    bad = CliRunner().invoke(app, ["plugins", "--check", "--verbose", "breaks"])
     assert bad.exit_code == 1
     assert bad.output.startswith(
-        "FAILED  normaliser 'breaks' (broken 1.0, third_broken:X)\n        import:\n"
+        "FAILED  normaliser 'breaks' (broken 1.0, third_broken:X): 1 of 1 check\n        import:\n"
     )
     assert "Traceback (most recent call last):" in bad.output
     assert f'File "{site / "third_broken.py"}", line 2, in <module>' in bad.output
@@ -111,11 +139,57 @@ def test_check_runs_the_compliance_kit_on_parts(install: Any, checks: list[tuple
     assert [(kind, component.__name__) for kind, component in checks] == [("adapter", "Thin")]
     assert result.exit_code == 1
     assert result.output == (
-        "FAILED  adapter 'thin' (thin 1.0, third_thin:Thin)\n"
+        "FAILED  adapter 'thin' (thin 1.0, third_thin:Thin): 1 of 2 checks\n"
         "        lengths:\n          ValueError: 3 is not 4\n            at token 2\n"
     )
     rows = json.loads(CliRunner().invoke(app, ["plugins", "--check", "--json", "thin"]).output)
     assert rows[0]["failures"] == [{"check": "lengths", "error": "ValueError: 3 is not 4\n  at token 2"}]
+
+
+def test_a_name_shows_what_it_is_with_its_options() -> None:
+    found = CliRunner().invoke(app, ["plugins", "mlp"])
+    assert found.exit_code == 0
+    assert "adapter 'mlp'\n  from      kikimimi " in found.output
+    assert "  contract  kikimimi.Adapter\n" in found.output
+    line = next(line for line in found.output.split("\n") if " hidden_dim " in line)
+    assert "a whole number (at least 1) or null" in line
+    assert " null " in line
+    assert "Width between the layers" in line
+    (row,) = json.loads(CliRunner().invoke(app, ["plugins", "mlp", "--json"]).output)
+    assert row["contract"] == "kikimimi.Adapter"
+    assert row["options"][1] == {
+        "name": "pool",
+        "value": "one of stack, mean",
+        "default": "`stack`",
+        "about": "How a group of frames becomes one vector: side by side (`downsample` x E wide), or "
+        "averaged (E).",
+    }
+
+
+def test_a_third_partys_options_are_shown_with_those_of_sections(install: Any) -> None:
+    install("wide", {"kikimimi.tasks": {"wide": "third_wide:Wide"}}, {"third_wide": WIDE}, "3.1")
+    (row,) = json.loads(CliRunner().invoke(app, ["plugins", "wide", "--json"]).output)
+    assert (row["distribution"], row["version"], row["contract"]) == ("wide", "3.1", "kikimimi.Task")
+    assert row["about"] == "Asks widely."
+    assert [(o["name"], o["value"], o["default"], o["about"]) for o in row["options"]] == [
+        ("inner", "a section", "its defaults", "What is inside."),
+        ("inner.width", "a whole number (at least 1)", "`3`", "How wide [steps]."),
+    ]
+    assert "inner.width" in CliRunner().invoke(app, ["plugins", "wide"]).output
+
+
+def test_a_name_that_cannot_be_imported_is_shown_as_broken(install: Any) -> None:
+    install(
+        "broken", {NORMALISERS: {"breaks": "third_broken:X"}}, {"third_broken": "import no_such_module\n"}
+    )
+    found = CliRunner().invoke(app, ["plugins", "breaks"])
+    assert found.exit_code == 0
+    assert (
+        "  broken    normaliser 'breaks' (broken 1.0, third_broken:X) is broken: ModuleNotFoun"
+        in found.output
+    )
+    (row,) = json.loads(CliRunner().invoke(app, ["plugins", "breaks", "--json"]).output)
+    assert "No module named 'no_such_module'" in row["error"]
 
 
 def test_unknown_name_is_a_wrong_request() -> None:

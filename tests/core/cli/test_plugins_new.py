@@ -14,26 +14,45 @@ import pytest
 from typer.testing import CliRunner
 
 from kikimimi.cli import app
+from kikimimi.contracts import registry
 from kikimimi.errors import RequestError
+from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.inference.load import load_model
 from kikimimi.recipe import load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.scaffold import TEMPLATE_KINDS, Scaffold
-from kikimimi.testing import list_checks, tiny_recipe, write_shard
+from kikimimi.testing import CheckResult, list_checks, run_checks, tiny_recipe, write_shard
 from kikimimi.training.train import train
-from kikimimi_adapters.mlp import MLPAdapter
-from kikimimi_encoders.whisper.whisper import WhisperEncoder
-from kikimimi_llms.decoder import Llama
 
 ROOT = Path(__file__).parents[3]
-NAMES = {"adapter": "gated-mean", "encoder": "mel_conv", "llm": "tinyByte"}
-BUILT_IN = {"adapter": MLPAdapter, "encoder": WhisperEncoder, "llm": Llama}
+NAMES = {
+    "encoder": "mel_conv",
+    "adapter": "gated-mean",
+    "llm": "tinyByte",
+    "objective": "focal",
+    "task": "ask-field",
+    "layout": "said_list",
+    "voice": "buzzer",
+    "normaliser": "folded",
+    "metric": "exact",
+    "recogniser": "loudness",
+}
 
 RECIPE = f"""
 extends: {ROOT / "recipes" / "quickstart.yaml"}
 adapter: {{name: {NAMES["adapter"]}, downsample: 8}}
 encoder: {{name: {NAMES["encoder"]}}}
 llm: {{name: {NAMES["llm"]}}}
+stages:
+  asr:
+    objective: {NAMES["objective"]}
+    data: {{sentences: {{task: {{name: {NAMES["task"]}}}}}}}
+    validate: {{data: {{held_out: {{task: {{name: {NAMES["task"]}}}}}}}}}
+evaluate:
+  held_out:
+    task: {{name: {NAMES["task"]}}}
+    metric: {NAMES["metric"]}
+    normaliser: {NAMES["normaliser"]}
 """
 
 NOT_FOLLOWED = """
@@ -82,24 +101,33 @@ def run(environment: dict[str, str], folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_there_is_a_template_for_every_kind_that_is_checked() -> None:
-    assert set(TEMPLATE_KINDS) == set(NAMES) == set(BUILT_IN)
+def test_there_is_a_template_for_every_kind() -> None:
+    assert list(TEMPLATE_KINDS) == list(NAMES) == list(registry.KINDS)
 
 
 def test_they_are_found(environment: dict[str, str], tmp_path: Path) -> None:
     rows = json.loads(run(environment, tmp_path, "-m", "kikimimi.cli", "plugins", "--json"))
-    found = {row["name"]: (row["kind"], row["distribution"]) for row in rows}
-    distributions = ("kikimimi-gated-mean", "kikimimi-mel-conv", "kikimimi-tinybyte")
-    assert {name: found[name] for name in NAMES.values()} == dict(
-        zip(NAMES.values(), zip(NAMES, distributions, strict=True), strict=True)
-    )
+    found = {row["kind"]: (row["name"], row["distribution"]) for row in rows if row["name"] in NAMES.values()}
+    distributions = {kind: f"kikimimi-{name.replace('_', '-').lower()}" for kind, name in NAMES.items()}
+    assert found == {kind: (name, distributions[kind]) for kind, name in NAMES.items()}
 
 
 @pytest.mark.slow  # tests/test_third_party.py has one of the kind
-def test_their_own_tests_pass(site: Path, folder: Path, run_pytest: Callable[..., int]) -> None:
-    checks = sum(len(list_checks(kind, component)) for kind, component in BUILT_IN.items())
-    # Two configs and two tests more each.
-    assert run_pytest(site, *(folder / name for name in NAMES.values())) == 2 * checks + 6
+def test_their_own_tests_pass(
+    site: Path, folder: Path, run_pytest: Callable[..., int], with_packages: Callable[[Path], None]
+) -> None:
+    with_packages(site)
+    checks = {kind: len(list_checks(kind, registry.load(kind, name))) for kind, name in NAMES.items()}
+    # Two configs each, but for two kinds, and 20 tests more.
+    expected = 2 * sum(checks.values()) - checks["normaliser"] - checks["recogniser"] + 20
+    assert run_pytest(site, *(folder / name for name in NAMES.values())) == expected
+
+
+def test_their_checks_pass(site: Path, with_packages: Callable[[Path], None]) -> None:
+    with_packages(site)
+    for kind in set(NAMES) - {"encoder", "adapter", "llm", "objective"}:  # those are trained below
+        results = run_checks(kind, registry.load(kind, NAMES[kind]))
+        assert [result for result in results if result != CheckResult(result.name, None)] == []
 
 
 def test_a_recipe_trains_them(site: Path, with_packages: Callable[[Path], None], tmp_path: Path) -> None:
@@ -113,6 +141,15 @@ def test_a_recipe_trains_them(site: Path, with_packages: Callable[[Path], None],
     model = load_model(folder)
     names = [type(part).__name__ for part in (model.encoder, model.adapter, model.llm)]
     assert names == ["MelConvEncoder", "GatedMeanAdapter", "TinyByteLLM"]
+    recipe = folder.recipe
+    chosen = [
+        recipe.stages["asr"].objective,
+        recipe.evaluate["held_out"].task,
+        recipe.evaluate["held_out"].metric,
+    ]
+    assert [one.component.__name__ for one in chosen] == ["FocalObjective", "AskFieldTask", "ExactMetric"]
+    (scores,) = evaluate(folder).values()
+    assert {(score.metric, score.normaliser) for score in scores.values()} == {("exact", "folded")}
 
 
 @pytest.mark.slow  # not for its time: the environment of the default tests has no linter
@@ -191,7 +228,7 @@ def test_a_name_may_carry_its_kind_already() -> None:
             "adaptr",
             r"--kind: there is no template for 'adaptr'\. Did you mean 'adapter'\? Kinds: adapter, e",
         ),
-        ("x", "task", r"there is no template for 'task'\. Kinds: adapter, encoder, llm"),
+        ("x", "judge", r"there is no template for 'judge'\. Kinds: adapter, encoder, layout, llm"),
         (
             "mlp",
             "adapter",
@@ -224,7 +261,7 @@ def test_a_plugin_may_be_called_as_one_of_another_kind() -> None:
     ("arguments", "said"),
     [
         (["plugins", "--help"], r"(?s)short for.*list .*List the registered.* new .*Write a package"),
-        (["plugins", "new", "--help"], r"(?s)NAME .*as recipes will.*--kind .*adapter, encoder or.*--out "),
+        (["plugins", "new", "--help"], r"(?s)NAME .*as recipes will.*--kind .*encoder, adapter, llm.*--out "),
         (["plugins", "mlp", "--help"], r"(?s)\[NAME\].*--check .*--json "),
     ],
 )

@@ -143,6 +143,52 @@ def test_a_folder_whose_place_is_taken_by_a_file(cli: Cli, tmp_path: Path, shard
     assert "One of the folders in this path is a file: choose another path" in done.err
 
 
+@pytest.mark.parametrize(
+    ("command", "work"),
+    [
+        (("data", "check", "{shards}", "--json", "{bad}"), "kikimimi.data.shards.check.ShardCheck"),
+        (("data", "stats", "{shards}", "--json", "{bad}"), "kikimimi.inspect.stats.measure_stats"),
+        (("data", "stats", "{shards}", "--html", "{bad}"), "kikimimi.inspect.stats.measure_stats"),
+        (("data", "index", "{shards}"), "kikimimi.data.shards.indexing._Builder"),
+        (("evaluate", "{run}"), "kikimimi.evaluation.evaluate.load_model"),
+    ],
+    ids=lambda given: " ".join(given[:2]) + given[-2] if isinstance(given, tuple) else "",
+)
+def test_a_target_is_tried_before_the_work(
+    cli: Cli,
+    tmp_path: Path,
+    shards: str,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    work: str,
+) -> None:
+    def begun(*_: Any, **__: Any) -> None:
+        raise AssertionError("the work has begun")
+
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "evaluations").write_text("in the way")
+    index = next(path for path in Path(shards).parent.iterdir() if path.suffix != ".tar")
+    if command[1] == "index":
+        index.unlink()
+        index.mkdir()
+    monkeypatch.setattr(work, begun)
+    names = {"shards": shards, "bad": index / "a.json", "run": run}
+    done = cli(*(word.format(**names) for word in command))
+    assert done.code == 1
+    assert re.search(r"^error: \S+: .*could not be written: (Is a dir|Not a dir|File exists)", done.err, re.M)
+
+
+def test_files_that_may_not_be_large_are_told_of_sound_in_memory(cli: Cli, tmp_path: Path) -> None:
+    """Files without a name, in which sound is held, are limited as others are."""
+    with largest_file(4096):
+        done = cli("data", "synth", "ja_small", "--out", tmp_path / "out", "--count", "1", "--held-out", "1")
+    assert done.code == 1
+    assert re.search(r"sound held in memory: .*ulimit -f", done.err), done.err
+    assert "Traceback" not in done.err
+
+
 def test_a_folder_without_permission(cli: Cli, tmp_path: Path, shards: str) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir(mode=0o555)

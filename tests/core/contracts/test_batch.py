@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
 
-from kikimimi import Rendered, View
+from kikimimi import Rendered, Stretch, View
 from kikimimi.contracts.batch import Batch, Sample, collate
 
 
@@ -55,3 +56,42 @@ def test_a_view_is_of_all_conversations() -> None:
         collate([sample(written=rendered(1, 7, 2)), sample()])
     with pytest.raises(ValueError, match="the batch holds no rejected answers"):
         collate([sample()]).with_rejected()
+
+
+def test_the_last_turn_of_an_answer() -> None:
+    """Two answers, of which a template may write nothing between: spans tell them apart."""
+    spoken: list[Stretch] = [
+        ("text", "user", [1, 2], False),
+        ("text", "assistant", [3, 4], True),
+        ("template", None, [9], True),
+    ]
+    again: list[Stretch] = [("text", "assistant", [5], True), ("template", None, [9], True)]
+    header: list[Stretch] = [("template", None, [8], False)]
+    for between in ([], header):
+        made = Rendered.of([*spoken, *between, *again])
+        start = 5 + len(between)
+        assert made.answer_start == start
+        assert made.last_turn().loss == [place >= start for place in range(start + 2)]
+        assert made.last_turn().ids == made.ids
+    one = Rendered.of(spoken)
+    assert (one.answer_start, one.last_turn()) == (2, one)
+    asked = Rendered.of(spoken[:1])
+    assert (asked.answer_start, asked.last_turn()) == (2, asked)
+    # An LLM that tells no spans: the last run of targets.
+    bare = Rendered([1, 2, 3, 4], [True, False, False, True], [])
+    assert bare.last_turn().loss == [False, False, False, True]
+
+
+def test_the_last_turns_of_a_batch() -> None:
+    first = Rendered([1, 2, 3, 4], [False, True, False, True], [])
+    second = Rendered([5, 6, 7], [False, True, True], [])
+    samples = [Sample(f"x/{i}", first, [], views={"rejected": second}) for i in range(2)]
+    pairs = collate(samples).with_rejected().last_turns()
+    alone = [False, False, False, True]
+    assert pairs.loss.tolist() == [*alone, *alone, *second.loss, *second.loss]
+    assert pairs.to(torch.device("cpu")).answer_starts.tolist() == [3, 3, 1, 1]
+    answers = collate(samples).continued([[8, 9], [8]])
+    assert answers.last_turns().loss.tolist() == [False] * 4 + [True] * 2 + [False] * 4 + [True]
+    unknown = replace(collate(samples), answer_starts=torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="not known where the last turns"):
+        unknown.last_turns()

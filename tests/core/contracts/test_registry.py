@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import signal
 import sys
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -48,7 +50,7 @@ def test_two_distributions_with_one_name_are_both_named(install: Any) -> None:
         registry.load("normaliser", "lower")
     assert str(raised.value) == (
         "normaliser 'lower' is claimed by first 1.0 (third_a:Lower) and second 0.2 (third_b:Lower). "
-        "Uninstall one of them."
+        "Say whose with 'first:lower', uninstall one, or switch one off: KIKIMIMI_DISABLE_PLUGINS=first"
     )
 
 
@@ -65,7 +67,7 @@ def test_a_broken_plugin_stops_nothing_until_it_is_named(install: Any) -> None:
     assert str(raised.value) == (
         "normaliser 'breaks' (broken 0.1, third_broken:Lower) is broken: ModuleNotFoundError: "
         f"No module named 'no_such_module' (raised in {site / 'third_broken.py'}:1). "
-        "'kikimimi plugins --check breaks' shows the whole traceback."
+        "'kikimimi plugins --check --verbose breaks' shows the whole traceback."
     )
 
 
@@ -104,3 +106,105 @@ def test_an_unknown_kind_is_answered_with_the_kinds() -> None:
         PluginError, match=r"'adaptor' is not a kind of plugin. Did you mean 'adapter'\? Kinds: adapter,"
     ):
         registry.names("adaptor")
+
+
+def two_that_claim(install: Any) -> None:
+    install("First_Ears", {NORMALISERS: {"lower": "third_a:Lower"}}, {"third_a": LOWER}, "1.0")
+    install("second", {NORMALISERS: {"lower": "third_b:Lower"}}, {"third_b": LOWER}, "0.2")
+
+
+def test_a_name_may_say_whose_it_is(install: Any) -> None:
+    two_that_claim(install)
+    assert registry.find("normaliser", "second:lower").value == "third_b:Lower"
+    assert (
+        registry.find("normaliser", "first-ears:lower").distribution == "First_Ears"
+    )  # as pip compares names
+    assert registry.load("normaliser", "second:lower").__module__ == "third_b"
+    with pytest.raises(PluginError, match=r"secnd registers no normaliser 'lower'\. Did you mean 's"):
+        registry.find("normaliser", "secnd:lower")
+    with pytest.raises(PluginError, match=r"no normaliser is called 'upper'"):
+        registry.find("normaliser", "second:upper")
+
+
+def test_what_a_run_was_made_with_is_taken(install: Any) -> None:
+    two_that_claim(install)
+    registry.prefer("lower", "first-ears")
+    assert registry.find("normaliser", "lower").value == "third_a:Lower"
+    registry.prefer("lower", "not-installed")
+    assert registry.find("normaliser", "lower").value == "third_a:Lower"
+
+
+def test_plugins_of_a_distribution_are_switched_off(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_that_claim(install)
+    monkeypatch.setenv("KIKIMIMI_DISABLE_PLUGINS", "other, first_ears")
+    registry.refresh()
+    assert registry.find("normaliser", "lower").distribution == "second"
+
+
+def test_another_kikimimi_than_it_asks_for_is_refused(install: Any) -> None:
+    site = install("late", {NORMALISERS: {"lower": "third_lower:Lower"}}, {"third_lower": LOWER})
+    metadata = site / "late-1.0.dist-info" / "METADATA"
+    metadata.write_text(
+        f"{metadata.read_text()}Requires-Dist: kikimimi-more>=7\nRequires-Dist: kikimimi>=99.1\n"
+    )
+    registry.refresh()
+    with pytest.raises(PluginError) as raised:
+        registry.load("normaliser", "lower")
+    assert str(raised.value).startswith(
+        "normaliser 'lower' (late 1.0, third_lower:Lower) needs kikimimi >=99.1, and "
+        f"{version('kikimimi')} is installed. Install what fits: pip install 'kikimimi>=99.1', or "
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "import sys\nsys.exit('no licence')\n",
+            r"SystemExit: no licence \(raised in .*third_odd\.py:2\)",
+        ),
+        (
+            "import time\ntry:\n    time.sleep(60)\nexcept Exception:\n    pass\n",
+            r"importing it takes more than 0\.2 s",
+        ),
+        ("import json\njson.loads('{')\n", r"JSONDecodeError: .* \(raised in .*third_odd\.py:2\)"),
+    ],
+)
+def test_a_module_that_exits_or_hangs_is_its_plugins_failure(
+    install: Any, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
+    registry.load("normaliser", "none")  # the contract is imported
+    monkeypatch.setenv("KIKIMIMI_IMPORT_SECONDS", "0.2")
+    install("odd", {NORMALISERS: {"lower": "third_odd:Lower"}}, {"third_odd": source})
+    with pytest.raises(PluginError, match=message):
+        registry.load("normaliser", "lower")
+    assert registry.load("normaliser", "none")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_the_limit_on_imports_is_a_time(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIKIMIMI_IMPORT_SECONDS", "soon")
+    registry.refresh()
+    with pytest.raises(PluginError, match=r"KIKIMIMI_IMPORT_SECONDS: expected seconds above 0, not 'soon'"):
+        registry.load("normaliser", "none")
+
+
+def test_a_class_of_another_kind_is_told_where_it_belongs(install: Any) -> None:
+    install("astray", {"kikimimi.metrics": {"lower": "third_lower:Lower"}}, {"third_lower": LOWER})
+    with pytest.raises(PluginError, match=r"It is a Normaliser: register it under .* kikimimi\.normalisers"):
+        registry.load("metric", "lower")
+
+
+def test_what_nothing_can_be_made_of_is_pointed_out(install: Any) -> None:
+    assert registry.misplaced() == []
+    entries = {
+        "kikimimi.normalizers": {"lower": "third_lower:Lower"},
+        NORMALISERS: {"lower case": "third_lower:Lower"},
+    }
+    install("astray", entries, {"third_lower": LOWER})
+    second, first = registry.misplaced()
+    assert first == f"astray: {NORMALISERS} 'lower case': {registry.NAME_RULE}"
+    assert second.startswith(
+        "astray: 'kikimimi.normalizers' is no group of plugins. Did you mean 'kikimimi.normalisers'? Groups: "
+    )
+    assert "lower case" not in registry.names("normaliser")

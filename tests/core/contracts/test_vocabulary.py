@@ -6,7 +6,7 @@ import pytest
 
 from kikimimi import CharacterVocabulary, TokenizerVocabulary
 from kikimimi.contracts.vocabulary import BytesVocabulary
-from kikimimi.errors import RunError
+from kikimimi.errors import DamagedError
 from kikimimi_llms.scratch import build_tokenizer
 
 
@@ -24,11 +24,11 @@ def test_characters_come_back_from_a_file(tmp_path: Path) -> None:
     assert again.characters == vocabulary.characters
     (tmp_path / "broken.json").write_text("{", encoding="utf-8")
     for name in ("broken.json", "missing.json"):
-        with pytest.raises(RunError, match=f"{name}: no vocabulary can be read"):
+        with pytest.raises(DamagedError, match=f"{name}: no vocabulary can be read"):
             CharacterVocabulary.load(tmp_path / name)
     for content in ("5", '{"a": 1}', '["ab"]', "[1]"):
         (tmp_path / "other.json").write_text(content, encoding="utf-8")
-        with pytest.raises(RunError, match=r"other.json: .* it is no list of single characters"):
+        with pytest.raises(DamagedError, match=r"other.json: .* it is no list of single characters"):
             CharacterVocabulary.load(tmp_path / "other.json")
 
 

@@ -161,9 +161,7 @@ def test_a_long_clip_takes_the_memory_of_some_blocks(tmp_path: Path) -> None:
     with soundfile.SoundFile(path, "w", rate, 1, format="FLAC", subtype="PCM_16") as file:
         for _ in range(20):
             file.write(np.zeros(60 * rate, dtype=np.int16))
-    done = subprocess.run(
-        [sys.executable, "-c", LONG, str(path)], check=True, capture_output=True, text=True, timeout=100
-    )
+    done = subprocess.run([sys.executable, "-c", LONG, str(path)], check=True, capture_output=True, text=True)
     samples, seconds, megabytes = map(float, done.stdout.split())
     assert (samples, seconds) == (1200 * 16_000, 1200)
     assert megabytes < 200  # to resample it whole would take more than a gigabyte

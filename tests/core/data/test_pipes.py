@@ -12,7 +12,7 @@ import soundfile
 
 from kikimimi import Segment
 from kikimimi.data import flac, ogg
-from kikimimi.data.audio import decode_whole, encode_audio, probe
+from kikimimi.data.audio import decode, decode_whole, encode_audio, probe
 from kikimimi.data.content import Content, made_of, whole
 from kikimimi.errors import AudioError
 
@@ -351,3 +351,99 @@ def test_headers_that_contradict_themselves() -> None:
     aiff[at : at + 4] = struct.pack(">I", 20_000)
     with pytest.raises(AudioError, match="clip: damaged: its header promises 40000 bytes of samples"):
         decode_whole(bytes(aiff), name="clip")
+
+
+def test_w64_ends_where_its_samples_do() -> None:
+    """libsndfile takes what follows for more of them."""
+    content = encoded("W64")
+    expected, _ = decode_whole(content, name="clip")
+    chunk = b"list" + bytes(12) + struct.pack("<q", 24 + 4000) + bytes(range(250)) * 16
+    outer = content[:16] + struct.pack("<q", len(content) + len(chunk)) + content[24:]
+    for whole_file in (content + bytes(700), content + bytes(range(1, 200)), outer + chunk):
+        assert np.array_equal(decode_whole(whole_file, name="clip")[0], expected)
+    with pytest.raises(AudioError, match="promises 80000 bytes of samples, but 4000 more follow"):
+        probe(content + content[-4000:], "clip")
+
+
+def in_wav(frames: bytes, size: int | None = None, code: int = 0x55) -> bytes:
+    form = struct.pack("<HHIIHHHHIHHH", code, 1, 16_000, 4000, 1, 0, 12, 1, 2, 288, 1, 1393)
+    chunks = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"fact" + struct.pack("<II", 4, 12_345)
+    data = struct.pack("<I", len(frames) if size is None else size) + frames
+    return b"RIFF" + struct.pack("<I", len(chunks) + 4 + len(data)) + chunks + b"data" + data
+
+
+@pytest.mark.parametrize("size", [None, 0, 0xFFFFFFFF])
+def test_mp3_in_wav(size: int | None) -> None:
+    """Its frames are counted: what the chunks around them say of its length is a guess."""
+    mp3 = encoded("MP3", "MPEG_LAYER_III")
+    expected, _ = decode_whole(mp3, name="clip")
+    assert np.array_equal(decode_whole(in_wav(mp3, size), name="clip")[0], expected)
+    with pytest.raises(AudioError, match="clip: breaks off"):
+        decode_whole(in_wav(mp3, size)[:-700], name="clip")
+    for other in (b"x" * 999, in_wav(mp3), b""):
+        with pytest.raises(AudioError):
+            decode_whole(in_wav(other), name="clip")
+
+
+def test_what_cannot_be_sought_in_is_read_from_its_beginning() -> None:
+    content = encoded("WAV", "GSM610", rate=8000)
+    samples, _ = decode_whole(content, name="clip")
+    assert len(samples) == pytest.approx(40_000, abs=320)
+    part, _ = decode_whole(Segment(content, 1.0, 2.0), name="clip")
+    assert np.array_equal(part, samples[8000:24_000])
+
+
+@pytest.mark.parametrize("subtype", ["ALAC_16", "ALAC_24"])
+def test_alac_in_caf_by_its_table_of_packets(subtype: str) -> None:
+    """libsndfile takes a damaged table for a shorter clip."""
+    content = encoded("CAF", subtype)
+    expected, _ = decode_whole(content, name="clip")
+    assert len(expected) == 40_000
+    at = content.index(b"pakt") + 12
+    size = struct.unpack(">q", content[at - 8 : at])[0]
+    for place in range(at, at + size):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            try:
+                samples, _ = decode_whole(bytes(damaged), name="clip")
+            except AudioError:
+                continue
+            assert np.array_equal(samples, expected)  # in the padding of the table
+    damaged = bytearray(content)
+    damaged[at + 24] -= 1
+    with pytest.raises(
+        AudioError, match="clip: damaged: its table says 10 packets of 4096 samples, 40960 in"
+    ):
+        probe(bytes(damaged), "clip")
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"), [("AIFF", "PCM_16"), ("AIFF", "ULAW"), ("AIFF", "PCM_U8"), ("W64", "PCM_16")]
+)
+def test_no_field_of_a_header_makes_a_shorter_clip(kind: str, subtype: str) -> None:
+    content = encoded(kind, subtype)
+    assert len(decode_whole(content, name="clip")[0]) == 40_000
+    for place in range(content.index(b"SSND" if kind == "AIFF" else b"data") + 24):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            try:
+                samples, _ = decode_whole(bytes(damaged), name="clip")
+            except AudioError:
+                continue
+            assert len(samples) > 40_000 - 4  # a chunk may be padded to 8 bytes
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "IMA_ADPCM", "GSM610"])
+@pytest.mark.parametrize("samples", [39_999, 40_010])
+def test_aiff_of_odd_lengths(subtype: str, samples: int) -> None:
+    content = encode_audio(wave(samples)[:, 0].astype(np.float32), 16_000, kind="AIFF", subtype=subtype)
+    assert 0 <= len(decode_whole(content, name="clip")[0]) - samples < 64
+
+
+@pytest.mark.parametrize("rate", [15_997, 16_001, 16_002, 44_101, 47_999])
+def test_rates_close_to_the_wanted_one(rate: int) -> None:
+    content = encode_audio(wave()[:, 0].astype(np.float32), rate, kind="WAV", subtype="PCM_16")
+    samples = decode(content, sample_rate=16_000, name="clip")
+    assert len(samples) == pytest.approx(40_000 * 16_000 / rate, rel=5e-4)

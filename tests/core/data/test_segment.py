@@ -108,6 +108,9 @@ def test_one_of_two_channels_that_cancel_is_heard() -> None:
         (1.0, 0.0, "begins at 1 s and is 0 s long"),
         (math.nan, 1.0, "begins at nan s"),
         (1.0, math.inf, "is inf s long"),
+        (1.0, 1e308, r"is 1e\+308 s long"),
+        (1e308, None, r"begins at 1e\+308 s"),
+        (1e308, 1e308, r"begins at 1e\+308 s"),
         (1.0, 0.01, "10.0 ms long; the shortest is 25 ms"),
     ],
 )

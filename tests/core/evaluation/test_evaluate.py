@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from webdataset.writer import TarWriter
 
-from kikimimi import Generation, Recogniser, RecogniserConfig
+from kikimimi import Answer, Generation, Recogniser, RecogniserConfig
 from kikimimi.contracts import registry
 from kikimimi.contracts.metric import Score
 from kikimimi.contracts.precision import DTYPES
@@ -24,7 +24,7 @@ from kikimimi.data.shards.indexing import build_index
 from kikimimi.errors import DataError, RequestError, RunError
 from kikimimi.evaluation.evaluate import evaluate, evaluate_stage
 from kikimimi.evaluation.predictions import Predictions, held_identity, read_predictions
-from kikimimi.evaluation.score import score
+from kikimimi.evaluation.score import read_scores, score
 from kikimimi.inference.engine import Engine, Prompt
 from kikimimi.inference.load import load_model
 from kikimimi.model.lora import AudioGate
@@ -434,7 +434,7 @@ def note_batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     whole = Engine.answer
 
-    def answer(self: Engine, prompts: Sequence[Prompt], *rest: Any) -> list[str]:
+    def answer(self: Engine, prompts: Sequence[Prompt], *rest: Any) -> list[Answer]:
         sizes.append(len(prompts))
         return whole(self, prompts, *rest)
 
@@ -570,3 +570,76 @@ def test_evaluating_a_run_that_trains(run: Change, capsys: pytest.CaptureFixture
         evaluate(folder)
     said = capsys.readouterr().err
     assert "is being trained: scored is what it has reached, weights/asr.safetensors" in said
+
+
+def test_white_space_at_the_ends_of_an_answer_is_not_scored(run: Change, monkeypatch: Any) -> None:
+    """A blank that a template leaves before each answer cost 14 % CER on seven characters."""
+    said = "あいうえおかき"
+    (raw,) = [score([said], [f" {said}"], metric="cer", normaliser="none")]
+    assert round(raw.value) == 14
+    monkeypatch.setattr("kikimimi.evaluation.evaluate._reference", lambda corpus, row: f"{said}\n")
+    systems = {
+        "blank": baseline("echo", text=f" {said}\n"),
+        "thinks": baseline("echo", text=f"<think>x</think> {said}"),
+    }
+    folder = run(normaliser="none", baselines=systems)
+    monkeypatch.setattr("kikimimi.evaluation.evaluate.Engine.answer", lambda *_: [Answer(f" {said}")] * 6)
+    found = evaluate(folder)["held_out"]
+    assert {system: found[system].value for system in found} == dict.fromkeys(("quickstart", *systems), 0)
+    assert found["thinks"].thoughts == 6
+    (line, *_) = read_predictions(predictions(folder, "thinks")).values()
+    assert line["prediction"] == f"<think>x</think> {said}"  # kept as it was written
+
+
+def test_answers_that_are_cut_or_loop_are_counted(run: Change) -> None:
+    loop = "はい、" * 7
+    folder = run(baselines={"echo": baseline("echo"), "loops": baseline("echo", text=loop)})
+    found = evaluate(folder)["held_out"]
+    lines = read_predictions(predictions(folder)).values()
+    cut = [line["cut"] for line in lines if "cut" in line]
+    assert len(cut) == 6
+    assert found["quickstart"].truncated == sum(cut)
+    assert found["quickstart"].share("truncated") == sum(cut) / 6
+    assert (found["echo"].truncated, found["echo"].looped) == (None, 0)  # a recogniser may not say
+    assert (found["loops"].truncated, found["loops"].looped) == (None, 6)
+    written = folder.read_json("evaluations/held_out/scores.json")
+    assert written["quickstart"]["truncated"] == sum(cut)
+    assert written["loops"]["looped"] == 6
+    assert "truncated" not in written["loops"]
+    again = Score.from_json(written["loops"])
+    assert (again.looped, again.truncated, again.share("truncated")) == (6, None, None)
+
+
+def test_predictions_and_scores_from_before_they_were_counted(run: Change) -> None:
+    folder = run()
+    evaluate(folder)
+    path = predictions(folder)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text(
+        "".join(json.dumps({k: v for k, v in line.items() if k != "cut"}) + "\n" for line in lines)
+    )
+    held = folder.read_json("evaluations/held_out/scores.json")
+    for count in ("truncated", "looped"):
+        del held["quickstart"][count]
+    folder.write_json("evaluations/held_out/scores.json", held)
+    assert read_scores(folder.path / "evaluations/held_out/scores.json") == held
+    found = evaluate(folder)["held_out"]["quickstart"]
+    assert found.truncated is None
+    assert found.looped == 0
+
+
+def test_a_loop_that_was_said_is_none() -> None:
+    loop = "はい、" * 7
+    counted = score([loop, "はい"], [Answer(loop), Answer(loop)], metric="cer", normaliser="none")
+    assert (counted.looped, counted.truncated) == (1, None)
+    cut = [Answer("あ", cut=True), Answer("い", cut=False)]
+    assert score(["あ", "い"], cut, metric="cer", normaliser="none").truncated == 1
+
+
+def test_thoughts_are_not_scored() -> None:
+    """A perfect answer after Qwen3's empty thought had a character error rate of 173 %."""
+    said = "今日は天気がいいですね"
+    written = f"<think>\n\n</think>\n\n{said}"
+    assert round(100 * (len(written) - len(said)) / len(said)) == 173
+    found = score([said], [Answer(written, cut=False)], metric="cer", normaliser="none")
+    assert (found.value, found.thoughts, found.to_json()["thoughts"]) == (0, 1, 1)

@@ -38,6 +38,7 @@ def test_a_quotation_mark_in_a_tsv_is_a_character(tmp_path: Path) -> None:
         ("a.csv", "id,ref,p\n1,a,b\n", r"no column is called 'r'\. Columns: id, ref, p$"),
         ("a.csv", "r,pp\na,b\n", r"no column is called 'p'\. Did you mean 'pp'\? Columns: r, pp$"),
         ("a.csv", "r,p,r\na,b,c\n", "2 columns are called 'r'"),
+        ("a.tsv", "r\tp\ra\tb\r", "its lines end in carriage returns; save it with line feeds"),
         ("a.csv", "r,p\na,b\nc\n", "line 3: 1 values, but the header names 2 columns"),
         ("a.csv", "r,p\na,b,c\n", "line 2: 3 values, but the header names 2 columns"),
         ("a.csv", 'r,p\na,"b" c\n', "line 2: ',' expected after '\"'"),

@@ -1,5 +1,7 @@
 """What is read from disk is held against a limit before it is read, and against a type after that."""
 
+import errno
+import glob
 import os
 import resource
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ import pytest
 from typing_extensions import TypedDict
 
 from kikimimi.errors import DamagedError
-from kikimimi.files.reading import read_bytes, read_json, read_text
+from kikimimi.files.reading import file_there, folder_there, paths_in, read_bytes, read_json, read_text
 
 pytestmark = pytest.mark.fault(
     "Limits: files of ours", "refused before they are read; the error names the file"
@@ -98,3 +100,62 @@ def test_too_many_open_files_say_nothing_of_a_file(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("kikimimi.files.reading.os.open", refuse)
     with pytest.raises(OSError, match="Too many open files"):
         read_bytes(tmp_path / "a", limit=10)
+
+
+def test_a_name_that_leads_nowhere_is_not_one_that_is_not_there(tmp_path: Path) -> None:
+    loop, lost, folder, file = (tmp_path / name for name in ("loop", "lost", "folder", "file"))
+    loop.symlink_to(loop)
+    lost.symlink_to(tmp_path / "gone")
+    folder.mkdir()
+    file.write_text("")
+    assert (file_there(file), folder_there(folder)) == (True, True)
+    for there in (file_there, folder_there):
+        assert not there(tmp_path / "none")
+        assert not there(file / "below")
+        with pytest.raises(DamagedError, match=r"loop: cannot be read: Too many levels .*\. Restore it"):
+            there(loop, "Restore it")
+        with pytest.raises(DamagedError, match=r"lost: is a symbolic link that leads nowhere\. Restore it"):
+            there(lost, "Restore it")
+    with pytest.raises(DamagedError, match="folder: is not a file"):
+        file_there(folder)
+    with pytest.raises(DamagedError, match="file: is not a folder"):
+        folder_there(file)
+
+
+def test_paths_match_as_those_of_glob(tmp_path: Path) -> None:
+    names = ("b/2.tar", "b/1.tar", "a/3.tar", "a/x.txt", "a/.4.tar", ".c/5.tar", "6.tar", "[d]/7.tar")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    for pattern in (
+        "*.tar",
+        "*/*.tar",
+        "a/*",
+        "?/[12].tar",
+        "a/3.tar",
+        "none/*",
+        "6.tar/*",
+        "*/none",
+        "[[]d]/*",
+    ):
+        expected = sorted(glob.glob(str(tmp_path / pattern)))
+        assert [*map(str, paths_in(tmp_path, pattern))] == expected, pattern
+    assert paths_in(tmp_path, ".*/*") == [tmp_path / ".c" / "5.tar"]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "closed").mkdir()
+    listed = os.listdir
+
+    def refuse(path: Path) -> list[str]:
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert paths_in(tmp_path, "*") == [tmp_path / "closed", tmp_path / "open"]
+    with pytest.raises(PermissionError, match="closed"):
+        paths_in(tmp_path, "*/*.tar")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kikimimi.errors import WriteError
-from kikimimi.files.writing import add_lines, whole_file, writing
+from kikimimi.files.writing import add_lines, check_target, whole_file, writing
 
 pytestmark = pytest.mark.fault(
     "The system: what is refused while a file is written", "the file before is untouched"
@@ -44,6 +44,35 @@ def test_after_an_error_the_file_before_is_untouched_and_nothing_is_left_beside_
         raise RuntimeError
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_target_is_tried_before_the_work_and_nothing_is_left_there(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("before")
+    check_target(None)
+    check_target(tmp_path / "there")
+    check_target(tmp_path / "new" / "folders" / "a.json")
+    assert os.listdir(tmp_path) == ["there"]
+    assert (tmp_path / "there").read_text() == "before"
+    with pytest.raises(WriteError, match=r"could not be written: Is a directory\. It is a folder: choose"):
+        check_target(tmp_path)
+    with pytest.raises(WriteError, match=r"One of the folders in this path is a file"):
+        check_target(tmp_path / "there" / "a.json")
+    with pytest.raises(
+        WriteError, match=r"a\.json: could not be written: No such .*Its folder is gone, or takes"
+    ):
+        check_target(Path("/proc/a.json"))
+
+
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/null")):
+        with pytest.raises(WriteError, match=r"is a device or a pipe, .*: name a file"):
+            check_target(path)
+        with pytest.raises(WriteError, match="is a device or a pipe"), whole_file(path) as unfinished:
+            unfinished.write_text("text")
+    assert pipe.is_fifo()
+    assert Path("/dev/null").is_char_device()
 
 
 def test_a_full_disk_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:

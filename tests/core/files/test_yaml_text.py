@@ -163,3 +163,28 @@ def test_nothing_else_reads_yaml() -> None:
             "parse",
             "full_load",
         }, path
+
+
+@pytest.mark.fault(
+    "Rows: tabs, line feeds, carriage returns, long fields", "the row is taken, or counted as malformed"
+)
+@pytest.mark.parametrize("character", ["\x85", "\u2028", "\u2029"])
+def test_lines_end_at_line_feeds_only(character: str) -> None:
+    texts = {
+        f"a: x{character}y": {"a": f"x{character}y"},
+        f"a: 'x{character}y'": {"a": f"x{character}y"},
+        f'a: "x{character}  y"': {"a": f"x{character}  y"},
+        f"a: |\n  x{character}y\n  z\n": {"a": f"x{character}y\nz\n"},
+        f"a: >\n  x{character}  y\n  z\n": {"a": f"x{character}  y z\n"},
+        f"x{character}y: z": {f"x{character}y": "z"},
+        f"a: b # c{character}d: 1": {"a": "b"},
+        f"# c{character}d: 1\na: b": {"a": "b"},
+    }
+    for text, value in texts.items():
+        assert parse_yaml(text) == value
+        node = compose_yaml(text)
+        assert isinstance(node, yaml.MappingNode)
+        assert {key.value: item.value for key, item in node.value} == value
+    text = f"x{character}{character} y {character}"
+    for unicode in (True, False):
+        assert parse_yaml(yaml.safe_dump({"a": text}, allow_unicode=unicode)) == {"a": text}

@@ -95,3 +95,39 @@ def test_what_an_llm_refuses_is_told_with_the_names(engine: Engine, monkeypatch:
     monkeypatch.setattr(engine.model.llm, "render", refuse)
     with pytest.raises(DataError, match=r"^a: not on Sundays"):
         engine.answer([prompt("a", 0.4)], SHORT)
+
+
+def test_an_answer_says_whether_it_was_cut(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [engine.model.llm.vocabulary.encode(text) for text in ("abcd", "abc", "")]
+    monkeypatch.setattr(engine.model, "generate_ids", lambda *_: ids)
+    prompts = [prompt(name, 0.3) for name in ("a", "b", "c")]
+    found = engine.answer(prompts, SHORT)
+    assert [(text, text.cut) for text in found] == [("abcd", True), ("abc", False), ("", False)]
+
+
+def test_the_end_of_the_context_cuts_an_answer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = prompt("a", 0.3)
+    _, packed, _ = engine.pack([one])
+    engine.model.llm.context_length = int(packed.lengths.max()) + 2
+    ids = engine.model.llm.vocabulary.encode("ab")
+    monkeypatch.setattr(engine.model, "generate_ids", lambda *_: [ids])
+    assert engine.answer([one], SHORT)[0].cut is True
+
+
+def test_white_space_around_an_answer_is_left_out(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = engine.model.llm.vocabulary.encode(" a b\n")
+    monkeypatch.setattr(engine.model, "generate_ids", lambda *_: [ids])
+    assert engine.answer([prompt("a", 0.3)], Generation(max_new_tokens=9)) == ["a b"]
+
+
+def test_a_thought_that_the_prompt_opens(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cut within a thought is no answer."""
+    ids = engine.model.llm.vocabulary.encode("so")
+    monkeypatch.setattr(engine.model, "generate_ids", lambda *_: [ids])
+    decode = engine.model.llm.decode
+    monkeypatch.setattr(
+        engine.model.llm, "decode", lambda given: decode(given) + "<think>\n" * (given != ids)
+    )
+    (found,) = engine.answer([prompt("a", 0.3)], SHORT)
+    assert found == "<think>so"
+    assert found.spoken == ""

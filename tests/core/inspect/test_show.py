@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from webdataset.writer import TarWriter
 
 from kikimimi.contracts.vocabulary import BytesVocabulary, Vocabulary
 from kikimimi.data.corpus import all_texts, training_corpora
 from kikimimi.data.order.loader import BatchDataset, PlanSampler
 from kikimimi.data.order.sources import make_plan
+from kikimimi.data.shards.indexing import build_index
 from kikimimi.errors import RequestError
 from kikimimi.inspect.show import (
     Shown,
@@ -26,7 +29,7 @@ from kikimimi.inspect.show import (
     token_lines,
 )
 from kikimimi.model.assembly import assemble
-from kikimimi.recipe import Recipe, load_recipe
+from kikimimi.recipe import Chosen, Dataset, Recipe, load_recipe
 from kikimimi.testing import write_shard
 
 RECIPE = """
@@ -116,6 +119,23 @@ def test_turns_are_told_apart(recipe: Recipe) -> None:
     assert len(requests) > 3
     assert {shown.rejected is not None for shown in records if shown.dataset == "chat"} == {True}
     assert {shown.rejected for shown in records if shown.dataset == "tones"} == {None}
+
+
+def test_of_a_preference_the_last_turn_alone_is_learnt(recipe: Recipe, tmp_path: Path) -> None:
+    turns = [
+        {"role": role, "content": text}
+        for role, text in [("user", "a"), ("assistant", "b"), ("user", "a"), ("assistant", "bab")]
+    ]
+    with TarWriter(str(tmp_path / "talks.tar")) as shard:
+        shard.write({"__key__": "0", "json": json.dumps({"messages": turns, "rejected": "ba"}).encode()})
+    build_index(tmp_path / "talks.tar")
+    data = {"talks": Dataset(shards=str(tmp_path / "talks.tar"), task=Chosen.of("task", "chat"))}
+    for chosen, learnt in (("all", "b<|end|>bab<|end|>"), ("last", "bab<|end|>")):
+        objective = Chosen.of("objective", "dpo", turns=chosen)
+        preferring = replace(recipe.stages["later"], objective=objective, data=data)
+        _, (shown, *_) = stage(replace(recipe, stages={"asr": preferring}), count=1)
+        assert "".join(token.text for token in shown.tokens if token.target) == learnt
+        assert shown.rejected == "ba"
 
 
 def test_one_dataset_in_the_same_order(recipe: Recipe) -> None:

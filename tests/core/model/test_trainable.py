@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kikimimi.errors import RunError
+from kikimimi.errors import DamagedError
 from kikimimi.model.trainable import load_kept, named_tensors
 
 
@@ -44,8 +44,8 @@ def test_what_does_not_fit_is_named() -> None:
     parts = Parts()
     state = {name: tensor.detach() for name, tensor in named_tensors(parts).items()}
     less = {name: tensor for name, tensor in state.items() if name != "norm.bias"}
-    with pytest.raises(RunError, match=r"x does not fit the recipe: it differs in norm\.bias"):
+    with pytest.raises(DamagedError, match=r"x does not fit the recipe: it differs in norm\.bias"):
         load_kept(parts, less, state, source="x")
     state["norm.bias"] = torch.zeros(5)
-    with pytest.raises(RunError, match=r"norm\.bias is \(5,\) there and \(3,\) in the model"):
+    with pytest.raises(DamagedError, match=r"norm\.bias is \(5,\) there and \(3,\) in the model"):
         load_kept(parts, state, state, source="x")

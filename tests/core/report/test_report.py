@@ -277,3 +277,13 @@ def test_written_as_one_file(tmp_path: Path) -> None:
     save_page(path, render_report(FULL))
     assert path.read_text(encoding="utf-8") == render_report(FULL)
     assert [found.name for found in path.parent.iterdir()] == ["report.html"]
+
+
+def test_answers_that_were_cut_or_loop_are_shown() -> None:
+    row = FULL.scores[0]
+    counted = replace(row, system="counted", score=replace(row.score, truncated=1234, looped=5, thoughts=2))
+    text = Page(render_report(replace(FULL, scores=[counted]))).text
+    assert "1,234 5" in text
+    assert "Truncated: answers that ended because no more tokens were allowed" in text
+    assert "before they answer is not scored" in text
+    assert "Truncated:" not in Page(render_report(FULL)).text

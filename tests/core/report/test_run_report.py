@@ -12,7 +12,7 @@ import pytest
 from kikimimi.data.shards.shards import Shards
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.evaluation.predictions import read_predictions
-from kikimimi.recipe import load_recipe, to_yaml
+from kikimimi.recipe import Chosen, load_recipe, to_yaml
 from kikimimi.report.run_report import measured, write_run_report
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe, write_shard
@@ -122,6 +122,16 @@ def test_records_of_equal_key_are_shown_with_their_own_reference(run: RunFolder,
     assert all(key in shown for key in keys)
 
 
+def test_what_is_compared_is_said(run: RunFolder) -> None:
+    """Which turns a preference objective compares, and whether with dropout, stands among the facts."""
+    objective = Chosen.of("objective", "dpo", turns="all")
+    stage = replace(run.recipe.stages["asr"], objective=objective)
+    preferring = RunFolder(run.path, replace(run.recipe, stages={"asr": stage}))
+    shown = text(write_run_report(preferring).read_text(encoding="utf-8"))
+    assert 'objective of asr dpo {"beta": 0.1,' in shown
+    assert '"turns": "all", "disable_dropout": true}' in shown
+
+
 def test_what_an_objective_measures_is_drawn(run: RunFolder) -> None:
     """Rewards of DPO in one chart, and more curves than line styles in several."""
     names = [f"reward/{name}" for name in ("accuracy", "chosen", "margin", "rejected")]
@@ -132,8 +142,19 @@ def test_what_an_objective_measures_is_drawn(run: RunFolder) -> None:
             file.write(json.dumps(line) + "\n")
     shown = text(write_run_report(run).read_text(encoding="utf-8"))
     assert "Reward" in shown
+    assert "objective of asr ce" in shown
     for name in ("accuracy", "chosen", "margin", "rejected"):
         assert name in shown
     assert "Learning rate (1)" in shown
     assert "Learning rate (2)" in shown
     assert "llm.group4" in shown
+
+
+def test_validation_losses_are_drawn_by_dataset(run: RunFolder) -> None:
+    assert "Validation loss by dataset" not in text(write_run_report(run).read_text(encoding="utf-8"))
+    with run.metrics.open("a", encoding="utf-8") as file:
+        losses = {"validation_loss": 0.5, "validation_loss/read": 0.4, "validation_loss/heard": 0.7}
+        file.write(json.dumps({"stage": "asr", "step": 2, **losses}) + "\n")
+    shown = text(write_run_report(run).read_text(encoding="utf-8"))
+    assert "Validation loss by dataset" in shown
+    assert "heard" in shown

@@ -41,6 +41,13 @@ class OwnDice(MLPAdapter):
         self.offset = nn.Parameter(torch.tensor(random.SystemRandom().random()))
 
 
+class OwnSeed(MLPAdapter):
+    def __init__(self, config: Any, context: Any) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(42)
+            super().__init__(config, context)
+
+
 class ForeignBlock(MLPAdapter):
     def shard_classes(self) -> set[type[nn.Module]]:
         return {nn.TransformerEncoderLayer}
@@ -70,6 +77,7 @@ BROKEN = [
         "builds_the_same_from_a_seed",
         r"equal weights from equal torch seeds, found others in offset",
     ),
+    (OwnSeed, "builds_another_from_another_seed", r"expected other weights from another torch seed"),
     (ForeignBlock, "shard_classes_are_modules", r"found TransformerEncoderLayer; it has GELU, Linear, MLP"),
     (ClaimsNewWeights, "pretrained_names_are_parameters", r"none with random weights, found mlp.0.weight"),
     (

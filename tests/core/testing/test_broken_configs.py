@@ -172,6 +172,12 @@ class ChangedByYAML(Loose):
         return config or cls.Config()
 
 
+class ForgetsTheChoice(Loose):
+    @classmethod
+    def tiny_config(cls, config: Any | None = None) -> Any:
+        return MLPAdapter.tiny_config()
+
+
 class TinyOfAnother(Loose):
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Any:
@@ -215,6 +221,7 @@ BROKEN = [
         "config_survives_yaml",
         r"expected .*downsample=8.* back from the YAML .* found .*downsample=16",
     ),
+    (ForgetsTheChoice, "two_configs_stay_two", r"expected remainder: drop to be kept, found it made pad"),
     (TinyOfAnother, "tiny_config_is_a_config", r"expected a TinyOfAnother.Config, found ComponentConfig"),
 ]
 

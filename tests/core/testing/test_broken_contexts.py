@@ -71,7 +71,7 @@ class SpellsTexts(MLPAdapter):
         # The bag of characters, from the mean of the tokens.
         losses = [
             nn.functional.cross_entropy(
-                self.head(clip.mean(0)).expand(len(ids), -1).float(), torch.tensor(ids)
+                self.head(clip.mean(0)).expand(len(ids), -1).float(), torch.tensor(ids, device=clip.device)
             )
             for clip, text in said
             if text is not None and (ids := self.vocabulary.encode(text))

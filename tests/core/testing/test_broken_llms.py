@@ -135,6 +135,22 @@ class MergesABlank(Llama):
         return replace(rendered, loss=[*loss, rendered.loss[-1]])
 
 
+class OpensTheLastAnswer(Llama):
+    """As templates that put an empty thought into prompts and before the last answer, but before no other."""
+
+    def render(self, conversation: Conversation, *, generate: bool = False) -> Rendered:
+        rendered = super().render(conversation, generate=generate)
+        ids, loss = list(rendered.ids), list(rendered.loss)
+        place = len(ids)
+        if not generate:
+            place -= loss[::-1].index(True)
+            while place and loss[place - 1]:
+                place -= 1
+        return Rendered(
+            [*ids[:place], 7, *ids[place:]], [*loss[:place], False, *loss[place:]], rendered.slots
+        )
+
+
 class ObeysTheUser(Llama):
     """Renders as most code does: the template's text, tokenised as a whole."""
 
@@ -304,6 +320,11 @@ BROKEN = [
     ),
     (LeavesTheTemplateOut, "spans_tell_who_says_what", r"cover the \d+ ids one after the other, found \["),
     (PromptsWithoutHeader, "training_continues_the_prompt", r"from the prompt that generation gets"),
+    (
+        OpensTheLastAnswer,
+        "answers_begin_alike",
+        r"turn 1 to be predicted from the prompt that generation gets",
+    ),
     (MergesABlank, "training_continues_the_prompt", r"predict the answer ' answer' from the prompt"),
     (
         ObeysTheUser,

@@ -184,6 +184,29 @@ class PerConversation(Focal):
         return Loss(torch.stack(each).mean())
 
 
+class Total(Focal):
+    def loss(self, step: Step) -> Loss:
+        found = super().loss(step)
+        return replace(found, value=found.value * step.batch.num_targets, parts={})
+
+
+class AddsTheAdapters(Focal):
+    def loss(self, step: Step) -> Loss:
+        found = super().loss(step)
+        return replace(found, value=found.value + sum(step.scored.losses.values()), parts={})
+
+
+class LeavesAPartOut(Focal):
+    def loss(self, step: Step) -> Loss:
+        found = super().loss(step)
+        return replace(found, parts={"focal": found.value, "rest": found.value.detach()})
+
+
+class WeighsWhatIsNoPart(Focal):
+    def loss(self, step: Step) -> Loss:
+        return replace(super().loss(step), weights={"focus": 1.0})
+
+
 class NeedsClips(Focal):
     def loss(self, step: Step) -> Loss:
         if step.tokens is None:
@@ -335,6 +358,10 @@ class Unpicklable(Focal):
             "units_are_what_it_is_a_mean_over",
             "'loss', against the mean over the units of its parts: expected the same values",
         ),
+        (Total, "twice_as_many_have_the_same_loss", "every conversation twice, .*: expected the same values"),
+        (AddsTheAdapters, "losses_of_the_adapter_are_left_out", "larger by 10: expected the same values"),
+        (LeavesAPartOut, "parts_add_up", "the sum of the parts, each times its weight, against the loss"),
+        (WeighsWhatIsNoPart, "parts_add_up", "weights: expected names of parts, found focus"),
         (NeedsClips, "text_alone_is_taken", r"text alone: expected it to need gradients \(`Step\.zero`"),
         (MeanOfNone, "text_alone_is_taken", "loss of text alone: expected finite values"),
         (

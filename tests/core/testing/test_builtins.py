@@ -16,7 +16,7 @@ from kikimimi_llms.scratch import Scratch
 def _all_checks() -> list[Any]:
     return [
         pytest.param(check, id=f"{kind}-{name}-{check.name}")
-        for kind in ("encoder", "adapter", "llm", "objective", "task")
+        for kind in registry.KINDS
         for name in registry.names(kind)
         for check in list_checks(kind, registry.load(kind, name))
     ]

@@ -118,6 +118,10 @@ BOMBS = [
     ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}", TOO_LONG),
     ("{% for i in range(99999) if range(99999) | list | length == 0 %}{% endfor %}", TOO_LONG),
     (" " * (MAX_TEMPLATE + 1), r"has 100,001 characters; at most 100,000 are read"),
+    ("{{ " + "a<" * 15_000 + "a }}", r"has more than 20,000 tokens of Jinja"),  # 4 s to compile, at 100,000
+    ("{{ [" + "[]," * 10_000 + "] }}", r"has more than 20,000 tokens of Jinja"),
+    ("{{a}}" * 10_000, r"has more than 20,000 tokens of Jinja"),
+    ("{%for a in b%}{%endfor%}" * 3_000, r"has more than 20,000 tokens of Jinja"),
     ("{{ '%(a)1000000000d' % {'a': 1} }}", PADS),
     ("{{ '%((a))1000000000d' % {'(a)': 1} }}", PADS),
     ("{{ ('%999d' * 2000) % ((1,) * 2000) }}", TOO_MUCH),

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from kikimimi.data.features import cache_folder
-from kikimimi.errors import DamagedError, KikimimiError, RunError
+from kikimimi.errors import DamagedError, KikimimiError
 from kikimimi.files.hashes import MANIFEST, check_seal
 from kikimimi.inference.load import load_model
+from kikimimi.inspect.run_check import check_run
 from kikimimi.run.folder import RunFolder, checkpoint_folders
 from kikimimi.training.state.checkpoint import FolderCheckpointIO
 from kikimimi.training.train import train
@@ -144,10 +145,10 @@ def test_without_another_one_it_is_an_error_that_says_what_to_do(stopped: RunFol
     message = (
         r"00006: the checkpoint is damaged: .*\. There is no other to go on from\. Restore .* or delete "
     )
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(DamagedError, match=message):
         train(stopped)
     with pytest.raises(
-        RunError, match=rf"{LAST}/weights.safetensors: cannot be read: .* goes on from the .* before it"
+        DamagedError, match=rf"{LAST}/weights.safetensors: cannot be read: .* goes on from the .* before it"
     ):
         load_model(stopped)
 
@@ -286,16 +287,76 @@ def test_a_resume_state_that_lacks_something_is_refused(
         (lacking("loops", "fit_loop", "epoch_loop.scheduler_progress"), "loops"),
     ],
 )
-def test_a_resume_state_that_is_not_of_this_training_is_refused(
-    stopped: RunFolder, change: Callable[[dict[str, Any]], None], what: str
+def test_what_does_not_fit_its_stage_is_passed_over_and_seen(
+    stopped: RunFolder,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[dict[str, Any]], None],
+    what: str,
 ) -> None:
-    state = as_before_hashes(stopped.checkpoints("asr") / LAST)
+    saved = stopped.checkpoints("asr")
+    state = as_before_hashes(saved / LAST)
     change(state)
-    (stopped.checkpoints("asr") / LAST / "resume.json").write_text(json.dumps(state))
-    message = rf"the checkpoint of step 6 is damaged: its {what} is not that of this stage\. Restore it"
-    with pytest.raises(RunError, match=message):
-        train(stopped)
-    assert not stopped.finished("asr")
+    (saved / LAST / "resume.json").write_text(json.dumps(state))
+    (item,) = (item for item in check_run(stopped.path) if item.problem)
+    assert item.name == f"checkpoints/asr/{LAST}"
+    said = f"the checkpoint is damaged: its {what} is not that of this stage"
+    assert item.problem.startswith(
+        f"{said}. Restore it from a copy, or delete it: training goes on from step-"
+    )
+    train(stopped)
+    told = capsys.readouterr().err
+    assert f"warning: {saved / LAST}: {said}\n" in told
+    assert "warning: going on from step-00000003, the newest that is sound; later steps come again" in told
+    assert stopped.weights("asr").read_bytes() == (stopped.path / "expected").read_bytes()
+
+
+def other_stage(run: RunFolder, make_run: Make) -> None:
+    """Put the last checkpoint of a like run, of a larger adapter, in the place of a run's own."""
+    other = make_run("other", "stages.asr.validate.every=0", "adapter.hidden_dim=48")
+    train(other)
+    shutil.rmtree(run.checkpoints("asr") / LAST)
+    shutil.copytree(other.checkpoints("asr") / LAST, run.checkpoints("asr") / LAST)
+
+
+def later_step(run: RunFolder, make_run: Make) -> None:
+    """Put a checkpoint of a run that has more steps beside a run's own."""
+    other = make_run("other", "stages.asr.validate.every=0", "stages.asr.steps=9")
+    train(other)
+    shutil.copytree(other.checkpoints("asr") / "step-00000009", run.checkpoints("asr") / "step-00000009")
+
+
+@pytest.mark.parametrize(
+    ("mix", "name", "said"),
+    [
+        (
+            other_stage,
+            LAST,
+            "its weights are not those of this stage: adapter.",
+        ),
+        (later_step, "step-00000009", "it is of step 9, and this stage has 8"),
+    ],
+)
+def test_a_whole_checkpoint_of_another_training_is_passed_over_and_seen(
+    stopped: RunFolder, make_run: Make, capsys: pytest.CaptureFixture[str], mix: Any, name: str, said: str
+) -> None:
+    mix(stopped, make_run)
+    (item,) = (item for item in check_run(stopped.path) if item.problem)
+    assert (item.name, said in item.problem) == (f"checkpoints/asr/{name}", True)
+    capsys.readouterr()
+    train(stopped)
+    told = capsys.readouterr().err
+    assert f"warning: {stopped.checkpoints('asr') / name}: the checkpoint is damaged: {said}" in told
+    assert stopped.weights("asr").read_bytes() == (stopped.path / "expected").read_bytes()
+
+
+def test_files_of_two_checkpoints_without_hashes_are_told_apart(
+    stopped: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = stopped.checkpoints("asr")
+    as_before_hashes(saved / LAST)
+    shutil.copy(saved / "step-00000003" / "resume.safetensors", saved / LAST)
+    assert newest(saved) == saved / "step-00000003"
+    assert "its moments are of another step: files of two are mixed" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_lacks_its_weights_is_no_model(stopped: RunFolder) -> None:
@@ -315,7 +376,7 @@ def test_a_flipped_bit_in_finished_weights_is_found(stopped: RunFolder, place: f
     load_model(stopped)
     flip(path, place)
     remedy = r"Restore it from a copy, or delete it: 'kikimimi train' makes it again from the stage's last"
-    with pytest.raises(RunError, match=rf"asr\.safetensors: cannot be read: .*\. {remedy}"):
+    with pytest.raises(DamagedError, match=rf"asr\.safetensors: cannot be read: .*\. {remedy}"):
         load_model(stopped)
     path.unlink()
     train(stopped)

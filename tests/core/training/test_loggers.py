@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +44,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
     """Put a pretended wandb in place; returns the runs that it was asked for."""
     found: list[FakeRun] = []
     fake = ModuleType("wandb")
+    fake.__spec__ = ModuleSpec("wandb", None)  # libraries look whether it is there
 
     def init(**options: Any) -> FakeRun:
         found.append(FakeRun(options))
@@ -195,6 +197,17 @@ def test_a_run_goes_on_without_wandb(make_run: Make, tmp_path: Path) -> None:
     assert RunFolder.open(run.path, ["trainer.loggers=[wandb]"]).recipe.trainer.loggers == ["wandb"]
 
 
+def test_scores_after_a_line_that_a_kill_cut_short(make_run: Make) -> None:
+    run = make_run("run", *SHORT)
+    train(run)
+    lines = read_metrics(run.metrics)
+    (last,) = {line["step"] for line in lines[-1:]}
+    with run.metrics.open("a", encoding="utf-8") as file:
+        file.write('{"stage": "asr", "st')
+    log_scores(run, "asr", last, {"cer/held_out": 0.5})
+    assert read_metrics(run.metrics) == [*lines, {"stage": "asr", "step": last, "cer/held_out": 0.5}]
+
+
 def test_tensorboard_that_finds_no_room_is_one_line(
     make_run: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,7 +222,7 @@ def test_tensorboard_that_finds_no_room_is_one_line(
     monkeypatch.setattr(RecordWriter, "write", refuse)
 
     def log() -> None:
-        for step in range(2, 200):
+        for step in range(2, 20_000):
             logger.log_metrics({"loss": 1.0}, step=step)
             time.sleep(0.01)
 

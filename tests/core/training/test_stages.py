@@ -15,7 +15,7 @@ from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import trainable_names
-from kikimimi.recipe import load_recipe
+from kikimimi.recipe import digest, load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import write_shard
 from kikimimi.training.fit import run_stage
@@ -175,6 +175,52 @@ def test_dpo_learns_to_prefer(trained: RunFolder) -> None:
     assert validated[1] < validated[0] < 0.6931
 
 
+@pytest.mark.parametrize("off", [True, False])
+def test_before_its_first_step_a_policy_equals_its_reference(chain: Path, off: bool) -> None:
+    """With dropout, the rewards of a model that has not moved are noise."""
+    run = make(
+        chain,
+        "run",
+        "llm.scratch.dropout=0.5",
+        "llm.lora.dropout=0.5",
+        f"stages.dpo.objective.disable_dropout={str(off).lower()}",
+        *("stages.align=null", "stages.asr=null", "stages.sft=null", "stages.dpo.steps=2"),
+    )
+    train(run)
+    first = next(line for line in lines(run, "dpo") if "loss" in line)
+    assert (first["loss"] == pytest.approx(0.693147, abs=1e-5)) == off
+    assert (first["reward/margin"] == pytest.approx(0, abs=1e-4)) == off
+
+
+def test_a_dpo_that_began_before_its_options_goes_on_so(
+    chain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["stages.align=null", "stages.asr=null", "stages.sft=null", "stages.dpo.steps=3"]
+    earlier = ["stages.dpo.objective.turns=all", "stages.dpo.objective.disable_dropout=false"]
+    run = make(chain, "run", *options, *earlier)
+    train(run)
+    whole = [line["loss"] for line in lines(run, "dpo") if "loss" in line]
+    run.weights("dpo").unlink()
+    shutil.rmtree(max(run.checkpoints("dpo").iterdir()))
+    held = run.path / "recipe.yaml"
+    text = held.read_text(encoding="utf-8")
+    for line in ("      turns: all\n", "      disable_dropout: false\n"):
+        assert text.count(line) == 1
+        text = text.replace(line, "")
+    held.write_text(text, encoding="utf-8")
+    lock = json.loads((run.path / "lock.json").read_text(encoding="utf-8"))
+    lock["recipe"] = {"sha256": digest(text), "yaml": text}
+    (run.path / "lock.json").write_text(json.dumps(lock), encoding="utf-8")
+    capsys.readouterr()
+    again = make(chain, "run", *options)  # whose recipe says nothing of either
+    train(again, locked=True)
+    said = capsys.readouterr().err
+    assert f"{run.path} began before there was objective.turns: it goes on with objective.turns: all" in said
+    assert "it goes on with objective.disable_dropout: false" in said
+    assert "going on after step 2" in said
+    assert [line["loss"] for line in lines(again, "dpo") if "loss" in line] == whole
+
+
 def test_dpo_goes_on_exactly(trained: RunFolder, chain: Path) -> None:
     """The reference is the model at the start of the stage, also where the run goes on in its middle."""
     run = RunFolder.open(shutil.copytree(trained.path, chain.parent / "copy"))
@@ -256,6 +302,21 @@ def test_a_score_that_is_no_number_opens_no_gate(chain: Path, monkeypatch: pytes
         train(make(chain, "run", "stages.align.gate.held_out={max: 5}"), "align")
 
 
+def test_a_gate_for_answers_that_are_cut_or_loop(chain: Path) -> None:
+    shut = make(chain, "shut", "stages.align.gate.held_out={truncated: {max: 0.01}, looped: {max: 0}}")
+    for _ in range(2):
+        with pytest.raises(
+            GateError,
+            match=r"held_out has a share of truncated answers of [01]\.\d{4}, above "
+            r"stages\.align\.gate\.held_out\.truncated\.max of 0\.01: no later stage begins",
+        ):
+            train(shut, "align")
+    (line,) = [line for line in lines(shut, "align") if "truncated/held_out" in line]
+    count = shut.read_json("evaluations/held_out/scores.json")["chain@align"]
+    assert line["truncated/held_out"] == pytest.approx(count["truncated"] / count["count"])
+    train(make(chain, "open", "stages.align.gate.held_out={max: 10000, truncated: {max: 1}}"), "align")
+
+
 def test_a_metric_that_does_not_say_which_values_are_better(
     chain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +374,43 @@ def test_number_formats_of_a_stage(chain: Path) -> None:
         train(make(chain, "wrong", "stages.asr.dtype.llm=bf16", "stages.align.steps=1"))
 
 
+@pytest.mark.parametrize("leave", ["last", "best"])
+def test_a_stage_that_casts_what_was_trained_hands_it_on_exactly(chain: Path, leave: str) -> None:
+    """One that trains an LLM, updates and all, one that holds it in bf16, and one in full precision again."""
+    held = load_recipe(chain).evaluate["held_out"].shards
+    run = make(
+        chain,
+        "run",
+        "stages.align.steps=1",
+        "stages.sft.start_from=asr",
+        "stages.sft.train.llm=null",
+        "stages.sft.dtype={llm: bf16, encoder: fp16}",
+        "stages.sft.validate={every: 1, data: {held: {shards: SHARDS, task: asr}}}".replace("SHARDS", held),
+        f"stages.sft.checkpoint={{every: 1, keep_best: 1, leave: {leave}}}",
+        "stages.sft.steps=2",
+        "stages.sft.epochs=null",
+        "stages.dpo.steps=1",
+    )
+    train(run)
+    asr, sft, dpo = (tensors(run, stage) for stage in ("asr", "sft", "dpo"))
+    frozen = [name for name in sft if not name.startswith("adapter.")]
+    assert {n.partition(".")[0] for n in frozen} == {"encoder", "llm"}
+    assert any(".lora_" in name for name in frozen)
+    assert any(not torch.equal(asr[name], asr[name].bfloat16().float()) for name in frozen)
+    for name in frozen:
+        assert sft[name].dtype == torch.float32
+        assert torch.equal(sft[name], asr[name]), name
+        assert ".lora_" in name or torch.equal(dpo[name], asr[name]), name
+    # Only what a stage leaves is exact: within it, the model is of the format that was asked for.
+    assert load_model(run, "sft").llm.model.dtype == torch.bfloat16
+    # A kill in the middle of the stage, whose checkpoints hold the cast values, changes nothing of that.
+    left = run.weights("sft").read_bytes()
+    run.weights("sft").unlink()
+    shutil.rmtree(run.checkpoints("sft") / "step-00000002")
+    train(run, "sft")
+    assert run.weights("sft").read_bytes() == left
+
+
 def test_a_record_without_a_rejected_answer(chain: Path) -> None:
     clips = load_recipe(chain).stages["align"].data["tones"].shards
     run = make(chain, "run", f"stages.align.data.tones.shards={clips}", "stages.align.objective=dpo")
@@ -344,13 +442,18 @@ def test_a_record_without_a_rejected_answer(chain: Path) -> None:
         (["stages.align.steps=null"], r"stages\.align\.steps: must be given: a whole number, or epochs"),
         (["stages.align.early_stop={}"], r"stages\.align\.early_stop: looks at the validation loss"),
         (["stages.align.checkpoint.keep_best=1"], r"checkpoint\.keep_best: looks at the validation loss"),
-        (["stages.align.checkpoint.leave=best"], r"checkpoint\.leave: best needs keep_best of at least 1"),
+        (["stages.align.checkpoint.leave=best"], r"checkpoint\.leave: best looks at the validation loss"),
         (["stages.align.gate.held_out={max: .nan}"], r"gate\.held_out\.max: must be finite, not nan"),
         (["stages.align.gate.held_out={min: .inf}"], r"gate\.held_out\.min: must be finite, not inf"),
         (
             ["evaluate.held_out.metric=wer", "evaluate.held_out.normaliser=whisper-basic-nospace"],
             r"evaluate\.held_out\.metric: metric 'wer' with normaliser 'whisper-basic-nospace': compares",
         ),
+        (
+            ["stages.align.gate.held_out={truncated: {max: 2}}"],
+            r"gate\.held_out\.truncated\.max: must be .*at most 1",
+        ),
+        (["stages.align.gate.held_out={looped: 0.1}"], r"gate\.held_out\.looped"),
         (["stages.align.gate.held_out={}"], r"gate\.held_out: give max or min: one of the two"),
         (["stages.align.gate.held_out={max: 3, min: 3}"], r"gate\.held_out: give max or min: one of the two"),
         (

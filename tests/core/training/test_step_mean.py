@@ -27,18 +27,17 @@ OBJECTIVES = {
     "own": "{name: distill, continuation: own, loss: ce, generate: {max_new_tokens: 5}}",
     "sum": "{name: sum, terms: {text: ce, near: {name: align, match: pool}}, weights: {near: 0.3}}",
 }
+NAMED = ("loss/", "validation_loss/")
 SPREADS = {"1x4": (1, 4.0), "4x1": (4, 1.0), "2x2": (2, 2.0)}
 """Micro-batches of a step, and how much each holds [s]: four clips of a second are a step."""
 
 
-@pytest.fixture
-def options(tmp_path: Path) -> list[str]:
-    """Four records of a second each, whose answers, rejected answers and transcripts are of any length."""
-    shard = tmp_path / "unequal" / "a.tar"
-    shard.parent.mkdir()
-    rng = np.random.default_rng(0)
+def write_records(shard: Path, lengths: tuple[int, ...], seed: int) -> Path:
+    """Write records of a second each, whose answers, rejected answers and transcripts are of any length."""
+    shard.parent.mkdir(exist_ok=True)
+    rng = np.random.default_rng(seed)
     with TarWriter(str(shard), mtime=0) as tar:
-        for number, length in enumerate((1, 9, 2, 30)):
+        for number, length in enumerate(lengths):
             noise = rng.normal(0, 0.1, 16_000).astype(np.float32)
             heard = {"type": "audio", "audio": "0.flac", "text": "は" * (3 * number)}
             messages = [
@@ -48,9 +47,18 @@ def options(tmp_path: Path) -> list[str]:
             record = json.dumps({"messages": messages, "rejected": "い" * (7 - number)}).encode()
             tar.write({"__key__": f"{number}", "json": record, "0.flac": encode_flac(noise, 16_000)})
     build_index(shard)
+    return shard
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    """Four records to train on and to validate with, and three more of another dataset for that."""
+    shard = write_records(tmp_path / "unequal" / "a.tar", (1, 9, 2, 30), seed=0)
+    others = write_records(tmp_path / "unequal" / "b.tar", (17, 1, 4), seed=1)
+    held_out = f"held_out: null, chat: {{shards: {shard}, task: chat}}, few: {{shards: {others}, task: chat}}"
     return [
         f"stages.asr.data={{tones: null, chat: {{shards: {shard}, task: chat}}}}",
-        f"stages.asr.validate={{every: 2, data: {{held_out: null, chat: {{shards: {shard}, task: chat}}}}}}",
+        f"stages.asr.validate={{every: 2, data: {{{held_out}}}}}",
         "stages.asr.steps=2",
         "stages.asr.clip=0.1",  # of the whole step's gradient
         "llm.scratch.dropout=0",
@@ -69,7 +77,7 @@ def batch(spread: str, loss: str = "tokens") -> str:
 def losses(run: RunFolder) -> list[dict[str, Any]]:
     kept = ("step", "loss", "validation_loss", "gradient_norm")
     lines = Training.curve(run.path)
-    return [{k: v for k, v in line.items() if k in kept or k.startswith("loss/")} for line in lines]
+    return [{k: v for k, v in line.items() if k in kept or k.startswith(NAMED)} for line in lines]
 
 
 def assert_equal(found: RunFolder, expected: RunFolder) -> None:

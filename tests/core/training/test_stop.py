@@ -36,7 +36,7 @@ def test_a_signal_where_nothing_can_be_raised_stops_all_the_same(
         with stopping():
             del node
             assert watch() is None
-            time.sleep(10)
+            time.sleep(100)
 
     with pytest.raises(error) as raised:
         stop()
@@ -86,7 +86,7 @@ def test_a_signal_in_an_import_is_obeyed_after_it(
         with stopping():
             importlib.import_module(name)
             reached.append("imported")
-            time.sleep(10)
+            time.sleep(100)
             reached.append("trained on")
 
     with pytest.raises(error):
@@ -102,7 +102,7 @@ def test_a_stop_that_is_swallowed_is_asked_for_again(monkeypatch: pytest.MonkeyP
         with stopping():
             with suppress(BaseException):  # as libraries do
                 signal.raise_signal(signal.SIGTERM)
-            time.sleep(10)
+            time.sleep(100)
             raise AssertionError("trained on")
 
     with pytest.raises(SystemExit) as stopped:

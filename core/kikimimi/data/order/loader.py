@@ -12,7 +12,7 @@ from kikimimi.contracts.batch import Batch, Fault, Sample, View, collate
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.features import FeatureCache
 from kikimimi.data.order.plan import START, Plan, Planned, Position
-from kikimimi.data.order.readers import Readers, handed_over
+from kikimimi.data.order.readers import LOOK_EVERY, Readers, handed_over
 from kikimimi.data.workers import ignore_signals
 from kikimimi.errors import DataError, KikimimiError, RunError
 from kikimimi.model.speech_lm import SpeechLM
@@ -140,7 +140,7 @@ class StageLoader(DataLoader[Batch]):
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             collate_fn=handed_over if workers else None,
-            timeout=1 if workers else 0,  # each second, `Readers` decides whether to go on waiting
+            timeout=LOOK_EVERY if workers else 0,  # each time, `Readers` decides whether to go on waiting
             # The dataset holds the model, which is not to be copied, and may be in pieces: what it asks for
             # is tokenizer and lengths. Python 3.14 would no longer fork by itself.
             multiprocessing_context="fork" if workers else None,

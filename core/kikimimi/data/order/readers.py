@@ -1,13 +1,13 @@
 """The processes that read training data (`trainer.workers`): what they hand over, and when to give up."""
 
 import errno
+import math
 import multiprocessing
 import os
 import pickle
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +27,9 @@ TOLD_AFTER = 10.0
 """How long a batch is waited for until that is told, and given up where the processes stand still [s]."""
 GIVEN_UP_AFTER = 600.0
 """How long a batch is waited for at all [s]: the last resort. Slow servers are given up long before."""
-_LOOKED = 1  # each so many seconds, while nothing comes
+LOOK_EVERY = 1
+"""How often it is looked what became of a batch that does not come [s]. Looks are counted, not the clock: a
+machine that is busy, or a job that was suspended, is not taken for processes that stand still."""
 _LEAST = 1 << 18  # bytes of shared memory that queues take before any batch is in them
 _MORE = (
     "Give it more (in Docker: --shm-size=8g), raise the limit of open files (ulimit -n 65536), or take fewer "
@@ -64,7 +66,7 @@ class Readers:
 
     Args:
         start: Starts the processes and returns the loader's iterator, which has a time limit of its own.
-        waiting: Called every second while a batch is waited for; may raise.
+        waiting: Called with each look while a batch is waited for; may raise.
     """
 
     def __init__(self, start: Callable[[], Iterator[Any]], waiting: Callable[[], None]) -> None:
@@ -95,7 +97,7 @@ class Readers:
             _kill(readers)
 
     def _next(self, batches: Iterator[Any], readers: list[BaseProcess]) -> Any:
-        began, told = time.monotonic(), False
+        looks, told = 0, False
         while True:
             try:
                 with _watched(readers):
@@ -107,7 +109,8 @@ class Readers:
                 if not str(error).startswith("DataLoader timed out"):
                     raise
             self._waiting()
-            waited = time.monotonic() - began
+            looks += 1
+            waited = looks * LOOK_EVERY
             if waited > GIVEN_UP_AFTER or (waited > TOLD_AFTER and any(map(_is_stopped, readers))):
                 raise _stand_still(readers, waited)
             if waited > TOLD_AFTER and not told:
@@ -140,16 +143,17 @@ def _started(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
 @contextmanager
 def _watched(readers: list[BaseProcess]) -> Iterator[None]:
     """End processes that stand still while they hand something over: nothing else ends the waiting."""
-    ended = threading.Event()
+    here, ended = threading.Event(), threading.Event()
 
-    def end() -> None:
+    def watch() -> None:
+        for _ in range(math.ceil(TOLD_AFTER / LOOK_EVERY)):
+            if here.wait(LOOK_EVERY):
+                return
         ended.set()
         for reader in readers:
             reader.kill()
 
-    watch = threading.Timer(TOLD_AFTER, end)
-    watch.daemon = True
-    watch.start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     except (OSError, EOFError, RuntimeError) as error:
@@ -159,7 +163,7 @@ def _watched(readers: list[BaseProcess]) -> Iterator[None]:
             raise
         raise _lost(f"its batch is gone ({_last_line(error)})") from error
     finally:
-        watch.cancel()
+        here.set()
 
 
 def _stand_still(readers: list[BaseProcess], seconds: float) -> ReaderError:

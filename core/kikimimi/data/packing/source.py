@@ -9,9 +9,10 @@ from typing import Any, Self
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts import registry
-from kikimimi.contracts.layout import Layout
+from kikimimi.contracts.layout import Layout, as_on_disk
 from kikimimi.data.shards.pattern import expand
 from kikimimi.errors import DataError, PluginError, RecipeError, RequestError
+from kikimimi.files.reading import paths_in
 
 _KIND = "layout"
 _HUB_NAME = re.compile(r"[\w.-]*\w/[\w.-]+")  # ORGANISATION/NAME
@@ -41,7 +42,9 @@ class PackSource:
             RequestError: There is no such corpus, no or more than one layout matches, or an option is wrong.
             DataError: It is malformed, or has no rows.
         """
-        name = _find(Path(path).expanduser()) if layout is None else layout
+        local = as_on_disk(Path(path).expanduser())
+        path = local if os.path.lexists(local) else path  # the name of a set on the Hub is none of a file
+        name = _find(local) if layout is None else layout
         if layout is not None:
             registry.load(_KIND, layout)  # an unknown name is said before what is wrong with its options
         source = cls.build(str(path), name, _config(name, options))
@@ -129,8 +132,6 @@ def find_tars(source: str) -> list[str]:
     if source.lower().endswith(".tar"):
         return expand(source)
     # Archives of a corpus may lie beside what a layout reads: they are no shards.
-    folder = Path(source).expanduser()
-    tars = (
-        sorted(path for path in folder.glob("*.tar") if path.name[0] != ".") if os.path.isdir(folder) else []
-    )
+    folder = as_on_disk(Path(source).expanduser())
+    tars = paths_in(folder, "*.tar")
     return [str(tar) for tar in tars] if tars and not matching(folder)[0] else []

@@ -18,6 +18,7 @@ from kikimimi.data.shards.record import (
     Record,
     RecordError,
     grouped,
+    is_added,
     make_record,
     named,
     read_members,
@@ -199,7 +200,8 @@ def _records_in(
         return []
     try:
         piece = store.read(shard, begin, min(end - begin, _LARGEST_GAP), index.shard_bytes)
-        found = next(read_entries(io.BytesIO(piece), start=begin), None)
+        entries = read_entries(io.BytesIO(piece), start=begin)
+        found = next((entry for entry in entries if not is_added(entry.name)), None)
     except BrokenTarError as error:
         return [Problem(shard, error.offset, "", f"between the records of the index: {error.reason}")]
     if found is None:

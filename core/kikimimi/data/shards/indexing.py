@@ -34,10 +34,10 @@ from kikimimi.data.shards.record import (
     read_members,
 )
 from kikimimi.data.shards.store import is_url, read_descriptor
-from kikimimi.data.shards.tar import BLOCK, BrokenTarError
+from kikimimi.data.shards.tar import BLOCK, BrokenTarError, read_entries
 from kikimimi.data.workers import in_order
 from kikimimi.errors import AudioError, DataError, RequestError
-from kikimimi.files.writing import whole_file
+from kikimimi.files.writing import check_target, whole_file
 
 MOST_ZEROS = 2 * BLOCK + RECORDSIZE
 """What a tar ends in at most: its end mark, and zeros to a multiple of 20 blocks [bytes]."""
@@ -106,7 +106,7 @@ def index_shards(
             records += len(index)
             seconds += float(index.seconds.sum(dtype="float64"))
             left_out.extend(index.left_out())
-            if (zeros := _zeros(index)) > MOST_ZEROS:
+            if (zeros := _zeros(shard, index)) > MOST_ZEROS:
                 odd_ends.append((shard, zeros))
         if progress is not None:
             progress.advance()
@@ -117,10 +117,15 @@ def index_shards(
     return IndexReport(len(shards), records, seconds, tuple(left_out), tuple(odd_ends))
 
 
-def _zeros(index: ShardIndex) -> int:
-    """Return how many bytes there are after the last record of a shard that was read to its end."""
+def _zeros(shard: str, index: ShardIndex) -> int:
+    """Return how many bytes there are after the last member of a shard that was read to its end."""
     end = int((index.offsets + index.sizes).max(initial=0))
-    return 0 if any(item.offset >= end for item in index.rejected) else index.shard_bytes - end
+    if any(item.offset >= end for item in index.rejected):
+        return 0
+    if index.shard_bytes - end > MOST_ZEROS:  # members that are passed over may follow
+        with Path(shard).open("rb") as tar:
+            end = max(entry.end for entry in read_entries(tar, largest=lambda _: 0))
+    return index.shard_bytes - end
 
 
 def _index(shard: str, *, skip: bool) -> ShardIndex | str:
@@ -146,9 +151,11 @@ def build_index(shard: Path, *, skip: bool = False) -> Path:
     """
     if not shard.is_file():
         raise RequestError(f"{shard}: no such shard")
+    path = index_path(shard)
+    check_target(path)
     builder = _Builder(shard, skip=skip)
     builder.read()
-    path, content = index_path(shard), builder.file()
+    content = builder.file()
     if len(content) > MAX_INDEX:
         raise DataError(
             f"{shard}: its index has {in_words(len(content))}; at most {in_words(MAX_INDEX)} are read. Split "

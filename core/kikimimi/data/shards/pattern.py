@@ -1,14 +1,16 @@
 """Which shards a pattern names: braces and wildcards, as shells know them. What exists is taken literally."""
 
-import glob
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 from kikimimi.console.terminal import shortened
+from kikimimi.contracts.layout import as_on_disk
 from kikimimi.data.shards.store import check_url, is_url, list_urls
 from kikimimi.errors import RequestError
+from kikimimi.files.reading import paths_in
 
 MAX_SHARDS = 1_000_000
 """How many names the braces of a pattern may stand for."""
@@ -26,7 +28,8 @@ def expand(pattern: str) -> list[str]:
     Args:
         pattern: A path or a URL with braces (``train-{000..255}.tar``,
             ``{train,extra}.tar``) and wildcards (``data/*.tar``), where the place can list its files. A path
-            that exists means itself, and so does a folder that exists at its beginning.
+            that exists means itself, and so does a folder that exists at its beginning; either may be spelt
+            in another normal form of Unicode on the disk.
 
     Raises:
         RequestError: A shard is missing or named twice, nothing matches, braces stand for more than
@@ -66,7 +69,8 @@ def _names(pattern: str) -> Iterator[str]:
 
 
 def _literal(path: str) -> tuple[str, str]:
-    """Part a path into the longest beginning that exists, and the rest."""
+    """Part a path into the longest beginning that exists, as the disk spells it, and the rest."""
+    path = path if path.isascii() else str(as_on_disk(Path(path)))
     if os.path.lexists(path):
         return path, ""
     folder = os.path.dirname(path)
@@ -78,8 +82,11 @@ def _literal(path: str) -> tuple[str, str]:
 def _files(name: str, pattern: str) -> list[str]:
     folder, rest = _literal(name)
     if _GLOB.search(rest):
-        return sorted(glob.glob(glob.escape(folder) + rest))
-    name = str(Path(name))
+        place = Path(folder or ".")
+        spellings = {rest, *(unicodedata.normalize(form, rest) for form in ("NFC", "NFD"))}
+        found = {path for spelt in spellings for path in paths_in(place, spelt)}
+        return sorted(os.path.join(folder, path.relative_to(place)) for path in found)
+    name = str(Path(folder + rest))
     if os.path.isdir(name):
         raise RequestError(f"{pattern}: {name} is a folder. Its shards are: {os.path.join(name, '*.tar')}")
     if not os.path.isfile(name):

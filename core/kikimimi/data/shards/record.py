@@ -122,7 +122,7 @@ def read_members(file: IO[bytes], *, start: int = 0, whole: bool = False) -> Ite
     """
     for entry in read_entries(file, start=start, whole=whole, largest=_largest):
         name, key, suffix = _split(entry.name)
-        if not _is_added(name):
+        if not is_added(name):
             yield Member(key, suffix, entry.offset, entry.end, entry.content, _problem(entry, name, suffix))
 
 
@@ -149,8 +149,8 @@ def _largest(member: str) -> int:
 _LARGEST = {"json": MAX_JSON, "txt": MAX_TRANSCRIPT}
 
 
-def _is_added(name: str) -> bool:
-    """Tell whether a member is one that macOS or Windows adds to folders."""
+def is_added(name: str) -> bool:
+    """Tell whether a member of that name is one that macOS or Windows adds to folders."""
     folder, base = posixpath.split(name)
     hidden = base.startswith(".") and base[1:] not in ("json", "txt", *AUDIO_SUFFIXES)  # these lack a key
     return hidden or base in _OF_WINDOWS or "__MACOSX" in folder.split("/")

@@ -13,7 +13,7 @@ from kikimimi.data.order.loader import StageLoader
 from kikimimi.run.folder import checkpoint_folders, checkpoint_step
 from kikimimi.training.module import StageModule
 from kikimimi.training.state.checkpoint import save_together
-from kikimimi.training.state.random_state import restore_random_state
+from kikimimi.training.state.random_state import restore_random_state, seed_random_state
 from kikimimi.training.stop import AfterStep, Stopped, at_once, handle
 
 
@@ -25,8 +25,10 @@ class KeepCheckpoints(Callback):
     all of them do: nothing is lost there.
     """
 
-    def __init__(self, folder: Path, every: int, keep: int, loader: StageLoader, micro_batches: int) -> None:
-        self.folder, self.every, self.keep = folder, every, keep
+    def __init__(
+        self, folder: Path, every: int, keep: int, loader: StageLoader, micro_batches: int, seed: int
+    ) -> None:
+        self.folder, self.every, self.keep, self.seed = folder, every, keep, seed
         self.loader, self.micro_batches = loader, micro_batches
         self.interrupted: int | None = None
         """The signal that stopped the stage."""
@@ -60,14 +62,23 @@ class KeepCheckpoints(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Put the random generators back where the checkpoint had them."""
+        """Before the first step, put the random generators where they have to be."""
         if not self._stepping:
             handle(self._asked)
             self._stepping = True
-        if self._random is not None:
-            if len(self._random) == trainer.world_size:
-                restore_random_state(self._random[trainer.global_rank])
-            self._random = None
+            self._begin_drawing(trainer.global_rank, trainer.world_size, trainer.global_step)
+
+    def _begin_drawing(self, rank: int, world_size: int, step: int) -> None:
+        """Put the random generators back where the checkpoint had them.
+
+        Where it is of another number of ranks, every rank begins anew; where there is none, all but the
+        first: what Lightning has seeded is alike on all of them.
+        """
+        saved, self._random = self._random, None
+        if saved is not None and len(saved) == world_size:
+            restore_random_state(saved[rank])
+        elif saved is not None or rank > 0:
+            seed_random_state(self.seed, self.folder.name, rank, step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -129,6 +140,8 @@ class KeepCheckpoints(Callback):
             launcher.kill(signal.SIGTERM if isinstance(exception, Stopped) else signal.SIGKILL)
 
     def _save(self, trainer: pl.Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # a checkpoint that is on the disk has its log lines there
         save_together(trainer, self.folder / f"step-{trainer.global_step:08d}")
         if trainer.is_global_zero:
             # A later one is damaged: the stage has gone on from before it, and will replace it.

@@ -10,11 +10,38 @@ from kikimimi.training.log_interval import LogInterval
 from kikimimi.training.module import StageModule
 
 
-class Metering(Callback):
-    """Logs every so many steps what the interval has gathered; a checkpoint holds what is unlogged."""
+class LogLines(Callback):
+    """Logs every so many steps what the interval has gathered.
 
-    def __init__(self, interval: LogInterval, meter: FlopMeter, log_every: int) -> None:
-        self.interval, self.meter, self.log_every = interval, meter, log_every
+    Before a checkpoint of that step is saved: one that goes on from it keeps the lines up to there, and no
+    kill may come between.
+    """
+
+    def __init__(self, interval: LogInterval, log_every: int) -> None:
+        self.interval, self.log_every = interval, log_every
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log every so many optimiser steps."""
+        assert isinstance(pl_module, StageModule)
+        step = trainer.global_step
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and (step % self.log_every == 0 or step == pl_module.stage.steps):
+            values = {
+                **self.interval.metrics(pl_module.from_every_rank),
+                "gradient_norm": float(pl_module.gradient_norm),
+                **{f"lr/{part}": rate for part, rate in pl_module.rates.items()},
+            }
+            log_values(trainer, values)
+            self.interval.clear()
+
+
+class Metering(Callback):
+    """Measures the time that the log lines are about."""
+
+    def __init__(self, interval: LogInterval, meter: FlopMeter) -> None:
+        self.interval, self.meter = interval, meter
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure what the device can do."""
@@ -33,18 +60,7 @@ class Metering(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log every so many optimiser steps."""
-        assert isinstance(pl_module, StageModule)
-        step = trainer.global_step
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if stepped and (step % self.log_every == 0 or step == pl_module.stage.steps):
-            values = {
-                **self.interval.metrics(pl_module.from_every_rank),
-                "gradient_norm": float(pl_module.gradient_norm),
-                **{f"lr/{part}": rate for part, rate in pl_module.rates.items()},
-            }
-            log_values(trainer, values)
-            self.interval.clear()
+        """Wait for the next micro-batch from here on."""
         self.interval.done()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -54,22 +70,6 @@ class Metering(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count the time again."""
         self.interval.start_clock()
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add what the next log line is to be the mean of."""
-        assert isinstance(pl_module, StageModule)
-        # A line that is due at this step is written after this, and stays.
-        due = trainer.global_step % self.log_every == 0
-        unlogged = LogInterval() if due else self.interval
-        checkpoint["unlogged"] = pl_module.from_every_rank(unlogged.state())
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Take up what was not logged yet."""
-        self.interval.restore(checkpoint["unlogged"], trainer.global_rank, trainer.world_size)
 
 
 def log_values(trainer: pl.Trainer, values: dict[str, float]) -> None:

@@ -1,7 +1,7 @@
 """Validation: its loss, and what that decides: which weights are kept, and whether the stage goes on."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from kikimimi.data.order.loader import StageLoader
-from kikimimi.model.trainable import set_modes
+from kikimimi.model.stand_in import evaluating
 from kikimimi.recipe import Stage
 from kikimimi.run.metrics import read_metrics
 from kikimimi.training.callbacks.metering import log_values
@@ -61,10 +61,11 @@ class Best:
 
     def steps(self) -> list[int]:
         """Return the steps of the lowest losses, as many as are kept, lowest first; earlier before later."""
-        return [step for _, step in sorted(self._losses)[: self.stage.checkpoint.keep_best]]
+        kept = max(self.stage.checkpoint.keep_best, self.stage.leaves_best)
+        return [step for _, step in sorted(self._losses)[:kept]]
 
     def path(self) -> Path | None:
-        """Return the weights of the lowest loss, or None where no validation had a loss."""
+        """Return the weights of the lowest loss, or None where none are kept, or no validation had a loss."""
         steps = self.steps()
         return self._path(steps[0]) if steps else None
 
@@ -88,28 +89,32 @@ class Best:
 class Validation(Callback):
     """Logs the loss of each validation, keeps the best weights, and ends a stage that gets no better.
 
+    The loss is the mean over all units of all held-out datasets together, as that of a training step is over
+    those of the step; where there are several datasets, ``validation_loss/NAME`` is that of each.
+
     Args:
         best: What it decides by.
-        missed: What is validated before the first step, where a kill came between a checkpoint and its
-            validation; else None.
+        loaders: Held-out micro-batches by dataset.
+        missed: Whether to validate before the first step: a kill came between a checkpoint and its
+            validation.
         metadata: Provenance, for the header of the weights.
     """
 
-    def __init__(self, best: Best, missed: StageLoader | None, metadata: Mapping[str, Any]) -> None:
-        self.best, self.missed, self.metadata = best, missed, metadata
-        self._terms: dict[str, Values] = {}
+    def __init__(
+        self, best: Best, loaders: Mapping[str, StageLoader], missed: bool, metadata: Mapping[str, Any]
+    ) -> None:
+        self.best, self.loaders, self.missed, self.metadata = best, loaders, missed, metadata
+        self._terms: dict[str, dict[str, Values]] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make up for a missed validation; what it draws at random is put back before the first step."""
-        if self.missed is None:
+        if not self.missed:
             return
         assert isinstance(pl_module, StageModule)
-        pl_module.model.eval()
-        with torch.no_grad(), trainer.precision_plugin.val_step_context():
-            for number, batch in enumerate(self.missed):
-                self._add(pl_module.validation_step(batch.to(pl_module.device), number))
-        pl_module.model.train()
-        set_modes(pl_module.model)
+        with evaluating(pl_module.model), torch.no_grad(), trainer.precision_plugin.val_step_context():
+            for name, loader in self.loaders.items():
+                for number, batch in enumerate(loader):
+                    self._add(name, pl_module.validation_step(batch.to(pl_module.device), number))
         self.on_validation_end(trainer, pl_module)
         if trainer.global_step >= pl_module.stage.num_steps:
             trainer.should_stop = True
@@ -128,32 +133,47 @@ class Validation(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take up the losses of a micro-batch."""
-        self._add(outputs)
+        self._add([*self.loaders][dataloader_idx], outputs)
 
-    def _add(self, terms: Numbered) -> None:
+    def _add(self, dataset: str, terms: Numbered) -> None:
         for name, term in terms.items():
-            self._terms.setdefault(name, []).append(term)
+            self._terms.setdefault(dataset, {}).setdefault(name, []).append(term)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the mean of the validation losses, and act on it."""
+        """Log the means of the validation losses, and act on that over all datasets."""
         if not self._terms:
             return
 
         def save(path: Path) -> None:
-            write_weights(trainer, path, pl_module.state_dict(), self.metadata)
+            assert isinstance(pl_module, StageModule)
+            write_weights(trainer, path, pl_module.left_weights(), self.metadata)
 
-        mine = torch.stack([_mean(name, values) for name, values in self._terms.items()]).sum()
-        loss = float(trainer.strategy.reduce(mine, reduce_op="mean"))
+        losses = {"validation_loss": _loss([*self._terms.values()])}
+        if len(self.loaders) > 1:
+            losses |= {f"validation_loss/{name}": _loss([terms]) for name, terms in self._terms.items()}
+        # All ranks have validated the same; they decide by one number, too.
+        mine = torch.stack([*losses.values()]).float().to(trainer.strategy.root_device)
+        agreed = trainer.strategy.reduce(mine, reduce_op="mean").tolist()
+        found = dict(zip(losses, agreed, strict=True))
+        loss = found["validation_loss"]
         # Before the metrics: where they have a loss, its weights are there.
         self.best.add(trainer.global_step, loss, save, delete=trainer.is_global_zero)
-        log_values(trainer, {"validation_loss": loss})
+        log_values(trainer, found)
         if self.best.stalled():
             trainer.should_stop = True
 
 
+def _loss(datasets: Sequence[Mapping[str, Values]]) -> torch.Tensor:
+    """Return what the terms of some datasets add up to, each its mean over the units of all of them."""
+    together: dict[str, Values] = {}
+    for name, values in (item for terms in datasets for item in terms.items()):
+        together.setdefault(name, []).extend(values)
+    return torch.stack([_mean(name, values) for name, values in together.items()]).sum()
+
+
 def _mean(name: str, values: Values) -> torch.Tensor:
-    losses = torch.stack([value for value, _ in values])
+    losses = torch.stack([value for value, _ in values]).cpu()
     if name == WHOLE and all(number == 1 for _, number in values):
         return losses.mean()
-    numbers = torch.tensor([float(number) for _, number in values]).to(losses)
+    numbers = torch.tensor([number for _, number in values], dtype=torch.float64)
     return (losses * numbers).sum() / numbers.sum().clamp(min=1)

@@ -55,7 +55,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """Read a checkpoint; of sharded tensors nothing is read before it is known which rows are needed."""
         io = self.checkpoint_io
         assert isinstance(io, FolderCheckpointIO)
-        return io.read(checkpoint_path)
+        return io.take(checkpoint_path)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Fill this rank's pieces of the model."""

@@ -26,9 +26,9 @@ from torch.distributed.tensor import DTensor
 
 from kikimimi.console.terminal import say
 from kikimimi.console.words import listing
-from kikimimi.errors import DamagedError, KikimimiError, RunError, WriteError
-from kikimimi.files.hashes import MANIFEST, FileMark, check_files, mark, write_manifest
-from kikimimi.files.reading import MEBIBYTE, read_json
+from kikimimi.errors import DamagedError, KikimimiError, WriteError
+from kikimimi.files.hashes import MANIFEST, UNVERIFIED, FileMark, check_files, mark, write_manifest
+from kikimimi.files.reading import MEBIBYTE, damaged, file_there, read_json, unreadable
 from kikimimi.files.writing import sync, what_to_do
 from kikimimi.run.folder import checkpoint_folders, checkpoint_step, stray_names
 from kikimimi.run.rank import global_rank
@@ -39,6 +39,7 @@ from kikimimi.training.state.resume_state import (
     encode_state,
     read_stored,
 )
+from kikimimi.training.state.stage_form import StageForm
 from kikimimi.weights.tensors import (
     find_set,
     local_rows,
@@ -60,6 +61,7 @@ _DAMAGED = (
     DamagedError,
 )
 """What reading a damaged state may raise: its types are not known before."""
+_IS_DAMAGED = "the checkpoint is damaged: "
 _LARGEST_STATE = 256 * MEBIBYTE
 _LISTED = "manifest"
 """What the resume state calls the manifest that belongs to it."""
@@ -68,14 +70,19 @@ _LISTED = "manifest"
 class FolderCheckpointIO(CheckpointIO):
     """Lightning's checkpoint dictionary as a folder.
 
+    Args:
+        metadata: Provenance, for the header of weights; `stage` is the stage's name.
+        form: What a checkpoint of the stage is like; None holds it against itself alone.
+
     Attributes:
         failure: Why the last checkpoint could not be written; None where it was. It is not raised at once,
             since all ranks have to stop; see `save_together`.
     """
 
-    def __init__(self, metadata: Mapping[str, Any]) -> None:
-        self.metadata = metadata
+    def __init__(self, metadata: Mapping[str, Any], form: StageForm | None = None) -> None:
+        self.metadata, self._form = metadata, form
         self.failure: str | None = None
+        self._chosen: tuple[Path, dict[str, Any]] | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -141,23 +148,28 @@ class FolderCheckpointIO(CheckpointIO):
         """Read the folder back, each tensor whole.
 
         Raises:
-            RunError: A file is missing or damaged.
+            DamagedError: A file is missing or damaged.
         """
-        state: dict[str, Any] = read_stored(self.read(path))
+        state: dict[str, Any] = read_stored(self.take(path))
         return state
 
-    def read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+    def take(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Read the folder back, but of the weights and the optimiser's tensors only where they are.
 
+        Of the checkpoint that `newest` has chosen, what was read for that is handed on.
+
         Raises:
-            RunError: A file is missing or damaged.
+            DamagedError: A file is missing or damaged.
         """
-        folder = Path(path)
+        chosen, self._chosen = self._chosen, None
+        return chosen[1] if chosen is not None and chosen[0] == Path(path) else self._read(Path(path))
+
+    def _read(self, folder: Path) -> dict[str, Any]:
         try:
             tensors = stored_tensors(find_set(folder, "resume"))
             encoded = read_json(folder / RESUME_STATE, dict[str, Any], limit=_LARGEST_STATE)
             hashed = encoded.pop(_LISTED, None) is not None
-            if hashed and not (folder / MANIFEST).exists():
+            if hashed and not file_there(folder / MANIFEST):
                 raise ValueError(f"{MANIFEST} is missing")
             state: dict[str, Any] = decode_state(encoded, tensors)
             state = {
@@ -166,10 +178,13 @@ class FolderCheckpointIO(CheckpointIO):
             }
             check_state(state, checkpoint_step(folder), hashed=hashed)
             state["state_dict"] = stored_tensors(find_set(folder, "weights"))
+            if self._form is not None:
+                self._form.check(state)
         except _DAMAGED as error:
+            if isinstance(error, OSError):
+                raise unreadable(folder, error, what=_IS_DAMAGED) from error
             said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            said = said.removeprefix(f"{folder}/")
-            raise RunError(f"{folder}: the checkpoint is damaged: {said}") from error
+            raise damaged(folder, f"{_IS_DAMAGED}{said.removeprefix(f'{folder}/')}") from error
         return state
 
     def check(self, folder: Path) -> bool:
@@ -179,17 +194,17 @@ class FolderCheckpointIO(CheckpointIO):
             Whether it has hashes: earlier versions wrote none.
 
         Raises:
-            RunError: It is damaged, or not of this stage.
+            DamagedError: It is damaged, or not of this stage.
         """
         try:
             hashed = check_files(folder, self._of(folder))
         except (OSError, ValueError) as error:
-            raise RunError(f"{folder}: the checkpoint is damaged: {error}") from error
-        self.read(folder)
+            raise unreadable(folder, error, what=_IS_DAMAGED) from error
+        self._chosen = folder, self._read(folder)
         return hashed
 
     def newest(self, folder: Path) -> Path | None:
-        """Return the newest checkpoint of a stage that is sound; None where there is none at all.
+        """Return the newest checkpoint of a stage that is sound and fits it; None where there is none at all.
 
         Every rank looks at all files: whatever is damaged, all of them take the same.
 
@@ -197,7 +212,7 @@ class FolderCheckpointIO(CheckpointIO):
             folder: Where the stage's checkpoints are.
 
         Raises:
-            RunError: All are damaged.
+            DamagedError: All are damaged.
         """
 
         def tell(message: str) -> None:
@@ -210,17 +225,17 @@ class FolderCheckpointIO(CheckpointIO):
         for path in reversed(checkpoint_folders(folder)):
             try:
                 hashed = self.check(path)
-            except RunError as error:
+            except DamagedError as error:
                 failures.append(str(error))
                 tell(f"warning: {error}")
                 continue
             if failures:
                 tell(f"warning: going on from {path.name}, the newest that is sound; later steps come again")
             if not hashed:
-                tell(f"{path}: has no hashes, as earlier versions wrote it: taken as it is")
+                tell(f"{path}: {UNVERIFIED}")
             return path
         if failures:
-            raise RunError(
+            raise DamagedError(
                 f"{failures[0]}. There is no other to go on from. Restore it from a copy, or delete "
                 f"{folder}: the stage is trained again, from its start"
             )

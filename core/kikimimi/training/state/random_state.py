@@ -1,5 +1,6 @@
 """The state of a process's random generators: torch's on CPU and GPU, numpy's, Python's."""
 
+import hashlib
 import random
 from typing import Any
 
@@ -19,6 +20,21 @@ def random_state() -> dict[str, Any]:
         "numpy": [name, torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(gauss)],
         "python": random.getstate(),
     }
+
+
+def seed_random_state(seed: int, stage: str, rank: int, step: int) -> None:
+    """Seed this process's random generators with numbers that no other rank, stage or step begins with.
+
+    Args:
+        seed: The recipe's.
+        stage: Name of the stage.
+        rank: Rank of this process.
+        step: Step after which it begins to draw.
+    """
+    digest = hashlib.sha256(f"{seed} {stage} {rank} {step}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)  # those of all devices
+    numpy.random.seed(int.from_bytes(digest[8:12], "big"))
+    random.seed(digest)
 
 
 def restore_random_state(state: dict[str, Any]) -> None:

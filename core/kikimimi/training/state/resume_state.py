@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from kikimimi.errors import RunError
 from kikimimi.training.log_interval import LogInterval
 from kikimimi.training.state.random_state import check_random_state
 from kikimimi.weights.tensors import StoredTensor
@@ -91,16 +89,20 @@ def check_state(state: Mapping[str, Any], step: int, *, hashed: bool) -> None:
             raise ValueError("the options of its optimiser are damaged")
         if not group["params"] or len(group["betas"]) != 2 or float(group["weight_decay"]) < 0:
             raise ValueError("the options of its optimiser are damaged")
+    taken = set()
     for moments in optimiser["state"].values():
         if not moments.keys() >= _MOMENTS or not isinstance(moments["exp_avg"], StoredTensor):
             raise ValueError("it lacks the moments of a parameter")
         if getattr(moments["exp_avg_sq"], "shape", None) != moments["exp_avg"].shape:
             raise ValueError("the moments of a parameter do not fit together")
-        if not 1 <= float(moments["step"].whole()) <= step:
+        taken.add(float(moments["step"].whole()))
+        if not 1 <= max(taken) <= step:
             raise ValueError("the moments of a parameter are of another step")
-    # With fp16, every step until now may have been left out.
-    if not rates or not (optimiser["state"] or "MixedPrecision" in state):
+    # With fp16, steps are left out: every one until now, maybe.
+    if not rates or not (taken or "MixedPrecision" in state):
         raise ValueError("it lacks the state of the optimiser")
+    if "MixedPrecision" not in state and max(taken) != step:
+        raise ValueError("its moments are of another step: files of two are mixed")
     numbers = [number for group in optimiser["param_groups"] for number in group["params"]]
     if numbers != list(range(len(numbers))) or not optimiser["state"].keys() <= set(numbers):
         raise ValueError("the parameters of its optimiser are damaged")
@@ -125,56 +127,6 @@ def check_state(state: Mapping[str, Any], step: int, *, hashed: bool) -> None:
         raise ValueError("its random generators, faults and log are not of the same ranks")
     for generators in state["random"]:
         check_random_state(generators)
-
-
-def check_fits(state: Mapping[str, Any], optimiser: torch.optim.Optimizer, loops: Mapping[str, Any]) -> None:
-    """Check that a resume state is one of this training: of its optimiser, its schedule and its loops.
-
-    Args:
-        state: Resume state.
-        optimiser: Optimiser of the stage, as it begins, with its schedule.
-        loops: Loops of the trainer, as they begin.
-
-    Raises:
-        RunError: It is not.
-    """
-    (saved,), groups = state["optimizer_states"], optimiser.param_groups
-    moments = [moment["exp_avg"].shape for _, moment in sorted(saved["state"].items())]
-    shapes = [parameter.shape for group in groups for parameter in group["params"]]
-    if (
-        [len(group["params"]) for group in saved["param_groups"]]
-        != [len(group["params"]) for group in groups]
-        or [_options(group) for group in saved["param_groups"]] != [*map(_options, groups)]
-        or moments != [shapes[number] for number in sorted(saved["state"])]
-    ):
-        what = "optimiser"
-    elif state["lr_schedulers"][0]["base_lrs"] != [group["initial_lr"] for group in groups]:
-        what = "schedule"
-    elif not _of_form(state["loops"]["fit_loop"], loops):
-        what = "loops"
-    else:
-        return
-    raise RunError(
-        f"the checkpoint of step {state['global_step']} is damaged: its {what} is not that of this stage. "
-        "Restore it from a copy, or delete it: the stage goes on from the one before it"
-    )
-
-
-def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of an optimiser's group that do not change while it trains."""
-    names = ("name", "initial_lr", "weight_decay", "betas", "eps", "amsgrad", "maximize", "capturable")
-    return {name: group.get(name) for name in names}
-
-
-def _of_form(saved: Any, fresh: Any) -> bool:
-    """Tell whether saved counts have all that fresh ones have; where the data stands is checked elsewhere."""
-    if not isinstance(fresh, Mapping):
-        return type(saved) is type(fresh)
-    return isinstance(saved, Mapping) and all(
-        name in saved and _of_form(saved[name], value)
-        for name, value in fresh.items()
-        if name != "state_dict"
-    )
 
 
 def _check_progress(loops: Mapping[str, Any]) -> None:

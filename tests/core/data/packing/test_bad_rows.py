@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 
 from kikimimi.cli.data import app
 from kikimimi.contracts.layout import BadRow, Clip, Layout, LayoutConfig, Row, Segment, as_on_disk
+from kikimimi.data.audio import probe
 from kikimimi.data.packing.clips import MissingClipError, located
 from kikimimi.data.packing.meta import json_value
 from kikimimi.data.packing.pack import pack
-from kikimimi.data.packing.source import PackSource
+from kikimimi.data.packing.source import PackSource, find_tars
 from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import DataError, RequestError
 
@@ -284,3 +285,27 @@ def test_a_length_that_was_told_roughly(
 def test_a_corpus_that_the_system_refuses_does_not_exist(name: str) -> None:
     with pytest.raises(RequestError, match="no such file or folder"):
         PackSource.open(name)
+
+
+@pytest.mark.parametrize(("held", "wanted"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_corpus_is_found_in_another_normal_form(
+    tone: Tone, tmp_path: Path, held: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / of(held, "ガ")
+    folder.mkdir()
+    (folder / "a.wav").write_bytes(tone(0.2))
+    (folder / of(held, "é.csv")).write_text("path,text\na.wav,x\n", encoding="utf-8")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for asked in (str(tmp_path / of(wanted, "ガ/é.csv")), of(wanted, "~/ガ/é.csv")):
+        assert PackSource.open(asked).path == str(folder / of(held, "é.csv"))
+        assert len(PackSource.open(asked, "manifest")) == 1
+    for key in ("a", "b"):
+        (folder / f"{key}.tar").touch()
+    (folder / of(held, "é.csv")).unlink()
+    assert find_tars(str(tmp_path / of(wanted, "ガ"))) == [str(folder / "a.tar"), str(folder / "b.tar")]
+
+
+def test_audio_is_opened_in_another_normal_form(tone: Tone, tmp_path: Path) -> None:
+    (tmp_path / of("NFD", "ガ.wav")).write_bytes(tone(0.2))
+    seconds, _, _ = probe(tmp_path / of("NFC", "ガ.wav"), "a")
+    assert seconds == pytest.approx(0.2)

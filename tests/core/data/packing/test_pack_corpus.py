@@ -271,8 +271,12 @@ def test_refuses_options(corpus: Corpus, tmp_path: Path, options: list[str], sai
     assert not (tmp_path / "out").exists()
 
 
-def test_finds_the_layout(corpus: Corpus, tmp_path: Path, install: Install) -> None:
+def test_finds_the_layout(
+    corpus: Corpus, tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = corpus(({"text": "x"}, ["1.wav"]))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # what lies beside the repository may have a name like those below
     assert PackSource.open(source).name == "rows"
     with pytest.raises(RequestError, match=r"al\.rows: no such file or folder\. Did you mean 'all\.rows'\?"):
         PackSource.open(tmp_path / "al.rows")
@@ -281,6 +285,7 @@ def test_finds_the_layout(corpus: Corpus, tmp_path: Path, install: Install) -> N
         match=r"^someorg/someset: no such file or folder\. For a set on the Hub, add --layout hug",
     ):
         PackSource.open("someorg/someset")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(RequestError, match=r"no such file or folder\.$"):
         PackSource.open("../someset")
     (tmp_path / "x.bin").write_bytes(b"")

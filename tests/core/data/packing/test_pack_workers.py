@@ -162,7 +162,7 @@ def test_ctrl_c_stops_after_the_current_rows(
     try:
         wait_for(lambda: len(list(out.glob("*.tar.*.tmp"))) == 2)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 130, said
@@ -180,13 +180,13 @@ def test_sigterm_ends_all_processes(
 ) -> None:
     """Sent to the first one alone, or to all as some schedulers do: none is taken for one that died."""
     out = tmp_path / "out"
-    (clips / "slow").write_text("60")  # rows are not waited for
+    (clips / "slow").write_text("600")  # rows are not waited for
     process = start(clips, out, site, records_per_shard=6, workers=2)
     try:
         wait_for(lambda: len(list(out.glob("*.tar.*.tmp"))) == 2)
         busy = children(process.pid)
         (os.killpg if everywhere else os.kill)(process.pid, signal.SIGTERM)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 143, said

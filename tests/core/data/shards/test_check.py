@@ -334,3 +334,40 @@ def test_a_damaged_index_is_never_believed(shard: Shard, part: float) -> None:
         assert error is not None
         assert re.search(r"is malformed|is of version|is stale|of another shard", error)
         assert error.endswith(f"Make it again with: kikimimi data index {path}")
+
+
+@pytest.mark.fault("Names: files that macOS and Windows add", "passed over")
+def test_what_systems_add_is_no_problem(write_tar: WriteTar, tone: Tone) -> None:
+    junk = b"\0\5\26\7" + b"\xff" * 30_000
+    path = write_tar(
+        [
+            ("._a.json", junk),
+            ("a.json", _TEXT),
+            ("._a.0.wav", junk),
+            ("a.0.wav", tone()),
+            (".DS_Store", junk),
+            ("b.json", _TEXT),
+            ("b.0.wav", tone()),
+            ("__MACOSX/._b.json", junk),
+            ("Thumbs.db", junk),
+        ]
+    )
+    summary = index_shards([str(path)]).summary()
+    assert summary.startswith("2 records")
+    assert "warning" not in summary
+    assert _found(path) == []
+    report = ShardCheck([str(path)]).run()
+    assert report.records == 2
+
+
+def test_a_record_behind_what_systems_add_is_missed(write_tar: WriteTar, tone: Tone) -> None:
+    members = [
+        (f"{key}.{suffix}", _TEXT if suffix == "json" else tone())
+        for key in "abc"
+        for suffix in ("json", "0.wav")
+    ]
+    path = write_tar([*members[:2], ("._b.json", b"\0\5\26\7"), *members[2:]])
+    build_index(path)
+    _rewrite(path, _without_second)
+    ((_, _, reason),) = _found(path)
+    assert reason.startswith("member 'b.json' is not in the index")

@@ -1,0 +1,82 @@
+"""The packages that a run was made with, as its lock tells them, and what is installed of them now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from kikimimi.console.terminal import say
+from kikimimi.contracts import registry
+from kikimimi.errors import DamagedError
+from kikimimi.files.reading import MEBIBYTE, read_json
+
+_OURS = "kikimimi"
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """What a lock says of plugins.
+
+    Attributes:
+        plugins: Names and distributions of the plugins that the recipe names.
+        versions: Version of each distribution, kikimimi's own among them.
+    """
+
+    plugins: frozenset[tuple[str, str]]
+    versions: Mapping[str, str]
+
+    @classmethod
+    def read(cls, lock: Path) -> MadeWith:
+        """Read a lock; one that is not there, or damaged, says nothing (who needs it, says that)."""
+        try:
+            held = read_json(lock, dict[str, Any], limit=64 * MEBIBYTE) if lock.is_file() else {}
+        except DamagedError:
+            held = {}
+        found = list(_origins(held.get("plugins")))
+        libraries = held.get("libraries")
+        ours = libraries.get(_OURS) if isinstance(libraries, dict) else None
+        versions = {distribution: number for _, distribution, number in found}
+        if isinstance(ours, str):
+            versions[_OURS] = ours
+        return cls(frozenset((name, distribution) for name, distribution, _ in found), versions)
+
+    def prefer(self) -> None:
+        """Take these plugins where another distribution claims the name of one as well."""
+        for name, distribution in self.plugins:
+            registry.prefer(name.rpartition(":")[2], distribution)
+
+    def differences(self) -> list[str]:
+        """Return a line for each distribution that is not installed, or another version, with the remedy."""
+        lines = []
+        for distribution, locked in sorted(self.versions.items()):
+            try:
+                present = version(distribution)
+            except PackageNotFoundError:
+                present = None
+            if present != locked:
+                now = "is not installed" if present is None else f"is {present} now"
+                lines.append(
+                    f"made with {distribution} {locked}, which {now}: pip install '{distribution}=={locked}'"
+                )
+        return lines
+
+
+@cache
+def tell_differences(path: Path, lines: tuple[str, ...]) -> None:
+    """Say once per process what a run was made with that is not what is installed."""
+    for line in lines:
+        say(f"{path}: {line}", error=True)
+
+
+def _origins(value: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield name, distribution and version of the plugins in a section of a lock, nested ones too."""
+    if isinstance(value, dict):
+        found = tuple(value.get(key) for key in ("name", "distribution", "version"))
+        if all(isinstance(item, str) for item in found):
+            yield found  # type: ignore[misc]
+        for inner in value.values():
+            yield from _origins(inner)

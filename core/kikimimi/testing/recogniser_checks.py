@@ -1,0 +1,127 @@
+"""Checks of recognisers: what they make of clips, one by one and in batches."""
+
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+from weakref import finalize
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kikimimi.contracts.recogniser import Recogniser, RecogniserConfig
+from kikimimi.errors import AudioError
+from kikimimi.testing.subject import ContractError, NotTriedError, PlainSubject, check_named, expect
+
+_LANGUAGE = "en"
+_LONGEST = 60.0
+"""Clips longer than `max_seconds` are tried up to here [s]."""
+
+
+class RecogniserSubject(PlainSubject[Recogniser]):
+    """A recogniser under test: that of the config that is given, or else of its example."""
+
+    config_base = RecogniserConfig
+
+    @cached_property
+    def _folder(self) -> Path:
+        folder = tempfile.mkdtemp()
+        finalize(self, rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
+    @cached_property
+    def config(self) -> Any:
+        """The config that was given, or that of the example.
+
+        Raises:
+            NotTriedError: The recogniser gives none.
+        """
+        found = self.component.example(self._folder) if self.given is None else self.given
+        if found is None:
+            raise NotTriedError(f"{self.component.__name__}.example gives no small model to transcribe with")
+        return found
+
+    @property
+    def chosen(self) -> Any:
+        """The same: a recogniser may have options without a default, as there is none for a model's place."""
+        return self.config
+
+    @cached_property
+    def recogniser(self) -> Recogniser:
+        """The recogniser, which is built once: it may be large."""
+        return self.build()
+
+    def clips(self) -> list[NDArray[np.float32]]:
+        """Return clips of unequal lengths."""
+        rate = self.recogniser.sample_rate
+        draw = np.random.default_rng(0)
+        return [
+            (0.1 * draw.standard_normal(int(seconds * rate))).astype(np.float32)
+            for seconds in (0.5, 1.2, 0.3)
+        ]
+
+    def transcribe(self, clips: list[NDArray[np.float32]], language: str | None = _LANGUAGE) -> list[str]:
+        """Transcribe clips, and check that there is one text for each."""
+        found: Any = self.recogniser.transcribe(clips, language)
+        expect(
+            isinstance(found, list)
+            and all(isinstance(text, str) for text in found)
+            and len(found) == len(clips),
+            f"transcribe: expected a list of {len(clips)} texts, found {found!r}",
+        )
+        texts: list[str] = found
+        return texts
+
+
+def states_what_it_takes(subject: RecogniserSubject) -> None:
+    """`sample_rate` is a whole number of hertz, `max_seconds` above 0 or None, `identity` a text."""
+    rate, bound = subject.recogniser.sample_rate, subject.recogniser.max_seconds
+    expect(type(rate) is int and rate > 0, f"sample_rate: expected a whole number above 0, found {rate!r}")
+    expect(bound is None or bound > 0, f"max_seconds: expected a number above 0 or None, found {bound!r}")
+    names = [subject.component.identity(subject.config) for _ in range(2)]
+    expect(
+        all(isinstance(name, str) and name.strip() for name in names) and names[0] == names[1],
+        f"identity: expected the same text each time, found {names}",
+    )
+
+
+def clips_have_one_text_each(subject: RecogniserSubject) -> None:
+    """There is one text for each clip, in their order; the same clips have the same again, and alone."""
+    clips = subject.clips()
+    before = [clip.copy() for clip in clips]
+    found = subject.transcribe(clips)
+    expect(
+        all((one == other).all() for one, other in zip(clips, before, strict=True)),
+        "transcribe: expected the clips as they were, found them changed",
+    )
+    for what, again in {
+        "a second time": subject.transcribe(clips),
+        "in reverse": subject.transcribe(clips[::-1])[::-1],
+        "one by one": [subject.transcribe([clip])[0] for clip in clips],
+    }.items():
+        expect(again == found, f"the same clips {what}: expected {found}, found {again}")
+    expect(subject.transcribe([]) == [], "no clips: expected no texts")
+
+
+def silence_is_taken(subject: RecogniserSubject) -> None:
+    """Silence, and a clip whose language is not known, have a text, which may be empty."""
+    rate = subject.recogniser.sample_rate
+    subject.transcribe([np.zeros(rate, np.float32)])
+    subject.transcribe(subject.clips(), None)
+
+
+@check_named("longest_clip_works")
+def too_long_clips_are_refused(subject: RecogniserSubject) -> None:
+    """A clip of `max_seconds` has a text; a longer one is an AudioError, never cut."""
+    bound, rate = subject.recogniser.max_seconds, subject.recogniser.sample_rate
+    if bound is None or bound > _LONGEST:
+        return
+    subject.transcribe([np.zeros(int(bound * rate), np.float32)])
+    try:
+        subject.transcribe([np.zeros(int((bound + 1) * rate), np.float32)])
+    except AudioError:
+        return
+    raise ContractError(
+        f"a clip of {bound + 1:g} s, longer than max_seconds: expected a kikimimi.AudioError, found none"
+    )

@@ -1,0 +1,118 @@
+"""Checks of voices: the sound of a sentence, how it follows speed and pitch, and odd texts."""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kikimimi.contracts.voice import Voice, VoiceConfig
+from kikimimi.testing.subject import (
+    ContractError,
+    PlainSubject,
+    check_named,
+    expect,
+    expect_no_error,
+    expect_type,
+)
+
+_SENTENCES = {"ja": "今日は良い天気ですね。", "zh": "今天天气很好。", "ko": "오늘은 날씨가 좋네요."}
+_ANY = "One, two, three, four."
+_ODD = ("", " ", "\n", "。", "?!", "\x00", "\U0001f442", "e\u0301", "123")
+_SHIFT = 3.0
+"""Change of pitch that is tried [semitones]."""
+_QUIET = 1e-3
+"""Peak below which a sentence counts as silence."""
+
+
+class VoiceSubject(PlainSubject[Voice]):
+    """A voice under test. Building one may take a while: it is built once."""
+
+    config_base = VoiceConfig
+
+    @cached_property
+    def voice(self) -> Voice:
+        """The voice."""
+        return self.build()
+
+    @property
+    def sentence(self) -> str:
+        """A sentence that it can speak."""
+        return _SENTENCES.get(self.voice.language, _ANY)
+
+    def speak(self, text: str, **options: float) -> NDArray[np.float32]:
+        """Speak a text, and check the form of what comes out."""
+        found: Any = self.voice.speak(text, **options)
+        expect_type(found, np.ndarray, f"{text!r}: expected an array of numpy")
+        expect(
+            found.ndim == 1 and found.dtype == np.float32,
+            f"{text!r}: expected (S,) float32, found {found.dtype} of shape {found.shape}",
+        )
+        expect(bool(np.isfinite(found).all()), f"{text!r}: expected finite samples, found others")
+        peak = float(np.abs(found).max(initial=0.0))
+        expect(peak <= 1.0, f"{text!r}: expected samples from -1 to 1, found {peak:g}")
+        samples: NDArray[np.float32] = found
+        return samples
+
+
+def states_rate_and_language(subject: VoiceSubject) -> None:
+    """`sample_rate` is a whole number of hertz, `language` a code of ISO 639."""
+    rate, language = subject.voice.sample_rate, subject.voice.language
+    expect(type(rate) is int and rate > 0, f"sample_rate: expected a whole number above 0, found {rate!r}")
+    expect(
+        isinstance(language, str) and 2 <= len(language) <= 3 and language.isalpha() and language.islower(),
+        f"language: expected a code such as ja or en, found {language!r}",
+    )
+
+
+def a_sentence_is_heard(subject: VoiceSubject) -> None:
+    """A sentence becomes sound of a plausible length, 0.2 to 30 s, that is no silence."""
+    found = subject.speak(subject.sentence)
+    seconds = len(found) / subject.voice.sample_rate
+    expect(0.2 <= seconds <= 30, f"{subject.sentence!r}: expected 0.2 to 30 s, found {seconds:.2f} s")
+    expect(float(np.abs(found).max()) > _QUIET, f"{subject.sentence!r}: expected sound, found silence")
+
+
+@check_named("again_is_the_same")
+def spoken_again_is_the_same(subject: VoiceSubject) -> None:
+    """The same text is spoken alike each time: data can be made again."""
+    first = subject.speak(subject.sentence)
+    subject.speak(subject.sentence, speed=1.5, semitones=_SHIFT)
+    again = subject.speak(subject.sentence)
+    expect(
+        first.shape == again.shape and bool((first == again).all()),
+        f"{subject.sentence!r} a second time: expected the same samples, found others",
+    )
+
+
+def speed_shortens(subject: VoiceSubject) -> None:
+    """Speech at a higher speed is shorter, at a lower one longer."""
+    slow, own, fast = (len(subject.speak(subject.sentence, speed=speed)) for speed in (0.7, 1.0, 1.5))
+    expect(
+        fast < own < slow,
+        f"speed 0.7, 1 and 1.5: expected fewer samples the faster it speaks, found {slow}, {own}, {fast}",
+    )
+
+
+def pitch_changes_the_sound(subject: VoiceSubject) -> None:
+    """Another pitch is another sound, of about the same length."""
+    own, higher = (subject.speak(subject.sentence, semitones=shift) for shift in (0.0, _SHIFT))
+    expect(
+        own.shape != higher.shape or bool((own != higher).any()),
+        f"semitones {_SHIFT:g}: expected another sound, found the same",
+    )
+    expect(
+        0.8 * len(own) <= len(higher) <= 1.25 * len(own),
+        f"semitones {_SHIFT:g}: expected about the length of {len(own)} samples, found {len(higher)}",
+    )
+
+
+@check_named("odd_texts_are_taken_or_refused")
+def odd_texts_are_spoken_or_refused(subject: VoiceSubject) -> None:
+    """Any text is spoken, or a ValueError says why it cannot be; never another error."""
+    for text in _ODD:
+        try:
+            with expect_no_error(f"{text!r}: expected samples or a ValueError", ContractError, ValueError):
+                subject.speak(text)
+        except ValueError as error:
+            expect(bool(str(error).strip()), f"{text!r}: expected an error that says why, found an empty one")

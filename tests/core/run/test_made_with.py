@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kikimimi.contracts import registry
+from kikimimi.errors import RecipeError
+from kikimimi.recipe import load_recipe
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.lock import lock
+from kikimimi.run.made_with import MadeWith, tell_differences
+from kikimimi.testing import tiny_recipe, write_shard
+
+GROUP = "kikimimi.normalisers"
+LOWER = """
+from kikimimi import Normaliser
+
+class Lower(Normaliser):
+    def __call__(self, text):
+        return text.lower()
+"""
+RECIPE = "extends: recipes/quickstart.yaml\nevaluate: {held_out: {normaliser: lower}}\n"
+
+
+@pytest.fixture
+def run(install: Any, tmp_path: Path) -> Path:
+    """Make a run that is scored by a third party's normaliser."""
+    install("ears", {GROUP: {"lower": "third_a:Lower"}}, {"third_a": LOWER}, "1.2")
+    recipe_file = tmp_path / "recipe.yaml"
+    recipe_file.write_text(RECIPE.replace("recipes", str(Path(__file__).parents[3] / "recipes")))
+    made = RunFolder.create(
+        tmp_path / "run", tiny_recipe(load_recipe(recipe_file), write_shard(tmp_path / "data"))
+    )
+    made.write_json("lock.json", {**lock(made.recipe), "sessions": []})
+    return made.path
+
+
+def test_another_package_of_the_same_name_breaks_no_run(install: Any, run: Path) -> None:
+    install("mouths", {GROUP: {"lower": "third_b:Lower"}}, {"third_b": LOWER}, "3.0")
+    assert RunFolder.open(run).recipe.evaluate["held_out"].normaliser == "lower"
+    assert registry.find("normaliser", "lower").distribution == "ears"
+
+
+def test_a_package_that_is_gone_is_named_with_its_version(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # as if it were uninstalled
+    registry.refresh()
+    with pytest.raises(RecipeError, match=r"no normaliser is called 'lower'") as raised:
+        RunFolder.open(run)
+    assert f"{run}: made with ears 1.2, which is not installed: pip install 'ears==1.2'" in str(raised.value)
+
+
+def test_another_version_is_said_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = json.loads((run / "lock.json").read_text())
+    for origin in (held["plugins"]["evaluate.held_out.normaliser"], held["plugins"]["adapter"]):
+        assert origin["version"]
+        origin["version"] = "0.0.7"
+    (run / "lock.json").write_text(json.dumps(held))
+    for _ in range(2):
+        RunFolder.open(run)
+    said = capsys.readouterr().err
+    assert said.count(f"{run}: made with ears 0.0.7, which is 1.2 now: pip install 'ears==0.0.7'\n") == 1
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"plugins": [1], "libraries": 2}'])
+def test_a_lock_that_says_nothing_is_passed_over(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "lock.json").write_text(content)
+    found = MadeWith.read(tmp_path / "lock.json")
+    assert (found.plugins, dict(found.versions), found.differences()) == (frozenset(), {}, [])
+
+
+def test_nothing_is_said_of_what_is_the_same(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tell_differences(run, tuple(MadeWith.read(run / "lock.json").differences()))
+    assert capsys.readouterr().err == ""
