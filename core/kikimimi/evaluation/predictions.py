@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
 from kikimimi.contracts.answer import Answer
-from kikimimi.files.reading import damaged, read_json_lines
+from kikimimi.files.reading import damaged, file_there, read_json_lines
 from kikimimi.files.writing import add_lines, whole_file, writing
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _exchange(path: Path, identity: Identity) -> None:
         return
     if isinstance(held, dict) and isinstance(identity, dict) and held["weights"] == identity["weights"]:
         _move(path, _aside(path, held))
-    if (wanted := _aside(path, identity)).is_file():
+    if file_there(wanted := _aside(path, identity), _AGAIN):
         _move(wanted, path)
 
 

@@ -21,7 +21,7 @@ from kikimimi.console.terminal import say
 from kikimimi.contracts import registry
 from kikimimi.errors import RequestError, RunError
 from kikimimi.evaluation.predictions import Identity
-from kikimimi.files.reading import MEBIBYTE, damaged, read_json
+from kikimimi.files.reading import MEBIBYTE, damaged, file_there, paths_in, read_json
 from kikimimi.files.writing import scratch_folder, whole_file, writing
 from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Evaluation, Recipe, load_recipe
@@ -70,7 +70,7 @@ def read_scorings(folder: Path) -> list[Scoring]:
         DamagedError: The file is damaged, or its settings are not as they were written.
     """
     path = folder / RECORD
-    if not path.exists():
+    if not file_there(path, _AGAIN):
         return []
     found: list[Scoring] = read_json(path, list[Scoring], limit=_LARGEST, remedy=_AGAIN)
     for number, scoring in enumerate(found, start=1):
@@ -131,7 +131,7 @@ def _versions(evaluation: Evaluation) -> dict[str, str]:
 
 def added_names(run: RunFolder) -> list[str]:
     """Return the names of the evaluations that were scored and are not in the run's recipe."""
-    names = sorted(path.parent.name for path in run.path.glob(f"evaluations/*/{RECORD}"))
+    names = [path.parent.name for path in paths_in(run.path, f"evaluations/*/{RECORD}")]
     return [name for name in names if name not in run.recipe.evaluate]
 
 

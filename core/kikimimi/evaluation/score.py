@@ -141,7 +141,7 @@ def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
             )
     SafeConsole().print(table)
     if counts:
-        say("cut/loop: answers that ended where no more tokens were allowed / that say a piece over and over")
+        say("cut/loop: answers that ran out of tokens / that say a piece over and over")
     say(f"normaliser: {', '.join(sorted(normalisers))}")
     for name, systems in scores.items():
         for system, score in systems.items():

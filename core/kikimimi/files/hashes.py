@@ -147,10 +147,11 @@ def content_mark(path: Path) -> str:
     written with it, in the manifest of its folder or in its header; of a file without one, its time.
 
     Raises:
+        DamagedError: Where the manifest is looked for, something else is.
         OSError: It cannot be read.
     """
     manifest = path.parent / MANIFEST
-    if manifest.exists():
+    if file_there(manifest, CHECKPOINT_REMEDY):
         return mark(manifest).sha256
     with path.open("rb") as file:
         try:

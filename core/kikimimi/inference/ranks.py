@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
 from kikimimi.contracts.answer import Answer
 from kikimimi.contracts.generation import Generation
 from kikimimi.errors import KikimimiError, RequestError
+from kikimimi.files.hashes import UNVERIFIED
 from kikimimi.inference.engine import BATCH_SIZE, Engine, Prompt
 from kikimimi.model.assembly import assemble, load_deferred
 from kikimimi.model.sharding import shard
@@ -153,7 +155,8 @@ class Ranks:
         # Gathered as it is, and cast where one process casts: the same numbers.
         shard(model, mesh, "fp32")
         load_deferred(model)
-        load_trained(model, recipe, stage, weights)
+        if not load_trained(model, recipe, stage, weights) and self.leads:
+            say(f"{weights}: {UNVERIFIED}", error=True)
         model.stand_in = StandIn.of(model.encoder, cached=False)
         for module in model.llm.modules():
             if isinstance(module, nn.Module) and hasattr(module, "generate"):
