@@ -23,7 +23,7 @@ from kikimimi.training.fit import PRECISIONS
 from kikimimi.training.flops import FlopMeter
 from kikimimi.training.log_interval import LogInterval
 from kikimimi.training.module import StageModule
-from kikimimi.training.parallel.fsdp import ShardedStrategy, shard
+from kikimimi.training.parallel.fsdp import ShardedStrategy, shard_for_training
 
 from .clock import forget_peak, peak_memory, wait
 from .operations import rates, step_operations
@@ -119,7 +119,7 @@ def measure(subject: Subject, stage: str, model: SpeechLM, *, sharded: bool = Fa
             FaultLog(Path(folder) / "faults.jsonl", options.faults),
             interval,
             FlopMeter(model, recipe.trainer.precision),
-            (lambda mesh: shard(model, mesh, recipe.trainer.precision)) if sharded else None,
+            (lambda mesh: shard_for_training(model, mesh, recipe.trainer.precision)) if sharded else None,
         )
         strategy = ShardedStrategy(1, None if device.type == "cuda" else "gloo") if sharded else "auto"
         trainer = pl.Trainer(

@@ -1,11 +1,18 @@
 """``kikimimi evaluate`` and ``kikimimi score``."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kikimimi.console.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from kikimimi.contracts.metric import Score
+    from kikimimi.run.folder import RunFolder
 
 _COUNTED = {
     "truncated": "ended because no more tokens were allowed",
@@ -16,26 +23,64 @@ _COUNTED = {
 
 def evaluate(
     run: Path = typer.Argument(..., help="A run folder."),
-    only: list[str] = typer.Option([], "--only", help="Name of an evaluation; again for more. Default: all."),
+    overrides: list[str] = typer.Argument(
+        None,
+        help="Evaluations to add or change: evaluate.NAME.metric=wer, evaluate.NEW={shards: ..., task: asr}. "
+        "What was predicted is not predicted again.",
+    ),
+    source: Path | None = typer.Option(
+        None, "--from", metavar="RECIPE_OR_RUN", help="Take the evaluations of another recipe, or of a run."
+    ),
+    only: list[str] = typer.Option(
+        [],
+        "--only",
+        help="Name of an evaluation; again for more. Default: those that are added or changed, else all.",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of a table."),
 ) -> None:
     """Evaluate a run and its baselines, and write the report."""
     from kikimimi.evaluation.evaluate import evaluate as evaluate_run
+    from kikimimi.evaluation.record import open_changed
     from kikimimi.evaluation.score import print_scores
     from kikimimi.files.writing import check_target
+    from kikimimi.inference.ranks import is_spread
     from kikimimi.report.run_report import write_run_report
     from kikimimi.run.folder import RunFolder
 
-    folder = RunFolder.open(run)
+    folder, named = open_changed(run, overrides or [], source)
     check_target(folder.report)
-    scores = evaluate_run(folder, only)
-    write_run_report(folder)
+    if is_spread(folder.recipe.trainer):
+        scores = _evaluate_in_pieces(folder, only or named)
+        if scores is None:
+            return
+    else:
+        scores = evaluate_run(folder, only or named)
+    write_run_report(RunFolder.open(run))
     if as_json:
         listed = {name: {s: v.to_json() for s, v in systems.items()} for name, systems in scores.items()}
         say_json(listed)
         return
     print_scores(scores)
     say(f"report: {folder.report}", error=True)
+
+
+def _evaluate_in_pieces(run: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Score]] | None:
+    """Evaluate on the ranks that a recipe spreads its model over; None on every rank but the first."""
+    from kikimimi.evaluation.evaluate import evaluate as evaluate_run
+    from kikimimi.inference.ranks import Ranks
+    from kikimimi.training.launcher import check_launcher
+    from kikimimi.training.parallel.lost_rank import lost_ranks_told
+
+    check_launcher(run.recipe.trainer)
+    with lost_ranks_told():
+        ranks = Ranks(run)
+        if not ranks.leads:
+            ranks.follow()
+            return None
+        try:
+            return evaluate_run(run, names, ranks)
+        finally:
+            ranks.end()
 
 
 def score(

@@ -193,8 +193,8 @@ def open_metric(
     metric_class, normalise = load("metric", metric), load("normaliser", normaliser)()
     if getattr(metric_class, "better", None) not in get_args(Better):
         raise PluginError(f"metric '{metric}': its `better` has to be {listing(get_args(Better))}")
-    built = metric_class(metric_class.Config() if config is None else config)
     try:
+        built = metric_class(metric_class.Config() if config is None else config)
         built.check(normalise)
     except ValueError as error:
         raise RequestError(f"metric '{metric}' with normaliser '{normaliser}': {error}") from error

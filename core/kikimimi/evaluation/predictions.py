@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -13,17 +14,20 @@ from typing_extensions import TypedDict
 from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
 from kikimimi.contracts.answer import Answer
-from kikimimi.files.reading import damaged, read_json_lines
-from kikimimi.files.writing import add_lines, whole_file
+from kikimimi.files.reading import damaged, file_there, read_json_lines
+from kikimimi.files.writing import add_lines, whole_file, writing
 
 if TYPE_CHECKING:
     from kikimimi.data.corpus import Corpus
 
 _AGAIN = "Delete it: 'kikimimi evaluate' makes it again"
+Identity = str | dict[str, Any]
+"""What predictions depend on, by name: weights, data, task, and of a model how it generates and computes; not
+how they are scored. In earlier versions a text, which told weights and data alone."""
 
 
 class _Heading(TypedDict):
-    identity: str
+    identity: Identity
 
 
 class PredictionLine(TypedDict):
@@ -50,24 +54,28 @@ _Lines = list[_Heading | PredictionLine]
 class Predictions:
     """What a system said, one JSON line per record, appended as it goes so that nothing is done twice.
 
-    A damaged line is left out, with a word: its record is answered again.
+    A damaged line is left out, with a word: its record is answered again. What the same weights said where it
+    was generated otherwise is put aside under another name, and comes back when it is asked for.
 
     Args:
         path: The file.
-        identity: What the predictions depend on; a file of another identity is begun anew.
+        identity: What the predictions depend on; a file of other weights is begun anew.
         begin: Whether to write the file; otherwise what is there is only read.
     """
 
-    def __init__(self, path: Path, identity: str, *, begin: bool = True) -> None:
+    def __init__(self, path: Path, identity: Identity, *, begin: bool = True) -> None:
         self.path = path
+        self.identity = identity
         self.texts: dict[str, Answer] = {}
         self.seconds = 0.0
         wrong: list[str] = []
+        if begin:
+            _exchange(path, self.identity)
         lines = _read_lines(path, wrong)
         if wrong:
             count = counted(len(wrong), "damaged line")
             say(f"{path}: {count} left out, and answered again: {wrong[0]}", error=True)
-        if lines[:1] == [{"identity": identity}]:
+        if _identity(lines) == identity:
             for line in _predictions(lines):
                 self.texts[line["key"]] = Answer(line["prediction"], cut=line.get("cut"))
                 self.seconds += line["seconds"]
@@ -117,6 +125,37 @@ def read_predictions(path: Path) -> dict[str, PredictionLine]:
     if lines and "identity" not in lines[0]:
         raise damaged(path, "line 1: it does not say what the predictions depend on", _AGAIN)
     return {line["key"]: line for line in _predictions(lines)}
+
+
+def held_identity(path: Path) -> Identity:
+    """Return what the predictions of a file depend on; empty where there is none."""
+    return _identity(_read_lines(path, []))
+
+
+def _identity(lines: _Lines) -> Identity:
+    return cast(_Heading, lines[0])["identity"] if lines and "identity" in lines[0] else ""
+
+
+def _exchange(path: Path, identity: Identity) -> None:
+    """Put predictions aside that were generated otherwise, and take up those that are asked for."""
+    held = held_identity(path)
+    if held == identity:
+        return
+    if isinstance(held, dict) and isinstance(identity, dict) and held["weights"] == identity["weights"]:
+        _move(path, _aside(path, held))
+    if file_there(wanted := _aside(path, identity), _AGAIN):
+        _move(wanted, path)
+
+
+def _move(old: Path, new: Path) -> None:
+    with writing(new):
+        old.replace(new)
+
+
+def _aside(path: Path, identity: Identity) -> Path:
+    # No system's name holds a tilde.
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return path.with_name(f"{path.name.removesuffix('.jsonl')}~{digest[:12]}.jsonl")
 
 
 def _read_lines(path: Path, wrong: list[str] | None) -> _Lines:

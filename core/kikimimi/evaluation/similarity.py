@@ -57,11 +57,10 @@ def similarities(engine: Engine, corpus: Corpus, seed: int) -> list[Similarity]:
     found = []
     for record, clip, said in _clips(corpus, seed):
         vocabulary = engine.model.llm.vocabulary
-        ids = torch.tensor(vocabulary.encode(said), dtype=torch.int64, device=engine.device)
+        ids = torch.tensor(vocabulary.encode(said), dtype=torch.int64)
         waveforms = corpus.waveforms(record, [clip], engine.sample_rate)
         _, _, output = engine.pack([Prompt(record.where, corpus.conversation(record).prompt(), waveforms)])
-        with torch.no_grad():
-            embeddings = engine.model.embed(ids).float()  # (L, D)
+        embeddings = engine.embed(ids).float()  # (L, D)
         assert output is not None
         tokens = output.tokens.unstack()[0].float()  # (T, D)
         cosines = F.normalize(embeddings, dim=1) @ F.normalize(tokens, dim=1).T

@@ -142,6 +142,26 @@ def _check(folder: Path, name: str, wanted: FileMark) -> None:
         raise ValueError(f"{name} is not as it was written: its SHA-256 differs")
 
 
+def content_mark(path: Path) -> str:
+    """Return what tells a tensor file's content from another's, without reading it: the SHA-256 that was
+    written with it, in the manifest of its folder or in its header; of a file without one, its time.
+
+    Raises:
+        DamagedError: Where the manifest is looked for, something else is.
+        OSError: It cannot be read.
+    """
+    manifest = path.parent / MANIFEST
+    if file_there(manifest, CHECKPOINT_REMEDY):
+        return mark(manifest).sha256
+    with path.open("rb") as file:
+        try:
+            texts = parse_json(_header(file)[8:], dict[str, object]).get("__metadata__", {})
+        except ValueError:
+            texts = {}  # damaged: told where it is loaded
+    sealed = texts.get(SEAL) if isinstance(texts, dict) and texts.get(SEAL_OF) == OF_ITSELF else None
+    return f"of {path.stat().st_mtime_ns}" if sealed is None else str(sealed)
+
+
 def check_seal(path: Path) -> bool:
     """Check a tensor file (safetensors) against the hash in its header.
 

@@ -3,6 +3,7 @@ fit. Evaluation and transcription stand on it.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +14,11 @@ from kikimimi.contracts.batch import Batch, Sample, collate
 from kikimimi.contracts.component import AdapterOutput
 from kikimimi.contracts.conversation import Conversation
 from kikimimi.contracts.generation import Generation
+from kikimimi.contracts.precision import autocast
 from kikimimi.contracts.scored import Packed
 from kikimimi.errors import DataError, KikimimiError
+from kikimimi.inference.sampling import drawn_by_row, prompt_seed
+from kikimimi.model.sharding import is_sharded
 from kikimimi.model.speech_lm import SpeechLM
 
 BATCH_SIZE = 16
@@ -47,15 +51,21 @@ class Engine:
     Args:
         model: The model, in eval mode; it is moved to the device.
         device: Where it runs; None is a GPU if there is one.
+        precision: Number format of computing, as a recipe spells it.
+        seed: Seed of sampling. An answer depends on it and on its own prompt, not on its batch.
 
     Attributes:
         sample_rate: The clips' sampling rate [Hz].
         max_seconds: Longest clip [s]; None means unbounded.
     """
 
-    def __init__(self, model: SpeechLM, device: torch.device | None = None) -> None:
+    def __init__(
+        self, model: SpeechLM, device: torch.device | None = None, *, precision: str = "fp32", seed: int = 0
+    ) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.to(self.device)
+        self.precision, self.seed = precision, seed
+        # A model in pieces is where it belongs.
+        self.model = model if is_sharded(model) else model.to(self.device)
         self.sample_rate = model.encoder.sample_rate
         self.max_seconds = model.encoder.max_seconds
 
@@ -77,14 +87,20 @@ class Engine:
         lengths = [sum(map(len, prompt.clips)) for prompt in prompts]
         by_length = sorted(range(len(prompts)), key=lambda number: -lengths[number])
         answers = [Answer("")] * len(prompts)
-        for start in range(0, len(prompts), batch_size):
-            numbers = by_length[start : start + batch_size]
-            texts = self._answer([prompts[number] for number in numbers], generation)
-            for number, text in zip(numbers, texts, strict=True):
-                answers[number] = text
+        for group in self._groups(prompts, by_length):
+            for start in range(0, len(group), batch_size):
+                numbers = group[start : start + batch_size]
+                texts = self._answer([prompts[number] for number in numbers], generation)
+                for number, text in zip(numbers, texts, strict=True):
+                    answers[number] = text
         return answers
 
-    @torch.inference_mode()
+    def _groups(self, prompts: Sequence[Prompt], numbers: list[int]) -> list[list[int]]:
+        """Part prompts with audio from others, where the LLM answers them apart in any case."""
+        if self.model.gate is None:
+            return [numbers]
+        return [[n for n in numbers if bool(prompts[n].clips) == heard] for heard in (True, False)]
+
     def pack(self, prompts: Sequence[Prompt]) -> tuple[Batch, Packed, AdapterOutput | None]:
         """Render prompts and write the audio tokens into their slots.
 
@@ -94,6 +110,15 @@ class Engine:
         Raises:
             DataError: A conversation cannot be rendered.
         """
+        return self._pack(prompts)
+
+    @torch.no_grad()
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embed (L,) token ids of the LLM to (L, D)."""
+        return self.model.embed(ids.to(self.device))
+
+    @torch.inference_mode()
+    def _pack(self, prompts: Sequence[Prompt]) -> tuple[Batch, Packed, AdapterOutput | None]:
         samples = []
         for prompt in prompts:
             try:
@@ -102,14 +127,18 @@ class Engine:
                 raise prompt.wrong(str(error)) from error
             samples.append(Sample(prompt.name, rendered, prompt.clips))
         batch = collate(samples).to(self.device)
-        return batch, *self.model.pack(batch)
+        with autocast(self.precision, self.device):
+            return batch, *self.model.pack(batch)
 
     def _answer(self, prompts: Sequence[Prompt], generation: Generation) -> list[Answer]:
-        batch, packed, _ = self.pack(prompts)
+        batch, packed, _ = self._pack(prompts)
         for prompt, length in zip(prompts, packed.lengths.tolist(), strict=True):
             self._check_room(prompt, length)
+        seeds = [prompt_seed(self.seed, prompt.conversation, prompt.clips) for prompt in prompts]
+        draws = drawn_by_row(seeds, self.device) if generation.temperature > 0 else nullcontext()
         try:
-            answers = self.model.generate_ids(batch, generation, packed)
+            with draws, autocast(self.precision, self.device):
+                answers = self.model.generate_ids(batch, generation, packed)
         except ValueError as error:  # of a third party's LLM, which may have limits of its own
             if isinstance(error, KikimimiError):
                 raise

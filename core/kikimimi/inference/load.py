@@ -1,5 +1,7 @@
 """From a run to its model."""
 
+from pathlib import Path
+
 from kikimimi.console.terminal import say
 from kikimimi.files.hashes import UNVERIFIED
 from kikimimi.model.assembly import assemble
@@ -8,19 +10,21 @@ from kikimimi.model.trainable import load_trained
 from kikimimi.run.folder import RunFolder
 
 
-def load_model(run: RunFolder, stage: str | None = None) -> SpeechLM:
+def load_model(run: RunFolder, stage: str | None = None, weights: Path | None = None) -> SpeechLM:
     """Assemble a run's model with its newest trained weights, in eval mode and frozen.
 
     Args:
         run: A trained run.
         stage: Stage whose weights it gets, as that left or has reached them; None is the last that has any.
+        weights: File of them; None is the stage's newest.
 
     Raises:
         RunError: Nothing was trained yet.
         DamagedError: The run's assets or weights are damaged.
     """
-    name, weights = run.newest_weights(stage)
+    name, newest = run.newest_weights(stage)
     model = assemble(run.recipe.at(name), assets=run.assets)
-    if not load_trained(model, run.recipe, name, weights):
-        say(f"{weights}: {UNVERIFIED}", error=True)
+    file = weights or newest
+    if not load_trained(model, run.recipe, name, file):
+        say(f"{file}: {UNVERIFIED}", error=True)
     return model.eval().requires_grad_(False)

@@ -52,9 +52,11 @@ class Transcriber:
 
     def __init__(self, run: RunFolder, device: torch.device | None = None) -> None:
         self.task = _task(run)
-        evaluations = list(run.recipe.evaluate.values())
-        self.generation = evaluations[0].generate if evaluations else Generation()
-        self.engine = Engine(load_model(run), device)
+        recipe = run.recipe
+        first = next(iter(recipe.evaluate.values()), None)
+        self.generation = first.generate if first is not None else Generation()
+        precision = recipe.trainer.precision if first is None else recipe.precision_of(first)
+        self.engine = Engine(load_model(run), device, precision=precision, seed=recipe.seed)
         self.sample_rate = self.engine.sample_rate
         self.max_seconds = self.engine.max_seconds
 

@@ -13,6 +13,7 @@ from kikimimi.contracts.batch import Fault
 from kikimimi.costs.shapes import shapes_only
 from kikimimi.errors import DamagedError, KikimimiError
 from kikimimi.evaluation.predictions import read_predictions
+from kikimimi.evaluation.record import RECORD, read_scorings
 from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import FILE, read_similarities
 from kikimimi.files.hashes import ASSETS_REMEDY, UNVERIFIED, WEIGHTS_REMEDY, check_seal, require_files
@@ -178,6 +179,7 @@ def _evaluation(path: Path, folder: Path) -> Iterator[CheckedItem]:
         yield _item(path, file, partial(read_predictions, file))
     for name, read in (
         ("scores.json", partial(read_scores, folder / "scores.json")),
+        (RECORD, partial(read_scorings, folder)),
         (FILE, partial(read_similarities, folder)),
     ):
         if os.path.lexists(folder / name):

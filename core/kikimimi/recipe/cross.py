@@ -81,11 +81,28 @@ def _check_evaluations(stage: str, section: Entry, tree: Entry, builder: Builder
             _add(builder, key, said)
 
 
+def own_name_taken(recipe: str, evaluation: Evaluation) -> str | None:
+    """Return what is wrong where a baseline is called as the recipe is, under which its own score stands."""
+    if recipe not in evaluation.baselines:
+        return None
+    return (
+        f"baselines.{recipe}: has the name of the recipe itself, under which the run's own score stands. "
+        "Call it something else"
+    )
+
+
 def _check_metric(key: str, builder: Builder) -> None:
-    given = builder.built.get(key)
-    if isinstance(given, Evaluation):
+    """Check that metric and normaliser go together, whatever else is wrong with the evaluation."""
+    whole = builder.built.get(key)
+    metric, normaliser = (builder.built.get(f"{key}.{option}") for option in ("metric", "normaliser"))
+    if isinstance(whole, Evaluation):
+        metric, normaliser = whole.metric, whole.normaliser
+        if problem := own_name_taken(str(builder.built.get("name")), whole):
+            name, _, said = problem.partition(": ")
+            _add(builder, f"{key}.{name}", said)
+    if isinstance(metric, Chosen) and isinstance(normaliser, str):
         try:
-            open_metric(given.metric.name, given.normaliser, given.metric.config)
+            open_metric(metric.name, normaliser, metric.config)
         except RequestError as error:
             _add(builder, f"{key}.metric", str(error))
 

@@ -422,8 +422,10 @@ class Evaluation(Options):
     """What is done to reference and prediction before they are compared."""
     generate: Generation = field(default_factory=Generation)
     """How text is generated."""
+    precision: Dtype | None = None
+    """Number format of computing; null is the trainer's. Baselines have their own."""
     batch_seconds: PositiveFloat = 60.0
-    """Audio per batch [s]."""
+    """Audio per batch [s]; a text without audio counts with 0.08 s per character."""
     baselines: dict[str, Chosen] = field(
         default_factory=dict, metadata={"kind": "recogniser", "noun": "baseline"}
     )
@@ -508,6 +510,10 @@ class Recipe(Options):
         names = list(self.stages)
         place = names.index(stage)
         return self.stages[stage].start_from or (names[place - 1] if place else None)
+
+    def precision_of(self, evaluation: Evaluation) -> Dtype:
+        """Return the number format in which an evaluation is computed: its own, or the trainer's."""
+        return evaluation.precision or self.trainer.precision
 
     def at(self, stage: str) -> Recipe:
         """Return the recipe with its parts as a stage has them: in the number formats that it sets."""

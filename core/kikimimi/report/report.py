@@ -31,6 +31,8 @@ class ScoreRow:
     """The score with its counts."""
     seconds: float | None = None
     """Compute the predictions took [s]; None where it is not known."""
+    note: str = ""
+    """How the evaluation's settings differ from the recipe's; rows that differ in it are not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +175,7 @@ def _score_groups(rows: Sequence[ScoreRow]) -> list[_ScoreGroup]:
     groups: dict[tuple[object, ...], list[ScoreRow]] = {}
     for row in rows:
         score, length = row.score, row.score.details.get("reference_length")
-        same = (row.evaluation, score.metric, score.normaliser, score.count, length)
+        same = (row.evaluation, score.metric, score.normaliser, score.count, length, row.note)
         groups.setdefault(same, []).append(row)
     return [_score_group(group) for group in groups.values()]
 

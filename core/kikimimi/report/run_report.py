@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import fmean, median
+from typing import Any
 
 from kikimimi.contracts.answer import answer_text
 from kikimimi.contracts.metric import Score
@@ -18,14 +19,17 @@ from kikimimi.data.fault import read_faults
 from kikimimi.data.packing.pack import read_ledger
 from kikimimi.evaluation.error_rate import edits, error_rate
 from kikimimi.evaluation.predictions import PredictionLine, read_predictions, row_keys
+from kikimimi.evaluation.record import Scoring, as_scored, read_scorings, settings_of
 from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import read_similarities
+from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.inspect.describe import describe
-from kikimimi.recipe import Evaluation, Stage
+from kikimimi.recipe import Evaluation, Recipe, Stage
 from kikimimi.recipe.show import plain, to_yaml
 from kikimimi.report.charts import STYLES, Chart, Curve, heat_map, line_chart
 from kikimimi.report.page import save_page
 from kikimimi.report.report import Example, ExampleGroup, Figure, Report, ScoreRow, render_report
+from kikimimi.run.drift import flat
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.metrics import Lines, by_stage, names_of, read_metrics
 
@@ -38,7 +42,8 @@ PLAYER_RATE = 16_000
 def write_run_report(run: RunFolder) -> Path:
     """Write ``report.html`` of a run from its metrics, predictions and scores; return its path."""
     lines = read_metrics(run.metrics)
-    scores = list(_scores(run))
+    recipe, run = run.recipe, as_scored(run)
+    scores = list(_scores(run, recipe))
     report = Report(
         title=run.recipe.name,
         created=datetime.now().astimezone(),
@@ -48,8 +53,8 @@ def write_run_report(run: RunFolder) -> Path:
         examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
         similarities=[chart for name in run.recipe.evaluate for chart in _similarities(run, name)],
         counts=[*measured(lines), *_padding(lines), *_counts(lines), *_drops(run)],
-        components=describe(run.recipe, run.assets),
-        recipe=to_yaml(run.recipe),
+        components=describe(recipe, run.assets),
+        recipe=to_yaml(recipe),
         commands=[
             f"kikimimi train {run.path / 'recipe.yaml'} --out NEW_FOLDER",
             f"kikimimi evaluate {run.path}",
@@ -59,11 +64,35 @@ def write_run_report(run: RunFolder) -> Path:
     return run.report
 
 
-def _scores(run: RunFolder) -> Iterator[ScoreRow]:
+def _scores(run: RunFolder, recipe: Recipe) -> Iterator[ScoreRow]:
+    """Yield the scores of every evaluation, under each of the settings that it was scored with."""
     for name in run.recipe.evaluate:
-        for system, values in read_scores(run.evaluation(name) / "scores.json").items():
-            score = Score.from_json(values)
-            yield ScoreRow(evaluation=name, system=system, score=score, seconds=values["seconds"])
+        folder = run.evaluation(name)
+        scorings = [
+            (_changes(recipe.evaluate.get(name), one["settings"]), _values(one))
+            for one in read_scorings(folder)
+        ]
+        # The recipe's own settings first; what a version without records left is of these.
+        for note, systems in sorted(scorings, key=lambda one: one[0] != "") or [
+            ("", read_scores(folder / "scores.json"))
+        ]:
+            for system, values in systems.items():
+                score, seconds = Score.from_json(values), float(values["seconds"])
+                yield ScoreRow(evaluation=name, system=system, score=score, seconds=seconds, note=note)
+
+
+def _values(scoring: Scoring) -> dict[str, dict[str, Any]]:
+    return {system: one["score"] for system, one in scoring["systems"].items()}
+
+
+def _changes(own: Evaluation | None, settings: str) -> str:
+    """Return in words how settings differ from those of the run's recipe; empty where they do not."""
+    if own is None:
+        return "added after training"
+    before, after = (dict(flat(parse_yaml(text), "")) for text in (settings_of(own), settings))
+    changed = [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
+    said = ", ".join(f"{key} {after.get(key, 'null')}" for key in changed)
+    return f"changed after training: {said}" if said else ""
 
 
 def _facts(run: RunFolder, lines: Lines, scores: list[ScoreRow]) -> Iterator[tuple[str, str]]:

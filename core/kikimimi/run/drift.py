@@ -78,7 +78,7 @@ def recipe_change(old: Recipe, new: Recipe) -> str:
     kept = {name: getattr(old.trainer, name) for name in HARDWARE}
     if digest(old) == digest(replace(new, trainer=replace(new.trainer, **kept))):
         return ""
-    there, here = (dict(_flat(_recipe(to_yaml(recipe)), "")) for recipe in (old, new))
+    there, here = (dict(flat(_recipe(to_yaml(recipe)), "")) for recipe in (old, new))
     for item in dict.fromkeys([*there, *here]):
         if there.get(item) != here.get(item):
             return f"{item}: there {_shown(there.get(item))}, here {_shown(here.get(item))}"
@@ -142,13 +142,14 @@ def _recipe(text: str) -> dict[str, Any]:
 def _items(held: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a lock holds by dotted names."""
     sections = {"recipe": _recipe(held["recipe"]["yaml"]), **{name: held.get(name) for name in _HELD}}
-    return dict(_flat(sections, ""))
+    return dict(flat(sections, ""))
 
 
-def _flat(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+def flat(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Yield what sections hold by dotted keys below a place; what is null is left out."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _flat(inner, f"{where}.{key}" if where else str(key))
+            yield from flat(inner, f"{where}.{key}" if where else str(key))
     elif value is not None:
         yield where, value
 

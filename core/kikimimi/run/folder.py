@@ -8,7 +8,8 @@ faults/STAGE.jsonl        records that were left out, and why; of rank 1 STAGE.r
 checkpoints/STAGE/        the newest checkpoints of a stage (weights and resume state)
 checkpoints/STAGE/best/   weights of its lowest validation losses, where the recipe keeps them
 weights/STAGE.safetensors what a finished stage leaves
-evaluations/NAME/         predictions and scores, and how similar audio tokens are to words
+evaluations/NAME/         predictions, scores, a record of the settings that gave them, and how similar audio
+                          tokens are to words
 report.html               all of it to look at
 """
 
@@ -26,12 +27,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RecipeError, RunError, WriteError
 from kikimimi.files.hashes import (
     ASSETS_REMEDY,
     CHECKPOINT_REMEDY,
     WEIGHTS_REMEDY,
+    content_mark,
     mark,
     write_manifest,
 )
@@ -103,9 +106,13 @@ class RunFolder:
                 return cls._begin(path, recipe)
             recipe = as_begun(recipe, held)
             if changed := recipe_change(cls.open(path).recipe, recipe):
+                of_evaluation = (
+                    f" An evaluation is changed without training: kikimimi evaluate {path} --from RECIPE"
+                )
                 raise RunError(
                     f"{path} holds a run of another recipe ({changed}). "
                     "Choose another --out, or move that folder away."
+                    + (of_evaluation if changed.startswith("evaluate.") else "")
                 )
             return cls(path, recipe)
         # Hidden files: another rank of the same training may have begun already.
@@ -177,10 +184,30 @@ class RunFolder:
         Raises:
             RunError: Another process holds it.
         """
+        with self._held(self.path / ".lock", f"{self.path} is being trained"):
+            yield
+
+    @contextmanager
+    def evaluating(self, *, wait: bool = False) -> Iterator[None]:
+        """Keep other processes from scoring this run, so that none writes between another's lines.
+
+        Args:
+            wait: Wait for another process, in place of an error.
+
+        Raises:
+            RunError: Another process scores it.
+        """
+        path = self.path / "evaluations" / ".lock"
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+        with self._held(path, f"{self.path} is being evaluated", wait=wait):
+            yield
+
+    @contextmanager
+    def _held(self, path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         if global_rank():
             yield
             return
-        path = self.path / ".lock"
         with writing(path):
             held = path.open("a+b", buffering=0)  # closing it writes nothing that the system has refused
         with held as file:
@@ -189,10 +216,11 @@ class RunFolder:
             except OSError as error:
                 file.seek(0)
                 holder = file.read(_HOLDER).decode("utf-8", errors="replace")
-                raise RunError(
-                    f"{self.path} is being trained by another process ({holder or 'not known'}). "
-                    "Wait for it, or stop it"
-                ) from error
+                told = f"{what} by another process ({holder or 'not known'})"
+                if not wait:
+                    raise RunError(f"{told}. Wait for it, or stop it") from error
+                say(f"{told}: waiting for it", error=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
             with writing(path):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -349,9 +377,12 @@ class RunFolder:
         raise RunError(f"{self.path}: {what} trained yet. Go on with: kikimimi train {self.path}")
 
     def weights_identity(self, stage: str | None = None) -> str:
-        """Return what tells the newest weights from earlier ones: their file and its time."""
-        _, weights = self.newest_weights(stage)
-        return f"{weights.relative_to(self.path)} {weights.stat().st_mtime_ns}"
+        """Return what tells the newest weights from earlier ones: their file and its hash."""
+        return self.identity_of(self.newest_weights(stage)[1])
+
+    def identity_of(self, weights: Path) -> str:
+        """Return what tells a weights file of the run from another: its name and its hash."""
+        return f"{weights.relative_to(self.path)} {content_mark(weights)}"
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from kikimimi.data.fault import FaultLog
 from kikimimi.data.order.loader import StepBatch
 from kikimimi.errors import KikimimiError
 from kikimimi.model.reference import Reference
+from kikimimi.model.sharding import is_sharded
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn, evaluating
 from kikimimi.model.step import ModelStep
@@ -24,7 +25,7 @@ from kikimimi.recipe import Stage
 from kikimimi.training.flops import FlopMeter
 from kikimimi.training.log_interval import WHOLE, LogInterval, Numbered
 from kikimimi.training.optimiser import make_optimiser
-from kikimimi.training.parallel.fsdp import complete_gradients, is_sharded, share_buffers
+from kikimimi.training.parallel.fsdp import complete_gradients, share_buffers
 from kikimimi.training.schedule import factor
 from kikimimi.training.state.random_state import random_state
 from kikimimi.training.step_errors import StepErrors, gradient_norm

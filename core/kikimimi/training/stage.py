@@ -35,7 +35,7 @@ from kikimimi.training.encoding import encode_ahead
 from kikimimi.training.flops import FlopMeter
 from kikimimi.training.log_interval import LogInterval
 from kikimimi.training.module import StageModule
-from kikimimi.training.parallel.fsdp import shard
+from kikimimi.training.parallel.fsdp import shard_for_training
 from kikimimi.training.parallel.recompute import recompute
 from kikimimi.training.state.checkpoint import FolderCheckpointIO
 from kikimimi.training.state.stage_form import StageForm
@@ -207,7 +207,7 @@ def _spread(
         return None
 
     def spread(mesh: DeviceMesh) -> None:
-        shard(model, mesh, recipe.trainer.precision)
+        shard_for_training(model, mesh, recipe.trainer.precision)
         if model.deferred:
             load_deferred(model)
             load_start(run, name, model)

@@ -1,11 +1,15 @@
 """Scores of what a stage leaves, and the gate that they open or shut."""
 
+import gc
 import time
 from math import isnan, nan
+
+import torch
 
 from kikimimi.console.terminal import say
 from kikimimi.errors import GateError, KikimimiError
 from kikimimi.evaluation.evaluate import evaluate_stage
+from kikimimi.inference.ranks import Ranks, is_spread
 from kikimimi.recipe import Stage
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.loggers import log_scores
@@ -18,7 +22,8 @@ _PAUSE = 2.0  # s between two looks at what the first rank has done
 def score_stage(run: RunFolder, name: str) -> None:
     """Score a finished stage on the evaluations that it names; what was scored before is not scored again.
 
-    The first rank does it; the others wait, in no collective operation, which would time out.
+    The first rank does it; the others wait, in no collective operation, which would time out. Where each
+    holds a piece of the model (strategy fsdp), they compute along.
 
     Raises:
         GateError: A score is not what the stage's gate asks for.
@@ -27,7 +32,10 @@ def score_stage(run: RunFolder, name: str) -> None:
     stage = run.recipe.stages[name]
     if not stage.scored:
         return
-    if global_rank() == 0:
+    if is_spread(run.recipe.trainer):
+        if not _values(run, name, stage):
+            _score_together(run, name, stage)
+    elif global_rank() == 0:
         _score(run, name, stage)
     else:
         while not _values(run, name, stage):
@@ -63,11 +71,27 @@ def _pass(run: RunFolder, stage: str, evaluation: str, values: dict[str, float])
             )
 
 
-def _score(run: RunFolder, name: str, stage: Stage) -> None:
+def _score_together(run: RunFolder, name: str, stage: Stage) -> None:
+    """Score with a model that no rank holds whole."""
+    gc.collect()  # the model that was trained, and its optimiser
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    ranks = Ranks(run)
+    if not ranks.leads:
+        ranks.follow()
+        return
+    ranks.join()
+    try:
+        _score(run, name, stage, ranks)
+    finally:
+        ranks.end()
+
+
+def _score(run: RunFolder, name: str, stage: Stage, ranks: Ranks | None = None) -> None:
     if _values(run, name, stage):
         return
     say(f"stage {name}: scoring what it leaves on {', '.join(stage.scored)}", error=True)
-    scores = evaluate_stage(run, name, stage.scored)
+    scores = evaluate_stage(run, name, stage.scored, ranks)
     steps = [line["step"] for line in read_metrics(run.metrics) if line["stage"] == name]
     values = {_key(run, evaluation): scores[evaluation].value for evaluation in stage.scored}
     for key, evaluation, count in _shares(stage):

@@ -67,3 +67,29 @@ def test_held_out_data_that_is_gone(cli: Cli, run: Path, recipe_file: Path) -> N
     done = cli("evaluate", run)
     assert done.code == 2
     assert "gone/*.tar: nothing matches gone/*.tar" in done.err
+
+
+def test_another_metric_and_another_recipe(cli: Cli, run: Path, recipe_file: Path) -> None:
+    """What was predicted is scored anew, and not predicted again."""
+    assert cli("evaluate", run).code == 0
+    done = cli("evaluate", run, "evaluate.held_out.metric=wer")
+    assert done.code == 0
+    assert "WER" in done.out
+    assert done.err == f"report: {run / 'report.html'}\n"  # no progress: nothing was predicted
+    other = recipe_file.with_name("other.yaml")
+    other.write_text(recipe_file.read_text().replace("  held_out: {shards", "  fresh: {shards"))
+    done = cli("evaluate", run, "--from", other, "evaluate.fresh.generate.max_new_tokens=2", "--json")
+    assert list(json.loads(done.out)) == ["fresh"]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "changed after training: metric.name wer" in page
+    assert "added after training" in page
+    assert cli("evaluate", run, "--only", "fresh").code == 0
+
+
+def test_what_was_trained_cannot_be_changed(cli: Cli, run: Path) -> None:
+    done = cli("evaluate", run, "stages.asr.steps=3")
+    assert (done.code, done.out) == (2, "")
+    assert "(stages.asr.steps: there 2, here 3). Only evaluate.* can be added or changed here" in done.err
+    done = cli("evaluate", run, "evaluate.heldout.metric=wer")
+    assert done.code == 2
+    assert "there is no evaluation 'heldout'. Did you mean 'held_out'?" in done.err

@@ -5,23 +5,30 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from webdataset.writer import TarWriter
 
 from kikimimi import Answer, Generation, Recogniser, RecogniserConfig
 from kikimimi.contracts import registry
 from kikimimi.contracts.metric import Score
+from kikimimi.contracts.precision import DTYPES
 from kikimimi.data.audio import encode_flac
 from kikimimi.data.shards.indexing import build_index
 from kikimimi.errors import DataError, RequestError, RunError
-from kikimimi.evaluation.evaluate import evaluate
-from kikimimi.evaluation.predictions import Predictions, read_predictions
+from kikimimi.evaluation.evaluate import evaluate, evaluate_stage
+from kikimimi.evaluation.predictions import Predictions, held_identity, read_predictions
 from kikimimi.evaluation.score import read_scores, score
+from kikimimi.inference.engine import Engine, Prompt
 from kikimimi.inference.load import load_model
+from kikimimi.model.lora import AudioGate
+from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Chosen, load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe, write_shard
@@ -205,7 +212,8 @@ def test_other_weights_or_other_data_begin_anew(run: Change, monkeypatch: pytest
     folder = run(baselines={"echo": baseline("echo")})
     evaluate(folder)
     rows = count_answers(monkeypatch)
-    (folder.path / "weights" / "asr.safetensors").touch()
+    weights = folder.weights("asr")
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
     evaluate(folder)
     assert sum(rows) == 6  # the run's own; the baseline's stay
     other = write_shard(folder.path.parent / "other", 4, seed=9)
@@ -214,6 +222,15 @@ def test_other_weights_or_other_data_begin_anew(run: Change, monkeypatch: pytest
     evaluate(RunFolder(folder.path, replace(folder.recipe, evaluate={"held_out": changed})))
     assert sum(rows) == 8
     assert len(read_predictions(predictions(folder))) == 4
+
+
+def test_a_copy_of_a_run_is_not_answered_again(run: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copying keeps what files hold, and not their times."""
+    folder = run()
+    first = evaluate(folder)
+    folder.weights("asr").touch()
+    monkeypatch.setattr(LOAD, lambda *_: pytest.fail("the model was loaded"))
+    assert evaluate(folder) == first
 
 
 def test_records_of_equal_key_are_all_scored(run: Change, tmp_path: Path) -> None:
@@ -399,6 +416,160 @@ def test_evaluations_keep_their_order(run: Change) -> None:
         "a",
         "m",
     ]
+
+
+def write_texts(shard: Path, count: int, length: int) -> str:
+    """Write questions without audio, each with its answer of as many characters in all."""
+    with TarWriter(str(shard)) as writer:
+        for number in range(count):
+            said = f"{number:04d}".ljust(length - 2, "？")
+            turns = [{"role": "user", "content": said}, {"role": "assistant", "content": "はい"}]
+            writer.write({"__key__": f"text-{number:04d}", "json": json.dumps({"messages": turns}).encode()})
+    build_index(shard)
+    return str(shard)
+
+
+def note_batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note how many prompts are answered together from now on."""
+    sizes: list[int] = []
+    whole = Engine.answer
+
+    def answer(self: Engine, prompts: Sequence[Prompt], *rest: Any) -> list[Answer]:
+        sizes.append(len(prompts))
+        return whole(self, prompts, *rest)
+
+    monkeypatch.setattr(Engine, "answer", answer)
+    return sizes
+
+
+def test_texts_without_audio_are_batched_by_their_length(
+    run: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hold no second of audio: all of them were one batch."""
+    shards, chat = write_texts(tmp_path / "texts.tar", 30, 50), Chosen.of("task", "chat")
+    folder = run(shards=shards, task=chat, generate=Generation(max_new_tokens=2), batch_seconds=32.0)
+    sizes = note_batches(monkeypatch)
+    assert evaluate(folder)["held_out"]["quickstart"].count == 30
+    assert sizes == [8, 8, 8, 6]  # 50 characters count as 4 s
+
+
+SAMPLED = Generation(max_new_tokens=12, temperature=1.0, top_p=0.9)
+
+
+def texts(folder: RunFolder) -> dict[str, str]:
+    return {key: line["prediction"] for key, line in read_predictions(predictions(folder)).items()}
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_sampling_comes_out_again_whatever_the_batches(run: Change, num_beams: int) -> None:
+    folder = run(generate=replace(SAMPLED, num_beams=num_beams))
+    found = []
+    for seconds in (60.0, 60.0, 0.1):
+        torch.rand(3)  # whatever was drawn before
+        evaluation = replace(folder.recipe.evaluate["held_out"], batch_seconds=seconds)
+        folder = RunFolder(folder.path, replace(folder.recipe, evaluate={"held_out": evaluation}))
+        evaluate(folder)
+        found.append(texts(folder))
+        predictions(folder).unlink()
+    assert found[0] == found[1] == found[2]
+    other = RunFolder(folder.path, replace(folder.recipe, seed=folder.recipe.seed + 1))
+    evaluate(other)
+    assert texts(other) != found[0]
+
+
+def test_sampling_where_rows_with_and_without_audio_are_generated_apart(
+    run: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with low-rank updates that act where audio is."""
+    shards = write_dialogues(tmp_path / "mixed.tar", (0.4,), (), (0.5,), ())
+    folder = run(shards=shards, task=Chosen.of("task", "chat"), generate=SAMPLED)
+    model = load_model(folder)
+    model.gate = AudioGate()
+    monkeypatch.setattr(LOAD, lambda *_: model)
+    evaluate(folder)
+    together = texts(folder)
+    predictions(folder).unlink()
+    alone = replace(folder.recipe.evaluate["held_out"], batch_seconds=0.01)
+    evaluate(RunFolder(folder.path, replace(folder.recipe, evaluate={"held_out": alone})))
+    assert texts(folder) == together
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "bf16"), ("fp32", "fp32")])
+def test_precision_is_the_trainers_unless_the_evaluation_has_its_own(
+    run: Change, monkeypatch: pytest.MonkeyPatch, own: Any, expected: str
+) -> None:
+    folder = run(precision=own)
+    trainer = replace(folder.recipe.trainer, precision="bf16")
+    folder = RunFolder(folder.path, replace(folder.recipe, trainer=trainer))
+    seen = []
+    whole = SpeechLM.generate_ids
+
+    def generate_ids(self: SpeechLM, batch: Any, generation: Any, packed: Any) -> Any:
+        linear = next(m for m in self.llm.modules() if isinstance(m, torch.nn.Linear))
+        seen.append(linear(packed.embeddings[:1]).dtype)
+        return whole(self, batch, generation, packed)
+
+    monkeypatch.setattr(SpeechLM, "generate_ids", generate_ids)
+    evaluate(folder)
+    assert set(seen) == {DTYPES[expected]}
+    held = held_identity(predictions(folder))
+    assert isinstance(held, dict)
+    assert held["precision"] == expected
+
+
+def test_references_that_the_metric_does_not_take_are_told_before_the_work(
+    run: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a metric of numbers, where the data has sentences: only scoring would tell."""
+    monkeypatch.setattr(LOAD, lambda *_: pytest.fail("the model was loaded"))
+
+    def refuse(self: Any, references: Sequence[str], predictions: Sequence[str]) -> None:
+        raise ValueError(f"{references[0]!r} is no number")
+
+    monkeypatch.setattr(registry.load("metric", "cer"), "measure", refuse)
+    with pytest.raises(RequestError, match=r"^evaluate\.held_out: metric 'cer': '.*' is no number"):
+        evaluate(run())
+
+
+def test_data_that_is_missing_is_told_before_the_work(run: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LOAD, lambda *_: pytest.fail("the model was loaded"))
+    folder = run()
+    held_out = folder.recipe.evaluate["held_out"]
+    both = {"held_out": held_out, "gone": replace(held_out, shards="gone/*.tar")}
+    with pytest.raises(RequestError, match="nothing matches gone"):
+        evaluate(RunFolder(folder.path, replace(folder.recipe, evaluate=both)))
+
+
+def test_a_run_is_evaluated_by_one_process(run: Change) -> None:
+    folder = run()
+    with (
+        folder.evaluating(),
+        pytest.raises(RunError, match=r"is being evaluated by another process \(process \d+ on .*\)\. Wait"),
+    ):
+        evaluate(folder)
+    evaluate(folder)
+
+
+def test_a_stage_waits_until_the_run_is_evaluated(run: Change, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run()
+    stage, _ = folder.newest_weights()
+    done: list[object] = []
+    other = Thread(target=lambda: done.append(evaluate_stage(folder, stage, ["held_out"])))
+    with folder.evaluating():
+        other.start()
+        while "waiting for it" not in capsys.readouterr().err:
+            assert other.is_alive()
+        assert not done
+    other.join()
+    assert done
+
+
+def test_evaluating_a_run_that_trains(run: Change, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run()
+    with folder.locked():
+        evaluate(folder)
+    said = capsys.readouterr().err
+    assert "is being trained: scored is what it has reached, weights/asr.safetensors" in said
 
 
 def test_white_space_at_the_ends_of_an_answer_is_not_scored(run: Change, monkeypatch: Any) -> None:

@@ -150,3 +150,35 @@ from kikimimi.contracts import registry
 def test_a_wrong_value(problems: Any, base: str, override: str, problem: str) -> None:
     problem = problem.replace("NORMALISERS", listing(registry.names("normaliser")))
     assert problems(base, override) == [f"{problem} (command line: {override})"]
+
+
+WER = "evaluate.held_out.metric=wer"
+NO_SPACE = "evaluate.held_out.normaliser=whisper-basic-nospace"
+
+
+def test_metric_and_normaliser_are_held_together_whatever_else_is_wrong(problems: Any, base: str) -> None:
+    found = problems(base, WER, NO_SPACE, "evaluate.held_out.batch_seconds=0")
+    assert len(found) == 2
+    assert found[1].startswith(
+        "evaluate.held_out.metric: metric 'wer' with normaliser 'whisper-basic-nospace': compares words, but"
+    )
+
+
+def test_a_baseline_that_is_called_as_the_recipe(problems: Any, base: str) -> None:
+    """It was told when the run was evaluated: after its training."""
+    override = "evaluate.held_out.baselines={base: rival}"
+    assert problems(base, override) == [
+        "evaluate.held_out.baselines.base: has the name of the recipe itself, under which the run's own "
+        f"score stands. Call it something else (command line: {override})"
+    ]
+
+
+def test_a_metric_that_refuses_its_options(problems: Any, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any, config: Any) -> None:
+        raise ValueError("its options do not go together")
+
+    monkeypatch.setattr(registry.load("metric", "wer"), "__init__", refuse)
+    assert problems(base, WER) == [
+        "evaluate.held_out.metric: metric 'wer' with normaliser 'none': its options do not go together "
+        f"(command line: {WER})"
+    ]

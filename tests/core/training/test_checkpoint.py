@@ -13,7 +13,7 @@ import torch
 from kikimimi.errors import KikimimiError, RequestError
 from kikimimi.files.writing import sync
 from kikimimi.model.assembly import assemble, load_deferred
-from kikimimi.training.parallel.fsdp import shard
+from kikimimi.model.sharding import shard
 from kikimimi.training.state import checkpoint
 from kikimimi.training.train import train
 

@@ -16,6 +16,8 @@ from webdataset.writer import TarWriter
 from kikimimi.data.audio import encode_flac
 from kikimimi.data.shards.index import ShardIndex
 from kikimimi.data.shards.indexing import build_index
+from kikimimi.evaluation.predictions import read_predictions
+from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import named_tensors
@@ -278,3 +280,36 @@ def test_a_sharded_run_goes_on_with_other_ranks(ranks: Ranks, make_run: Make, op
     rewind(run, 12)
     ranks.train(("fsdp", run))
     assert column(run, "loss") == pytest.approx(whole, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_processes_answer_like_one(
+    ranks: Ranks, make_run: Make, options: list[str], pretrained: list[str], precision: str
+) -> None:
+    """The model stays in pieces where it is evaluated; sampling and the look at audio tokens included."""
+    evaluation = [
+        "evaluate.held_out.generate={max_new_tokens: 12, temperature: 1.0}",
+        f"evaluate.held_out.precision={precision}",
+    ]
+    lora, chat = [*options, *LORA], "evaluate.held_out.task=chat"
+    talk = f"evaluate.held_out.shards={make_run('data', *options).recipe.stages['asr'].data['chat'].shards}"
+    recipes = {"asr": lora, "chat": [*lora, talk, chat], "pretrained": [*pretrained, "stages.sft.steps=1"]}
+    for name, own in recipes.items():
+        last = "sft" if name == "pretrained" else "asr"
+        short = [*own, *evaluation, "stages.asr.steps=2", f"stages.{last}.evaluate=[held_out]"]
+        one = make_run(f"one-{name}", *short)
+        train(one)
+        answered = one.evaluation("held_out") / f"small@{last}.jsonl"
+        expected = {key: line["prediction"] for key, line in read_predictions(answered).items()}
+        assert len(set(expected.values())) > 1
+        similar = read_similarities(one.evaluation("held_out"))
+
+        shutil.rmtree(one.path / "evaluations")
+        lines = [line for line in one.metrics.read_text().splitlines() if "cer/held_out" not in line]
+        one.metrics.write_text("\n".join(lines) + "\n")
+        ranks.train(("fsdp", one))
+        found = {key: line["prediction"] for key, line in read_predictions(answered).items()}
+        assert found == expected
+        assert read_similarities(one.evaluation("held_out")) == similar
+        assert list(one.read_json("evaluations/held_out/scores.json")) == [f"small@{last}"]

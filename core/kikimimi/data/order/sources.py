@@ -117,7 +117,7 @@ def make_plan(
     shares = record_shares(
         weights,
         [len(source.costs) for source in sources],
-        [float(_seconds(corpus)[corpus.used].sum(dtype=np.float64)) for corpus in corpora],
+        [float(record_seconds(corpus)[corpus.used].sum(dtype=np.float64)) for corpus in corpora],
         by=mixture.by,
         temperature=mixture.temperature,
     )
@@ -135,14 +135,15 @@ def with_steps(stage: Stage, plan: Plan) -> Stage:
 def record_costs(corpus: Corpus, model: SpeechLM, batch: Batching) -> NDArray[np.float32]:
     """Return what each record of a dataset takes of a micro-batch [s, or positions of the LLM]."""
     if batch.tokens is None:
-        return _seconds(corpus)
+        return record_seconds(corpus)
     overhead, slope = _text_positions(corpus, model)
     # In whole thousandths: the same on every machine.
     text = round(overhead * 1000) + round(slope * 1000) * corpus.shards.characters.astype(np.int64)
     return np.maximum(text / 1000 + audio_tokens(corpus, model), 1).astype(np.float32)
 
 
-def _seconds(corpus: Corpus) -> NDArray[np.float32]:
+def record_seconds(corpus: Corpus) -> NDArray[np.float32]:
+    """Return the audio of each record [s]; of one without audio, what its text counts."""
     shards = corpus.shards
     written = np.maximum(shards.characters, 1) * SECONDS_PER_CHARACTER
     return np.where(shards.clips > 0, shards.seconds, written).astype(np.float32)

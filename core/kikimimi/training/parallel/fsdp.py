@@ -1,11 +1,7 @@
-"""Fully sharded training (FSDP2): every rank holds a piece of each parameter, frozen ones too.
+"""Fully sharded training: Lightning's strategy over a model in pieces (`kikimimi.model.sharding`).
 
-The blocks that components name are gathered one by one as they run, and everything outside blocks
-(embeddings, the output head) at the start of a micro-batch. All ranks have to run the same blocks in the
-same order: `SpeechLM.stand_in` sees to it where a micro-batch holds no clip, and `_fill_gradients` where a
-parameter has no part in a loss.
-
-Source: `torch.distributed.fsdp.fully_shard`, Zhao et al. 2023 (arXiv 2304.11277).
+All ranks have to run the same blocks in the same order: `SpeechLM.stand_in` sees to it where a micro-batch
+holds no clip, and `_fill_gradients` where a parameter has no part in a loss.
 """
 
 import os
@@ -17,17 +13,11 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import (
-    FSDPModule,
-    MixedPrecisionPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
-from kikimimi.errors import RequestError
+from kikimimi.model.sharding import shard
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.training.state.checkpoint import FolderCheckpointIO
 from kikimimi.weights.tensors import StoredTensor, like
@@ -89,70 +79,14 @@ def _placed(value: Any, parameter: Tensor) -> Any:
     return like(parameter, value) if isinstance(value, StoredTensor) else value
 
 
-def shard(model: SpeechLM, mesh: DeviceMesh, precision: str) -> None:
-    """Spread a model over ranks, in place. Parameters on the meta device are given memory, and no values.
-
-    Args:
-        model: Assembled, frozen as the stage wants it.
-        mesh: The ranks, in one dimension.
-        precision: The forward and backward pass's, as a recipe spells it. With bf16, parameters are gathered
-            as bf16 and gradients are summed in fp32.
+def shard_for_training(model: SpeechLM, mesh: DeviceMesh, precision: str) -> None:
+    """Spread a model over ranks, as `shard` does, and let every block have all of its gradients.
 
     Raises:
         RequestError: A parameter has no dimension along which it could be shared out.
     """
-    scalars = [name for name, parameter in model.named_parameters() if parameter.dim() == 0]
-    if scalars:
-        raise RequestError(
-            f"trainer.strategy: fsdp cannot share out {scalars[0]}, a parameter that is a single number. "
-            "Give it the shape (1,), or take strategy ddp"
-        )
-    # The input of a block stays as autocast leaves it without sharding.
-    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
-    if precision == "bf16":
-        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    names_of = _names_of_parameters(model)
-    blocks = model.blocks()
-    for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
-    for names in names_of:
-        _materialise(model, names)
-    for block in blocks:
+    for block in shard(model, mesh, precision):
         block.register_forward_pre_hook(_watch_inputs, with_kwargs=True)
-    for method in ("pack", "encode", "embed"):
-        register_fsdp_forward_method(model, method)
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether `shard` was applied."""
-    return isinstance(model, FSDPModule)
-
-
-def _names_of_parameters(model: nn.Module) -> list[list[str]]:
-    """Return the names of each parameter: several where it is tied."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return list(names.values())
-
-
-def _materialise(model: nn.Module, names: list[str]) -> None:
-    """Give a sharded parameter memory, of this rank's rows alone, where it has none."""
-    old = model.get_parameter(names[0])
-    if not old.is_meta:
-        return
-    assert isinstance(old, DTensor)
-    mesh = old.device_mesh
-    with torch.no_grad():
-        rows = torch.empty_like(old.to_local(), device=mesh.device_type)
-    whole = DTensor.from_local(
-        rows, mesh, old.placements, shape=old.shape, stride=old.stride(), run_check=False
-    )
-    new = nn.Parameter(whole, requires_grad=old.requires_grad)
-    for name in names:
-        module, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(module), attribute, new)
 
 
 def complete_gradients(model: SpeechLM, loss: Tensor) -> None:
