@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from kikimimi.contracts.conversation import Conversation, Role
 from kikimimi.contracts.generation import Generation as Generation
+from kikimimi.contracts.layers import LayerCombiner
 from kikimimi.contracts.options import Options
 from kikimimi.contracts.vocabulary import Vocabulary
 
@@ -144,6 +145,19 @@ class Encoder(Component):
         self.num_concat_layers = 1
         self.padded_seconds: float | None = None
         self.augmentation: nn.Module | None = None
+
+    def downstream_names(self) -> set[str]:
+        """Return the names of the parameters that are learnt downstream, as the adapter is.
+
+        Every stage that trains the adapter trains them with it, though the rest of the encoder is frozen;
+        they are fp32 whatever the encoder is. Default: the weights of every `LayerCombiner` inside.
+        """
+        return {
+            f"{path}.{name}" if path else name
+            for path, module in self.named_modules()
+            if isinstance(module, LayerCombiner)
+            for name, _ in module.named_parameters()
+        }
 
     @abstractmethod
     def num_frames(self, num_samples: int) -> int:

@@ -32,6 +32,7 @@ class LayerCombiner(nn.Module):
     Layer 0 is what enters the first layer, layer i what leaves the i-th: transformers' `hidden_states[i]`.
     `concat` lays them side by side, so that an adapter can take them apart again; `weighted_sum` adds them up
     with learned weights, a softmax that starts uniform (as SUPERB does: Yang et al. 2021, arXiv 2105.01051).
+    The weights are learnt with the adapter, also where the encoder is frozen: `Encoder.downstream_names`.
 
     Args:
         layers: Numbers of layers, ascending; None is the last one.

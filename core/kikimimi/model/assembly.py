@@ -4,6 +4,7 @@ For a model that no process is to hold whole, parts are built without memory: as
 on the meta device, sharded, and filled afterwards, when each rank reads the rows that it holds.
 """
 
+import fnmatch
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.component import AdapterContext, Component, Encoder, LLMContext
 from kikimimi.contracts.precision import DTYPES
 from kikimimi.errors import RecipeError
@@ -98,10 +100,33 @@ def assemble(
                     gates[where] = add_lora(part, chosen.lora, where=where)
             named = [(f"{where}.{name}", id(p)) for name, p in part.named_parameters()]
             fixed.update(name for name, identity in named if identity in constants)
+            fixed.update(_fixed(where, chosen.fixed or [], part))
             pretrained.update(name for name, identity in named if identity in loaded)
     model = SpeechLM(encoder, adapter, llm, frozenset(fixed), frozenset(pretrained), gates.get("llm"))
     model.deferred = frozenset(unfilled)
     return model
+
+
+def _fixed(where: str, patterns: list[str], part: nn.Module) -> set[str]:
+    """Return the parameters of a part that its recipe declares fixed; low-rank updates are none of its own.
+
+    Raises:
+        RecipeError: A pattern matches none.
+    """
+    names = [name for name, _ in part.named_parameters() if ".lora_" not in name]
+    found: set[str] = set()
+    problems = []
+    for pattern in patterns:
+        matched = fnmatch.filter(names, pattern)
+        found.update(f"{where}.{name}" for name in matched)
+        if not matched:
+            problems.append(
+                f"{where}.fixed: {pattern!r} matches no parameter of the {where}.{nearest(pattern, names)} "
+                f"Allowed: patterns over names such as {listing(names[:3])}"
+            )
+    if problems:
+        raise RecipeError(problems)
+    return found
 
 
 def pretrained_encoder(recipe: Recipe) -> Encoder:
@@ -162,10 +187,15 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _set_dtype(part: Component, dtype: torch.dtype) -> None:
-    """Convert weights and saved statistics; tables that are computed keep their precision."""
-    for parameter in part.parameters():
-        if parameter.is_floating_point() and parameter.dtype != dtype:
-            parameter.data = parameter.data.to(dtype)
+    """Convert weights and saved statistics; tables that are computed keep their precision.
+
+    What trains with the adapter is as precise as an optimiser needs it.
+    """
+    downstream = part.downstream_names() if isinstance(part, Encoder) else set()
+    for name, parameter in part.named_parameters():
+        wanted = torch.float32 if name in downstream else dtype
+        if parameter.is_floating_point() and parameter.dtype != wanted:
+            parameter.data = parameter.data.to(wanted)
     for module in part.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point() and name not in module._non_persistent_buffers_set:

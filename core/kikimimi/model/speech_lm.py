@@ -20,7 +20,8 @@ class SpeechLM(nn.Module):
         encoder: Waveform to frames.
         adapter: Frames to audio tokens.
         llm: The text LLM that hears them.
-        fixed: Names of parameters that are constants by design (sinusoidal positions); no stage trains them.
+        fixed: Names of parameters that are constants by design (sinusoidal positions) or by the recipe; no
+            stage trains them.
         pretrained: Names of parameters that are filled from a source that checkpoints refer to.
         gate: The switch of low-rank updates of the LLM that act only in conversations with audio, or None.
 

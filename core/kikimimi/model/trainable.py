@@ -23,6 +23,9 @@ def trainable_names(
 ) -> dict[str, list[str]]:
     """Return the names of the parameters that a stage trains, by component, or by ``component.group``.
 
+    Those of the encoder that are learnt downstream are trained as the adapter is, unless the stage trains
+    them with the encoder.
+
     Args:
         model: The recipe's model.
         stage: A stage of the recipe.
@@ -70,7 +73,15 @@ def trainable_names(
                 )
     if problems:
         raise RecipeError(problems)
+    if "adapter" in found:
+        named = {name for names in found.values() for name in names}
+        found["adapter"] += sorted(downstream_names(model) - named)
     return found
+
+
+def downstream_names(model: SpeechLM) -> set[str]:
+    """Return the names of the encoder's parameters that train with the adapter."""
+    return {f"encoder.{name}" for name in model.encoder.downstream_names()} - model.fixed
 
 
 def _matching(names: list[str], pattern: str) -> list[str]:
@@ -114,20 +125,22 @@ def set_modes(model: SpeechLM, *, eval_mode: bool = False) -> None:
         model: The model.
         eval_mode: Put what trains into eval mode, too.
     """
+    # The weights of a sum of layers train alone: what they stand in is as frozen as it would be without.
+    apart = {model.encoder.get_parameter(name) for name in model.encoder.downstream_names()}
     for part in PARTS:
-        _set_mode(getattr(model, part), False)
+        _set_mode(getattr(model, part), False, apart)
         if eval_mode:
             getattr(model, part).eval()
     if model.encoder.augmentation is not None and not eval_mode:
         model.encoder.augmentation.train()
 
 
-def _set_mode(module: nn.Module, above: bool) -> None:
+def _set_mode(module: nn.Module, above: bool, apart: set[nn.Parameter]) -> None:
     """Set a module's mode by the parameters in it; one without any (dropout) goes with what it is part of."""
-    parameters = list(module.parameters())
+    parameters = [parameter for parameter in module.parameters() if parameter not in apart]
     module.training = any(p.requires_grad for p in parameters) if parameters else above
     for child in module.children():
-        _set_mode(child, module.training)
+        _set_mode(child, module.training, apart)
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,7 @@ class Count:
 
 def count_parameters(model: SpeechLM, recipe: Recipe) -> dict[str, Count]:
     """Count the parameters of each part, and how many some stage trains."""
-    trained = _trained_names(model, recipe, recipe.stages)
+    trained = trained_names(model, recipe)
     counts: dict[str, Count] = {}
     for part in PARTS:
         parameters = {f"{part}.{name}": p.numel() for name, p in getattr(model, part).named_parameters()}
@@ -155,12 +168,63 @@ def count_parameters(model: SpeechLM, recipe: Recipe) -> dict[str, Count]:
     return counts
 
 
-def _trained_names(model: SpeechLM, recipe: Recipe, stages: Iterable[str]) -> set[str]:
+def trained_names(model: SpeechLM, recipe: Recipe, stages: Iterable[str] | None = None) -> set[str]:
+    """Return the names of the parameters that any of some stages trains, or of all stages.
+
+    Raises:
+        RecipeError: A `part` matches no parameter.
+    """
     found = (
         trainable_names(model, recipe.stages[name], where=f"stages.{name}", check_dtype=False)
-        for name in stages
+        for name in (recipe.stages if stages is None else stages)
     )
     return {name for groups in found for names in groups.values() for name in names}
+
+
+def check_sources(model: SpeechLM, recipe: Recipe) -> None:
+    """Check that every parameter has its values from a source, or from a stage that trains it.
+
+    Raises:
+        RecipeError: One would stay as it was drawn at random, and the recipe does not say that it shall.
+    """
+    problems = []
+    unfilled = unfilled_names(model, recipe)
+    for part in PARTS:
+        names = [name.removeprefix(f"{part}.") for name in unfilled if name.startswith(f"{part}.")]
+        updates = [name for name in names if ".lora_" in name]
+        rest = [name for name in names if ".lora_" not in name]
+        if updates:
+            problems.append(
+                f"{part}.lora: no stage trains the low-rank updates ({_some(updates)}). Train them "
+                f"(stages.NAME.train.{part}.part: lora), or leave {part}.lora out"
+            )
+        if rest:
+            others = {n for n, _ in getattr(model, part).named_parameters()} - {*names}
+            own = {name for name in others if f"{part}.{name}" not in model.fixed and ".lora_" not in name}
+            patterns = rest[:3] if own or len(rest) <= 3 else ["*"]
+            source = f"name weights that fill them ({part}.weights), " if _may_be_read(recipe, part) else ""
+            problems.append(
+                f"{part}: no source fills {_some(rest)}, and no stage trains them: they would stay as they "
+                f"were drawn at random. Train them (stages.NAME.train.{part}), {source}or say that they stay "
+                f"so ({part}.fixed: {patterns})"
+            )
+    if problems:
+        raise RecipeError(problems)
+
+
+def unfilled_names(model: SpeechLM, recipe: Recipe) -> list[str]:
+    """Return the names of the parameters that no source fills, no stage trains, and nobody declares fixed."""
+    known = model.pretrained | model.fixed | trained_names(model, recipe)
+    return [name for name, _ in model.named_parameters() if name not in known]
+
+
+def _may_be_read(recipe: Recipe, part: str) -> bool:
+    return "random" in getattr(recipe, part).sources().values()
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def kept_names(model: SpeechLM, recipe: Recipe, stage: str | None = None) -> set[str]:
@@ -170,7 +234,7 @@ def kept_names(model: SpeechLM, recipe: Recipe, stage: str | None = None) -> set
     source, and the buffers of the components that either belong to (running statistics); the rest is there by
     reference.
     """
-    names = _trained_names(model, recipe, recipe.stages if stage is None else lineage(recipe, stage))
+    names = trained_names(model, recipe, None if stage is None else lineage(recipe, stage))
     parameters = {name for name, _ in model.named_parameters()}
     names.update(parameters - model.pretrained)
     buffers = named_tensors(model).keys() - parameters

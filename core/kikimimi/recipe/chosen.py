@@ -14,7 +14,7 @@ PartName = Literal["encoder", "adapter", "llm"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
 Dtype = Literal["fp32", "bf16", "fp16"]
 """Names of number formats."""
-OF_PARTS = ("lora", "dtype")
+OF_PARTS = ("lora", "dtype", "fixed")
 """Options that encoder, adapter and LLM have beside those of the plugin's own `Config`."""
 
 
@@ -50,6 +50,9 @@ class Chosen(Options):
     dtype: Dtype = "fp32"
     """Number format of an encoder's, an adapter's or an LLM's weights. Low-rank updates are fp32 in any case,
     and a stage that trains the weights themselves needs fp32."""
+    fixed: Annotated[list[Annotated[str, MinLen(1)]], MinLen(1)] | None = None
+    """Parameters of an encoder, an adapter or an LLM that no stage trains, though no source may fill them:
+    patterns of names in fnmatch style. Without, those that neither happens to are an error."""
 
     @classmethod
     def of(cls, kind: str, name: str, **options: Any) -> Chosen:

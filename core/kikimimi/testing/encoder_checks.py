@@ -17,6 +17,7 @@ from kikimimi.testing.subject import (
     expect_no_error,
     expect_padded,
     expect_type,
+    gradients_of,
 )
 
 LONG_SECONDS = 31.0
@@ -166,6 +167,36 @@ def augmentation_is_for_training(subject: EncoderSubject) -> None:
     expect(
         different, f"augmentation in train mode: expected other frames within {_TRIES} draws, found the same"
     )
+
+
+def downstream_weights_train_alone(subject: EncoderSubject) -> None:
+    """What is learnt downstream (`downstream_names`) has a gradient where all else is frozen, in fp32 as well
+    before weights in bf16, and no source fills it.
+    """
+    for dtype in (torch.float32, torch.bfloat16):
+        encoder = subject.build().to(dtype)
+        parameters = dict(encoder.named_parameters())
+        names = encoder.downstream_names()
+        strange = sorted(names - parameters.keys())
+        expect(not strange, f"downstream_names: expected names of parameters, found {', '.join(strange)}")
+        sourced = sorted(names & encoder.pretrained_names())
+        expect(not sourced, f"downstream_names: expected none of a source, found {', '.join(sourced)}")
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in names)
+            if name in names:
+                parameter.data = parameter.data.float()
+        if not names:
+            return
+        loss = subject.loss(encoder, subject.sequences(encoder))
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        found = gradients_of(encoder)
+        without = sorted(name for name in names if name not in found or not found[name].any())
+        expect(
+            not without,
+            f"downstream_names, all else frozen and {dtype}: expected a gradient, found none in "
+            f"{', '.join(without)}",
+        )
 
 
 def _expect_frames(encoder: Any, clip: Tensor, what: str) -> None:

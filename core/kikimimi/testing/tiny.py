@@ -5,10 +5,14 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+import torch
+
 from kikimimi.contracts.generation import Generation
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.trainable import unfilled_names
 from kikimimi.recipe import Chosen, Dataset, Evaluation, Gate, Recipe, Share, Stage, Trainer
+from kikimimi.recipe.chosen import PARTS
 from kikimimi.testing.records import conversation, labelled_clip, refusal
 
 _STEPS = 2
@@ -90,10 +94,11 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
             ),
         )
 
+    small = _tiny_parts(recipe)
+    small = replace(small, stages={name: stage(name, given) for name, given in recipe.stages.items()})
     precision = given if (given := recipe.trainer.precision) != "fp16" else "bf16"
     return replace(
-        _tiny_parts(recipe),
-        stages={name: stage(name, given) for name, given in recipe.stages.items()},
+        _with_fixed(small),
         evaluate={
             name: replace(
                 source(f"evaluate.{name}", given),
@@ -104,6 +109,20 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
         },
         trainer=Trainer(precision=precision, accelerator="cpu", log_every=1, cache_features=False),
     )
+
+
+def _with_fixed(recipe: Recipe) -> Recipe:
+    """Declare fixed what a source would have filled: tiny parts are random, and some stay so."""
+    with torch.device("meta"):
+        model = assemble(recipe, texts=lambda: ["a"], load_weights=False, measured=True)
+    unfilled = unfilled_names(model, recipe)
+    changed = {}
+    for part in PARTS:
+        names = [name.removeprefix(f"{part}.") for name in unfilled if name.startswith(f"{part}.")]
+        if names:
+            chosen = getattr(recipe, part)
+            changed[part] = replace(chosen, fixed=[*(chosen.fixed or []), *names])
+    return replace(recipe, **changed)
 
 
 def _wide(gate: Gate) -> Gate:

@@ -16,6 +16,7 @@ from kikimimi.data.features import FeatureCache, cache_folder
 from kikimimi.data.order.plan import Plan
 from kikimimi.model.assembly import pretrained_encoder
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.trainable import downstream_names, trained_names
 from kikimimi.recipe import Recipe, Stage
 from kikimimi.run.lock import plugin_lock
 from kikimimi.run.rank import global_rank, local_rank
@@ -47,12 +48,20 @@ def encode_ahead(
     if not recipe.trainer.cache_features or model.encoder.augmentation is not None:
         return None
     # A later stage may freeze what this run trained, which no fingerprint of its sources would tell.
-    if any("encoder" in other.train for other in recipe.stages.values()):
+    trained = {n for n in trained_names(model, recipe) if n.startswith("encoder.")}
+    if trained and not trained <= downstream_names(model):
         return None
     lengths = [float(corpus.shards.seconds[corpus.used].sum()) for corpus in corpora]
     passes = plan.passes(stage.num_steps * stage.batch.global_)
     seconds = sum(lengths)
     if seconds == 0 or sum(map(operator.mul, lengths, passes)) < 2 * seconds:
+        return None
+    if trained:
+        say(
+            f"stage {name}: the weights of the encoder's sum of layers train with the adapter, so that its "
+            "output changes: encoding in every epoch",
+            error=True,
+        )
         return None
     forecast = _forecast_bytes(
         [*corpora, *held_out], model.encoder, 4 if recipe.trainer.precision == "fp32" else 2

@@ -8,9 +8,10 @@ from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
 from kikimimi.data.corpus import Corpus, all_texts, training_corpora
 from kikimimi.data.order.readers import lost_readers_told
-from kikimimi.errors import RunError
+from kikimimi.errors import RecipeError, RunError
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.trainable import check_sources
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import keep_lock
 from kikimimi.run.loggers import check_loggers
@@ -103,6 +104,13 @@ def _model(run: RunFolder, name: str, corpora: list[Corpus]) -> SpeechLM:
         assets=run.assets if started else None,
         deferred=recipe.trainer.strategy == "fsdp",
     )
+    try:
+        check_sources(model, recipe)
+    except RecipeError as error:
+        if not run.begun:
+            raise
+        if global_rank() == 0:
+            say(f"{run.path} began before this was an error, and goes on: {error}", error=True)
     if not started:
         run.save_assets(model)
     if not model.deferred:

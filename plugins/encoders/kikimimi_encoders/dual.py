@@ -47,6 +47,10 @@ class DualEncoder(Encoder):
                     raise ValueError(
                         f"{name}.dtype is not read here: set encoder.dtype, which holds for both encoders"
                     )
+                if chosen.fixed is not None:
+                    raise ValueError(
+                        f"{name}.fixed is not read here: set encoder.fixed, with patterns such as '{name}.*'"
+                    )
 
     config: Config
 

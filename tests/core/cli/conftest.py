@@ -23,6 +23,7 @@ RECIPE = """
 name: small
 encoder:
   name: whisper
+  fixed: ["*"]
   weights: random
   sizes: {{dim: 32, num_layers: 1, num_heads: 2, ffn_dim: 32, num_positions: 100}}
 adapter: {{name: mlp, hidden_dim: 32}}

@@ -24,7 +24,8 @@ QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     shard = write_shard(tmp_path_factory.mktemp("data"), 3)
-    return tiny_recipe(load_recipe(QUICKSTART, ["encoder.weights=random"]), shard)
+    found = tiny_recipe(load_recipe(QUICKSTART, ["encoder.weights=random"]), shard)
+    return replace(found, encoder=replace(found.encoder, fixed=None))
 
 
 def with_training(recipe: Recipe, **train: Train) -> Recipe:

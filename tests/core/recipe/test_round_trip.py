@@ -89,6 +89,7 @@ def test_what_is_shown_is_complete(load: Any, base: str) -> None:
         "size": "SMALL",
         "lora": None,
         "dtype": "fp32",
+        "fixed": None,
     }
     assert shown["stages"]["align"]["batch"] == {
         "seconds": 30.0,

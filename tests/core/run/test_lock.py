@@ -25,7 +25,11 @@ from kikimimi.testing import write_shard
 
 RECIPE = """
 name: small
-encoder: {{name: whisper, weights: random, sizes: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64}}}}
+encoder:
+  name: whisper
+  weights: random
+  sizes: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64}}
+  fixed: ["*"]
 adapter: {{name: mlp, hidden_dim: 32}}
 llm: {{name: llama, weights: random, scratch: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64}}}}
 stages:

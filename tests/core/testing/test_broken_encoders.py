@@ -55,6 +55,23 @@ class Windows(Encoder):
         return encoded
 
 
+class LearnsNothingDownstream(Windows):
+    def __init__(self, config: Windows.Config) -> None:
+        super().__init__(config)
+        self.level = nn.Parameter(torch.zeros(1))
+
+    def downstream_names(self) -> set[str]:
+        return {"level"}
+
+    def encode(self, clip: torch.Tensor) -> torch.Tensor:
+        return super().encode(clip) + self.level.detach()
+
+
+class NamesNothing(Windows):
+    def downstream_names(self) -> set[str]:
+        return {"level"}
+
+
 class WrongCount(Windows):
     def num_frames(self, num_samples: int) -> int:
         return max(1, num_samples // 320)
@@ -207,6 +224,16 @@ BROKEN = [
         AugmentsAlways,
         "augmentation_is_for_training",
         r"in eval mode: expected its input as it is, found it ch",
+    ),
+    (
+        LearnsNothingDownstream,
+        "downstream_weights_train_alone",
+        r"all else frozen and torch\.float32: expected a gradient, found none in level",
+    ),
+    (
+        NamesNothing,
+        "downstream_weights_train_alone",
+        r"downstream_names: expected names of parameters, found level",
     ),
     (AugmentsNever, "augmentation_is_for_training", r"expected other frames within 20 draws, found the same"),
     (

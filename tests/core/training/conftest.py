@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,11 @@ from kikimimi.training.log_interval import MEASURED
 
 RECIPE = """
 name: small
-encoder: {{name: whisper, weights: random, sizes: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64}}}}
+encoder:
+  name: whisper
+  weights: random
+  sizes: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64}}
+  fixed: ["*"]
 adapter: {{name: mlp, hidden_dim: 32}}
 llm:
   name: llama
@@ -223,13 +228,26 @@ def recipe_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def stay_random(recipe: Recipe) -> Recipe:
+    """Declare fixed what is random and not trained: these recipes have no weights that could be read."""
+    changed = {}
+    for part in ("encoder", "llm"):
+        chosen = getattr(recipe, part)
+        if chosen.fixed not in (None, ["*"]):
+            continue
+        trained = {stage.train[part].part for stage in recipe.stages.values() if part in stage.train}
+        stays = "random" in chosen.sources().values() and "all" not in trained
+        changed[part] = replace(chosen, fixed=["*"] if stays else None)
+    return replace(recipe, **changed)
+
+
 @pytest.fixture
 def make_run(recipe_file: Path, tmp_path: Path) -> Make:
     def make(name: str, *overrides: str) -> RunFolder:
         return RunFolder.create(tmp_path / "runs" / name, recipe(*overrides))
 
     def recipe(*overrides: str) -> Recipe:
-        return load_recipe(recipe_file, overrides)
+        return stay_random(load_recipe(recipe_file, overrides))
 
     return make
 

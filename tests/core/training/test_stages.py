@@ -24,7 +24,11 @@ from kikimimi_metrics.error_rates import CER
 
 CHAIN = """
 name: chain
-encoder: {{name: whisper, weights: random, sizes: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64}}}}
+encoder:
+  name: whisper
+  weights: random
+  sizes: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64}}
+  fixed: ["*"]
 adapter: {{name: mlp, hidden_dim: 32}}
 llm:
   name: llama
