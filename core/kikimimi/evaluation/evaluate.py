@@ -198,6 +198,7 @@ class _Asked:
         asked = cls(name, evaluation, run.recipe, run.evaluation(name), corpus, row_keys(corpus), references)
         with _told_of(f"evaluate.{name}"):
             asked.score(references)  # what the metric cannot take is told before the work
+        _scored_before(asked)  # and so is a record that is damaged
         return asked
 
     @property

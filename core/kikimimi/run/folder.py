@@ -22,7 +22,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,7 +224,11 @@ class RunFolder:
             with writing(path):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-            yield  # the lock goes with the file, whatever ends the process
+            try:
+                yield  # the lock goes with the file, whatever ends the process
+            finally:
+                with suppress(OSError):  # the name of who held it has no meaning any more
+                    file.truncate(0)
 
     def is_locked(self) -> bool:
         """Whether some process is training this run."""

@@ -66,7 +66,10 @@ def assert_refused(cli: Cli, folder: Path, *command: object) -> None:
     assert len(re.findall(REFUSED, done.err)) == 1, done.err
     assert "Traceback" not in done.err
     # The lock of a run is empty as long as nobody holds it.
-    assert {name: held for name, held in contents(folder).items() if held} == before
+    now = contents(folder)
+    assert {name: held for name, held in now.items() if held} == {
+        n: held for n, held in before.items() if held
+    }
 
 
 @pytest.fixture

@@ -201,6 +201,36 @@ def test_a_record_that_is_not_as_it_was_written(run: RunFolder) -> None:
     assert [item.name for item in check_run(run.path) if item.problem] == ["evaluations/held_out/record.json"]
 
 
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("file", ["record.json", "scores.json"])
+def test_a_record_that_is_a_link_to_nowhere_is_told_before_the_work(run: RunFolder, file: str) -> None:
+    folder = run.evaluation("held_out")
+    for path in (folder / "record.json", folder / "quickstart.jsonl"):
+        path.unlink()
+    (folder / file).unlink(missing_ok=True)
+    (folder / file).symlink_to("nowhere")
+    with pytest.raises(
+        DamagedError, match=rf"{file}: is a symbolic link that leads nowhere\. .*[dD]elete it"
+    ):
+        evaluate(run)
+
+
+def test_what_was_cut_stays_known_where_it_is_scored_again_and_comes_back(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = scored(run)["held_out"].truncated
+    short = "evaluate.held_out.generate.max_new_tokens=1"
+    assert scored(run, short)["held_out"].truncated == 6
+    monkeypatch.setattr(LOAD, lambda *_: pytest.fail("the model was loaded"))
+    assert scored(run)["held_out"].truncated == own is not None
+    assert scored(run, short, "evaluate.held_out.metric=wer", SPACED)["held_out"].truncated == 6
+    counts = [
+        one["systems"]["quickstart"]["score"]["truncated"]
+        for one in read_scorings(run.evaluation("held_out"))
+    ]
+    assert sorted(counts) == sorted([own, 6, 6])
+
+
 def test_scores_of_a_version_that_kept_no_record_stand(run: RunFolder) -> None:
     (run.evaluation("held_out") / "record.json").unlink()
     scores = run.read_json("evaluations/held_out/scores.json")
