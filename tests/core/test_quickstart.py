@@ -18,6 +18,7 @@ from kikimimi.recipe.resolve import shipped_recipe
 SENTENCES, HELD_OUT = 8, 3
 OVERRIDES = (
     "encoder.weights=random",
+    "encoder.fixed=['*']",
     "encoder.sizes={dim: 32, num_layers: 1, num_heads: 2, ffn_dim: 32}",
     "adapter.hidden_dim=32",
     "llm.scratch={dim: 32, num_layers: 1, num_heads: 2, ffn_dim: 32, context_length: 1024}",
@@ -106,6 +107,7 @@ def test_the_second_run_does_nothing_again(
         ".lock",
         "dropped.jsonl",
         "scores.json",
+        "record.json",
         "report.html",
         "quickstart.jsonl",
     }

@@ -189,6 +189,7 @@ def test_before_its_first_step_a_policy_equals_its_reference(chain: Path, off: b
         "llm.lora.dropout=0.5",
         f"stages.dpo.objective.disable_dropout={str(off).lower()}",
         *("stages.align=null", "stages.asr=null", "stages.sft=null", "stages.dpo.steps=2"),
+        "llm.fixed=['*embed*', '*base_layer*', '*norm*', '*mlp*', '*_proj.weight']",
     )
     train(run)
     first = next(line for line in lines(run, "dpo") if "loss" in line)
@@ -200,6 +201,7 @@ def test_a_dpo_that_began_before_its_options_goes_on_so(
     chain: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["stages.align=null", "stages.asr=null", "stages.sft=null", "stages.dpo.steps=3"]
+    options.append("llm.fixed=['*embed*', '*base_layer*', '*norm*', '*mlp*', '*_proj.weight']")
     earlier = ["stages.dpo.objective.turns=all", "stages.dpo.objective.disable_dropout=false"]
     run = make(chain, "run", *options, *earlier)
     train(run)

@@ -60,6 +60,7 @@ def options(tmp_path: Path) -> list[str]:
         f"stages.asr.validate={{every: 1, data: {{held_out: null, {data}}}}}",
         "stages.asr.steps=1",
         "stages.asr.train={adapter: null, llm: {lr: 1.0e-30, weight_decay: 0}}",
+        "adapter.fixed=['*']",
     ]
 
 
