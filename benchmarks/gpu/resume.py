@@ -17,7 +17,11 @@ from .subject import Subject
 
 RECIPE = """
 name: resume
-encoder: {{name: whisper, weights: random, sizes: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64}}}}
+encoder:
+  name: whisper
+  weights: random
+  fixed: ["*"]
+  sizes: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64}}
 adapter: {{name: mlp, hidden_dim: 32}}
 llm:
   name: llama

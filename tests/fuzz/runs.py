@@ -29,7 +29,11 @@ from .mutations import BYTES, json_file, json_lines, mutated, text
 
 _RECIPE = """
 name: small
-encoder: {{name: whisper, weights: random, sizes: {{dim: 16, num_layers: 1, num_heads: 1, ffn_dim: 16}}}}
+encoder:
+  name: whisper
+  weights: random
+  fixed: ["*"]
+  sizes: {{dim: 16, num_layers: 1, num_heads: 1, ffn_dim: 16}}
 adapter: {{name: mlp, hidden_dim: 16}}
 llm: {{name: llama, weights: random, scratch: {{dim: 16, num_layers: 1, num_heads: 1, ffn_dim: 16}}}}
 stages:
