@@ -18,6 +18,7 @@ from kikimimi.synth.synth import DialogueSizes
 STAGES = tuple(load_recipe(shipped_recipe("llm_jp_4_8b_ja_cpu")).stages)
 OVERRIDES = (
     "encoder.weights=random",
+    "encoder.fixed=['*']",
     "encoder.sizes={dim: 32, num_layers: 1, num_heads: 2, ffn_dim: 32}",
     "adapter.hidden_dim=32",
     "llm.scratch={dim: 32, num_layers: 1, num_heads: 2, ffn_dim: 32, context_length: 1024}",
