@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
+from kikimimi import AdapterContext, AdapterOutput, Padded
 from kikimimi.testing import list_checks, number_checks
 from kikimimi.testing.checks import FOR_ALL, FOR_PADDED
 
+from .test_broken_adapters import Pairs
 
-class Filtered(Adapter):
+
+class Filtered(Pairs):
     """Frames through a filter and a linear layer: an adapter that keeps the contract."""
-
-    @dataclass(kw_only=True, frozen=True)
-    class Config(ComponentConfig):
-        scale: float = 1.0
-        """Factor on the tokens."""
-
-    def __init__(self, config: Any, context: AdapterContext) -> None:
-        super().__init__(config, context)
-        self.linear = nn.Linear(context.in_dim, context.out_dim)
-
-    @classmethod
-    def tiny_config(cls, config: Any | None = None) -> Any:
-        return config or cls.Config()
-
-    def shard_classes(self) -> set[type[nn.Module]]:
-        return {nn.Linear}
 
     def max_tokens(self, num_frames: int) -> int:
         return num_frames
