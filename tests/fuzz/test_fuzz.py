@@ -45,6 +45,7 @@ def _all(target: Target) -> object:
 
 
 @pytest.mark.fuzz
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize("target", [_all(target) for target in TARGETS])
 def test_every_damaged_file_is_taken_or_refused(target: Target, tmp_path: Path) -> None:
     _try(target, range(target.share), tmp_path)

@@ -170,6 +170,7 @@ def test_a_command_that_is_done_keeps_its_exit_code(how: str, code: int, place: 
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(0)
 def test_two_hundred_instants(commands: dict[str, list[str]], tmp_path: Path) -> None:
     random, codes, failures = Random(0), Counter[int](), []
     for turn in range(200):

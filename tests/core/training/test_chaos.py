@@ -125,6 +125,7 @@ def read_records(path: Path) -> Iterator[list[str]]:
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(0)
 def test_kill_9_leaves_no_trace(launch: Launch, recipe_file: Path, tmp_path: Path) -> None:
     random, began = Random(0), time.monotonic()
     whole = Victim(launch, recipe_file, tmp_path / "whole", tmp_path / "whole.jsonl")
