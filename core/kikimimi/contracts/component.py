@@ -15,7 +15,7 @@ no component's result may depend on them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -91,13 +91,14 @@ class Component(nn.Module, ABC):
     fills_pieces: ClassVar[bool] = False
 
     @classmethod
-    @abstractmethod
-    def tiny_config(cls, config: Any | None = None) -> ComponentConfig:
+    def tiny_config(cls, config: Any | None = None) -> Any:
         """Return a config with random weights and the smallest sizes that keep `config`'s structure.
 
         Used by the compliance kit and by the tests of every recipe: no download, fewer than a million
-        parameters. `config` is one of this class's `Config`, or None for the defaults.
+        parameters. `config` is one of this class's `Config`, or None for the defaults. Default: `config`
+        itself, for a component that no option makes large.
         """
+        return cls.Config() if config is None else config
 
     def load_weights(self) -> None:
         """Fill the parameters from the source that the config names. Default: nothing to load."""
@@ -111,12 +112,28 @@ class Component(nn.Module, ABC):
         weights = getattr(getattr(self, "config", None), "weights", "random")
         return set() if weights == "random" else {name for name, _ in self.named_parameters()}
 
-    @abstractmethod
     def shard_classes(self) -> set[type[nn.Module]]:
-        """Return the block classes that FSDP wraps one by one; each occurs in `modules()`."""
+        """Return the block classes that FSDP wraps one by one; each occurs in `modules()`.
+
+        Default: those of the component's own children that hold parameters; what stands in a list or a
+        dictionary of modules counts as a child. A component whose repeated layers lie deeper names these.
+        """
+        return {type(block) for block in own_blocks(self)}
 
     def save_assets(self, folder: Path) -> None:
         """Write what, besides weights, rebuilding this component needs (a tokenizer). Default: nothing."""
+
+
+def own_blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the children of a module that hold parameters and can be called; lists of modules cannot."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):
+            yield from own_blocks(child)
+        elif (
+            not isinstance(child, nn.ParameterList | nn.ParameterDict)
+            and next(child.parameters(), None) is not None
+        ):
+            yield child
 
 
 class Encoder(Component):

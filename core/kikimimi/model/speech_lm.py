@@ -55,15 +55,14 @@ class SpeechLM(nn.Module):
 
         The parts name them: `Component.shard_classes`.
         """
-        classes = tuple(
-            cls for part in (self.encoder, self.adapter, self.llm) for cls in part.shard_classes()
-        )
         found: list[nn.Module] = []
         inside: set[nn.Module] = set()
-        for module in self.modules():
-            if type(module) in classes and module not in inside:
-                found.append(module)
-                inside.update(module.modules())
+        for part in (self.encoder, self.adapter, self.llm):
+            classes = part.shard_classes()  # one part's linear layer says nothing of another's
+            for module in part.modules():
+                if type(module) in classes and module not in inside:
+                    found.append(module)
+                    inside.update(module.modules())
         return found
 
     def max_positions(self, rendered_length: int, clip_samples: list[int]) -> int:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, wraps
-from inspect import isabstract
+from inspect import getdoc, isabstract, signature
 from typing import Any, ClassVar, Generic, TypeVar, cast
 from unittest import SkipTest
 
@@ -181,13 +181,25 @@ class Tested:
         """
         name = self.component.__name__
         left = sorted(getattr(self.component, "__abstractmethods__", ()))
-        expect(not isabstract(self.component), f"{name}: expected its contract's {listing(left)}, found none")
+        expect(
+            not isabstract(self.component),
+            f"{name}: expected its contract's {listing(left)}, found none. Write in the class: "
+            f"{'; '.join(_as_written(self.component, method) for method in left)}",
+        )
         built = self.build()
         without = [attribute for attribute in _declared(self.component) if not hasattr(built, attribute)]
         expect(
             not without,
             f"{name}: expected the attributes that its contract declares, found no {listing(without)}",
         )
+
+
+def _as_written(component: type[Any], method: str) -> str:
+    """Return the first line of a method that a contract asks for, and what it does."""
+    found = getattr(component, method)
+    if isinstance(found, property):
+        return f"@property def {method}(self)"
+    return f"def {method}{signature(found)}: {(getdoc(found) or '').partition(chr(10))[0]}".rstrip(": ")
 
 
 def _declared(component: type[Any]) -> list[str]:

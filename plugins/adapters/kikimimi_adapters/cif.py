@@ -24,7 +24,7 @@ from kikimimi import (
 )
 from kikimimi_adapters.ctc_head import build_vocabulary
 from kikimimi_adapters.frame_groups import zero_past_lengths
-from kikimimi_adapters.mlp import MLP, check_projection, projection
+from kikimimi_adapters.mlp import check_projection, projection
 
 
 class FrameWeights(nn.Module):
@@ -103,10 +103,6 @@ class CIFAdapter(Adapter):
         """Return `config` with tokens of bytes and a hidden width of 32."""
         chosen: CIFAdapter.Config = cls.Config() if config is None else config
         return replace(chosen, vocabulary="bytes", hidden_dim=32 if chosen.num_layers > 1 else None)
-
-    def shard_classes(self) -> set[type[nn.Module]]:
-        """Return the classes of the weights' layers and the projection."""
-        return {FrameWeights, MLP}
 
     def max_tokens(self, num_frames: int) -> int:
         """Return F: no frame weighs more than a token, and a clip is scaled to F tokens at most."""

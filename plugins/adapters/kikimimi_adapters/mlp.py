@@ -120,10 +120,6 @@ class MLPAdapter(Adapter):
         chosen: MLPAdapter.Config = cls.Config() if config is None else config
         return replace(chosen, hidden_dim=32 if chosen.num_layers > 1 else None)
 
-    def shard_classes(self) -> set[type[nn.Module]]:
-        """Return the class of the whole MLP."""
-        return {MLP}
-
     def max_tokens(self, num_frames: int) -> int:
         """Return the groups, ceil(F / downsample) or floor, at least 1, and 2 boundaries; it is exact."""
         return self._num_groups(num_frames) + (2 if self.config.boundaries else 0)

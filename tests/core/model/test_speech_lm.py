@@ -57,6 +57,17 @@ def samples(model: SpeechLM) -> list[Sample]:
     ]
 
 
+def test_a_part_names_the_blocks_of_itself_alone(model: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter's linear layers are blocks; those of encoder and LLM stay where they were."""
+    others = [block for block in model.blocks() if block not in set(model.adapter.modules())]
+    monkeypatch.setattr(MLPAdapter, "shard_classes", lambda _: {torch.nn.Linear})
+    linear = [module for module in model.adapter.modules() if isinstance(module, torch.nn.Linear)]
+    found = model.blocks()
+    assert len(linear) == 2
+    assert [block for block in found if block not in others] == linear
+    assert [block for block in found if block in others] == others
+
+
 def test_a_pack_equals_its_conversations_one_by_one(model: SpeechLM, samples: list[Sample]) -> None:
     packed = model(collate(samples))
     single = [model(collate([s])) for s in samples]

@@ -94,6 +94,9 @@ def test_what_the_contract_leaves_open_is_named_once() -> None:
 
     (result,) = run_checks("normaliser", Open)
     assert result.name == "builds"
-    assert result.error == "Open: expected its contract's __call__, found none"
+    assert result.error == (
+        "Open: expected its contract's __call__, found none. Write in the class: "
+        "def __call__(self, text: str) -> str: Return the normalised text."
+    )
     with pytest.raises(ContractError, match="__call__"):
         list_checks("normaliser", Open)[0].subject.expect_built()

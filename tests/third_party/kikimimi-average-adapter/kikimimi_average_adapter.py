@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -40,15 +39,6 @@ class AverageAdapter(Adapter):
     def __init__(self, config: Config, context: AdapterContext) -> None:
         super().__init__(config, context)
         self.projection = Projection(context.in_dim, context.out_dim)
-
-    @classmethod
-    def tiny_config(cls, config: Any | None = None) -> Config:
-        """Return `config`: the adapter is as wide as its neighbours."""
-        return config or cls.Config()
-
-    def shard_classes(self) -> set[type[nn.Module]]:
-        """Return the projection's class."""
-        return {Projection}
 
     def max_tokens(self, num_frames: int) -> int:
         """Return ceil(F / downsample), which is exact."""
