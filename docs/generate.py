@@ -353,6 +353,7 @@ PAGES = {
     "commands.md": command_reference,
     "systems.md": systems_reference,
     "data.md": layout_reference,
+    "names.md": runpy.run_path(str(DOCS / "names.py"))["names_reference"],
     "performance.md": runpy.run_path(str(DOCS / "performance.py"))["performance_reference"],
     **{f"plugins/{kind}.md": partial(plugin_page, kind) for kind in registry.KINDS},
 }

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+import kikimimi
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.recipe.chosen import Chosen, LoRA
 
@@ -33,11 +34,19 @@ def generate() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["recipes.md", "commands.md", "systems.md", "data.md", "performance.md"])
+@pytest.mark.parametrize(
+    "name", ["recipes.md", "commands.md", "names.md", "systems.md", "data.md", "performance.md"]
+)
 def test_generated_parts_are_up_to_date(generate: Any, name: str) -> None:
     page = DOCS / name
     expected = generate.updated(page, generate.PAGES[name]())
     assert page.read_text("utf-8") == expected, "run: make docs"
+
+
+def test_every_public_name_is_there_with_its_words() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", (DOCS / "names.md").read_text("utf-8"), re.MULTILINE)
+    assert {name for name, _ in rows} == set(dir(kikimimi))
+    assert not [name for name, words in rows if len(words) < 5]
 
 
 def sections(cls: type[Any]) -> Iterator[type[Any]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
+"""Who speaks a turn."""
 
 _CLIP_MARKS = re.compile(
     r"<(?:audio|speech|sound)>|<\|/?audio(?:_\w+)?\|>|<audio_soft_token>|<audio[\s_]\d+>", re.IGNORECASE

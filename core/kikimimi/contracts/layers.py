@@ -13,6 +13,7 @@ _ASCENDING = Rule("ascending, each once", lambda layers: sorted(set(layers)) == 
 Layers = Annotated[list[NonNegativeInt], MinLen(1), _ASCENDING]
 """Numbers of layers to read; 0 is what enters the first one."""
 Combine = Literal["concat", "weighted_sum"]
+"""How the outputs of layers become one: side by side, or their sum with weights that are learnt."""
 
 
 @checked

@@ -36,19 +36,24 @@ class Rule(BaseMetadata):
 
 
 PositiveInt = Annotated[int, Ge(1)]
+"""A whole number from 1."""
 _FEW = Rule("at most 1000", lambda value: value <= 1000)
 LayerCount = Annotated[int, Ge(1), _FEW]
 """How many layers are stacked; each takes a while to build."""
 NonNegativeInt = Annotated[int, Ge(0)]
+"""A whole number from 0."""
 _FINITE = Rule("a finite number", lambda value: value < math.inf)
 _ASIDE = (_FINITE, _FEW)  # bounds that nobody means to reach: told alone, where they are broken
 PositiveFloat = Annotated[float, Gt(0), _FINITE]
+"""A finite number above 0."""
 NonNegativeFloat = Annotated[float, Ge(0), _FINITE]
+"""A finite number from 0."""
 Fraction = Annotated[float, Ge(0), Le(1)]
 """A part of a whole, all of it included."""
 Probability = Annotated[float, Ge(0), Lt(1)]
 """How often something is dropped, which is never all of it."""
 OddInt = Annotated[int, Ge(1), Rule("odd", lambda value: value % 2 == 1)]
+"""An odd number from 1: the width of a window that has a middle."""
 Text = Annotated[str, Rule("not blank", str.strip)]
 """A text that is more than spaces."""
 Distinct = Rule("without repeats", lambda values: len(set(values)) == len(values))

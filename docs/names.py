@@ -1,0 +1,62 @@
+"""The table of all public names, from the list of them and the docstrings where they live."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import kikimimi
+
+STUB = Path(kikimimi.__file__).with_suffix(".pyi")
+
+
+def names_reference() -> str:
+    """Return a table for each module that public names live in, as Markdown."""
+    return "\n".join(_lines())
+
+
+def _lines() -> Iterator[str]:
+    yield ""
+    for node in ast.parse(STUB.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            module = f"kikimimi.{node.module}"
+            said = _summaries(module)
+            yield f"### `{module}`"
+            yield ""
+            yield "| name | what it is |"
+            yield "|---|---|"
+            for name in sorted((alias.name for alias in node.names), key=str.casefold):
+                yield f"| `{name}` | {said[name]} |"
+            yield ""
+
+
+def _summaries(module: str) -> dict[str, str]:
+    """Return the first line of what is said of each name that a module defines."""
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    found = {}
+    for node, following in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found[node.name] = _first_line(ast.get_docstring(node))
+            continue
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
+            old, new = (ast.unparse(one).strip("()").split(", ") for one in (node.targets[0], node.value))
+            found |= {name: f"An earlier name of `{now}`." for name, now in zip(old, new, strict=True)}
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name):
+            found[target.id] = _first_line(_text(following))
+    return found
+
+
+def _text(node: ast.stmt | None) -> str | None:
+    value = node.value if isinstance(node, ast.Expr) else None
+    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else None
+
+
+def _first_line(text: str | None) -> str:
+    return " ".join((text or "").strip().partition("\n\n")[0].split()).replace("|", "\\|")
