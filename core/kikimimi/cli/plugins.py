@@ -111,7 +111,8 @@ def _print_words(row: dict[str, Any]) -> None:
     if "error" in row:
         say(f"  broken    {row['error']}\n")
         return
-    say(f"  contract  {row['contract']}\n\n{row['about']}")
+    say(f"  contract  {row['contract']}\n            version {row['contract_version']} of it")
+    say(f"\n{row['about']}")
     if not row["options"]:
         say("\nIt has no options.\n")
         return

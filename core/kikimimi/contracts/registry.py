@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points, version
 from typing import Any
 
 from kikimimi.console.words import listing, nearest
@@ -28,11 +28,13 @@ class Kind:
         name: Singular, as recipes and messages spell it (``adapter``).
         group: The entry-point group (``kikimimi.adapters``).
         base: ``module:Class`` of the contract that a member subclasses.
+        contract_version: Version of that contract; another one after each change that breaks plugins.
     """
 
     name: str
     group: str
     base: str
+    contract_version: int = 1
 
 
 KINDS: dict[str, Kind] = {
@@ -240,6 +242,13 @@ def _loaded(plugin: Plugin) -> type[Any]:
     if not (isinstance(component, type) and issubclass(component, base)):
         raise PluginError(
             f"{plugin} is not a subclass of {kind.base.replace(':', '.')}.{_where_it_belongs(component)}"
+        )
+    written_for = getattr(component, "contract_version", kind.contract_version)
+    if written_for != kind.contract_version:
+        raise PluginError(
+            f"{plugin} is written for version {written_for} of the contract of {kind.name}s, and kikimimi "
+            f"{version('kikimimi')} has version {kind.contract_version}. Install another version of "
+            f"{plugin.distribution}, or the kikimimi that it was written for"
         )
     return component
 

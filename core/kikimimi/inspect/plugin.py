@@ -38,11 +38,13 @@ class PluginInWords:
 
     Attributes:
         contract: What it subclasses.
+        contract_version: Version of that contract.
         about: First paragraph of its docstring, in one line.
         options: Its options, those of sections by dotted names.
     """
 
     contract: str
+    contract_version: int
     about: str
     options: tuple[OptionInWords, ...]
 
@@ -56,8 +58,9 @@ def plugin_in_words(plugin: Plugin) -> PluginInWords:
     component = load(plugin.kind, plugin.name)
     config = getattr(component, "Config", None)
     options = () if config is None else tuple(_with_sections(config))
-    contract = kind_of(plugin.kind).base.rpartition(":")[2]
-    return PluginInWords(f"kikimimi.{contract}", summary(component), options)
+    kind = kind_of(plugin.kind)
+    contract = f"kikimimi.{kind.base.rpartition(':')[2]}"
+    return PluginInWords(contract, kind.contract_version, summary(component), options)
 
 
 def _with_sections(cls: type[Any], prefix: str = "") -> Iterator[OptionInWords]:

@@ -126,6 +126,7 @@ class Scaffold:
             "value": self.value,
             "summary": TEMPLATE_KINDS[self.kind],
             "usage": self.usage(),
+            "contract_version": str(registry.kind_of(self.kind).contract_version),
             "kikimimi": ".".join(__version__.split(".")[:2]),
         }
         return {

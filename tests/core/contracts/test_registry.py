@@ -156,6 +156,21 @@ def test_another_kikimimi_than_it_asks_for_is_refused(install: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("number", [0, 2])
+def test_another_contract_than_it_was_written_for_is_refused(install: Any, number: int) -> None:
+    source = "from kikimimi import Normaliser\n\nclass Lower(Normaliser):\n    contract_version = {}\n"
+    install("now", {NORMALISERS: {"now": "third_now:Lower"}}, {"third_now": source.format(1)})
+    install("other", {NORMALISERS: {"other": "third_other:Lower"}}, {"third_other": source.format(number)})
+    assert registry.load("normaliser", "now")
+    with pytest.raises(PluginError) as raised:
+        registry.load("normaliser", "other")
+    assert str(raised.value) == (
+        f"normaliser 'other' (other 1.0, third_other:Lower) is written for version {number} of the contract "
+        f"of normalisers, and kikimimi {version('kikimimi')} has version 1. Install another version of "
+        "other, or the kikimimi that it was written for"
+    )
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
