@@ -1,5 +1,5 @@
 # The tools are those of the active environment: pip install -e '.[dev]'
-.PHONY: test lint ruff imports mypy pyright fix docs
+.PHONY: test lint ruff imports mypy pyright fix docs site
 
 test:
 	pytest
@@ -25,3 +25,7 @@ fix:
 
 docs:
 	python docs/generate.py
+
+# The pages of docs/ as a site that opens without a server: site/index.html. Its tools: pip install -e '.[docs]'.
+site:
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet

@@ -12,24 +12,26 @@ import kikimimi
 STUB = Path(kikimimi.__file__).with_suffix(".pyi")
 
 
+OLD = "An earlier name of"
+
+
 def names_reference() -> str:
     """Return a table for each module that public names live in, as Markdown."""
-    return "\n".join(_lines())
+    lines = [""]
+    for module, said in public_names():
+        lines += [f"### `{module}`", "", "| name | what it is |", "|---|---|"]
+        lines += [f"| `{name}` | {said[name]} |" for name in sorted(said, key=str.casefold)]
+        lines.append("")
+    return "\n".join(lines)
 
 
-def _lines() -> Iterator[str]:
-    yield ""
+def public_names() -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield each module that public names live in, with these names and what is said of them."""
     for node in ast.parse(STUB.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom):
             module = f"kikimimi.{node.module}"
             said = _summaries(module)
-            yield f"### `{module}`"
-            yield ""
-            yield "| name | what it is |"
-            yield "|---|---|"
-            for name in sorted((alias.name for alias in node.names), key=str.casefold):
-                yield f"| `{name}` | {said[name]} |"
-            yield ""
+            yield module, {alias.name: said[alias.name] for alias in node.names}
 
 
 def _summaries(module: str) -> dict[str, str]:
@@ -45,7 +47,7 @@ def _summaries(module: str) -> dict[str, str]:
             continue
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
             old, new = (ast.unparse(one).strip("()").split(", ") for one in (node.targets[0], node.value))
-            found |= {name: f"An earlier name of `{now}`." for name, now in zip(old, new, strict=True)}
+            found |= {name: f"{OLD} `{now}`." for name, now in zip(old, new, strict=True)}
             continue
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         if isinstance(target, ast.Name):
