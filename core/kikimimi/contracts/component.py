@@ -82,9 +82,9 @@ class Component(nn.Module, ABC):
     that does not run there is counted by its matrices.
 
     Attributes:
-        fills_pieces: Whether `load_weights` fills parameters through `kikimimi.load_state` alone, which
-            copies only the rows that this process holds. Then a model that is sharded over processes is
-            built without memory and filled piece by piece; else every process builds it whole first.
+        fills_pieces: Whether `load_weights` fills parameters through `kikimimi.weights.load_state` alone,
+            which copies only the rows that this process holds. Then a model that is sharded over processes
+            is built without memory and filled piece by piece; else every process builds it whole first.
     """
 
     Config: ClassVar[type[ComponentConfig]]
