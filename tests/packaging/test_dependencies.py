@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import re
 import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ COMES_WITH = {"tokenizers": "transformers", "aiohttp": "fsspec", "pyarrow": "dat
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lists = [project["dependencies"], *project["optional-dependencies"].values()]
-    return {canonicalize_name(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for lines in lists for line in lines}
+    return {canonicalize_name(Requirement(line).name) for lines in lists for line in lines}
 
 
 def imported() -> Iterator[tuple[str, Path]]:
