@@ -1,4 +1,4 @@
-"""The table of all public names, from the list of them and the docstrings where they live."""
+"""The table of all public names, from the lists of them and the docstrings where they live."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import kikimimi
 
-STUB = Path(kikimimi.__file__).with_suffix(".pyi")
+FOLDER = Path(kikimimi.__file__).parent
+LISTS = {"kikimimi": FOLDER / "__init__.pyi", "kikimimi.testing": FOLDER / "testing" / "__init__.pyi"}
+"""Packages that plugins import from, and where each lists its names."""
 
 
 OLD = "An earlier name of"
@@ -27,11 +29,12 @@ def names_reference() -> str:
 
 def public_names() -> Iterator[tuple[str, dict[str, str]]]:
     """Yield each module that public names live in, with these names and what is said of them."""
-    for node in ast.parse(STUB.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom):
-            module = f"kikimimi.{node.module}"
-            said = _summaries(module)
-            yield module, {alias.name: said[alias.name] for alias in node.names}
+    for package, names in LISTS.items():
+        for node in ast.parse(names.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom):
+                module = f"{package}.{node.module}"
+                said = _summaries(module)
+                yield module, {alias.name: said[alias.name] for alias in node.names}
 
 
 def _summaries(module: str) -> dict[str, str]:

@@ -8,6 +8,10 @@ from .console.words import (
 )
 from .contracts.answer import Answer as Answer
 from .contracts.batch import Batch as Batch, View as View
+from .contracts.clip_task import (
+    ClipTask as ClipTask,
+    ClipTaskConfig as ClipTaskConfig,
+)
 from .contracts.component import (
     LLM as LLM,
     Adapter as Adapter,
@@ -33,6 +37,13 @@ from .contracts.conversation import (
     parse_conversation as parse_conversation,
 )
 from .contracts.generation import Generation as Generation
+from .contracts.labelled_clip import (
+    LabelledClip as LabelledClip,
+    check_text as check_text,
+    is_number as is_number,
+    missing_field as missing_field,
+    read_meta as read_meta,
+)
 from .contracts.layers import (
     Combine as Combine,
     LayerCombiner as LayerCombiner,
@@ -77,6 +88,14 @@ from .contracts.options import (
     Text as Text,
 )
 from .contracts.precision import full_precision as full_precision
+from .contracts.prompt_bank import (
+    BankConfig as BankConfig,
+    BankTask as BankTask,
+    PromptBank as PromptBank,
+    RequestConfig as RequestConfig,
+    RequestTask as RequestTask,
+    read_prompt_bank as read_prompt_bank,
+)
 from .contracts.recogniser import Recogniser as Recogniser, RecogniserConfig as RecogniserConfig
 from .contracts.scored import Scored as Scored
 from .contracts.task import Task as Task, TaskConfig as TaskConfig
@@ -117,7 +136,24 @@ from .model.attention import (
 from .recipe.chosen import Chosen as Chosen
 from .recipe.resolve import read_options as read_options
 from .run.folder import RunFolder as RunFolder
-from .weights.files import WeightsFiles as WeightsFiles
+from .text.chat_template import (
+    ChatTemplate as ChatTemplate,
+    flatten_message as flatten_message,
+)
+from .text.guarded_tokenizer import GuardedTokenizer as GuardedTokenizer
+from .text.templates import (
+    CHAT_TEMPLATES as CHAT_TEMPLATES,
+    find_chat_template as find_chat_template,
+)
+from .weights.ctranslate2 import CTranslate2File as CTranslate2File
+from .weights.files import (
+    CONFIG_PATTERNS as CONFIG_PATTERNS,
+    FETCHED_PATTERNS as FETCHED_PATTERNS,
+    WEIGHTS_INDEX as WEIGHTS_INDEX,
+    WeightsFiles as WeightsFiles,
+    load_state as load_state,
+    matches_any as matches_any,
+)
 from .weights.find import find_weights as find_weights
 
 __version__: str

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OPEN = {"kikimimi", "kikimimi.text", "kikimimi.weights", "kikimimi.testing"}
+OPEN = {"kikimimi", "kikimimi.testing"}
 """Where plugins find public names."""
 ENTRIES = {"__init__", "__main__"}
 """Files that take names from the `__init__` of their own package: it, and the one that runs the package."""
@@ -99,7 +99,8 @@ def test_what_the_core_may_not_import(module: str, source: str) -> None:
         ("kikimimi_llms.chat", "from kikimimi_llms import Chat"),
         ("kikimimi_llms.chat", "from kikimimi_llms.chat import Chat"),
         ("kikimimi_llms.chat", "import kikimimi"),
-        ("kikimimi_llms.chat", "import kikimimi.text"),
+        ("kikimimi_llms.chat", "import kikimimi.testing"),
+        ("kikimimi_llms.chat", "from kikimimi.text import Chat"),
         ("kikimimi_llms.chat", "import kikimimi as k"),
         ("kikimimi_llms.chat", "from kikimimi.errors import DataError"),
         ("kikimimi_llms.chat", "from kikimimi.text.chat import Chat"),
@@ -117,7 +118,7 @@ def test_what_a_module_may_not_import(module: str, source: str) -> None:
         ("kikimimi.text.page", "from kikimimi.text import chat\nfrom kikimimi.recipe import Recipe"),
         ("kikimimi.text.__init__", "from kikimimi.text.chat import Chat"),
         ("kikimimi.cli.__main__", "from kikimimi.cli import main"),
-        ("kikimimi_llms.page", "from kikimimi import LLM\nfrom kikimimi.text import Chat\nimport torch"),
+        ("kikimimi_llms.page", "from kikimimi import LLM\nfrom kikimimi.testing import tiny\nimport torch"),
         ("kikimimi_llms.page", "from kikimimi_llms import chat\nfrom kikimimi_llms.chat import Chat"),
     ],
 )

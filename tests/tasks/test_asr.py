@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from kikimimi import BankConfig
 from kikimimi.contracts.conversation import AudioPart, TextPart
 from kikimimi.contracts.registry import load
-from kikimimi_tasks.banks import BankConfig
 from kikimimi_tasks.labels import ASR
 
 RECORD = {"text": "明日は晴れです。", "language": "ja", "meta": {"speaker": "1"}}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,10 +12,11 @@ from typing import Any
 import pytest
 
 import kikimimi_tasks
+from kikimimi import BankConfig, BankTask, PromptBank, read_prompt_bank
 from kikimimi.contracts import registry
 from kikimimi.contracts.conversation import AudioPart, Message, TextPart
+from kikimimi.errors import DamagedError
 from kikimimi.testing import parametrize_checks
-from kikimimi_tasks.banks import BankConfig, BankTask, read_bank
 from kikimimi_tasks.labels import Emotion
 from kikimimi_tasks.questions import QuestionAnswering, QuestionAnsweringConfig
 from kikimimi_tasks.translate import Translate, TranslationConfig, language_names
@@ -25,6 +28,10 @@ BLANKS = {"translate": {"{target}"}, "translate_cot": {"{target}", "{separator}"
 RECORD = {"text": "やった。", "language": "ja", "meta": {"emotion": "喜び"}}
 
 
+def bank(name: str) -> PromptBank:
+    return read_prompt_bank(FOLDER / f"{name}.yaml")
+
+
 def test_every_bank_has_its_task() -> None:
     assert len(BANKS) >= 12
     assert sorted(registry.load("task", name).name for name in TASKS) == BANKS
@@ -32,9 +39,9 @@ def test_every_bank_has_its_task() -> None:
 
 @pytest.mark.parametrize("name", BANKS)
 def test_a_bank_has_phrasings_enough_in_each_language(name: str) -> None:
-    bank = read_bank(name)
-    assert list(bank) == ["ja", "en"]
-    for language, texts in bank.items():
+    requests = bank(name)
+    assert list(requests) == ["ja", "en"]
+    for language, texts in requests.items():
         assert len(set(texts)) == len(texts) >= 15
         for text in texts:
             assert text == text.strip()
@@ -71,11 +78,11 @@ def test_a_bank_has_phrasings_enough_in_each_language(name: str) -> None:
     ],
 )
 def test_the_first_is_the_reference_systems(name: str, language: str, first: str) -> None:
-    assert read_bank(name)[language][0] == first
+    assert bank(name)[language][0] == first
 
 
 def test_salmonns_request_for_a_transcript_is_in_the_bank() -> None:
-    assert "Recognize the speech and give me the transcription." in read_bank("asr")["en"]
+    assert "Recognize the speech and give me the transcription." in bank("asr")["en"]
 
 
 def test_languages_have_names_in_every_prompts_language() -> None:
@@ -99,7 +106,7 @@ def test_every_phrasing_is_drawn_and_none_without_a_draw(name: str) -> None:
         component.conversation(record, ["0.flac"], Random(seed)).messages[0].parts[1].text
         for seed in range(300)
     }
-    assert len(asked) == len(read_bank(task.name)["en"])
+    assert len(asked) == len(bank(task.name)["en"])
     assert component.conversation(record, ["0.flac"], None).messages[0].parts[1].text in asked
 
 
@@ -126,7 +133,7 @@ def test_the_question_stands_as_in_training() -> None:
     system, user = task.question(None).messages
     assert system.parts == (TextPart("Describe the emotion of the speaker."),)
     assert user.parts == (AudioPart("0"),)
-    assert task.phrasings() == read_bank("emotion")["en"]
+    assert task.phrasings() == bank("emotion")["en"]
     assert Emotion(BankConfig(system="一語で。", request="感情は。")).phrasings() == [
         "一語で。",
         "感情は。",
@@ -204,3 +211,63 @@ def test_contract_of_translate(check: Any) -> None:
 )
 def test_contract_of_question_answering(check: Any) -> None:
     check()
+
+
+TASK = """
+from random import Random
+from kikimimi import BankConfig, BankTask, LabelledClip
+
+class {name}(BankTask[BankConfig]):
+    name = "stress"
+    Config = BankConfig
+
+    def answer(self, clip: LabelledClip, rng: Random | None) -> str:
+        return clip.text("word", what="the stressed word")
+"""
+
+
+def module(folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(folder))
+    (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    importlib.invalidate_caches()
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module(name)
+
+
+def test_a_bank_lies_beside_the_module_that_names_its_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "stress.yaml").write_text("en: [Which word is stressed?, Which one?]\n")
+    cls = module(tmp_path, "of_a_third_party", TASK.format(name="Stress"), monkeypatch).Stress
+    task = cls(BankConfig(language="en", system="In a word."))
+    assert task.phrasings() == ["In a word.", "Which word is stressed?", "Which one?"]
+    spoken = task.conversation({"word": "never"}, ["0.flac"], None)
+    assert spoken.messages[1].parts[1] == TextPart("Which word is stressed?")
+    source = "from kikimimi_tasks.labels import Emotion\n\nclass Mood(Emotion):\n    pass\n"
+    derived = module(tmp_path, "of_another", source, monkeypatch).Mood(BankConfig())
+    assert derived.bank() == bank("emotion")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- What?", "expected languages with their requests"),
+        ("{}", "expected languages with their requests"),
+        ("en: What?", "en: expected a list of requests"),
+        ("{en: [What?], ja: []}", "ja: expected a list of requests"),
+        ("en: [What?, ' ']", "en: expected a list of requests"),
+        ("1: [What?]", "1: expected a list of requests"),
+        ("en: [", "not YAML|line 1"),
+    ],
+)
+def test_a_bank_that_is_none(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bank.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DamagedError, match=f"{path}: .*({message})"):
+        read_prompt_bank(path)
+
+
+def test_a_bank_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DamagedError, match=r"none\.yaml"):
+        read_prompt_bank(tmp_path / "none.yaml")

@@ -243,14 +243,33 @@ def _loaded(plugin: Plugin) -> type[Any]:
         raise PluginError(
             f"{plugin} is not a subclass of {kind.base.replace(':', '.')}.{_where_it_belongs(component)}"
         )
-    written_for = getattr(component, "contract_version", kind.contract_version)
+    _check_contract_version(plugin, component)
+    return component
+
+
+def _check_contract_version(plugin: Plugin, component: type[Any]) -> None:
+    """Raise where a plugin says that it was written for another version of its contract.
+
+    Its own package says it: a base class of somebody else's knows nothing of what was made of it.
+
+    Raises:
+        PluginError: It was, or says something else than a number.
+    """
+    kind, package = kind_of(plugin.kind), component.__module__.partition(".")[0]
+    own = (cls for cls in component.__mro__ if cls.__module__.partition(".")[0] == package)
+    said = (vars(cls)["contract_version"] for cls in own if "contract_version" in vars(cls))
+    written_for = next(said, kind.contract_version)
+    if type(written_for) is not int:
+        raise PluginError(
+            f"{plugin}: contract_version: expected a whole number such as {kind.contract_version}, not "
+            f"{written_for!r}"
+        )
     if written_for != kind.contract_version:
         raise PluginError(
             f"{plugin} is written for version {written_for} of the contract of {kind.name}s, and kikimimi "
             f"{version('kikimimi')} has version {kind.contract_version}. Install another version of "
             f"{plugin.distribution}, or the kikimimi that it was written for"
         )
-    return component
 
 
 def _where_it_belongs(component: Any) -> str:

@@ -11,7 +11,7 @@ from kikimimi.console.words import listing, nearest
 from kikimimi.errors import WeightsError
 from kikimimi.files.writing import scratch_folder, writing
 from kikimimi.files.yaml_text import read_yaml
-from kikimimi.weights.files import INDEX, WeightsFiles
+from kikimimi.weights.files import WEIGHTS_INDEX, WeightsFiles
 from kikimimi.weights.find import finding_with, locate
 
 KNOWN = Path(__file__).parent / "shapes.yaml"
@@ -51,7 +51,7 @@ def _written(folder: Path, spec: str, name: str) -> WeightsFiles:
     entry = known_shapes()[name]
     contents = {"config.json": entry["config"], **entry.get("files", {})}
     if tensors := entry.get("tensors"):
-        contents[INDEX] = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
+        contents[WEIGHTS_INDEX] = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
     with writing(folder):
         folder.mkdir(exist_ok=True)
         for file, content in contents.items():

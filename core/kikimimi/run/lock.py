@@ -4,8 +4,6 @@
 each that goes on) is appended with what has changed since.
 """
 
-import hashlib
-import json
 import platform
 import socket
 import subprocess
@@ -13,9 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution, version
-from importlib.util import find_spec
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NotRequired, cast
 
@@ -31,6 +27,7 @@ from kikimimi.recipe.chosen import PARTS, Chosen
 from kikimimi.recipe.show import digest, to_yaml
 from kikimimi.run.drift import Change, DriftError, as_begun, drift, newer_options
 from kikimimi.run.folder import RunFolder
+from kikimimi.run.source import source_digest
 from kikimimi.weights.files import WEIGHT_PATTERNS
 from kikimimi.weights.find import find_weights
 
@@ -304,35 +301,6 @@ def git_state(path: Path) -> dict[str, Any] | None:
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     itself = _git(folder, "status", "--porcelain", "--ignored", "--", path.name)
     return {"commit": commit, "dirty": bool(changed or itself)}
-
-
-def source_digest(name: str) -> str | None:
-    """Return the SHA-256 over the modules of an editable install; None where the version says what runs."""
-    try:
-        held = distribution(name)
-    except PackageNotFoundError:
-        return None
-    origin = json.loads(held.read_text("direct_url.json") or "{}")
-    if not origin.get("dir_info", {}).get("editable"):
-        return None
-    groups = {kind.group for kind in registry.KINDS.values()}
-    modules = {entry.value.partition(":")[0] for entry in held.entry_points if entry.group in groups}
-    packages = {module.partition(".")[0] for module in modules} | ({name} if find_spec(name) else set())
-    return _digest(tuple(sorted(packages)))
-
-
-@cache
-def _digest(packages: tuple[str, ...]) -> str:
-    digest = hashlib.sha256()
-    for package in packages:
-        spec = find_spec(package)
-        for root in (spec and spec.submodule_search_locations) or []:
-            for file in sorted(Path(root).rglob("*.py")):
-                digest.update(f"{package} {file.relative_to(root)}\n".encode())
-                digest.update(hashlib.sha256(file.read_bytes()).digest())
-        if spec is not None and spec.submodule_search_locations is None and spec.origin is not None:
-            digest.update(hashlib.sha256(Path(spec.origin).read_bytes()).digest())  # one module
-    return digest.hexdigest()
 
 
 def _git(folder: str, *arguments: str) -> str | None:

@@ -13,6 +13,7 @@ from kikimimi.console.terminal import say
 from kikimimi.contracts import registry
 from kikimimi.errors import DamagedError
 from kikimimi.files.reading import MEBIBYTE, read_json
+from kikimimi.run.source import source_digest
 
 _OURS = "kikimimi"
 
@@ -24,10 +25,12 @@ class MadeWith:
     Attributes:
         plugins: Names and distributions of the plugins that the recipe names.
         versions: Version of each distribution, kikimimi's own among them.
+        sources: SHA-256 of the code of each that was installed to be edited.
     """
 
     plugins: frozenset[tuple[str, str]]
     versions: Mapping[str, str]
+    sources: Mapping[str, str]
 
     @classmethod
     def read(cls, lock: Path) -> MadeWith:
@@ -42,7 +45,9 @@ class MadeWith:
         versions = {distribution: number for _, distribution, number in found}
         if isinstance(ours, str):
             versions[_OURS] = ours
-        return cls(frozenset((name, distribution) for name, distribution, _ in found), versions)
+        source = held.get("source")
+        sources = source if isinstance(source, dict) else {}
+        return cls(frozenset((name, distribution) for name, distribution, _ in found), versions, sources)
 
     def prefer(self) -> None:
         """Take these plugins where another distribution claims the name of one as well."""
@@ -50,7 +55,7 @@ class MadeWith:
             registry.prefer(name.rpartition(":")[2], distribution)
 
     def differences(self) -> list[str]:
-        """Return a line for each distribution that is not installed, or another version, with the remedy."""
+        """Return a line for each distribution that is not installed, or has another version or code."""
         lines = []
         for distribution, locked in sorted(self.versions.items()):
             try:
@@ -62,6 +67,10 @@ class MadeWith:
                 lines.append(
                     f"made with {distribution} {locked}, which {now}: pip install '{distribution}=={locked}'"
                 )
+            elif distribution in self.sources:
+                code = source_digest(distribution)
+                if code is not None and code != self.sources[distribution]:
+                    lines.append(f"made with other code of {distribution} {locked} than is installed now")
         return lines
 
 

@@ -22,7 +22,7 @@ from kikimimi.contracts.conversation import AudioPart, Conversation, Message, Ro
 from kikimimi.contracts.vocabulary import TokenizerVocabulary
 from kikimimi.text.guarded_tokenizer import AUDIO, AUDIO_ID, GuardedTokenizer, Token
 from kikimimi.text.template_sandbox import TemplateLimitError, render_template, template_reads
-from kikimimi.text.templates import TEMPLATES, find_template
+from kikimimi.text.templates import CHAT_TEMPLATES, find_chat_template
 from kikimimi.text.thinking import Opening, knows_thinking, thinking_off, thinking_on
 
 # A noncharacter of Unicode, like AUDIO: it marks where in a template's output a content stands.
@@ -90,11 +90,11 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.source = source
         if template is not None:
-            tokenizer.chat_template = find_template(template)
+            tokenizer.chat_template = find_chat_template(template)
         if tokenizer.chat_template is None:
             raise ValueError(
                 f"{source}: the tokenizer has no chat template. Use an instruction-tuned model, or set "
-                f"chat_template to one of {listing(path.stem for path in TEMPLATES.glob('*.jinja'))}, or to "
+                f"chat_template to one of {listing(CHAT_TEMPLATES)}, or to "
                 "Jinja of your own"
             )
         self._origin = _origin(tokenizer, template)
@@ -231,7 +231,7 @@ class ChatTemplate:
         )
 
     def _message(self, message: Message) -> dict[str, str]:
-        content = flatten(message)
+        content = flatten_message(message)
         if "message.audio" not in self._jinja:
             return {"role": message.role, "content": content}
         rest = content.lstrip(AUDIO)
@@ -386,7 +386,7 @@ def _forms(content: str) -> list[str]:
     return [content, *trimmed]
 
 
-def flatten(message: Message) -> str:
+def flatten_message(message: Message) -> str:
     """Return the text of a turn, in which a clip is the noncharacter `AUDIO`.
 
     Raises:

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 CONFIG_PATTERNS = ("*.json", "*.txt", "*.model", "*.jinja")
 """The small files: configuration, tokenizer, chat template."""
-DEFAULT_PATTERNS = (*CONFIG_PATTERNS, "*.safetensors", "*.gguf")
+FETCHED_PATTERNS = (*CONFIG_PATTERNS, "*.safetensors", "*.gguf")
 """What is fetched from the Hub unless a component asks for something else."""
 WEIGHT_PATTERNS = ("*.safetensors", "*.gguf", "model.bin")
 """Files that hold tensors in a format that is read here."""
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 """Files that are, or may be, pickled; `model.bin` alone is opened, as CTranslate2's format."""
 
-INDEX = "model.safetensors.index.json"
+WEIGHTS_INDEX = "model.safetensors.index.json"
 """What names the shards of a model, and the tensors in each."""
 MAX_SETTINGS = 128 * MEBIBYTE
 """Largest file of those that are read whole: configuration, tokenizer, names of tensors [bytes]."""
@@ -68,7 +68,7 @@ class WeightsFiles:
 
     def names(self, *patterns: str) -> list[str]:
         """Return the names that match any of the patterns (`*.gguf`), or all of them, sorted."""
-        return sorted(name for name in self.files if not patterns or matches(name, patterns))
+        return sorted(name for name in self.files if not patterns or matches_any(name, patterns))
 
     def parts(self, name: str) -> tuple[Path, ...]:
         """Return the paths whose contents, one after the other, are the file.
@@ -157,11 +157,11 @@ class WeightsFiles:
         return state
 
     def _shards(self) -> list[str]:
-        if INDEX in self.files:
-            index = self.read_json(INDEX)
+        if WEIGHTS_INDEX in self.files:
+            index = self.read_json(WEIGHTS_INDEX)
             weight_map = index.get("weight_map")
             if not isinstance(weight_map, dict) or {*map(type, weight_map.values())} != {str}:
-                raise WeightsError(f"{self.source}: '{INDEX}' has no weight_map")
+                raise WeightsError(f"{self.source}: '{WEIGHTS_INDEX}' has no weight_map")
             return sorted(set(weight_map.values()))
         found = self.names("*.safetensors")
         if found:
@@ -233,8 +233,8 @@ def load_state(
     Raises:
         WeightsError: Names are missing or unexpected, or shapes differ; lists them.
     """
-    own = {name: value.shape for name, value in module.state_dict().items() if not matches(name, ignore)}
-    given = {name: value for name, value in state.items() if not matches(name, ignore)}
+    own = {name: value.shape for name, value in module.state_dict().items() if not matches_any(name, ignore)}
+    given = {name: value for name, value in state.items() if not matches_any(name, ignore)}
     problems = [
         *_problem("missing", [name for name in own if name not in given]),
         *_problem("unexpected", [name for name in given if name not in own]),
@@ -265,7 +265,7 @@ def load_state(
 
 def is_pickle(name: str) -> bool:
     """Whether a file is, or may be, pickled, going by its name."""
-    return matches(name, PICKLE_PATTERNS) and name.rpartition("/")[2] != "model.bin"
+    return matches_any(name, PICKLE_PATTERNS) and name.rpartition("/")[2] != "model.bin"
 
 
 def _problem(kind: str, names: list[str]) -> Iterator[str]:
@@ -274,7 +274,7 @@ def _problem(kind: str, names: list[str]) -> Iterator[str]:
         yield f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{more}"
 
 
-def matches(name: str, patterns: Sequence[str]) -> bool:
+def matches_any(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name matches any of the patterns."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 

@@ -23,12 +23,12 @@ from kikimimi.console.words import listing, nearest
 from kikimimi.errors import WeightsError
 from kikimimi.weights.files import (
     CONFIG_PATTERNS,
-    DEFAULT_PATTERNS,
+    FETCHED_PATTERNS,
     PICKLE_PATTERNS,
     WEIGHT_PATTERNS,
     WeightsFiles,
     is_pickle,
-    matches,
+    matches_any,
 )
 
 _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(/(?P<file>[^@]+))?(@(?P<revision>.+))?", re.ASCII)
@@ -48,7 +48,7 @@ def finding_with(find: Callable[[str], WeightsFiles]) -> Iterator[None]:
         _stand_in.reset(token)
 
 
-def find_weights(spec: str, *, patterns: Sequence[str] = DEFAULT_PATTERNS) -> WeightsFiles | None:
+def find_weights(spec: str, *, patterns: Sequence[str] = FETCHED_PATTERNS) -> WeightsFiles | None:
     """Find the files of a weights source; nothing is read but what a digest needs.
 
     Args:
@@ -246,7 +246,7 @@ def _chosen(spec: str, file: str | None, revision: str | None, found: dict[str, 
 
 def _is_weights(name: str) -> bool:
     # The index of a sharded file would lead back to the files that are left out.
-    return matches(name, (*WEIGHT_PATTERNS, *PICKLE_PATTERNS, "*.index.json"))
+    return matches_any(name, (*WEIGHT_PATTERNS, *PICKLE_PATTERNS, "*.index.json"))
 
 
 def _refuse_pickle(spec: str, file: str | None) -> None:

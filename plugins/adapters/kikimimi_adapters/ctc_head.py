@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kikimimi import (
+    CONFIG_PATTERNS,
     Adapter,
     AdapterContext,
     AdapterOutput,
@@ -26,8 +27,8 @@ from kikimimi import (
     WeightsError,
     WeightsFiles,
     find_weights,
+    load_state,
 )
-from kikimimi.weights import CONFIG_PATTERNS, load_state
 from kikimimi_adapters.frame_groups import zero_past_lengths
 
 VOCABULARY_FILE = "ctc_vocabulary.json"

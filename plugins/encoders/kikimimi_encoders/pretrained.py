@@ -9,6 +9,8 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from kikimimi import (
+    CONFIG_PATTERNS,
+    FETCHED_PATTERNS,
     Combine,
     ComponentConfig,
     Encoder,
@@ -21,9 +23,9 @@ from kikimimi import (
     WeightsFiles,
     check_layers,
     find_weights,
+    load_state,
     tiny_layers,
 )
-from kikimimi.weights import CONFIG_PATTERNS, DEFAULT_PATTERNS, load_state
 
 SAMPLE_RATE = 16000
 
@@ -119,7 +121,7 @@ class PretrainedEncoder(Encoder):
     tiny_sizes: ClassVar[Mapping[str, Any]] = {"dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 64}
     prefixes: ClassVar[tuple[str, ...]] = ("",)
     config_patterns: ClassVar[tuple[str, ...]] = CONFIG_PATTERNS
-    weight_patterns: ClassVar[tuple[str, ...]] = DEFAULT_PATTERNS
+    weight_patterns: ClassVar[tuple[str, ...]] = FETCHED_PATTERNS
     stack: ClassVar[str] = "layers"
     stem: ClassVar[str]
     sample_rate = SAMPLE_RATE

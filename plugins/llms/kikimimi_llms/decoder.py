@@ -11,6 +11,8 @@ from transformers import LlamaConfig, StoppingCriteriaList
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from kikimimi import (
+    CHAT_TEMPLATES,
+    ChatTemplate,
     ComponentConfig,
     Conversation,
     Generation,
@@ -18,10 +20,10 @@ from kikimimi import (
     Padded,
     Rendered,
     WeightsError,
+    find_chat_template,
     install_packed_attention,
     packed_arguments,
 )
-from kikimimi.text import TEMPLATES, ChatTemplate, find_template
 from kikimimi_llms.pretrained import Pretrained
 from kikimimi_llms.rope import rope_per_sequence, switching_length
 from kikimimi_llms.scratch import Scratch, scratch_config
@@ -62,7 +64,7 @@ class DecoderConfig(ComponentConfig):
         if self.weights != "random" and self.scratch is not None:
             raise ValueError(f"scratch is read only with weights: random, not with {self.weights!r}")
         if self.chat_template is not None:
-            find_template(self.chat_template)
+            find_chat_template(self.chat_template)
 
     @property
     def from_scratch(self) -> Scratch | None:
@@ -71,8 +73,7 @@ class DecoderConfig(ComponentConfig):
 
     def tiny_template(self) -> str | None:
         """Return the chat template where it is a shipped one: no other is sure to fit another tokenizer."""
-        shipped = {path.stem for path in TEMPLATES.glob("*.jinja")}
-        return self.chat_template if self.chat_template in shipped else None
+        return self.chat_template if self.chat_template in CHAT_TEMPLATES else None
 
 
 class Decoder(TransformersLLM):

@@ -16,8 +16,16 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-from kikimimi import MissingExtraError, WeightsError, WeightsFiles, find_weights
-from kikimimi.weights import CONFIG_PATTERNS, INDEX, load_state, matches
+from kikimimi import (
+    CONFIG_PATTERNS,
+    WEIGHTS_INDEX,
+    MissingExtraError,
+    WeightsError,
+    WeightsFiles,
+    find_weights,
+    load_state,
+    matches_any,
+)
 
 PINNED = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(/[^@]+)?@(?P<commit>[0-9a-f]{40})", re.ASCII)
 """A Hub id at one commit."""
@@ -126,8 +134,8 @@ class Pretrained:
 
     def tensor_names(self) -> set[str]:
         """Return the names of the tensors in the safetensors files, of which no tensor is read."""
-        if INDEX in self.files.files:
-            return set(self.files.read_json(INDEX).get("weight_map") or ())
+        if WEIGHTS_INDEX in self.files.files:
+            return set(self.files.read_json(WEIGHTS_INDEX).get("weight_map") or ())
         names: set[str] = set()
         for file in self.tensors.names("*.safetensors"):
             try:
@@ -167,7 +175,7 @@ class Pretrained:
             prefix + name if name not in own and prefix + name in own else name: value
             for name, value in state.items()
         }
-        strange = [name for name in named if name not in own and not matches(name, _CONSTANTS)]
+        strange = [name for name in named if name not in own and not matches_any(name, _CONSTANTS)]
         if not strange:
             return named
         # transformers knows how older checkpoints of an architecture call, split and join their tensors.

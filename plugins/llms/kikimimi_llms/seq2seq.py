@@ -15,6 +15,7 @@ from kikimimi import (
     ComponentConfig,
     Conversation,
     Generation,
+    GuardedTokenizer,
     LayerCount,
     LLMContext,
     Message,
@@ -26,8 +27,8 @@ from kikimimi import (
     Role,
     Stretch,
     WeightsError,
+    flatten_message,
 )
-from kikimimi.text import GuardedTokenizer, flatten
 from kikimimi_llms.pretrained import Pretrained
 from kikimimi_llms.scratch import Tokens, check_heads
 from kikimimi_llms.transformers_llm import TransformersLLM, until_stop
@@ -115,7 +116,7 @@ class PlainText:
 
     def _lay(self, messages: tuple[Message, ...], *, loss: bool) -> Iterator[Stretch]:
         """Yield turns on lines of their own, and the end after them."""
-        texts = [flatten(message) for message in messages]
+        texts = [flatten_message(message) for message in messages]
         text = "\n".join(texts)
         starts = [0, *accumulate(len(line) + 1 for line in texts)]
         for token in self._guarded.encode(text, [(0, len(text))]):

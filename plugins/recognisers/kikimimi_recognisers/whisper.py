@@ -13,6 +13,7 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 from transformers.utils import logging as transformers_logging
 
 from kikimimi import (
+    FETCHED_PATTERNS,
     Answer,
     AudioError,
     Padded,
@@ -24,9 +25,9 @@ from kikimimi import (
     WeightsFiles,
     find_weights,
     listing,
+    load_state,
     nearest,
 )
-from kikimimi.weights import DEFAULT_PATTERNS, load_state
 from kikimimi_encoders.whisper import (
     HOP,
     MODEL,
@@ -70,7 +71,7 @@ class WhisperRecogniser(Recogniser):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        files = find_weights(config.weights, patterns=(*DEFAULT_PATTERNS, MODEL))
+        files = find_weights(config.weights, patterns=(*FETCHED_PATTERNS, MODEL))
         assert files is not None
         self.tokenizer = Tokenizer.from_file(str(files.path("tokenizer.json")))
         if self.tokenizer.token_to_id("<|endoftext|>") is None:

@@ -10,8 +10,22 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, Text, TextPart, listing, nearest
-from kikimimi_tasks.labelled_clip import LabelledClip, check_text, is_number, missing_field, read_meta
+from kikimimi import (
+    AudioPart,
+    Conversation,
+    LabelledClip,
+    Message,
+    Task,
+    TaskConfig,
+    Text,
+    TextPart,
+    check_text,
+    is_number,
+    listing,
+    missing_field,
+    nearest,
+    read_meta,
+)
 
 
 @dataclass(frozen=True)

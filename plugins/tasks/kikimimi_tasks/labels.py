@@ -6,8 +6,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import MinLen
 
-from kikimimi_tasks.banks import BankConfig, BankTask
-from kikimimi_tasks.labelled_clip import LabelledClip
+from kikimimi import BankConfig, BankTask, LabelledClip
 
 
 class FieldTask(BankTask[BankConfig]):

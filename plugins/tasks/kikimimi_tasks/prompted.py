@@ -9,9 +9,17 @@ from typing import Annotated, Any
 
 from annotated_types import MinLen
 
-from kikimimi import Distinct, Text, check_choice
-from kikimimi_tasks.banks import Bank, RequestConfig, RequestTask
-from kikimimi_tasks.labelled_clip import LabelledClip, check_text, is_number
+from kikimimi import (
+    Distinct,
+    LabelledClip,
+    PromptBank,
+    RequestConfig,
+    RequestTask,
+    Text,
+    check_choice,
+    check_text,
+    is_number,
+)
 
 _TOKEN = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<field>[\w-]+(?:\.[\w-]+)*)\}|(?P<wrong>\{[^{}]*\}?|\})")
 
@@ -127,7 +135,7 @@ class Prompted(RequestTask[PromptedConfig]):
     name = "prompted"
     Config = PromptedConfig
 
-    def bank(self) -> Bank:
+    def bank(self) -> PromptBank:
         """Return the requests by language, their blanks open."""
         return self.config.prompts
 

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from kikimimi import Conversation, Text
-from kikimimi_tasks.banks import BankConfig, BankTask
-from kikimimi_tasks.labelled_clip import LabelledClip
+from kikimimi import BankConfig, BankTask, Conversation, LabelledClip, Text
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from kikimimi import check_choice, listing
-from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
+from kikimimi import ClipTask, ClipTaskConfig, LabelledClip, check_choice, listing
 from kikimimi_tasks.documents import TimedText, read_segments
-from kikimimi_tasks.labelled_clip import LabelledClip
 from kikimimi_tasks.labels import caption
 from kikimimi_tasks.translate import language_names, translation
 

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from random import Random
 
-from kikimimi import Text
-from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
-from kikimimi_tasks.labelled_clip import LabelledClip
+from kikimimi import ClipTask, ClipTaskConfig, LabelledClip, Text
 
 
 @dataclass(kw_only=True, frozen=True)

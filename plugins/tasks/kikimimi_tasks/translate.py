@@ -5,9 +5,17 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from kikimimi import Text, check_choice, listing, read_yaml
-from kikimimi_tasks.banks import Bank, BankConfig, BankTask
-from kikimimi_tasks.labelled_clip import LabelledClip, check_text
+from kikimimi import (
+    BankConfig,
+    BankTask,
+    LabelledClip,
+    PromptBank,
+    Text,
+    check_choice,
+    check_text,
+    listing,
+    read_yaml,
+)
 
 _NAMES = Path(__file__).with_name("language_names.yaml")
 
@@ -56,7 +64,7 @@ class Translate(BankTask[TranslationConfig]):
     name = "translate"
     Config = TranslationConfig
 
-    def bank(self) -> Bank:
+    def bank(self) -> PromptBank:
         """Return the requests, the target named in the language of the prompt."""
         return with_target(super().bank(), self.config.target)
 
@@ -65,7 +73,7 @@ class Translate(BankTask[TranslationConfig]):
         return translation(clip, self.config.target)
 
 
-def with_target(bank: Bank, target: str) -> Bank:
+def with_target(bank: PromptBank, target: str) -> PromptBank:
     """Return requests that name the target in their own language."""
     return {
         language: [text.replace("{target}", language_names()[language][target]) for text in texts]
@@ -89,7 +97,7 @@ class TranslateCoT(BankTask[TranslateCoTConfig]):
     name = "translate_cot"
     Config = TranslateCoTConfig
 
-    def bank(self) -> Bank:
+    def bank(self) -> PromptBank:
         """Return the requests, target and separator named."""
         return {
             language: [text.replace("{separator}", self.config.separator) for text in texts]

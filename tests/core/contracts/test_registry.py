@@ -171,6 +171,25 @@ def test_another_contract_than_it_was_written_for_is_refused(install: Any, numbe
     )
 
 
+def test_a_base_of_another_package_says_nothing_of_the_contract(install: Any) -> None:
+    base = "from kikimimi import Normaliser\n\nclass Base(Normaliser):\n    contract_version = 7\n"
+    derived = "from third_base import Base\n\nclass Lower(Base):\n    pass\n"
+    install("base", {NORMALISERS: {"base": "third_base:Base"}}, {"third_base": base})
+    install("lower", {NORMALISERS: {"lower": "third_lower:Lower"}}, {"third_lower": derived})
+    assert registry.load("normaliser", "lower").contract_version == 7
+    with pytest.raises(PluginError, match="version 7 of the contract"):
+        registry.load("normaliser", "base")
+
+
+@pytest.mark.parametrize("said", ["'1'", "True", "1.0", "None"])
+def test_the_version_of_a_contract_is_a_whole_number(install: Any, said: str) -> None:
+    source = f"from kikimimi import Normaliser\n\nclass Lower(Normaliser):\n    contract_version = {said}\n"
+    install("lower", {NORMALISERS: {"lower": "third_lower:Lower"}}, {"third_lower": source})
+    with pytest.raises(PluginError) as raised:
+        registry.load("normaliser", "lower")
+    assert str(raised.value).endswith(f": contract_version: expected a whole number such as 1, not {said}")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

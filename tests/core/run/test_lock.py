@@ -20,7 +20,8 @@ from kikimimi.recipe import load_recipe
 from kikimimi.run import lock as module
 from kikimimi.run.drift import Change, DriftError, drift
 from kikimimi.run.folder import RunFolder
-from kikimimi.run.lock import git_state, hold_to, keep_lock, lock, read_lock, source_digest
+from kikimimi.run.lock import git_state, hold_to, keep_lock, lock, read_lock
+from kikimimi.run.source import source_digest
 from kikimimi.testing import write_shard
 
 RECIPE = """
@@ -280,7 +281,7 @@ def test_the_source_of_an_editable_install(install: Callable[..., Path]) -> None
     assert digest is not None
     assert re.fullmatch(r"[0-9a-f]{64}", digest)
     (site / "floating_module.py").write_text("A = 2")
-    from kikimimi.run.lock import _digest
+    from kikimimi.run.source import _digest
 
     _digest.cache_clear()
     assert source_digest("floating") not in (digest, None)

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from kikimimi.cli import app
 from kikimimi.contracts import registry
 from kikimimi.errors import RecipeError
 from kikimimi.recipe import load_recipe
@@ -64,7 +66,24 @@ def test_another_version_is_said_once(run: Path, capsys: pytest.CaptureFixture[s
     assert said.count(f"{run}: made with ears 0.0.7, which is 1.2 now: pip install 'ears==0.0.7'\n") == 1
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"plugins": [1], "libraries": 2}'])
+def test_other_code_is_said_by_what_works_with_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = json.loads((run / "lock.json").read_text())
+    assert "kikimimi" in held["source"], "is the checkout not installed to be edited?"
+    held["source"]["kikimimi"] = "0" * 64
+    (run / "lock.json").write_text(json.dumps(held))
+    said = f"{run}: made with other code of kikimimi {held['libraries']['kikimimi']} than is installed now"
+    clip = run / "clip.wav"
+    clip.write_bytes(b"no sound")
+    for command in (["transcribe", str(run), str(clip)], ["evaluate", str(run)]):
+        tell_differences.cache_clear()
+        assert said in CliRunner().invoke(app, command).stderr.replace("\n", " ")
+    monkeypatch.setattr("kikimimi.run.made_with.source_digest", lambda name: None)
+    assert MadeWith.read(run / "lock.json").differences() == []  # installed by its version, which is the same
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "[]", "{}", '{"plugins": [1], "libraries": 2, "source": ["x"]}']
+)
 def test_a_lock_that_says_nothing_is_passed_over(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "lock.json").write_text(content)

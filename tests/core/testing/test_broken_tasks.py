@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, TextPart
+from kikimimi import AudioPart, BankConfig, Conversation, Message, Task, TaskConfig, TextPart
 from kikimimi.testing import ContractError, list_checks, parametrize_checks
 from kikimimi.testing.checks import FOR_TASKS
-from kikimimi_tasks.banks import BankConfig
 from kikimimi_tasks.chat import Chat
 from kikimimi_tasks.labels import ASR
 

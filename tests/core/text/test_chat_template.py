@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kikimimi import AudioPart, Conversation, Message, TextPart
 from kikimimi.text.chat_template import ChatTemplate
-from kikimimi.text.templates import TEMPLATES
+from kikimimi.text.templates import CHAT_TEMPLATES
 from kikimimi_llms.scratch import CONTROL, build_tokenizer
 
 LLAMA3 = (
@@ -168,7 +168,7 @@ SENTENCEPIECE = ("first", "always", "prepend", "start")
 """Where a SentencePiece tokenizer puts its blank: before the text, or after each control token too."""
 
 WORDS = [("▁a", -2.5), ("▁user", -2.5), ("▁answer", -2.5), ("answer", -2.6), ("はい", -2.0), ("▁はい", -1.9)]
-SHIPPED = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+SHIPPED = sorted(CHAT_TEMPLATES)
 
 
 @cache

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from kikimimi.console.words import listing, nearest
 
-TEMPLATES = Path(__file__).parent
+CHAT_TEMPLATES = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.jinja"))}
+"""Shipped chat templates: their names, and where they are."""
 
 
-def find_template(given: str) -> str:
+def find_chat_template(given: str) -> str:
     """Return the Jinja source of a shipped template, or the source itself.
 
     Args:
@@ -18,10 +19,9 @@ def find_template(given: str) -> str:
     """
     if "{{" in given or "{%" in given:
         return given
-    shipped = {path.stem: path for path in TEMPLATES.glob("*.jinja")}
-    if given not in shipped:
+    if given not in CHAT_TEMPLATES:
         raise ValueError(
             f"chat_template: {given!r} is neither Jinja ('{{{{ ... }}}}') nor the name of a shipped template."
-            f"{nearest(given, shipped)} Templates: {listing(shipped)}"
+            f"{nearest(given, CHAT_TEMPLATES)} Templates: {listing(CHAT_TEMPLATES)}"
         )
-    return shipped[given].read_text(encoding="utf-8")
+    return CHAT_TEMPLATES[given].read_text(encoding="utf-8")

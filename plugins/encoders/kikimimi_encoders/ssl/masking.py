@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kikimimi import Padded, PositiveInt, Probability, WeightsError
-from kikimimi.weights import load_state
+from kikimimi import Padded, PositiveInt, Probability, WeightsError, load_state
 from kikimimi_encoders.pretrained import PretrainedConfig, PretrainedEncoder
 
 MIN_TIME_SPANS = 2

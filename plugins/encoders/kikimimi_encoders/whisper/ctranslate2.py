@@ -4,8 +4,7 @@ import re
 
 from torch import Tensor
 
-from kikimimi import WeightsError, WeightsFiles
-from kikimimi.weights import CTranslate2File
+from kikimimi import CTranslate2File, WeightsError, WeightsFiles
 
 MODEL = "model.bin"
 

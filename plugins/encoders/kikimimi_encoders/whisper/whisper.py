@@ -6,8 +6,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, MultipleOf
 from torch import Tensor
 
-from kikimimi import AudioError, LayerCount, Layers, Padded, PositiveInt, WeightsFiles
-from kikimimi.weights import CONFIG_PATTERNS, DEFAULT_PATTERNS
+from kikimimi import (
+    CONFIG_PATTERNS,
+    FETCHED_PATTERNS,
+    AudioError,
+    LayerCount,
+    Layers,
+    Padded,
+    PositiveInt,
+    WeightsFiles,
+)
 from kikimimi_encoders.log_mel import HOP, log_mel, num_mel_frames
 from kikimimi_encoders.pretrained import SAMPLE_RATE, PretrainedConfig, PretrainedEncoder, read_config
 from kikimimi_encoders.spec_augment import SpecAugment, SpectrogramMasking
@@ -156,7 +164,7 @@ class WhisperEncoder(WhisperFamilyEncoder):
     pairs = False
     # A CTranslate2 file states its sizes itself.
     config_patterns = (*CONFIG_PATTERNS, MODEL)
-    weight_patterns = (*DEFAULT_PATTERNS, MODEL)
+    weight_patterns = (*FETCHED_PATTERNS, MODEL)
     # WhisperForConditionalGeneration, or WhisperModel.
     prefixes = ("model.encoder.", "encoder.")
     frame_rate = SAMPLE_RATE / HOP / 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kikimimi import listing
+from kikimimi.console.words import listing
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,42 @@
 """Prompt banks: requests in several phrasings and languages, and the tasks that draw from one."""
 
+import inspect
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
-from kikimimi import listing, read_yaml
-from kikimimi_tasks.clip_task import ClipTask, ClipTaskConfig
-from kikimimi_tasks.labelled_clip import LabelledClip
+from kikimimi.console.words import listing
+from kikimimi.contracts.clip_task import ClipTask, ClipTaskConfig
+from kikimimi.contracts.labelled_clip import LabelledClip
+from kikimimi.files.reading import damaged
+from kikimimi.files.yaml_text import read_yaml
 
-_FOLDER = Path(__file__).with_name("prompts")
-
-Bank = dict[str, list[str]]
+PromptBank = dict[str, list[str]]
 """Requests by language; the first of each is the one that evaluation and transcription use."""
 
 
 @cache
-def read_bank(name: str) -> Bank:
-    """Return a bank of this package."""
-    bank: Bank = read_yaml(_FOLDER / f"{name}.yaml")
+def read_prompt_bank(path: Path) -> PromptBank:
+    """Return the bank that a YAML file holds: ``{en: [What is said?, ...], ja: [...]}``.
+
+    Raises:
+        DamagedError: It cannot be read, or holds something else.
+    """
+    bank = read_yaml(path)
+    if not isinstance(bank, dict) or not bank:
+        raise damaged(path, "expected languages with their requests, such as en: [What is said?]")
+    for language, texts in bank.items():
+        if not isinstance(language, str) or not _are_texts(texts):
+            raise damaged(path, f"{language}: expected a list of requests, each of them a text")
     return bank
+
+
+def _are_texts(values: Any) -> bool:
+    whole = isinstance(values, list) and bool(values)
+    return whole and all(isinstance(value, str) and value.strip() for value in values)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -39,7 +54,7 @@ class RequestTask(ClipTask[Asking]):
     """A task that asks in one of several phrasings, by language."""
 
     @abstractmethod
-    def bank(self) -> Bank:
+    def bank(self) -> PromptBank:
         """Return the requests that may be asked; empty where none depends on a language."""
 
     def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:
@@ -74,7 +89,7 @@ class RequestTask(ClipTask[Asking]):
 
 @dataclass(kw_only=True, frozen=True)
 class BankConfig(RequestConfig):
-    """A request from a bank of this package, or one of your own."""
+    """A request from the task's bank, or one of your own."""
 
     prompt: Literal["bank", "none"] = "bank"
     """bank: a request from the prompt bank stands beside the audio; none: the audio stands alone."""
@@ -103,14 +118,16 @@ Banked = TypeVar("Banked", bound=BankConfig)
 
 
 class BankTask(RequestTask[Banked]):
-    """A task with a bank of its name in this package."""
+    """A task whose bank is a file: ``prompts/NAME.yaml`` beside the module that gives the task its `name`."""
 
     speech: ClassVar[bool] = True
     """Whether the record's ``text`` is what is said in the clip."""
 
-    def bank(self) -> Bank:
+    def bank(self) -> PromptBank:
         """Return the requests that may be asked, by language."""
-        return {} if self.config.prompt == "none" else read_bank(self.name)
+        if self.config.prompt == "none":
+            return {}
+        return read_prompt_bank(_bank_of(type(self)))
 
     def request(self, language: str | None, clip: LabelledClip | None, rng: Random | None) -> str | None:
         """Return the request of your own, or one of the bank's."""
@@ -125,3 +142,10 @@ class BankTask(RequestTask[Banked]):
         """Return the requests that may be asked, with a system turn of your own."""
         own = self.config.request
         return super().phrasings() if own is None else [*ClipTask.phrasings(self), own]
+
+
+@cache
+def _bank_of(task: type[ClipTask[Any]]) -> Path:
+    """Return the place of a task's bank: beside the module of the class that gives it its name."""
+    owner = next(cls for cls in task.__mro__ if "name" in vars(cls))
+    return Path(inspect.getfile(owner)).with_name("prompts") / f"{task.name}.yaml"

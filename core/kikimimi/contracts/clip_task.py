@@ -5,8 +5,10 @@ from dataclasses import dataclass, fields
 from random import Random
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, Text, TextPart
-from kikimimi_tasks.labelled_clip import LabelledClip
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
+from kikimimi.contracts.labelled_clip import LabelledClip
+from kikimimi.contracts.options import Text
+from kikimimi.contracts.task import Task, TaskConfig
 
 
 @dataclass(kw_only=True, frozen=True)
