@@ -39,6 +39,7 @@ def evaluate(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of a table."),
 ) -> None:
     """Evaluate a run and its baselines, and write the report."""
+    from kikimimi.data.shards.pattern import patterns_of
     from kikimimi.evaluation.evaluate import evaluate as evaluate_run
     from kikimimi.evaluation.record import open_changed
     from kikimimi.evaluation.score import print_scores
@@ -49,12 +50,13 @@ def evaluate(
 
     folder, named = open_changed(run, overrides or [], source)
     check_target(folder.report)
-    if is_spread(folder.recipe.trainer):
-        scores = _evaluate_in_pieces(folder, only or named)
-        if scores is None:
-            return
-    else:
-        scores = evaluate_run(folder, only or named)
+    with patterns_of(source):
+        if is_spread(folder.recipe.trainer):
+            scores = _evaluate_in_pieces(folder, only or named)
+        else:
+            scores = evaluate_run(folder, only or named)
+    if scores is None:
+        return
     write_run_report(RunFolder.open(run))
     if as_json:
         listed = {name: {s: v.to_json() for s, v in systems.items()} for name, systems in scores.items()}

@@ -67,11 +67,13 @@ def _train(
     else:
         recipe, recipe_file = load_recipe(source, overrides), source
         run = RunFolder.create((out or Path("runs")) / run_name(recipe.name, overrides), recipe)
+    from kikimimi.data.shards.pattern import patterns_of
     from kikimimi.training.train import train as train_run
 
     if global_rank() == 0:
         say(f"run folder: {run.path}", error=True)
-    train_run(run, stage, recipe_file=recipe_file, locked=locked)
+    with patterns_of(recipe_file):
+        train_run(run, stage, recipe_file=recipe_file, locked=locked)
     if global_rank() == 0:
         say(str(run.path))
         say(f"next: kikimimi evaluate {run.path}", error=True)

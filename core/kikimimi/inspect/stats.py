@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi.data.shards.index import LeftOut
+from kikimimi.data.shards.pattern import patterns_of
 from kikimimi.data.shards.record import UNNAMED
 from kikimimi.data.shards.shards import NameColumn, Shards
 from kikimimi.errors import RequestError
 from kikimimi.inspect.distribution import Distribution, distribution
-from kikimimi.recipe import load_recipe
+from kikimimi.recipe import Recipe, load_recipe
 
 TOO_MUCH = "too much text for the audio: a wrong transcript, or audio that was cut"
 TOO_LITTLE = "too little text for the audio: an incomplete transcript, or long silence"
@@ -235,7 +236,11 @@ def find_shards(sources: Sequence[str]) -> dict[str, list[Shards]]:
         name = sources[0] if len(sources) == 1 else f"{sources[0]} and {len(sources) - 1} more"
         return {name: [Shards(source, source) for source in sources]}
     path = Path(recipes[0])
-    recipe = load_recipe(path / "recipe.yaml" if path.is_dir() else path)
+    with patterns_of(path):
+        return _datasets(load_recipe(path / "recipe.yaml" if path.is_dir() else path))
+
+
+def _datasets(recipe: Recipe) -> dict[str, list[Shards]]:
     patterns: dict[str, dict[str, str]] = {}
     for stage, options in recipe.stages.items():
         for dataset, source in options.data.items():

@@ -4,6 +4,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kikimimi.console.terminal import shortened
@@ -22,6 +23,48 @@ _GLOB = re.compile(r"[*?\[]")
 _MADE = "'kikimimi data pack' makes shards; 'kikimimi quickstart' makes those of its own recipe"
 
 
+class NoShardError(RequestError):
+    """A pattern names no shard that there is.
+
+    Attributes:
+        pattern: What was asked for.
+    """
+
+    def __init__(self, pattern: str, message: str) -> None:
+        super().__init__(message)
+        self.pattern = pattern
+
+
+@contextmanager
+def patterns_of(recipe: Path | None) -> Iterator[None]:
+    """Expand patterns of a recipe: where one names nothing seen from here, say if it does beside the recipe.
+
+    Args:
+        recipe: Its file; a run folder, or None, has nothing beside it.
+
+    Raises:
+        NoShardError: One does.
+    """
+    try:
+        yield
+    except NoShardError as error:
+        if recipe is None or not recipe.is_file():
+            raise
+        folder, pattern = Path(os.path.normpath(recipe.absolute())).parent, error.pattern
+        if is_url(pattern) or os.path.isabs(pattern) or folder == Path.cwd():
+            raise
+        beside = str(folder / pattern)
+        try:
+            found = expand(beside)
+        except RequestError:
+            raise error from None
+        raise NoShardError(
+            pattern,
+            f"{error}. Beside the recipe there is {found[0]}: start in {folder}, or write {beside} in the "
+            "recipe",
+        ) from None
+
+
 def expand(pattern: str) -> list[str]:
     """Return the shards that a pattern names, in order.
 
@@ -32,8 +75,9 @@ def expand(pattern: str) -> list[str]:
             in another normal form of Unicode on the disk.
 
     Raises:
-        RequestError: A shard is missing or named twice, nothing matches, braces stand for more than
-            `MAX_SHARDS` names, it is a pipe, or a URL that is not read.
+        NoShardError: A shard is missing, or nothing matches.
+        RequestError: A shard is named twice, braces stand for more than `MAX_SHARDS` names, it is a pipe, or
+            a URL that is not read.
         StorageError: An object store does not answer.
     """
     if pattern.startswith("pipe:"):
@@ -42,7 +86,7 @@ def expand(pattern: str) -> list[str]:
     for name in _names(pattern):
         found = _urls(name) if is_url(name) else _files(name, pattern)
         if not found:
-            raise RequestError(f"{pattern}: nothing matches {name}. {_MADE}{_seen_from(name)}")
+            raise NoShardError(pattern, f"{pattern}: nothing matches {name}. {_MADE}{_seen_from(name)}")
         shards.extend(found)
     seen: set[str] = set()
     for shard in shards:
@@ -90,7 +134,7 @@ def _files(name: str, pattern: str) -> list[str]:
     if os.path.isdir(name):
         raise RequestError(f"{pattern}: {name} is a folder. Its shards are: {os.path.join(name, '*.tar')}")
     if not os.path.isfile(name):
-        raise RequestError(f"{pattern}: shard {name} does not exist. {_MADE}{_seen_from(name)}")
+        raise NoShardError(pattern, f"{pattern}: shard {name} does not exist. {_MADE}{_seen_from(name)}")
     return [name]
 
 

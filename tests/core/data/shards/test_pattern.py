@@ -5,9 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from kikimimi.data.shards.pattern import expand
+from kikimimi.cli import app
+from kikimimi.data.shards.pattern import NoShardError, expand, patterns_of
 from kikimimi.errors import RequestError
+from kikimimi.recipe import load_recipe
+from kikimimi.recipe.show import to_yaml
+from kikimimi.testing import tiny_recipe, write_shard
+
+ROOT = Path(__file__).parents[4]
 
 pytestmark = pytest.mark.fault(
     "Names: brackets and braces", "a path that exists is taken as it is; too many names are an error at once"
@@ -130,3 +137,37 @@ def test_shards_are_found_in_another_normal_form(
     assert sorted(found) == sorted(
         str(tmp_path / unicodedata.normalize(held, name)) for name in names[pattern]
     )
+
+
+@pytest.mark.parametrize("command", ["train", "data stats"])
+def test_shards_beside_the_recipe_are_pointed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    recipe = tiny_recipe(load_recipe(ROOT / "recipes" / "quickstart.yaml"), write_shard(tmp_path / "there"))
+    (name,) = {path.name for path in (tmp_path / "there").glob("*.tar")}
+    file = tmp_path / "there" / "mine.yaml"
+    file.write_text(to_yaml(recipe).replace(str(tmp_path / "there") + "/", ""), encoding="utf-8")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    asked = [*command.split(), "../there/mine.yaml"]
+    said = str(CliRunner().invoke(app, asked).exception)
+    beside = tmp_path / "there" / name
+    assert (
+        f"Relative paths begin in {tmp_path / 'here'}. Beside the recipe there is {beside}: start in "
+        f"{beside.parent}, or write {beside} in the recipe"
+    ) in said
+    beside.unlink()
+    said = str(CliRunner().invoke(app, asked).exception)
+    assert "Relative paths begin in" in said
+    assert "Beside" not in said
+
+
+@pytest.mark.parametrize("pattern", ["{there}/none-*.tar", "s3://bucket/a.tar"])
+def test_what_begins_nowhere_is_not_looked_for_beside_the_recipe(tmp_path: Path, pattern: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.touch()
+    asked = pattern.format(there=tmp_path)
+    with pytest.raises(NoShardError, match=r"^nothing$"), patterns_of(recipe):
+        raise NoShardError(asked, "nothing")
+    with pytest.raises(NoShardError, match=r"^nothing$"), patterns_of(None):
+        raise NoShardError("a.tar", "nothing")
