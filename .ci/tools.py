@@ -1,8 +1,9 @@
-"""Prints what the extra `dev` asks for beside the package itself: the linters and what builds a release."""
+"""Prints what the extras `dev` and `docs` ask for beside the package: linters, what builds a release, the site."""
 
 import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-wanted = project["optional-dependencies"]["dev"]
+extras = project["optional-dependencies"]
+wanted = [*extras["dev"], *extras["docs"]]
 print(*(line for line in wanted if not line.startswith("kikimimi")), sep="\n")
