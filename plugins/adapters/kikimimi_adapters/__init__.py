@@ -1,1 +1,1 @@
-"""Built-in adapters of kikimimi: one component, one file."""
+"""Built-in adapters of kikimimi."""

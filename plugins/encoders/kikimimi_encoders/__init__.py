@@ -1,1 +1,1 @@
-"""Built-in encoders of kikimimi: one component, one file."""
+"""Built-in encoders of kikimimi."""

@@ -1,1 +1,1 @@
-"""Built-in llms of kikimimi: one component, one file."""
+"""Built-in LLMs of kikimimi."""

@@ -1,1 +1,1 @@
-"""Built-in metrics of kikimimi: one component, one file."""
+"""Built-in metrics of kikimimi."""

@@ -1,1 +1,1 @@
-"""Built-in normalisers of kikimimi: one component, one file."""
+"""Built-in normalisers of kikimimi."""

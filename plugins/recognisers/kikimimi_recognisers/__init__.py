@@ -1,1 +1,1 @@
-"""Built-in recognisers of kikimimi: one component, one file."""
+"""Built-in recognisers of kikimimi."""

@@ -1,1 +1,1 @@
-"""Built-in tasks of kikimimi: one component, one file."""
+"""Built-in tasks of kikimimi."""

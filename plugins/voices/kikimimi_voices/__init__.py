@@ -1,1 +1,1 @@
-"""Built-in voices of kikimimi: one component, one file."""
+"""Built-in voices of kikimimi."""
