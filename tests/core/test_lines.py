@@ -21,7 +21,7 @@ CUTTING = {
         "core/kikimimi/data/packing/shard.py": "JSON, in which carriage returns are escaped",
         "core/kikimimi/quickstart.py": "shipped",
         "core/kikimimi/run/folder.py": "who holds a lock",
-        "core/kikimimi/run/lock.py": "JSON of pip",
+        "core/kikimimi/run/source.py": "JSON of pip",
         "core/kikimimi/scaffold/__init__.py": "shipped",
         "core/kikimimi/text/templates/__init__.py": "shipped",
         "plugins/layouts/kikimimi_layouts/llama_factory.py": "JSON, in which carriage returns are escaped",
