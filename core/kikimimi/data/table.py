@@ -8,7 +8,7 @@ TSV as text/tab-separated-values has it: without quoting.
 import json
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -19,7 +19,7 @@ MAX_ROW = 1 << 24
 """Longest row of a table [bytes]: what is longer is passed over, not read."""
 
 _INSIDE = re.compile(r'[^"]*(?:""[^"]*)*')  # of quotation marks
-_MAX_JOINED = 100  # lines into which line feeds may have broken a row of a TSV
+_MAX_JOINED = 100  # rows into which line feeds may have broken one
 
 
 class TableRow(NamedTuple):
@@ -45,25 +45,34 @@ def table_kind(path: Path) -> str | None:
 
 
 def read_table(
-    file: IO[bytes], kind: str, *, offset: int = 0, number: int = 0, width: int | None = None
+    file: IO[bytes],
+    kind: str,
+    *,
+    offset: int = 0,
+    number: int = 0,
+    columns: Sequence[str] | None = None,
+    texts: Collection[str] = (),
 ) -> Iterator[TableRow]:
     """Read the rows of a UTF-8 table in order. Blank lines are passed over, and a byte order mark.
 
+    Rows of a CSV or a TSV that have more or fewer fields than there are columns are given as they are. Those
+    that line feeds have broken are one row, with a problem, and so are those of which it cannot be told:
+    a row whose last column is a text, when one with fewer fields follows; one with fewer fields, when a row
+    follows whose first column is a text.
+
     Args:
-        file: The table, at the beginning of a row. Of a CSV or a TSV, the header is the first row.
+        file: The table, at the beginning of a row.
         kind: The one of `TABLE_SUFFIXES` that it is.
         offset: Where in the table that is [bytes].
         number: How many lines stand before it.
-        width: Number of columns; None takes that of the first row. Rows of another width are given as they
-            are, but for those of a TSV that line feeds have broken: they are one row, with a problem.
+        columns: Names of the columns of a CSV or a TSV; None takes the first row, which is given, too.
+        texts: Names of those that hold texts, of which no part may be lost.
     """
     lines = _Lines(file, offset, number)
-    if kind == ".csv":
-        yield from _csv(lines)
-    elif kind == ".tsv":
-        yield from _tsv(lines, width)
-    else:
+    if kind == ".jsonl":
         yield from map(_json, lines)
+    else:
+        yield from _delimited(lines, kind, columns, texts)
 
 
 class _Line(NamedTuple):
@@ -113,17 +122,107 @@ class _Lines:
         self._ahead.extendleft(reversed(lines))
 
 
-def _csv(lines: _Lines) -> Iterator[TableRow]:
+_Found = tuple[TableRow, list[_Line]]  # a row, and the lines that it was read from
+
+
+def _delimited(
+    lines: _Lines, kind: str, columns: Sequence[str] | None, texts: Collection[str]
+) -> Iterator[TableRow]:
+    read = _csv if kind == ".csv" else _tsv
+    if columns is None:
+        if (header := read(lines)) is None:
+            return
+        yield header[0]
+        columns = header[0].values or ()
+    narrower = len(columns) - 1
+    pieces = _Pieces(lines, read, columns, texts, min(1, narrower) if kind == ".tsv" else narrower)
+    remedy = "a .tsv cannot hold them" if kind == ".tsv" else "a .csv holds them in quotation marks"
+    while (found := read(lines)) is not None:
+        row, _ = found
+        problem = row.problem
+        if problem is None and (last := pieces.of_a_field(row)):
+            problem = f"broken into {last - row.number + 1} lines by line feeds in a field; {remedy}"
+        elif problem is None and (last := pieces.of_a_text(row)):
+            problem = (
+                f"of the lines {row.number} to {last} one has too few fields, or line feeds in a text have "
+                f"broken them; {remedy}"
+            )
+        yield row if problem is None else TableRow(row.offset, row.number, None, problem)
+
+
+class _Pieces:
+    """Finds the rows that line feeds have broken, by the number of their fields.
+
+    Args:
+        lines: From where rows are read; those that are none of a broken one are put back.
+        read: Reads a row.
+        columns: Names of the columns.
+        texts: Names of those that hold texts.
+        most: Most fields of what a line feed breaks off from the end, or the beginning, of a row.
+    """
+
+    def __init__(
+        self,
+        lines: _Lines,
+        read: Callable[[_Lines], _Found | None],
+        columns: Sequence[str],
+        texts: Collection[str],
+        most: int,
+    ) -> None:
+        self._lines, self._read, self._width, self._most = lines, read, len(columns), most
+        self._first, self._last = (any(name in texts for name in end) for end in (columns[:1], columns[-1:]))
+
+    def of_a_field(self, row: TableRow) -> int:
+        """Return the last line of the rows that are as wide as one together, or 0."""
+        fields, ahead = len(row.values), list[_Line]()
+        while fields < self._width and len(ahead) < _MAX_JOINED and (found := self._read(self._lines)):
+            other, taken = found
+            ahead += taken
+            if other.problem is not None or len(other.values) >= self._width:
+                break
+            fields += len(other.values) - 1
+            if fields == self._width:
+                return ahead[-1].number
+        self._lines.put_back(ahead)
+        return 0
+
+    def of_a_text(self, row: TableRow) -> int:
+        """Return the last line of the rows of which one may be cut at its end, or its beginning, or 0."""
+        is_whole = len(row.values) == self._width
+        if not (self._last if is_whole else self._first and self._is_piece(row)):
+            return 0
+        ahead: list[_Line] = []
+        while len(ahead) < _MAX_JOINED and (found := self._read(self._lines)):
+            other, taken = found
+            if self._is_piece(other):
+                ahead += taken
+                continue
+            may_be_cut = self._first and (ahead or not is_whole)
+            if may_be_cut and other.problem is None and len(other.values) == self._width:
+                return taken[-1].number
+            self._lines.put_back(taken)
+            break
+        if is_whole:
+            return ahead[-1].number if ahead else 0
+        self._lines.put_back(ahead)
+        return 0
+
+    def _is_piece(self, row: TableRow) -> bool:
+        return row.problem is None and len(row.values) <= self._most
+
+
+def _csv(lines: _Lines) -> _Found | None:
     for line in lines:
         problem, values, ahead = line.problem, None, list[_Line]()
         try:
             values = None if problem else _fields(line, lines, ahead)
         except ValueError as error:
             problem = str(error)
-            lines.put_back(
-                ahead
-            )  # where a quotation mark is never closed, the next row begins on the next line
-        yield TableRow(line.offset, line.number, values, problem)
+            # Where a quotation mark is never closed, the next row begins on the next line.
+            lines.put_back(ahead)
+            ahead = []
+        return TableRow(line.offset, line.number, values, problem), [line, *ahead]
+    return None
 
 
 def _fields(line: _Line, lines: _Lines, ahead: list[_Line]) -> list[str]:
@@ -163,33 +262,11 @@ def _fields(line: _Line, lines: _Lines, ahead: list[_Line]) -> list[str]:
         at += 1
 
 
-def _tsv(lines: _Lines, width: int | None) -> Iterator[TableRow]:
+def _tsv(lines: _Lines) -> _Found | None:
     for line in lines:
-        if line.problem:
-            yield TableRow(line.offset, line.number, None, line.problem)
-            continue
-        values = line.text.split("\t")
-        width = width or len(values)
-        if len(values) < width and (joined := _joined(len(values), width, lines)):
-            problem = f"broken into {joined} lines by line feeds in a field; a .tsv cannot hold them"
-            yield TableRow(line.offset, line.number, None, problem)
-        else:
-            yield TableRow(line.offset, line.number, values)
-
-
-def _joined(fields: int, width: int, lines: _Lines) -> int:
-    """Return how many lines make one row of a TSV that begins with too few fields, or 0 where none do."""
-    ahead: list[_Line] = []
-    while len(ahead) < _MAX_JOINED and (line := lines.read()) is not None:
-        ahead.append(line)
-        tabs = line.text.count("\t")
-        if line.problem or tabs + 1 >= width:
-            break
-        fields += tabs
-        if fields == width:
-            return 1 + len(ahead)
-    lines.put_back(ahead)
-    return 0
+        values = None if line.problem else line.text.split("\t")
+        return TableRow(line.offset, line.number, values, line.problem), [line]
+    return None
 
 
 def _json(line: _Line) -> TableRow:

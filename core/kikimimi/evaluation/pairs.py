@@ -55,7 +55,7 @@ def read_pairs(
 def _rows(
     path: Path, kind: str, file: IO[bytes], wanted: tuple[str, str], left_out: list[str] | None
 ) -> Iterator[dict[str, str]]:
-    rows = read_table(file, kind)
+    rows = read_table(file, kind, texts=wanted)
     header: list[str] | None = None
     if kind != ".jsonl":
         first = next(rows, None)

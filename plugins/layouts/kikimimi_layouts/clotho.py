@@ -40,7 +40,12 @@ class Clotho(TableLayout):
         metadata = _find(folder, _TABLES, f"clotho_metadata_{config.split}.csv", "the licence of each clip")
         self.audio = _find(folder, _AUDIO, config.split, f"the clips of split={config.split}")
         self.about = _about(metadata)
-        self.table = Table(captions, needs=("file_name", *_CAPTIONS), what="a table of Clotho's captions")
+        self.table = Table(
+            captions,
+            needs=("file_name", *_CAPTIONS),
+            texts=_CAPTIONS,
+            what="a table of Clotho's captions",
+        )
 
     @classmethod
     def example(cls) -> ExampleCorpus:

@@ -36,8 +36,8 @@ class CommonVoice(TableLayout):
         self.folder = Path(path)
         find_folder(self.folder / "clips", "the audio of a language of Common Voice")
         table = find_file(self.folder / f"{config.split}.tsv", f"the clips of split={config.split}")
-        needs, what = ("path", "sentence"), "a table of Common Voice"
-        self.table = Table(table, needs=needs, what=what, check=self.row)
+        needs, texts, what = ("path", "sentence"), ("sentence",), "a table of Common Voice"
+        self.table = Table(table, needs=needs, texts=texts, what=what, check=self.row)
 
     @classmethod
     def example(cls) -> ExampleCorpus:

@@ -64,7 +64,8 @@ class LlamaFactory(TableLayout):
         self.columns = self._columns()
         self.tags = {**_TAGS, **(_OPENAI_TAGS if self._format() == "openai" else {}), **self._section("tags")}
         self.reader = ConversationReader(folder, config.mark)
-        self.table = Table(as_on_disk(folder / self.info["file_name"]), check=self.row)
+        file = as_on_disk(folder / self.info["file_name"])
+        self.table = Table(file, texts=tuple(self.columns.values()), check=self.row)
 
     @classmethod
     def example(cls) -> ExampleCorpus:

@@ -98,7 +98,7 @@ class Manifest(TableLayout):
         self.names = config.names()
         self.needed = {"path": config.path, "text": config.text, **self.names.given()}
         self.reader = ConversationReader(self.folder, config.mark, cut=config.segments == "cut")
-        self.table = Table(file, check=self._read)
+        self.table = Table(file, texts=(config.text,), check=self._read)
 
     @classmethod
     def example(cls) -> ExampleCorpus:

@@ -36,7 +36,7 @@ class ReazonSpeech(TableLayout):
         super().__init__(path, config)
         folder = Path(path)
         self.audio = folder / config.audio
-        self.table = Table(_table(folder, config.size), columns=("path", "text"))
+        self.table = Table(_table(folder, config.size), columns=("path", "text"), texts=("text",))
         good = (row for row in self.table.rows(0, len(self.table)) if not isinstance(row, BadRow))
         first = PurePosixPath(next(good)[1]["path"]).parent
         for tar in (self.audio / f"{first}.tar", folder / f"{first}.tar"):

@@ -41,6 +41,7 @@ class Table:
         path: The file.
         columns: Names of the columns where a ``.csv`` or ``.tsv`` has no header line.
         needs: Columns that a row has to have.
+        texts: Columns with texts, of which line feeds may lose no part.
         what: What a table with these columns is, for messages.
         check: Called with the place (``table.csv:7``) and the fields of every row; raises where one is wrong.
         keep: Tells which rows count; None takes all.
@@ -56,6 +57,7 @@ class Table:
         *,
         columns: Sequence[str] = (),
         needs: Sequence[str] = (),
+        texts: Sequence[str] = (),
         what: str = "",
         check: _Check | None = None,
         keep: _Keep | None = None,
@@ -67,7 +69,7 @@ class Table:
             raise RequestError(f"{path}: a table is one of {listing(TABLE_SUFFIXES)}, not '{path.suffix}'")
         self.path, self.kind, self.needs, self.what, self.keep = path, kind, needs, what, keep
         self.is_json, self._open = kind in (".json", ".jsonl"), opener(path)
-        self.columns = tuple(columns)
+        self.columns, self.texts = tuple(columns), texts
         self._offsets, self._numbers = array("q"), array("q")
         first: KikimimiError | None = None  # what is wrong, of the whole table rather than of a row
         good = 0
@@ -122,8 +124,8 @@ class Table:
     def _read(self, file: IO[bytes], offset: int = 0, before: int = 0) -> Iterator[TableRow]:
         if self.kind == ".json":
             return read_list(file, str(self.path), offset=offset, number=before)
-        width = len(self.columns) or None
-        return read_table(file, self.kind, offset=offset, number=before, width=width)
+        columns = self.columns or None
+        return read_table(file, self.kind, offset=offset, number=before, columns=columns, texts=self.texts)
 
     def _where(self, row: TableRow) -> str:
         return f"{self.path}:{row.number}"

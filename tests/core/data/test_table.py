@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.fault(
 )
 
 
-def read(kind: str, content: str | bytes, **options: int) -> list[TableRow]:
+def read(kind: str, content: str | bytes, **options: Any) -> list[TableRow]:
     return list(
         read_table(io.BytesIO(content.encode() if isinstance(content, str) else content), kind, **options)
     )
@@ -104,7 +105,7 @@ def test_a_quotation_mark_that_is_never_closed_costs_one_row() -> None:
 
 
 def test_a_row_of_tsv_that_line_feeds_broke_is_one_row() -> None:
-    rows = told(read(".tsv", "a\tb\tc\n1\t2\n\n3\t4\n5\t6\t7\n8\n9\t10\t11\n", width=3))
+    rows = told(read(".tsv", "a\tb\tc\n1\t2\n\n3\t4\n5\t6\t7\n8\n9\t10\t11\n"))
     assert rows == [
         (1, ["a", "b", "c"]),
         (2, "broken into 3 lines by line feeds in a field; a .tsv cannot hold them"),
@@ -112,6 +113,53 @@ def test_a_row_of_tsv_that_line_feeds_broke_is_one_row() -> None:
         (6, ["8"]),
         (7, ["9", "10", "11"]),
     ]
+
+
+def pieces(*lines: str, kind: str = ".tsv", texts: str = "") -> list[object]:
+    """Read a table with the columns a, b, c, and tell the first fields and the lines of problems."""
+    mark = "\t" if kind == ".tsv" else ","
+    content = "\n".join(line.replace(" ", mark) for line in ("a b c", *lines, "y y y"))
+    rows = read(kind, content, texts=tuple(texts))[1:]
+    for row in rows:  # reading may begin at each
+        rest = content.encode()[row.offset :]
+        options = {"offset": row.offset, "number": row.number - 1, "columns": ("a", "b", "c")}
+        assert read(kind, rest, texts=tuple(texts), **options)[0] == row
+    return [str(row.number) if row.problem else "".join(row.values) for row in rows]
+
+
+@pytest.mark.parametrize("kind", [".tsv", ".csv"])
+@pytest.mark.parametrize(
+    ("texts", "lines", "told"),
+    [
+        ("b", ["1 2 3", "4"], ["123", "4"]),  # no text can have lost a part
+        ("c", ["1 2 3", "4"], ["2"]),
+        ("c", ["1 2 3", "", "4", "5"], ["2"]),
+        ("c", ["x x x", "1 2 3", "4"], ["xxx", "3"]),
+        ("c", ["4"], ["4"]),  # nor the names of the columns
+        ("a", ["1", "2 3 4"], ["2"]),
+        ("a", ["x x x", "1", "", "2", "3 4 5"], ["xxx", "3"]),
+        ("ac", ["1 2 3", "4", "5 6 7"], ["2"]),
+        ("c", ["1 2", "3 4"], ["2"]),
+    ],
+)
+def test_a_row_whose_text_may_have_lost_a_part_is_no_row(
+    kind: str, texts: str, lines: list[str], told: list[str]
+) -> None:
+    assert pieces(*lines, kind=kind, texts=texts) == [*told, "yyy"]
+
+
+def test_what_is_broken_is_told() -> None:
+    rows = read(".tsv", "path\ttext\na.wav\tone\ntwo\nb.wav\tx\n", texts=("text",))
+    assert told(rows[1:]) == [
+        (
+            2,
+            "of the lines 2 to 3 one has too few fields, or line feeds in a text have broken them; a .tsv "
+            "cannot hold them",
+        ),
+        (4, ["b.wav", "x"]),
+    ]
+    # Fewer fields than a text can leave behind: a row of its own.
+    assert told(read(".tsv", "a\tb\tc\n1\t2\t3\n4\t5\n6\t7\t8\n", texts=("c",)))[2] == (3, ["4", "5"])
 
 
 def test_a_line_without_an_end_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
