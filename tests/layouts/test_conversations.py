@@ -278,6 +278,9 @@ TEXT = [{"role": "user", "content": "q"}, ASSISTANT]
         ({"messages": TEXT, "rejected": "y", "rejected_response": "z"}, r"two names of one answer"),
         ({"messages": TEXT[:1], "chosen": TEXT, "rejected": TEXT}, r"chosen: expected a text"),
         ({"messages": TEXT, "rejected_messages": TEXT}, r"rejected_messages: holds a second conversation"),
+        ({"instruction": "q", "output": None}, r"output: the answer is missing"),
+        ({"query": "q", "response": ""}, r"response: the answer is missing"),
+        ({"query": "q", "response": None, "rejected": "y"}, r"response: the answer is missing"),
         ({"instruction": "q", "output": "x", "history": ["a"]}, r"history: expected a list of pairs"),
         (
             {

@@ -96,6 +96,14 @@ def test_formats(write: Write, read: Read, info: dict[str, Any], row: dict[str, 
     )
 
 
+def test_a_question_without_an_answer(write: Write, read: Read) -> None:
+    rows = [{"instruction": "q", "output": "x"}, {"instruction": "q"}]
+    good, bad = read(layout(corpus(write, {"file_name": "demo.json"}, *rows)))
+    assert isinstance(good, Row)
+    assert isinstance(bad, BadRow)
+    assert "output: the answer is missing" in bad.reason
+
+
 def test_preferences(write: Write, read: Read) -> None:
     info = {
         "file_name": "dpo.json",

@@ -379,7 +379,10 @@ def _of_columns(fields: _Fields) -> list[tuple[str, int, Any]]:
         raise ValueError("history: expected a list of pairs, each a question and its answer")
     if any(text is not None and not isinstance(text, str) for text in asked):
         raise ValueError(f"{question}: expected a text, not {_short(asked)}")
-    pairs = [*history, ["\n".join(text for text in asked if text), fields.pop(answer, None)]]
+    answered = fields.pop(answer, None)
+    if not answered and not any(fields.get(name) for name in ("chosen", "chosen_response")):
+        raise ValueError(f"{answer}: the answer is missing, and no chosen stands in its place")
+    pairs = [*history, ["\n".join(text for text in asked if text), answered or None]]
     turns: list[tuple[str, int, Any]] = []
     for number, (said, answered) in enumerate(pairs):
         place = "history" if number < len(history) else question

@@ -278,7 +278,6 @@ class FieldsRow:
         """
         fields = self.fields
         meta = {key: _constant(value, values) for key, value in fields.meta.items()}
-        meta = {key: value for key, value in meta.items() if value is not None}
         language, license_name = _constant(fields.language, values), _constant(fields.license, values)
         if license_name is not None:
             meta["license"] = license_name

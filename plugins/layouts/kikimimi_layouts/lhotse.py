@@ -1,7 +1,6 @@
 """Cuts of Lhotse: manifests, and the Shar format."""
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -240,15 +239,6 @@ class _Recording:
     problem: str | None = None
 
 
-class _Bounded(io.BufferedReader):
-    """A tar of which no member is read that is larger than a clip may be."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= MAX_MEMBER:
-            raise OSError(f"a member of {size or 0:,} bytes, of which at most {MAX_MEMBER:,} are read")
-        return super().read(size)
-
-
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
@@ -269,8 +259,8 @@ def _recordings(tar: Path) -> Iterator[_Recording]:
     """Yield what a tar of Shar holds of each cut, in their order; without end where it breaks off."""
     problem = f"{tar}: holds fewer recordings than there are cuts"
     try:
-        with _Bounded(io.FileIO(tar)) as file:
-            entries = read_entries(file, whole=True)
+        with tar.open("rb") as file:
+            entries = read_entries(file, whole=True, largest=_most)
             for entry in entries:
                 about = next(entries, None)  # its JSON, which the cut repeats
                 name = str(PurePosixPath(entry.name).with_suffix(""))
@@ -279,11 +269,17 @@ def _recordings(tar: Path) -> Iterator[_Recording]:
                     told = f"{tar}: {entry.name} has no JSON after it"
                 elif entry.name.endswith(".nodata") or not entry.regular:
                     told = f"{tar}: holds no recording of {name}"
+                elif entry.size > MAX_MEMBER:
+                    told = f"{tar}: {entry.name} has {entry.size:,} bytes; at most {MAX_MEMBER:,} are read"
                 yield _Recording(name, entry.content, told)
     except (BrokenTarError, OSError) as error:
         problem = f"{tar}: cannot be read any further: {error}"
     while True:
         yield _Recording("", b"", problem)
+
+
+def _most(name: str) -> int:
+    return 0 if name.endswith(".json") else MAX_MEMBER  # what it says, the cut repeats
 
 
 def _stored(stored: _Recording | None, place: str) -> bytes:

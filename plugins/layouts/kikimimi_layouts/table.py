@@ -136,10 +136,10 @@ class Table:
         if row.problem is not None:
             raise DataError(f"{self._where(row)}: {row.problem}")
         header: list[str] = row.values
-        if repeated := {name for name in header if header.count(name) > 1}:
-            raise DataError(f"{self.path}:1: column {listing(repeated)} is there twice")
         if any("\r" in name for name in header):
             raise DataError(f"{self.path}: its lines end in carriage returns; save it with line feeds")
+        if repeated := {name for name in header if header.count(name) > 1}:
+            raise DataError(f"{self.path}:1: column {listing(repeated)} is there twice")
         return tuple(header)
 
     def _fields(self, row: TableRow) -> Cells | None:
