@@ -35,12 +35,14 @@ encoder:
   name: whisper
   weights: random
   sizes: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64, num_positions: 300}}
+  fixed: ["*"]
 adapter: {{name: mlp, downsample: 4, pool: stack, hidden_dim: 32}}
 llm:
   name: llama
   weights: random
   scratch: {{dim: 32, num_layers: 2, num_heads: 4, num_kv_heads: 2, ffn_dim: 64, tokenizer: bytes}}
   dtype: bf16
+  fixed: ["*"]
   lora: {{rank: 2, alpha: 4}}
 """
 

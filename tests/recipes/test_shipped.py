@@ -55,6 +55,7 @@ def test_it_is_shown_offline(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for item in describe(load_recipe(path)):
         assert (item.parameters or 0) > 0, item.problem
         assert item.kind == "llm" or item.problem is None
+        assert not item.unfilled  # at full size, every parameter has a source or a stage that trains it
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from kikimimi.costs.shapes import shapes_only
 from kikimimi.data.corpus import all_texts, training_corpora
 from kikimimi.errors import RequestError, WeightsError
 from kikimimi.model.assembly import assemble
-from kikimimi.model.trainable import Count, count_parameters
+from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.model.trainable import count_parameters, source_problems
 from kikimimi.recipe import Recipe, Train
 from kikimimi.recipe.chosen import PARTS, Chosen
 
@@ -30,6 +31,7 @@ class Description:
         parameters: Number of parameters; None where it cannot be told.
         trainable: How many of them some stage trains; None where it cannot be told.
         problem: Why the counts are not exact, or not known; or None.
+        unfilled: Why a stage would not begin: what no source fills and no stage trains.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Description:
     parameters: int | None
     trainable: int | None
     problem: str | None
+    unfilled: tuple[str, ...] = ()
 
 
 def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
@@ -55,7 +58,8 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
             problems["adapter"] = f"its size follows from that of the {missing}, which is not known"
         counted = _with_tiny(recipe, unknown) if unknown else recipe
         try:
-            counts = _count(counted, assets, all_texts(training_corpora(recipe)) if assets is None else [])
+            texts = all_texts(training_corpora(recipe)) if assets is None else []
+            model = _on_meta(counted, assets, texts)
         except RequestError as error:
             # The data is not there yet. A tokenizer of one character gives the sizes of everything but its
             # rows.
@@ -63,7 +67,8 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
                 problems["llm"] = (
                     f"a lower bound, without the tokens that the training data will bring: {error}"
                 )
-            counts = _count(counted, assets, ["?"])
+            model = _on_meta(counted, assets, ["?"])
+        counts, unfilled = count_parameters(model, counted), source_problems(model, counted)
     descriptions = []
     for part in PARTS:
         chosen = getattr(recipe, part)
@@ -79,6 +84,7 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
                 counts[part].total if known else None,
                 counts[part].trainable if known else None,
                 problems[part],
+                () if part in unknown else tuple(unfilled.get(part, ())),
             )
         )
     return descriptions
@@ -119,10 +125,9 @@ def _sources(chosen: Chosen) -> Iterator[str]:
         yield from _sources(plugin)
 
 
-def _count(recipe: Recipe, assets: Path | None, texts: Iterable[str]) -> dict[str, Count]:
+def _on_meta(recipe: Recipe, assets: Path | None, texts: Iterable[str]) -> SpeechLM:
     with torch.device("meta"):
-        model = assemble(recipe, texts=lambda: texts, assets=assets, load_weights=False, measured=True)
-    return count_parameters(model, recipe)
+        return assemble(recipe, texts=lambda: texts, assets=assets, load_weights=False, measured=True)
 
 
 def as_comments(components: list[Description]) -> str:
@@ -142,4 +147,5 @@ def as_comments(components: list[Description]) -> str:
     lines = [f"# {form.format(*row)}" for row in rows]
     # YAML ends a comment at every character at which splitlines cuts.
     lines += [f"# {item.kind}: {line}" for item in components for line in (item.problem or "").splitlines()]
+    lines += [f"# error: {' '.join(problem.split())}" for item in components for problem in item.unfilled]
     return "\n".join(lines)

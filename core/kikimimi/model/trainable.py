@@ -14,7 +14,7 @@ from kikimimi.files.hashes import CHECKPOINT_REMEDY, WEIGHTS_REMEDY
 from kikimimi.files.reading import unreadable
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Recipe, Stage
-from kikimimi.recipe.chosen import PARTS
+from kikimimi.recipe.chosen import PARTS, PartName
 from kikimimi.weights.tensors import StoredTensor, check_stored, copy_into, stored_tensors
 
 
@@ -184,17 +184,25 @@ def trained_names(model: SpeechLM, recipe: Recipe, stages: Iterable[str] | None 
 def check_sources(model: SpeechLM, recipe: Recipe) -> None:
     """Check that every parameter has its values from a source, or from a stage that trains it.
 
+    The model may be on the meta device: names are looked at alone.
+
     Raises:
         RecipeError: One would stay as it was drawn at random, and the recipe does not say that it shall.
     """
-    problems = []
+    if problems := [problem for found in source_problems(model, recipe).values() for problem in found]:
+        raise RecipeError(problems)
+
+
+def source_problems(model: SpeechLM, recipe: Recipe) -> dict[PartName, list[str]]:
+    """Return what is wrong with each part whose parameters would stay as they were drawn at random."""
+    problems: dict[PartName, list[str]] = {}
     unfilled = unfilled_names(model, recipe)
     for part in PARTS:
         names = [name.removeprefix(f"{part}.") for name in unfilled if name.startswith(f"{part}.")]
         updates = [name for name in names if ".lora_" in name]
         rest = [name for name in names if ".lora_" not in name]
         if updates:
-            problems.append(
+            problems.setdefault(part, []).append(
                 f"{part}.lora: no stage trains the low-rank updates ({_some(updates)}). Train them "
                 f"(stages.NAME.train.{part}.part: lora), or leave {part}.lora out"
             )
@@ -203,13 +211,12 @@ def check_sources(model: SpeechLM, recipe: Recipe) -> None:
             own = {name for name in others if f"{part}.{name}" not in model.fixed and ".lora_" not in name}
             patterns = rest[:3] if own or len(rest) <= 3 else ["*"]
             source = f"name weights that fill them ({part}.weights), " if _may_be_read(recipe, part) else ""
-            problems.append(
+            problems.setdefault(part, []).append(
                 f"{part}: no source fills {_some(rest)}, and no stage trains them: they would stay as they "
                 f"were drawn at random. Train them (stages.NAME.train.{part}), {source}or say that they stay "
                 f"so ({part}.fixed: {patterns})"
             )
-    if problems:
-        raise RecipeError(problems)
+    return problems
 
 
 def unfilled_names(model: SpeechLM, recipe: Recipe) -> list[str]:

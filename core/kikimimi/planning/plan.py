@@ -14,7 +14,7 @@ from kikimimi.data.corpus import all_texts, training_corpora
 from kikimimi.errors import RequestError
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.model.trainable import Count, freeze_all_but, trainable_names
+from kikimimi.model.trainable import Count, check_sources, freeze_all_but, trainable_names
 from kikimimi.planning.gpus import find_gpu
 from kikimimi.planning.memory import Memory, rank_memory
 from kikimimi.planning.workload import Passes, Workload, full_micro_batch, micro_batch_flops
@@ -132,11 +132,13 @@ class Planner:
         """Plan one stage.
 
         Raises:
-            RecipeError: The parts do not fit each other, or the stage trains nothing.
+            RecipeError: The parts do not fit each other, the stage trains nothing, or some parameters would
+                stay as they were drawn at random.
             WeightsError: The shape of a model is not known.
         """
         stage = recipe.stages[name]
         model, notes = self.model(recipe.at(name))
+        check_sources(model, recipe)
         trained = trainable_names(model, stage, where=f"stages.{name}")
         names = [parameter for found in trained.values() for parameter in found]
         freeze_all_but(model, names)

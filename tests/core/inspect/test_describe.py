@@ -75,7 +75,16 @@ def test_a_part_of_a_name_that_matches_nothing(recipe: Recipe) -> None:
         describe(with_training(recipe, llm=Train(lr=1.0, part="layrs.*")))
 
 
+def test_what_would_stay_random_is_told(recipe: Recipe) -> None:
+    encoder, adapter, llm = described = describe(recipe)
+    (problem,) = encoder.unfilled
+    assert problem.startswith("encoder: no source fills model.conv1.weight")
+    assert (adapter.unfilled, llm.unfilled) == ((), ())
+    assert as_comments(described).splitlines()[4] == f"# error: {problem}"
+
+
 def test_comments_are_comments(recipe: Recipe) -> None:
+    recipe = replace(recipe, encoder=replace(recipe.encoder, fixed=["*"]))
     lines = as_comments(describe(recipe)).splitlines()
     assert len(lines) == 4
     assert all(line.startswith("# ") for line in lines)

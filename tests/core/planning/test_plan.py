@@ -30,7 +30,11 @@ from kikimimi.recipe.resolve import recipes_folder
 SHIPPED = recipes_folder() / "llm_jp_4_8b_ja.yaml"
 SMALL = """
 name: small
-encoder: {name: whisper, weights: random, sizes: {dim: 64, num_layers: 2, num_heads: 2, ffn_dim: 128}}
+encoder:
+  name: whisper
+  weights: random
+  sizes: {dim: 64, num_layers: 2, num_heads: 2, ffn_dim: 128}
+  fixed: ["*"]
 adapter: {name: mlp, hidden_dim: 32}
 llm:
   name: llama
@@ -164,8 +168,14 @@ def test_preferences_cost_two_sequences_and_a_reference(small: Path) -> None:
     # Forward and backward are three parts, the reference's forward pass is a fourth, of twice the sequences.
     assert pairs.flops["llm"] == pytest.approx(2 * plain.flops["llm"] * 4 / 3, rel=0.01)
     lora = ["llm.lora={rank: 4}", "stages.second.train.llm.part=lora", "stages.first.train.llm=null"]
+    lora.append("llm.fixed=['*']")
     updates = plan(small, "second", *lora)
     assert updates.memory.reference == 4 * updates.counts["adapter"].trainable
+
+
+def test_what_would_stay_random_is_told_before_training(small: Path) -> None:
+    with pytest.raises(RequestError, match=r"encoder: no source fills model\.conv1\.weight"):
+        plan(small, "first", "encoder.fixed=null")
 
 
 def test_tokens_fill_a_micro_batch(small: Path) -> None:

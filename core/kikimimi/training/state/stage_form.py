@@ -10,8 +10,9 @@ import torch
 from pytorch_lightning.loops.fit_loop import _FitLoop
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
+from kikimimi.console.words import listing
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.model.trainable import misfit, named_tensors
+from kikimimi.model.trainable import downstream_names, misfit, named_tensors
 from kikimimi.recipe import Stage
 from kikimimi.training.optimiser import make_optimiser
 
@@ -22,11 +23,15 @@ class StageForm:
 
     Attributes:
         optimiser: The stage's optimiser as it begins.
+        names: Names of the parameters in each of its groups.
+        apart: Those of them that earlier versions did not train: the encoder's that train with the adapter.
         shapes: Shape of each tensor that the stage keeps.
         num_steps: Length of the stage; None where it is given in epochs.
     """
 
     optimiser: torch.optim.Optimizer
+    names: Sequence[Sequence[str]]
+    apart: Collection[str]
     shapes: Mapping[str, torch.Size]
     num_steps: int | None
 
@@ -44,7 +49,10 @@ class StageForm:
         """
         tensors = named_tensors(model)
         shapes = {name: tensors[name].shape for name in kept}
-        return cls(make_optimiser(model, stage, trained), shapes, stage.steps)
+        optimiser = make_optimiser(model, stage, trained)
+        called = {parameter: name for name, parameter in model.named_parameters()}
+        names = [[called[parameter] for parameter in group["params"]] for group in optimiser.param_groups]
+        return cls(optimiser, names, downstream_names(model), shapes, stage.steps)
 
     def check(self, state: Mapping[str, Any]) -> None:
         """Check that weights, optimiser, schedule and loops of a state are those of the stage.
@@ -75,7 +83,18 @@ class StageForm:
             what = "loops"
         else:
             return
-        raise ValueError(f"its {what} is not that of this stage")
+        raise ValueError(f"its {what} is not that of this stage" + self._lacking(saved["param_groups"]))
+
+    def _lacking(self, saved: Sequence[Mapping[str, Any]]) -> str:
+        """Return which parameters a version lacked that left the weights of a sum of layers as they began."""
+        before = [number for names in self.names if (number := sum(name not in self.apart for name in names))]
+        lacking = [name for names in self.names for name in names if name in self.apart]
+        if not lacking or [len(group["params"]) for group in saved] != before:
+            return ""
+        return (
+            f": it lacks {listing(lacking)}, which earlier versions of kikimimi left as it began, and which "
+            "trains with the adapter now"
+        )
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
