@@ -393,6 +393,13 @@ class Stage(Options):
         return (self.checkpoint.leave or ("best" if self.early_stop else "last")) == "best"
 
     @property
+    def decays(self) -> bool:
+        """Whether any of what it trains has a weight decay."""
+        trained = self.train.values()
+        groups = (group for train in trained for group in train.groups.values())
+        return any(train.weight_decay for train in trained) or any(group.weight_decay for group in groups)
+
+    @property
     def num_steps(self) -> int:
         """Length of the stage [optimiser steps].
 
@@ -422,7 +429,7 @@ class Evaluation(Options):
     """What is done to reference and prediction before they are compared."""
     generate: Generation = field(default_factory=Generation)
     """How text is generated."""
-    precision: Dtype | None = None
+    precision: Dtype | None = field(default=None, metadata={"before": "fp32"})
     """Number format of computing; null is the trainer's. Baselines have their own."""
     batch_seconds: PositiveFloat = 60.0
     """Audio per batch [s]; a text without audio counts with 0.08 s per character."""

@@ -21,7 +21,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -246,17 +246,23 @@ class RunFolder:
         """Whether a stage has begun: before, nothing of it is lost by beginning anew."""
         return any(os.path.lexists(self.path / name) for name in _BEGUN)
 
-    @property
-    def kept_options(self) -> dict[str, Any]:
-        """Options that there were not when it began, and how it goes on as if there still were none; those of
-        stages by the names that they have in a stage.
+    def kept_options(self, stages: Collection[str]) -> dict[str, Any]:
+        """Return the options that there were not when it began, and how it goes on as if there still were
+        none: of some stages and of evaluations, by the names that they have there, where they change anything.
         """
-        found = newer_options(self.recipe, _held_recipe(self.path)).items()
-        return {
-            name.split(".", 2)[-1] if name.startswith("stages.") else name: option.metadata["before"]
-            for name, option in found
-            if "before" in option.metadata
-        }
+        kept = {}
+        for name, option in newer_options(self.recipe, _held_recipe(self.path)).items():
+            section, _, rest = name.partition(".")
+            key, _, inner = rest.partition(".")
+            if "before" not in option.metadata or (section == "stages" and key not in stages):
+                continue
+            before = option.metadata["before"]
+            if inner == "optimiser.decay_norm_and_bias" and not self.recipe.stages[key].decays:
+                continue
+            if section == "evaluate" and before == self.recipe.trainer.precision:
+                continue
+            kept[f"evaluate.{inner}" if section == "evaluate" else inner] = before
+        return kept
 
     @property
     def assets(self) -> Path:

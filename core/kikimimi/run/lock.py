@@ -99,9 +99,20 @@ def lock(recipe: Recipe, recipe_file: Path | None = None) -> dict[str, Any]:
     }
 
 
-def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = False) -> None:
-    """Write the lock of a run that begins, or add a session to that of one that goes on; `hold` refuses to go
-    on where anything has changed.
+def keep_lock(
+    run: RunFolder,
+    recipe_file: Path | None = None,
+    *,
+    hold: bool = False,
+    kept: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the lock of a run that begins, or add a session to that of one that goes on.
+
+    Args:
+        run: The run.
+        recipe_file: Where its recipe was read from.
+        hold: Refuse to go on where anything has changed.
+        kept: Options that there were not when it began, as the session has them.
 
     Raises:
         DriftError: Something has changed, and it is held to the lock.
@@ -125,9 +136,16 @@ def keep_lock(run: RunFolder, recipe_file: Path | None = None, *, hold: bool = F
             "host": socket.gethostname(),
             "command": sys.argv,
             "changes": [vars(change) for change in changes],
+            **({"kept": dict(kept)} if kept else {}),
         }
     )
     run.write_json(_LOCK, held)
+
+
+def told_options(run: RunFolder) -> set[str]:
+    """Return of which options that there were not when a run began its earlier sessions have told."""
+    sessions = (held_lock(run) or {}).get("sessions", [])
+    return {name for session in sessions for name in session.get("kept", {})}
 
 
 def held_lock(run: RunFolder) -> dict[str, Any] | None:

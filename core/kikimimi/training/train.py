@@ -13,7 +13,7 @@ from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import check_sources
 from kikimimi.run.folder import RunFolder
-from kikimimi.run.lock import keep_lock
+from kikimimi.run.lock import keep_lock, told_options
 from kikimimi.run.loggers import check_loggers
 from kikimimi.run.rank import global_rank
 from kikimimi.training.fit import run_stage
@@ -54,12 +54,15 @@ def train(
     check_loggers(run.recipe)
     with stopping(), run.locked(), lost_ranks_told(), lost_readers_told():
         done = all(run.finished(name) for name in names)
-        if global_rank() == 0 and not done:
-            for name, value in run.kept_options.items():
-                shown = str(value).lower() if isinstance(value, bool) else value
-                say(f"{run.path} began before there was {name}: it goes on with {name}: {shown}", error=True)
         if global_rank() == 0 and (locked or not done):
-            keep_lock(run, recipe_file, hold=locked)
+            kept = run.kept_options([name for name in names if not run.finished(name)])
+            told = told_options(run)
+            keep_lock(run, recipe_file, hold=locked, kept=kept)
+            for name, value in kept.items():
+                if name not in told:
+                    shown = str(value).lower() if isinstance(value, bool) else value
+                    said = f"{run.path} began before there was {name}: it goes on with {name}: {shown}"
+                    say(said, error=True)
         _train(run, names)
 
 

@@ -25,6 +25,7 @@ from kikimimi.data.shards.indexing import build_index
 from kikimimi.errors import DataError, RequestError, RunError
 from kikimimi.evaluation.evaluate import evaluate, evaluate_stage
 from kikimimi.evaluation.predictions import Predictions, held_identity, read_predictions
+from kikimimi.evaluation.record import open_changed
 from kikimimi.evaluation.score import read_scores, score
 from kikimimi.inference.engine import Engine, Prompt
 from kikimimi.inference.load import load_model
@@ -516,6 +517,18 @@ def test_precision_is_the_trainers_unless_the_evaluation_has_its_own(
     held = held_identity(predictions(folder))
     assert isinstance(held, dict)
     assert held["precision"] == expected
+
+
+def test_a_run_that_began_before_evaluations_had_a_precision_is_scored_as_it_was(run: Change) -> None:
+    folder = run()
+    held = folder.path / "recipe.yaml"
+    text = held.read_text(encoding="utf-8").replace("    precision: null\n", "")
+    held.write_text(text.replace("  precision: fp32\n", "  precision: bf16\n"), encoding="utf-8")
+    found = RunFolder.open(folder.path).recipe
+    assert found.trainer.precision == "bf16"
+    assert found.precision_of(found.evaluate["held_out"]) == "fp32"
+    changed, _ = open_changed(folder.path, ["evaluate.held_out.precision=bf16"])
+    assert changed.recipe.precision_of(changed.recipe.evaluate["held_out"]) == "bf16"
 
 
 def test_references_that_the_metric_does_not_take_are_told_before_the_work(

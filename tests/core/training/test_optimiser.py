@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from kikimimi.errors import RecipeError, RunError
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import trainable_names, undecayed_names
-from kikimimi.recipe import digest
+from kikimimi.recipe import Train, digest
 from kikimimi.run.folder import RunFolder
 from kikimimi.training.optimiser import make_optimiser
 from kikimimi.training.train import train
@@ -134,6 +135,13 @@ def test_a_run_that_began_before_the_option(make_run: Make, capsys: pytest.Captu
     assert capsys.readouterr().err.count(said) == 1
     assert Training.curve(run.path) == whole
     assert run.weights("asr").read_bytes() == weights
+    rewind(again, 3)
+    train(again)  # and that is said once, not whenever it goes on
+    assert "began before" not in capsys.readouterr().err
+    assert again.kept_options(["asr"]) == {name: True}
+    still = replace(again.recipe.stages["asr"], train={"adapter": Train()})  # where nothing decays, nothing is
+    assert RunFolder(again.path, replace(again.recipe, stages={"asr": still})).kept_options(["asr"]) == {}
+    assert again.kept_options([]) == {}
 
 
 def test_a_run_of_today_is_not_taken_for_an_earlier_one(make_run: Make) -> None:
