@@ -1,4 +1,4 @@
-"""Prints what the extras `dev` and `docs` ask for beside the package: linters, what builds a release, the site."""
+"""Prints what the extras `dev` and `docs` ask for beside the package: linters, what builds it, the site."""
 
 import tomllib
 from pathlib import Path

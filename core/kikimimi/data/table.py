@@ -154,7 +154,7 @@ class _Pieces:
     """Finds the rows that line feeds have broken, by the number of their fields.
 
     Args:
-        lines: From where rows are read; those that are none of a broken one are put back.
+        lines: The table's lines; those that are none of a broken row are put back.
         read: Reads a row.
         columns: Names of the columns.
         texts: Names of those that hold texts.

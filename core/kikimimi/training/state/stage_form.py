@@ -24,7 +24,7 @@ class StageForm:
     Attributes:
         optimiser: The stage's optimiser as it begins.
         names: Names of the parameters in each of its groups.
-        apart: Those of them that earlier versions did not train: the encoder's that train with the adapter.
+        apart: Names of those that earlier versions did not train: the encoder's that train with the adapter.
         shapes: Shape of each tensor that the stage keeps.
         num_steps: Length of the stage; None where it is given in epochs.
     """
