@@ -1,6 +1,6 @@
 """Twenty thousand damaged files: none ends in a traceback, hangs, takes all memory, or is silently shorter.
 
-The default tests try a slice; ``pytest -m fuzz`` tries all.
+The slow tests, which CI runs, try a slice; ``pytest -m fuzz`` tries all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .mutations import Unharmed
 from .targets import TARGETS
 
 SLICE = 40
-"""The default tests try one mutation of so many."""
+"""The slow tests try one mutation of so many."""
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
@@ -34,6 +34,7 @@ def _try(target: Target, numbers: range, folder: Path) -> None:
     assert len(numbers) < 500 or any(kind != "refused" for kind in outcome.counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_a_slice_of_the_damaged_files_is_taken_or_refused(target: Target, tmp_path: Path) -> None:
     _try(target, range(target.share // SLICE), tmp_path)

@@ -98,6 +98,7 @@ def lock_without_sessions(run: Path) -> dict[str, Any]:
     return held
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_instant_after_a_checkpoint(make_run: Make, instants: Instants, tmp_path: Path) -> None:
     whole = make_run("whole", "stages.asr.steps=2", "stages.asr.validate.every=2")
     with instants.of(whole.path, tmp_path / "instants") as copies:
@@ -108,6 +109,7 @@ def test_a_kill_at_any_instant_after_a_checkpoint(make_run: Make, instants: Inst
         assert_goes_on(copy, whole)
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_instant_while_a_stage_is_lengthened(
     make_run: Make, instants: Instants, tmp_path: Path
 ) -> None:
