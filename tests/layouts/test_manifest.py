@@ -290,6 +290,17 @@ def test_segments(tmp_path: Path, name: str, content: str) -> None:
     ]
 
 
+def test_what_may_tell_of_a_segment_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("path,text,from,to\na.wav,x,1,3\n")
+    with pytest.raises(DataError, match=r"m\.csv:2: from and to: may tell which part.* say start=COLUMN"):
+        rows(path)
+    (row,) = rows(path, segments="ignore")
+    assert row.clips == (tmp_path / "a.wav",)
+    (row,) = rows(path, start="from", end="to")
+    assert row.clips == (Segment(tmp_path / "a.wav", 1.0, 2.0),)
+
+
 def test_columns_of_segments_are_chosen(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("path,text,von,bis,duration\na.wav,x,1,3,60\nb.wav,x,,,60\n")

@@ -8,7 +8,7 @@ import pytest
 
 from kikimimi.contracts.layout import Segment
 from kikimimi.errors import DataError
-from kikimimi_layouts.segments import SegmentFields, segment_of
+from kikimimi_layouts.segments import SegmentFields, segment_of, unread_stretch
 
 pytestmark = pytest.mark.fault("Rows: columns that tell of a segment", "cut, or the row is malformed")
 
@@ -152,6 +152,26 @@ def test_a_duration_that_stands_alone_is_that_of_the_file_as_a_rule(duration: An
 def test_refuses_what_would_be_the_whole_file_or_another_part(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         segment(fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"from": 2, "to": 3}, "from and to"),
+        ({"from": "2.5", "to": "3"}, "from and to"),
+        ({"Sentence_Start": 1, "Sentence_End": 2}, "Sentence_Start and Sentence_End"),
+        ({"t0": 0, "x": 1, "t1": 2}, "t0 and t1"),
+        ({"crop": [1, 2]}, "crop"),
+        ({"audio_range": "1 --> 2"}, "audio_range"),
+        ({"from": "Tokyo", "to": "Osaka"}, None),
+        ({"from": 2, "to": 2}, None),
+        ({"sentence_start": 1, "word_end": 2}, None),
+        ({"age_range": [20, 30], "crop": [], "range": "wide", "window": None}, None),
+        ({"t0": [1], "t1": [2]}, None),
+    ],
+)
+def test_what_may_tell_of_a_segment(fields: dict[str, Any], told: str | None) -> None:
+    assert unread_stretch(fields) == told
 
 
 def test_names_of_ones_own() -> None:

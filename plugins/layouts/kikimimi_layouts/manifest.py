@@ -27,7 +27,7 @@ from kikimimi_layouts.conversations import (
 )
 from kikimimi_layouts.json_files import json_kind, record_layout
 from kikimimi_layouts.llama_factory import data_sets
-from kikimimi_layouts.segments import SegmentFields, segment_of
+from kikimimi_layouts.segments import USUAL, SegmentFields, segment_of, unread_stretch
 from kikimimi_layouts.table import Cells, Table, TableLayout
 
 _STEMS = ("manifest", "metadata")
@@ -157,9 +157,15 @@ class Manifest(TableLayout):
 
     def _part(self, where: str, fields: Cells, file: Path) -> Clip:
         try:
-            return segment_of(fields, file, where, self.names)
+            clip = segment_of(fields, file, where, self.names)
         except DataError as error:
             raise DataError(f"{error}. If files are whole clips: segments=ignore") from error
+        if clip is file and self.names == USUAL and (strange := unread_stretch(fields)):
+            raise DataError(
+                f"{where}: {strange}: may tell which part of its file a row is. Then say start=COLUMN "
+                "end=COLUMN; if files are whole clips: segments=ignore"
+            )
+        return clip
 
     def _conversation(self, where: str, fields: Cells) -> tuple[dict[str, Any], list[tuple[str, Clip]]]:
         record, clips = self.reader.read(where, fields)

@@ -34,6 +34,15 @@ _NAMES = {
     "stretch": r"(?:audio|clip)?(?:timestamps?|segments?|intervals?|times?|timerange|timespan)(?P<unit>ms)?",
 }
 """What names of fields mean, without capitals, blanks and so on."""
+_PAIRS = {
+    "start": ("end", "stop"),
+    "begin": ("end", "stop"),
+    "from": ("to", "till", "until"),
+    "t0": ("t1",),
+    "t1": ("t2",),
+}
+"""What names that are not read begin or end with where two of them may tell of a segment."""
+_RANGES = re.compile(rf"{_WHOSE}(?:crop|cut|part|range|region|span|stretch|trim|window){_UNIT}")
 _ARROW = re.compile(r"\s*-->\s*")  # of subtitles
 _CHANNEL_NAMES = {"a": 0, "b": 1, "l": 0, "r": 1, "left": 0, "right": 1}
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")  # HOURS:MINUTES:SECONDS, MINUTES:SECONDS
@@ -119,6 +128,34 @@ def cut_alone(fields: Mapping[str, Any], clips: list[Clip], where: str) -> list[
             f"{where}: tells of a segment, but has {counted(len(clips), 'clip')}: tell it in audio parts"
         )
     return clips
+
+
+def unread_stretch(fields: Mapping[str, Any]) -> str | None:
+    """Return the fields that may tell of a segment although their names are none of the usual ones, or None.
+
+    They are two numbers, of which the second is the larger: ``sentence_start`` and ``sentence_end``, ``from``
+    and ``to``, ``crop: [start, end]``.
+    """
+    plain = {plain_name(name): name for name in fields}
+    for known, name in plain.items():
+        if _RANGES.fullmatch(known) and (ends := _ends(fields[name])) and _may_be_segment(*ends):
+            return name
+        for begin, stops in _PAIRS.items():
+            if begin not in (known[: len(begin)], known[-len(begin) :]):
+                continue
+            stem = known.removeprefix(begin), known.removesuffix(begin)
+            others = [other for end in stops for other in (end + stem[0], stem[1] + end)]
+            for other in filter(plain.__contains__, others):
+                if _may_be_segment(fields[name], fields[plain[other]]):
+                    return f"{name} and {plain[other]}"
+    return None
+
+
+def _may_be_segment(begin: Any, end: Any) -> bool:
+    try:
+        return 0 <= float(begin) < float(end) < math.inf
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 _Told = dict[str, dict[str, float]]  # what is told (start, end, duration, channel): name of a field to number
