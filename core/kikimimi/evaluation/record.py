@@ -202,7 +202,7 @@ def open_changed(
     sections: dict[str, Any] = {name: plain(one) for name, one in run.recipe.evaluate.items()}
     named: list[str] = []
     if source is not None:
-        other = RunFolder.open(source).recipe if source.is_dir() else load_recipe(source)
+        other = with_added(RunFolder.open(source)).recipe if source.is_dir() else load_recipe(source)
         if not other.evaluate:
             raise RequestError(f"{source}: has no evaluation (section 'evaluate')")
         sections |= {name: plain(one) for name, one in other.evaluate.items()}

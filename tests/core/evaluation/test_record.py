@@ -61,6 +61,16 @@ def scored(run: RunFolder, *overrides: str, source: Path | None = None) -> dict[
     return {name: systems["quickstart"] for name, systems in evaluate(changed, named).items()}
 
 
+def test_what_was_added_to_another_run_is_taken_from_it_too(run: RunFolder, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run.path, other)
+    held = run.recipe.evaluate["held_out"]
+    scored(run, f"evaluate.more={{shards: {held.shards}, task: asr, generate: {{max_new_tokens: 1}}}}")
+    changed, named = open_changed(other, source=run.path)
+    assert named == ["held_out", "more"]
+    assert changed.recipe.evaluate["more"].generate.max_new_tokens == 1
+
+
 @pytest.mark.usefixtures("no_model")
 def test_another_metric_scores_what_was_predicted(run: RunFolder) -> None:
     before = {path: path.read_bytes() for path in run.evaluation("held_out").glob("*.jsonl")}
