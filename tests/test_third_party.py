@@ -1,115 +1,301 @@
-"""A plugin of somebody else: pip installs it, kikimimi finds it, its tests pass, and a recipe trains it."""
+"""Plugins of other people, one of every kind: pip installs them, their tests pass, and commands use them."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tarfile
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from kikimimi.cli import app
+from kikimimi.console.words import counted
+from kikimimi.contracts import registry
 from kikimimi.inference.load import load_model
-from kikimimi.recipe import load_recipe
 from kikimimi.run.folder import RunFolder
-from kikimimi.testing import list_checks, tiny_recipe, write_shard
-from kikimimi.training.train import train
-from kikimimi_adapters.mlp import MLPAdapter
+from kikimimi.testing import list_checks
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "tests" / "third_party" / "kikimimi-average-adapter"
+PACKAGES = Path(__file__).parent / "third_party"
+PLUGINS = {
+    "encoder": ("kikimimi-sincnet", "sincnet"),
+    "adapter": ("kikimimi-average-adapter", "average"),
+    "llm": ("kikimimi-mingru", "mingru"),
+    "objective": ("kikimimi-label-smoothing", "label_smoothing"),
+    "task": ("kikimimi-multiple-choice", "multiple_choice"),
+    "layout": ("kikimimi-ljspeech", "ljspeech"),
+    "voice": ("kikimimi-morse", "morse"),
+    "normaliser": ("kikimimi-turkish", "turkish"),
+    "metric": ("kikimimi-match-error-rate", "mer"),
+    "recogniser": ("kikimimi-wav2vec2-ctc", "wav2vec2_ctc"),
+}
+"""The distribution and the plugin of each kind."""
+TESTS = {
+    "encoder": (2, 4),
+    "adapter": (2, 2),
+    "llm": (1, 4),
+    "objective": (2, 4),
+    "task": (2, 8),
+    "layout": (2, 4),
+    "voice": (2, 5),
+    "normaliser": (1, 7),
+    "metric": (2, 3),
+    "recogniser": (1, 4),
+}
+"""How many configs each package's tests check, and how many other tests it has."""
+IMPORTED = ("encoder", "adapter", "llm", "objective", "voice", "recogniser")
+"""Kinds whose checks import torch or numpy in a process of its own, which takes seconds."""
 
-RECIPE = f"""
-extends: {ROOT / "recipes" / "quickstart.yaml"}
-adapter: {{name: average, downsample: 8}}
+GRAMMAR = """
+language: en
+sentences: ["{word} {word}", "{word}"]
+words: {word: [tea, eat, tie, mat, met, tame]}
+"""
+SIZE = ("--count", "6", "--held-out", "1", "--workers", "1")
+RECIPE = """
+name: foreign
+encoder: {name: sincnet, dim: 32, num_layers: 1, num_filters: 20}
+adapter: {name: average, downsample: 8}
+llm: {name: mingru, dim: 32, num_layers: 1, state_dim: 32, ffn_dim: 32}
+stages:
+  learn:
+    objective: {name: label_smoothing, epsilon: 0.2}
+    train: {encoder: {lr: 1.0e-3}, adapter: {lr: 1.0e-3}, llm: {lr: 1.0e-3}}
+    data:
+      speech: {shards: 'speech/*.tar', task: asr}
+      quiz: {shards: 'quiz/*.tar', task: multiple_choice}
+    batch: {seconds: 4, global: 2}
+    steps: 2
+evaluate:
+  speech:
+    shards: 'speech/*.tar'
+    task: asr
+    metric: mer
+    normaliser: turkish
+    generate: {max_new_tokens: 4}
+    baselines: {other: {name: wav2vec2_ctc, weights: ./wav2vec2}}
+  quiz:
+    shards: 'quiz/*.tar'
+    task: {name: multiple_choice, answer: letter}
+    metric: {name: mer, unit: characters}
+    normaliser: turkish
+    generate: {max_new_tokens: 4}
+trainer: {log_every: 1, accelerator: cpu}
 """
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the package's repository: nothing of a build is left in this one."""
-    copy = tmp_path_factory.mktemp("repository") / PACKAGE.name
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    return copy
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return copies of the packages' repositories: nothing of a build is left in this one."""
+    copies = tmp_path_factory.mktemp("repositories")
+    for package in PACKAGES.glob("kikimimi-*"):
+        ignored = shutil.ignore_patterns("__pycache__", ".*")
+        shutil.copytree(package, copies / package.name, ignore=ignored)
+    return copies
 
 
 @pytest.fixture(scope="module")
-def site(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder that the package is installed to."""
+def site(repositories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that the packages are installed to."""
     site = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run(
-        [*command, "--disable-pip-version-check", "--target", str(site), str(repository)], check=True
-    )
+    packages = [str(package) for package in repositories.iterdir()]
+    subprocess.run([*command, "--disable-pip-version-check", "--target", str(site), *packages], check=True)
     return site
 
 
 @pytest.fixture(scope="module")
-def environment(site: Path) -> dict[str, str]:
-    """Return the environment of a process that has the package installed."""
-    return {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "200"}
+def installed(site: Path) -> Iterator[None]:
+    """Have the packages installed in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(site)
+        registry.refresh()
+        yield
+    registry.refresh()
 
 
-@pytest.fixture
-def _installed(site: Path, with_packages: Callable[[Path], None]) -> None:
-    with_packages(site)
+def kikimimi(*arguments: object) -> str:
+    """Run a command in this process; return what it prints."""
+    result = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
-def run(environment: dict[str, str], folder: Path, *arguments: str) -> str:
+def project(distribution: str) -> dict[str, Any]:
+    """Return what a package says of itself."""
+    text = (PACKAGES / distribution / "pyproject.toml").read_text(encoding="utf-8")
+    said: dict[str, Any] = tomllib.loads(text)["project"]
+    return said
+
+
+def test_there_is_one_of_every_kind() -> None:
+    assert list(PLUGINS) == list(TESTS) == list(registry.KINDS)
+    assert {d for d, _ in PLUGINS.values()} == {package.name for package in PACKAGES.glob("kikimimi-*")}
+
+
+@pytest.mark.parametrize("kind", PLUGINS)
+def test_what_a_package_says_of_itself(kind: str) -> None:
+    """As docs/plugins/publishing.md has it."""
+    distribution, name = PLUGINS[kind]
+    said = project(distribution)
+    assert said["name"] == distribution
+    assert list(said["entry-points"]) == [registry.kind_of(kind).group]
+    assert list(said["entry-points"][registry.kind_of(kind).group]) == [name]
+    assert said["dependencies"][0].startswith("kikimimi>=")
+    readme = (PACKAGES / distribution / "README.md").read_text(encoding="utf-8")
+    assert f"pip install {distribution}\n" in readme
+    assert "pypi.org" not in readme
+
+
+def test_they_are_listed_with_their_distributions(site: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "kikimimi.cli", "plugins", "--json"],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout
+    distributions = {distribution for distribution, _ in PLUGINS.values()}
+    found = [row for row in json.loads(done.stdout) if row["distribution"] in distributions]
+    assert found == [
+        {
+            "kind": kind,
+            "name": name,
+            "value": project(distribution)["entry-points"][registry.kind_of(kind).group][name],
+            "distribution": distribution,
+            "version": project(distribution)["version"],
+            "duplicate": False,
+        }
+        for kind, (distribution, name) in PLUGINS.items()
+    ]
 
 
-def test_it_is_listed_with_its_distribution(environment: dict[str, str], tmp_path: Path) -> None:
-    rows = json.loads(run(environment, tmp_path, "-m", "kikimimi.cli", "plugins", "--json"))
-    (row,) = [row for row in rows if row["name"] == "average"]
-    assert row == {
-        "kind": "adapter",
-        "name": "average",
-        "value": "kikimimi_average_adapter:AverageAdapter",
-        "distribution": "kikimimi-average-adapter",
-        "version": "0.3.1",
-        "duplicate": False,
-    }
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in IMPORTED)) for kind in PLUGINS]
+)
+def test_they_keep_the_contract(kind: str) -> None:
+    distribution, name = PLUGINS[kind]
+    number = len(list_checks(kind, registry.load(kind, name)))
+    said = kikimimi("plugins", "--check", name)
+    assert said.startswith(f"ok      {kind} '{name}' ({distribution} {project(distribution)['version']}, ")
+    assert said.rstrip().endswith(f"): {counted(number, 'check')}")
 
 
-@pytest.mark.usefixtures("_installed")
-def test_it_keeps_the_contract() -> None:
-    result = CliRunner().invoke(app, ["plugins", "--check", "--json", "average"])
-    (row,) = json.loads(result.stdout)
-    assert (row["name"], row["failures"]) == ("average", [])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", PLUGINS)
+def test_their_own_tests_pass(
+    kind: str, site: Path, repositories: Path, run_pytest: Callable[..., int], installed: None
+) -> None:
+    distribution, name = PLUGINS[kind]
+    configs, others = TESTS[kind]
+    checks = len(list_checks(kind, registry.load(kind, name)))
+    assert run_pytest(site, repositories / distribution / "tests") == configs * checks + others
 
 
-def test_its_own_tests_pass(site: Path, repository: Path, run_pytest: Callable[..., int]) -> None:
-    # Two configs, two tests more.
-    assert run_pytest(site, repository / "tests") == 2 * len(list_checks("adapter", MLPAdapter)) + 2
+@pytest.fixture(scope="module")
+def work(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a folder in which each package did its work, by the commands that a user types."""
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("KIKIMIMI_CACHE", str(folder / "cache"))
+        Path("words.yaml").write_text(GRAMMAR)
+        kikimimi("data", "synth", "words.yaml", "--out", "spoken", "--voice", "morse", *SIZE)
+        with Path("spoken/train.csv").open(newline="", encoding="utf-8") as file:
+            spoken = list(csv.DictReader(file))
+        _write_lj_speech(spoken)
+        _write_quiz(spoken)
+        kikimimi("data", "pack", "lj", "speech", "--layout", "ljspeech")
+        kikimimi("data", "pack", "quiz.jsonl", "quiz", "language=en")
+        registry.load("recogniser", "wav2vec2_ctc").example(Path("wav2vec2"))
+        Path("recipe.yaml").write_text(RECIPE)
+        kikimimi("train", "recipe.yaml")
+        kikimimi("evaluate", "runs/foreign")
+        yield folder
 
 
-@pytest.mark.usefixtures("_installed")
-def test_a_recipe_trains_it(tmp_path: Path) -> None:
-    """What a user's `kikimimi train` does, on a recipe made tiny."""
-    path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE, encoding="utf-8")
-    folder = RunFolder.create(
-        tmp_path / "run", tiny_recipe(load_recipe(path), write_shard(tmp_path / "data"))
-    )
-    train(folder)
-    adapter = load_model(folder).adapter
-    assert type(adapter).__module__ == "kikimimi_average_adapter"
-    assert (adapter.config.downsample, adapter.context.out_dim) == (8, 64)
-    assert (tmp_path / "run" / "weights" / "asr.safetensors").is_file()
-    lock = json.loads((tmp_path / "run" / "lock.json").read_text())
-    assert lock["plugins"]["adapter"] == {
-        "name": "average",
-        "distribution": "kikimimi-average-adapter",
-        "version": "0.3.1",
-        "weights": None,
-    }
+def _write_lj_speech(spoken: list[dict[str, str]]) -> None:
+    Path("lj/wavs").mkdir(parents=True)
+    lines = []
+    for number, row in enumerate(spoken, start=1):
+        soundfile.write(f"lj/wavs/LJ001-{number:04}.wav", *soundfile.read(f"spoken/{row['path']}"))
+        lines.append(f"LJ001-{number:04}|{row['text'].upper()}|{row['text']}\n")
+    Path("lj/metadata.csv").write_text("".join(lines))
+
+
+def _write_quiz(spoken: list[dict[str, str]]) -> None:
+    choices = [row["text"] for row in spoken]
+    rows = [
+        {
+            "path": f"spoken/{row['path']}",
+            "text": row["text"],
+            "question": "Which words are keyed?",
+            "choices": choices,
+            "answer": row["text"],
+        }
+        for row in spoken
+    ]
+    Path("quiz.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_voice_speaks_and_the_layout_is_packed(work: Path) -> None:
+    """What was keyed in Morse is read as an LJ Speech: the same texts, in its order."""
+    with (work / "spoken" / "train.csv").open(newline="", encoding="utf-8") as file:
+        spoken = list(csv.DictReader(file))
+    assert {row["voice"] for row in spoken} == {"morse"}
+    with tarfile.open(work / "speech" / "shard-000000.tar") as shard:
+        names = [name for name in shard.getnames() if name.endswith(".json")]
+        records = [json.load(file) for name in names if (file := shard.extractfile(name))]
+    assert [record["text"] for record in records] == [row["text"] for row in spoken]
+    assert {record["meta"]["source"] for record in records} == {"LJ Speech"}
+
+
+def test_the_model_is_trained(work: Path) -> None:
+    folder = RunFolder.open(work / "runs" / "foreign")
+    model = load_model(folder)
+    parts = [type(part).__module__ for part in (model.encoder, model.adapter, model.llm)]
+    assert parts == ["kikimimi_sincnet", "kikimimi_average_adapter", "kikimimi_mingru"]
+    lines = folder.metrics.read_text(encoding="utf-8").splitlines()
+    first = next(row for row in map(json.loads, lines) if "loss" in row)
+    # Two parts with their weights, written by the objective's names.
+    expected = 0.8 * first["loss/ce"] + 0.2 * first["loss/uniform"]
+    assert first["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_run_says_what_it_was_made_with(work: Path) -> None:
+    plugins = read_json(work / "runs" / "foreign" / "lock.json")["plugins"]
+    for part in ("encoder", "adapter", "llm"):
+        distribution, name = PLUGINS[part]
+        found = {"name": name, "distribution": distribution, "version": project(distribution)["version"]}
+        assert plugins[part] == {**found, "weights": None}
+
+
+def test_the_evaluation_uses_metric_normaliser_and_recogniser(work: Path) -> None:
+    scores = read_json(work / "runs" / "foreign" / "evaluations" / "speech" / "scores.json")
+    assert list(scores) == ["foreign", "other"]
+    for score in scores.values():
+        assert (score["metric"], score["normaliser"], score["count"]) == ("mer", "turkish", 6)
+        edits = score["substitutions"] + score["deletions"] + score["insertions"]
+        assert score["value"] == pytest.approx(100 * edits / (edits + score["hits"]), abs=1e-3)
+
+
+def test_the_task_asks_what_its_records_ask(work: Path) -> None:
+    answers = work / "runs" / "foreign" / "evaluations" / "quiz" / "foreign.jsonl"
+    rows = [json.loads(line) for line in answers.read_text("utf-8").splitlines()[1:]]
+    found = [row["reference"] for row in sorted(rows, key=lambda row: row["key"])]
+    assert found == [f"({letter})" for letter in "ABCDEF"]

@@ -29,6 +29,12 @@ from kikimimi.contracts.layers import LayerCombiner
 from kikimimi.contracts.options import Options
 from kikimimi.contracts.vocabulary import Vocabulary
 
+# Which functions `torch.device` acts on is decided when the first one is entered, for good. transformers has
+# a function of its own in the place of `torch.linspace` while it reads a model: were that the first, what a
+# component makes by `torch.linspace` on the meta device would be on the CPU.
+with torch.device("meta"):
+    torch.empty(0)
+
 
 @dataclass(frozen=True)
 class Padded:

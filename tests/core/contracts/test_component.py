@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import runpy
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import nn
 
 from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
+from kikimimi.contracts import component as contracts
 from kikimimi.testing import run_checks
 
 
@@ -82,3 +85,17 @@ def test_a_component_without_these_duties_passes() -> None:
     for component in (Bare, Alone):
         failed = [result for result in run_checks("adapter", component) if result.error is not None]
         assert not failed
+
+
+def test_the_meta_device_acts_on_every_function_whatever_is_loaded_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While transformers reads a model, `torch.linspace` is another function."""
+    torch.utils._device._device_constructors.cache_clear()
+    assert contracts.__file__
+    runpy.run_path(contracts.__file__)
+    with monkeypatch.context() as patch, torch.device("meta"):
+        patch.setattr(torch, "linspace", lambda *_: None)
+        torch.empty(0)
+    with torch.device("meta"):
+        assert torch.linspace(0, 1, 3).is_meta
