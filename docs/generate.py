@@ -333,7 +333,7 @@ def _signature(member: Any) -> str:
         shown = f": {getattr(result, '__name__', result)}"
     else:
         shown = re.sub(r"^\((self|cls)(, )?", "(", str(signature))
-    return re.sub(r"[\w.]+\.(?=\w)", "", shown.replace("'", ""))
+    return re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=\w)", "", shown.replace("'", ""))  # and no number's point
 
 
 def _function(member: Any) -> Any:

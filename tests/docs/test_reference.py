@@ -105,3 +105,7 @@ def test_every_dependency_is_explained() -> None:
         assert bounds
         for bound in bounds:
             assert re.search(rf"\b{re.escape(bound)}(?![\d.]*\d)", rows[name]), f"{line}: {rows[name]}"
+
+
+def test_defaults_of_methods_are_whole(generate: Any) -> None:
+    assert "speak(text: str, *, speed: float = 1.0, semitones: float = 0.0)" in generate.plugin_page("voice")

@@ -11,4 +11,4 @@ class Normaliser(ABC):
 
     @abstractmethod
     def __call__(self, text: str) -> str:
-        """Return the normalised text."""
+        """Return the normalised text, which stays as it is when it is normalised again."""

@@ -94,7 +94,7 @@ class Scaffold:
         """The component's class."""
         ending = registry.kind_of(self.kind).base.rpartition(":")[2]
         name = "".join(word[0].upper() + word[1:] for word in self._words)
-        return name if name.endswith(ending) else name + ending
+        return name if name.lower().endswith(ending.lower()) else name + ending
 
     @property
     def value(self) -> str:

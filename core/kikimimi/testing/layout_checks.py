@@ -1,18 +1,29 @@
 """Checks of layouts: the rows of an example corpus, and what is said where there is none."""
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from unittest.mock import patch
 
 from kikimimi.contracts.conversation import parse_conversation
 from kikimimi.contracts.layout import BadRow, ExampleCorpus, Layout, LayoutConfig, Row, Segment
-from kikimimi.errors import KikimimiError, RequestError
+from kikimimi.data.packing.row import Dropped, PackSettings, pack_row
+from kikimimi.errors import DataError, RequestError
 from kikimimi.testing.records import any_tone
-from kikimimi.testing.subject import ContractError, PlainSubject, expect, expect_no_error, expect_type
+from kikimimi.testing.subject import (
+    ContractError,
+    PlainSubject,
+    expect,
+    expect_no_error,
+    expect_raised,
+    expect_type,
+)
 
 _SECONDS = 0.5
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".mp3": "MP3", ".ogg": "OGG"}
@@ -80,11 +91,14 @@ def the_example_is_recognised(subject: LayoutSubject) -> None:
 
 
 def rows_are_as_many_as_its_length(subject: LayoutSubject) -> None:
-    """There are at least two rows, `len` of them, in the same order whichever are asked for."""
+    """There are at least two rows, `len` of them, in the same order whichever are asked for, and however the
+    disk lists its files.
+    """
     with subject.corpus() as path:
         layout = subject.open(path)
-        number = len(layout)
-        found = list(layout.rows(0, number))
+        with expect_no_error("len: expected a whole number"):
+            number = len(layout)
+        found = [deepcopy(row) for row in layout.rows(0, number)]
         expect(len(found) >= 2, f"example: expected at least two rows, found {len(found)}")
         expect(
             len(found) == number,
@@ -92,27 +106,82 @@ def rows_are_as_many_as_its_length(subject: LayoutSubject) -> None:
         )
         for begin in range(number + 1):
             for end in range(begin, number + 1):
-                some = list(layout.rows(begin, end))
+                some = [deepcopy(row) for row in layout.rows(begin, end)]
                 expect(
                     some == found[begin:end],
                     f"rows({begin}, {end}): expected those of all rows, found others or another number",
                 )
         again = list(subject.open(path).rows(0, number))
         expect(again == found, "rows of another process: expected the same, found others")
+        with _listed_in_reverse():
+            turned = list(subject.open(path).rows(0, number))
+        expect(
+            turned == found,
+            "rows, where the disk lists its files in another order: expected the same, found others. Sort "
+            "what is listed",
+        )
+
+
+@contextmanager
+def _listed_in_reverse() -> Iterator[None]:
+    listed, scanned = os.listdir, os.scandir
+
+    class Scanned:
+        """What `os.scandir` returns, from the end."""
+
+        def __init__(self, *arguments: Any) -> None:
+            with scanned(*arguments) as entries:
+                self.entries = iter([*entries][::-1])
+
+        def __iter__(self) -> Iterator[Any]:
+            return self.entries
+
+        def __next__(self) -> Any:
+            return next(self.entries)
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.close()
+
+        def close(self) -> None:
+            """Nothing is open any more."""
+
+    def names(*arguments: Any) -> list[Any]:
+        return listed(*arguments)[::-1]
+
+    with patch.object(os, "listdir", names), patch.object(os, "scandir", Scanned):
+        yield
 
 
 def rows_are_records(subject: LayoutSubject) -> None:
-    """Each row of the example is good: a name of its own, a record in JSON, and clips that are there."""
+    """Each row of the example is good: a name of its own, a record in JSON, clips that are there, and nothing
+    that packing leaves out. The corpus is left as it is.
+    """
     with subject.corpus() as path:
+        folder = path if path.is_dir() else path.parent
+        before = set(folder.rglob("*"))
         rows = list((layout := subject.open(path)).rows(0, len(layout)))
         names = []
-        for row in rows:
+        for number, row in enumerate(rows):
             if isinstance(row, BadRow):
                 raise ContractError(f"example: expected good rows, found {row.name}: {row.reason}")
             expect_type(row, Row, "rows: expected kikimimi.Row")
+            expect_type(row.name, str, "name of a row: expected a text")
+            expect_type(row.clips, tuple, f"row {row.name!r}: expected a tuple of clips")
             names.append(row.name)
             _expect_record(row)
+            with expect_no_error(f"row {row.name!r}: expected a record that can be packed"):
+                packed = pack_row(row, number, PackSettings())
+            if isinstance(packed, Dropped):
+                raise ContractError(
+                    f"row {row.name!r}: expected a record that can be packed, found it left out "
+                    f"({packed.reason}): {packed.detail}"
+                )
         expect(len(set(names)) == len(names), f"names: expected one for each row, found {names}")
+        written = sorted(str(new.relative_to(folder)) for new in set(folder.rglob("*")) - before)
+        expect(not written, f"expected the corpus left as it is, found new files: {', '.join(written)}")
 
 
 def _expect_record(row: Row) -> None:
@@ -174,14 +243,31 @@ def what_is_not_there_is_said(subject: LayoutSubject) -> None:
     """A path where nothing is, or an empty folder, is a RequestError that names it."""
     with tempfile.TemporaryDirectory() as folder:
         for path in (Path(folder, "nothing"), Path(folder)):
+            what = "an empty folder" if path.is_dir() else "a path where nothing is"
             try:
-                subject.open(path)
+                with expect_raised(RequestError, what):
+                    subject.open(path)
             except RequestError as error:
                 expect(path.name in str(error), f"expected an error that names {path}, found: {error}")
-            except KikimimiError as error:
-                raise ContractError(
-                    f"expected a kikimimi.RequestError, found {type(error).__name__}: {error}"
-                ) from error
-            else:
-                what = "an empty folder" if path.is_dir() else "a path where nothing is"
-                raise ContractError(f"{what}: expected a kikimimi.RequestError, found none")
+
+
+def damaged_files_are_said(subject: LayoutSubject) -> None:
+    """A file of the corpus that is no text any more, or is empty, is a `BadRow`, a DataError or a
+    RequestError; never another error.
+    """
+    texts = [name for name, content in subject.example.files.items() if isinstance(content, str)]
+    for name in texts:
+        for what, content in {"not in UTF-8": b"\xff\xfe\x80\n\x00\n", "empty": b""}.items():
+            with subject.corpus() as path:
+                folder = path if path.is_dir() else path.parent
+                for damaged in folder.rglob(Path(name).name):
+                    damaged.write_bytes(content)
+                allowed = (RequestError, DataError)
+                with (
+                    suppress(*allowed),
+                    expect_no_error(
+                        f"{name}, {what}: expected bad rows, a kikimimi.DataError or RequestError", *allowed
+                    ),
+                ):
+                    layout = subject.open(path)
+                    list(layout.rows(0, len(layout)))

@@ -1,10 +1,20 @@
 """Checks of metrics: what they make of perfect, wrong, empty and odd answers, in any order."""
 
+import inspect
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from kikimimi.contracts.metric import Details, Metric, MetricConfig, Score
-from kikimimi.testing.subject import ContractError, PlainSubject, expect, expect_no_error
+from kikimimi.contracts.normaliser import Normaliser
+from kikimimi.testing.subject import (
+    ContractError,
+    PlainSubject,
+    check_named,
+    expect,
+    expect_no_error,
+    expect_type,
+)
 
 _REFERENCES = (
     "今日は 良い 天気 です ね",
@@ -29,7 +39,9 @@ class MetricSubject(PlainSubject[Metric]):
 
     def measure(self, references: Sequence[str], predictions: Sequence[str]) -> list[Details | None]:
         """Measure utterances with a metric that is new each time; there is one result for each."""
-        found = list(self.build().measure(list(references), list(predictions)))
+        given: Any = self.build().measure(list(references), list(predictions))
+        expect_type(given, Sequence, "measure: expected a list")
+        found = list(given)
         expect(
             len(found) == len(references),
             f"measure: expected one result for each of {len(references)} utterances, found {len(found)}",
@@ -42,17 +54,61 @@ class MetricSubject(PlainSubject[Metric]):
         expect(
             len(kept) == len(references), f"measure: expected details of {references}, found some left out"
         )
-        return self.build().value(_sums(kept))
+        return self.value_of(_sums(kept))
+
+    def value_of(self, details: Details) -> float:
+        """Return the value of details, which are left as they are."""
+        before = dict(details)
+        found: Any = self.build().value(details)
+        expect(
+            isinstance(found, float | int) and math.isfinite(found),
+            f"value: expected a finite number, found {found!r}",
+        )
+        expect(details == before, f"value: expected the details as they were, {before}, found {details}")
+        return float(found)
+
+
+class _AsItIs(Normaliser):
+    """Nothing: the text as it is."""
+
+    def __call__(self, text: str) -> str:
+        """Return the text."""
+        return text
+
+
+@check_named("states_its_definition")
+def metric_states_its_definition(subject: MetricSubject) -> None:
+    """Its docstring says what it is: a value means nothing without that. `check` takes any normaliser, or a
+    ValueError refuses it.
+    """
+    said = inspect.getdoc(subject.component) or ""
+    expect(
+        bool(said.strip()) and said != inspect.getdoc(Metric),
+        f"{subject.component.__name__}: expected a docstring with its definition, found none",
+    )
+    try:
+        with expect_no_error("check: expected a ValueError or none", ValueError):
+            subject.build().check(_AsItIs())
+    except ValueError as error:
+        expect(bool(str(error).strip()), "check: expected an error that says why, found an empty one")
 
 
 def states_unit_and_direction(subject: MetricSubject) -> None:
-    """`better` is ``lower`` or ``higher``, `unit` a text, and every label names a detail."""
+    """`better` is ``lower`` or ``higher``, `unit` a text, and every label names a detail; values of the unit
+    ``%`` are no shares of 1.
+    """
     better, unit = getattr(subject.component, "better", None), getattr(subject.component, "unit", None)
     expect(better in ("lower", "higher"), f"better: expected 'lower' or 'higher', found {better!r}")
     expect(isinstance(unit, str), f"unit: expected a text, found {unit!r}")
     details = subject.measure(_REFERENCES, _WORSE)[0] or {}
     unknown = [name for name in subject.component.labels if name not in details]
     expect(not unknown, f"labels: expected names of details ({', '.join(details)}), found {unknown}")
+    if unit == "%":
+        values = [subject.value(_REFERENCES, answers) for answers in (_REFERENCES, _WORSE, _UNRELATED)]
+        expect(
+            max(map(abs, values)) > 1,
+            f"unit '%': expected values of up to about 100, found shares of 1, {values}",
+        )
 
 
 def a_perfect_answer_is_best(subject: MetricSubject) -> None:
@@ -111,13 +167,8 @@ def value_comes_from_details(subject: MetricSubject) -> None:
         _expect_plain(details)
         taken = sorted(Score.reserved() & set(details))
         expect(not taken, f"details: expected names that scores do not use themselves, found {taken}")
-    for some in (found[:1], found, found * 2):
-        value = subject.build().value(_sums(some))
-        expect(
-            isinstance(value, float | int) and math.isfinite(value),
-            f"value: expected a finite number, found {value!r}",
-        )
-    once, twice = (subject.build().value(_sums(found * times)) for times in (1, 2))
+    subject.value_of(_sums(found[:1]))
+    once, twice = (subject.value_of(_sums(found * times)) for times in (1, 2))
     expect(
         math.isclose(once, twice, rel_tol=1e-9, abs_tol=1e-12),
         f"value: expected {once:g} of every utterance twice as of each once, found {twice:g}",
@@ -144,11 +195,11 @@ def odd_texts_are_taken_or_refused(subject: MetricSubject) -> None:
         for pair in ((_REFERENCES[0], odd), (odd, _WORSE[0]), (odd, odd)):
             shown = f"reference {pair[0][:20]!r}, prediction {pair[1][:20]!r}"
             try:
-                with expect_no_error("expected details or a ValueError", ContractError, ValueError):
+                with expect_no_error("expected details or a ValueError", ValueError):
                     details = subject.measure([pair[0]], [pair[1]])[0]
                     if details is not None:
                         _expect_plain(details)
-                        _expect_plain({"value": subject.build().value(details)})
+                        subject.value_of(details)
             except ContractError as error:
                 raise ContractError(f"{shown}: {error}") from error
             except ValueError:

@@ -12,6 +12,8 @@ _SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",
     "明日の朝、8時に駅で会いましょう!",
     "It was raining all night long, wasn't it?",
+    "the dog sees the man today",
+    "the man sees the dog today",
 )
 _ODD = (
     "",
@@ -68,11 +70,22 @@ def the_same_text_is_the_same(subject: NormaliserSubject) -> None:
 
 
 def sentences_stay_apart(subject: NormaliserSubject) -> None:
-    """Something is left of a sentence, and sentences that have nothing in common stay different."""
+    """Something is left of a sentence, and sentences of other words, or in another order, stay different."""
     found = [subject.normalise(text) for text in _SENTENCES]
     for text, left in zip(_SENTENCES, found, strict=True):
         expect(bool(left.strip()), f"{text!r}: expected some of it to be left, found {left!r}")
     expect(len(set(found)) == len(found), f"expected different texts of different sentences, found {found}")
+
+
+def twice_is_once(subject: NormaliserSubject) -> None:
+    """What is normalised stays as it is when it is normalised again: both sides of a score are alike then."""
+    for text in (*_SENTENCES, *_ODD):
+        once = subject.normalise(text)
+        again = subject.normalise(once)
+        expect(
+            again == once,
+            f"{text[:20]!r}: expected {once[:60]!r} to stay as it is, found {again[:60]!r} of it",
+        )
 
 
 @check_named("pickling_keeps_it")

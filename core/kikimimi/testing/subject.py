@@ -1,13 +1,17 @@
 """A component under test: how to build and run its tiny variant, and how to say what is expected of it."""
 
+import pickle
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cached_property, wraps
 from inspect import getdoc, isabstract, signature
 from typing import Any, ClassVar, Generic, TypeVar, cast
 from unittest import SkipTest
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,13 +47,69 @@ def expect_type(found: object, wanted: type[Any], what: str) -> None:
 
 @contextmanager
 def expect_no_error(what: str, *allowed: type[Exception]) -> Iterator[None]:
-    """Raise a `ContractError` that ``what`` starts for any error inside but the allowed ones."""
+    """Raise a `ContractError` that ``what`` starts for any error inside but that and the allowed ones."""
     try:
         yield
-    except allowed:
+    except (ContractError, *allowed):
         raise
     except Exception as error:
         raise ContractError(f"{what}, found {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def expect_raised(error: type[Exception], what: str) -> Iterator[None]:
+    """Expect an error inside that is a `kikimimi` one of this class; ``what`` starts the message.
+
+    Raises:
+        ContractError: There is none, or another one.
+    """
+    wanted = f"{what}: expected a kikimimi.{error.__name__}"
+    try:
+        yield
+    except (error, ContractError):
+        raise
+    except Exception as other:
+        raise ContractError(f"{wanted}, found {type(other).__name__}: {other}") from other
+    raise ContractError(f"{wanted}, found none")
+
+
+Returned = TypeVar("Returned")
+
+
+def expect_not_seeded(run: Callable[[], Returned]) -> tuple[Returned, Returned]:
+    """Run something twice, each time after others have drawn from the random generators of the process.
+
+    Returns:
+        What it returned each time.
+
+    Raises:
+        ContractError: It seeds one of the generators: whatever draws from it then, draws the same again.
+    """
+    kept = random.getstate(), np.random.get_state()
+    found, states = [], []
+    try:
+        for seed in (1, 2):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.default_generator.manual_seed(seed)
+            found.append(run())
+            states.append(
+                {
+                    "random": random.getstate(),
+                    "numpy": pickle.dumps(np.random.get_state()),
+                    "torch": torch.default_generator.get_state().tolist(),
+                }
+            )
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+    seeded = [name for name, state in states[0].items() if state == states[1][name]]
+    expect(
+        not seeded,
+        f"expected the generator of the whole process left alone, found that of {listing(seeded)} seeded: "
+        "draw from a generator of its own",
+    )
+    return found[0], found[1]
 
 
 def expect_close(found: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
@@ -172,6 +232,17 @@ class Tested:
         """Build the plugin."""
         return self.component()
 
+    @contextmanager
+    def config_kept(self) -> Iterator[None]:
+        """Expect the config as it was after what happens inside.
+
+        Raises:
+            ContractError: It is another one: the lock of a run would hold what was never chosen.
+        """
+        before = deepcopy(self.config)
+        yield
+        expect(self.config == before, f"expected the config left as it was, {before}, found {self.config}")
+
     def expect_built(self) -> None:
         """Expect a class that leaves nothing open, and that what it builds has what its contract declares.
 
@@ -225,7 +296,8 @@ class PlainSubject(Tested, Generic[Built]):
 
     def build(self) -> Built:
         """Build the plugin."""
-        return cast(Built, self.component(self.config))
+        with self.config_kept():
+            return cast(Built, self.component(self.config))
 
 
 class Subject(Tested, ABC):
@@ -243,7 +315,7 @@ class Subject(Tested, ABC):
 
     def build(self, seed: int = 0) -> Any:
         """Build the tiny component in eval mode, with the random weights of a seed."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), self.config_kept():
             torch.default_generator.manual_seed(seed)
             return self.construct().eval()
 

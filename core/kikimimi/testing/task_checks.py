@@ -2,14 +2,15 @@
 
 import json
 import pickle
-import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from copy import deepcopy
-from functools import cached_property
+from functools import cached_property, partial
 from random import Random
 from typing import Any
 
+from kikimimi.console.words import listing
 from kikimimi.contracts.conversation import AudioPart, Conversation, TextPart
 from kikimimi.contracts.task import Task, TaskConfig
 from kikimimi.testing.records import CLIP, conversation, labelled_clip, refusal
@@ -19,6 +20,7 @@ from kikimimi.testing.subject import (
     check_named,
     expect,
     expect_no_error,
+    expect_not_seeded,
     expect_type,
 )
 
@@ -74,41 +76,59 @@ def conversation_ends_in_an_answer(subject: TaskSubject) -> None:
         expect(last == "assistant", f"last turn: expected the assistant's, found the {last}'s")
         expect(bool(found.reference().strip()), "last turn: expected the text of an answer, found none")
         expect(
+            found.rejected != found.reference(),
+            f"rejected: expected another text than the answer, found the same, {found.rejected!r}",
+        )
+        expect(
             any(message.role == "user" for message in found.messages),
             "conversation: expected a turn of the user, found none",
         )
 
 
 def audio_parts_are_the_clips(subject: TaskSubject) -> None:
-    """Every audio part names a clip of the record; without clips there is no audio, or an error."""
+    """Every audio part names a clip of the record, whatever that is called, and where there are clips one is
+    heard; without clips there is no audio, or an error.
+    """
     record, clips = subject.record
     for found in subject.converse_often():
         for name in found.clips():
             expect(name in clips, f"audio part: expected one of the record's clips {clips}, found {name!r}")
+        expect(
+            bool(found.clips()) or not clips,
+            "conversation: expected the clip in a turn, found no audio. Where a task has no use for audio, "
+            "let `example` give a record without clips",
+        )
     if clips:
         silent = _try(subject, deepcopy(record), [], "clips []")
         expect(
             isinstance(silent, ValueError) or not silent.clips(),
             "a record without clips: expected a ValueError or a conversation without audio, found audio",
         )
+        names = {name: f"{number}.opus" for number, name in enumerate(clips)}
+        renamed = _try(subject, _renamed(record, names), list(names.values()), "clips of other names")
+        heard = renamed.clips() if isinstance(renamed, Conversation) else [f"a ValueError: {renamed}"]
+        expect(
+            set(heard) <= set(names.values()),
+            f"clips called {listing(names.values())}: expected these names in audio parts, found "
+            f"{listing(heard)}",
+        )
 
 
 def the_same_draw_is_the_same(subject: TaskSubject) -> None:
-    """The random numbers that it is given decide, and nothing else; the record is left as it is."""
-    state = random.getstate()
-    try:
-        for seed in (None, 0, 1, 2):
-            found = []
-            for other in (1, 2, 3):
-                random.seed(other)
-                found.append(subject.converse(seed))
-            expect(
-                found[0] == found[1] == found[2],
-                f"rng {'None' if seed is None else f'Random({seed})'}: expected the same conversation each "
-                "time, found others",
-            )
-    finally:
-        random.setstate(state)
+    """The random numbers that it is given decide, and nothing else, such as a record before; the record is
+    left as it is.
+    """
+    used = subject.build()
+    with suppress(ValueError):
+        used.conversation(*_another(subject.record), Random(0))
+    for seed in (None, 0, 1, 2):
+        which = f"rng {'None' if seed is None else f'Random({seed})'}"
+        first, second = expect_not_seeded(partial(subject.converse, seed))
+        expect(first == second, f"{which}: expected the same conversation each time, found others")
+        expect(
+            subject.converse(seed, used) == first,
+            f"{which}: expected the same conversation after another record, found another",
+        )
     record, clips = deepcopy(subject.record)
     subject.build().conversation(record, clips, None)
     expect((record, clips) == subject.record, "expected the record as it was, found it changed")
@@ -126,7 +146,12 @@ def without_draw_the_first_is_asked(subject: TaskSubject) -> None:
 
 
 def question_is_of_one_clip(subject: TaskSubject) -> None:
-    """`question` asks of the clip ``0`` and leaves the answer open, or raises a ValueError."""
+    """`question` asks of the clip ``0`` and leaves the answer open, or raises a ValueError, but not where the
+    task `transcribes`.
+    """
+    if subject.component.transcribes:
+        with expect_no_error("question, as `transcribes` is true: expected one for any language"):
+            subject.build().question(None)
     for language in (None, "ja", "en", "xx"):
         found = _question(subject, language)
         if found is None:
@@ -192,6 +217,18 @@ def odd_fields_are_refused(subject: TaskSubject) -> None:
                     )
 
 
+def transcripts_are_what_is_said(subject: TaskSubject) -> None:
+    """`transcribes` is true or false, and where it is true, the answer is what the record's ``text`` says."""
+    transcribes: Any = subject.component.transcribes
+    expect(isinstance(transcribes, bool), f"transcribes: expected true or false, found {transcribes!r}")
+    said = subject.record[0].get("text")
+    if transcribes and isinstance(said, str):
+        answer = subject.converse().reference()
+        expect(
+            said in answer, f"transcribes: expected {said!r}, what is said, in the answer, found {answer!r}"
+        )
+
+
 @check_named("pickling_keeps_it")
 def task_pickling_keeps_it(subject: TaskSubject) -> None:
     """Pickling, by which a task reaches the processes of a data loader, changes nothing."""
@@ -212,6 +249,23 @@ def _try(
             return subject.build().conversation(record, clips, None)
     except ValueError as error:
         return error
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Return a record in which clips have other names."""
+    if isinstance(value, dict):
+        return {key: _renamed(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else deepcopy(value)
+
+
+def _another(given: tuple[dict[str, Any], list[str]]) -> tuple[dict[str, Any], list[str]]:
+    """Return a record that has other words, and names its clips in another way."""
+    record, clips = given
+    words = {text: f"{text} {text}" for text in _strings(record) if text not in clips}
+    names = {name: f"{number}.opus" for number, name in enumerate(clips)}
+    return _renamed(record, words | names), list(names.values())
 
 
 def _question(subject: TaskSubject, language: Any) -> Conversation | None:

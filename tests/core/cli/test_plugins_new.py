@@ -211,6 +211,7 @@ def test_what_is_written_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_name_may_carry_its_kind_already() -> None:
     assert Scaffold("window-adapter", "adapter").class_name == "WindowAdapter"
     assert Scaffold("window", "adapter").class_name == "WindowAdapter"
+    assert Scaffold("spare-llm", "llm").class_name == "SpareLlm"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,7 +31,13 @@ class Lines(Layout):
         file = Path(path) / "said.txt"
         if not file.is_file():
             raise RequestError(f"{path}: there is no said.txt")
-        self.lines = [line.split(" ", 1) for line in file.read_text().split("\n") if line]
+        self.lines = [line.split(" ", 1) for line in self.read(file).split("\n") if line]
+
+    def read(self, file: Path) -> str:
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: not UTF-8") from error
 
     @classmethod
     def matches(cls, path: Path) -> bool:
@@ -202,7 +209,93 @@ class NamesNothing(Lines):
             raise RequestError("no such file") from error
 
 
+class LengthOfHalves(Lines):
+    def __len__(self) -> int:
+        return cast(int, len(self.lines) / 1)
+
+
+class InTheOrderOfTheDisk(Lines):
+    def __init__(self, path: str, config: Any) -> None:
+        super().__init__(path, config)
+        self.lines = [[clip.name, clip.stem] for clip in Path(path).glob("*.*") if clip.suffix != ".txt"]
+
+
+class AsListed(InTheOrderOfTheDisk):
+    def __init__(self, path: str, config: Any) -> None:
+        super().__init__(path, config)
+        self.lines = [[name, name] for name in os.listdir(path) if name != "said.txt"]
+
+
+class OneRecordForAll(Lines):
+    def rows(self, begin: int, end: int) -> Iterator[Row | BadRow]:
+        self.record = getattr(self, "record", {})
+        for row in super().rows(begin, end):
+            assert isinstance(row, Row)
+            self.record.update(row.record)
+            yield replace(row, record=self.record)
+
+
+class NamesByNumber(OfEveryRow):
+    def row(self, row: Row) -> Row | BadRow:
+        return replace(row, name=cast(str, len(row.name)))
+
+
+class ClipsInAList(OfEveryRow):
+    def row(self, row: Row) -> Row | BadRow:
+        return replace(row, clips=cast("tuple[Clip, ...]", list(row.clips)))
+
+
+class InMilliseconds(OfEveryRow):
+    def row(self, row: Row) -> Row | BadRow:
+        (clip,) = row.clips
+        return replace(row, clips=(Segment(cast(Path, clip), 100.0, 250.0),))
+
+
+class LanguageByNumber(OfEveryRow):
+    def row(self, row: Row) -> Row | BadRow:
+        return replace(row, record=row.record | {"language": 3})
+
+
+class WritesBesideTheClips(Lines):
+    def __len__(self) -> int:
+        Path(self.path, "said.txt.cache").write_text("2")
+        return super().__len__()
+
+
+class FailsOnItsOwn(Lines):
+    def __init__(self, path: str, config: Any) -> None:
+        open(Path(path) / "said.txt").close()
+        super().__init__(path, config)
+
+
+class UTF8Alone(Lines):
+    def read(self, file: Path) -> str:
+        return file.read_text(encoding="utf-8")
+
+
+class NeedsALine(Lines):
+    def __init__(self, path: str, config: Any) -> None:
+        super().__init__(path, config)
+        self.first = self.lines[0]
+
+
 BROKEN = [
+    (LengthOfHalves, "rows_are_as_many_as_its_length", "len: expected a whole number, found TypeError"),
+    (
+        InTheOrderOfTheDisk,
+        "rows_are_as_many_as_its_length",
+        "where the disk lists its files in another order",
+    ),
+    (AsListed, "rows_are_as_many_as_its_length", "found others. Sort what is listed"),
+    (OneRecordForAll, "rows_are_as_many_as_its_length", "rows of another process: expected the same"),
+    (NamesByNumber, "rows_are_records", "name of a row: expected a text, found int"),
+    (ClipsInAList, "rows_are_records", "row 'a.wav': expected a tuple of clips, found list"),
+    (InMilliseconds, "rows_are_records", "found it left out (segment that is not in its file): "),
+    (LanguageByNumber, "rows_are_records", "found it left out (malformed): a.wav: language"),
+    (WritesBesideTheClips, "rows_are_records", "found new files: said.txt.cache"),
+    (FailsOnItsOwn, "what_is_not_there_is_said", "RequestError, found FileNotFoundError: "),
+    (UTF8Alone, "damaged_files_are_said", "said.txt, not in UTF-8: expected bad rows, a kikimimi.DataError"),
+    (NeedsALine, "damaged_files_are_said", "said.txt, empty: expected bad rows, a kikimimi.DataError"),
     (MatchesNothing, "the_example_is_recognised", "matches: expected true of its example, found False"),
     (MatchesEverything, "the_example_is_recognised", "matches: expected false of a folder, found True"),
     (

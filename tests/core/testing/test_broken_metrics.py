@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import pytest
 
-from kikimimi import Metric, MetricConfig
+from kikimimi import Metric, MetricConfig, Normaliser
 from kikimimi.testing import ContractError, list_checks, parametrize_checks
 from kikimimi.testing.checks import FOR_METRICS
 from kikimimi_metrics.error_rates import CER, WER
@@ -174,9 +174,65 @@ class Letters(Share):
         return super().words(text)
 
 
+class InShares(Share):
+    """Words that stand [%]."""
+
+    unit = "%"
+
+
+class OneByOne(Share):
+    def measure(self, references: Sequence[str], predictions: Sequence[str]) -> Sequence[Details | None]:
+        return cast("list[Details | None]", iter(super().measure(references, predictions)))
+
+
+class InheritsItsWords(Metric):
+    better: ClassVar[Literal["lower", "higher"]] = "higher"
+    Config = Share.Config
+    measure, one, words, value = Share.measure, Share.one, Share.words, Share.value  # type: ignore[assignment]
+
+
+class RefusesByAKey(Share):
+    """Words that stand."""
+
+    def check(self, normalise: Normaliser) -> None:
+        raise KeyError("cer")
+
+
+class RefusesWithoutWords(Share):
+    """Words that stand."""
+
+    def check(self, normalise: Normaliser) -> None:
+        raise ValueError
+
+
+class TakesDetailsAway(Share):
+    def value(self, details: Details) -> float:
+        return cast("dict[str, float]", details).pop("right") / details["words"]
+
+
+class Written(Share):
+    def value(self, details: Details) -> float:
+        return cast(float, f"{super().value(details):.2f}")
+
+
 @pytest.mark.parametrize(
     ("metric", "check", "message"),
     [
+        (
+            InShares,
+            "states_unit_and_direction",
+            r"unit '%': expected values of up to about 100, found shares",
+        ),
+        (OneByOne, "again_is_the_same", r"measure: expected a list, found list_iterator"),
+        (InheritsItsWords, "states_its_definition", r"expected a docstring with its definition, found none"),
+        (RefusesByAKey, "states_its_definition", r"check: expected a ValueError or none, found KeyError"),
+        (RefusesWithoutWords, "states_its_definition", r"check: expected an error that says why"),
+        (
+            TakesDetailsAway,
+            "value_comes_from_details",
+            r"value: expected the details as they were, \{'words'",
+        ),
+        (Written, "a_perfect_answer_is_best", r"value: expected a finite number, found '1\.00'"),
         (OfAComponent, "config_is_a_frozen_dataclass", r"expected a subclass of kikimimi\.MetricConfig"),
         (NoDefault, "config_has_defaults", r"case: expected a default, found none"),
         (Undocumented, "config_is_documented", r"a docstring under every field"),

@@ -62,7 +62,31 @@ class Unpicklable(Lower):
         self.function: Any = lambda text: text
 
 
+class Nothing(Lower):
+    def __call__(self, text: str) -> str:
+        return cast(str, super().__call__(text) or None)
+
+
+class WithoutOrder(Lower):
+    def __call__(self, text: str) -> str:
+        return " ".join(sorted(super().__call__(text).split()))
+
+
+class TakesOneMarkOff(Lower):
+    def __call__(self, text: str) -> str:
+        return super().__call__(text).removesuffix(".")
+
+
+class Doubles(Lower):
+    def __call__(self, text: str) -> str:
+        return super().__call__(text).replace("o", "oo")
+
+
 BROKEN = [
+    (Nothing, "any_text_is_taken", "'': expected a text, found NoneType"),
+    (WithoutOrder, "sentences_stay_apart", "expected different texts of different sentences"),
+    (TakesOneMarkOff, "twice_is_once", "'...': expected '..' to stay as it is, found '.' of it"),
+    (Doubles, "twice_is_once", "broown foox"),
     (
         InheritsItsWords,
         "states_its_definition",

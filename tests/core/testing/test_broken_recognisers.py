@@ -98,7 +98,40 @@ class CutsLongClips(Loudness):
         return super().transcribe([clip[:16_000] for clip in clips], language)
 
 
+class NamesItsPlace(Loudness):
+    @classmethod
+    def identity(cls, config: Any) -> str:
+        return object.__repr__(config)
+
+
+class NeedsAWindow(Loudness):
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
+        for clip in clips:
+            clip[:600].reshape(600)
+        return super().transcribe(clips, language)
+
+
+class KeepsTheLanguage(Loudness):
+    kept: str | None = None
+
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
+        self.kept = language or self.kept
+        return [f"{self.kept} {text}" for text in super().transcribe(clips, language)]
+
+
+class RefusesLongClips(Loudness):
+    def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[str]:
+        try:
+            return super().transcribe(clips, language)
+        except AudioError as error:
+            raise ValueError("too long") from error
+
+
 BROKEN = [
+    (NamesItsPlace, "states_what_it_takes", "identity: expected the same text each time, found ['<"),
+    (NeedsAWindow, "silence_is_taken", "a clip of 0.025 s: expected a text, found ValueError: "),
+    (KeepsTheLanguage, "nothing_is_remembered", "as of one that is new, found ['en "),
+    (RefusesLongClips, "longest_clip_works", "a kikimimi.AudioError, found ValueError: too long"),
     (RateInKilohertz, "states_what_it_takes", "sample_rate: expected a whole number above 0, found 8.0"),
     (NoLength, "states_what_it_takes", "max_seconds: expected a number above 0 or None, found 0"),
     (ChangesItsName, "states_what_it_takes", "identity: expected the same text each time, found"),

@@ -232,6 +232,56 @@ class Forgetful(Sound):
         return list(ASKED[::-1] if hasattr(self, "forgotten") else ASKED)
 
 
+class Deaf(Sound):
+    def conversation(self, record: dict[str, Any], clips: list[str], rng: Random | None) -> Conversation:
+        found = super().conversation(record, clips, rng)
+        asked = Message("user", (TextPart(self.draw(rng)),))
+        return Conversation((asked, *found.messages[1:]))
+
+
+class OneNameForClips(Sound):
+    def clip(self, clips: list[str]) -> str:
+        return "0.wav"
+
+
+class Reseeds(Sound):
+    def draw(self, rng: Random | None) -> str:
+        random.seed(0)
+        return super().draw(rng)
+
+
+class Remembers(Sound):
+    said = ""
+
+    def reply(self, text: str) -> tuple[Message, ...]:
+        self.said = self.said or text
+        return super().reply(self.said)
+
+
+class RejectsTheAnswer(Sound):
+    def conversation(self, record: dict[str, Any], clips: list[str], rng: Random | None) -> Conversation:
+        found = super().conversation(record, clips, rng)
+        return Conversation(found.messages, found.reference())
+
+
+class AsksNothing(Sound):
+    transcribes = True
+
+    def question(self, language: str | None) -> Conversation:
+        raise ValueError("there is no question")
+
+
+class TranscribesSomethingElse(Sound):
+    transcribes = True
+
+    def example(self) -> tuple[dict[str, Any], list[str]] | None:
+        return {"dialect": "津軽弁", "text": "おはよう"}, ["0.wav"]
+
+
+class Sometimes(Sound):
+    transcribes: ClassVar[Any] = "ja"
+
+
 class Choosy(Sound):
     def example(self) -> tuple[dict[str, Any], list[str]] | None:
         return None
@@ -249,6 +299,18 @@ class Choosy(Sound):
             r"a docstring under every field .* Undocumented\.Config\.polite",
         ),
         (Named, "config_survives_yaml", "recipes use that key themselves"),
+        (Deaf, "audio_parts_are_the_clips", "expected the clip in a turn, found no audio"),
+        (OneNameForClips, "audio_parts_are_the_clips", r"clips called 0\.opus: expected these names in"),
+        (Reseeds, "the_same_draw_is_the_same", "left alone, found that of random seeded"),
+        (Remembers, "the_same_draw_is_the_same", "expected the same conversation after another record"),
+        (
+            RejectsTheAnswer,
+            "conversation_ends_in_an_answer",
+            "rejected: expected another text than the answer",
+        ),
+        (AsksNothing, "question_is_of_one_clip", "as `transcribes` is true: expected one for any language"),
+        (TranscribesSomethingElse, "transcripts_are_what_is_said", "expected 'おはよう', what is said, in"),
+        (Sometimes, "transcripts_are_what_is_said", "transcribes: expected true or false, found 'ja'"),
         (Silent, "conversation_ends_in_an_answer", "last turn: expected the assistant's, found the user's"),
         (Blank, "conversation_ends_in_an_answer", r"turn 1 \(assistant\): expected words or audio"),
         (EmptyTurn, "conversation_ends_in_an_answer", r"turn 1 \(user\): expected words or audio"),

@@ -105,7 +105,61 @@ class RefusesWithoutWords(Beeps):
         return super().speak(text, **options)
 
 
+class OneBuffer(Beeps):
+    """Each call is louder than the one before; all are views of one buffer."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.buffer, self.gain = np.zeros(80_000, np.float32), 0.1
+
+    def speak(self, text: str, **options: float) -> NDArray[np.float32]:
+        found = super().speak(text, **options)
+        self.gain = min(1.0, self.gain + 0.1)
+        self.buffer[: len(found)] = np.float32(self.gain) * found
+        return self.buffer[: len(found)]
+
+
+class AnotherEachTime(Beeps):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.gain = np.float32(random.SystemRandom().uniform(0.1, 1.0))
+
+    def speak(self, text: str, **options: float) -> NDArray[np.float32]:
+        return self.gain * super().speak(text, **options)
+
+
+class SeedsEverything(Beeps):
+    def speak(self, text: str, **options: float) -> NDArray[np.float32]:
+        np.random.seed(0)
+        found = super().speak(text, **options)
+        return np.float32(np.random.uniform(0.1, 1.0)) * found
+
+
+class SaysOneThing(Beeps):
+    def speak(self, text: str, **options: float) -> NDArray[np.float32]:
+        return super().speak("hello there" if text.strip() else text, **options)
+
+
+class ChangesItsOptions(Beeps):
+    def __init__(self, config: Any) -> None:
+        object.__setattr__(config, "pitch", 2 * config.pitch)
+        super().__init__(config)
+
+
 BROKEN = [
+    (OneBuffer, "again_is_the_same", "a second time: expected the same samples, found others"),
+    (AnotherEachTime, "again_is_the_same", "by a new voice: expected the same samples, found others"),
+    (SeedsEverything, "again_is_the_same", "left alone, found that of numpy seeded"),
+    (
+        SaysOneThing,
+        "a_sentence_is_heard",
+        "twice: expected more than 4400 samples, as of it once, found 4400",
+    ),
+    (
+        ChangesItsOptions,
+        "a_sentence_is_heard",
+        "expected the config left as it was, Beeps.Config(pitch=220.0)",
+    ),
     (RateInKilohertz, "states_rate_and_language", "sample_rate: expected a whole number above 0, found 8.0"),
     (
         LanguageInWords,
