@@ -267,6 +267,12 @@ TEXT = [{"role": "user", "content": "q"}, ASSISTANT]
             r"messages\[0\]: tells of a segment, but has 2 clips",
         ),
         ({"messages": TEXT, "images": ["a.png"]}, r"images: holds images, which is not read here"),
+        ({"messages": TEXT, "image": "a.png"}, r"image: holds an image"),
+        ({"messages": [USER, ASSISTANT], "audios": ["a.wav"], "from": 1, "to": 2}, r"from and to: may tell"),
+        (
+            {"messages": [{**USER, "t0": 1, "t1": 2}, ASSISTANT], "audios": ["a.wav"]},
+            r"messages\[0\]: t0 and t1: may tell which part of its file a clip is",
+        ),
         ({"messages": TEXT, "label": False}, r"label: is false: a bad answer"),
         (
             {"conversations": [{"from": "human", "value": "q"}, {"from": "observation", "value": "x"}]},

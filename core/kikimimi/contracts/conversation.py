@@ -10,7 +10,9 @@ Role = Literal["system", "user", "assistant"]
 """Who speaks a turn."""
 
 _CLIP_MARKS = re.compile(
-    r"<(?:audio|speech|sound)>|<\|/?audio(?:_\w+)?\|>|<audio_soft_token>|<audio[\s_]\d+>", re.IGNORECASE
+    r"<(?:audio|speech|sound|speechhere)>|<\|/?(?:audio|speech)(?:_\w+)?\|>"
+    r"|<\|?(?:start|begin|end)_?of_?(?:audio|speech)\|?>|<audio_soft_token>|<audio[\s_]\d+>",
+    re.IGNORECASE,
 )
 
 

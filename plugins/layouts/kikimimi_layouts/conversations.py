@@ -51,7 +51,9 @@ _IN_A_PART = ("audio", "audio_url", "input_audio", "path", "url", "audio_path", 
 _AUDIO_TYPES = ("audio", "audio_url", "input_audio")
 _ELSEWHERE = {
     "images": "holds images",
+    "image": "holds an image",
     "videos": "holds videos",
+    "video": "holds a video",
     "tools": "tells of tools",
     "rejected_messages": "holds a second conversation; give its last answer as rejected",
 }
@@ -215,9 +217,8 @@ class _Reading:
         is_part = turn.get("type", "text") != "text"  # NeMo: a turn for each clip and each text
         clips: list[Clip] = [Path()] * (1 if is_part else self._places(content))
         told = {name: value for name, value in turn.items() if is_usual(name)}
-        self.of_turn = (
-            told if clips and isinstance(cut_alone(told, clips, f"{self.where}: {place}")[0], Segment) else {}
-        )
+        cut = cut_alone(turn, clips, f"{self.where}: {place}")
+        self.of_turn = told if cut and isinstance(cut[0], Segment) else {}
         if is_part:
             part = {"type": turn["type"], "audio": content}
             return {"role": role, "content": list(self._of_part(part, place))}

@@ -117,11 +117,18 @@ def cut_alone(fields: Mapping[str, Any], clips: list[Clip], where: str) -> list[
     """Cut the one clip of a turn or a conversation as what stands beside it tells, in the usual names.
 
     Raises:
-        DataError: As `segment_of`; or a segment is told of, and there are several clips.
+        DataError: As `segment_of`; or a segment may be told of under other names, or is told of, and there
+            are several clips.
     """
     if len(clips) == 1:
         (clip,) = clips
-        return [clip if isinstance(clip, Segment) else segment_of(fields, clip, where)]
+        cut = clip if isinstance(clip, Segment) else segment_of(fields, clip, where)
+        if not isinstance(cut, Segment) and (strange := unread_stretch(fields)):
+            raise DataError(
+                f"{where}: {strange}: may tell which part of its file a clip is; offset and duration do, or "
+                "start and end"
+            )
+        return [cut]
     told = segment_of(fields, Path(), where) if clips else Path()
     if isinstance(told, Segment) and (told.start or told.channel is not None):
         raise DataError(

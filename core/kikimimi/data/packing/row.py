@@ -146,11 +146,21 @@ def _located(row: Row) -> Row:
 def _check(row: Row) -> None:
     """Check all that can be told of the record without decoding."""
     text = row.record.get("text", "other labels")
+    if _answers_nothing(row.record.get("messages")):
+        raise _LeftOutError(NO_TEXT, f"{row.name}: its last answer is empty")
     if "messages" not in row.record and (text is None or (isinstance(text, str) and not text.strip())):
         raise _LeftOutError(NO_TEXT, f"{row.name}: has no transcript")
     language = named(row.record, "language")
     if language is not None and not _LANGUAGE.fullmatch(language):
         raise _LeftOutError(MALFORMED, f"{row.name}: language {language!r} is no ISO 639 code such as 'ja'")
+
+
+def _answers_nothing(messages: Any) -> bool:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(last, dict) or last.get("role") != "assistant":
+        return False
+    content = last.get("content")
+    return isinstance(content, str) and not content.strip()
 
 
 def _encoded(row: Row, place_: int, settings: PackSettings, most_bytes: int) -> Encoded:

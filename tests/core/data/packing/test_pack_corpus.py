@@ -183,11 +183,12 @@ def test_what_could_not_be_read_is_not_packed(corpus: Corpus, tmp_path: Path) ->
         ("nan", ["1.wav"]),
         ({"text": "\ud800"}, ["1.wav"]),
         ({"text": None}, ["1.wav"]),
+        ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]}, []),
         ({"text": "good", "language": None}, ["1.wav"]),
     )
     report = pack(source, tmp_path / "out", records_per_shard=5)
     found = reasons(tmp_path / "out")
-    assert [reason for reason, _ in found] == [*["malformed"] * 11, "empty text"]
+    assert [reason for reason, _ in found] == [*["malformed"] * 11, *["empty text"] * 2]
     for (_, detail), said in zip(
         found,
         [
@@ -203,6 +204,7 @@ def test_what_could_not_be_read_is_not_packed(corpus: Corpus, tmp_path: Path) ->
             "row9: cannot be written as JSON: Out of range float values",
             "row10: cannot be written as JSON: 'utf-8' codec can't encode",
             "row11: has no transcript",
+            "row12: its last answer is empty",
         ],
         strict=True,
     ):
