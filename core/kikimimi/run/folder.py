@@ -248,7 +248,7 @@ class RunFolder:
 
     def kept_options(self, stages: Collection[str]) -> dict[str, Any]:
         """Return the options that there were not when it began, and how it goes on as if there still were
-        none: of some stages and of evaluations, by the names that they have there, where they change a thing.
+        none: of some stages and of evaluations, by their names there, where they change anything.
         """
         kept = {}
         for name, option in newer_options(self.recipe, _held_recipe(self.path)).items():

@@ -2,6 +2,8 @@
 
 import os
 
+from kikimimi.console.terminal import say
+
 _VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of torchrun, of Lightning's own launcher, of srun
 _LOCAL_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID")
 
@@ -25,6 +27,12 @@ def slurm_starts_ranks() -> bool:
     """Whether Slurm's tasks are the ranks, as Lightning sees it."""
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
     return "RANK" not in os.environ and "SLURM_NTASKS" in os.environ and not interactive
+
+
+def say_once(message: str) -> None:
+    """Print a message of all processes once: to the standard error of the first."""
+    if global_rank() == 0:
+        say(message, error=True)
 
 
 def _first(variables: tuple[str, ...]) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 
-from kikimimi.console.terminal import say
 from kikimimi.console.words import counted, size
 from kikimimi.contracts.component import Encoder
 from kikimimi.contracts.precision import autocast
@@ -19,7 +18,7 @@ from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import downstream_names, trained_names
 from kikimimi.recipe import Recipe, Stage
 from kikimimi.run.lock import plugin_lock
-from kikimimi.run.rank import global_rank, local_rank
+from kikimimi.run.rank import global_rank, local_rank, say_once
 
 
 def encode_ahead(
@@ -57,20 +56,18 @@ def encode_ahead(
     if seconds == 0 or sum(map(operator.mul, lengths, passes)) < 2 * seconds:
         return None
     if trained:
-        say(
+        say_once(
             f"stage {name}: the weights of the encoder's sum of layers train with the adapter, so that its "
-            "output changes: encoding in every epoch",
-            error=True,
+            "output changes: encoding in every epoch"
         )
         return None
     forecast = _forecast_bytes(
         [*corpora, *held_out], model.encoder, 4 if recipe.trainer.precision == "fp32" else 2
     )
     if forecast > recipe.trainer.cache_limit_gb * 1e9:
-        say(
+        say_once(
             f"stage {name}: encoder output would take {size(forecast)} on disk, above "
-            f"trainer.cache_limit_gb={recipe.trainer.cache_limit_gb:g}: encoding in every epoch instead",
-            error=True,
+            f"trainer.cache_limit_gb={recipe.trainer.cache_limit_gb:g}: encoding in every epoch instead"
         )
         return None
     identity = {
@@ -97,11 +94,10 @@ def encode_ahead(
             rank=global_rank(),
             world_size=recipe.trainer.devices * recipe.trainer.nodes,
         )
-    if encoded and global_rank() == 0:
-        say(
+    if encoded:
+        say_once(
             f"{counted(encoded, 'record')} encoded; {size(forecast)} kept in {cache_folder()} for later "
-            "epochs and runs",
-            error=True,
+            "epochs and runs"
         )
     return cache
 

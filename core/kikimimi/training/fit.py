@@ -18,7 +18,7 @@ from kikimimi.files.writing import whole_file
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Trainer
 from kikimimi.run.folder import RunFolder
-from kikimimi.run.rank import slurm_starts_ranks
+from kikimimi.run.rank import say_once, slurm_starts_ranks
 from kikimimi.training.callbacks.checkpoints import KeepCheckpoints
 from kikimimi.training.callbacks.metering import LogLines, Metering
 from kikimimi.training.callbacks.progress import StageProgress
@@ -127,15 +127,12 @@ def _tell(stage: PreparedStage, step: int) -> None:
         )
     if early is not None and stage.best.stalled():
         waited = counted(early.patience, "validation")
-        say(
-            f"stage {stage.name}: ends early, after step {step}: {waited} without a lower loss",
-            error=True,
-        )
+        say_once(f"stage {stage.name}: ends early, after step {step}: {waited} without a lower loss")
     if stage.options.leaves_best:
         lowest = stage.best.steps()[:1]
         of = f"step {lowest[0]}, whose validation loss is the lowest" if lowest else f"step {step}, its last"
         why = "" if lowest else ": no validation had a loss"
-        say(f"stage {stage.name}: leaves the weights of {of}{why}", error=True)
+        say_once(f"stage {stage.name}: leaves the weights of {of}{why}")
 
 
 def _last_step(stage: PreparedStage) -> int:

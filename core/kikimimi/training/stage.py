@@ -29,7 +29,7 @@ from kikimimi.run.folder import RunFolder, checkpoint_step
 from kikimimi.run.lock import plugin_lock
 from kikimimi.run.loggers import open_loggers
 from kikimimi.run.metrics import MetricsFile
-from kikimimi.run.rank import global_rank
+from kikimimi.run.rank import global_rank, say_once
 from kikimimi.training.callbacks.validation import Best
 from kikimimi.training.encoding import encode_ahead
 from kikimimi.training.flops import FlopMeter
@@ -100,8 +100,7 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
     plan = make_plan(corpora, weights, model, stage.batch, stage.mixture, recipe.seed)
     if stage.epochs is not None:
         epochs, stage = counted(stage.epochs, "epoch"), with_steps(stage, plan)
-        if global_rank() == 0:
-            say(f"stage {name}: {epochs} are {counted(stage.num_steps, 'step')}", error=True)
+        say_once(f"stage {name}: {epochs} are {counted(stage.num_steps, 'step')}")
     held_out = _usable(stage.validate.data if stage.validate.every else {}, stage, model, faults)
     kept = kept_names(model, recipe, name)
     metadata = {
@@ -121,7 +120,7 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
     }
     interval, metrics = LogInterval(), MetricsFile(run.path, name)
     if step is not None:
-        say(f"stage {name}: going on after step {step}", error=True)
+        say_once(f"stage {name}: going on after step {step}")
     metrics.forget_after(-1 if step is None else step)
     due = step is not None and stage.validate.every > 0 and step % stage.validate.every == 0
     best = Best(run.checkpoints(name) / "best", stage)

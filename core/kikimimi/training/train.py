@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
 from kikimimi.data.corpus import Corpus, all_texts, training_corpora
 from kikimimi.data.order.readers import lost_readers_told
@@ -15,7 +14,7 @@ from kikimimi.model.trainable import check_sources
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import keep_lock, told_options
 from kikimimi.run.loggers import check_loggers
-from kikimimi.run.rank import global_rank
+from kikimimi.run.rank import global_rank, say_once
 from kikimimi.training.fit import run_stage
 from kikimimi.training.launcher import check_launcher
 from kikimimi.training.parallel.lost_rank import lost_ranks_told
@@ -61,8 +60,7 @@ def train(
             for name, value in kept.items():
                 if name not in told:
                     shown = str(value).lower() if isinstance(value, bool) else value
-                    said = f"{run.path} began before there was {name}: it goes on with {name}: {shown}"
-                    say(said, error=True)
+                    say_once(f"{run.path} began before there was {name}: it goes on with {name}: {shown}")
         _train(run, names)
 
 
@@ -82,10 +80,10 @@ def _train(run: RunFolder, names: list[str]) -> None:
     recipe = run.recipe
     corpora = list(training_corpora(recipe))
     if all(run.finished(name) for name in names):
-        say(f"{run.path}: already trained", error=True)
+        say_once(f"{run.path}: already trained")
     for name in names:
         if run.finished(name):
-            say(f"stage {name}: already done", error=True)
+            say_once(f"stage {name}: already done")
         else:
             # Seeded per stage: it draws the same numbers whether or not the ones before it ran just now.
             number = list(recipe.stages).index(name)
@@ -112,8 +110,7 @@ def _model(run: RunFolder, name: str, corpora: list[Corpus]) -> SpeechLM:
     except RecipeError as error:
         if not run.begun:
             raise
-        if global_rank() == 0:
-            say(f"{run.path} began before this was an error, and goes on: {error}", error=True)
+        say_once(f"{run.path} began before this was an error, and goes on: {error}")
     if not started:
         run.save_assets(model)
     if not model.deferred:

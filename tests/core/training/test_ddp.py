@@ -29,12 +29,15 @@ def test_a_run_goes_on_with_another_number_of_processes(make_run: Make, conversa
     assert Training.steps(run.path) == 8
     rewind(run, 3)
     on_two = ["trainer.devices=2", "trainer.strategy=ddp"]
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "kikimimi.cli", "train", run.path, *on_two],
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=240,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    assert done.stderr.count("stage asr: going on after step 3") == 1  # not by each process
     assert_same(Training.curve(run.path), whole)
     rewind(run, 6)
     train(RunFolder.open(run.path))

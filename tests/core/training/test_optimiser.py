@@ -139,7 +139,9 @@ def test_a_run_that_began_before_the_option(make_run: Make, capsys: pytest.Captu
     train(again)  # and that is said once, not whenever it goes on
     assert "began before" not in capsys.readouterr().err
     assert again.kept_options(["asr"]) == {name: True}
-    still = replace(again.recipe.stages["asr"], train={"adapter": Train()})  # nothing decays
+    still = replace(
+        again.recipe.stages["asr"], train={"adapter": Train()}
+    )  # where nothing decays, nothing is
     assert RunFolder(again.path, replace(again.recipe, stages={"asr": still})).kept_options(["asr"]) == {}
     assert again.kept_options([]) == {}
 
