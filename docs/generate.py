@@ -7,6 +7,7 @@ headers of the recipes; what GPUs did comes from benchmarks/results. The tests c
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import re
@@ -14,14 +15,16 @@ import runpy
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from torch import Tensor
 
 import kikimimi
 from kikimimi.cli import app
 from kikimimi.contracts import registry
 from kikimimi.contracts.generation import Generation
+from kikimimi.contracts.options import Options
 from kikimimi.inspect.plugin import one_line, options_in_words, summary
 from kikimimi.recipe.chosen import PARTS, Chosen, LoRA
 from kikimimi.recipe.resolve import load_recipe, recipes_folder
@@ -51,6 +54,7 @@ from kikimimi.testing.checks import checks_of
 from kikimimi_layouts.fields import FIELDS_FOLDER, Fields, Messages, Turn, TurnPart, shipped_fields
 
 DOCS = Path(__file__).parent
+NAMES = runpy.run_path(str(DOCS / "names.py"))
 GENERATED = re.compile(r"(<!-- generated.*?-->\n)(.*)(<!-- end -->)", re.DOTALL)
 SECTIONS: dict[type[Any], str] = {
     Recipe: "The recipe",
@@ -281,16 +285,13 @@ def plugin_page(kind: str) -> str:
     files = scaffold.files()
     lines = ["## The contract", "", f"Entry-point group `{of.group}`.", ""]
     lines += _documented(contract, f"kikimimi.{contract.__name__}")
-    told: dict[str, None] = {}
     for name, member in _methods(contract):
-        signature = _signature(member)
-        lines += _documented(member, name + signature)
-        told |= dict.fromkeys(re.findall(r"\b[A-Z]\w+", signature))
-    types = [name for name in told if name in dir(kikimimi) and name != contract.__name__]
+        lines += _documented(member, name + _signature(member))
+    types = _given(contract)
     if types:
         lines += ["## What it is given and gives", ""]
         for name in types:
-            lines += _documented(getattr(kikimimi, name), f"kikimimi.{name}")
+            lines += _type(name, getattr(kikimimi, name))
     command = f"kikimimi plugins new example --kind {kind}"
     lines += [
         "## A package",
@@ -310,6 +311,66 @@ def plugin_page(kind: str) -> str:
     for check in checks_of(kind):
         lines.append(f"- `{check.__name__}`: {summary(check)}")
     return "\n".join(["", *lines, "", ""])
+
+
+def _given(contract: type[Any]) -> list[str]:
+    """Return the public names of what a contract's methods mention, and of what those hold, in that order."""
+    members = [inspect.signature(contract), *(_signature(member) for _, member in _methods(contract))]
+    found: list[str] = []
+    said = [" ".join(map(str, members))]
+    while said:
+        for name in re.findall(r"\b[A-Z]\w+", said.pop(0)):
+            if name in dir(kikimimi) and name != contract.__name__ and name not in found:
+                found.append(name)
+                said.append(_mentions(getattr(kikimimi, name)))
+    return found
+
+
+def _mentions(value: Any) -> str:
+    """Return what a type says of others: its fields, and what its properties and methods take and give."""
+    if not inspect.isclass(value) or inspect.isabstract(value):
+        return ""
+    fields = (
+        _hints(value).values()
+        if dataclasses.is_dataclass(value)
+        else getattr(value, "__annotations__", {}).values()
+    )
+    return " ".join(map(str, [*fields, *(_signature(member) for _, member in _methods(value))]))
+
+
+def _hints(value: type[Any]) -> dict[str, Any]:
+    """Return the types of a dataclass's fields, also of those that are imported for type checkers alone."""
+    return get_type_hints(value, localns={"Tensor": Tensor, "Packed": Any})
+
+
+def _type(name: str, value: Any) -> Iterator[str]:
+    """Yield the lines about a public type: its docstring, and what it has."""
+    if not inspect.isclass(value):
+        (said,) = (words[name] for _, words in NAMES["public_names"]() if name in words)
+        choices = ", ".join(f"`{one}`" for one in get_args(value))
+        what = f"One of {choices}" if get_origin(value) is Literal else f"`{_short(str(value))}`"
+        yield from (f"### `kikimimi.{name}`", "", f"{what}: {said[0].lower()}{said[1:]}", "")
+        return
+    yield from _documented(value, f"kikimimi.{name}")
+    if issubclass(value, Options):
+        yield from table(value)
+        return
+    if dataclasses.is_dataclass(value):
+        yield from (f"`{name}({', '.join(_fields(value))})`", "")
+    for member, found in _methods(value):
+        said = (inspect.getdoc(_function(found)) or "").partition("\n\n")[0]
+        yield f"- `{member}{_signature(found)}`: {' '.join(said.split())}"
+    if any(_methods(value)):
+        yield ""
+
+
+def _fields(value: type[Any]) -> Iterator[str]:
+    """Yield the fields of a dataclass with their types; dots stand for a default."""
+    hints = _hints(value)
+    for field in dataclasses.fields(value):
+        given = field.default is field.default_factory is dataclasses.MISSING
+        kind = _short(inspect.formatannotation(hints[field.name]))
+        yield f"{field.name}: {kind}{'' if given else ' = ...'}"
 
 
 def _methods(contract: type[Any]) -> Iterator[tuple[str, Any]]:
@@ -333,7 +394,12 @@ def _signature(member: Any) -> str:
         shown = f": {getattr(result, '__name__', result)}"
     else:
         shown = re.sub(r"^\((self|cls)(, )?", "(", str(signature))
-    return re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=\w)", "", shown.replace("'", ""))  # and no number's point
+    return _short(shown)
+
+
+def _short(shown: str) -> str:
+    """Return what is said of types with their last names alone."""
+    return re.sub(r"(?<![\w.])(?:[A-Za-z_]\w*\.)+(?=\w)", "", shown.replace("'", ""))
 
 
 def _function(member: Any) -> Any:
@@ -353,7 +419,7 @@ PAGES = {
     "commands.md": command_reference,
     "systems.md": systems_reference,
     "data.md": layout_reference,
-    "names.md": runpy.run_path(str(DOCS / "names.py"))["names_reference"],
+    "names.md": NAMES["names_reference"],
     "performance.md": runpy.run_path(str(DOCS / "performance.py"))["performance_reference"],
     **{f"plugins/{kind}.md": partial(plugin_page, kind) for kind in registry.KINDS},
 }

@@ -64,7 +64,12 @@ from .contracts.layout import (
     as_on_disk as as_on_disk,
     clip_name as clip_name,
 )
-from .contracts.metric import Metric as Metric, MetricConfig as MetricConfig, Score as Score
+from .contracts.metric import (
+    Details as Details,
+    Metric as Metric,
+    MetricConfig as MetricConfig,
+    Score as Score,
+)
 from .contracts.normaliser import Normaliser as Normaliser
 from .contracts.objective import (
     Loss as Loss,

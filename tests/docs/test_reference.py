@@ -15,6 +15,7 @@ import pytest
 
 import kikimimi
 import kikimimi.testing
+from kikimimi.contracts.registry import KINDS
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.recipe.chosen import Chosen, LoRA
 
@@ -42,6 +43,31 @@ def test_generated_parts_are_up_to_date(generate: Any, name: str) -> None:
     page = DOCS / name
     expected = generate.updated(page, generate.PAGES[name]())
     assert page.read_text("utf-8") == expected, "run: make docs"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pages_of_plugins_are_up_to_date_and_say_what_each_type_is(generate: Any, kind: str) -> None:
+    page = DOCS / "plugins" / f"{kind}.md"
+    found = page.read_text("utf-8")
+    assert found == generate.updated(page, generate.plugin_page(kind)), "run: make docs"
+    assert "```text\n\n```" not in found
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("voice", "speak(text: str, *, speed: float = 1.0, semitones: float = 0.0)"),
+        ("objective", "- `scored: Scored`: The model's opinion of every target"),
+        ("objective", "One of `all`, `last`: which of the assistant's turns are targets."),
+        ("objective", "`Loss(value: Tensor, parts: Mapping[str, Tensor] = ...,"),
+        ("llm", "| `num_beams` | a whole number (at least 1) | `1` |"),
+        ("llm", "- `decode(ids: Sequence[int]) -> str`: Return the text of ids."),
+        ("llm", "### `kikimimi.LLMContext`"),
+        ("task", "`TextPart(text: str)`"),
+    ],
+)
+def test_pages_of_plugins_say_what_is_in_a_type(kind: str, said: str) -> None:
+    assert said in (DOCS / "plugins" / f"{kind}.md").read_text("utf-8")
 
 
 def test_every_public_name_is_there_with_its_words() -> None:

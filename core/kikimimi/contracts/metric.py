@@ -64,8 +64,9 @@ class Metric(ABC):
             predictions: What a system wrote, normalised, in the same order.
 
         Returns:
-            Details of each, all with the same names; None where a reference has nothing to compare with, such
-            as an empty one for an error rate: the utterance is left out and counted.
+            Details of each, all with the same names, none of which a score has itself (`value`, `count` and
+            so on: `Score.reserved`); None where a reference has nothing to compare with, such as an empty one
+            for an error rate: the utterance is left out and counted.
         """
 
     @abstractmethod

@@ -81,10 +81,13 @@ class SpeechModel(Protocol):
 
 
 class Step(Protocol):
-    """A micro-batch on its way through the model. What several objectives need is computed once."""
+    """A micro-batch on its way through the model. What several objectives need is computed once.
+
+    Attributes:
+        batch: The micro-batch, with the views that the objective asked for, and at least one conversation.
+    """
 
     batch: Batch
-    """The micro-batch, with the views that the objective asked for, and at least one conversation."""
 
     @property
     def model(self) -> SpeechModel:

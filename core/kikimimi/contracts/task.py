@@ -29,7 +29,8 @@ class Task(ABC):
         """Build the conversation.
 
         Args:
-            record: The record's JSON.
+            record: The record's JSON. What is known of a clip stands at its top level or in ``meta``, where
+                packing keeps what a corpus says besides text and language.
             clips: Names of the record's audio members in order (``0.flac``, ...).
             rng: Chooses among phrasings; a function of seed, epoch and record. None chooses the first,
                 as evaluation does.

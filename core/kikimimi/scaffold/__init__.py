@@ -35,7 +35,7 @@ _IN_A_RECIPE = {
 }
 _ON_THE_COMMAND_LINE = {
     "layout": "kikimimi data pack CORPUS OUT --layout $name",
-    "voice": "kikimimi data synth OUT --voice $name",
+    "voice": "kikimimi data synth GRAMMAR --out OUT --voice $name",
 }
 
 

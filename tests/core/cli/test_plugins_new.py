@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from kikimimi.cli import app
 from kikimimi.contracts import registry
-from kikimimi.errors import RequestError
+from kikimimi.errors import KikimimiError, RequestError
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.inference.load import load_model
 from kikimimi.recipe import load_recipe
@@ -206,6 +206,17 @@ def test_what_is_written_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         package / "pyproject.toml"
     ).read_text()
     assert "$" not in "".join(Scaffold("x", kind).files()["README.md"] for kind in TEMPLATE_KINDS)
+
+
+@pytest.mark.parametrize("kind", ["layout", "voice"])
+def test_the_command_that_shows_its_use_is_one(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, command, _ = Scaffold("x", kind).usage().splitlines()
+    result = CliRunner().invoke(app, command.split()[1:])
+    # Its arguments are right: what is missing is the file that they name, or the plugin.
+    assert isinstance(result.exception, KikimimiError)
 
 
 def test_a_name_may_carry_its_kind_already() -> None:
