@@ -45,7 +45,7 @@ TESTS = {
     "llm": (1, 4),
     "objective": (2, 4),
     "task": (2, 8),
-    "layout": (2, 4),
+    "layout": (2, 5),
     "voice": (2, 5),
     "normaliser": (1, 7),
     "metric": (2, 3),

@@ -108,7 +108,7 @@ def test_check_passes_and_fails_with_the_whole_traceback(install: Any) -> None:
     install("lower-case", {NORMALISERS: {"lower": "third_lower:Lower"}}, {"third_lower": LOWER})
     good = CliRunner().invoke(app, ["plugins", "--check", "lower"])
     assert good.exit_code == 0
-    assert good.output == "ok      normaliser 'lower' (lower-case 1.0, third_lower:Lower): 6 checks\n"
+    assert good.output == "ok      normaliser 'lower' (lower-case 1.0, third_lower:Lower): 7 checks\n"
     site = install(
         "broken", {NORMALISERS: {"breaks": "third_broken:X"}}, {"third_broken": "\nimport no_such_module\n"}
     )

@@ -120,7 +120,8 @@ def test_what_the_contract_leaves_open_is_named_once() -> None:
     assert result.name == "builds"
     assert result.error == (
         "Open: expected its contract's __call__, found none. Write in the class: "
-        "def __call__(self, text: str) -> str: Return the normalised text."
+        "def __call__(self, text: str) -> str: Return the normalised text, which stays as it is when it is "
+        "normalised again."
     )
     with pytest.raises(ContractError, match="__call__"):
         list_checks("normaliser", Open)[0].subject.expect_built()

@@ -37,9 +37,9 @@ class LJSpeech(Layout):
         if not self.matches(self.folder):
             raise RequestError(f"{path}: is no LJ Speech: expected {LIST} and the folder {CLIPS} in it")
         # At line feeds alone: `splitlines` would also split inside a text.
-        lines = (self.folder / LIST).read_text(encoding="utf-8").split("\n")
+        lines = (self.folder / LIST).read_bytes().split(b"\n")
         self.lines = [
-            (number, line.removesuffix("\r")) for number, line in enumerate(lines, start=1) if line.strip()
+            (number, line.removesuffix(b"\r")) for number, line in enumerate(lines, start=1) if line.strip()
         ]
         if not any(isinstance(row, Row) for row in self.rows(0, len(self))):
             raise DataError(f"{path}: {LIST} has no line of a clip's name, its text and its text spelt out")
@@ -61,7 +61,11 @@ class LJSpeech(Layout):
     def rows(self, begin: int, end: int) -> Iterator[Row | BadRow]:
         """Yield a labelled clip for each line."""
         for number, line in self.lines[begin:end]:
-            fields = line.split("|")
+            try:
+                fields = line.decode("utf-8").split("|")
+            except UnicodeDecodeError as error:
+                yield BadRow(f"{LIST}:{number}", f"not UTF-8: {error}")
+                continue
             if len(fields) != 3 or not all(field.strip() for field in fields):
                 expected = "expected a clip's name, its text and its text spelt out, with | between them"
                 yield BadRow(f"{LIST}:{number}", expected)

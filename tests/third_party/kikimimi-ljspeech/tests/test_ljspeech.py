@@ -39,6 +39,16 @@ def test_a_bad_line_ends_no_corpus(tmp_path: Path) -> None:
     ]
 
 
+def test_a_line_that_is_not_utf_8_is_a_bad_row(tmp_path: Path) -> None:
+    path = corpus(tmp_path, "LJ001-0001|a|b\n")
+    with (tmp_path / "metadata.csv").open("ab") as file:
+        file.write("LJ001-0002|caf\u00e9|caf\u00e9\n".encode("latin-1"))
+    good, bad = LJSpeech(path, LJSpeech.Config()).rows(0, 2)
+    assert isinstance(good, Row)
+    assert isinstance(bad, BadRow)
+    assert "not UTF-8" in bad.reason
+
+
 def test_what_is_no_lj_speech(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"is no LJ Speech: expected metadata\.csv and the folder wavs"):
         LJSpeech(str(tmp_path), LJSpeech.Config())
