@@ -78,6 +78,7 @@ class RecogniserSubject(PlainSubject[Recogniser]):
         found: Any = self.recogniser.transcribe(clips, language)
         expect(
             isinstance(found, Sequence)
+            and not isinstance(found, str)
             and all(isinstance(text, str) for text in found)
             and len(found) == len(clips),
             f"transcribe: expected a list of {len(clips)} texts, found {found!r}",

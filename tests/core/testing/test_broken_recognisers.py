@@ -51,6 +51,17 @@ def test_a_recogniser_of_ones_own_passes(check: Check) -> None:
     check()
 
 
+class Tuples(Loudness):
+    def transcribe(self, clips: Clips, language: str | None) -> Any:
+        return tuple(super().transcribe(clips, language))
+
+
+def test_texts_may_come_as_any_sequence() -> None:
+    """As the contract has it."""
+    results = [check.result() for check in list_checks("recogniser", Tuples) if "import" not in check.name]
+    assert [result.error for result in results if result.error] == []
+
+
 class RateInKilohertz(Loudness):
     sample_rate = 8.0
 
