@@ -5,6 +5,7 @@ or one of the other characters at which `str.splitlines` cuts, is part of a text
 TSV as text/tab-separated-values has it: without quoting.
 """
 
+import codecs
 import json
 import re
 from collections import deque
@@ -114,6 +115,8 @@ class _Lines:
             text = begin.decode("utf-8-sig" if offset == 0 else "utf-8")
         except UnicodeDecodeError as error:
             problem = f"not UTF-8 (byte {offset + error.start} of a block is 0x{begin[error.start]:02x})"
+            if offset == 0 and begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                problem += ": it is UTF-16; save it as UTF-8"
             return _Line(offset, self._number, "", "", problem)
         body = text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
         return _Line(offset, self._number, body, text[len(body) :])

@@ -95,6 +95,11 @@ def test_a_bad_row_ends_no_table(kind: str, bad: bytes, problem: str) -> None:
     assert [rows[number].values for number in (0, 2, 4)] == [values] * 3
 
 
+def test_utf_16_is_named() -> None:
+    first, *_ = read(".csv", "path,text\n".encode("utf-16"))
+    assert first.problem == "not UTF-8 (byte 0 of a block is 0xff): it is UTF-16; save it as UTF-8"
+
+
 def test_a_quotation_mark_that_is_never_closed_costs_one_row() -> None:
     rows = told(read(".csv", 'a,"b\nc,d\n\ne,f\n'))
     assert rows == [
