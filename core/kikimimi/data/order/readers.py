@@ -8,6 +8,7 @@ import pickle
 import shutil
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
+
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from kikimimi.console.signals import signals_held
 from kikimimi.console.terminal import say
@@ -83,8 +86,10 @@ class Readers:
         try:
             with lost_readers_told():
                 with signals_held():
-                    batches = _started(self._start)
-                readers = [child for child in multiprocessing.active_children() if child not in before]
+                    try:
+                        batches = _started(self._start)
+                    finally:
+                        readers = [one for one in multiprocessing.active_children() if one not in before]
                 while (batch := self._next(batches, readers)) is not None:
                     yield batch
         except GeneratorExit:  # the stage is done with them
@@ -135,6 +140,9 @@ def _started(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return start()
     except OSError as error:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if isinstance(half := frame.f_locals.get("self"), _BaseDataLoaderIter):
+                half._shutdown = True  # type: ignore[attr-defined]  # torch stumbles over what it has not made
         raise ReaderError(
             f"the processes that read training data cannot be started: {error.strerror}. {_room()}. {_MORE}"
         ) from error

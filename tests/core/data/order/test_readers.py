@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -104,6 +106,22 @@ def test_no_room_for_queues_is_told_before_anything_starts(monkeypatch: pytest.M
     monkeypatch.setattr(readers, "_LEAST", 1 << 60)
     with pytest.raises(ReaderError, match=r"cannot be started: No space left on device\. /dev/shm has"):
         read()
+
+
+@pytest.mark.parametrize("room", [3, 7, 9])
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_readers_of_which_some_cannot_be_started(room: int) -> None:
+    """Without room for the second one's pipes, the first is ended: it listens to no signal, for ever."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [int(name) for name in os.listdir("/proc/self/fd")]
+    (most,) = (n for n in range(max(held) + 9) if n not in held and n - sum(one < n for one in held) == room)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        with pytest.raises(ReaderError, match=r"cannot be started: Too many open files\..*ulimit -n 65536"):
+            read()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    gc.collect()
 
 
 def test_a_killed_reader_is_one_line() -> None:
