@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kikimimi.cli import app
+from kikimimi.inspect.plugin import summary
 from kikimimi.recipe import load_recipe, to_yaml
 from kikimimi.testing import checks, tiny_recipe, write_shard
 
@@ -109,7 +110,7 @@ def listing() -> str:
     lines: list[str] = []
     for title, functions in titles.items():
         lines += ["", f"{title}:", ""]
-        lines += [f"- `{function.__name__}`: {function.__doc__}" for function in functions]
+        lines += [f"- `{function.__name__}`: {summary(function)}" for function in functions]
     return "\n".join([*lines, "", ""])
 
 

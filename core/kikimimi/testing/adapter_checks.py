@@ -106,6 +106,7 @@ class AdapterSubject(PaddedSubject):
         tells = part.uses_transcripts and self.way != WITHOUT
         output: AdapterOutput = part(batch, transcripts) if tells else part(batch)
         expect_type(output, AdapterOutput, "expected an AdapterOutput")
+        expect_type(output.tokens, Padded, "tokens: expected a kikimimi.Padded")
         return output
 
 
@@ -130,6 +131,7 @@ def lengths_keep_max_tokens(subject: AdapterSubject) -> None:
         expect_padded(tokens, "(B, T, D) tokens", "tokens", ("out_dim", CONTEXT.out_dim), f"{mode}: ")
         for num_frames, found in zip(lengths, tokens.lengths.tolist(), strict=True):
             allowed = adapter.max_tokens(num_frames)
+            expect(type(allowed) is int, f"max_tokens: expected an int, found {allowed!r}")
             expect(
                 1 <= found <= allowed,
                 f"{mode}: {num_frames} frames: expected 1 to max_tokens = {allowed} tokens, found {found}",
@@ -191,7 +193,9 @@ def gradients_pass_to_the_frames(subject: AdapterSubject) -> None:
     adapter = subject.build().requires_grad_(False)
     clean = Padded.stack(subject.sequences(adapter))
     batch = Padded(clean.values.requires_grad_(), clean.lengths)
-    subject.loss_of(adapter, batch).backward()  # type: ignore[no-untyped-call]
+    loss = subject.loss_of(adapter, batch)
+    if loss.requires_grad:
+        loss.backward()  # type: ignore[no-untyped-call]
     gradient = batch.values.grad
     if gradient is None:
         raise ContractError("expected a gradient in the frames, found none")

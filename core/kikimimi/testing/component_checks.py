@@ -10,8 +10,9 @@ from unittest.mock import patch
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
+from kikimimi.console.words import listing
 from kikimimi.contracts.component import Padded, own_blocks
 from kikimimi.model.trainable import named_tensors
 from kikimimi.testing.subject import (
@@ -21,6 +22,7 @@ from kikimimi.testing.subject import (
     expect,
     expect_all_close,
     expect_close,
+    expect_not_seeded,
     gradients_of,
     in_every_way,
     nudge,
@@ -30,6 +32,7 @@ MAX_PARAMETERS = 1_000_000
 SPARE = 7
 """Positions by which a padded batch is wider than its longest sequence needs."""
 LEARNING_RATE = 1e-3
+_STEPS = 3
 NUDGE = 0.02
 """Size of the noise that is added to weights."""
 EXACT = 1e-6
@@ -46,9 +49,18 @@ def builds_tiny(subject: Subject) -> None:
 
 
 def builds_without_network(subject: Subject) -> None:
-    """Building the tiny variant, and loading its (random) weights, opens no connection."""
+    """Building the tiny variant, and loading its (random) weights, opens no connection and leaves them as the
+    constructor drew them.
+    """
     with _no_network():
-        subject.build().load_weights()
+        part = subject.build()
+        before = {name: tensor.clone() for name, tensor in part.state_dict().items()}
+        part.load_weights()
+    others = [name for name, value in part.state_dict().items() if not torch.equal(value, before[name])]
+    expect(
+        not others,
+        f"load_weights: expected random weights left as they are, found others in {listing(others)}",
+    )
 
 
 def builds_on_meta(subject: Subject) -> None:
@@ -64,8 +76,16 @@ def builds_on_meta(subject: Subject) -> None:
 
 
 def builds_the_same_from_a_seed(subject: Subject) -> None:
-    """The seed decides the random weights: a run can be repeated."""
-    first, second = (subject.build(seed=3).state_dict() for _ in range(2))
+    """The seed decides the random weights: a run can be repeated. None is left as the memory was."""
+    with _new_memory_as_nan():
+        part, again = (subject.build(seed=3) for _ in range(2))
+    unset = [name for name, value in (*part.named_parameters(), *part.named_buffers()) if value.isnan().any()]
+    expect(
+        not unset,
+        "expected every value to be drawn or computed, found memory as it was (`torch.empty`) in "
+        f"{listing(unset)}",
+    )
+    first, second = part.state_dict(), again.state_dict()
     others = [name for name, value in first.items() if not torch.equal(value, second[name])]
     expect(not others, f"expected equal weights from equal torch seeds, found others in {', '.join(others)}")
 
@@ -124,6 +144,22 @@ def pretrained_names_are_parameters(subject: Subject) -> None:
 
 
 @contextmanager
+def _new_memory_as_nan() -> Iterator[None]:
+    """Let torch fill what `torch.empty` returns, which may by chance hold anything."""
+    deterministic: Any = torch.utils.deterministic
+    filled = deterministic.fill_uninitialized_memory
+    decided = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(decided, warn_only=warned)
+        deterministic.fill_uninitialized_memory = filled
+
+
+@contextmanager
 def _no_network() -> Iterator[None]:
     def refuse(*arguments: Any, **options: Any) -> NoReturn:
         raise ContractError(f"expected that building opens no connection, found one to {arguments[-1]}")
@@ -134,13 +170,13 @@ def _no_network() -> Iterator[None]:
 
 @in_every_way
 def repeating_changes_nothing(subject: Subject) -> None:
-    """In eval mode the same input gives the same output again."""
+    """In eval mode the same input gives the same output again, and no generator of the process is seeded."""
     part = subject.build()
     sequences = subject.sequences(part)
     with torch.no_grad():
-        first = subject.outputs(part, sequences)
-        for number, (again, before) in enumerate(zip(subject.outputs(part, sequences), first, strict=True)):
-            expect_close(again, before, f"sequence {number} a second time", 0.0)
+        first, second = expect_not_seeded(lambda: subject.outputs(part, sequences))
+    for number, (again, before) in enumerate(zip(second, first, strict=True)):
+        expect_close(again, before, f"sequence {number} a second time", 0.0)
 
 
 @in_every_way
@@ -189,6 +225,28 @@ def padding_changes_nothing(subject: PaddedSubject) -> None:
 
 
 @in_every_way
+def padding_changes_nothing_in_training(subject: PaddedSubject) -> None:
+    """Nor in train mode, where a norm may be over the batch: neither what stands there nor how much."""
+    part = subject.build().train()
+    for module in part.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    clean = Padded.stack(subject.sequences(part))
+    batches = _dirty(clean)
+
+    def outputs(batch: Padded, seed: int = 0) -> list[Tensor]:
+        torch.default_generator.manual_seed(seed)
+        with torch.no_grad():
+            return subject.run(part, batch)[0].unstack()
+
+    narrow, again, wide = outputs(clean), outputs(clean, 1), outputs(batches["zeros"])
+    for what in ("noise", "NaN"):
+        expect_all_close(outputs(batches[what]), wide, f"{what} past the lengths: output")
+    if all(torch.equal(one, other) for one, other in zip(narrow, again, strict=True)):  # nothing is drawn
+        expect_all_close(wide, narrow, f"{SPARE} more positions past the lengths: output")
+
+
+@in_every_way
 def padding_changes_no_gradient(subject: PaddedSubject) -> None:
     """Nor does what stands past the lengths change the gradient of any parameter."""
     part = subject.build()
@@ -224,8 +282,11 @@ def _dirty(clean: Padded) -> dict[str, Padded]:
 
 
 def gradients_reach_every_parameter(subject: Subject) -> None:
-    """The loss gives each parameter that can be trained a finite gradient that is not zero."""
+    """The loss gives each parameter that can be trained a finite gradient that is not zero; two factors that
+    both begin at zero never have one.
+    """
     part = subject.build()
+    _expect_zeros_move(subject)
     # Layers that start at zero would hide a gradient.
     nudge([p for p in part.parameters() if p.requires_grad], NUDGE, seed=4)
     if getattr(part, "augmentation", None) is not None:
@@ -236,6 +297,25 @@ def gradients_reach_every_parameter(subject: Subject) -> None:
     found = gradients_of(part)
     without = [name for name in trainable if name not in found or not found[name].any()]
     expect(not without, f"expected a gradient in every parameter, found none in {', '.join(without)}")
+
+
+def _expect_zeros_move(subject: Subject) -> None:
+    """Expect what begins at zero to be something else after a few steps."""
+    part = subject.build()
+
+    def unmoved() -> list[str]:
+        trained = ((name, p) for name, p in part.named_parameters() if p.requires_grad and p.dim() > 1)
+        return [name for name, p in trained if not p.any()]
+
+    if len(unmoved()) > 1:
+        for _ in range(_STEPS):
+            take_step(subject, part)
+        stuck = unmoved()
+        expect(
+            len(stuck) < 2,
+            f"expected what begins at zero to train, found {listing(stuck)} zero after {_STEPS} steps: of "
+            "two factors, one has to begin at random",
+        )
 
 
 def gradients_stay_out_of_frozen_parameters(subject: Subject) -> None:

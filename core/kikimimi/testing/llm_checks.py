@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kikimimi.console.words import listing
 from kikimimi.contracts.component import LLM, LLMContext, Rendered
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.generation import Generation
@@ -17,6 +18,8 @@ from kikimimi.contracts.vocabulary import Vocabulary
 from kikimimi.testing.subject import ContractError, Subject, check_named, expect, expect_close, expect_type
 
 _NEW_TOKENS = 6
+_HOT = 10.0
+"""Temperature at which a tiny model's ids are all about as probable."""
 ASCII = "Hello, world 42."
 JAPANESE = "今日はいい天気です。コーヒーを2杯"
 TIE = 1e-4
@@ -100,6 +103,10 @@ def embeddings_have_the_width(subject: LLMSubject) -> None:
         f"forward: expected (M, vocab_size) = {(2, llm.vocab_size)}, found {tuple(logits.shape)}",
     )
     expect(
+        bool((logits < 0).any()) or not torch.allclose(logits.sum(dim=-1), torch.ones(2), atol=1e-3),
+        "forward: expected logits, found probabilities",
+    )
+    expect(
         llm.context_length is None or llm.context_length >= 1,
         f"context_length: expected at least 1 or None, found {llm.context_length}",
     )
@@ -175,7 +182,14 @@ def generation_follows_forward(subject: LLMSubject) -> None:
     llm = subject.build()
     prompts = _prompts(llm)
     generated = llm.generate(prompts, Generation(max_new_tokens=_NEW_TOKENS))
+    modes = {name or "the LLM" for name, module in llm.named_modules() if module.training}
+    expect(
+        not modes,
+        f"generate: expected the LLM left in eval mode, found {listing(sorted(modes)[:3])} in train",
+    )
     expect(len(generated) == len(prompts), f"expected {len(prompts)} answers, found {len(generated)}")
+    plain = all(isinstance(ids, list) and all(type(token) is int for token in ids) for ids in generated)
+    expect(plain, f"generate: expected lists of int, found {generated}")
     expect(any(generated), "expected at least one new token, found only empty answers")
     with torch.no_grad():
         for number, (prompt, ids) in enumerate(zip(prompts, generated, strict=True)):
@@ -212,6 +226,24 @@ def generation_in_a_batch_is_the_same(subject: LLMSubject) -> None:
         )
         text = llm.decode(found)
         expect_type(text, str, "decode: expected a text")
+
+
+def sampling_draws(subject: LLMSubject) -> None:
+    """With a temperature, the process's generator decides on the ids, and does so alone."""
+    llm = subject.build()
+    prompts, settings = _prompts(llm), Generation(max_new_tokens=_NEW_TOKENS, temperature=_HOT)
+
+    def drawn(seed: int) -> list[list[int]]:
+        torch.default_generator.manual_seed(seed)
+        ids: list[list[int]] = llm.generate(prompts, settings)
+        return ids
+
+    first, again, other = drawn(1), drawn(1), drawn(2)
+    expect(first == again, f"temperature {_HOT:g}: expected {first} from the same seed again, found {again}")
+    expect(
+        first != other,
+        f"temperature {_HOT:g}: expected other ids from another seed of torch's generator, found the same",
+    )
 
 
 def vocabulary_spells(subject: LLMSubject) -> None:

@@ -10,14 +10,15 @@ from kikimimi.console.words import listing
 from kikimimi.contracts.component import Padded
 from kikimimi.model.trainable import named_tensors
 from kikimimi.testing.subject import (
-    ContractError,
     PaddedSubject,
     Subject,
     expect,
     expect_all_close,
     expect_finite,
+    expect_on_device,
     gradients_of,
     in_every_way,
+    tensors_in,
 )
 
 FLAT = {"zeros": 0.0, "ones": 1.0, "values of 1e-6": 1e-6}
@@ -104,18 +105,7 @@ def _strays(part: nn.Module, component: type[Any]) -> Iterator[tuple[str, Tensor
         if type(module).__module__.partition(".")[0] == package:
             for attribute, value in vars(module).items():
                 if attribute not in ("_parameters", "_buffers", "_modules"):
-                    yield from _tensors(value, f"{name}.{attribute}".lstrip("."))
-
-
-def _tensors(value: Any, where: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield where, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _tensors(item, f"{where}[{key!r}]")
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _tensors(item, f"{where}[{number}]")
+                    yield from tensors_in(value, f"{name}.{attribute}".lstrip("."))
 
 
 def runs_where_its_weights_are(subject: Subject) -> None:
@@ -126,18 +116,8 @@ def runs_where_its_weights_are(subject: Subject) -> None:
     part = subject.build()
     sequences = [sequence.to("meta") for sequence in subject.sequences(part)]
     part.to("meta")
-    try:
-        with torch.no_grad():
-            subject.outputs(part, sequences)
-    except RuntimeError as error:
-        said = str(error)
-        if "device" in said and "meta" in said and "cpu" in said:
-            raise ContractError(
-                "on the device of its weights: expected tensors to be made there (`device=`), found one on "
-                f"the CPU: {said.partition(chr(10))[0]}"
-            ) from error
-    except Exception:  # noqa: BLE001 - what depends on values does not run there, and need not
-        return
+    with torch.no_grad(), expect_on_device("on the device of its weights"):
+        subject.outputs(part, sequences)
 
 
 @in_every_way

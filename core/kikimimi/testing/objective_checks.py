@@ -18,16 +18,17 @@ from kikimimi.contracts.objective import Loss, Objective, ObjectiveConfig, Turns
 from kikimimi.model.step import ModelStep
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.testing.subject import (
-    ContractError,
     PlainSubject,
     check_named,
     expect,
     expect_close,
     expect_finite,
     expect_no_error,
+    expect_not_seeded,
     expect_type,
     gradients_of,
     nudge,
+    tensors_in,
 )
 
 if TYPE_CHECKING:
@@ -176,8 +177,10 @@ def loss_again_is_the_same(subject: ObjectiveSubject) -> None:
     """The same micro-batch has the same loss again: nothing is remembered and nothing drawn at random."""
     stage = subject.stage()
     batch, objective = subject.batch(stage.model), subject.build()
-    first, second = (subject.run(stage, batch, objective).value for _ in range(2))
+    first, second = expect_not_seeded(lambda: subject.run(stage, batch, objective).value)
     expect_close(second, first, "the loss of the same micro-batch again")
+    held = [where for name, value in vars(objective).items() for where, _ in tensors_in(value, name)]
+    expect(not held, f"expected no tensor to be kept, with what it was computed from, found {listing(held)}")
 
 
 @check_named("order_changes_nothing")
@@ -270,7 +273,7 @@ def unknown_words_are_taken_or_refused(subject: ObjectiveSubject) -> None:
     except ValueError:
         return  # its views say why
     try:
-        with expect_no_error("unknown words: expected a loss or a ValueError", ContractError, ValueError):
+        with expect_no_error("unknown words: expected a loss or a ValueError", ValueError):
             loss = subject.run(stage, batch)
     except ValueError as error:
         expect(bool(str(error).strip()), "unknown words: expected an error that says why, found an empty one")
@@ -303,13 +306,20 @@ def measures_and_counts_are_plain(subject: ObjectiveSubject) -> None:
 
 
 def model_is_left_as_it_was(subject: ObjectiveSubject) -> None:
-    """The loss changes no value, no mode and nothing about what trains."""
+    """The loss changes no value of the model or of the step, no mode and nothing about what trains."""
     stage = subject.stage()
     model = stage.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = {name: module.training for name, module in model.named_modules()}
     trained = {name: p.requires_grad for name, p in model.named_parameters()}
-    subject.run(stage, subject.batch(model))
+    step = ModelStep(model, subject.batch(model), stage.frozen)
+    logits = step.scored.logits.detach().clone()
+    subject.build().loss(step)
+    expect(
+        torch.equal(step.scored.logits, logits),
+        "expected the step's logits, which are computed once for several objectives, as they were, found "
+        "others",
+    )
     changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])]
     expect(not changed, f"expected the model's values as they were, found others in {listing(changed[:3])}")
     other = [name for name, p in model.named_parameters() if p.requires_grad != trained[name]]

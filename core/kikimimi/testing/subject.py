@@ -48,9 +48,10 @@ def expect_type(found: object, wanted: type[Any], what: str) -> None:
 @contextmanager
 def expect_no_error(what: str, *allowed: type[Exception]) -> Iterator[None]:
     """Raise a `ContractError` that ``what`` starts for any error inside but that and the allowed ones."""
+    passed: tuple[type[Exception], ...] = (ContractError, *allowed)
     try:
         yield
-    except (ContractError, *allowed):
+    except passed:
         raise
     except Exception as error:
         raise ContractError(f"{what}, found {type(error).__name__}: {error}") from error
@@ -173,6 +174,38 @@ def expect_padded(found: Padded, layout: str, items: str, width: tuple[str, int]
     )
     longest = int(lengths.max())
     expect(values.shape[1] >= longest, f"{where}expected room for {longest} {items}, found {values.shape[1]}")
+
+
+@contextmanager
+def expect_on_device(what: str) -> Iterator[None]:
+    """Expect that what runs inside on the meta device makes no tensor on the CPU; its other errors are none.
+
+    Raises:
+        ContractError: It does; ``what`` starts the message.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error)
+        if "device" in said and "meta" in said and "cpu" in said:
+            raise ContractError(
+                f"{what}: expected tensors to be made there (`device=`), found one on the CPU: "
+                f"{said.partition(chr(10))[0]}"
+            ) from error
+    except Exception:  # noqa: BLE001 - what depends on values does not run there, and need not
+        return
+
+
+def tensors_in(value: Any, where: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in a value, in its lists and dictionaries, each with where it is."""
+    if isinstance(value, Tensor):
+        yield where, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from tensors_in(item, f"{where}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from tensors_in(item, f"{where}[{number}]")
 
 
 def gradients_of(part: nn.Module, where: str = "") -> dict[str, Tensor]:

@@ -272,6 +272,97 @@ BROKEN = [
 ]
 
 
+class NormsTheBatch(Pairs):
+    """Padding is made zero, and zeros count: a norm over (B, F), as wide as the longest clip of the batch."""
+
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        super().__init__(config, context)
+        self.norm = nn.BatchNorm1d(context.in_dim)
+
+    def forward(self, features: Padded) -> AdapterOutput:
+        real = features.values.masked_fill(~features.mask()[..., None], 0.0)
+        normed = self.norm(real.transpose(1, 2)).transpose(1, 2)
+        return super().forward(Padded(normed, features.lengths))
+
+
+class NormsWhatIsThere(NormsTheBatch):
+    def forward(self, features: Padded) -> AdapterOutput:
+        normed = self.norm(features.values.transpose(1, 2)).transpose(1, 2)
+        return Pairs.forward(self, Padded(normed, features.lengths))
+
+
+class NormsTheReal(NormsTheBatch):
+    """As it should be: over the real frames alone."""
+
+    def forward(self, features: Padded) -> AdapterOutput:
+        values = features.values.clone()
+        values[features.mask()] = self.norm(features.values[features.mask()])
+        return Pairs.forward(self, Padded(values, features.lengths))
+
+
+class SeedsEverything(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        torch.manual_seed(0)
+        return super().forward(features)
+
+
+class TwoZeros(Pairs):
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        super().__init__(config, context)
+        self.down = nn.Parameter(torch.zeros(context.in_dim, 2))
+        self.up = nn.Parameter(torch.zeros(2, context.in_dim))
+
+    def forward(self, features: Padded) -> AdapterOutput:
+        return super().forward(
+            Padded(features.values + features.values @ self.down @ self.up, features.lengths)
+        )
+
+
+class OneZero(TwoZeros):
+    """As it should be: low-rank updates that begin at nothing, and train."""
+
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        super().__init__(config, context)
+        self.gate = nn.Parameter(torch.zeros(1, 1))
+        nn.init.normal_(self.down)
+
+    def forward(self, features: Padded) -> AdapterOutput:
+        tokens = super().forward(features).tokens
+        return AdapterOutput(Padded((1 + self.gate) * tokens.values, tokens.lengths))
+
+
+class RoundsByDividing(Pairs):
+    def max_tokens(self, num_frames: int) -> Any:
+        return (num_frames + num_frames % 2) / 2
+
+
+class TokensWithoutLengths(Pairs):
+    def forward(self, features: Padded) -> AdapterOutput:
+        tokens: Any = super().forward(features).tokens.values
+        return AdapterOutput(tokens)
+
+
+BROKEN += [
+    (
+        NormsTheBatch,
+        "padding_changes_nothing_in_training",
+        r"7 more positions past the lengths: output 0: expected the same values",
+    ),
+    (NormsWhatIsThere, "padding_changes_nothing_in_training", r"noise past the lengths: output 0: expected"),
+    (SeedsEverything, "repeating_changes_nothing", r"left alone, found that of torch seeded"),
+    (TwoZeros, "gradients_reach_every_parameter", r"begins at zero to train, found down, up zero after 3"),
+    (RoundsByDividing, "lengths_keep_max_tokens", r"max_tokens: expected an int, found 1\.0"),
+    (TokensWithoutLengths, "batch_changes_nothing", r"tokens: expected a kikimimi\.Padded, found Tensor"),
+]
+
+
+@pytest.mark.parametrize("component", [NormsTheReal, OneZero])
+def test_what_is_done_right_passes(component: type) -> None:
+    for check in list_checks("adapter", component):
+        if check.name in ("padding_changes_nothing_in_training", "gradients_reach_every_parameter"):
+            check()
+
+
 def test_a_sound_adapter_passes() -> None:
     for check in list_checks("adapter", Pairs):
         if check.name != "import_is_quiet":  # test_import_check.py

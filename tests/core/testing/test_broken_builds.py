@@ -68,7 +68,35 @@ class ClaimsStrangeNames(WhisperEncoder):
         return {"conv1.weight"} if self.config.weights != "random" else set()
 
 
+class LeavesMemoryAsItWas(MLPAdapter):
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        super().__init__(config, context)
+        self.offset = nn.Parameter(torch.empty(3))
+
+
+class DrawsAgain(MLPAdapter):
+    def load_weights(self) -> None:
+        nn.init.normal_(self.get_parameter("mlp.0.weight"))
+
+
+class ChangesItsOptions(MLPAdapter):
+    def __init__(self, config: Any, context: AdapterContext) -> None:
+        object.__setattr__(config, "downsample", config.downsample + 1)
+        super().__init__(config, context)
+
+
 BROKEN = [
+    (
+        LeavesMemoryAsItWas,
+        "builds_the_same_from_a_seed",
+        r"found memory as it was \(`torch\.empty`\) in offset",
+    ),
+    (
+        DrawsAgain,
+        "builds_without_network",
+        r"random weights left as they are, found others in mlp\.0\.weight",
+    ),
+    (ChangesItsOptions, "builds_tiny", r"expected the config left as it was, .*downsample=4"),
     (Huge, "builds_tiny", r"expected fewer than 1,000,000 parameters, found \d"),
     (Downloads, "builds_without_network", r"expected that building opens no connection, found one to"),
     (PinnedToCPU, "builds_on_meta", r"offset: expected the meta device when built there, found cpu"),

@@ -198,7 +198,28 @@ class FailsOnLongClips(Windows):
         return super().encode(clip) / (0.0 if len(clip) > 30 * 16000 else 1.0)
 
 
+class CountsByDividing(Windows):
+    def num_frames(self, num_samples: int) -> Any:
+        return float(super().num_frames(num_samples))
+
+
+class RefusesByAnotherError(ShortWindow):
+    def forward(self, audio: Padded) -> Padded:
+        try:
+            return super().forward(audio)
+        except AudioError as error:
+            raise ValueError("too long") from error
+
+
+class FramesAlone(Windows):
+    def forward(self, audio: Padded) -> Any:
+        return super().forward(audio).values
+
+
 BROKEN = [
+    (CountsByDividing, "num_frames_is_exact", r"num_frames: expected an int, found \d+\.0"),
+    (RefusesByAnotherError, "longest_clip_works", r"expected a kikimimi\.AudioError, found ValueError: too"),
+    (FramesAlone, "num_frames_is_exact", r"expected a kikimimi\.Padded, found Tensor"),
     (WrongCount, "num_frames_is_exact", r"400 samples: num_frames says 1, forward gives 2 frames"),
     (WrongWidth, "num_frames_is_exact", r"expected frames of `dim` = 16 values, found 8"),
     (WrongRate, "frame_rate_is_true", r"about 1470\.0 frames, but num_frames says 1500"),

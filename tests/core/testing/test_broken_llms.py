@@ -269,6 +269,40 @@ class GeneratesWithoutReading(ReadsPrompts):
         return Llama.generate(self, [prompt.flip(0) for prompt in prompts], generation)
 
 
+class Probabilities(Llama):
+    def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
+        return super().forward(embeddings, lengths, select).softmax(-1)
+
+
+class EndsInTraining(Llama):
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        found = super().generate(prompts, generation)
+        self.train()
+        return found
+
+
+class AnswersInTensors(Llama):
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> Any:
+        return [torch.tensor(ids) for ids in super().generate(prompts, generation)]
+
+
+class AlwaysGreedy(Llama):
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        return super().generate(prompts, replace(generation, temperature=0.0))
+
+
+class SeedsItself(Llama):
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        torch.manual_seed(0)
+        return super().generate(prompts, generation)
+
+
+class OwnDice(Llama):
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        torch.seed()
+        return super().generate(prompts, generation)
+
+
 BROKEN = [
     (WrongWidth, "embeddings_have_the_width", r"embed: expected \(L, dim\) = \(7, 32\), found \(7, 64\)"),
     (IgnoresSelect, "select_picks_positions", r"logits at selected positions: expected the same values"),
@@ -304,6 +338,12 @@ BROKEN = [
         "generation_in_a_batch_is_the_same",
         r"as the prompt alone gives, found .* in a batch",
     ),
+    (Probabilities, "embeddings_have_the_width", r"forward: expected logits, found probabilities"),
+    (EndsInTraining, "generation_follows_forward", r"expected the LLM left in eval mode, found model"),
+    (AnswersInTensors, "generation_follows_forward", r"generate: expected lists of int, found \[tensor"),
+    (AlwaysGreedy, "sampling_draws", r"temperature 10: expected other ids from another seed"),
+    (SeedsItself, "sampling_draws", r"temperature 10: expected other ids from another seed"),
+    (OwnDice, "sampling_draws", r"temperature 10: expected \[.* from the same seed again, found"),
     (LosesAClip, "slots_are_the_clips", r"3 clips: expected 3 slots, found 2"),
     (AudioFirst, "slots_are_the_clips", r"expected 'one' and not 'two' between two slots, found"),
     (LearnsEverything, "loss_covers_the_answers", r"2 answers: expected as many runs of loss, found 4"),

@@ -188,7 +188,7 @@ class OneByOne(Share):
 class InheritsItsWords(Metric):
     better: ClassVar[Literal["lower", "higher"]] = "higher"
     Config = Share.Config
-    measure, one, words, value = Share.measure, Share.one, Share.words, Share.value  # type: ignore[assignment]
+    measure, one, words, value = Share.measure, Share.one, Share.words, Share.value
 
 
 class RefusesByAKey(Share):

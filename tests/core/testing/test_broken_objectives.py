@@ -315,6 +315,29 @@ class Forgetful(Focal):
         return {"config": self.Config(gamma=3.0)}
 
 
+class KeepsTheGraph(Focal):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.kept: list[torch.Tensor] = []
+
+    def loss(self, step: Step) -> Loss:
+        found = super().loss(step)
+        self.kept.append(found.value)
+        return found
+
+
+class SeedsEverything(Focal):
+    def loss(self, step: Step) -> Loss:
+        torch.manual_seed(0)
+        return super().loss(step)
+
+
+class DividesInPlace(Focal):
+    def loss(self, step: Step) -> Loss:
+        step.scored.logits.div_(2.0)
+        return super().loss(step)
+
+
 class Unpicklable(Focal):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -324,6 +347,13 @@ class Unpicklable(Focal):
 @pytest.mark.parametrize(
     ("objective", "check", "message"),
     [
+        (
+            KeepsTheGraph,
+            "again_is_the_same",
+            r"expected no tensor to be kept, .*, found kept\[0\], kept\[1\]",
+        ),
+        (SeedsEverything, "again_is_the_same", "left alone, found that of torch seeded"),
+        (DividesInPlace, "model_is_left_as_it_was", "expected the step's logits, .*, as they were, found"),
         (OfAComponent, "config_is_a_frozen_dataclass", r"expected a subclass of kikimimi\.ObjectiveConfig"),
         (NoDefault, "config_has_defaults", "gamma: expected a default, found none"),
         (Undocumented, "config_is_documented", r"under every field .* Undocumented\.Config\.gamma"),
