@@ -75,6 +75,7 @@ from .contracts.objective import (
     Loss as Loss,
     Objective as Objective,
     ObjectiveConfig as ObjectiveConfig,
+    SpeechModel as SpeechModel,
     Step as Step,
     Turns as Turns,
 )
