@@ -260,7 +260,7 @@ def test_the_voice_speaks_and_the_layout_is_packed(work: Path) -> None:
     assert {row["voice"] for row in spoken} == {"morse"}
     with tarfile.open(work / "speech" / "shard-000000.tar") as shard:
         names = [name for name in shard.getnames() if name.endswith(".json")]
-        records = [json.load(file) for name in names if (file := shard.extractfile(name))]
+        records = [json.load(held) for name in names if (held := shard.extractfile(name))]
     assert [record["text"] for record in records] == [row["text"] for row in spoken]
     assert {record["meta"]["source"] for record in records} == {"LJ Speech"}
 
