@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from kikimimi.console.words import listing
-from kikimimi.contracts.conversation import clip_mark
 from kikimimi.contracts.layout import BadRow, Row, clip_name
 from kikimimi.contracts.options import Options, PositiveFloat, Text
 from kikimimi.data.audio import Encoded, OversizeError, decode_blocks, decode_opened, encode_stream, probe
@@ -258,16 +257,9 @@ def _renamed(message: Any, names: list[str], row: Row) -> Any:
 def _read_back(row: Row, key: str, members: dict[str, bytes]) -> None:
     """Check the record as readers do, so that nothing is packed that cannot be read."""
     try:
-        record = make_record(
-            [Member(key, suffix, 0, 0, content) for suffix, content in members.items()], row.name
-        )
+        make_record([Member(key, suffix, 0, 0, content) for suffix, content in members.items()], row.name)
     except RecordError as error:
         raise _LeftOutError(MALFORMED, f"{row.name}: {error.reason}") from error
-    if "messages" in record.json and (marks := list(filter(None, map(clip_mark, record.texts())))):
-        raise _LeftOutError(
-            MALFORMED,
-            f"{row.name}: '{marks[0]}' in a text stands for a clip in many tools, and would be read as text",
-        )
 
 
 def _length(row: Row) -> float | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from kikimimi.console.words import listing, size as in_words
-from kikimimi.contracts.conversation import TextPart, parse_conversation
+from kikimimi.contracts.conversation import Conversation, TextPart, clip_mark, parse_conversation
 from kikimimi.data.audio import AUDIO_SUFFIXES
 from kikimimi.data.shards.tar import BrokenTarError, TarEntry, read_entries
 from kikimimi.errors import DataError
@@ -101,10 +101,7 @@ class Record:
         """Return every text of the record: turns and rejected answer, or the transcript."""
         if "messages" not in self.json:
             return [str(self.json["text"])] if "text" in self.json else []
-        conversation = parse_conversation(self.json)
-        parts = [part for message in conversation.messages for part in message.parts]
-        texts = [part.text for part in parts if isinstance(part, TextPart)]
-        return texts if conversation.rejected is None else [*texts, conversation.rejected]
+        return _texts(parse_conversation(self.json))
 
 
 def place(shard: str, offset: int, key: str | None = None) -> str:
@@ -301,7 +298,8 @@ def _order(suffix: str) -> tuple[int, str]:
 
 def _check(record: Record) -> None:
     if "messages" in record.json:
-        named = set(parse_conversation(record.json).clips())
+        conversation = parse_conversation(record.json)
+        named = set(conversation.clips())
         _check_whole(record.json["messages"])
         if not named and record.json.get("audios"):
             raise ValueError(
@@ -314,6 +312,8 @@ def _check(record: Record) -> None:
             )
         if spare := set(record.audio) - named:
             raise ValueError(f"no turn of the conversation holds the clip {listing(spare)}")
+        if mark := next(filter(None, map(clip_mark, _texts(conversation))), None):
+            raise ValueError(f"'{mark}' in a text stands for a clip in many tools, and would be read as text")
         return
     meta = record.json.get("meta") or {}
     if not isinstance(meta, dict):
@@ -328,6 +328,12 @@ def _check(record: Record) -> None:
         raise ValueError("language: expected a text such as 'ja', or null")
     if not record.audio:
         raise ValueError("the labelled clip has no audio")
+
+
+def _texts(conversation: Conversation) -> list[str]:
+    parts = [part for message in conversation.messages for part in message.parts]
+    texts = [part.text for part in parts if isinstance(part, TextPart)]
+    return texts if conversation.rejected is None else [*texts, conversation.rejected]
 
 
 def _check_whole(messages: list[Any]) -> None:

@@ -31,6 +31,10 @@ def _conversation(*clips: str) -> bytes:
     return _json({"messages": [{"role": "user", "content": content}, answer], "rejected": "いいえ。"})
 
 
+def _marked() -> bytes:
+    return _json({"messages": [{"role": "user", "content": "<audio>?"}]})
+
+
 def test_reads_a_conversation_with_its_clips_in_order(write_tar: WriteTar, tone: Tone) -> None:
     clips = [f"{i}.wav" for i in range(11)]
     data = [("a/b.json", _conversation(*clips)), *((f"a/b.{clip}", tone(0.1)) for clip in sorted(clips))]
@@ -96,6 +100,7 @@ _TEXT = ("a.json", _json({"text": "あ"}))
         ),
         ([("a.json", _conversation("1.wav")), _CLIP], r"names the clip 1\.wav, but the record has 0\.wav"),
         ([("a.json", _conversation()), _CLIP], r"no turn of the conversation holds the clip 0\.wav"),
+        ([("a.json", _marked())], r"'<audio>' in a text stands for a clip in many tools"),
         ([_TEXT, ("a.0.flac", b"not audio")], r"record 'a': 0\.flac: cannot be decoded"),
     ],
 )
