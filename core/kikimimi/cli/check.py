@@ -14,6 +14,9 @@ def verify(run: Path = typer.Argument(..., metavar="RUN", help="A run folder."))
     listed with what to do about it; the exit code is 1 then.
     """
     from kikimimi.console.words import counted
+    from kikimimi.run.folder import RunFolder
+
+    RunFolder.require(run)  # before what takes seconds to import
     from kikimimi.inspect.run_check import check_run
 
     items = check_run(run)

@@ -28,7 +28,8 @@ SEARCH_SHARE = 0.25
 """Share of a window, at its end, in which the quietest place is looked for."""
 
 
-_TOGETHER = 2 * BATCH_SIZE  # pieces of a file that wait to be transcribed
+_ON_CPU = 2
+"""Pieces of a file that are transcribed together on a CPU: more take its memory, and are no faster."""
 
 
 class Transcript(NamedTuple):
@@ -59,6 +60,7 @@ class Transcriber:
         self.engine = Engine(load_model(run), device, precision=precision, seed=recipe.seed)
         self.sample_rate = self.engine.sample_rate
         self.max_seconds = self.engine.max_seconds
+        self._together = _ON_CPU if self.engine.device.type == "cpu" else BATCH_SIZE
 
     @classmethod
     def open(cls, run: Path) -> Transcriber:
@@ -117,7 +119,7 @@ class Transcriber:
                 silent += 1
                 continue
             heard.append(piece)
-            if len(heard) == _TOGETHER:
+            if len(heard) == self._together:
                 texts += self.transcribe(heard, language)
                 heard = []
         texts += self.transcribe(heard, language) if heard else []

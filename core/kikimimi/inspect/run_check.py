@@ -61,8 +61,7 @@ def check_run(path: Path) -> list[CheckedItem]:
     Raises:
         RunError: It is no run folder.
     """
-    if not os.path.lexists(path / "recipe.yaml"):
-        RunFolder.open(path)  # says why it is none
+    RunFolder.require(path)
     return list(_items(path))
 
 

@@ -47,7 +47,7 @@ from kikimimi.files.reading import (
     read_json,
     read_text,
 )
-from kikimimi.files.writing import whole_file, whole_folder, writing
+from kikimimi.files.writing import check_target, whole_file, whole_folder, writing
 from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
@@ -135,12 +135,8 @@ class RunFolder:
         Raises:
             RunError: It is not one, or the overrides change what is trained.
         """
-        if not path.exists():
-            raise RunError(f"{path}: no such run folder.{_guess(path)}")
-        if not path.is_dir():
-            raise RunError(f"{path} is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes")
-        if not file_there(path / "recipe.yaml", _RECIPE_REMEDY):
-            raise RunError(f"{path} is not a run folder (it has no recipe.yaml)")
+        cls.require(path)
+        file_there(path / "recipe.yaml", _RECIPE_REMEDY)
         recipe = cls.read_recipe(path)
         tell_differences(path, tuple(MadeWith.read(path / "lock.json").differences()))
         if not overrides:
@@ -154,6 +150,38 @@ class RunFolder:
                 f"finished stage: kikimimi train {path} stages.NAME.steps=N --extend"
             )
         return cls(path, wanted)
+
+    @staticmethod
+    def require(path: Path) -> None:
+        """Check that something is a run folder, of which nothing is read.
+
+        Raises:
+            RunError: It is none.
+        """
+        if not path.exists():
+            raise RunError(f"{path}: no such run folder.{_guess(path)}")
+        if not path.is_dir():
+            raise RunError(f"{path} is a file. A run folder is what 'kikimimi train RECIPE.yaml' makes")
+        try:
+            os.lstat(path / "recipe.yaml")
+        except FileNotFoundError as error:
+            raise RunError(f"{path} is not a run folder (it has no recipe.yaml)") from error
+
+    def check_targets(self, stage: str) -> None:
+        """Check that folders of the run that are there take what a stage is to write, before the work.
+
+        Raises:
+            WriteError: The system refuses.
+        """
+        checkpoints = self.checkpoints(stage)
+        for folder in (
+            self.weights(stage).parent,
+            checkpoints.parent,
+            checkpoints,
+            self.faults(stage).parent,
+        ):
+            if os.path.lexists(folder):  # else it is made when something is written
+                check_target(folder / "target")
 
     @staticmethod
     def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -43,6 +43,7 @@ def train(
         GateError: A stage did not reach what its gate asks for.
         LostRankError: Another rank ended.
         ReaderError: The processes that read data cannot go on.
+        WriteError: A folder of the run takes no files.
         KeyboardInterrupt: The user stopped it; what was done is saved.
         SystemExit: SIGTERM or SIGUSR1 stopped it (143); what was done is saved.
     """
@@ -52,9 +53,12 @@ def train(
     check_launcher(run.recipe.trainer)
     check_loggers(run.recipe)
     with stopping(), run.locked(), lost_ranks_told(), lost_readers_told():
-        done = all(run.finished(name) for name in names)
-        if global_rank() == 0 and (locked or not done):
-            kept = run.kept_options([name for name in names if not run.finished(name)])
+        unfinished = [name for name in names if not run.finished(name)]
+        if global_rank() == 0:
+            for name in unfinished:
+                run.check_targets(name)
+        if global_rank() == 0 and (locked or unfinished):
+            kept = run.kept_options(unfinished)
             told = told_options(run)
             keep_lock(run, recipe_file, hold=locked, kept=kept)
             for name, value in kept.items():

@@ -39,6 +39,17 @@ def test_importing_the_package_imports_nothing_heavy(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__} []\nTrue\n", "")
 
 
+def test_a_run_that_is_not_there_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom kikimimi.cli import main\nsys.argv = ['kikimimi', 'check', 'nowhere']\n"
+        "try:\n    main()\nfinally:\n"
+        "    print(sorted({'torch', 'pytorch_lightning'} & set(sys.modules)))"
+    )
+    done = python(script, tmp_path)
+    assert (done.returncode, done.stdout) == (2, "[]\n")
+    assert done.stderr == "error: nowhere: no such run folder.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 
 from kikimimi import Generation
 from kikimimi.contracts import registry
+from kikimimi.contracts.answer import Answer
 from kikimimi.errors import DataError, RequestError
-from kikimimi.inference.engine import BATCH_SIZE
+from kikimimi.inference.engine import BATCH_SIZE, Prompt
 from kikimimi.inference.transcriber import SEARCH_SHARE, Transcriber, cut_at_quiet, join_texts
 from kikimimi.recipe import Chosen, load_recipe
 from kikimimi.run.folder import RunFolder
@@ -143,3 +148,23 @@ def test_a_prompt_that_does_not_fit(run: RunFolder) -> None:
         DataError, match=r"too long for this run's LLM: a prompt of \d+ positions leaves no room"
     ):
         transcriber.transcribe([noise(16000)])
+
+
+def test_pieces_of_a_long_file_share_little_memory(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU two windows are in the encoder at a time, however long the file is."""
+    transcriber = Transcriber(run, torch.device("cpu"))
+    longest = int((transcriber.max_seconds or 0) * transcriber.sample_rate)
+    soundfile.write(tmp_path / "long.wav", noise(5 * longest), transcriber.sample_rate)
+    asked: list[int] = []
+    answer = transcriber.engine.answer
+
+    def noted(prompts: Sequence[Prompt], *given: Any) -> list[Answer]:
+        asked.append(len(prompts))
+        return answer(prompts, *given)
+
+    monkeypatch.setattr(transcriber.engine, "answer", noted)
+    found = transcriber.transcribe_file(tmp_path / "long.wav")
+    assert sum(asked) == found.pieces >= 5
+    assert max(asked) == 2

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from kikimimi.errors import KikimimiError, RequestError
+from kikimimi.errors import KikimimiError, RequestError, WriteError
 from kikimimi.files.writing import sync
 from kikimimi.model.assembly import assemble, load_deferred
 from kikimimi.model.sharding import shard
@@ -39,6 +39,19 @@ def test_a_disk_that_may_not_be_written_to(make_run: Make, monkeypatch: pytest.M
         KikimimiError, match=r"Read-only .* There is none before it\. Name a folder that can be"
     ):
         train(run)
+
+
+@pytest.mark.fault(
+    "The system: full disks, folders without permission", "one line, exit code 1, nothing by half"
+)
+@pytest.mark.parametrize("folder", ["weights", "checkpoints", "checkpoints/asr", "faults"])
+def test_a_folder_that_takes_no_files_is_told_before_the_first_step(make_run: Make, folder: str) -> None:
+    run = make_run("run")
+    (run.path / folder).parent.mkdir(exist_ok=True)
+    (run.path / folder).touch()
+    with pytest.raises(WriteError, match=rf"{folder}/target: .*One of the folders in this path is a file"):
+        train(run)
+    assert not run.metrics.exists()
 
 
 @pytest.mark.parametrize(
