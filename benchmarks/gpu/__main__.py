@@ -67,16 +67,27 @@ def run_apart(size: str) -> Run:
             except subprocess.TimeoutExpired:
                 _kill(process)
                 said, _ = process.communicate()
-                return {"error": f"{said[-_LONGEST:]}\ntook longer than {limit:.0f} s"}
+                return {**_made(into), "error": f"{said[-_LONGEST:]}\ntook longer than {limit:.0f} s"}
             except BaseException:  # it is interrupted
                 _kill(process)
                 raise
-            if into.is_file():
-                made: dict[str, Any] = json.loads(into.read_text(encoding="utf-8"))
-                return made
-            return {"error": f"{said[-_LONGEST:]}\nended with {process.returncode}"}
+            made = _made(into)
+            if process.returncode or not made:
+                made["error"] = made.get("error") or f"{said[-_LONGEST:]}\nended with {process.returncode}"
+            return made
 
     return run
+
+
+def _made(into: Path) -> dict[str, Any]:
+    """Return what a section has written, whole or in part."""
+    return json.loads(into.read_text(encoding="utf-8")) if into.is_file() else {}
+
+
+def _write(into: Path, made: dict[str, Any]) -> None:
+    unfinished = into.with_suffix(".part")
+    unfinished.write_text(json.dumps(made), encoding="utf-8")
+    os.replace(unfinished, into)
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
@@ -111,8 +122,8 @@ def main() -> None:
         sys.exit("torch finds no GPU here: --size tiny runs on a CPU, and says nothing of speed")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.section is not None:
-        made = run_here(Subject(SIZES[options.size], device))(options.section, 0)
-        options.into.write_text(json.dumps(made), encoding="utf-8")
+        subject = Subject(SIZES[options.size], device, lambda found: _write(options.into, {"result": found}))
+        _write(options.into, run_here(subject)(options.section, 0))
         return
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     results = Results(card(device), options.size)

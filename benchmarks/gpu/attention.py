@@ -28,13 +28,14 @@ def attention(subject: Subject) -> dict[str, Any]:
         query, key, value = _inputs(size, device)
         expected = by_sequence(lengths)(query, key, value).detach().float()
         methods: dict[str, Any] = {}
+        found[name] = {"lengths": lengths, "methods": methods}
         for method, make in METHODS.items():
             try:
                 attend = make(lengths, device)
                 methods[method] = _measured(attend, (query, key, value), expected, subject)
             except Exception as error:  # noqa: BLE001 - what this build of torch cannot do is a result, too
                 methods[method] = {"error": f"{type(error).__name__}: {error}"[:2000]}
-        found[name] = {"lengths": lengths, "methods": methods}
+            subject.keep(found)  # what is compiled may take longer than there is time
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCH = ("torch", "torchaudio")
-WANTED = ("pytest>=8",)
+WANTED = ("pytest>=8", "pytest-timeout>=2")
 """What is needed besides: for the tests of CUDA's paths."""
 _ROUNDS = 8  # needs of needs of needs
 

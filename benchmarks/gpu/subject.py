@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -31,10 +33,12 @@ class Subject:
     Attributes:
         size: How large everything is.
         device: Where it runs.
+        keep: Takes what a section has measured so far: all there is of it, if its time is used up.
     """
 
     size: Size
     device: torch.device
+    keep: Callable[[dict[str, Any]], None] = lambda found: None
 
     @cached_property
     def _lora(self) -> Recipe:

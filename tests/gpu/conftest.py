@@ -1,7 +1,9 @@
-"""What runs on a GPU, for one of CUDA: `pytest -m gpu`. Elsewhere the tests are skipped."""
+"""What runs on a GPU, for one of CUDA: `pytest -m gpu`. Elsewhere the tests are skipped, unless
+`KIKIMIMI_TEST_DEVICE=cpu` rehearses them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,11 @@ from kikimimi.testing import write_shard
 
 RECIPE = """
 name: small
-encoder: {{name: whisper, weights: random, sizes: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64}}}}
+encoder:
+  name: whisper
+  weights: random
+  sizes: {{dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64}}
+  fixed: ["*"]
 adapter: {{name: mlp, hidden_dim: 32}}
 llm:
   name: llama
@@ -37,9 +43,10 @@ Make = Callable[..., RunFolder]
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    if not torch.cuda.is_available():
+    chosen = torch.device(os.environ.get("KIKIMIMI_TEST_DEVICE", "cuda"))
+    if chosen.type == "cuda" and not torch.cuda.is_available():
         pytest.skip("torch finds no GPU")
-    return torch.device("cuda")
+    return chosen
 
 
 @pytest.fixture
