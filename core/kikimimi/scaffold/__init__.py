@@ -63,9 +63,12 @@ class Scaffold:
         if not registry.PLUGIN_NAME.fullmatch(self.name):
             words = re.findall(r"[A-Za-z0-9]+", self.name)
             guess = "_".join(words).lstrip("0123456789_")
+            if guess == self.name:
+                guess = f"my_{guess}"
             raise RequestError(
                 f"'{self.name}' cannot be a plugin's name: use letters and digits, with single '-' or '_' "
-                f"between them, and start with a letter.{f' For example: {guess}' if guess else ''}"
+                "between them, and start with a letter; null, true and false are other things in YAML, and list "
+                f"and new are commands.{f' For example: {guess}' if guess else ''}"
             )
         registered = {plugin.name: plugin for plugin in registry.plugins(self.kind)}
         if self.name in registered:

@@ -76,7 +76,7 @@ def builds_on_meta(subject: Subject) -> None:
 
 
 def builds_the_same_from_a_seed(subject: Subject) -> None:
-    """The seed decides the random weights: a run can be repeated. None is left as the memory was."""
+    """The seed decides the random weights: a run can be repeated, and no value is memory as it was."""
     with _new_memory_as_nan():
         part, again = (subject.build(seed=3) for _ in range(2))
     unset = [name for name, value in (*part.named_parameters(), *part.named_buffers()) if value.isnan().any()]

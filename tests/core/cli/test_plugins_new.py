@@ -229,10 +229,13 @@ def test_a_name_may_carry_its_kind_already() -> None:
     ("name", "kind", "message"),
     [
         ("my adapter", "adapter", r"'my adapter' cannot be a plugin's name: use .* For example: my_adapter"),
-        ("2tower", "encoder", r"start with a letter\. For example: tower"),
+        ("2tower", "encoder", r"start with a letter; .* For example: tower"),
         ("_x_", "llm", r"For example: x"),
         ("a--b", "llm", r"with single '-' or '_' between them"),
-        ("聞き耳", "llm", r"'聞き耳' cannot be a plugin's name: .* start with a letter\.$"),
+        ("聞き耳", "llm", r"'聞き耳' cannot be a plugin's name: .* start with a letter; .* commands\.$"),
+        ("null", "llm", r"'null' cannot be a plugin's name: .* other things in YAML.* For example: my_null"),
+        ("True", "llm", r"'True' cannot be a plugin's name: .* For example: my_True"),
+        ("new", "voice", r"'new' cannot be a plugin's name: .* list and new are commands\. For"),
         ("../up", "adapter", r"For example: up"),
         ("", "adapter", r"'' cannot be a plugin's name"),
         (

@@ -242,3 +242,11 @@ def test_what_nothing_can_be_made_of_is_pointed_out(install: Any) -> None:
         "astray: 'kikimimi.normalizers' is no group of plugins. Did you mean 'kikimimi.normalisers'? Groups: "
     )
     assert "lower case" not in registry.names("normaliser")
+
+
+@pytest.mark.parametrize(
+    ("name", "usable"),
+    [("null", False), ("True", False), ("list", False), ("new", False), ("nullify", True), ("no", True)],
+)
+def test_words_of_yaml_and_of_the_command_line_are_no_names(name: str, usable: bool) -> None:
+    assert (registry.PLUGIN_NAME.fullmatch(name) is not None) is usable
