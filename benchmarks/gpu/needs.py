@@ -25,8 +25,12 @@ _ROUNDS = 8  # needs of needs of needs
 
 
 def requirement(text: str) -> Any:
-    from pip._vendor.packaging.requirements import Requirement
-
+    try:
+        from pip._vendor.packaging.requirements import Requirement
+    except ImportError:  # as of an environment that uv has made
+        sys.exit(
+            f"{sys.executable} has no pip, which puts there what is missing: {sys.executable} -m ensurepip"
+        )
     return Requirement(text)
 
 

@@ -273,6 +273,13 @@ def test_what_a_machine_lacks(tmp_path: Path) -> None:
     assert needs["lacking"](["numpy>=999"], tmp_path) == ["no-other-thing"]
 
 
+def test_a_python_without_pip_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "needs.py"))
+    monkeypatch.setitem(sys.modules, "pip._vendor.packaging.requirements", None)
+    with pytest.raises(SystemExit, match=r"has no pip, .* -m ensurepip"):
+        needs["requirement"]("numpy")
+
+
 def test_what_cannot_be_installed_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     needs = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "needs.py"))
     with pytest.MonkeyPatch.context() as patch:
