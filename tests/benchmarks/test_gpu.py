@@ -205,7 +205,7 @@ def test_the_tests_of_cuda_say_when_none_has_run(subject: Any, monkeypatch: pyte
     from benchmarks.gpu import cuda_tests
 
     fallen = subprocess.CompletedProcess([], 3, "INTERNALERROR> Unknown config option: timeout\n", "")
-    monkeypatch.setattr(cuda_tests.subprocess, "run", lambda *_, **__: fallen)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: fallen)
     with pytest.raises(RuntimeError, match=r"no test has run:\nINTERNALERROR> Unknown config option"):
         cuda_tests.cuda_tests(subject)
 
