@@ -56,8 +56,8 @@ KINDS: dict[str, Kind] = {
 PLUGIN_NAME = re.compile(r"(?!(?i:null|true|false|list|new)$)[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
 """What a plugin may be called, so that recipes and the command line can say it."""
 NAME_RULE = (
-    "a name has letters and digits, with single '-' or '_' between them, and starts with a letter; null, true "
-    "and false are other things in YAML, and list and new are commands"
+    "a name has letters and digits, with single '-' or '_' between them, and starts with a letter; null, "
+    "true and false are other things in YAML, and list and new are commands"
 )
 DISABLED_VARIABLE = "KIKIMIMI_DISABLE_PLUGINS"
 """Environment variable with the distributions whose plugins are left out, between commas."""

@@ -67,8 +67,8 @@ class Scaffold:
                 guess = f"my_{guess}"
             raise RequestError(
                 f"'{self.name}' cannot be a plugin's name: use letters and digits, with single '-' or '_' "
-                "between them, and start with a letter; null, true and false are other things in YAML, and list "
-                f"and new are commands.{f' For example: {guess}' if guess else ''}"
+                "between them, and start with a letter; null, true and false are other things in YAML, and "
+                f"list and new are commands.{f' For example: {guess}' if guess else ''}"
             )
         registered = {plugin.name: plugin for plugin in registry.plugins(self.kind)}
         if self.name in registered:
