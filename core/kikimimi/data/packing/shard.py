@@ -124,6 +124,7 @@ def pack_shard(
                     packed.records += 1
                     packed.seconds += made.seconds
                     packed.silent += made.silent
+                del made  # else indexing would hold the last one
                 advance(1)
         # Note and index go first: an interruption from here on leaves a shard without them, made again.
         note.unlink(missing_ok=True)

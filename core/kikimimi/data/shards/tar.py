@@ -109,10 +109,10 @@ def read_entries(
         name = header.name if name is None else name
         regular = kind in _REGULAR
         if 0 < length <= (largest(name) if regular else 0):
-            content = file.read(end - here)[:length]
+            content = file.read(length)  # without the padding: cutting it off would copy what is large
         else:
             content = b""
-            file.seek(end)
+        file.seek(end)
         here = end
         if kind == tarfile.DIRTYPE or (kind == tarfile.AREGTYPE and name.endswith("/")):
             continue
