@@ -37,7 +37,7 @@ SECTIONS: Mapping[str, Section] = {
     "generation": Section(generation, 60),
     "parity": Section(parity, 45),
     "resume": Section(resume, 60),
-    "tests": Section(cuda_tests, 90),
+    "tests": Section(cuda_tests, 150),
     "fsdp": Section(fsdp, 75),
     "compile": Section(compiled, 120),
 }
