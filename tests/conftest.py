@@ -32,12 +32,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         write_page(config.stash[FAULTS])
     # The module of a built-in is imported alone once, in test_builtins.py, and not for every config that some
     # other file checks: each test process that does so starts another one, which imports torch.
-    elsewhere = ("adapters", "encoders", "llms", "objectives")
+    alone = ("import_is_quiet]", "import_is_light]")
     items[:] = [
         item
         for item in items
-        if not (item.name.endswith("import_is_quiet]") and item.path.is_relative_to(TESTS))
-        or item.path.relative_to(TESTS).parts[0] not in elsewhere
+        if not (item.name.endswith(alone) and item.path.is_relative_to(TESTS))
+        or item.path.name == "test_builtins.py"
     ]
 
 
