@@ -133,7 +133,9 @@ def test_a_long_clip_is_transcribed_in_pieces_and_nothing_is_cut(
     assert done.err == (
         f"{file}: 7.0 s is longer than the encoder's 2 s, so it is transcribed in {len(heard)} pieces\n"
     )
-    assert done.out == f"文{len(heard)}" * len(heard) + "\n"
+    # Two at a time on a CPU; each says how many had been heard then.
+    said = [min(len(heard), piece + 2 - piece % 2) for piece in range(len(heard))]
+    assert done.out == "".join(f"文{number}" for number in said) + "\n"
 
 
 def test_a_long_clip_with_the_real_model(cli: Cli, trained: Path, write: Write, tone: Tone) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, Padded
 from kikimimi.contracts import component as contracts
-from kikimimi.testing import run_checks
+from kikimimi.testing import list_checks
 
 
 class Scaled(nn.Module):
@@ -83,8 +83,9 @@ def test_blocks_are_the_children_that_hold_parameters() -> None:
 
 def test_a_component_without_these_duties_passes() -> None:
     for component in (Bare, Alone):
-        failed = [result for result in run_checks("adapter", component) if result.error is not None]
-        assert not failed
+        for check in list_checks("adapter", component):
+            if check.name != "import_is_quiet":  # this file's
+                check()
 
 
 def test_the_meta_device_acts_on_every_function_whatever_is_loaded_later(

@@ -114,8 +114,8 @@ def test_readers_of_which_some_cannot_be_started(room: int) -> None:
     """Without room for the second one's pipes, the first is ended: it listens to no signal, for ever."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = [int(name) for name in os.listdir("/proc/self/fd")]
-    (most,) = (n for n in range(max(held) + 9) if n not in held and n - sum(one < n for one in held) == room)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    free = [number for number in range(max(held) + room + 2) if number not in held]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[room], hard))
     try:
         with pytest.raises(ReaderError, match=r"cannot be started: Too many open files\..*ulimit -n 65536"):
             read()
