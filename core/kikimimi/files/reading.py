@@ -46,7 +46,7 @@ def read_bytes(path: Path, *, limit: int, remedy: str = "") -> bytes:
                 raise damaged(
                     path, f"is {in_words(state.st_size)} large; at most {in_words(limit)} are read", remedy
                 )
-            return file.read(limit + 1)
+            return file.read(state.st_size + 1)  # room for the limit would be asked for at once
     except OSError as error:
         raise unreadable(path, error, remedy) from error
 

@@ -161,21 +161,27 @@ def _check(task: _Task) -> tuple[int, list[Problem]]:
     store = Store()
     problems: list[Problem] = []
     for row in range(task.begin, task.end):
-        offset, size = int(index.offsets[row]), int(index.sizes[row])
         try:
-            span = store.read(task.shard, offset, size, index.shard_bytes)
-            if hashlib.sha256(span).digest() != index.hashes[row].tobytes():
-                raise RecordError("", _CHANGED)
-            record = read_record(span, task.shard, offset)
-            lengths = _check_clips(record)
-            if wrong := next(_differences(index, row, record, lengths), ""):
-                raise RecordError("", f"{wrong}. {_make_again(task.shard)}")
+            _check_row(task.shard, index, row, store)
         except RequestError as error:
             problems.append(Problem(task.shard, 0, "", str(error)))
             return row - task.begin, problems
         except DataError as error:
+            offset = int(index.offsets[row])
             problems.append(Problem(task.shard, offset, index.key(row), _reason(error)))
     return task.end - task.begin, problems + _unlisted(task, index, store)
+
+
+def _check_row(shard: str, index: ShardIndex, row: int, store: Store) -> None:
+    offset, size = int(index.offsets[row]), int(index.sizes[row])
+    span = store.read(shard, offset, size, index.shard_bytes)
+    if hashlib.sha256(span).digest() != index.hashes[row].tobytes():
+        raise RecordError("", _CHANGED)
+    record = read_record(span, shard, offset)
+    del span  # the record has it once more
+    lengths = _check_clips(record)
+    if wrong := next(_differences(index, row, record, lengths), ""):
+        raise RecordError("", f"{wrong}. {_make_again(shard)}")
 
 
 def _unlisted(task: _Task, index: ShardIndex, store: Store) -> list[Problem]:
@@ -258,6 +264,7 @@ def _check_tar(shard: str) -> tuple[int, list[Problem]]:
                     _check_clips(make_record(members, shard))
                 except DataError as error:
                     problems.append(Problem(shard, members[0].offset, members[0].key, _reason(error)))
+                del members  # else two records would be held
         except BrokenTarError as error:
             problems.append(Problem(shard, error.offset, "", error.reason))
     return count, problems

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from tarfile import RECORDSIZE
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ from kikimimi.data.shards.record import (
     place,
     read_members,
 )
-from kikimimi.data.shards.store import is_url, read_descriptor
+from kikimimi.data.shards.store import descriptor_blocks, is_url
 from kikimimi.data.shards.tar import BLOCK, BrokenTarError, read_entries
 from kikimimi.data.workers import in_order
 from kikimimi.errors import AudioError, DataError, RequestError
@@ -170,6 +170,15 @@ def build_index(shard: Path, *, skip: bool = False) -> Path:
 _APART = "the key occurs twice, or its members do not stand together (tar --sort=name puts them so)"
 
 
+class _Outcome(NamedTuple):
+    """What came of a record: its row of the index, or what is wrong with it."""
+
+    key: str
+    offset: int
+    row: dict[str, Any] | None = None
+    error: RecordError | None = None
+
+
 class _Builder:
     def __init__(self, shard: Path, *, skip: bool) -> None:
         self.shard, self.skip = shard, skip
@@ -181,17 +190,18 @@ class _Builder:
         """Go through the shard."""
         seen: set[str] = set()
         broken: BrokenTarError | None = None
-        last: list[Member] = []  # held until it is known that the tar goes on after it
+        last: _Outcome | None = None  # kept until it is known that the tar goes on after it
         with self.shard.open("rb") as tar:
             try:
                 for members in grouped(read_members(tar, whole=True)):
-                    if last:
-                        self._add(last, tar.fileno(), seen)
-                    last = members
+                    if last is not None:
+                        self._add(last)
+                    last = self._outcome(members, tar.fileno(), seen)
+                    del members  # else two records would be held
             except BrokenTarError as error:
                 broken = error
-            if last:
-                self._add(last, tar.fileno(), seen, broken)
+            if last is not None:
+                self._add(last, broken)
         if broken is not None and not (self.rejected and self.rejected[-1].offset == broken.offset):
             self._break("", broken)
         if self.rejected and not self.rows:
@@ -202,24 +212,30 @@ class _Builder:
                 f"{where}: {first.reason}{more}; nothing in the shard can be used, and it gets no index"
             )
 
-    def _add(
-        self, members: list[Member], descriptor: int, seen: set[str], broken: BrokenTarError | None = None
-    ) -> None:
-        key = members[0].key
+    def _outcome(self, members: list[Member], descriptor: int, seen: set[str]) -> _Outcome:
+        key, offset = members[0].key, members[0].offset
         try:
             record = make_record(members, str(self.shard))
             if key in seen:
                 raise RecordError(record.where, _APART)
-            self.rows.append(self._row(record, members, descriptor))
+            return _Outcome(key, offset, row=self._row(record, members, descriptor))
         except RecordError as error:
-            if broken is not None:  # what the record lacks is what was cut off
-                self._break(key, broken)
-                return
+            # Its frames hold the record.
+            return _Outcome(key, offset, error=error.with_traceback(None))
+        finally:
+            seen.add(key)
+
+    def _add(self, outcome: _Outcome, broken: BrokenTarError | None = None) -> None:
+        key, error = outcome.key, outcome.error
+        if outcome.row is not None:
+            self.rows.append(outcome.row)
+        elif broken is not None:  # what the record lacks is what was cut off
+            self._break(key, broken)
+        elif error is not None:
             why = f": {_APART}" if key in self._apart and error.reason != _APART else ""
             if not self.skip:
                 raise (RecordError(f"{error}{why}") if why else error) from error.__cause__
-            self.rejected.append(Rejected(key, members[0].offset, error.reason + why))
-        seen.add(key)
+            self.rejected.append(Rejected(key, outcome.offset, error.reason + why))
 
     @cached_property
     def _apart(self) -> set[str]:
@@ -245,7 +261,9 @@ class _Builder:
         except AudioError as error:
             raise RecordError(record.where, str(error)) from error
         offset, size = members[0].offset, members[-1].end - members[0].offset
-        sha256 = hashlib.sha256(read_descriptor(descriptor, offset, size)).digest()
+        digest = hashlib.sha256()
+        for block in descriptor_blocks(descriptor, offset, size):
+            digest.update(block)
         return {
             "key": record.key,
             "offset": offset,
@@ -254,7 +272,7 @@ class _Builder:
             "characters": sum(len(text) for text in record.texts()),
             "language": named(record.json, "language"),
             "license": named(record.json, "license"),
-            "sha256": sha256,
+            "sha256": digest.digest(),
         }
 
     def file(self) -> bytes:

@@ -6,7 +6,7 @@ configuration files), proxies from the usual environment variables; nothing of e
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -37,6 +37,7 @@ SLOW_ATTEMPTS = 2
 CONNECT_SECONDS = 30.0
 """How long a connection may take [s]."""
 
+_BLOCK = 1 << 20
 _WEB = ("http", "https")
 _TRY_LATER = (408, 425, 429)  # the refusals that are about the moment, not about the request
 _FINAL = (ImportError, NotImplementedError, TypeError, ValueError)
@@ -106,6 +107,12 @@ def read_descriptor(descriptor: int, offset: int, size: int) -> bytes:
         pieces.append(piece)
         offset, size = offset + len(piece), size - len(piece)
     return b"".join(pieces)
+
+
+def descriptor_blocks(descriptor: int, offset: int, size: int) -> Iterator[bytes]:
+    """Yield a piece of an open file, block by block."""
+    for at in range(offset, offset + size, _BLOCK):
+        yield read_descriptor(descriptor, at, min(_BLOCK, offset + size - at))
 
 
 def is_url(name: str) -> bool:

@@ -6,10 +6,13 @@ import io
 import json
 import os
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from kikimimi.data.shards import index as index_module, indexing, record
 from kikimimi.data.shards.check import ShardCheck
@@ -137,3 +140,28 @@ def test_an_index_whose_header_is_nested_without_end(shard: Any) -> None:
     index_path(path).write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
     with pytest.raises(DataError, match="is malformed"):
         ShardIndex.load(path)
+
+
+@pytest.mark.parametrize("first", ["json", "wav"])
+def test_records_are_held_once(tmp_path: Path, first: str) -> None:
+    clip = io.BytesIO()
+    soundfile.write(clip, np.zeros(4_000_000, dtype=np.float32), 16_000, format="WAV", subtype="FLOAT")
+    members = {"json": TEXT, "wav": clip.getvalue()}
+    shard = tmp_path / "large.tar"
+    with tarfile.open(shard, "w") as tar:
+        for key in "abc":
+            for suffix in sorted(members, reverse=first == "wav"):
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size = len(members[suffix])
+                tar.addfile(info, io.BytesIO(members[suffix]))
+    size = len(members["wav"])
+    held_by_next = first == "wav"  # its first member is read before it is known that another record begins
+    tracemalloc.start()
+    try:
+        build_index(shard)
+        assert tracemalloc.get_traced_memory()[1] < (1.5 + held_by_next) * size
+        tracemalloc.reset_peak()
+        assert ShardCheck([str(shard)]).run().records == 3
+        assert tracemalloc.get_traced_memory()[1] < 2.5 * size  # the bytes that were hashed, and the clip
+    finally:
+        tracemalloc.stop()
