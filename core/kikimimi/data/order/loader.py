@@ -164,6 +164,9 @@ class StageLoader(DataLoader[Batch]):
         start = super().__iter__
         return iter(Readers(start, lambda: self.waiting())) if self.num_workers else start()
 
+    def check_worker_number_rationality(self) -> None:
+        """Leave out torch's advice to take no more workers than cores: what they wait for may be a server."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position over all ranks, which a run of another world size can take up."""
         sampler = self.plan_sampler

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import active_children
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kikimimi.console.terminal import say
 from kikimimi.data.order import readers
+from kikimimi.data.order.loader import StageLoader
 from kikimimi.data.order.readers import ReaderError, Readers, handed_over, lost_readers_told
 from kikimimi.data.workers import ignore_signals
 
@@ -64,6 +65,11 @@ def no_reader_is_left() -> Iterator[None]:
 
 def test_batches_arrive_in_order() -> None:
     assert read() == [0, 1, 2, 3]
+
+
+def test_more_workers_than_cores_are_nothing_to_warn_of() -> None:
+    dataset: Any = Numbers(int)
+    assert StageLoader(dataset, cast(Any, range(4)), workers=4096).num_workers == 4096
 
 
 def test_a_slow_batch_is_waited_for(
