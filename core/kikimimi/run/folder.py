@@ -137,11 +137,12 @@ class RunFolder:
         """
         cls.require(path)
         file_there(path / "recipe.yaml", _RECIPE_REMEDY)
-        recipe = cls.read_recipe(path)
-        tell_differences(path, tuple(MadeWith.read(path / "lock.json").differences()))
+        made_with = MadeWith.read(path / "lock.json")
+        recipe = cls._recipe(path, made_with)
+        tell_differences(path, tuple(made_with.differences()))
         if not overrides:
             return cls(path, recipe)
-        wanted = cls.read_recipe(path, overrides)
+        wanted = cls._recipe(path, made_with, overrides)
         if changed := recipe_change(recipe, wanted):
             raise RunError(
                 f"{path} keeps its recipe ({changed}). It can go on with another "
@@ -191,7 +192,11 @@ class RunFolder:
             DamagedError: It is damaged.
             RecipeError: The changes are wrong.
         """
-        held, made_with = _held_recipe(path), MadeWith.read(path / "lock.json")
+        return RunFolder._recipe(path, MadeWith.read(path / "lock.json"), overrides)
+
+    @staticmethod
+    def _recipe(path: Path, made_with: MadeWith, overrides: Sequence[str] = ()) -> Recipe:
+        held = _held_recipe(path)
         made_with.prefer()
         try:
             recipe = load_recipe(path / "recipe.yaml", overrides)

@@ -11,6 +11,7 @@ from kikimimi.errors import RunError
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.run.drift import recipe_change
 from kikimimi.run.folder import RunFolder, run_name
+from kikimimi.run.made_with import MadeWith
 
 ROOT = Path(__file__).parents[3]
 
@@ -73,6 +74,20 @@ def test_create_then_open(tmp_path: Path, recipe: Recipe) -> None:
     assert RunFolder.open(created.path).recipe == recipe
     assert RunFolder.create(created.path, recipe).recipe == recipe
     assert [path.name for path in created.path.iterdir()] == ["recipe.yaml"]
+
+
+def test_the_lock_is_read_once(tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.create(tmp_path / "run", recipe)
+    read: list[Path] = []
+    made_with = MadeWith.read
+
+    def counted(lock: Path) -> MadeWith:
+        read.append(lock)
+        return made_with(lock)
+
+    monkeypatch.setattr(MadeWith, "read", counted)
+    RunFolder.open(run.path, ["trainer.workers=1"])
+    assert read == [run.path / "lock.json"]
 
 
 def test_a_run_that_never_began_takes_the_mended_recipe(tmp_path: Path, recipe: Recipe) -> None:

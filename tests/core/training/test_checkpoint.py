@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from kikimimi.errors import KikimimiError, RequestError, WriteError
+from kikimimi.files import writing
 from kikimimi.files.writing import sync
 from kikimimi.model.assembly import assemble, load_deferred
 from kikimimi.model.sharding import shard
@@ -29,7 +30,8 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, part: str, number: int = errno.EN
             raise OSError(number, os.strerror(number))
         real(path)
 
-    monkeypatch.setattr(checkpoint, "sync", full)
+    for module in (checkpoint, writing):
+        monkeypatch.setattr(module, "sync", full)
 
 
 def test_a_disk_that_may_not_be_written_to(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +92,13 @@ def test_what_a_kill_leaves_is_passed_over_and_cleared(make_run: Make) -> None:
     for name in (".step-00000002.tmp", ".step-00000001.old"):
         (run.checkpoints("asr") / name).mkdir(parents=True)
         (run.checkpoints("asr") / name / "weights.safetensors").write_bytes(b"half")
+    weights = run.weights("asr")
+    weights.parent.mkdir()
+    for name in (f".{weights.name}.tmp", f".{weights.name}.77-0a1b2c3d.tmp"):
+        (weights.parent / name).write_bytes(b"half")
     train(run)
     assert not list(run.checkpoints("asr").glob(".*"))
+    assert list(weights.parent.iterdir()) == [weights]
     assert run.finished("asr")
 
 

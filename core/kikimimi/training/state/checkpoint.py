@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from kikimimi.console.words import listing
 from kikimimi.errors import DamagedError, KikimimiError, WriteError
 from kikimimi.files.hashes import MANIFEST, UNVERIFIED, FileMark, check_files, mark, write_manifest
 from kikimimi.files.reading import MEBIBYTE, damaged, file_there, read_json, unreadable
-from kikimimi.files.writing import sync, what_to_do
+from kikimimi.files.writing import sync, what_to_do, whole_file
 from kikimimi.run.folder import checkpoint_folders, checkpoint_step, stray_names
 from kikimimi.run.rank import global_rank
 from kikimimi.training.state.resume_state import (
@@ -276,22 +276,20 @@ def write_weights(
     Raises:
         KikimimiError: It could not be written; raised on all ranks.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     first = trainer.is_global_zero
 
     def write() -> None:
         if first:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(temporary if first else None, state, _header(metadata), fetch=_whole, seal=True)
+            for left_over in path.parent.glob(f".{path.name}.*tmp"):
+                left_over.unlink()  # by a kill
+        place: AbstractContextManager[Path | None] = whole_file(path) if first else nullcontext()
+        with place as unfinished:
+            write_tensors(unfinished, state, _header(metadata), fetch=_whole, seal=True)
         if first:
-            sync(temporary)
-            temporary.replace(path)
             sync(path.parent)
 
     failure = trainer.strategy.broadcast(_attempt(write, 1))
     if failure is not None:
-        if first:
-            temporary.unlink(missing_ok=True)
         raise KikimimiError(
             f"{path}: the weights could not be written: {failure.reason}. {_intact(None, failure.advice)}"
         )
