@@ -38,7 +38,7 @@ app = typer.Typer(
 
 @app.command(name=_LIST)
 def list_plugins(
-    name: str = typer.Argument(None, metavar="[NAME]", help="Only the plugins of this name."),
+    name: str = typer.Argument(None, metavar="[NAME]", help="Only those of this name, or DISTRIBUTION:NAME."),
     check: bool = typer.Option(
         False,
         "--check",
@@ -49,20 +49,28 @@ def list_plugins(
 ) -> None:
     """List the registered plugins, importing none; show one with its options; with --check, try them."""
     from kikimimi.console.words import listing, nearest
-    from kikimimi.contracts.registry import misplaced, plugins as registered
+    from kikimimi.contracts.registry import canonical, misplaced, plugins as registered
     from kikimimi.errors import PluginError
 
     found = list(registered())
     strange: list[str] = misplaced() if name is None else []
     for line in strange:
         say(line, error=True)
+    of, _, plain = (name or "").rpartition(":")
     if name is not None:
         names = {plugin.name for plugin in found}
-        if name not in names:
+        if plain not in names:
             raise PluginError(
-                f"no plugin is called '{name}'.{nearest(name, names)} Plugins: {listing(names)}"
+                f"no plugin is called '{plain}'.{nearest(plain, names)} Plugins: {listing(names)}"
             )
-        found = [plugin for plugin in found if plugin.name == name]
+        found = [plugin for plugin in found if plugin.name == plain]
+    if of:
+        claimants = {plugin.distribution for plugin in found}
+        found = [plugin for plugin in found if canonical(plugin.distribution) == canonical(of)]
+        if not found:
+            raise PluginError(
+                f"'{of}' has no plugin '{plain}'.{nearest(of, claimants)} It is of {listing(claimants)}"
+            )
     claims = [(plugin.kind, plugin.name) for plugin in found]
     rows = [asdict(plugin) | {"duplicate": claims.count((plugin.kind, plugin.name)) > 1} for plugin in found]
     if not check:
@@ -77,7 +85,7 @@ def list_plugins(
                 _print_words(row)
         return
     for plugin, row in zip(found, rows, strict=True):
-        outcome = _check(plugin)
+        outcome = _check(plugin, f"{plugin.distribution}:{plugin.name}" if of else plugin.name)
         row |= outcome.as_row()
         if not as_json:
             _print_outcome(plugin, outcome, verbose=verbose)
@@ -145,13 +153,13 @@ class _Outcome:
         }
 
 
-def _check(plugin: Plugin) -> _Outcome:
-    """Import a plugin and run the checks of its kind."""
+def _check(plugin: Plugin, name: str) -> _Outcome:
+    """Import a plugin by the name that was asked for, and run the checks of its kind."""
     from kikimimi.contracts.registry import load
     from kikimimi.errors import PluginError
 
     try:
-        component = load(plugin.kind, plugin.name)
+        component = load(plugin.kind, name)
     except PluginError as error:
         cause = error.__cause__  # what the plugin's own module raised; without one the message says it all
         raised = "".join(traceback.format_exception(cause)) if cause else ""

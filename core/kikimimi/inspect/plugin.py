@@ -55,7 +55,7 @@ def plugin_in_words(plugin: Plugin) -> PluginInWords:
     Raises:
         PluginError: It cannot be imported, or another distribution claims its name.
     """
-    component = load(plugin.kind, plugin.name)
+    component = load(plugin.kind, f"{plugin.distribution}:{plugin.name}")
     config = getattr(component, "Config", None)
     options = () if config is None else tuple(_with_sections(config))
     kind = kind_of(plugin.kind)

@@ -104,6 +104,18 @@ def test_duplicates_are_flagged_in_table_and_json(install: Any) -> None:
     }
 
 
+def test_one_of_two_claimants_is_shown_and_checked_by_its_distribution(install: Any) -> None:
+    install("first", {NORMALISERS: {"lower": "claimed_a:Lower"}}, {"claimed_a": LOWER})
+    install("se-cond", {NORMALISERS: {"lower": "claimed_b:Lower"}}, {"claimed_b": LOWER})
+    (row,) = json.loads(CliRunner().invoke(app, ["plugins", "Se_Cond:lower", "--json"]).output)
+    assert (row["distribution"], row["value"]) == ("se-cond", "claimed_b:Lower")
+    assert row["about"] == "Lower case."
+    checked = CliRunner().invoke(app, ["plugins", "--check", "se-cond:lower"])
+    assert checked.output == "ok      normaliser 'lower' (se-cond 1.0, claimed_b:Lower): 7 checks\n"
+    with pytest.raises(PluginError, match=r"'thrid' has no plugin 'lower'\. It is of first, se-cond"):
+        CliRunner().invoke(app, ["plugins", "thrid:lower"], catch_exceptions=False)
+
+
 def test_check_passes_and_fails_with_the_whole_traceback(install: Any) -> None:
     install("lower-case", {NORMALISERS: {"lower": "third_lower:Lower"}}, {"third_lower": LOWER})
     good = CliRunner().invoke(app, ["plugins", "--check", "lower"])
