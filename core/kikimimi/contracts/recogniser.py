@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.contracts.conversation import Conversation
 from kikimimi.contracts.options import Options
 
 
@@ -58,3 +59,21 @@ class Recogniser(ABC):
         Returns:
             What was said in each; an `Answer` says of itself whether it was cut.
         """
+
+    def respond(
+        self, prompts: Sequence[Conversation], clips: Sequence[NDArray[np.float32]], language: str | None
+    ) -> Sequence[str]:
+        """Answer what an evaluation asks about clips, batched; this is what it calls.
+
+        Here it transcribes, whatever is asked. A system that takes requests answers them.
+
+        Args:
+            prompts: What is asked about each clip: turns up to the user's last one. Each holds one
+                `AudioPart`, where the clip stands.
+            clips: Waveforms of (S,) mono float32 at `sample_rate`, one for each prompt.
+            language: ISO 639-1 code of what is said, or None where it is not known.
+
+        Returns:
+            An answer to each; an `Answer` says of itself whether it was cut.
+        """
+        return self.transcribe(clips, language)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from kikimimi.console.progress import Progress
 from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.answer import Answer
+from kikimimi.contracts.conversation import AudioPart, Conversation
 from kikimimi.contracts.metric import Score, open_metric
 from kikimimi.data.audio import MAX_CLIP_SECONDS, decode
 from kikimimi.data.corpus import Corpus
@@ -384,10 +385,11 @@ def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list
     def answer(rows: list[int]) -> list[str]:
         texts: dict[int, str] = {}
         by_language: dict[str | None, list[int]] = {}
-        clips = {}
+        clips, prompts = {}, {}
         for row in rows:
             record = corpus.shards.read(row)
-            names = corpus.conversation(record).clips()
+            prompts[row] = _unspoken(corpus.conversation(record).prompt())
+            names = prompts[row].clips()
             if len(names) != 1:
                 raise DataError(f"{record.where}: a recogniser takes one clip, and there are {len(names)}")
             clips[row] = decode(
@@ -399,11 +401,22 @@ def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list
             by_language.setdefault(named(record.json, "language"), []).append(row)
         for language, group in by_language.items():
             with _blamed_on(where):
-                heard = recogniser.transcribe([clips[row] for row in group], language)
-            texts.update(zip(group, heard, strict=True))
+                said = recogniser.respond(
+                    [prompts[row] for row in group], [clips[row] for row in group], language
+                )
+            texts.update(zip(group, said, strict=True))
         return [texts[row] for row in rows]
 
     return answer
+
+
+def _unspoken(prompt: Conversation) -> Conversation:
+    """Return a prompt as a system may see it: without what is said in its clips, and what else is known."""
+    turns = (
+        replace(turn, parts=tuple(AudioPart(p.audio) if isinstance(p, AudioPart) else p for p in turn.parts))
+        for turn in prompt.messages
+    )
+    return Conversation(tuple(turns))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.recogniser import Recogniser, RecogniserConfig
 from kikimimi.data.stream import MIN_SECONDS
 from kikimimi.errors import AudioError
@@ -114,6 +115,36 @@ def clips_have_one_text_each(subject: RecogniserSubject) -> None:
     }.items():
         expect(again == found, f"the same clips {what}: expected {found}, found {again}")
     expect(subject.transcribe([]) == [], "no clips: expected no texts")
+
+
+def prompts_have_one_answer_each(subject: RecogniserSubject) -> None:
+    """What an evaluation asks about clips has one answer each, in their order, and the same alone."""
+    clips = subject.clips()
+    prompts = [_asked(words) for words in ("What is said?", "Who speaks?", "What is said?")]
+
+    def respond(chosen: list[int]) -> list[str]:
+        found: Any = subject.recogniser.respond(
+            [prompts[i] for i in chosen], [clips[i] for i in chosen], _LANGUAGE
+        )
+        expect(
+            isinstance(found, Sequence)
+            and not isinstance(found, str)
+            and all(isinstance(text, str) for text in found)
+            and len(found) == len(chosen),
+            f"respond: expected a list of {len(chosen)} texts, found {found!r}",
+        )
+        return list(found)
+
+    found = respond([0, 1, 2])
+    for what, again in {
+        "in reverse": respond([2, 1, 0])[::-1],
+        "one by one": [respond([i])[0] for i in range(3)],
+    }.items():
+        expect(again == found, f"respond: the same prompts {what}: expected {found}, found {again}")
+
+
+def _asked(words: str) -> Conversation:
+    return Conversation((Message("user", (AudioPart("0.flac"), TextPart(words))),))
 
 
 def silence_is_taken(subject: RecogniserSubject) -> None:

@@ -138,6 +138,16 @@ class RefusesLongClips(Loudness):
             raise ValueError("too long") from error
 
 
+class OneAnswer(Loudness):
+    def respond(self, prompts: Any, clips: Any, language: str | None) -> list[str]:
+        return list(super().respond(prompts, clips, language))[:1]
+
+
+class AnswersTheFirst(Loudness):
+    def respond(self, prompts: Any, clips: Any, language: str | None) -> list[str]:
+        return [f"{prompts[0].messages[-1].parts[-1].text} {number}" for number in range(len(clips))]
+
+
 BROKEN = [
     (NamesItsPlace, "states_what_it_takes", "identity: expected the same text each time, found ['<"),
     (NeedsAWindow, "silence_is_taken", "a clip of 0.025 s: expected a text, found ValueError: "),
@@ -149,6 +159,8 @@ BROKEN = [
     (OneText, "clips_have_one_text_each", "transcribe: expected a list of 3 texts, found '"),
     (Sorts, "clips_have_one_text_each", "the same clips in reverse: expected"),
     (LooksAtTheBatch, "clips_have_one_text_each", "the same clips one by one: expected"),
+    (OneAnswer, "prompts_have_one_answer_each", "respond: expected a list of 3 texts, found ["),
+    (AnswersTheFirst, "prompts_have_one_answer_each", "respond: the same prompts in reverse: expected"),
     (NormalisesInPlace, "clips_have_one_text_each", "expected the clips as they were, found them changed"),
     (NeedsALanguage, "silence_is_taken", "'NoneType' object has no attribute 'upper'"),
     (CutsLongClips, "longest_clip_works", "expected a kikimimi.AudioError, found none"),
