@@ -27,9 +27,17 @@ from transformers import (
     WhisperForConditionalGeneration,
     WhisperProcessor,
 )
+from typer.testing import CliRunner
 
 from kikimimi import AudioError, AudioPart, Conversation, Message, TextPart, WeightsError, encode_audio
-from kikimimi.testing import Check, parametrize_checks
+from kikimimi.cli import app
+from kikimimi.data.corpus import Corpus
+from kikimimi.evaluation.predictions import read_predictions, row_keys
+from kikimimi.evaluation.score import read_scores
+from kikimimi.recipe import load_recipe
+from kikimimi.run.folder import RunFolder
+from kikimimi.testing import Check, parametrize_checks, tiny_recipe, write_shard
+from kikimimi.training.train import train
 from kikimimi_recognisers.tiny_audio_flamingo import TINY_LLM, byte_tokenizer, write_tiny_audio_flamingo
 from kikimimi_recognisers.transformers_model import TransformersRecogniser
 
@@ -37,6 +45,9 @@ GRANITE_TEMPLATE = (
     "{% for m in messages %}<|start|>{{ m['role'] + '\\n' + m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
+
+
+QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
 
 @parametrize_checks(TransformersRecogniser)
@@ -139,7 +150,17 @@ def voxtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("voxtral")
     marks = {
         **{0: "<unk>", 1: "<s>", 2: "</s>", 3: "[INST]", 4: "[/INST]", 11: "<pad>"},
-        **{24: "[AUDIO]", 25: "[BEGIN_AUDIO]", 34: "[TRANSCRIBE]"},
+        **{5: "[AVAILABLE_TOOLS]", 6: "[/AVAILABLE_TOOLS]", 7: "[TOOL_RESULTS]", 8: "[/TOOL_RESULTS]"},
+        **{9: "[TOOL_CALLS]", 17: "[SYSTEM_PROMPT]", 18: "[/SYSTEM_PROMPT]", 19: "[TOOL_CONTENT]"},
+        **{
+            24: "[AUDIO]",
+            25: "[BEGIN_AUDIO]",
+            14: "[PREFIX]",
+            16: "[SUFFIX]",
+            32: "[ARGS]",
+            33: "[CALL_ID]",
+            34: "[TRANSCRIBE]",
+        },
     }
     special = [
         {"rank": rank, "token_str": marks.get(rank, f"<SPECIAL_{rank}>"), "is_control": True}
@@ -151,9 +172,14 @@ def voxtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     sizes = {"num_vocab_tokens": 256, "default_vocab_size": 296, "default_num_special_tokens": 40}
     mel = {"num_mel_bins": 16, "hop_length": 160, "window_size": 400}
-    audio = {"sampling_rate": 16_000, "frame_rate": 12.5, "audio_encoding_config": mel}
-    tekken = {"config": {"pattern": r"\w+|\W+", **sizes, "version": "v11"}, "vocab": vocab, "audio": audio}
-    (folder / "tekken.json").write_text(json.dumps({**tekken, "special_tokens": special}))
+    audio = {"sampling_rate": 16_000, "frame_rate": 12.5, "chunk_length_s": 30.0}
+    tekken = {
+        "config": {"pattern": r"\w+|\W+", **sizes, "version": "v11"},
+        "vocab": vocab,
+        "special_tokens": special,
+        "audio": {**audio, "audio_encoding_config": mel},
+    }
+    (folder / "tekken.json").write_text(json.dumps(tekken))
     tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     config = VoxtralConfig(
         audio_config={**tower, "num_mel_bins": 16},
@@ -475,3 +501,33 @@ def test_a_class_that_writes_nothing_is_refused(qwen2_audio: Path, tmp_path: Pat
     changed(folder, architectures=["Qwen2AudioOfTomorrow"])
     with pytest.raises(WeightsError, match="architecture Qwen2AudioOfTomorrow, of which transformers"):
         opened(folder)
+
+
+@pytest.mark.slow
+def test_an_evaluation_has_its_row_by_the_command(flamingo: Path, tmp_path: Path) -> None:
+    run = RunFolder.create(
+        tmp_path / "run", tiny_recipe(load_recipe(QUICKSTART), write_shard(tmp_path / "d", 3))
+    )
+    train(run)
+    options = f"name: transformers, weights: {flamingo}, max_new_tokens: 4, batch_size: 1, device: cpu"
+    baselines = f"{{asked: {{{options}}}, told: {{{options}, prompt: Say it}}}}"
+    command = ["evaluate", str(run.path), f"evaluate.held_out.baselines={baselines}"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "asked" in result.stdout
+    assert "told" in result.stdout
+    scores = read_scores(run.evaluation("held_out") / "scores.json")
+    assert list(scores)[-2:] == ["asked", "told"]
+
+    evaluation = run.recipe.evaluate["held_out"]
+    corpus = Corpus.open("held_out", evaluation)
+    for system, prompt in (("asked", None), ("told", "Say it")):
+        lines = read_predictions(run.evaluation("held_out") / f"{system}.jsonl")
+        recogniser = opened(flamingo, prompt=prompt)
+        for row, key in enumerate(row_keys(corpus)):
+            record = corpus.shards.read(row)
+            conversation = corpus.conversation(record).prompt()
+            (name,) = conversation.clips()
+            clip = corpus.waveforms(record, [name], 16_000)[0].numpy()
+            (expected,) = recogniser.respond([conversation], [clip], "ja")
+            assert lines[key]["prediction"] == expected

@@ -55,9 +55,6 @@ _DTYPES: dict[str, Any] = {
     "fp16": torch.float16,
 }
 
-Turn = dict[str, Any]
-"""A turn as chat templates have it: ``role`` and ``content``."""
-
 
 class TransformersRecogniser(Recogniser):
     """Any model that transformers opens with an `AutoProcessor` and that writes text about audio.
@@ -233,7 +230,8 @@ class TransformersRecogniser(Recogniser):
             if room is not None and used + self.config.max_new_tokens > room:
                 raise AudioError(
                     f"clip {number} and its prompt are {used} tokens, which with "
-                    f"{self.config.max_new_tokens} of the answer is more than the {room} that {self.config.weights} takes"
+                    f"{self.config.max_new_tokens} of the answer is more than the {room} that "
+                    f"{self.config.weights} takes"
                 )
 
     def _inputs(
@@ -247,10 +245,7 @@ class TransformersRecogniser(Recogniser):
             chosen = {} if self._is_mistral else {"chat_template": self._chat_template()}
             padding = {} if self._is_mistral else {"processor_kwargs": {"text_kwargs": _PADDING}}
             return self.processor.apply_chat_template(
-                [
-                    self._with_parts(turns, clip, prompt)
-                    for turns, clip, prompt in zip(talks, clips, prompts, strict=True)
-                ],
+                [self._with_parts(turns, clip) for turns, clip in zip(talks, clips, strict=True)],
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
@@ -281,14 +276,12 @@ class TransformersRecogniser(Recogniser):
             turns = [own, *(turn for turn in turns if turn.role != "system")]
         return turns
 
-    def _with_parts(
-        self, turns: list[Message], clip: NDArray[np.float32], prompt: Conversation
-    ) -> list[Turn]:
+    def _with_parts(self, turns: list[Message], clip: NDArray[np.float32]) -> list[dict[str, Any]]:
+        """Return turns as chat templates that know audio parts have them."""
+        sound: dict[str, Any] = {"type": "audio", "audio": clip}
         if self._is_mistral:
             wave = encode_audio(clip, self.sample_rate, kind="WAV", subtype="FLOAT")
             sound = {"type": "audio", "base64": b64encode(wave).decode()}
-        else:
-            sound = {"type": "audio", "audio": clip}
         return [
             {
                 "role": turn.role,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from webdataset.writer import TarWriter
 
-from kikimimi import Answer, Generation, Recogniser, RecogniserConfig
+from kikimimi import Answer, Conversation, Generation, Recogniser, RecogniserConfig, TextPart
 from kikimimi.contracts import registry
 from kikimimi.contracts.metric import Score
 from kikimimi.contracts.precision import DTYPES
@@ -57,6 +57,21 @@ class Echo(Recogniser):
         return [self.config.text] * len(clips)
 
 
+class Responder(Echo):
+    """Repeats what is asked; remembers the prompts."""
+
+    prompts: ClassVar[list[Conversation]] = []
+
+    def respond(
+        self, prompts: Sequence[Conversation], clips: Sequence[NDArray[np.float32]], language: str | None
+    ) -> list[str]:
+        self.prompts.extend(prompts)
+        return [
+            "".join(part.text for part in prompt.messages[-1].parts if isinstance(part, TextPart))
+            for prompt in prompts
+        ]
+
+
 class Deaf(Echo):
     max_seconds = 0.31
 
@@ -74,10 +89,11 @@ class Broken(Echo):
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for the plugins that an entry point would bring."""
-    known = {"echo": Echo, "deaf": Deaf, "monoglot": Monoglot, "broken": Broken}
+    known = {"echo": Echo, "responder": Responder, "deaf": Deaf, "monoglot": Monoglot, "broken": Broken}
     whole = registry.load
     monkeypatch.setattr(registry, "load", lambda kind, name: known.get(name) or whole(kind, name))
     Echo.asked.clear()
+    Responder.prompts.clear()
 
 
 def baseline(name: str, **options: Any) -> Chosen:
@@ -159,6 +175,16 @@ def test_baselines_hear_the_clips_at_their_rate_and_in_their_language(run: Chang
     assert lengths == sorted(lengths, reverse=True)
     assert all(max(clips) * len(clips) <= 2.0 * 8000 + len(clips) for clips, _ in Echo.asked)
     assert {language for _, language in Echo.asked} == {"ja"}
+
+
+def test_a_baseline_is_asked_what_the_task_asks_and_not_told_what_is_said(run: Change) -> None:
+    task = Chosen.of("task", "asr", request="Write it down.")
+    folder = run(baselines={"other": baseline("responder")}, task=task)
+    evaluate(folder)
+    lines = read_predictions(predictions(folder, "other")).values()
+    assert [line["prediction"].strip() for line in lines] == ["Write it down."] * 6
+    assert all(line["reference"] not in repr(prompt) for line in lines for prompt in Responder.prompts)
+    assert all(len(prompt.clips()) == 1 and not prompt.meta for prompt in Responder.prompts)
 
 
 def test_a_trained_run_as_baseline_says_what_the_run_says(run: Change, trained: RunFolder) -> None:
