@@ -47,7 +47,7 @@ _CLASSES = {
 }
 _TRANSCRIBE = "Transcribe the input speech."
 _PADDING = {"padding": True, "padding_side": "left"}
-"""Of texts alone: how clips are padded is the processor's own affair."""
+"""How texts are padded; how clips are is the processor's own affair."""
 _DTYPES: dict[str, Any] = {
     "published": "auto",
     "fp32": torch.float32,
