@@ -396,6 +396,76 @@ def test_voxtral_is_as_by_hand(voxtral: Path, tmp_path: Path) -> None:
     assert answers == alone
 
 
+OMNI_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}"
+    "{% if c['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>{% else %}{{ c['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.slow
+def test_the_thinker_of_qwen_omni_is_as_by_hand_alone_and_out_of_the_whole(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision", reason="the processor of Qwen-Omni sees, too")
+    from safetensors.torch import load_file, save_file
+    from transformers import (
+        PreTrainedTokenizerFast,
+        Qwen2_5OmniProcessor,
+        Qwen2_5OmniThinkerConfig,
+        Qwen2_5OmniThinkerForConditionalGeneration,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    names = ("IMAGE", "AUDIO", "VIDEO", "vision_bos", "vision_eos", "audio_bos", "audio_eos")
+    bytewise = byte_tokenizer("<|im_end|>", "<|im_start|>", *(f"<|{name}|>" for name in names))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bytewise.backend_tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        extra_special_tokens={f"{name.lower()}_token": f"<|{name}|>" for name in names},
+    )
+    ids: Any = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+    tower = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16}
+    eyes = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 32}
+    config = Qwen2_5OmniThinkerConfig(
+        audio_config={**tower, "num_mel_bins": 16, "output_dim": 32},
+        vision_config=eyes,
+        text_config={**TINY_LLM, "vocab_size": len(tokenizer), "rope_parameters": rope},
+        audio_token_index=ids["AUDIO"],
+        image_token_index=ids["IMAGE"],
+        video_token_index=ids["VIDEO"],
+        audio_start_token_id=ids["audio_bos"],
+        audio_end_token_id=ids["audio_eos"],
+        vision_start_token_id=ids["vision_bos"],
+        vision_end_token_id=ids["vision_eos"],
+    )
+    torch.manual_seed(0)
+    model: Any = Qwen2_5OmniThinkerForConditionalGeneration(config)
+    end = tokenizer.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=end)
+    model.save_pretrained(tmp_path)
+    features = WhisperFeatureExtractor(feature_size=16, chunk_length=300)
+    sight = (Qwen2VLImageProcessor(), Qwen2VLVideoProcessor())
+    processor: Any = Qwen2_5OmniProcessor(*sight, features, tokenizer, chat_template=OMNI_TEMPLATE)
+    processor.save_pretrained(tmp_path)
+    text = "<|im_start|>user\n<|audio_bos|><|AUDIO|><|audio_eos|>What?<|im_end|>\n<|im_start|>assistant\n"
+    inputs = processor(text=[text] * 3, audio=CLIPS, return_tensors="pt", text_kwargs={"padding": True})
+    expected = generated(model, processor, inputs)
+    recogniser = opened(tmp_path, prompt="What?")
+    assert recogniser.transcribe(CLIPS, "en") == expected
+    assert recogniser.max_seconds == 300
+
+    # As the whole is published: the thinker's weights and configuration inside those of a model that speaks.
+    own = json.loads((tmp_path / "config.json").read_text())
+    state = load_file(tmp_path / "model.safetensors")
+    prefixed = {f"thinker.{name}": value for name, value in state.items()}
+    save_file(prefixed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    whole = {"model_type": "qwen2_5_omni", "architectures": ["Qwen2_5OmniModel"], "thinker_config": own}
+    (tmp_path / "config.json").write_text(json.dumps({**whole, "enable_audio_output": False}))
+    assert opened(tmp_path, prompt="What?").transcribe(CLIPS, "en") == expected
+
+
 def test_whisper_is_as_by_hand(whisper: Path) -> None:
     processor: Any = AutoProcessor.from_pretrained(whisper)
     model: Any = WhisperForConditionalGeneration.from_pretrained(whisper)

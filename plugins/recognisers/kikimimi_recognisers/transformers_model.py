@@ -86,8 +86,8 @@ class TransformersRecogniser(Recogniser):
         max_new_tokens: PositiveInt = 256
         """Longest answer [tokens]."""
         batch_size: PositiveInt = 8
-        """Clips that are answered together. Of some models (Granite-Speech, Phi-4-Multimodal) the others of a
-        batch change an answer: 1 for them."""
+        """Clips that are answered together. Of some models (Granite-Speech, Phi-4-Multimodal, Moonshine) the
+        others of a batch change an answer: 1 for them."""
         precision: Literal["published", "fp32", "bf16", "fp16"] = "published"
         """Number format of weights and computing."""
         device: Literal["auto", "cpu", "cuda"] = "auto"
