@@ -85,7 +85,7 @@ def list_plugins(
                 _print_words(row)
         return
     for plugin, row in zip(found, rows, strict=True):
-        outcome = _check(plugin, f"{plugin.distribution}:{plugin.name}" if of else plugin.name)
+        outcome = _check(plugin)
         row |= outcome.as_row()
         if not as_json:
             _print_outcome(plugin, outcome, verbose=verbose)
@@ -144,22 +144,28 @@ class _Outcome:
     not_tried: list[tuple[str, str]]
     """Name of each check that had nothing to try, and why."""
 
+    @property
+    def verdict(self) -> str:
+        """What is said of all checks: `ok`, `partly` where some had nothing to try, or `FAILED`."""
+        return "FAILED" if self.failures else "partly" if self.not_tried else "ok"
+
     def as_row(self) -> dict[str, Any]:
         """Return it for JSON."""
         return {
+            "verdict": self.verdict.lower(),
             "checks": self.number,
             "failures": [{"check": check, "error": error} for check, error, _ in self.failures],
             "not_tried": [{"check": check, "reason": reason} for check, reason in self.not_tried],
         }
 
 
-def _check(plugin: Plugin, name: str) -> _Outcome:
-    """Import a plugin by the name that was asked for, and run the checks of its kind."""
+def _check(plugin: Plugin) -> _Outcome:
+    """Import a plugin, whoever else claims its name, and run the checks of its kind."""
     from kikimimi.contracts.registry import load
     from kikimimi.errors import PluginError
 
     try:
-        component = load(plugin.kind, name)
+        component = load(plugin.kind, f"{plugin.distribution}:{plugin.name}")
     except PluginError as error:
         cause = error.__cause__  # what the plugin's own module raised; without one the message says it all
         raised = "".join(traceback.format_exception(cause)) if cause else ""
@@ -176,9 +182,8 @@ def _check(plugin: Plugin, name: str) -> _Outcome:
 def _print_outcome(plugin: Plugin, outcome: _Outcome, *, verbose: bool) -> None:
     from kikimimi.console.words import counted
 
-    verdict = "FAILED" if outcome.failures else "ok"
     failed = f"{len(outcome.failures)} of " if outcome.failures else ""
-    say(f"{verdict:<6}  {plugin}: {failed}{counted(outcome.number, 'check')}")
+    say(f"{outcome.verdict:<6}  {plugin}: {failed}{counted(outcome.number, 'check')}")
     for check, error, raised in outcome.failures:
         shown = raised if verbose and raised else error
         lines = shown.removesuffix("\n").split("\n")

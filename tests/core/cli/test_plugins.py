@@ -112,8 +112,28 @@ def test_one_of_two_claimants_is_shown_and_checked_by_its_distribution(install: 
     assert row["about"] == "Lower case."
     checked = CliRunner().invoke(app, ["plugins", "--check", "se-cond:lower"])
     assert checked.output == "ok      normaliser 'lower' (se-cond 1.0, claimed_b:Lower): 7 checks\n"
+    both = CliRunner().invoke(app, ["plugins", "--check", "lower"])
+    assert [line.partition(" (")[2][:7] for line in both.output.splitlines()] == ["first 1", "se-cond"]
     with pytest.raises(PluginError, match=r"'thrid' has no plugin 'lower'\. It is of first, se-cond"):
         CliRunner().invoke(app, ["plugins", "thrid:lower"], catch_exceptions=False)
+
+
+def test_what_was_not_tried_is_not_called_ok(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("lower-case", {NORMALISERS: {"lower": "third_lower:Lower"}}, {"third_lower": LOWER})
+    kit: Any = types.ModuleType("kikimimi.testing")
+    kit.run_checks = lambda kind, component: [
+        CheckResult("builds", None),
+        CheckResult("silence", None, "there is no small model"),
+    ]
+    monkeypatch.setitem(sys.modules, "kikimimi.testing", kit)
+    checked = CliRunner().invoke(app, ["plugins", "--check", "lower"])
+    assert checked.exit_code == 0
+    assert checked.output == (
+        "partly  normaliser 'lower' (lower-case 1.0, third_lower:Lower): 1 check\n"
+        "        not tried: silence: there is no small model\n"
+    )
+    (row,) = json.loads(CliRunner().invoke(app, ["plugins", "--check", "--json", "lower"]).output)
+    assert (row["verdict"], row["checks"]) == ("partly", 1)
 
 
 def test_check_passes_and_fails_with_the_whole_traceback(install: Any) -> None:
