@@ -26,6 +26,7 @@ from kikimimi.data.shards.shards import NameColumn, Shards
 from kikimimi.errors import RequestError
 from kikimimi.inspect.distribution import Distribution, distribution
 from kikimimi.recipe import Recipe, load_recipe
+from kikimimi.run.folder import RunFolder
 
 TOO_MUCH = "too much text for the audio: a wrong transcript, or audio that was cut"
 TOO_LITTLE = "too little text for the audio: an incomplete transcript, or long silence"
@@ -237,7 +238,7 @@ def find_shards(sources: Sequence[str]) -> dict[str, list[Shards]]:
         return {name: [Shards(source, source) for source in sources]}
     path = Path(recipes[0])
     with patterns_of(path):
-        return _datasets(load_recipe(path / "recipe.yaml" if path.is_dir() else path))
+        return _datasets(RunFolder.open(path).recipe if path.is_dir() else load_recipe(path))
 
 
 def _datasets(recipe: Recipe) -> dict[str, list[Shards]]:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RecipeError, RunError, WriteError
+from kikimimi.errors import RunError, WriteError
 from kikimimi.files.hashes import (
     ASSETS_REMEDY,
     CHECKPOINT_REMEDY,
@@ -197,13 +197,8 @@ class RunFolder:
     @staticmethod
     def _recipe(path: Path, made_with: MadeWith, overrides: Sequence[str] = ()) -> Recipe:
         held = _held_recipe(path)
-        made_with.prefer()
-        try:
-            recipe = load_recipe(path / "recipe.yaml", overrides)
-        except RecipeError as error:
-            differences = [f"{path}: {line}" for line in made_with.differences()]
-            raise RecipeError([*error.problems, *differences]) from error
-        return as_begun(recipe, held)
+        with made_with.reading(path):
+            return as_begun(load_recipe(path / "recipe.yaml", overrides), held)
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write the recipe that the run holds, whole or not at all."""

@@ -27,6 +27,7 @@ from kikimimi.recipe.chosen import PARTS, Chosen
 from kikimimi.recipe.show import digest, to_yaml
 from kikimimi.run.drift import Change, DriftError, as_begun, drift, newer_options
 from kikimimi.run.folder import RunFolder
+from kikimimi.run.made_with import MadeWith
 from kikimimi.run.source import source_digest
 from kikimimi.weights.files import WEIGHT_PATTERNS
 from kikimimi.weights.find import find_weights
@@ -208,7 +209,7 @@ def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]
         text = held["recipe"]["yaml"]
     except DamagedError as error:
         raise RunError(f"{path} is not the {_LOCK} of a run: {error}") from error
-    with scratch_folder() as folder:
+    with scratch_folder() as folder, MadeWith.read(path).reading(path):
         file = folder / "recipe.yaml"
         with writing(file):
             file.write_text(text, encoding="utf-8")

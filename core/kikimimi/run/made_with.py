@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +12,7 @@ from typing import Any
 
 from kikimimi.console.terminal import say
 from kikimimi.contracts import registry
-from kikimimi.errors import DamagedError
+from kikimimi.errors import DamagedError, RecipeError
 from kikimimi.files.reading import MEBIBYTE, read_json
 from kikimimi.run.source import source_digest
 
@@ -49,10 +50,21 @@ class MadeWith:
         sources = source if isinstance(source, dict) else {}
         return cls(frozenset((name, distribution) for name, distribution, _ in found), versions, sources)
 
-    def prefer(self) -> None:
-        """Take these plugins where another distribution claims the name of one as well."""
+    @contextmanager
+    def reading(self, place: Path) -> Iterator[None]:
+        """Read the run's recipe with its own plugins, where other distributions claim their names as well.
+
+        Raises:
+            RecipeError: The recipe is wrong; what the run was made with and is not installed stands beside it.
+        """
         for name, distribution in self.plugins:
             registry.prefer(name.rpartition(":")[2], distribution)
+        try:
+            yield
+        except RecipeError as error:
+            raise RecipeError(
+                [*error.problems, *(f"{place}: {line}" for line in self.differences())]
+            ) from error
 
     def differences(self) -> list[str]:
         """Return a line for each distribution that is not installed, or has another version or code."""

@@ -12,7 +12,7 @@ from kikimimi.contracts import registry
 from kikimimi.errors import RecipeError
 from kikimimi.recipe import load_recipe
 from kikimimi.run.folder import RunFolder
-from kikimimi.run.lock import lock
+from kikimimi.run.lock import lock, read_lock
 from kikimimi.run.made_with import MadeWith, tell_differences
 from kikimimi.testing import tiny_recipe, write_shard
 
@@ -43,15 +43,23 @@ def run(install: Any, tmp_path: Path) -> Path:
 def test_another_package_of_the_same_name_breaks_no_run(install: Any, run: Path) -> None:
     install("mouths", {GROUP: {"lower": "third_b:Lower"}}, {"third_b": LOWER}, "3.0")
     assert RunFolder.open(run).recipe.evaluate["held_out"].normaliser == "lower"
+    _, repeated = read_lock(run / "lock.json", [])
+    assert repeated.evaluate["held_out"].normaliser == "lower"
     assert registry.find("normaliser", "lower").distribution == "ears"
 
 
 def test_a_package_that_is_gone_is_named_with_its_version(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # as if it were uninstalled
     registry.refresh()
-    with pytest.raises(RecipeError, match=r"no normaliser is called 'lower'") as raised:
-        RunFolder.open(run)
-    assert f"{run}: made with ears 1.2, which is not installed: pip install 'ears==1.2'" in str(raised.value)
+    said = "made with ears 1.2, which is not installed: pip install 'ears==1.2'"
+    for place, opened in {
+        run: lambda: RunFolder.open(run),
+        run / "lock.json": lambda: read_lock(run / "lock.json", []),
+    }.items():
+        with pytest.raises(RecipeError, match=r"no normaliser is called 'lower'") as raised:
+            opened()
+        assert f"{place}: {said}" in str(raised.value)
+    assert said in str(CliRunner().invoke(app, ["data", "stats", str(run)]).exception)
 
 
 def test_another_version_is_said_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
