@@ -55,7 +55,7 @@ class MadeWith:
         """Read the run's recipe with its own plugins, where other distributions claim their names as well.
 
         Raises:
-            RecipeError: The recipe is wrong; what the run was made with and is not installed stands beside it.
+            RecipeError: It is wrong; what the run was made with and is not installed stands beside that.
         """
         for name, distribution in self.plugins:
             registry.prefer(name.rpartition(":")[2], distribution)
