@@ -208,7 +208,7 @@ def find(kind: str, name: str) -> Plugin:
         return chosen
     if len(found) != 1:
         claims = " and ".join(f"{p.distribution} {p.version} ({p.value})" for p in found)
-        one, *_ = distributions
+        one = next(name for name in distributions if name != "kikimimi")  # which has all built-ins
         raise PluginError(
             f"{kind} '{plain}' is claimed by {claims}. Say whose with '{one}:{plain}', uninstall one, or "
             f"switch one off: {DISABLED_VARIABLE}={one}"
@@ -281,7 +281,8 @@ def _where_it_belongs(component: Any) -> str:
         module, _, name = kind.base.partition(":")
         base = getattr(sys.modules.get(module), name, None)
         if base is not None and isinstance(component, type) and issubclass(component, base):
-            return f" It is a {name}: register it under the group {kind.group}"
+            article = "an" if kind.name in ("encoder", "adapter", "llm", "objective") else "a"
+            return f" It is {article} {name}: register it under the group {kind.group}"
     return ""
 
 

@@ -156,6 +156,12 @@ def test_another_kikimimi_than_it_asks_for_is_refused(install: Any) -> None:
     )
 
 
+def test_not_all_built_ins_are_offered_to_be_switched_off(install: Any) -> None:
+    install("own", {NORMALISERS: {"none": "third_own:Lower"}}, {})
+    with pytest.raises(PluginError, match=r"'own:none', .* switch one off: KIKIMIMI_DISABLE_PLUGINS=own$"):
+        registry.find("normaliser", "none")
+
+
 @pytest.mark.parametrize("number", [0, 2])
 def test_another_contract_than_it_was_written_for_is_refused(install: Any, number: int) -> None:
     source = "from kikimimi import Normaliser\n\nclass Lower(Normaliser):\n    contract_version = {}\n"
