@@ -136,7 +136,8 @@ def _delimited(
         if (header := read(lines)) is None:
             return
         yield header[0]
-        columns = header[0].values or ()
+        named: Sequence[str] = header[0].values or ()
+        columns = named
     narrower = len(columns) - 1
     pieces = _Pieces(lines, read, columns, texts, min(1, narrower) if kind == ".tsv" else narrower)
     remedy = "a .tsv cannot hold them" if kind == ".tsv" else "a .csv holds them in quotation marks"

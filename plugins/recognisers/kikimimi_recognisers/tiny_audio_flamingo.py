@@ -54,10 +54,11 @@ def write_tiny_audio_flamingo(folder: Path) -> None:
         "intermediate_size": 16,
         "num_mel_bins": 16,
     }
+    sound: Any = tokenizer.convert_tokens_to_ids("<sound>")
     config = AudioFlamingo3Config(
         audio_config=tower,
         text_config={"model_type": "qwen2", "vocab_size": len(tokenizer), **TINY_LLM},
-        audio_token_id=tokenizer.convert_tokens_to_ids("<sound>"),
+        audio_token_id=sound,
     )
     torch.manual_seed(0)
     model: Any = AudioFlamingo3ForConditionalGeneration(config)

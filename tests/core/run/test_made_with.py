@@ -52,13 +52,12 @@ def test_a_package_that_is_gone_is_named_with_its_version(run: Path, monkeypatch
     monkeypatch.undo()  # as if it were uninstalled
     registry.refresh()
     said = "made with ears 1.2, which is not installed: pip install 'ears==1.2'"
-    for place, opened in {
-        run: lambda: RunFolder.open(run),
-        run / "lock.json": lambda: read_lock(run / "lock.json", []),
-    }.items():
-        with pytest.raises(RecipeError, match=r"no normaliser is called 'lower'") as raised:
-            opened()
-        assert f"{place}: {said}" in str(raised.value)
+    with pytest.raises(RecipeError, match=r"no normaliser is called 'lower'") as raised:
+        RunFolder.open(run)
+    assert f"{run}: {said}" in str(raised.value)
+    with pytest.raises(RecipeError, match=r"no normaliser is called 'lower'") as raised:
+        read_lock(run / "lock.json", [])
+    assert f"{run / 'lock.json'}: {said}" in str(raised.value)
     assert said in str(CliRunner().invoke(app, ["data", "stats", str(run)]).exception)
 
 
