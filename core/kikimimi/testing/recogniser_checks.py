@@ -76,15 +76,19 @@ class RecogniserSubject(PlainSubject[Recogniser]):
 
     def transcribe(self, clips: list[NDArray[np.float32]], language: str | None = _LANGUAGE) -> list[str]:
         """Transcribe clips, and check that there is one text for each."""
-        found: Any = self.recogniser.transcribe(clips, language)
-        expect(
-            isinstance(found, Sequence)
-            and not isinstance(found, str)
-            and all(isinstance(text, str) for text in found)
-            and len(found) == len(clips),
-            f"transcribe: expected a list of {len(clips)} texts, found {found!r}",
-        )
-        return list(found)
+        return _texts("transcribe", self.recogniser.transcribe(clips, language), len(clips))
+
+
+def _texts(method: str, found: Any, number: int) -> list[str]:
+    """Return what a method gave, if it is one text for each clip."""
+    expect(
+        isinstance(found, Sequence)
+        and not isinstance(found, str)
+        and all(isinstance(text, str) for text in found)
+        and len(found) == number,
+        f"{method}: expected a list of {number} texts, found {found!r}",
+    )
+    return list(found)
 
 
 def states_what_it_takes(subject: RecogniserSubject) -> None:
@@ -123,17 +127,10 @@ def prompts_have_one_answer_each(subject: RecogniserSubject) -> None:
     prompts = [_asked(words) for words in ("What is said?", "Who speaks?", "What is said?")]
 
     def respond(chosen: list[int]) -> list[str]:
-        found: Any = subject.recogniser.respond(
+        found = subject.recogniser.respond(
             [prompts[i] for i in chosen], [clips[i] for i in chosen], _LANGUAGE
         )
-        expect(
-            isinstance(found, Sequence)
-            and not isinstance(found, str)
-            and all(isinstance(text, str) for text in found)
-            and len(found) == len(chosen),
-            f"respond: expected a list of {len(chosen)} texts, found {found!r}",
-        )
-        return list(found)
+        return _texts("respond", found, len(chosen))
 
     found = respond([0, 1, 2])
     for what, again in {

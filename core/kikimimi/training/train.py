@@ -57,15 +57,19 @@ def train(
         if global_rank() == 0:
             for name in unfinished:
                 run.check_targets(name)
-        if global_rank() == 0 and (locked or unfinished):
-            kept = run.kept_options(unfinished)
-            told = told_options(run)
-            keep_lock(run, recipe_file, hold=locked, kept=kept)
-            for name, value in kept.items():
-                if name not in told:
-                    shown = str(value).lower() if isinstance(value, bool) else value
-                    say_once(f"{run.path} began before there was {name}: it goes on with {name}: {shown}")
+            if locked or unfinished:
+                _keep_lock(run, unfinished, recipe_file, hold=locked)
         _train(run, names)
+
+
+def _keep_lock(run: RunFolder, unfinished: list[str], recipe_file: Path | None, *, hold: bool) -> None:
+    """Keep the lock, and say once what a run that began earlier keeps as it was."""
+    kept, told = run.kept_options(unfinished), told_options(run)
+    keep_lock(run, recipe_file, hold=hold, kept=kept)
+    for name, value in kept.items():
+        if name not in told:
+            shown = str(value).lower() if isinstance(value, bool) else value
+            say_once(f"{run.path} began before there was {name}: it goes on with {name}: {shown}")
 
 
 def _check_stage(run: RunFolder, stage: str) -> None:
