@@ -161,5 +161,9 @@ from .weights.files import (
     matches_any as matches_any,
 )
 from .weights.find import find_weights as find_weights
+from .weights.speech_llms import (
+    PublishedPart as PublishedPart,
+    published_part as published_part,
+)
 
 __version__: str

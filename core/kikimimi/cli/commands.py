@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from kikimimi import __version__
-from kikimimi.cli import check, data, evaluate, plan, plugins, show, train, transcribe
+from kikimimi.cli import check, data, evaluate, plan, plugins, published, show, train, transcribe
 from kikimimi.console.terminal import say, visible
 
 
@@ -78,5 +78,6 @@ app.command(name="check")(check.verify)
 app.command(name="transcribe")(transcribe.transcribe)
 app.command(name="show")(show.show)
 app.add_typer(plugins.app, name="plugins")
+app.command(name="import")(published.import_)
 app.command(name="score")(evaluate.score)
 app.add_typer(data.app, name="data")

@@ -13,7 +13,7 @@ from kikimimi.errors import DamagedError, RecipeError
 from kikimimi.files.hashes import CHECKPOINT_REMEDY, WEIGHTS_REMEDY
 from kikimimi.files.reading import unreadable
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.recipe import Recipe, Stage
+from kikimimi.recipe import IMPORTED, Recipe, Stage
 from kikimimi.recipe.chosen import PARTS, PartName
 from kikimimi.weights.tensors import StoredTensor, check_stored, copy_into, stored_tensors
 
@@ -253,6 +253,8 @@ def kept_names(model: SpeechLM, recipe: Recipe, stage: str | None = None) -> set
 
 def lineage(recipe: Recipe, stage: str) -> list[str]:
     """Return the stages that a stage builds on, the first one first, and the stage itself."""
+    if stage == IMPORTED:
+        return []
     found = [stage]
     while (before := recipe.start_of(found[0])) is not None:
         found.insert(0, before)

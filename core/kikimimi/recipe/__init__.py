@@ -7,6 +7,7 @@ from kikimimi.recipe.resolve import (
     shipped_recipe as shipped_recipe,
 )
 from kikimimi.recipe.schema import (
+    IMPORTED as IMPORTED,
     Batching as Batching,
     Checkpoint as Checkpoint,
     Dataset as Dataset,

@@ -484,6 +484,10 @@ class Trainer(Options):
         )
 
 
+IMPORTED = "imported"
+"""What is called in the place of a stage where a published model is taken as it is, before any training."""
+
+
 @dataclass(kw_only=True, frozen=True)
 class Recipe(Options):
     """A whole experiment: the three parts, the stages of training, the evaluations."""
@@ -511,9 +515,12 @@ class Recipe(Options):
             length <= MAX_NAME,
             f"name: has at most {MAX_NAME} characters, not {length}: folders are called so",
         )
+        need(IMPORTED not in self.stages, f"stages.{IMPORTED}: is what 'kikimimi import' leaves: rename it")
 
     def start_of(self, stage: str) -> str | None:
         """Return the stage whose result a stage starts from, or None for one that starts from the sources."""
+        if stage == IMPORTED:
+            return None
         names = list(self.stages)
         place = names.index(stage)
         return self.stages[stage].start_from or (names[place - 1] if place else None)
@@ -524,6 +531,8 @@ class Recipe(Options):
 
     def at(self, stage: str) -> Recipe:
         """Return the recipe with its parts as a stage has them: in the number formats that it sets."""
+        if stage == IMPORTED:
+            return self
         dtypes = self.stages[stage].dtype
         chosen = {part: getattr(self, part) for part in PARTS}
         changed = {

@@ -7,7 +7,7 @@ metrics.jsonl, .csv       one line per log interval
 faults/STAGE.jsonl        records that were left out, and why; of rank 1 STAGE.rank1.jsonl
 checkpoints/STAGE/        the newest checkpoints of a stage (weights and resume state)
 checkpoints/STAGE/best/   weights of its lowest validation losses, where the recipe keeps them
-weights/STAGE.safetensors what a finished stage leaves
+weights/STAGE.safetensors what a finished stage leaves; `imported`: a published model before any
 evaluations/NAME/         predictions, scores, a record of the settings that gave them, and how similar audio
                           tokens are to words
 report.html               all of it to look at
@@ -49,7 +49,7 @@ from kikimimi.files.reading import (
 )
 from kikimimi.files.writing import check_target, whole_file, whole_folder, writing
 from kikimimi.files.yaml_text import parse_yaml
-from kikimimi.recipe import Recipe, load_recipe, to_yaml
+from kikimimi.recipe import IMPORTED, Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.run.drift import HARDWARE, as_begun, newer_options, recipe_change
 from kikimimi.run.made_with import MadeWith, tell_differences
@@ -389,7 +389,8 @@ class RunFolder:
         """Return the newest trained weights, and their stage.
 
         Args:
-            stage: What this stage left, or has reached; None is the last stage that left or reached any.
+            stage: What this stage left, or has reached; None is the last stage that left or reached any, or
+                the published model that was imported.
 
         Raises:
             RunError: Nothing was trained yet, or there is no such stage.
@@ -398,12 +399,12 @@ class RunFolder:
         from kikimimi.weights.tensors import find_set
 
         stages = self.recipe.stages
-        if stage is not None and stage not in stages:
+        if stage is not None and stage not in (*stages, IMPORTED):
             raise RunError(
                 f"{self.path}: no stage is called '{stage}'.{nearest(stage, stages)} "
                 f"Stages: {listing(stages)}"
             )
-        for name in [stage] if stage is not None else reversed(stages):
+        for name in [stage] if stage is not None else [*reversed(stages), IMPORTED]:
             if self.finished(name):
                 return name, self.weights(name)
             if saved := checkpoint_folders(self.checkpoints(name)):
@@ -413,6 +414,13 @@ class RunFolder:
                 return name, weights
         what = "nothing was" if stage is None else f"stage '{stage}' was not"
         raise RunError(f"{self.path}: {what} trained yet. Go on with: kikimimi train {self.path}")
+
+    def start_weights(self, stage: str) -> tuple[str, Path] | None:
+        """Return what a stage starts from, and whose it is; None where it starts from the sources alone."""
+        before = self.recipe.start_of(stage)
+        if before is None and self.finished(IMPORTED):
+            before = IMPORTED
+        return None if before is None else (before, self.weights(before))
 
     def weights_identity(self, stage: str | None = None) -> str:
         """Return what tells the newest weights from earlier ones: their file and its hash."""

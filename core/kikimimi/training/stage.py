@@ -126,8 +126,8 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
     best = Best(run.checkpoints(name) / "best", stage)
     best.remember(metrics.path, name)
     spread = _spread(run, name, model, cached=features is not None)
-    before = recipe.start_of(name)
-    start = None if before is None else cast_alone(model, run.weights(before))
+    started = run.start_weights(name)
+    start = None if started is None else cast_alone(model, started[1])
     return PreparedStage(
         name=name,
         recipe=recipe,
@@ -160,9 +160,9 @@ def load_start(run: RunFolder, name: str, model: SpeechLM) -> None:
     Raises:
         DamagedError: It is damaged, or does not fit.
     """
-    if (before := run.recipe.start_of(name)) is None:
+    if (start := run.start_weights(name)) is None:
         return
-    path = run.weights(before)
+    before, path = start
     if not load_trained(model, run.recipe, before, path) and global_rank() == 0:
         say(f"{path}: {UNVERIFIED}", error=True)
 

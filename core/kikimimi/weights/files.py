@@ -7,7 +7,8 @@ import fnmatch
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -134,35 +135,62 @@ class WeightsFiles:
         stats = [part.stat() for part in self.parts(name)]
         return _digest(self.parts(name), tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
 
-    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
+    def state_dict(
+        self, prefix: str = "", *, rename: Callable[[str], str | None] | None = None
+    ) -> dict[str, Tensor]:
         """Read the tensors of `model.safetensors`, or of the shards that its index names.
 
         Args:
             prefix: Read only tensors whose name starts with it, and take it off.
+            rename: What else to call a tensor of this name; None is not to read it.
 
         Raises:
             WeightsError: There is no safetensors file, a shard is missing, or one is damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
         state: dict[str, Tensor] = {}
         for name in self._shards():
-            try:
-                with safe_open(self.path(name), framework="pt") as shard:
-                    for key in shard.keys():  # noqa: SIM118 - not a mapping
-                        if key.startswith(prefix):
-                            state[key.removeprefix(prefix)] = shard.get_tensor(key)
-            except SafetensorError as error:
-                raise WeightsError(f"{self.source}: '{name}' is not a safetensors file: {error}") from error
+            with self._opened(name) as shard:
+                for key in shard.keys():  # noqa: SIM118 - not a mapping
+                    kept = key.removeprefix(prefix) if key.startswith(prefix) else None
+                    if kept is not None and rename is not None:
+                        kept = rename(kept)
+                    if kept is not None:
+                        state[kept] = shard.get_tensor(key)
         return state
+
+    def tensor_names(self) -> set[str]:
+        """Return the names of the tensors in the safetensors files, of which no tensor is read.
+
+        Raises:
+            WeightsError: As for `state_dict`.
+        """
+        if WEIGHTS_INDEX in self.files:
+            return set(self._weight_map())
+        names: set[str] = set()
+        for name in self._shards():
+            with self._opened(name) as shard:
+                names.update(shard.keys())
+        return names
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[Any]:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path(name), framework="pt") as shard:
+                yield shard
+        except SafetensorError as error:
+            raise WeightsError(f"{self.source}: '{name}' is not a safetensors file: {error}") from error
+
+    def _weight_map(self) -> dict[str, str]:
+        weight_map = self.read_json(WEIGHTS_INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or {*map(type, weight_map.values())} != {str}:
+            raise WeightsError(f"{self.source}: '{WEIGHTS_INDEX}' has no weight_map")
+        return weight_map
 
     def _shards(self) -> list[str]:
         if WEIGHTS_INDEX in self.files:
-            index = self.read_json(WEIGHTS_INDEX)
-            weight_map = index.get("weight_map")
-            if not isinstance(weight_map, dict) or {*map(type, weight_map.values())} != {str}:
-                raise WeightsError(f"{self.source}: '{WEIGHTS_INDEX}' has no weight_map")
-            return sorted(set(weight_map.values()))
+            return sorted(set(self._weight_map().values()))
         found = self.names("*.safetensors")
         if found:
             return ["model.safetensors"] if "model.safetensors" in found else found

@@ -7,10 +7,29 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from kikimimi import Adapter, AdapterContext, AdapterOutput, ComponentConfig, LayerCount, Padded, PositiveInt
+from kikimimi import (
+    Adapter,
+    AdapterContext,
+    AdapterOutput,
+    ComponentConfig,
+    LayerCount,
+    Padded,
+    PositiveInt,
+    WeightsError,
+    find_weights,
+    load_state,
+    published_part,
+)
 from kikimimi_adapters.frame_groups import FrameGroups
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+_PUBLISHED = {
+    # Qwen2-Audio; Voxtral and Audio Flamingo 3; LlamaForSpeechLM; Qwen2.5-Omni and Qwen3-Omni; Phi-4-Multimodal
+    **{"linear": "mlp.0", "linear_1": "mlp.0", "linear_2": "mlp.2", "linear1": "mlp.0", "linear2": "mlp.2"},
+    **{"proj": "mlp.0", "proj1": "mlp.0", "proj2": "mlp.2"},
+    **{"up_proj_for_speech": "mlp.0", "down_proj_for_speech": "mlp.2"},
+}
+"""Our name of what published projectors call their layers."""
 _BOUNDARY_STD = 0.02
 """Spread of new boundary vectors: that of the embeddings of most LLMs."""
 
@@ -67,6 +86,9 @@ class MLPAdapter(Adapter):
     class Config(ComponentConfig):
         """Options of the `mlp` adapter."""
 
+        weights: str = "random"
+        """A published speech LLM whose projector this is (Voxtral, Qwen2-Audio, Audio Flamingo 3, ...): a Hub
+        id, a folder, `package:...`; or `random`."""
         downsample: PositiveInt = 4
         """Encoder frames per audio token."""
         pool: Literal["stack", "mean"] = "stack"
@@ -118,7 +140,28 @@ class MLPAdapter(Adapter):
     def tiny_config(cls, config: Any | None = None) -> Config:
         """Return `config` with a hidden width of 32."""
         chosen: MLPAdapter.Config = cls.Config() if config is None else config
-        return replace(chosen, hidden_dim=32 if chosen.num_layers > 1 else None)
+        return replace(chosen, weights="random", hidden_dim=32 if chosen.num_layers > 1 else None)
+
+    def load_weights(self) -> None:
+        """Fill from the projector of a published speech LLM.
+
+        Raises:
+            WeightsError: It is of another shape, or the files are those of another kind of model.
+        """
+        files = find_weights(self.config.weights)
+        if files is None:
+            return
+        part = published_part(files, "adapter")
+        if part is None:
+            raise WeightsError(
+                f"{files.source}: is no published speech LLM whose projector is known. Leave out "
+                "adapter.weights, and the adapter starts from random weights"
+            )
+        named = {}
+        for name, value in part.state_dict().items():
+            module, _, kind = name.rpartition(".")
+            named[f"{_PUBLISHED.get(module, module)}.{kind}"] = value
+        load_state(self, named, source=files.source)
 
     def max_tokens(self, num_frames: int) -> int:
         """Return the groups, ceil(F / downsample) or floor, at least 1, and 2 boundaries; it is exact."""

@@ -168,7 +168,7 @@ class Phi4MultimodalEncoder(PretrainedEncoder):
     name = "phi4_multimodal"
     sizes_class = Sizes
     tiny_sizes: ClassVar = {**PretrainedEncoder.tiny_sizes, "subsampling_channels": 8}
-    prefixes = ("model.embed_tokens_extend.audio_embed.encoder.", "encoder.", "")
+    prefixes = ("encoder.", "")
     stack = "encoders"
     stem = "embed"
 
@@ -206,11 +206,7 @@ class Phi4MultimodalEncoder(PretrainedEncoder):
         Raises:
             WeightsError: It is another model, or one of a structure that is not built here.
         """
-        config: Any = read_config(files, self.name, self.name, "phi4_multimodal_audio")
-        if config["model_type"] == self.name:
-            config = config.get("audio_config")
-            if not isinstance(config, dict):
-                raise WeightsError(f"{files.source}: config.json has no audio_config")
+        config = read_config(files, self.name, "phi4_multimodal_audio")
         check_expected(config, _FIXED, f"{files.source}: config.json", self.name)
         return build_config(Phi4MultimodalAudioConfig, config, files.source)
 

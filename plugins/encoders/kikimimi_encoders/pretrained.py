@@ -24,6 +24,7 @@ from kikimimi import (
     check_layers,
     find_weights,
     load_state,
+    published_part,
     tiny_layers,
 )
 
@@ -106,7 +107,8 @@ class PretrainedEncoder(Encoder):
         name: Registered name, for messages.
         sizes_class: What the option `sizes` is.
         tiny_sizes: Sizes of the tiny variant.
-        prefixes: What the names of the model's tensors begin with in a checkpoint: the first that finds any.
+        prefixes: What the names of the model's tensors begin with in a checkpoint that is no speech LLM: the
+            first that finds any.
         config_patterns: Files that the sizes are read from.
         weight_patterns: Files that the weights are read from.
         stack: Name of the layers inside `model`.
@@ -191,6 +193,9 @@ class PretrainedEncoder(Encoder):
 
     def state(self, files: WeightsFiles) -> dict[str, Tensor]:
         """Read the tensors of a checkpoint under their names in `model`."""
+        part = published_part(files, "encoder")
+        if part is not None:
+            return part.state_dict()
         return next((state for prefix in self.prefixes if (state := files.state_dict(prefix))), {})
 
     def fill(self, state: Mapping[str, Tensor], source: str) -> None:
@@ -214,17 +219,18 @@ class PretrainedEncoder(Encoder):
 
 
 def read_config(files: WeightsFiles, encoder: str, *model_types: str) -> dict[str, Any]:
-    """Read the `config.json` of a checkpoint.
+    """Read the `config.json` of a checkpoint; of a published speech LLM, what it says of the encoder.
 
     Args:
         files: The checkpoint.
         encoder: Registered name of the encoder, for the message.
-        model_types: Types of models that the encoder takes.
+        model_types: Types of encoders, and of models that are not speech LLMs, that the encoder takes.
 
     Raises:
         WeightsError: There is no such file, or it is that of another type of model.
     """
-    config: dict[str, Any] = files.read_json("config.json")
+    part = published_part(files, "encoder")
+    config: dict[str, Any] = files.read_json("config.json") if part is None else part.config
     found = config.get("model_type")
     if found not in model_types:
         raise WeightsError(

@@ -11,9 +11,8 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from kikimimi import (
@@ -25,6 +24,7 @@ from kikimimi import (
     find_weights,
     load_state,
     matches_any,
+    published_part,
 )
 
 PINNED = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(/[^@]+)?@(?P<commit>[0-9a-f]{40})", re.ASCII)
@@ -35,10 +35,12 @@ _CONSTANTS = ("*.attn.bias", "*.attn.masked_bias", "*.rotary_emb.inv_freq")
 
 
 _MOST_LAYERS = 1000
+# Names of the tokens that tekken.json numbers alone.
+_TEKKEN = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
 class Pretrained:
-    """A pretrained LLM's files. Code that lies among them is not run.
+    """A pretrained LLM's files, or those of a speech LLM that it is part of. Code among them is not run.
 
     Args:
         weights: The source, other than `random`.
@@ -58,6 +60,7 @@ class Pretrained:
         self.weights = weights
         self.files: WeightsFiles = files
         self.gguf = self._find_gguf()
+        self.part = published_part(files, "llm")
         self._remote_code = remote_code
 
     @cached_property
@@ -78,7 +81,7 @@ class Pretrained:
             if self.gguf is not None:
                 config = deepcopy(_gguf_config(self.gguf, self.gguf.stat().st_mtime_ns))
             else:
-                config = AutoConfig.from_pretrained(self.files.folder, trust_remote_code=False)
+                config = self._config()
         except (ValueError, OSError, RecursionError) as error:
             raise WeightsError(
                 f"{self.weights}: its config.json names no architecture of transformers: {error}"
@@ -102,6 +105,15 @@ class Pretrained:
             raise WeightsError(
                 f"{self.weights}: holds quantised weights ({method}); name the source of the original ones"
             )
+        return config
+
+    def _config(self) -> Any:
+        if self.part is None:
+            return AutoConfig.from_pretrained(self.files.folder, trust_remote_code=False)
+        config = AutoConfig.for_model(**self.part.config)
+        # The flag stands in the whole's settings, in the text model's, or in both with different values.
+        if self.files.names("*.safetensors", WEIGHTS_INDEX):
+            config.tie_word_embeddings = "lm_head.weight" not in self.tensor_names()
         return config
 
     def tokenizer(self) -> Any:
@@ -128,28 +140,29 @@ class Pretrained:
             )
         folder, options = self._source()
         try:
+            if self._is_tekken():
+                return PreTrainedTokenizerFast.from_pretrained(folder, fix_mistral_regex=True, **_TEKKEN)
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
         except (ValueError, OSError, RecursionError) as error:
             raise WeightsError(f"{self.weights}: no tokenizer can be read: {error}") from error
 
     def tensor_names(self) -> set[str]:
-        """Return the names of the tensors in the safetensors files, of which no tensor is read."""
-        if WEIGHTS_INDEX in self.files.files:
-            return set(self.files.read_json(WEIGHTS_INDEX).get("weight_map") or ())
-        names: set[str] = set()
-        for file in self.tensors.names("*.safetensors"):
-            try:
-                with safe_open(self.tensors.path(file), framework="pt") as shard:
-                    names.update(shard.keys())
-            except SafetensorError as error:
-                raise WeightsError(f"{self.weights}: '{file}' is not a safetensors file: {error}") from error
-        return names
+        """Return the names of the LLM's tensors in the safetensors files, of which no tensor is read."""
+        files = self.files if WEIGHTS_INDEX in self.files.files else self.tensors
+        part = published_part(files, "llm")
+        return files.tensor_names() if part is None else part.tensor_names()
 
     def _needs_code(self) -> bool:
         name = "tokenizer_config.json"
         settings = self.files.read_json(name) if name in self.files.names() else {}
         own = "AutoTokenizer" in (settings.get("auto_map") or {})
         return own and tokenizer_class_from_name(str(settings.get("tokenizer_class"))) is None
+
+    def _is_tekken(self) -> bool:
+        """Whether the tokenizer is Mistral's `tekken.json` alone, which AutoTokenizer gives to another class,
+        one that knows no templates, where the package mistral-common is installed.
+        """
+        return bool(self.files.names("tekken.json")) and not self.files.names("tokenizer.json")
 
     def load_into(self, model: Any) -> None:
         """Fill a model of transformers.
@@ -162,7 +175,8 @@ class Pretrained:
             loaded = AutoModelForCausalLM.from_pretrained(self.gguf.parent, gguf_file=self.gguf.name)
             state = loaded.state_dict()
         else:
-            state = self._named_as(model, self.tensors.state_dict())
+            part = published_part(self.tensors, "llm")
+            state = self._named_as(model, self.tensors.state_dict() if part is None else part.state_dict())
         kept = {name: value for name, value in state.items() if name not in tied}
         load_state(model, kept, source=self.weights, ignore=(*_CONSTANTS, *tied))
 
@@ -179,9 +193,10 @@ class Pretrained:
         if not strange:
             return named
         # transformers knows how older checkpoints of an architecture call, split and join their tensors.
-        loaded, report = type(model).from_pretrained(
-            self.tensors.folder, config=model.config, use_safetensors=True, output_loading_info=True
-        )
+        source: dict[str, Any] = {"pretrained_model_name_or_path": None, "state_dict": state}
+        if self.part is None:
+            source = {"pretrained_model_name_or_path": self.tensors.folder, "use_safetensors": True}
+        loaded, report = type(model).from_pretrained(config=model.config, output_loading_info=True, **source)
         wrong = report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"]
         return named if wrong else loaded.state_dict()
 

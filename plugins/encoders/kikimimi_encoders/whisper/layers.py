@@ -33,14 +33,14 @@ class Sizes(pretrained.Sizes):
 
     @classmethod
     def of_whisper(cls, config: Mapping[str, Any], source: str) -> Self:
-        """Read sizes under their names in transformers' `WhisperConfig`.
+        """Read sizes under their names in transformers' `WhisperConfig`, or in its `VoxtralEncoderConfig`.
 
         Raises:
             WeightsError: They are missing or impossible, or the model is not a plain Whisper.
         """
         if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
             raise WeightsError(f"{source}: is not a plain Whisper (gelu, embeddings not scaled)")
-        return cls.read(config, _NAMES, source)
+        return cls.read(config, _NAMES if "encoder_layers" in config else _LATER_NAMES, source)
 
 
 _NAMES = {
@@ -50,6 +50,13 @@ _NAMES = {
     "ffn_dim": "encoder_ffn_dim",
     "num_mels": "num_mel_bins",
     "num_positions": "max_source_positions",
+}
+_LATER_NAMES = {
+    **_NAMES,
+    "dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "ffn_dim": "intermediate_size",
 }
 
 

@@ -186,7 +186,8 @@ class WhisperEncoder(WhisperFamilyEncoder):
         """
         if is_ctranslate2(files):
             return Sizes.of_whisper(encoder_sizes(open_whisper(files)), files.source)
-        return Sizes.of_whisper(read_config(files, self.name, "whisper"), files.source)
+        config = read_config(files, self.name, "whisper", "voxtral_encoder")
+        return Sizes.of_whisper(config, files.source)
 
     def state(self, files: WeightsFiles) -> dict[str, Tensor]:
         """Read the encoder's tensors from safetensors or from a CTranslate2 file."""
@@ -244,8 +245,8 @@ class Qwen2AudioEncoder(WhisperFamilyEncoder):
     pairs = True
     frame_rate = SAMPLE_RATE / HOP / 4
 
-    # Inside a whole model as published, or as transformers names it in memory; in a Whisper; or alone.
-    prefixes = ("audio_tower.", "model.audio_tower.", "model.encoder.", "encoder.", "")
+    # In a Whisper, or alone.
+    prefixes = ("model.encoder.", "encoder.", "")
 
     def read(self, files: WeightsFiles) -> Qwen2AudioSizes:
         """Read the sizes from `config.json`.
@@ -253,7 +254,5 @@ class Qwen2AudioEncoder(WhisperFamilyEncoder):
         Raises:
             WeightsError: It is another model, or they are missing or impossible.
         """
-        config = read_config(files, self.name, "qwen2_audio", "qwen2_audio_encoder", "whisper")
-        if config["model_type"] == "qwen2_audio":
-            config = config.get("audio_config") or {}
+        config = read_config(files, self.name, "qwen2_audio_encoder", "audioflamingo3_encoder", "whisper")
         return Qwen2AudioSizes.of_whisper(config, files.source)

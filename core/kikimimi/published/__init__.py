@@ -1,0 +1,1 @@
+"""Published speech LLMs: taken in as runs."""

@@ -1,0 +1,13 @@
+"""The types of published speech LLMs that can be taken in, by the `model_type` of their `config.json`."""
+
+from collections.abc import Callable
+
+from kikimimi.published import audio_flamingo_3, qwen2_audio, voxtral
+from kikimimi.published.model import Expressed, PublishedModel
+
+FAMILIES: dict[str, Callable[[PublishedModel], Expressed]] = {
+    "audioflamingo3": audio_flamingo_3.express,
+    "qwen2_audio": qwen2_audio.express,
+    "voxtral": voxtral.express,
+}
+"""How each type is expressed."""

@@ -1,0 +1,142 @@
+"""From a published speech LLM to a run: a recipe of registered parts, and weights that stay where they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kikimimi.console.words import listing, nearest
+from kikimimi.errors import RequestError, WeightsError
+from kikimimi.files.writing import scratch_folder, whole_file
+from kikimimi.model.assembly import assemble
+from kikimimi.model.trainable import kept_names
+from kikimimi.published.families import FAMILIES
+from kikimimi.published.model import Expressed, PublishedModel
+from kikimimi.recipe import IMPORTED, Recipe, digest, load_recipe
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.lock import keep_lock
+from kikimimi.weights.find import find_weights
+from kikimimi.weights.files import WeightsFiles
+from kikimimi.weights.speech_llms import check_places, layout_of
+from kikimimi.weights.tensors import write_tensors
+
+_STORED = {"bfloat16": "bf16", "float16": "fp16"}
+
+
+def import_model(source: str, out: Path, overrides: Sequence[str] = ()) -> RunFolder:
+    """Take in a published speech LLM: every tensor finds its place, and every place its tensor.
+
+    Args:
+        source: A Hub id, a folder, `package:...`.
+        out: The run folder to make.
+        overrides: Changes to the recipe, as of `kikimimi train`.
+
+    Returns:
+        A run whose parts read their weights from the source.
+
+    Raises:
+        WeightsError: The source cannot be read, is no speech LLM that is known, or does not fit.
+        RunError: `out` holds something else.
+        RecipeError: An override is wrong.
+    """
+    recipe = imported_recipe(source, overrides)
+    run = RunFolder.create(out, recipe)
+    if run.finished(IMPORTED):
+        return run
+    with run.locked():
+        model = assemble(recipe)
+        drawn = sorted(kept_names(model, recipe, IMPORTED) & {name for name, _ in model.named_parameters()})
+        if drawn:
+            raise WeightsError(
+                f"{source}: {len(drawn)} parameters of the recipe find no weight in it: {listing(drawn)}. To "
+                f"train with other parts, change the recipe: kikimimi train {out / 'recipe.yaml'} "
+                "adapter=... --out runs"
+            )
+        run.save_assets(model)
+        keep_lock(run)
+        with whole_file(run.weights(IMPORTED)) as unfinished:
+            write_tensors(unfinished, {}, {"recipe": digest(recipe), "stage": IMPORTED}, seal=True)
+    return run
+
+
+def imported_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe that expresses a published speech LLM, with a stage that trains its adapter.
+
+    Raises:
+        WeightsError: The source cannot be read, or is no speech LLM that is known.
+        RecipeError: An override is wrong.
+    """
+    model = open_published(source)
+    expressed = FAMILIES[str(model.config["model_type"])](model)
+    with scratch_folder() as folder:
+        file = folder / "recipe.yaml"
+        file.write_text(
+            yaml.safe_dump(_recipe(model, expressed), allow_unicode=True, sort_keys=False), "utf-8"
+        )
+        return load_recipe(file, overrides)
+
+
+def open_published(source: str) -> PublishedModel:
+    """Open a published speech LLM; each of its tensors has a place in its type.
+
+    Raises:
+        WeightsError: The source cannot be read, is of no type that is known, or holds strange tensors.
+    """
+    files = find_weights(source)
+    if files is None:
+        raise RequestError("'random' is no published model: name a Hub id or a folder")
+    config = files.read_json("config.json")
+    model_type = config.get("model_type")
+    layout = layout_of(files)
+    if layout is None or model_type not in FAMILIES:
+        raise WeightsError(
+            f"{source}: config.json: is a {model_type!r} model, which is no speech LLM that can be imported."
+            f"{nearest(str(model_type), FAMILIES)} Types: {listing(FAMILIES)}"
+        )
+    check_places(files, layout, files.tensor_names())
+    return PublishedModel(_named(source, files), files, layout, config)
+
+
+def _named(source: str, files: WeightsFiles) -> str:
+    """Return how a recipe names a source for good: a folder by its whole path, a Hub id at its commit."""
+    if files.revision is None:
+        return str(Path(source).expanduser().resolve()) if Path(source).expanduser().exists() else source
+    return f"{source.partition('@')[0]}@{files.revision}"
+
+
+def _recipe(model: PublishedModel, expressed: Expressed) -> dict[str, Any]:
+    dtype = _dtype(model.config)
+    name = (
+        re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model.source.partition("@")[0]).name).strip("-.") or "imported"
+    )
+    stored = {} if dtype is None else {"dtype": dtype}
+    return {
+        "name": name,
+        "encoder": {**expressed.encoder, **stored},
+        "adapter": expressed.adapter,
+        "llm": {**expressed.llm, **stored},
+        "stages": {
+            "finetune": {
+                "train": {"adapter": {"lr": 1.0e-4}},
+                "data": {"speech": {"shards": "data/train-*.tar", "task": expressed.task}},
+                "batch": {"seconds": 60, "global": 16},
+                "steps": 1000,
+                "schedule": {"name": "cosine", "warmup": 50},
+                "checkpoint": {"every": 200},
+            }
+        },
+        **({} if dtype is None else {"trainer": {"precision": dtype}}),
+    }
+
+
+def _dtype(config: Mapping[str, Any]) -> str | None:
+    for settings in (config, config.get("thinker_config"), config.get("text_config")):
+        if isinstance(settings, dict):
+            named = settings.get("dtype") or settings.get("torch_dtype")
+            if named is not None:
+                return _STORED.get(str(named))
+    return None

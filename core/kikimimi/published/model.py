@@ -1,0 +1,53 @@
+"""A published speech LLM: its files and settings, and how it is expressed in registered parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kikimimi.weights.files import WeightsFiles
+from kikimimi.weights.speech_llms import Layout, PublishedPart, SpeechLLMPart
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """The files of a published speech LLM.
+
+    Attributes:
+        source: How a recipe names it.
+        files: The files.
+        layout: How its parts lie in them.
+        config: Its `config.json`.
+    """
+
+    source: str
+    files: WeightsFiles
+    layout: Layout
+    config: Mapping[str, Any]
+
+    def part(self, name: SpeechLLMPart) -> PublishedPart:
+        """Return one of its parts."""
+        return PublishedPart(self.files, name, self.layout)
+
+    def source_of(self, name: SpeechLLMPart) -> str:
+        """Return where a part is read from: these files, or where they hold none of it, what they name."""
+        part = self.part(name)
+        return self.source if part.tensor_names() else (part.source_id or self.source)
+
+
+@dataclass(frozen=True)
+class Expressed:
+    """A published model in the words of a recipe.
+
+    Attributes:
+        encoder: Section of the encoder.
+        adapter: Section of the adapter.
+        llm: Section of the LLM.
+        task: The task in which it transcribes, as its authors ask for it.
+    """
+
+    encoder: dict[str, Any]
+    adapter: dict[str, Any]
+    llm: dict[str, Any]
+    task: dict[str, Any] = field(default_factory=lambda: {"name": "asr", "request": "Transcribe the audio."})
