@@ -1,0 +1,215 @@
+"""Tiny published speech LLMs with random weights, by transformers' own classes, laid out as they are published."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from transformers import (
+    AudioFlamingo3ForConditionalGeneration,
+    AutoProcessor,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    VoxtralConfig,
+    VoxtralForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
+
+from kikimimi_recognisers.tiny_audio_flamingo import TINY_LLM, byte_tokenizer, write_tiny_audio_flamingo
+
+Clips = Sequence[NDArray[np.float32]]
+TOWER = {"num_mel_bins": 16, "max_source_positions": 1500}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A user's turn, or an assistant's.
+
+    Attributes:
+        words: What is written.
+        clips: What is heard before it.
+        role: Whose it is.
+    """
+
+    words: str
+    clips: Clips = ()
+    role: str = "user"
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny published model.
+
+    Attributes:
+        write: Writes it into a folder.
+        opened: Opens the model there by transformers' class.
+        asked: What the model gets for one conversation that is to be answered, by the processor of the folder.
+        audio_token: Its placeholder's id, from the settings.
+        one_clip: Whether a conversation holds at most one clip.
+    """
+
+    write: Callable[[Path], None]
+    opened: Callable[[Path], Any]
+    asked: Callable[[Path, Sequence[Turn]], dict[str, torch.Tensor]]
+    audio_token: Callable[[Any], int] = lambda config: config.audio_token_id
+    one_clip: bool = False
+
+
+def parts(turn: Turn) -> list[dict[str, Any]]:
+    return [*({"type": "audio", "audio": clip} for clip in turn.clips), {"type": "text", "text": turn.words}]
+
+
+def by_template(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.Tensor]:
+    """Ask through the chat template of a processor of its own."""
+    processor: Any = AutoProcessor.from_pretrained(folder)
+    messages = [{"role": turn.role, "content": parts(turn)} for turn in turns]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    clips = [clip for turn in turns for clip in turn.clips]
+    sound = {"audio": clips, "sampling_rate": 16_000} if clips else {}
+    return dict(processor(text=[text], return_tensors="pt", **sound))
+
+
+def write_qwen2_audio(folder: Path) -> None:
+    tokenizer = byte_tokenizer("<|im_end|>", "<|im_start|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+    tower = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 16}
+    config = Qwen2AudioConfig(
+        audio_config={**tower, **TOWER},
+        text_config={"model_type": "qwen2", "vocab_size": len(tokenizer), **TINY_LLM},
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    torch.manual_seed(0)
+    model: Any = Qwen2AudioForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=16), tokenizer).save_pretrained(folder)
+
+
+AUDIO_FLAMINGO_TEMPLATE = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.content | selectattr('type', 'equalto', 'audio') | list %}<sound>{% endif %}"
+    "{% for c in m.content if c.type == 'text' %}{{ c.text }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""What the template of nvidia/audio-flamingo-3-hf renders (convert_audioflamingo3_to_hf.py)."""
+
+
+def write_audio_flamingo_3(folder: Path) -> None:
+    write_tiny_audio_flamingo(folder)
+    processor: Any = AutoProcessor.from_pretrained(folder)
+    processor.chat_template = AUDIO_FLAMINGO_TEMPLATE
+    processor.save_pretrained(folder)
+
+
+MISTRAL_TOKENS = {
+    0: "<unk>",
+    1: "<s>",
+    2: "</s>",
+    3: "[INST]",
+    4: "[/INST]",
+    5: "[AVAILABLE_TOOLS]",
+    6: "[/AVAILABLE_TOOLS]",
+    7: "[TOOL_RESULTS]",
+    8: "[/TOOL_RESULTS]",
+    9: "[TOOL_CALLS]",
+    10: "[IMG]",
+    11: "<pad>",
+    12: "[IMG_BREAK]",
+    13: "[IMG_END]",
+    14: "[PREFIX]",
+    15: "[MIDDLE]",
+    16: "[SUFFIX]",
+    17: "[SYSTEM_PROMPT]",
+    18: "[/SYSTEM_PROMPT]",
+    19: "[TOOL_CONTENT]",
+    20: "[ARGS]",
+    21: "[CALL_ID]",
+    24: "[AUDIO]",
+    25: "[BEGIN_AUDIO]",
+    34: "[TRANSCRIBE]",
+}
+
+
+def write_tekken(folder: Path) -> None:
+    """Write Mistral's tokenizer file with the 256 bytes and 40 control tokens."""
+    control = [
+        {"rank": rank, "token_str": MISTRAL_TOKENS.get(rank, f"<SPECIAL_{rank}>"), "is_control": True}
+        for rank in range(40)
+    ]
+    vocabulary = [
+        {"rank": rank, "token_bytes": base64.b64encode(bytes([rank])).decode(), "token_str": None}
+        for rank in range(256)
+    ]
+    encoding = {"num_mel_bins": 16, "hop_length": 160, "window_size": 400}
+    sound = {"sampling_rate": 16_000, "frame_rate": 12.5, "chunk_length_s": 30.0}
+    config = {
+        "pattern": r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s+",
+        "num_vocab_tokens": 256,
+        "default_vocab_size": 296,
+        "default_num_special_tokens": 40,
+        "version": "v11",
+    }
+    content = {
+        "config": config,
+        "vocab": vocabulary,
+        "special_tokens": control,
+        "audio": {**sound, "audio_encoding_config": encoding},
+    }
+    (folder / "tekken.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_voxtral(folder: Path) -> None:
+    tower = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = VoxtralConfig(
+        audio_config={**tower, **TOWER},
+        text_config={"model_type": "llama", "vocab_size": 296, "head_dim": 16, **TINY_LLM},
+        audio_token_id=24,
+    )
+    torch.manual_seed(0)
+    model: Any = VoxtralForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=16).save_pretrained(folder)
+    write_tekken(folder)
+
+
+def asked_of_voxtral(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.Tensor]:
+    """Ask through mistral-common, which builds Voxtral's prompts; it takes files."""
+    processor: Any = AutoProcessor.from_pretrained(folder)
+    messages = []
+    for turn in turns:
+        content = []
+        for number, clip in enumerate(turn.clips):
+            file = folder / f"{len(messages)}-{number}.wav"
+            soundfile.write(file, clip, 16_000, subtype="FLOAT")
+            content.append({"type": "audio", "path": str(file)})
+        messages.append({"role": turn.role, "content": [*content, {"type": "text", "text": turn.words}]})
+    return dict(processor.apply_chat_template(messages, return_tensors="pt"))
+
+
+TINY = {
+    "voxtral": Tiny(
+        write_voxtral,
+        VoxtralForConditionalGeneration.from_pretrained,
+        asked_of_voxtral,
+    ),
+    "qwen2_audio": Tiny(
+        write_qwen2_audio,
+        Qwen2AudioForConditionalGeneration.from_pretrained,
+        by_template,
+    ),
+    "audioflamingo3": Tiny(
+        write_audio_flamingo_3,
+        AudioFlamingo3ForConditionalGeneration.from_pretrained,
+        by_template,
+        one_clip=True,
+    ),
+}
+"""By their model type."""
