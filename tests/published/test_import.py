@@ -98,6 +98,8 @@ def test_answers_are_those_of_transformers(published: tuple[Tiny, Path], engine:
     tokenizer = engine.model.llm.tokenizer  # type: ignore[union-attr]
     for turns, answer in zip(asked, answers, strict=True):
         inputs = tiny.asked(folder, turns)
-        ids = model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=engine.model.llm.chat.stop_ids)
+        ids = model.generate(
+            **inputs, max_new_tokens=8, do_sample=False, eos_token_id=engine.model.llm.chat.stop_ids
+        )
         new = ids[0, inputs["input_ids"].shape[1] :]
         assert answer == tokenizer.decode(new, skip_special_tokens=True).strip()

@@ -22,7 +22,7 @@ from kikimimi.contracts.component import AdapterContext, Component, Encoder, LLM
 from kikimimi.contracts.precision import DTYPES
 from kikimimi.errors import RecipeError
 from kikimimi.files.hashes import ASSETS_REMEDY, require_files
-from kikimimi.model.lora import AudioGate, add_lora, has_updates
+from kikimimi.model.lora import AudioGate, add_lora, has_updates, load_updates
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Chosen, Recipe
 from kikimimi.recipe.chosen import PARTS
@@ -98,10 +98,14 @@ def assemble(
                 _seed(recipe.seed, f"{where}.lora")
                 with _standing_in(part):
                     gates[where] = add_lora(part, chosen.lora, where=where)
+                if load_weights and chosen.lora.weights != "random":
+                    load_updates(part, chosen.lora, where=where)
             named = [(f"{where}.{name}", id(p)) for name, p in part.named_parameters()]
             fixed.update(name for name, identity in named if identity in constants)
             fixed.update(_fixed(where, chosen.fixed or [], part))
             pretrained.update(name for name, identity in named if identity in loaded)
+            if chosen.lora is not None and chosen.lora.weights != "random":
+                pretrained.update(name for name, _ in named if ".lora_" in name)
     model = SpeechLM(encoder, adapter, llm, frozenset(fixed), frozenset(pretrained), gates.get("llm"))
     model.deferred = frozenset(unfilled)
     return model

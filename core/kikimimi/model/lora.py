@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from kikimimi.console.words import listing
-from kikimimi.errors import RecipeError
+from kikimimi.errors import RecipeError, WeightsError
+from kikimimi.weights.files import load_state
+from kikimimi.weights.find import find_weights
 
 if TYPE_CHECKING:
     from kikimimi.recipe import LoRA
+
+
+_UNREAD = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias")
+"""Settings of peft that change what its matrices mean, or add to them."""
 
 
 class AudioGate:
@@ -104,6 +111,59 @@ def add_lora(component: nn.Module, lora: LoRA, *, where: str) -> AudioGate | Non
         if name.endswith(".lora_B.default"):
             module.register_forward_hook(gate)
     return gate
+
+
+def load_updates(component: nn.Module, lora: LoRA, *, where: str) -> None:
+    """Fill low-rank matrices from files that peft has written (`adapter_model.safetensors`).
+
+    A layer is found by the end of its name: what stands before it depends on what peft was applied to.
+
+    Raises:
+        WeightsError: The source cannot be read, or its layers or shapes are others.
+        RecipeError: Its settings say another rank or alpha.
+    """
+    files = find_weights(lora.weights)
+    assert files is not None
+    found = files.names("*adapter_model.safetensors")
+    if len(found) != 1:
+        raise WeightsError(
+            f"{lora.weights}: holds {len(found)} files adapter_model.safetensors, and one is read: name it "
+            f"behind the source. Files: {listing(files.files)}"
+        )
+    folder = found[0].rpartition("/")[0]
+    settings = f"{folder}/adapter_config.json" if folder else "adapter_config.json"
+    if settings in files.files:
+        _check_settings(lora, files.read_json(settings), f"{where}.lora")
+    own = {name: p for name, p in component.named_parameters() if ".lora_" in name}
+    ends: dict[str, list[str]] = {}
+    for name in own:
+        levels = name.replace(".default.", ".").split(".")
+        for start in range(len(levels)):
+            ends.setdefault(".".join(levels[start:]), []).append(name)
+    state = {}
+    for name, tensor in replace(files, files={found[0]: files.parts(found[0])}).state_dict().items():
+        levels = name.split(".")
+        tails = (".".join(levels[start:]) for start in range(len(levels)))
+        fitting: list[str] = next((ends[tail] for tail in tails if tail in ends), [])
+        state[fitting[0] if len(fitting) == 1 else name] = tensor.float()
+    load_state(
+        component, state, source=lora.weights, ignore=[n for n in component.state_dict() if n not in own]
+    )
+
+
+def _check_settings(lora: LoRA, settings: dict[str, Any], where: str) -> None:
+    problems = [
+        f"{where}.{option}: is {ours:g}, and {lora.weights} was trained with {settings[name]}"
+        for option, name, ours in (("rank", "r", lora.rank), ("alpha", "lora_alpha", lora.alpha))
+        if settings.get(name, ours) != ours
+    ]
+    problems += [
+        f"{where}.weights: {lora.weights} has {name}: {settings[name]!r}, which is not read here"
+        for name in _UNREAD
+        if settings.get(name)
+    ]
+    if problems:
+        raise RecipeError(problems)
 
 
 def has_updates(module: nn.Module) -> bool:

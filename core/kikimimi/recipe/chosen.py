@@ -22,6 +22,9 @@ OF_PARTS = ("lora", "dtype", "fixed")
 class LoRA(Options):
     """Low-rank adaptation (Hu et al., 2021, https://arxiv.org/abs/2106.09685) of a part's linear layers."""
 
+    weights: str = "random"
+    """Where the update starts: a folder of peft (`adapter_model.safetensors`), a Hub id, `package:...`, any of
+    them with /FILE; or `random`, which changes nothing before it is trained."""
     rank: PositiveInt = 16
     """Rank of the update."""
     alpha: PositiveFloat = 32.0
@@ -73,9 +76,11 @@ class Chosen(Options):
         return registry.load(self.kind, self.name)
 
     def sources(self) -> dict[str, str]:
-        """Return where weights come from: the option `weights`, and those ending in `_weights`."""
+        """Return where weights come from: the option `weights`, those ending in `_weights`, and an update's."""
         names = [item.name for item in fields(self.config)]
-        return {n: getattr(self.config, n) for n in names if n == "weights" or n.endswith("_weights")}
+        found = {n: getattr(self.config, n) for n in names if n == "weights" or n.endswith("_weights")}
+        update = None if self.lora is None or self.lora.weights == "random" else self.lora.weights
+        return found if update is None else {**found, "lora.weights": update}
 
     def nested(self) -> dict[str, Chosen]:
         """Return the plugins that the options name, by option."""
