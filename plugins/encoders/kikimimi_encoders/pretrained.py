@@ -260,6 +260,8 @@ def check_expected(given: Mapping[str, Any], expected: Mapping[str, Any], where:
 
 
 _MOST_LAYERS = 1000
+_LAYER_COUNTS = ("num_hidden_layers", "num_blocks", "num_layers")
+"""What configs call the number of layers."""
 
 
 def build_config(config_class: Any, config: Mapping[str, Any], source: str) -> Any:
@@ -268,11 +270,12 @@ def build_config(config_class: Any, config: Mapping[str, Any], source: str) -> A
     Raises:
         WeightsError: transformers refuses it.
     """
-    layers = config.get("num_hidden_layers", 1)
-    if not (isinstance(layers, int) and 1 <= layers <= _MOST_LAYERS):
-        raise WeightsError(
-            f"{source}: config.json: num_hidden_layers: must be between 1 and {_MOST_LAYERS}, not {layers!r}"
-        )
+    for name in _LAYER_COUNTS:
+        layers = config.get(name, 1)
+        if not (isinstance(layers, int) and 1 <= layers <= _MOST_LAYERS):
+            raise WeightsError(
+                f"{source}: config.json: {name}: must be between 1 and {_MOST_LAYERS}, not {layers!r}"
+            )
     try:
         return config_class.from_dict(config)
     except (StrictDataclassError, TypeError, ValueError) as error:

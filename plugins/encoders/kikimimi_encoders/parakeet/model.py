@@ -14,6 +14,7 @@ from transformers.models.parakeet.modeling_parakeet import (
 )
 
 from kikimimi import Padded
+from kikimimi_encoders.batch_norm import norm_real_frames
 
 
 class ConvolutionModule(ParakeetEncoderConvolutionModule):  # type: ignore[misc]
@@ -27,23 +28,9 @@ class ConvolutionModule(ParakeetEncoderConvolutionModule):  # type: ignore[misc]
         if real is not None:
             hidden = hidden.masked_fill(~real[:, None], 0.0)
         # (B, E, F) -> (B, F, E)
-        hidden = self._norm(self.depthwise_conv(hidden).transpose(1, 2), real)
+        hidden = norm_real_frames(self.norm, self.depthwise_conv(hidden).transpose(1, 2), real)
         out: Tensor = self.pointwise_conv2(self.activation(hidden).transpose(1, 2))
         return out.transpose(1, 2)
-
-    def _norm(self, hidden: Tensor, real: Tensor | None) -> Tensor:
-        frames = hidden.flatten(0, 1) if real is None or not self.training else hidden[real]
-        norm: nn.BatchNorm1d = self.norm
-        if self.training and len(frames) == 1:
-            # A single frame has no variance; the running statistics are all there is.
-            normed = F.batch_norm(
-                frames, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-            )
-        else:
-            normed = norm(frames)
-        if real is None or not self.training:
-            return normed.view_as(hidden)
-        return torch.zeros_like(hidden, dtype=normed.dtype).masked_scatter(real[..., None], normed)
 
 
 class FastConformer(nn.Module):
