@@ -1,20 +1,23 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import BertConfig, Blip2QFormerConfig, Blip2QFormerModel
+from transformers import BertConfig, Blip2QFormerConfig, Blip2QFormerModel, GraniteSpeechConfig
 from transformers.models.bert.modeling_bert import BertEncoder
+from transformers.models.granite_speech.modeling_granite_speech import GraniteSpeechEncoderProjector
 
-from kikimimi import AdapterContext, Padded
+from kikimimi import AdapterContext, Padded, WeightsError
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import freeze_all_but, trainable_names
 from kikimimi.recipe import load_recipe
 from kikimimi.testing import parametrize_checks
-from kikimimi_adapters.qformer import QFormer, QFormerAdapter, QFormerLayer
+from kikimimi_adapters.qformer import QFormer, QFormerAdapter, QFormerLayer, granite_names
 
 SMALL = {"hidden_dim": 32, "num_heads": 4, "ffn_dim": 64}
 RECIPE = """
@@ -61,6 +64,7 @@ def shake(module: torch.nn.Module) -> None:
     QFormerAdapter,
     windows=QFormerAdapter.Config(),
     drop=QFormerAdapter.Config(remainder="drop", num_queries=3),
+    pad=QFormerAdapter.Config(remainder="pad", num_queries=3, window_seconds=0.3),
     clip=QFormerAdapter.Config(
         num_queries=64, window_seconds=None, query_norm=False, output_norm=True, cross_attention_frequency=2
     ),
@@ -180,6 +184,129 @@ def test_whole_clip_with_several_layers_equals_desta2s_connector() -> None:
             torch.testing.assert_close(found, desta2(adapter, layers), rtol=0, atol=1e-5)
 
 
+GRANITE: dict[str, Any] = {"num_queries": 3, "window_seconds": 0.3, "remainder": "pad"}
+
+
+def granite_projector(in_dim: int = 20, out_dim: int = 6, **sizes: Any) -> GraniteSpeechEncoderProjector:
+    projector = {
+        "model_type": "blip_2_qformer",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "encoder_hidden_size": in_dim,
+        "cross_attention_frequency": 1,
+    }
+    config = GraniteSpeechConfig(
+        projector_config={**projector, **sizes}, text_config={"model_type": "granite", "hidden_size": out_dim}
+    )
+    torch.manual_seed(2)
+    theirs = GraniteSpeechEncoderProjector(config).eval()
+    shake(theirs)
+    return theirs
+
+
+def save_granite(folder: Path, prefix: str, config: dict[str, Any] | None = None, **sizes: Any) -> str:
+    """Save the projector with what the names of a whole model's tensors begin with."""
+    theirs = granite_projector(**sizes)
+    folder.mkdir(exist_ok=True)
+    written = {
+        "model_type": "granite_speech",
+        "projector_config": theirs.qformer.config.to_dict(),
+        "window_size": 15,
+        "downsample_rate": 5,
+    }
+    (folder / "config.json").write_text(json.dumps({**written, **(config or {})}))
+    state = {prefix + name: value.contiguous() for name, value in theirs.state_dict().items()}
+    save_file({**state, "encoder.input_linear.bias": torch.zeros(3)}, folder / "model.safetensors")
+    return str(folder)
+
+
+def test_windows_filled_with_zeros_equal_granite_speechs_projector() -> None:
+    theirs, adapter = granite_projector(), build(in_dim=20, **GRANITE)
+    adapter.load_state_dict(granite_names(theirs.state_dict()))
+    frames = [torch.randn(length, 20) for length in (1, 14, 15, 16, 47)]
+    batch = Padded.stack(frames)
+    dirty = batch.values.masked_fill(~batch.mask()[..., None], float("nan"))
+    with torch.no_grad():
+        out = adapter(Padded(dirty, batch.lengths)).tokens
+        assert out.lengths.tolist() == [3, 3, 3, 6, 12]
+        for clip, found in zip(frames, out.unstack(), strict=True):
+            torch.testing.assert_close(found, theirs(clip[None])[0], rtol=0, atol=1e-5)
+        # Where the queries do not see the zeros, what they read of a short window is something else.
+        masked = build(in_dim=20, **{**GRANITE, "remainder": "keep"})
+        masked.load_state_dict(adapter.state_dict())
+        other = masked(batch).tokens.unstack()[4]
+    torch.testing.assert_close(other[:9], out.unstack()[4][:9], rtol=0, atol=1e-5)
+    assert (other[9:] - out.unstack()[4][9:]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("prefix", ["projector.", "model.projector."])
+def test_starts_from_the_projector_of_a_granite_speech(tmp_path: Path, prefix: str) -> None:
+    adapter = build(in_dim=20, weights=save_granite(tmp_path, prefix), **GRANITE)
+    adapter.load_weights()
+    assert adapter.pretrained_names() == {name for name, _ in adapter.named_parameters()}
+    frames = torch.randn(23, 20)
+    with torch.no_grad():
+        found = adapter(Padded.stack([frames])).tokens.values
+        torch.testing.assert_close(found, granite_projector()(frames[None]), rtol=0, atol=1e-5)
+    tiny = QFormerAdapter.tiny_config(adapter.config)
+    assert (tiny.weights, tiny.remainder) == ("random", "pad")
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "message"),
+    [
+        ({"num_queries": 1}, {}, r"other sizes: adapter\.num_queries is 1, needs 3$"),
+        ({"window_seconds": 0.28}, {}, r"adapter\.window_seconds is 0\.28, needs 0\.3 \(15 frames\)"),
+        ({"ffn_dim": 60}, {}, r"adapter\.ffn_dim is 60, needs 64"),
+        (
+            {"num_layers": 1, "num_heads": 2},
+            {},
+            r"num_layers is 1, needs 2; adapter\.num_heads is 2",
+        ),
+        ({"cross_attention_frequency": 2}, {}, "cross_attention_frequency is 2, needs 1"),
+        ({}, {"downsample_rate": 0}, r"config\.json: integer division"),
+        (
+            {},
+            {"projector_config": {"hidden_act": "relu"}},
+            "hidden_act 'relu', and adapter 'qformer'",
+        ),
+        ({}, {"model_type": "blip_2"}, "is a 'blip_2' model; adapter 'qformer' takes 'granite_speech'"),
+    ],
+)
+def test_refuses_a_projector_of_other_sizes(
+    tmp_path: Path, options: dict[str, Any], config: dict[str, Any], message: str
+) -> None:
+    weights = save_granite(tmp_path, "projector.", config)
+    with pytest.raises(WeightsError, match=message):
+        build(in_dim=20, weights=weights, **{**GRANITE, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"query_norm": False}, r"2 unexpected: qformer\.layernorm\.bias, qformer\.layernorm\.weight"),
+        ({"output_norm": True}, r"2 missing: norm\.weight, norm\.bias"),
+        ({"out_dim": 8}, r"proj\.weight \(is \[6, 32\], needs \[8, 32\]\)"),
+        ({"in_dim": 40, "num_concat_layers": 2}, r"1 missing: tap_weights; .*queries \(is \[1, 3, 32\]"),
+    ],
+)
+def test_a_tensor_without_a_place_or_a_place_without_a_tensor_is_named(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    weights = save_granite(tmp_path, "projector.")
+    adapter = build(**{"in_dim": 20, "weights": weights, **GRANITE, **options})
+    with pytest.raises(WeightsError, match=message):
+        adapter.load_weights()
+
+
+def test_refuses_weights_without_a_projector(tmp_path: Path) -> None:
+    weights = save_granite(tmp_path, "connector.")
+    with pytest.raises(WeightsError, match=r"holds no projector of a Granite-Speech, .* projector\.\*"):
+        build(in_dim=20, weights=weights, **GRANITE).load_weights()
+
+
 @pytest.mark.parametrize("window_seconds", [None, 0.1])
 def test_several_layers_do_not_feel_padding(window_seconds: float | None) -> None:
     adapter = build(in_dim=12, num_concat_layers=3, num_queries=2, window_seconds=window_seconds)
@@ -209,7 +336,7 @@ def test_the_shares_of_the_layers_start_equal_and_are_learned() -> None:
 )
 def test_number_of_tokens(num_frames: int, keep: int, drop: int) -> None:
     # 1500 / 17 = 88.2: SALMONN turns 30 s into 88 tokens.
-    for remainder, expected in (("keep", keep), ("drop", drop)):
+    for remainder, expected in (("keep", keep), ("pad", keep), ("drop", drop)):
         adapter = build(remainder=remainder)
         assert adapter.window == 17
         out = adapter(Padded.stack([torch.randn(num_frames, 8)]))
@@ -282,6 +409,18 @@ def test_salmonns_size() -> None:
     assert round((counts["all"] + lora + 2 * 2048) / 1e6) == 33
 
 
+def test_granite_speechs_size() -> None:
+    sizes = {"hidden_dim": 1024, "num_heads": 16, "ffn_dim": 4096}
+    with torch.device("meta"):
+        theirs = granite_projector(
+            1024, 2048, hidden_size=1024, num_attention_heads=16, intermediate_size=4096
+        )
+    counts = count_on_meta(1024, 2048, **GRANITE, **sizes)
+    layer = 8 * (1024 * 1024 + 1024) + (1024 * 4096 + 4096 + 4096 * 1024 + 1024) + 3 * 2 * 1024
+    connector = 2 * layer + 3 * 1024 + 2 * 1024 + (1024 * 2048 + 2048)
+    assert counts["all"] == sum(p.numel() for p in theirs.parameters()) == connector == 35_697_664
+
+
 def test_desta2s_size() -> None:
     counts = count_on_meta(
         4 * 768, 4096, 4, num_queries=64, window_seconds=None, query_norm=False, output_norm=True
@@ -314,8 +453,9 @@ def test_shard_classes() -> None:
         ({"num_heads": 5}, r"num_heads \(5\) must divide hidden_dim \(768\)"),
         ({"dropout": 1.0}, "dropout: must be at least 0 and below 1, not 1.0"),
         ({"window_seconds": 0.0}, "window_seconds: must be above 0, not 0.0"),
-        ({"remainder": "pad"}, "remainder: 'pad' is not one of"),
+        ({"remainder": "cut"}, "remainder: 'cut' is not one of"),
         ({"remainder": "drop", "window_seconds": None}, "remainder is read only with window_seconds"),
+        ({"remainder": "pad", "window_seconds": None}, "remainder is read only with window_seconds"),
     ],
 )
 def test_refuses(options: dict[str, Any], message: str) -> None:

@@ -1,15 +1,17 @@
 """Learned queries read the frames through a small transformer: of each window, or of the whole clip."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerLayer
 
 from kikimimi import (
+    CONFIG_PATTERNS,
     Adapter,
     AdapterContext,
     AdapterOutput,
@@ -19,6 +21,10 @@ from kikimimi import (
     PositiveFloat,
     PositiveInt,
     Probability,
+    WeightsError,
+    WeightsFiles,
+    find_weights,
+    load_state,
 )
 from kikimimi_adapters.attention import attend
 from kikimimi_adapters.frame_groups import FrameGroups
@@ -31,6 +37,9 @@ NORM_EPS = 1e-12
 """Epsilon of the LayerNorms inside the Q-Former, as in BERT."""
 INIT_STD = 0.02
 """Standard deviation of every linear layer's first weights, as in BERT."""
+_GRANITE = "granite_speech"
+_PREFIXES = ("projector.", "model.projector.")
+"""What the names of the projector begin with in a Granite-Speech, as published and as in memory."""
 
 
 class QFormerLayer(Blip2QFormerLayer):  # type: ignore[misc]
@@ -150,19 +159,27 @@ class QFormerAdapter(Adapter):
     2409.20007, `QformerConnector` of its code: `num_queries: 64, query_norm: false, output_norm: true`).
     Where the encoder hands on several layers, each has its own queries, all pass through one Q-Former, and
     each query mixes what it read from the layers by a softmax of its own, as there.
+
+    With `num_queries: 3, window_seconds: 0.3, remainder: pad` and the sizes `hidden_dim: 1024, num_heads: 16,
+    ffn_dim: 4096` it is the projector of Granite-Speech (Saon et al. 2025, arXiv 2505.08699; transformers'
+    `GraniteSpeechEncoderProjector`) after an encoder of 50 frames a second, whose weights it takes.
     """
 
     @dataclass(kw_only=True, frozen=True)
     class Config(ComponentConfig):
         """Options of the `qformer` adapter."""
 
+        weights: str = "random"
+        """A Granite-Speech of transformers, whose projector is taken (a Hub id, a folder, `package:...`),
+        or `random`. The other options have to say its sizes."""
         num_queries: PositiveInt = 1
         """Queries, which are audio tokens, per window; or per clip without windows."""
         window_seconds: PositiveFloat | None = 0.333333
         """Length of the windows, which do not overlap [s], rounded to whole frames; null: one per clip."""
-        remainder: Literal["keep", "drop"] = "keep"
-        """What becomes of the frames that do not fill the last window: a window of their own, or dropped and
-        counted (a clip shorter than one window is kept). Only the default is taken without windows."""
+        remainder: Literal["keep", "drop", "pad"] = "keep"
+        """What becomes of the frames that do not fill the last window: a window of their own; dropped and
+        counted (a clip shorter than one window is kept); or a window that zeros fill, which the queries read
+        as they read frames. Only the default is taken without windows."""
         num_layers: LayerCount = 2
         """Transformer layers."""
         hidden_dim: PositiveInt = 768
@@ -188,6 +205,7 @@ class QFormerAdapter(Adapter):
                 raise ValueError("remainder is read only with window_seconds")
 
     config: Config
+    fills_pieces = True
 
     def __init__(self, config: Config, context: AdapterContext) -> None:
         super().__init__(config, context)
@@ -199,6 +217,9 @@ class QFormerAdapter(Adapter):
                     f"window_seconds ({config.window_seconds}) is less than half a frame: the encoder gives "
                     f"{context.frame_rate:g} frames per second"
                 )
+        files = find_weights(config.weights, patterns=CONFIG_PATTERNS)
+        if files is not None:
+            self._check_sizes(files)
         queries = torch.empty(context.num_concat_layers, config.num_queries, config.hidden_dim)
         self.queries = nn.Parameter(nn.init.normal_(queries, std=INIT_STD if config.query_norm else 1.0))
         # Zeros: the layers start with equal shares.
@@ -217,12 +238,72 @@ class QFormerAdapter(Adapter):
         self.norm = nn.LayerNorm(config.hidden_dim) if config.output_norm else None
         self.proj = nn.Linear(config.hidden_dim, context.out_dim)
 
+    def _check_sizes(self, files: WeightsFiles) -> None:
+        """Check that the options are the sizes of a Granite-Speech's projector.
+
+        Raises:
+            WeightsError: One is another, or it is another model.
+        """
+        config = files.read_json("config.json")
+        found = config.get("model_type")
+        if found != _GRANITE:
+            raise WeightsError(f"{files.source}: is a {found!r} model; adapter 'qformer' takes {_GRANITE!r}")
+        where = f"{files.source}: config.json"
+        try:
+            theirs: Any = Blip2QFormerConfig.from_dict(config.get("projector_config") or {})
+            window, downsample = int(config.get("window_size", 15)), int(config.get("downsample_rate", 5))
+            num_queries = window // downsample
+        except (StrictDataclassError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise WeightsError(f"{where}: {error}") from error
+        if (theirs.layer_norm_eps, theirs.hidden_act) != (NORM_EPS, "gelu"):
+            raise WeightsError(
+                f"{where}: projector_config: layer_norm_eps {theirs.layer_norm_eps} and hidden_act "
+                f"{theirs.hidden_act!r}, and adapter 'qformer' takes only {NORM_EPS} and 'gelu'"
+            )
+        needed = {
+            "num_queries": num_queries,
+            "num_layers": theirs.num_hidden_layers,
+            "hidden_dim": theirs.hidden_size,
+            "num_heads": theirs.num_attention_heads,
+            "ffn_dim": theirs.intermediate_size,
+            "cross_attention_frequency": theirs.cross_attention_frequency,
+        }
+        wrong = [
+            f"adapter.{name} is {getattr(self.config, name)}, needs {value}"
+            for name, value in needed.items()
+            if getattr(self.config, name) != value
+        ]
+        if self.window != window:
+            seconds = window / self.context.frame_rate
+            wrong.append(
+                f"adapter.window_seconds is {self.config.window_seconds}, needs {seconds:g} ({window} frames)"
+            )
+        if wrong:
+            raise WeightsError(f"{files.source}: its projector has other sizes: {'; '.join(wrong)}")
+
+    def load_weights(self) -> None:
+        """Fill everything from the projector of a Granite-Speech.
+
+        Raises:
+            WeightsError: There is none, or its tensors do not fit.
+        """
+        files = find_weights(self.config.weights)
+        if files is None:
+            return
+        state = next((state for prefix in _PREFIXES if (state := files.state_dict(prefix))), None)
+        if state is None:
+            raise WeightsError(
+                f"{files.source}: holds no projector of a Granite-Speech, whose tensors are named projector.*"
+            )
+        load_state(self, granite_names(state), source=files.source)
+
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Config:
-        """Return `config` with at most 2 layers x 32 and 4 queries."""
+        """Return `config` with random weights, and with at most 2 layers x 32 and 4 queries."""
         chosen: QFormerAdapter.Config = cls.Config() if config is None else config
         return replace(
             chosen,
+            weights="random",
             num_queries=min(chosen.num_queries, 4),
             num_layers=min(chosen.num_layers, 2),
             hidden_dim=32,
@@ -255,7 +336,10 @@ class QFormerAdapter(Adapter):
         wanted = torch.arange(max(num_windows)) < counts[:, None]
         wanted = wanted.to(windows.real.device)
         # Windows past a clip's end have no frames to attend to: only the others are run. (N, window, E)
-        read = self._read(windows.frames[wanted], windows.real[wanted])
+        real = windows.real[wanted]
+        if self.config.remainder == "pad":
+            real = torch.ones_like(real)
+        read = self._read(windows.frames[wanted], real)
         tokens = self.proj(read if self.norm is None else self.norm(read))
         padded = tokens.new_zeros(*wanted.shape, *tokens.shape[1:])
         padded[wanted] = tokens
@@ -279,3 +363,18 @@ class QFormerAdapter(Adapter):
             return read
         shares = self.tap_weights.float().softmax(-1).T[..., None]  # (layers, Q, 1)
         return (read.view(count, num_layers, *read.shape[1:]) * shares.to(read.dtype)).sum(1)
+
+
+def granite_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a Granite-Speech's projector by the names that `QFormerAdapter` gives them.
+
+    Args:
+        state: Tensors named as in transformers' `GraniteSpeechEncoderProjector`: `query`, `qformer.*`,
+            `linear.*`. Others keep their names.
+    """
+    ours = {"query": "queries", "linear": "proj"}
+    named = {}
+    for name, value in state.items():
+        first, dot, rest = name.partition(".")
+        named[f"{ours.get(first, first)}{dot}{rest}"] = value
+    return named
