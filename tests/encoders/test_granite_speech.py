@@ -75,7 +75,7 @@ def features(clip: Tensor) -> Tensor:
     layers=Config(
         weights="random",
         layers=[0, 1, 2],
-        sizes=Sizes(num_layers=2, kernel_size=4, block_frames=7, max_distance=7, dropout=0.0),
+        sizes=Sizes(num_layers=2, kernel_size=4, max_distance=10, block_frames=10, dropout=0.0),
     ),
 )
 def test_keeps_the_contract(check: Check) -> None:

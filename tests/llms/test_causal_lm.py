@@ -39,11 +39,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "phi3": {"sliding_window": 4},
     "olmo2": {},
     "smollm3": {},
+    "granite": {
+        "logits_scaling": 2.0,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.6,
+        "attention_multiplier": 0.2,
+        "tie_word_embeddings": True,
+    },
     "gpt2": {"num_key_value_heads": None, "head_dim": None, "intermediate_size": None, "n_inner": 48},
     # padded batches
     "gpt_neox": {},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
-    "granite": {"logits_scaling": 2.0, "embedding_multiplier": 3.0},
 }
 LENGTHS = (11, 1, 7)
 
@@ -115,7 +121,7 @@ def test_contract(check: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2"]
+    "architecture", ["qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2", "granite"]
 )
 def test_scratch_sizes_reach_the_architecture(architecture: Any) -> None:
     scratch = Scratch(

@@ -241,7 +241,7 @@ class GraniteSpeechEncoder(PretrainedEncoder):
     model: GraniteConformer
     name = "granite_speech"
     sizes_class = Sizes
-    tiny_sizes: ClassVar = {**PretrainedEncoder.tiny_sizes, "num_labels": 8}
+    tiny_sizes: ClassVar = {**PretrainedEncoder.tiny_sizes, "num_labels": 8, "block_frames": 10}
     prefixes = ("encoder.", "model.encoder.", "")
     stem = "input_linear"
 

@@ -29,12 +29,12 @@ from kikimimi_llms.rope import rope_per_sequence, switching_length
 from kikimimi_llms.scratch import Scratch, scratch_config
 from kikimimi_llms.transformers_llm import TransformersLLM, until_stop
 
-_PACKED = "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi3 gpt2 olmo2 smollm3"
+_PACKED = "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi3 gpt2 olmo2 smollm3 granite"
 PACKED = frozenset(_PACKED.split())
 """Model types that run a pack as it is: proven one by one against transformers' own logits. Any other gets
 its sequences as a padded batch: the same logits, with work on padding."""
 
-Architecture = Literal["qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2"]
+Architecture = Literal["qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2", "granite"]
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
@@ -287,7 +287,7 @@ class CausalLM(Decoder):
     """A decoder-only LLM of any architecture that transformers has (`AutoModelForCausalLM`).
 
     Remote code is never run. Sliding windows (Mistral, Gemma), capped scores and logits (Gemma 2) and scaled
-    embeddings (Gemma) are those of the architecture. Model types in `PACKED` run sequences packed;
+    embeddings (Gemma, Granite) are those of the architecture. Model types in `PACKED` run sequences packed;
     any other runs them as a padded batch, with the same results.
     """
 

@@ -95,6 +95,8 @@ def scratch_config(model_type: str, scratch: Scratch, tokenizer: Any) -> Any:
         }
         if model_type.startswith("gemma"):
             sizes["query_pre_attn_scalar"] = head_dim
+        if model_type == "granite":
+            sizes["attention_multiplier"] = head_dim**-0.5  # which otherwise is 1
     return AutoConfig.for_model(model_type, **sizes)
 
 

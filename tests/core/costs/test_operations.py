@@ -22,7 +22,7 @@ from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe.chosen import LoRA
 
 WAYS = ("frozen", "trained", "lora")
-ARCHITECTURES = ("qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2")
+ARCHITECTURES = ("qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2", "granite")
 LLMS = [
     *((name, {}) for name in registry.names("llm") if name != "causal_lm"),
     *(("causal_lm", {"architecture": architecture}) for architecture in ARCHITECTURES),
