@@ -1,9 +1,10 @@
-"""Tiny published speech LLMs with random weights, by transformers' own classes, laid out as they are published."""
+"""Tiny speech LLMs with random weights, by transformers' own classes, laid out as they are published."""
 
 from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,21 @@ import numpy as np
 import soundfile
 import torch
 from numpy.typing import NDArray
+from peft import (
+    LoraConfig,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
 from transformers import (
     AudioFlamingo3ForConditionalGeneration,
     AutoProcessor,
+    GraniteSpeechConfig,
+    GraniteSpeechFeatureExtractor,
+    GraniteSpeechForConditionalGeneration,
+    GraniteSpeechProcessor,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
@@ -52,8 +65,10 @@ class Tiny:
     Attributes:
         write: Writes it into a folder.
         opened: Opens the model there by transformers' class.
-        asked: What the model gets for one conversation that is to be answered, by the processor of the folder.
+        asked: What the model gets for a conversation that it is to answer, by the processor of the folder.
         audio_token: Its placeholder's id, from the settings.
+        prepare: What is done to it before it is called with some inputs.
+        scale: What its logits are to be divided by, as its LLM alone does, which transformers' class leaves out.
         one_clip: Whether a conversation holds at most one clip.
     """
 
@@ -61,6 +76,8 @@ class Tiny:
     opened: Callable[[Path], Any]
     asked: Callable[[Path, Sequence[Turn]], dict[str, torch.Tensor]]
     audio_token: Callable[[Any], int] = lambda config: config.audio_token_id
+    prepare: Callable[[Any, dict[str, torch.Tensor]], None] = lambda model, inputs: None
+    scale: float = 1.0
     one_clip: bool = False
 
 
@@ -93,7 +110,8 @@ def write_qwen2_audio(folder: Path) -> None:
 
 
 AUDIO_FLAMINGO_TEMPLATE = (
-    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% if messages[0].role != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.content | selectattr('type', 'equalto', 'audio') | list %}<sound>{% endif %}"
     "{% for c in m.content if c.type == 'text' %}{{ c.text }}{% endfor %}<|im_end|>\n{% endfor %}"
@@ -194,7 +212,98 @@ def asked_of_voxtral(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.Ten
     return dict(processor.apply_chat_template(messages, return_tensors="pt"))
 
 
+GRANITE_TEMPLATE = (
+    "{% for m in messages %}<|start|>{{ m['role'] + '\\n' + m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+"""Texts that hold the placeholders of their clips, as in Granite's own."""
+
+
+def write_granite_speech(folder: Path, *, updates: bool = True) -> None:
+    tokenizer = byte_tokenizer("<|end|>", "<|start|>", "<|audio|>")
+    tokenizer.chat_template = GRANITE_TEMPLATE
+    multipliers = {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0}
+    text = {"model_type": "granite", "vocab_size": len(tokenizer), "attention_multiplier": 0.2, **TINY_LLM}
+    config = GraniteSpeechConfig(
+        text_config={**text, **multipliers},
+        encoder_config={
+            **{"num_layers": 2, "hidden_dim": 16, "num_heads": 2, "dim_head": 8, "output_dim": 8},
+            **{"context_size": 20, "max_pos_emb": 40},
+        },
+        projector_config={
+            **{"model_type": "blip_2_qformer", "hidden_size": 16, "num_hidden_layers": 1},
+            **{"num_attention_heads": 2, "intermediate_size": 16, "encoder_hidden_size": 16},
+        },
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|audio|>"),
+        has_lora_adapter=updates,
+    )
+    torch.manual_seed(0)
+    model: Any = GraniteSpeechForConditionalGeneration(config)
+    randomise(model.model.encoder)
+    model.save_pretrained(folder)
+    if updates:
+        write_updates(model, folder, r".*language_model.*\.(q_proj|v_proj)")
+    GraniteSpeechProcessor(GraniteSpeechFeatureExtractor(), tokenizer).save_pretrained(folder)
+
+
+def write_updates(model: Any, folder: Path, targets: str) -> None:
+    """Put low-rank updates into a model, and write them as peft does."""
+    settings = LoraConfig(r=4, lora_alpha=8, target_modules=targets)
+    inject_adapter_in_model(settings, model)
+    for name, value in model.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(value, std=0.5)
+    folder.mkdir(exist_ok=True)
+    settings.save_pretrained(folder)
+    state = get_peft_model_state_dict(model)
+    named = {f"base_model.model.{name}": value for name, value in state.items()}
+    save_file(named, folder / "adapter_model.safetensors")
+
+
+def opened_with_updates(model_class: Any, folder: Path, updates: Path) -> Any:
+    """Open a model with updates, which transformers of this version leaves to a later peft."""
+    bare = folder.with_name(f"{folder.name}-bare")
+    if not bare.exists():
+        shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("adapter_*"))
+    model = model_class.from_pretrained(bare)
+    inject_adapter_in_model(LoraConfig.from_pretrained(str(updates)), model)
+    held = load_file(updates / "adapter_model.safetensors")
+    set_peft_model_state_dict(model, {name.removeprefix("base_model.model."): held[name] for name in held})
+    return model
+
+
+def only_with_audio(model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    """Switch updates as Granite-Speech's and Phi-4-Multimodal's own code does: on where there is audio."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.enable_adapters(any(name.endswith("input_features") for name in inputs))
+
+
+def asked_of_granite(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.Tensor]:
+    """Ask through the tokenizer's chat template, with the placeholder in the text."""
+    processor: Any = AutoProcessor.from_pretrained(folder)
+    messages = [{"role": turn.role, "content": "<|audio|>" * len(turn.clips) + turn.words} for turn in turns]
+    text = processor.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    clips = [torch.from_numpy(clip)[None] for turn in turns for clip in turn.clips]
+    return dict(processor([text], *([clips] if clips else []), return_tensors="pt"))
+
+
+def randomise(module: torch.nn.Module) -> None:
+    """Give weights and statistics values that tell them apart: many begin as zeros or ones."""
+    with torch.no_grad():
+        for value in [*module.parameters(), *module.buffers()]:
+            if value.is_floating_point():
+                value.add_(0.1 * torch.rand(value.shape))
+
+
 TINY = {
+    "granite_speech": Tiny(
+        write_granite_speech,
+        lambda folder: opened_with_updates(GraniteSpeechForConditionalGeneration, folder, folder),
+        asked_of_granite,
+        prepare=only_with_audio,
+        scale=2.0,
+    ),
     "voxtral": Tiny(
         write_voxtral,
         VoxtralForConditionalGeneration.from_pretrained,

@@ -61,6 +61,9 @@ def prompt(turns: Sequence[Turn]) -> Prompt:
 def logits_of(engine: Engine, asked: Sequence[Sequence[Turn]]) -> tuple[list[list[int]], list[torch.Tensor]]:
     """Return the ids of each conversation, -1 at its audio tokens, and the logits after each."""
     _, packed, _ = engine.pack([prompt(turns) for turns in asked])
+    if engine.model.gate is not None:
+        heard = torch.tensor([any(turn.clips for turn in turns) for turns in asked])
+        engine.model.gate.set(heard, packed.lengths)
     with torch.inference_mode():
         logits = engine.model.llm(packed.embeddings, packed.lengths, torch.arange(len(packed.ids)))
     lengths = packed.lengths.tolist()
@@ -84,8 +87,9 @@ def test_logits_are_those_of_transformers(
         inputs = tiny.asked(folder, turns)
         audio = tiny.audio_token(model.config)
         assert [audio if number < 0 else number for number in ids] == inputs["input_ids"][0].tolist()
+        tiny.prepare(model, inputs)
         with torch.inference_mode():
-            expected = model(**inputs).logits[0]
+            expected = model(**inputs).logits[0] / tiny.scale
         assert (logits - expected).abs().max() < 1e-4
         assert expected.std() > 0.1  # there is something to compare
 
@@ -98,6 +102,7 @@ def test_answers_are_those_of_transformers(published: tuple[Tiny, Path], engine:
     tokenizer = engine.model.llm.tokenizer  # type: ignore[union-attr]
     for turns, answer in zip(asked, answers, strict=True):
         inputs = tiny.asked(folder, turns)
+        tiny.prepare(model, inputs)
         ids = model.generate(
             **inputs, max_new_tokens=8, do_sample=False, eos_token_id=engine.model.llm.chat.stop_ids
         )

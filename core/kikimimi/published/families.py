@@ -2,11 +2,21 @@
 
 from collections.abc import Callable
 
-from kikimimi.published import audio_flamingo_3, qwen2_audio, voxtral
+from kikimimi.published import (
+    audio_flamingo_3,
+    granite_speech,
+    phi4_multimodal,
+    qwen2_audio,
+    speech_llm_ja,
+    voxtral,
+)
 from kikimimi.published.model import Expressed, PublishedModel
 
 FAMILIES: dict[str, Callable[[PublishedModel], Expressed]] = {
     "audioflamingo3": audio_flamingo_3.express,
+    "granite_speech": granite_speech.express,
+    "llama_for_speech_lm": speech_llm_ja.express,
+    "phi4_multimodal": phi4_multimodal.express,
     "qwen2_audio": qwen2_audio.express,
     "voxtral": voxtral.express,
 }

@@ -1,4 +1,4 @@
-"""From a published speech LLM to a run: a recipe of registered parts, and weights that stay where they are."""
+"""From a published speech LLM to a run: a recipe of registered parts, with weights left where they are."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from kikimimi.published.model import Expressed, PublishedModel
 from kikimimi.recipe import IMPORTED, Recipe, digest, load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import keep_lock
-from kikimimi.weights.find import find_weights
 from kikimimi.weights.files import WeightsFiles
+from kikimimi.weights.find import find_weights
 from kikimimi.weights.speech_llms import check_places, layout_of
 from kikimimi.weights.tensors import write_tensors
 
@@ -74,9 +74,8 @@ def imported_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     expressed = FAMILIES[str(model.config["model_type"])](model)
     with scratch_folder() as folder:
         file = folder / "recipe.yaml"
-        file.write_text(
-            yaml.safe_dump(_recipe(model, expressed), allow_unicode=True, sort_keys=False), "utf-8"
-        )
+        said = yaml.safe_dump(_recipe(model, expressed), allow_unicode=True, sort_keys=False)
+        file.write_text(said, encoding="utf-8")
         return load_recipe(file, overrides)
 
 
@@ -110,12 +109,10 @@ def _named(source: str, files: WeightsFiles) -> str:
 
 def _recipe(model: PublishedModel, expressed: Expressed) -> dict[str, Any]:
     dtype = _dtype(model.config)
-    name = (
-        re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model.source.partition("@")[0]).name).strip("-.") or "imported"
-    )
+    called = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model.source.partition("@")[0]).name).strip("-.")
     stored = {} if dtype is None else {"dtype": dtype}
     return {
-        "name": name,
+        "name": called or IMPORTED,
         "encoder": {**expressed.encoder, **stored},
         "adapter": expressed.adapter,
         "llm": {**expressed.llm, **stored},
@@ -129,6 +126,7 @@ def _recipe(model: PublishedModel, expressed: Expressed) -> dict[str, Any]:
                 "checkpoint": {"every": 200},
             }
         },
+        "evaluate": {"speech": {"shards": "data/test-*.tar", "task": expressed.task}},
         **({} if dtype is None else {"trainer": {"precision": dtype}}),
     }
 

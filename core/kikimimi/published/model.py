@@ -36,6 +36,32 @@ class PublishedModel:
         return self.source if part.tensor_names() else (part.source_id or self.source)
 
 
+def published_updates(model: PublishedModel, file: str, *, modality: str) -> dict[str, Any]:
+    """Return the section `lora` for low-rank updates that lie beside a model, as peft writes them.
+
+    Args:
+        model: The model.
+        file: Name of their tensors among its files; their settings lie beside it.
+        modality: Where they act.
+
+    Raises:
+        WeightsError: A file is missing or damaged.
+    """
+    folder, slash, _ = file.rpartition("/")
+    settings = model.files.read_json(f"{folder}{slash}adapter_config.json")
+    held = WeightsFiles(model.source, model.files.revision, {file: model.files.parts(file)})
+    targets = {name.split(".lora_")[0].rpartition(".")[2] for name in held.tensor_names()}
+    source, at, revision = model.source.partition("@")
+    return {
+        "weights": f"{source}/{file}{at}{revision}",
+        "rank": settings["r"],
+        "alpha": settings["lora_alpha"],
+        "dropout": settings.get("lora_dropout", 0.0),
+        "targets": sorted(targets),
+        "modality": modality,
+    }
+
+
 @dataclass(frozen=True)
 class Expressed:
     """A published model in the words of a recipe.

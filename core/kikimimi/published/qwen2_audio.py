@@ -4,7 +4,7 @@ from kikimimi.published.model import Expressed, PublishedModel
 
 
 def express(model: PublishedModel) -> Expressed:
-    """Return a Qwen2-Audio's parts: frames averaged in pairs, one linear layer, ChatML with numbered clips."""
+    """Return a Qwen2-Audio's parts: frames averaged in pairs, one linear layer, numbered clips in ChatML."""
     return Expressed(
         encoder={"name": "qwen2_audio", "weights": model.source, "pad": "window"},
         adapter={

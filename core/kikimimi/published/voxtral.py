@@ -1,4 +1,4 @@
-"""Voxtral (Liu et al. 2025, arXiv 2507.13264), as transformers publishes it (`VoxtralForConditionalGeneration`)."""
+"""Voxtral (Liu et al. 2025, arXiv 2507.13264), as transformers has it."""
 
 from kikimimi.errors import WeightsError
 from kikimimi.published.model import Expressed, PublishedModel

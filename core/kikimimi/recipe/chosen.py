@@ -23,8 +23,8 @@ class LoRA(Options):
     """Low-rank adaptation (Hu et al., 2021, https://arxiv.org/abs/2106.09685) of a part's linear layers."""
 
     weights: str = "random"
-    """Where the update starts: a folder of peft (`adapter_model.safetensors`), a Hub id, `package:...`, any of
-    them with /FILE; or `random`, which changes nothing before it is trained."""
+    """Where the update starts: what peft has written (`adapter_model.safetensors`) in a folder, a Hub id or a
+    `package:...`, with /FILE where it is not alone there; or `random`, which changes nothing untrained."""
     rank: PositiveInt = 16
     """Rank of the update."""
     alpha: PositiveFloat = 32.0
@@ -76,7 +76,7 @@ class Chosen(Options):
         return registry.load(self.kind, self.name)
 
     def sources(self) -> dict[str, str]:
-        """Return where weights come from: the option `weights`, those ending in `_weights`, and an update's."""
+        """Return where weights come from: option `weights`, those ending in `_weights`, and an update's."""
         names = [item.name for item in fields(self.config)]
         found = {n: getattr(self.config, n) for n in names if n == "weights" or n.endswith("_weights")}
         update = None if self.lora is None or self.lora.weights == "random" else self.lora.weights

@@ -172,6 +172,18 @@ class WeightsFiles:
                 names.update(shard.keys())
         return names
 
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Return the shape of a tensor, which is not read.
+
+        Raises:
+            WeightsError: There is no such tensor, or as for `state_dict`.
+        """
+        for name in self._shards():
+            with self._opened(name) as shard:
+                if tensor in shard.keys():  # noqa: SIM118 - not a mapping
+                    return tuple(shard.get_slice(tensor).get_shape())
+        raise WeightsError(f"{self.source}: has no tensor '{tensor}'")
+
     @contextmanager
     def _opened(self, name: str) -> Iterator[Any]:
         from safetensors import SafetensorError, safe_open

@@ -24,7 +24,7 @@ from kikimimi_adapters.frame_groups import FrameGroups
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 _PUBLISHED = {
-    # Qwen2-Audio; Voxtral and Audio Flamingo 3; LlamaForSpeechLM; Qwen2.5-Omni and Qwen3-Omni; Phi-4-Multimodal
+    # Qwen2-Audio; Voxtral and Audio Flamingo 3; LlamaForSpeechLM; thinkers of Qwen-Omni; Phi-4-Multimodal
     **{"linear": "mlp.0", "linear_1": "mlp.0", "linear_2": "mlp.2", "linear1": "mlp.0", "linear2": "mlp.2"},
     **{"proj": "mlp.0", "proj1": "mlp.0", "proj2": "mlp.2"},
     **{"up_proj_for_speech": "mlp.0", "down_proj_for_speech": "mlp.2"},

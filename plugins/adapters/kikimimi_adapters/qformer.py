@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerLayer
@@ -21,10 +20,12 @@ from kikimimi import (
     PositiveFloat,
     PositiveInt,
     Probability,
+    PublishedPart,
     WeightsError,
     WeightsFiles,
     find_weights,
     load_state,
+    published_part,
 )
 from kikimimi_adapters.attention import attend
 from kikimimi_adapters.frame_groups import FrameGroups
@@ -37,9 +38,6 @@ NORM_EPS = 1e-12
 """Epsilon of the LayerNorms inside the Q-Former, as in BERT."""
 INIT_STD = 0.02
 """Standard deviation of every linear layer's first weights, as in BERT."""
-_GRANITE = "granite_speech"
-_PREFIXES = ("projector.", "model.projector.")
-"""What the names of the projector begin with in a Granite-Speech, as published and as in memory."""
 
 
 class QFormerLayer(Blip2QFormerLayer):  # type: ignore[misc]
@@ -244,16 +242,12 @@ class QFormerAdapter(Adapter):
         Raises:
             WeightsError: One is another, or it is another model.
         """
-        config = files.read_json("config.json")
-        found = config.get("model_type")
-        if found != _GRANITE:
-            raise WeightsError(f"{files.source}: is a {found!r} model; adapter 'qformer' takes {_GRANITE!r}")
-        where = f"{files.source}: config.json"
+        theirs = Blip2QFormerConfig(**_projector(files).config)
+        config, where = files.read_json("config.json"), f"{files.source}: config.json"
         try:
-            theirs: Any = Blip2QFormerConfig.from_dict(config.get("projector_config") or {})
             window, downsample = int(config.get("window_size", 15)), int(config.get("downsample_rate", 5))
             num_queries = window // downsample
-        except (StrictDataclassError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (TypeError, ValueError, ZeroDivisionError) as error:
             raise WeightsError(f"{where}: {error}") from error
         if (theirs.layer_norm_eps, theirs.hidden_act) != (NORM_EPS, "gelu"):
             raise WeightsError(
@@ -290,12 +284,7 @@ class QFormerAdapter(Adapter):
         files = find_weights(self.config.weights)
         if files is None:
             return
-        state = next((state for prefix in _PREFIXES if (state := files.state_dict(prefix))), None)
-        if state is None:
-            raise WeightsError(
-                f"{files.source}: holds no projector of a Granite-Speech, whose tensors are named projector.*"
-            )
-        load_state(self, granite_names(state), source=files.source)
+        load_state(self, granite_names(_projector(files).state_dict()), source=files.source)
 
     @classmethod
     def tiny_config(cls, config: Any | None = None) -> Config:
@@ -363,6 +352,13 @@ class QFormerAdapter(Adapter):
             return read
         shares = self.tap_weights.float().softmax(-1).T[..., None]  # (layers, Q, 1)
         return (read.view(count, num_layers, *read.shape[1:]) * shares.to(read.dtype)).sum(1)
+
+
+def _projector(files: WeightsFiles) -> PublishedPart:
+    part = published_part(files, "adapter")
+    if part is None or part.config.get("model_type") != "blip_2_qformer":
+        raise WeightsError(f"{files.source}: is no Granite-Speech, whose projector adapter 'qformer' takes")
+    return part
 
 
 def granite_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

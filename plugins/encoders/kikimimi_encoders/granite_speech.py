@@ -242,7 +242,6 @@ class GraniteSpeechEncoder(PretrainedEncoder):
     name = "granite_speech"
     sizes_class = Sizes
     tiny_sizes: ClassVar = {**PretrainedEncoder.tiny_sizes, "num_labels": 8, "block_frames": 10}
-    prefixes = ("encoder.", "model.encoder.", "")
     stem = "input_linear"
 
     def __init__(self, config: Config) -> None:
@@ -274,11 +273,7 @@ class GraniteSpeechEncoder(PretrainedEncoder):
         Raises:
             WeightsError: It is another model, or has another front end.
         """
-        config: Any = read_config(files, self.name, self.name, "granite_speech_encoder")
-        if config["model_type"] == self.name:
-            config = config.get("encoder_config")
-            if not isinstance(config, dict):
-                raise WeightsError(f"{files.source}: config.json has no encoder_config")
+        config = read_config(files, self.name, "granite_speech_encoder")
         built = build_config(GraniteSpeechEncoderConfig, config, files.source)
         where = f"{files.source}: config.json"
         if built.input_dim % _PAIR:

@@ -24,7 +24,6 @@ from kikimimi import (
     PositiveInt,
     Probability,
     Rule,
-    WeightsError,
     WeightsFiles,
     full_precision,
 )

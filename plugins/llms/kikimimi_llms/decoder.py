@@ -45,6 +45,9 @@ class DecoderConfig(ComponentConfig):
 
     weights: str = "random"
     """A Hub id, a folder, `package:...` (a GGUF file too), or `random` to train from scratch."""
+    tokenizer: str | None = None
+    """A Hub id, a folder or `package:...` whose tokenizer is taken, for weights that lie without one; None is
+    that of the weights. Refused with `weights: random`."""
     scratch: Scratch | None = None
     """Sizes and tokenizer with `weights: random`; None is their defaults. Refused with other weights."""
     chat_template: str | None = None
@@ -63,6 +66,8 @@ class DecoderConfig(ComponentConfig):
     def __post_init__(self) -> None:
         if self.weights != "random" and self.scratch is not None:
             raise ValueError(f"scratch is read only with weights: random, not with {self.weights!r}")
+        if self.weights == "random" and self.tokenizer is not None:
+            raise ValueError("tokenizer is read only with pretrained weights; scratch.tokenizer is for random")
         if self.chat_template is not None:
             find_chat_template(self.chat_template)
 
@@ -126,6 +131,7 @@ class Decoder(TransformersLLM):
         return replace(
             given,
             weights="random",
+            tokenizer=None,
             scratch=replace(
                 scratch,
                 dim=64,
@@ -139,6 +145,10 @@ class Decoder(TransformersLLM):
             template_variables={},
             thinking=False,
         )
+
+    def _tokenizer_source(self) -> Pretrained:
+        given = self.config.tokenizer
+        return super()._tokenizer_source() if given is None else Pretrained(given)
 
     def shard_classes(self) -> set[type[nn.Module]]:
         """Return the decoder layer's class."""

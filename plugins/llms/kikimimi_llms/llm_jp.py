@@ -121,14 +121,17 @@ class LLMJP(Llama):
 
         remote_code: bool = False
         """Whether the tokenizer's own code from the Hub may run, with all the rights of this process; then
-        `weights` has to be a Hub id at one commit: org/name@COMMIT, 40 hexadecimal digits."""
+        `tokenizer`, or without it `weights`, has to be a Hub id at one commit: org/name@COMMIT, 40 hexadecimal
+        digits."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.remote_code and not PINNED.fullmatch(self.weights):
+            option = "weights" if self.tokenizer is None else "tokenizer"
+            source = str(getattr(self, option))
+            if self.remote_code and not PINNED.fullmatch(source):
                 raise ValueError(
-                    f"remote_code: true runs code from the Hub, so weights has to name one commit of it "
-                    f"(org/name@ and 40 hexadecimal digits), not {self.weights!r}"
+                    f"remote_code: true runs code from the Hub, so {option} has to name one commit of it "
+                    f"(org/name@ and 40 hexadecimal digits), not {source!r}"
                 )
 
     name = "llm_jp"
@@ -145,8 +148,8 @@ class LLMJP(Llama):
         given = cls.Config() if config is None else config
         return super().tiny_config(replace(given, remote_code=False))
 
-    def _find_pretrained(self) -> Pretrained:
-        return Pretrained(self.config.weights, remote_code=self.config.remote_code)
+    def _tokenizer_source(self) -> Pretrained:
+        return Pretrained(self.config.tokenizer or self.config.weights, remote_code=self.config.remote_code)
 
     def _stopping(self) -> StoppingCriteriaList:
         return StoppingCriteriaList([] if self._harmony is None else [_FinalMessage(self._harmony)])

@@ -27,6 +27,8 @@ from kikimimi import (
     published_part,
 )
 
+from kikimimi_llms.text_config import text_config
+
 PINNED = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(/[^@]+)?@(?P<commit>[0-9a-f]{40})", re.ASCII)
 """A Hub id at one commit."""
 
@@ -110,7 +112,7 @@ class Pretrained:
     def _config(self) -> Any:
         if self.part is None:
             return AutoConfig.from_pretrained(self.files.folder, trust_remote_code=False)
-        config = AutoConfig.for_model(**self.part.config)
+        config = text_config(self.part.config)
         # The flag stands in the whole's settings, in the text model's, or in both with different values.
         if self.files.names("*.safetensors", WEIGHTS_INDEX):
             config.tie_word_embeddings = "lm_head.weight" not in self.tensor_names()

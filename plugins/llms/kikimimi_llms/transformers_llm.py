@@ -56,6 +56,11 @@ class TransformersLLM(LLM):
     def _find_pretrained(self) -> Pretrained:
         return Pretrained(self.config.weights)
 
+    def _tokenizer_source(self) -> Pretrained:
+        """Return the files that the tokenizer is read from; default: those of the weights."""
+        assert self._pretrained is not None
+        return self._pretrained
+
     def _new_model(self) -> Any:
         """Return the model, with random weights where `load_weights` brings none."""
         # What it overwrites need not be drawn at random first: minutes for 8 B parameters.
@@ -103,7 +108,7 @@ class TransformersLLM(LLM):
         if self._pretrained is not None and self.context.measured:
             return build_tokenizer("bytes", (), markers)
         if self._pretrained is not None:
-            return self._pretrained.tokenizer()
+            return self._tokenizer_source().tokenizer()
         if assets is not None:
             return _load_tokenizer(assets / TOKENIZER_FOLDER)
         if scratch.tokenizer == "characters" and self.context.texts is None:
