@@ -19,6 +19,8 @@ Config = MLPAdapter.Config
     bounded=Config(downsample=2, pool="mean", remainder="drop", num_layers=1, bias=True, boundaries=True),
     normed=Config(downsample=20, pool="mean", norm="plain", num_layers=1, bias=True),
     affine=Config(norm="layer", boundaries=True),
+    ultravox=Config(downsample=8, norm="rms", second_norm="hidden", norm_init=0.4, activation="swiglu"),
+    ultravox_04=Config(norm="rms", second_norm="output", activation="swiglu", num_layers=3, boundaries=True),
 )
 def test_contract(check: Check) -> None:
     check()
@@ -138,6 +140,80 @@ def test_expresses_voxtrals_projector_with_the_defaults() -> None:
     torch.testing.assert_close(out, reference(adapter, frames.view(2, 5120), nn.GELU()))
 
 
+class UltravoxProjector(nn.Module):
+    """What fixie-ai/ultravox computes for a clip alone, written from its description, in its key names.
+
+    Stacks of 8 frames, the last filled up with zeros; `ln_mid` from version 0.5 on, before it `ln_post`.
+    """
+
+    def __init__(self, in_dim: int, hidden_size: int, out_dim: int, *, projector_ln_mid: bool) -> None:
+        super().__init__()
+        second = {"ln_mid": hidden_size // 2} if projector_ln_mid else {"ln_post": out_dim}
+        self.norms = nn.ParameterDict(
+            {name: torch.rand(width) + 0.5 for name, width in {"ln_pre": 8 * in_dim, **second}.items()}
+        )
+        self.linear_1 = nn.Parameter(torch.randn(hidden_size, 8 * in_dim) / 8)
+        self.linear_2 = nn.Parameter(torch.randn(out_dim, hidden_size // 2) / 8)
+
+    def rms(self, name: str, x: Tensor) -> Tensor:
+        return self.norms[name] * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Return (T, D) for (F, E)."""
+        missing = (8 - len(frames) % 8) % 8
+        stacked = torch.cat([frames, torch.zeros(missing, frames.shape[1])]).reshape(-1, 8 * frames.shape[1])
+        first = self.rms("ln_pre", stacked) @ self.linear_1.T
+        half = first.shape[1] // 2
+        gated = first[:, half:] * torch.sigmoid(first[:, half:]) * first[:, :half]
+        if "ln_mid" in self.norms:
+            return self.rms("ln_mid", gated) @ self.linear_2.T
+        return self.rms("ln_post", gated @ self.linear_2.T)
+
+
+ULTRAVOX = {"downsample": 8, "norm": "rms", "second_norm": "hidden", "norm_init": 0.4, "activation": "swiglu"}
+
+
+@pytest.mark.parametrize(
+    ("projector_ln_mid", "second_norm", "second_name"),
+    [(True, "hidden", "mlp.1.1.weight"), (False, "output", "output_norm.weight")],
+    ids=["0.5", "0.4"],
+)
+def test_expresses_ultravoxs_projector(projector_ln_mid: bool, second_norm: str, second_name: str) -> None:
+    adapter = build(16, 24, **{**ULTRAVOX, "second_norm": second_norm, "hidden_dim": 20})
+    expected = UltravoxProjector(16, 40, 24, projector_ln_mid=projector_ln_mid)
+    weights = {
+        "norm.weight": expected.norms["ln_pre"],
+        "mlp.0.weight": expected.linear_1,
+        second_name: expected.norms["ln_mid" if projector_ln_mid else "ln_post"],
+        "mlp.2.weight": expected.linear_2,
+    }
+    scales = {name: value for name, value in adapter.state_dict().items() if value.ndim == 1}
+    assert set(scales) == {"norm.weight", second_name}
+    assert all((value == 0.4).all() for value in scales.values())
+    adapter.load_state_dict(weights)
+
+    clips = [torch.randn(frames, 16) * 3 for frames in (1, 7, 8, 9, 64, 83)]
+    with torch.no_grad():
+        tokens = adapter(Padded.stack(clips)).tokens
+        assert tokens.lengths.tolist() == [1, 1, 1, 2, 8, 11]
+        for row, length, clip in zip(tokens.values, tokens.lengths.tolist(), clips, strict=True):
+            torch.testing.assert_close(row[:length], expected(clip), rtol=1e-5, atol=1e-5)
+
+
+def test_every_layer_before_a_gate_is_twice_as_wide() -> None:
+    assert linears(build(num_layers=3, hidden_dim=5, activation="swiglu")) == [(8, 10), (5, 10), (5, 3)]
+    assert linears(build(activation="swiglu")) == [(8, 6), (3, 3)]
+    assert linears(build(num_layers=3, hidden_dim=5, second_norm="hidden")) == [(8, 5), (5, 5), (5, 3)]
+
+
+def test_a_norm_of_the_output_leaves_the_boundaries_alone() -> None:
+    adapter = build(16, 8, second_norm="output", norm_init=2.0, boundaries=True)
+    assert adapter.boundaries is not None
+    tokens = adapter(Padded.stack([torch.randn(9, 16)])).tokens.values[0]
+    torch.testing.assert_close(tokens[[0, -1]], adapter.boundaries)
+    torch.testing.assert_close(tokens[1:-1].pow(2).mean(1).sqrt(), torch.full((3,), 2.0), rtol=1e-3, atol=0)
+
+
 def test_three_layers() -> None:
     assert linears(build(num_layers=3, hidden_dim=5)) == [(8, 5), (5, 5), (5, 3)]
 
@@ -191,8 +267,9 @@ def test_plain_norm_has_no_parameters_and_a_layer_norm_has_two() -> None:
         frames.var(1, correction=0, keepdim=True) + 1e-5
     ).sqrt()
     torch.testing.assert_close(adapter(Padded.stack([frames])).tokens.values[0], expected)
-    names = [name for name, _ in build(3, 3, downsample=1, norm="layer").named_parameters()]
-    assert names[:2] == ["norm.weight", "norm.bias"]
+    affine = dict(build(3, 3, downsample=1, norm="layer", norm_init=0.5).named_parameters())
+    assert list(affine)[:2] == ["norm.weight", "norm.bias"]
+    assert affine["norm.weight"].tolist() == [0.5] * 3
 
 
 @pytest.mark.parametrize(
@@ -228,6 +305,14 @@ def test_plain_norm_has_no_parameters_and_a_layer_norm_has_two() -> None:
             5_246_976,
         ),
         (512, 4096, {"downsample": 1, "num_layers": 1, "bias": True}, 512 * 4096 + 4096),
+        # Ultravox: stacks of 10240, a gate of 2 x 2048, and the norms.
+        (1280, 4096, {**ULTRAVOX, "hidden_dim": 2048}, 10240 + 10240 * 4096 + 2048 + 2048 * 4096),
+        (
+            1280,
+            4096,
+            {**ULTRAVOX, "hidden_dim": 2048, "second_norm": "output"},
+            10240 + 10240 * 4096 + 2048 * 4096 + 4096,
+        ),
     ],
 )
 def test_sizes_of_published_projectors(
@@ -267,7 +352,11 @@ def test_shard_classes_occur_in_the_modules() -> None:
         ({"pool": "max"}, "pool: 'max' is not one of"),
         ({"remainder": "cut"}, "remainder: 'cut' is not one of"),
         ({"remainder": "drop", "downsample": 1}, "remainder is read only with a downsample of 2 or more"),
-        ({"norm": "rms"}, "norm: 'rms' is not one of"),
+        ({"norm": "batch"}, "norm: 'batch' is not one of"),
+        ({"norm_init": 0.4}, "norm_init is read only with a norm that has a learned scale"),
+        ({"norm": "plain", "norm_init": 0.4}, "norm_init is read only with a norm that has a learned scale"),
+        ({"norm": "rms", "norm_init": 0.0}, "norm_init: must be"),
+        ({"num_layers": 1, "second_norm": "hidden"}, "second_norm 'hidden' needs num_layers of 2 or more"),
         ({"num_layers": 0}, "num_layers: must be at least 1, not 0"),
         ({"hidden_dim": 0}, "hidden_dim: must be at least 1, not 0"),
         ({"activation": "tanh"}, "activation: 'tanh' is not one of"),

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,24 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AudioFlamingo3ForConditionalGeneration,
     AutoProcessor,
+    AutoTokenizer,
     GraniteSpeechConfig,
     GraniteSpeechFeatureExtractor,
     GraniteSpeechForConditionalGeneration,
     GraniteSpeechProcessor,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi4MultimodalConfig,
+    Phi4MultimodalFeatureExtractor,
+    Phi4MultimodalForCausalLM,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
     VoxtralConfig,
     VoxtralForConditionalGeneration,
+    WhisperConfig,
     WhisperFeatureExtractor,
+    WhisperModel,
 )
 
 from kikimimi_recognisers.tiny_audio_flamingo import TINY_LLM, byte_tokenizer, write_tiny_audio_flamingo
@@ -69,6 +78,7 @@ class Tiny:
         audio_token: Its placeholder's id, from the settings.
         prepare: What is done to it before it is called with some inputs.
         scale: What its logits are to be divided by, as its LLM alone does, which transformers' class leaves out.
+        leaks: Whether what pads a shorter clip of a batch is seen there, which it never is here.
         one_clip: Whether a conversation holds at most one clip.
     """
 
@@ -78,6 +88,7 @@ class Tiny:
     audio_token: Callable[[Any], int] = lambda config: config.audio_token_id
     prepare: Callable[[Any, dict[str, torch.Tensor]], None] = lambda model, inputs: None
     scale: float = 1.0
+    leaks: bool = False
     one_clip: bool = False
 
 
@@ -288,6 +299,146 @@ def asked_of_granite(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.Ten
     return dict(processor([text], *([clips] if clips else []), return_tensors="pt"))
 
 
+PHI_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def write_phi4_multimodal(folder: Path) -> None:
+    tokenizer = byte_tokenizer("<|end|>", "<|user|>", "<|assistant|>", "<|audio|>", "<|image|>")
+    tokenizer.chat_template = PHI_TEMPLATE
+    tokenizer.audio_token, tokenizer.image_token = "<|audio|>", "<|image|>"
+    sound, seen = (tokenizer.convert_tokens_to_ids(token) for token in ("<|audio|>", "<|image|>"))
+    audio = {
+        **{"hidden_size": 32, "num_blocks": 2, "num_attention_heads": 2, "intermediate_size": 48},
+        **{"nemo_conv_channels": 8, "ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32},
+        **{"bias_max_distance": 7, "audio_token_id": sound},
+    }
+    vision = {
+        **{"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"image_token_id": seen},
+    }
+    config = Phi4MultimodalConfig(
+        vocab_size=len(tokenizer),
+        audio_config=audio,
+        vision_config=vision,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        tie_word_embeddings=True,
+        **TINY_LLM,
+    )
+    torch.manual_seed(0)
+    model: Any = Phi4MultimodalForCausalLM(config)
+    encoder = model.model.embed_tokens_extend.audio_embed.encoder
+    randomise(encoder)
+    with torch.no_grad():
+        encoder.encoder_embedding.global_mean.fill_(9.0)
+        encoder.encoder_embedding.global_invstd.fill_(0.2)
+    model.save_pretrained(folder)
+    write_updates(model, folder / "speech-lora", r".*model\.layers\.\d+\.(self_attn\.(qkv|o)_proj|mlp\..*_proj)")
+    tokenizer.save_pretrained(folder)
+
+
+def asked_of_phi4(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.Tensor]:
+    """Ask through the tokenizer's chat template; a clip becomes as many placeholders as the extractor counts."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    clips = [clip for turn in turns for clip in turn.clips]
+    heard = dict(Phi4MultimodalFeatureExtractor()(clips, sampling_rate=16_000)) if clips else {}
+    counts = iter(heard["audio_embed_sizes"].tolist() if clips else [])
+    messages = [
+        {"role": t.role, "content": "".join("<|audio|>" * next(counts) for _ in t.clips) + t.words} for t in turns
+    ]
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return {"input_ids": tokenizer(text, return_tensors="pt").input_ids, **heard}
+
+
+class SpeechLMJa:
+    """LlamaForSpeechLM by hand (Atotti/ja-speech-llm): Whisper's frames in fours, two linear layers, a Llama."""
+
+    def __init__(self, folder: Path) -> None:
+        self.encoder: Any = WhisperModel.from_pretrained(folder.with_name(f"{folder.name}-encoder")).encoder
+        self.decoder: Any = LlamaForCausalLM.from_pretrained(folder.with_name(f"{folder.name}-decoder"))
+        held = load_file(folder / "model.safetensors")
+        self.layers = [held["adapter.linear1.weight"], held["adapter.linear2.weight"]]
+        self.config = SimpleNamespace(audio_token_id=-1)
+
+    def eval(self) -> SpeechLMJa:
+        self.encoder.eval()
+        self.decoder.eval()
+        return self
+
+    def _embeds(self, input_ids: torch.Tensor, clips: list[NDArray[np.float32]]) -> torch.Tensor:
+        embeds = self.decoder.get_input_embeddings()(input_ids.clamp(min=0))
+        rows = []
+        for clip in clips:
+            mel = WhisperFeatureExtractor(feature_size=16)(clip, sampling_rate=16_000, return_tensors="pt")
+            frames = self.encoder(mel.input_features).last_hidden_state
+            pooled = torch.nn.functional.avg_pool1d(frames.transpose(1, 2), 4).transpose(1, 2)[0]
+            count = ((-(-len(clip) // 160) - 1) // 2 + 1) // 4
+            rows.append(torch.nn.functional.gelu(pooled[:count] @ self.layers[0].T) @ self.layers[1].T)
+        if rows:
+            embeds[0, input_ids[0] < 0] = torch.cat(rows)
+        return embeds
+
+    def __call__(self, input_ids: torch.Tensor, clips: list[NDArray[np.float32]]) -> Any:
+        return self.decoder(inputs_embeds=self._embeds(input_ids, clips))
+
+    def generate(self, input_ids: torch.Tensor, clips: list[NDArray[np.float32]], **options: Any) -> torch.Tensor:
+        embeds = self._embeds(input_ids, clips)
+        new = self.decoder.generate(inputs_embeds=embeds, attention_mask=torch.ones_like(input_ids), **options)
+        return torch.cat([input_ids, new], 1)
+
+
+def write_speech_llm_ja(folder: Path) -> None:
+    """Write its checkpoint, and encoder and decoder beside it, which its settings name."""
+    tokenizer = byte_tokenizer("</s>", "<s>", "<|reserved_343|>", "<|reserved_342|>")
+    tokenizer.bos_token = "<s>"
+    sides = [folder.with_name(f"{folder.name}-{part}") for part in ("encoder", "decoder")]
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    rest = {"decoder_layers": 1, "decoder_attention_heads": 2, "vocab_size": 32, "pad_token_id": 0}
+    encoder = WhisperModel(WhisperConfig(num_mel_bins=16, bos_token_id=1, eos_token_id=1, **sizes, **rest))
+    decoder = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **TINY_LLM))
+    encoder.save_pretrained(sides[0])
+    decoder.save_pretrained(sides[1])
+    tokenizer.save_pretrained(sides[1])
+    state = {f"encoder.{name}": value for name, value in encoder.encoder.state_dict().items()}
+    state |= {f"decoder.{name}": value for name, value in decoder.state_dict().items()}
+    state["adapter.linear1.weight"] = torch.randn(24, 16)
+    state["adapter.linear2.weight"] = torch.randn(32, 24)
+    save_file(state, folder / "model.safetensors")
+    settings = {
+        "model_type": "llama_for_speech_lm",
+        "encoder_id": str(sides[0]),
+        "decoder_id": str(sides[1]),
+        "decoder_config": decoder.config.to_dict(),
+        "adapter_kernel_size": 4,
+        "adapter_linear_bias": False,
+        "encoder_type": "whisper",
+    }
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def asked_of_ja(folder: Path, turns: Sequence[Turn]) -> dict[str, Any]:
+    """Lay out a prompt by hand: `### 指示:` and `### 応答:`, a clip between its marks before the instruction."""
+    tokenizer = AutoTokenizer.from_pretrained(folder.with_name(f"{folder.name}-decoder"))
+    clips = [clip for turn in turns for clip in turn.clips]
+    system = "あなたは音声を理解できるAIアシスタントです。" if clips else "あなたは親切なAIアシスタントです。"
+    ids = tokenizer.encode(f"<s>{system}")
+    for turn in turns:
+        if turn.role == "assistant":
+            ids += tokenizer.encode(f"\n\n### 応答:\n{turn.words}")
+            continue
+        ids += tokenizer.encode("\n\n")
+        for clip in turn.clips:
+            count = ((-(-len(clip) // 160) - 1) // 2 + 1) // 4
+            ids += [*tokenizer.encode("<|reserved_343|>"), *[-1] * count, *tokenizer.encode("<|reserved_342|>")]
+        ids += tokenizer.encode(f"### 指示:\n{turn.words}")
+    return {"input_ids": torch.tensor([ids + tokenizer.encode("\n\n### 応答:\n")]), "clips": clips}
+
+
 def randomise(module: torch.nn.Module) -> None:
     """Give weights and statistics values that tell them apart: many begin as zeros or ones."""
     with torch.no_grad():
@@ -297,12 +448,22 @@ def randomise(module: torch.nn.Module) -> None:
 
 
 TINY = {
+    "phi4_multimodal": Tiny(
+        write_phi4_multimodal,
+        lambda folder: opened_with_updates(Phi4MultimodalForCausalLM, folder, folder / "speech-lora"),
+        asked_of_phi4,
+        lambda config: config.audio_config.audio_token_id,
+        prepare=only_with_audio,
+        leaks=True,
+    ),
+    "llama_for_speech_lm": Tiny(write_speech_llm_ja, SpeechLMJa, asked_of_ja),
     "granite_speech": Tiny(
         write_granite_speech,
         lambda folder: opened_with_updates(GraniteSpeechForConditionalGeneration, folder, folder),
         asked_of_granite,
         prepare=only_with_audio,
         scale=2.0,
+        leaks=True,
     ),
     "voxtral": Tiny(
         write_voxtral,

@@ -25,6 +25,7 @@ def noise(seconds: float, seed: int) -> NDArray[np.float32]:
 
 ONE = [Turn("Tell me.", [noise(1.23, 0)])]
 LATER = [Turn("Who?", [noise(0.7, 1)]), Turn("Nobody.", role="assistant"), Turn("And?", [noise(2.5, 2)])]
+ALIKE = [Turn("Who?", [noise(1.7, 1)]), Turn("Nobody.", role="assistant"), Turn("And?", [noise(1.7, 2)])]
 LAST = [Turn("Who?"), Turn("Nobody.", role="assistant"), Turn("And?", [noise(2.5, 2)])]
 SILENT = [Turn("Only words, mostly.")]
 
@@ -71,8 +72,9 @@ def logits_of(engine: Engine, asked: Sequence[Sequence[Turn]]) -> tuple[list[lis
 
 
 def fitting(tiny: Tiny, batch: list[list[Turn]]) -> list[list[Turn]]:
-    """Return conversations of as many clips as the model takes."""
-    return [LAST if turns is LATER and tiny.one_clip else turns for turns in batch]
+    """Return conversations of as many clips as the model takes, of one length where padding leaks."""
+    later = LAST if tiny.one_clip else ALIKE if tiny.leaks else LATER
+    return [later if turns is LATER else turns for turns in batch]
 
 
 @pytest.mark.parametrize("batch", [[ONE], [LATER], [SILENT], [ONE, SILENT, LATER]])

@@ -1,11 +1,12 @@
 """Frames are pooled in groups and mapped to the LLM's width by a multilayer perceptron."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kikimimi import (
     Adapter,
@@ -14,6 +15,7 @@ from kikimimi import (
     ComponentConfig,
     LayerCount,
     Padded,
+    PositiveFloat,
     PositiveInt,
     WeightsError,
     find_weights,
@@ -22,26 +24,78 @@ from kikimimi import (
 )
 from kikimimi_adapters.frame_groups import FrameGroups
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 _PUBLISHED = {
     # Qwen2-Audio; Voxtral and Audio Flamingo 3; LlamaForSpeechLM; thinkers of Qwen-Omni; Phi-4-Multimodal
     **{"linear": "mlp.0", "linear_1": "mlp.0", "linear_2": "mlp.2", "linear1": "mlp.0", "linear2": "mlp.2"},
     **{"proj": "mlp.0", "proj1": "mlp.0", "proj2": "mlp.2"},
     **{"up_proj_for_speech": "mlp.0", "down_proj_for_speech": "mlp.2"},
+    **{"ln_pre": "norm", "ln_mid": "mlp.1.1", "ln_post": "output_norm"},  # Ultravox
 }
 """Our name of what published projectors call their layers."""
 _BOUNDARY_STD = 0.02
 """Spread of new boundary vectors: that of the embeddings of most LLMs."""
 
 
-class MLP(nn.Sequential):
-    """Linear layers with an activation between them."""
+class SwiGLU(nn.Module):
+    """A gated activation, (..., 2H) to (..., H): the first half of the channels times SiLU of the second.
 
-    def __init__(self, dims: list[int], activation: type[nn.Module], *, bias: bool) -> None:
-        layers: list[nn.Module] = [nn.Linear(dims[0], dims[1], bias=bias)]
-        for in_dim, out_dim in pairwise(dims[1:]):
-            layers += [activation(), nn.Linear(in_dim, out_dim, bias=bias)]
-        super().__init__(*layers)
+    Ultravox gates with the second half; LLMs that join `gate_proj` and `up_proj` gate with the first.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., H)."""
+        values, gate = x.chunk(2, dim=-1)
+        return nn.functional.silu(gate) * values
+
+
+class RMSNorm(nn.RMSNorm):
+    """A root mean square norm with a learned scale, computed in fp32 as LLMs do; epsilon is 1e-6."""
+
+    def __init__(self, dim: int, init: float = 1.0) -> None:
+        super().__init__(dim, eps=1e-6)
+        nn.init.constant_(self.weight, init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., dim) in the dtype of `x`."""
+        scale = self.weight.float()
+        return nn.functional.rms_norm(x.float(), self.normalized_shape, scale, self.eps).to(x.dtype)
+
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "swiglu": SwiGLU,
+}
+
+
+class MLP(nn.Sequential):
+    """Linear layers, each to a width of `dims`, with an activation between them.
+
+    A layer in front of a gated activation is twice as wide, as the gate halves it.
+
+    Args:
+        dims: The width of what comes in, and what each layer gives.
+        activation: The class of the activation.
+        bias: Whether the layers have a bias.
+        norm: The class of a norm behind each activation, of the width there; None: no norm.
+    """
+
+    def __init__(
+        self,
+        dims: list[int],
+        activation: type[nn.Module],
+        *,
+        bias: bool,
+        norm: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        gates = 2 if activation is SwiGLU else 1
+        layers: list[nn.Module] = []
+        for in_dim, out_dim in pairwise(dims[:-1]):
+            layers.append(nn.Linear(in_dim, gates * out_dim, bias=bias))
+            # A norm shares the activation's place, so that the layers keep theirs.
+            layers.append(activation() if norm is None else nn.Sequential(activation(), norm(out_dim)))
+        super().__init__(*layers, nn.Linear(dims[-2], dims[-1], bias=bias))
 
 
 def check_projection(num_layers: int, hidden_dim: int | None) -> None:
@@ -58,9 +112,11 @@ def projection(
     activation: type[nn.Module] = nn.GELU,
     *,
     bias: bool = True,
+    norm: Callable[[int], nn.Module] | None = None,
 ) -> MLP:
     """Return linear layers to the LLM's width, `hidden_dim` wide (None: that width too) between them."""
-    return MLP([in_dim, *[hidden_dim or out_dim] * (num_layers - 1), out_dim], activation, bias=bias)
+    dims = [in_dim, *[hidden_dim or out_dim] * (num_layers - 1), out_dim]
+    return MLP(dims, activation, bias=bias, norm=norm)
 
 
 class MLPAdapter(Adapter):
@@ -76,10 +132,14 @@ class MLPAdapter(Adapter):
       boundaries: true`, after encoder `qwen2_audio`, which averages frames in pairs before its last norm.
       Qwen2-Audio (arXiv 2407.10759): the same without `boundaries`.
     - AudioChatLlama (Fathullah et al. 2023, arXiv 2311.06753): `downsample: 1, num_layers: 1, bias: true`.
+    - Ultravox 0.5 and later (fixie-ai/ultravox, `UltravoxProjector`): `downsample: 8, norm: rms, second_norm:
+      hidden, norm_init: 0.4, activation: swiglu, hidden_dim: 2048`: half of its `hidden_size`, which counts
+      the gates. Up to 0.4.1: `second_norm: output`.
     - LTU-AS without its transformer (Gong et al. 2023, arXiv 2309.14405): `downsample: 20, pool: mean,
       norm: plain, num_layers: 1, bias: true`.
 
-    A mean is over the real frames of a group, and a stack that is not full is filled up with zeros.
+    A mean is over the real frames of a group, and a stack that is not full is filled up with zeros: as in
+    Ultravox for a clip alone; what it stacks there in a batch is what its encoder gave for the padding.
     """
 
     @dataclass(kw_only=True, frozen=True)
@@ -96,14 +156,23 @@ class MLPAdapter(Adapter):
         remainder: Literal["pad", "drop"] = "pad"
         """What becomes of frames that do not fill the last group: a token of their own, or nothing (they are
         counted in the metrics). A clip without one full group has one token either way."""
-        norm: Literal["none", "layer", "plain"] = "none"
-        """Layer norm of the pooled vectors: none, with a learned scale and shift, or without them."""
+        norm: Literal["none", "layer", "plain", "rms"] = "none"
+        """Norm of the pooled vectors: none, layer norm with a learned scale and shift, layer norm without
+        them, or root mean square norm (epsilon 1e-6) with a learned scale."""
+        second_norm: Literal["none", "hidden", "output"] = "none"
+        """Another root mean square norm with a learned scale: none, behind each activation, or of the audio
+        tokens. `hidden` is refused with one layer."""
+        norm_init: PositiveFloat = 1.0
+        """What the learned scales of the norms start from. Only the default is taken without one."""
         num_layers: LayerCount = 2
         """Linear layers."""
         hidden_dim: PositiveInt | None = None
-        """Width between the layers; None is the LLM's width D. Refused with one layer."""
-        activation: Literal["gelu", "relu", "silu"] = "gelu"
-        """Activation between the layers. Only the default is taken with one layer."""
+        """Width between the layers, behind the activation; None is the LLM's width D. Refused with one
+        layer."""
+        activation: Literal["gelu", "relu", "silu", "swiglu"] = "gelu"
+        """Activation between the layers. `swiglu` halves the width: the layer in front of it gives 2 x
+        `hidden_dim` channels, and the first half is multiplied by SiLU of the second. Only the default is
+        taken with one layer."""
         bias: bool = False
         """Whether the linear layers have a bias."""
         boundaries: bool = False
@@ -115,15 +184,23 @@ class MLPAdapter(Adapter):
             check_projection(self.num_layers, self.hidden_dim)
             if self.num_layers == 1 and self.activation != "gelu":
                 raise ValueError("activation is read only with num_layers of 2 or more")
+            if self.num_layers == 1 and self.second_norm == "hidden":
+                raise ValueError("second_norm 'hidden' needs num_layers of 2 or more")
+            if self.norm in {"none", "plain"} and self.second_norm == "none" and self.norm_init != 1.0:
+                raise ValueError("norm_init is read only with a norm that has a learned scale")
 
     config: Config
 
     def __init__(self, config: Config, context: AdapterContext) -> None:
         super().__init__(config, context)
         in_dim = context.in_dim * (config.downsample if config.pool == "stack" else 1)
-        self.norm = (
-            None if config.norm == "none" else nn.LayerNorm(in_dim, elementwise_affine=config.norm == "layer")
-        )
+        self.norm: nn.Module | None = None
+        if config.norm == "rms":
+            self.norm = self._rms_norm(in_dim)
+        elif config.norm != "none":
+            self.norm = nn.LayerNorm(in_dim, elementwise_affine=config.norm == "layer")
+            if config.norm == "layer":
+                nn.init.constant_(self.norm.weight, config.norm_init)
         self.mlp = projection(
             in_dim,
             context.out_dim,
@@ -131,7 +208,9 @@ class MLPAdapter(Adapter):
             config.hidden_dim,
             _ACTIVATIONS[config.activation],
             bias=config.bias,
+            norm=self._rms_norm if config.second_norm == "hidden" else None,
         )
+        self.output_norm = self._rms_norm(context.out_dim) if config.second_norm == "output" else None
         self.boundaries = (
             nn.Parameter(torch.randn(2, context.out_dim) * _BOUNDARY_STD) if config.boundaries else None
         )
@@ -181,8 +260,14 @@ class MLPAdapter(Adapter):
         pooled = groups.frames.flatten(2) if self.config.pool == "stack" else groups.mean()
         if self.norm is not None:
             pooled = self.norm(pooled)
-        tokens = Padded(self.mlp(pooled), lengths)
+        values = self.mlp(pooled)
+        if self.output_norm is not None:
+            values = self.output_norm(values)
+        tokens = Padded(values, lengths)
         return AdapterOutput(tokens if self.boundaries is None else self._bounded(tokens), counts=counts)
+
+    def _rms_norm(self, dim: int) -> RMSNorm:
+        return RMSNorm(dim, self.config.norm_init)
 
     def _num_groups(self, num_frames: int) -> int:
         size = self.config.downsample
