@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,7 +78,7 @@ class Tiny:
         asked: What the model gets for a conversation that it is to answer, by the processor of the folder.
         audio_token: Its placeholder's id, from the settings.
         prepare: What is done to it before it is called with some inputs.
-        scale: What its logits are to be divided by, as its LLM alone does, which transformers' class leaves out.
+        scale: What its logits are to be divided by: its LLM does so, the class of the whole leaves it out.
         leaks: Whether what pads a shorter clip of a batch is seen there, which it never is here.
         one_clip: Whether a conversation holds at most one clip.
     """
@@ -263,7 +264,7 @@ def write_updates(model: Any, folder: Path, targets: str) -> None:
     inject_adapter_in_model(settings, model)
     for name, value in model.named_parameters():
         if ".lora_B." in name:
-            torch.nn.init.normal_(value, std=0.5)
+            torch.nn.init.normal_(value, std=0.1)
     folder.mkdir(exist_ok=True)
     settings.save_pretrained(folder)
     state = get_peft_model_state_dict(model)
@@ -327,7 +328,7 @@ def write_phi4_multimodal(folder: Path) -> None:
         eos_token_id=0,
         pad_token_id=0,
         tie_word_embeddings=True,
-        **TINY_LLM,
+        **{**TINY_LLM, "initializer_range": 0.2},
     )
     torch.manual_seed(0)
     model: Any = Phi4MultimodalForCausalLM(config)
@@ -337,73 +338,167 @@ def write_phi4_multimodal(folder: Path) -> None:
         encoder.encoder_embedding.global_mean.fill_(9.0)
         encoder.encoder_embedding.global_invstd.fill_(0.2)
     model.save_pretrained(folder)
-    write_updates(model, folder / "speech-lora", r".*model\.layers\.\d+\.(self_attn\.(qkv|o)_proj|mlp\..*_proj)")
+    write_updates(
+        model, folder / "speech-lora", r".*model\.layers\.\d+\.(self_attn\.(qkv|o)_proj|mlp\..*_proj)"
+    )
     tokenizer.save_pretrained(folder)
 
 
 def asked_of_phi4(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.Tensor]:
-    """Ask through the tokenizer's chat template; a clip becomes as many placeholders as the extractor counts."""
+    """Ask through the tokenizer's chat template, with as many placeholders as the extractor counts."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     clips = [clip for turn in turns for clip in turn.clips]
     heard = dict(Phi4MultimodalFeatureExtractor()(clips, sampling_rate=16_000)) if clips else {}
     counts = iter(heard["audio_embed_sizes"].tolist() if clips else [])
     messages = [
-        {"role": t.role, "content": "".join("<|audio|>" * next(counts) for _ in t.clips) + t.words} for t in turns
+        {"role": t.role, "content": "".join("<|audio|>" * next(counts) for _ in t.clips) + t.words}
+        for t in turns
     ]
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return {"input_ids": tokenizer(text, return_tensors="pt").input_ids, **heard}
 
 
-class SpeechLMJa:
-    """LlamaForSpeechLM by hand (Atotti/ja-speech-llm): Whisper's frames in fours, two linear layers, a Llama."""
+class ByHand:
+    """A model that no class of transformers is: its encoder, its decoder, and what stands between them.
+
+    The encoder and the decoder lie in folders of their own, beside that of the checkpoint.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.encoder: Any = WhisperModel.from_pretrained(folder.with_name(f"{folder.name}-encoder")).encoder
         self.decoder: Any = LlamaForCausalLM.from_pretrained(folder.with_name(f"{folder.name}-decoder"))
-        held = load_file(folder / "model.safetensors")
-        self.layers = [held["adapter.linear1.weight"], held["adapter.linear2.weight"]]
+        self.held = load_file(folder / "model.safetensors")
         self.config = SimpleNamespace(audio_token_id=-1)
 
-    def eval(self) -> SpeechLMJa:
+    def tokens(self, clip: NDArray[np.float32]) -> torch.Tensor:
+        """Return the audio tokens (T, D) of a clip."""
+        raise NotImplementedError
+
+    def eval(self) -> ByHand:
         self.encoder.eval()
         self.decoder.eval()
         return self
 
     def _embeds(self, input_ids: torch.Tensor, clips: list[NDArray[np.float32]]) -> torch.Tensor:
         embeds = self.decoder.get_input_embeddings()(input_ids.clamp(min=0))
-        rows = []
-        for clip in clips:
-            mel = WhisperFeatureExtractor(feature_size=16)(clip, sampling_rate=16_000, return_tensors="pt")
-            frames = self.encoder(mel.input_features).last_hidden_state
-            pooled = torch.nn.functional.avg_pool1d(frames.transpose(1, 2), 4).transpose(1, 2)[0]
-            count = ((-(-len(clip) // 160) - 1) // 2 + 1) // 4
-            rows.append(torch.nn.functional.gelu(pooled[:count] @ self.layers[0].T) @ self.layers[1].T)
-        if rows:
-            embeds[0, input_ids[0] < 0] = torch.cat(rows)
+        if clips:
+            embeds[0, input_ids[0] < 0] = torch.cat([self.tokens(clip) for clip in clips])
         return embeds
 
     def __call__(self, input_ids: torch.Tensor, clips: list[NDArray[np.float32]]) -> Any:
         return self.decoder(inputs_embeds=self._embeds(input_ids, clips))
 
-    def generate(self, input_ids: torch.Tensor, clips: list[NDArray[np.float32]], **options: Any) -> torch.Tensor:
+    def generate(
+        self, input_ids: torch.Tensor, clips: list[NDArray[np.float32]], **options: Any
+    ) -> torch.Tensor:
         embeds = self._embeds(input_ids, clips)
-        new = self.decoder.generate(inputs_embeds=embeds, attention_mask=torch.ones_like(input_ids), **options)
+        new = self.decoder.generate(
+            inputs_embeds=embeds, attention_mask=torch.ones_like(input_ids), **options
+        )
         return torch.cat([input_ids, new], 1)
+
+
+class SpeechLMJa(ByHand):
+    """LlamaForSpeechLM (Atotti/ja-speech-llm): the mean of every four frames, two linear layers."""
+
+    def tokens(self, clip: NDArray[np.float32]) -> torch.Tensor:
+        mel = WhisperFeatureExtractor(feature_size=16)(clip, sampling_rate=16_000, return_tensors="pt")
+        frames = self.encoder(mel.input_features).last_hidden_state
+        pooled = torch.nn.functional.avg_pool1d(frames.transpose(1, 2), 4).transpose(1, 2)[0]
+        first, last = self.held["adapter.linear1.weight"], self.held["adapter.linear2.weight"]
+        return torch.nn.functional.gelu(pooled[: ja_tokens(clip)] @ first.T) @ last.T
+
+
+def ja_tokens(clip: NDArray[np.float32]) -> int:
+    return ((-(-len(clip) // 160) - 1) // 2 + 1) // 4
+
+
+class Ultravox(ByHand):
+    """Ultravox 0.5 and later: positions and attention end with the clip, stacks of eight, a gated MLP."""
+
+    def tokens(self, clip: NDArray[np.float32]) -> torch.Tensor:
+        extractor = WhisperFeatureExtractor(feature_size=16)
+        whole = np.pad(clip, (0, -len(clip) % 160))
+        mel = extractor(whole, sampling_rate=16_000, return_tensors="pt", padding=False).input_features
+        gelu = torch.nn.functional.gelu
+        frames = gelu(self.encoder.conv2(gelu(self.encoder.conv1(mel)))).transpose(1, 2)
+        frames = frames + self.encoder.embed_positions.weight[: frames.shape[1]]
+        for layer in self.encoder.layers:
+            frames = layer(frames, None)
+            frames = frames[0] if isinstance(frames, tuple) else frames
+        frames = self.encoder.layer_norm(frames)[0]
+        frames = torch.nn.functional.pad(frames, (0, 0, 0, -len(frames) % 8)).reshape(-1, 8 * frames.shape[1])
+
+        def weight(name: str) -> torch.Tensor:
+            return self.held[f"multi_modal_projector.{name}.weight"]
+
+        def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+            return x * (x.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt() * weight(name)
+
+        values, gate = (norm(frames, "ln_pre") @ weight("linear_1").T).chunk(2, -1)
+        return norm(torch.nn.functional.silu(gate) * values, "ln_mid") @ weight("linear_2").T
+
+
+ULTRAVOX_TEMPLATE = (
+    "{% for m in messages %}<|start|>{{ m['role'] }}<|header|>\n\n{{ m['content'] }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant<|header|>\n\n{% endif %}"
+)
+
+
+def write_ultravox(folder: Path) -> None:
+    """Write its projector, and encoder and decoder beside it, which its settings name (0.4.1)."""
+    tokenizer = byte_tokenizer("<|eot_id|>", "<|start|>", "<|header|>")
+    tokenizer.chat_template = ULTRAVOX_TEMPLATE
+    sides = write_sides(folder, tokenizer)[:2]
+    names = {"ln_pre": (128,), "linear_1": (48, 128), "ln_mid": (24,), "linear_2": (32, 24)}
+    state = {f"multi_modal_projector.{name}.weight": torch.rand(shape) for name, shape in names.items()}
+    save_file(state, folder / "model.safetensors")
+    settings = {
+        "model_type": "ultravox",
+        "audio_model_id": str(sides[0]),
+        "text_model_id": str(sides[1]),
+        "stack_factor": 8,
+        "hidden_size": 48,
+        "projector_act": "swiglu",
+        "projector_ln_mid": True,
+    }
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def asked_of_ultravox(folder: Path, turns: Sequence[Turn]) -> dict[str, Any]:
+    """Lay out a prompt by hand: a clip's tokens stand where its placeholder stands in the text."""
+    tokenizer = AutoTokenizer.from_pretrained(folder.with_name(f"{folder.name}-decoder"))
+    messages = [{"role": turn.role, "content": "\x00" * len(turn.clips) + turn.words} for turn in turns]
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    clips = [clip for turn in turns for clip in turn.clips]
+    first, *rest = text.split("\x00")
+    ids = tokenizer.encode(first)
+    for clip, after in zip(clips, rest, strict=True):
+        ids += [-1] * ceil(ceil(len(clip) / 160) / 16) + tokenizer.encode(after)
+    return {"input_ids": torch.tensor([ids]), "clips": clips}
+
+
+def write_sides(folder: Path, tokenizer: Any) -> tuple[Path, Path, Any, Any]:
+    """Write an encoder and a decoder beside a folder."""
+    encoder_side, decoder_side = (
+        folder.with_name(f"{folder.name}-{part}") for part in ("encoder", "decoder")
+    )
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    rest = {"decoder_layers": 1, "decoder_attention_heads": 2, "vocab_size": 32, "pad_token_id": 0}
+    encoder = WhisperModel(WhisperConfig(num_mel_bins=16, bos_token_id=1, eos_token_id=1, **sizes, **rest))
+    decoder = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **TINY_LLM))
+    encoder.save_pretrained(encoder_side)
+    decoder.save_pretrained(decoder_side)
+    tokenizer.save_pretrained(decoder_side)
+    return encoder_side, decoder_side, encoder, decoder
 
 
 def write_speech_llm_ja(folder: Path) -> None:
     """Write its checkpoint, and encoder and decoder beside it, which its settings name."""
     tokenizer = byte_tokenizer("</s>", "<s>", "<|reserved_343|>", "<|reserved_342|>")
     tokenizer.bos_token = "<s>"
-    sides = [folder.with_name(f"{folder.name}-{part}") for part in ("encoder", "decoder")]
-    torch.manual_seed(0)
-    sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
-    rest = {"decoder_layers": 1, "decoder_attention_heads": 2, "vocab_size": 32, "pad_token_id": 0}
-    encoder = WhisperModel(WhisperConfig(num_mel_bins=16, bos_token_id=1, eos_token_id=1, **sizes, **rest))
-    decoder = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **TINY_LLM))
-    encoder.save_pretrained(sides[0])
-    decoder.save_pretrained(sides[1])
-    tokenizer.save_pretrained(sides[1])
+    *sides, encoder, decoder = write_sides(folder, tokenizer)
     state = {f"encoder.{name}": value for name, value in encoder.encoder.state_dict().items()}
     state |= {f"decoder.{name}": value for name, value in decoder.state_dict().items()}
     state["adapter.linear1.weight"] = torch.randn(24, 16)
@@ -422,7 +517,7 @@ def write_speech_llm_ja(folder: Path) -> None:
 
 
 def asked_of_ja(folder: Path, turns: Sequence[Turn]) -> dict[str, Any]:
-    """Lay out a prompt by hand: `### 指示:` and `### 応答:`, a clip between its marks before the instruction."""
+    """Lay out a prompt by hand: a clip stands between its marks before the instruction."""
     tokenizer = AutoTokenizer.from_pretrained(folder.with_name(f"{folder.name}-decoder"))
     clips = [clip for turn in turns for clip in turn.clips]
     system = "あなたは音声を理解できるAIアシスタントです。" if clips else "あなたは親切なAIアシスタントです。"
@@ -433,8 +528,8 @@ def asked_of_ja(folder: Path, turns: Sequence[Turn]) -> dict[str, Any]:
             continue
         ids += tokenizer.encode("\n\n")
         for clip in turn.clips:
-            count = ((-(-len(clip) // 160) - 1) // 2 + 1) // 4
-            ids += [*tokenizer.encode("<|reserved_343|>"), *[-1] * count, *tokenizer.encode("<|reserved_342|>")]
+            marks = [tokenizer.encode(f"<|reserved_{number}|>") for number in (343, 342)]
+            ids += [*marks[0], *[-1] * ja_tokens(clip), *marks[1]]
         ids += tokenizer.encode(f"### 指示:\n{turn.words}")
     return {"input_ids": torch.tensor([ids + tokenizer.encode("\n\n### 応答:\n")]), "clips": clips}
 
@@ -457,6 +552,7 @@ TINY = {
         leaks=True,
     ),
     "llama_for_speech_lm": Tiny(write_speech_llm_ja, SpeechLMJa, asked_of_ja),
+    "ultravox": Tiny(write_ultravox, Ultravox, asked_of_ultravox),
     "granite_speech": Tiny(
         write_granite_speech,
         lambda folder: opened_with_updates(GraniteSpeechForConditionalGeneration, folder, folder),

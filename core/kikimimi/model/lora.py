@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kikimimi.console.words import listing
-from kikimimi.errors import RecipeError, WeightsError
+from kikimimi.errors import RecipeError
 from kikimimi.weights.files import load_state
 from kikimimi.weights.find import find_weights
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from kikimimi.recipe import LoRA
 
 
+UPDATES = "adapter_model.safetensors"
+"""Name of the file in which peft keeps low-rank updates."""
 _UNREAD = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias")
 """Settings of peft that change what its matrices mean, or add to them."""
 
@@ -124,16 +126,9 @@ def load_updates(component: nn.Module, lora: LoRA, *, where: str) -> None:
     """
     files = find_weights(lora.weights)
     assert files is not None
-    found = files.names("*adapter_model.safetensors")
-    if len(found) != 1:
-        raise WeightsError(
-            f"{lora.weights}: holds {len(found)} files adapter_model.safetensors, and one is read: name it "
-            f"behind the source. Files: {listing(files.files)}"
-        )
-    folder = found[0].rpartition("/")[0]
-    settings = f"{folder}/adapter_config.json" if folder else "adapter_config.json"
-    if settings in files.files:
-        _check_settings(lora, files.read_json(settings), f"{where}.lora")
+    if "adapter_config.json" in files.files:
+        _check_settings(lora, files.read_json("adapter_config.json"), f"{where}.lora")
+    held = replace(files, files={UPDATES: files.parts(UPDATES)})
     own = {name: p for name, p in component.named_parameters() if ".lora_" in name}
     ends: dict[str, list[str]] = {}
     for name in own:
@@ -141,7 +136,7 @@ def load_updates(component: nn.Module, lora: LoRA, *, where: str) -> None:
         for start in range(len(levels)):
             ends.setdefault(".".join(levels[start:]), []).append(name)
     state = {}
-    for name, tensor in replace(files, files={found[0]: files.parts(found[0])}).state_dict().items():
+    for name, tensor in held.state_dict().items():
         levels = name.split(".")
         tails = (".".join(levels[start:]) for start in range(len(levels)))
         fitting: list[str] = next((ends[tail] for tail in tails if tail in ends), [])

@@ -8,6 +8,7 @@ from kikimimi.published import (
     phi4_multimodal,
     qwen2_audio,
     speech_llm_ja,
+    ultravox,
     voxtral,
 )
 from kikimimi.published.model import Expressed, PublishedModel
@@ -18,6 +19,7 @@ FAMILIES: dict[str, Callable[[PublishedModel], Expressed]] = {
     "llama_for_speech_lm": speech_llm_ja.express,
     "phi4_multimodal": phi4_multimodal.express,
     "qwen2_audio": qwen2_audio.express,
+    "ultravox": ultravox.express,
     "voxtral": voxtral.express,
 }
 """How each type is expressed."""

@@ -19,7 +19,8 @@ def express(model: PublishedModel) -> Expressed:
     queries, rest = divmod(window, downsample)
     if rest:
         raise WeightsError(
-            f"{model.source}: config.json: downsample_rate ({downsample}) does not divide window_size ({window})"
+            f"{model.source}: config.json: downsample_rate ({downsample}) does not divide window_size "
+            f"({window})"
         )
     llm: dict[str, Any] = {"name": "causal_lm", "weights": model.source}  # its template takes clips in texts
     if config.get("has_lora_adapter"):

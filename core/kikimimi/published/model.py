@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kikimimi.weights.files import WeightsFiles
+from kikimimi.weights.find import find_weights
 from kikimimi.weights.speech_llms import Layout, PublishedPart, SpeechLLMPart
 
 
@@ -41,19 +42,20 @@ def published_updates(model: PublishedModel, file: str, *, modality: str) -> dic
 
     Args:
         model: The model.
-        file: Name of their tensors among its files; their settings lie beside it.
+        file: Where their tensors lie; their settings lie beside them.
         modality: Where they act.
 
     Raises:
         WeightsError: A file is missing or damaged.
     """
-    folder, slash, _ = file.rpartition("/")
-    settings = model.files.read_json(f"{folder}{slash}adapter_config.json")
-    held = WeightsFiles(model.source, model.files.revision, {file: model.files.parts(file)})
-    targets = {name.split(".lora_")[0].rpartition(".")[2] for name in held.tensor_names()}
     source, at, revision = model.source.partition("@")
+    weights = f"{source}/{file}{at}{revision}"
+    files = find_weights(weights)
+    assert files is not None
+    settings = files.read_json("adapter_config.json")
+    targets = {name.split(".lora_")[0].rpartition(".")[2] for name in files.tensor_names()}
     return {
-        "weights": f"{source}/{file}{at}{revision}",
+        "weights": weights,
         "rank": settings["r"],
         "alpha": settings["lora_alpha"],
         "dropout": settings.get("lora_dropout", 0.0),

@@ -171,7 +171,9 @@ def _hub(
     root = Path(folder)
     found = {path.name: path for path in root.iterdir() if path.is_file()}
     if file is not None and (root / file).is_file():
-        found[file] = root / file
+        # What lies beside it says what it is.
+        found |= {path.name: path for path in (root / file).parent.iterdir() if path.is_file()}
+        file = Path(file).name
     return _chosen(spec, file, root.name, found)
 
 

@@ -67,7 +67,9 @@ class DecoderConfig(ComponentConfig):
         if self.weights != "random" and self.scratch is not None:
             raise ValueError(f"scratch is read only with weights: random, not with {self.weights!r}")
         if self.weights == "random" and self.tokenizer is not None:
-            raise ValueError("tokenizer is read only with pretrained weights; scratch.tokenizer is for random")
+            raise ValueError(
+                "tokenizer is read only with pretrained weights; scratch.tokenizer is for random"
+            )
         if self.chat_template is not None:
             find_chat_template(self.chat_template)
 

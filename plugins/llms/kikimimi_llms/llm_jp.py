@@ -121,8 +121,8 @@ class LLMJP(Llama):
 
         remote_code: bool = False
         """Whether the tokenizer's own code from the Hub may run, with all the rights of this process; then
-        `tokenizer`, or without it `weights`, has to be a Hub id at one commit: org/name@COMMIT, 40 hexadecimal
-        digits."""
+        `tokenizer`, or without it `weights`, has to be a Hub id at one commit: org/name@COMMIT, 40
+        hexadecimal digits."""
 
         def __post_init__(self) -> None:
             super().__post_init__()

@@ -26,7 +26,6 @@ from kikimimi import (
     matches_any,
     published_part,
 )
-
 from kikimimi_llms.text_config import text_config
 
 PINNED = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(/[^@]+)?@(?P<commit>[0-9a-f]{40})", re.ASCII)
