@@ -203,7 +203,6 @@ class QFormerAdapter(Adapter):
                 raise ValueError("remainder is read only with window_seconds")
 
     config: Config
-    fills_pieces = True
 
     def __init__(self, config: Config, context: AdapterContext) -> None:
         super().__init__(config, context)
