@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Phi3Config,
@@ -157,6 +159,15 @@ ADAPTERS = {
     "phi-4-multimodal": Sizes(
         in_dim=1024, out_dim=3072, frame_rate=12.5, num_parameters=linear(1024, 3072) + linear(3072, 3072)
     ),
+    # A Conformer of 1,024, Granite 3.3 2B; three queries and the norm they pass.
+    "granite-speech": Sizes(
+        in_dim=1024,
+        out_dim=2048,
+        num_parameters=3 * 1024
+        + norm(1024)
+        + 2 * (8 * linear(1024, 1024) + linear(1024, 4096) + linear(4096, 1024) + 3 * norm(1024))
+        + linear(1024, 2048),
+    ),
     # A Conformer of 512, Llama-2-7B.
     "audiochatllama": Sizes(in_dim=512, out_dim=4096, frame_rate=12.5, num_parameters=linear(512, 4096)),
     # A Conformer of 1,536, Llama-3.1-8B; the layer has a gated feed-forward network.
@@ -231,6 +242,12 @@ def phi_4_mini() -> nn.Module:
     return model
 
 
+def granite_2b() -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": 2048, "num_hidden_layers": 40, "intermediate_size": 8192}
+    heads: dict[str, Any] = {"num_attention_heads": 32, "num_key_value_heads": 8}
+    return GraniteForCausalLM(GraniteConfig(**sizes, **heads, vocab_size=49159))
+
+
 def flan_t5_xl() -> nn.Module:
     sizes: dict[str, Any] = {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32}
     config = T5Config(**sizes, vocab_size=32128, feed_forward_proj="gated-gelu")
@@ -253,6 +270,7 @@ UPDATES = {
     "speechverse": Updates(build=flan_t5_xl, num_parameters=(24 + 2 * 24) * 2 * 16 * (2048 + 2048)),
     "speech-llama": Updates(build=llama(4096, 32, 11008), num_parameters=32 * 4 * 2 * (4096 + 4096)),
     "llm_jp_4_8b_ja_lora": Updates(build=llama(4096, 32, 14336), num_parameters=32 * 2 * 16 * (4096 + 4096)),
+    "granite-speech": Updates(build=granite_2b, num_parameters=40 * 64 * ((2048 + 2048) + (2048 + 8 * 64))),
     # Queries, keys and values together; the output; the two inputs of the gate together; its output.
     "phi-4-multimodal": Updates(
         build=phi_4_mini,
@@ -330,6 +348,7 @@ def test_phi_4_multimodal_has_an_encoder_and_a_projector_of_about_460_million_pa
         ("llm_jp_4_8b_ja", 25),
         ("blsp", 13),
         ("qwen-audio", 52),
+        ("granite-speech", 21),
     ],
 )
 def test_a_short_clip_has_as_many_tokens_as_in_the_source(name: str, tokens: int, tmp_path: Path) -> None:
@@ -379,6 +398,8 @@ def test_speech_llama_has_updates_of_2_1_million_parameters() -> None:
         ("qwen2-audio", 750, 750),
         ("phi-4-multimodal", 375, 375),  # 80 ms
         ("llama-3-speech", 750, 375),  # 80 ms
+        ("granite-speech", 1500, 300),  # 10 Hz
+        ("granite-speech", 1501, 303),  # zeros fill the last window
     ],
 )
 def test_tokens_per_clip(name: str, frames: int, tokens: int, tmp_path: Path) -> None:

@@ -207,6 +207,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "stages.sft": {"steps": 50_000},
         "stages.sft.train.llm": {"lr": 1e-4, "part": "lora"},
     },
+    "granite-speech": {
+        "encoder": {"name": "granite_speech", "weights": "ibm-granite/granite-speech-3.3-2b"},
+        "adapter": {"num_queries": 3, "window_seconds": 0.3, "remainder": "pad", "weights": "random"},
+        "llm": {"weights": "ibm-granite/granite-3.3-2b-instruct"},
+        "llm.lora": {"rank": 64, "alpha": 32.0, "targets": ["q_proj", "v_proj"], "modality": "audio"},
+        "stages.align.train.llm": {"lr": 1e-4, "part": "lora"},
+    },
     "audiochatllama": {
         "encoder.sizes": {"dim": 512, "num_heads": 8, "ffn_dim": 2048, "kernel_size": 11, "num_mels": 80},
         "llm": {"weights": "meta-llama/Llama-2-7b-chat-hf"},
@@ -231,6 +238,7 @@ TRAINED_ENCODER = (
     "qwen-audio",
     "qwen2-audio",
     "phi-4-multimodal",
+    "granite-speech",
     "audiochatllama",
     "llama-3-speech",
 )
@@ -282,7 +290,14 @@ def test_clips_per_step(name: str, stage: str, clips: int, seconds: float) -> No
 
 @pytest.mark.parametrize(
     ("name", "devices"),
-    [("salmonn-13b", 32), ("ltu-as", 4), ("blsp", 8), ("speechverse", 8), ("llm_jp_4_8b_ja", 8)],
+    [
+        ("salmonn-13b", 32),
+        ("ltu-as", 4),
+        ("blsp", 8),
+        ("speechverse", 8),
+        ("llm_jp_4_8b_ja", 8),
+        ("granite-speech", 32),
+    ],
 )
 def test_devices(name: str, devices: int) -> None:
     recipe = recipe_of(name)
@@ -325,7 +340,9 @@ def test_voxtral_repeats_and_continues_alike() -> None:
         assert repetition.weight == continuation.weight
 
 
-@pytest.mark.parametrize(("name", "stage"), [("llama-3-speech", "sft"), ("qwen2-audio", "pretrain")])
+@pytest.mark.parametrize(
+    ("name", "stage"), [("llama-3-speech", "sft"), ("qwen2-audio", "pretrain"), ("granite-speech", "align")]
+)
 def test_published_hours_are_parts_of_the_time(name: str, stage: str) -> None:
     assert recipe_of(name).stages[stage].mixture.by == "seconds"
 
@@ -349,6 +366,16 @@ FEELING = "<|startofanalysis|><|ja|><|keyword|><|en|><|notimestamps|><|emotion_r
             ],
         ),
         ("desta2", "captions.speech_captions", ["<audio>{text}\n{question}", "{answer}"]),
+        (
+            "granite-speech",
+            "align.librispeech",
+            [
+                "Knowledge Cutoff Date: April 2024.\nToday's Date: April 9, 2025.\n"
+                "You are Granite, developed by IBM. You are a helpful AI assistant",
+                "<audio>can you transcribe the speech into a written format?",
+                "{text}",
+            ],
+        ),
         ("llama-3-speech", "sft.asr", ["Repeat after me in Japanese:", "<audio>", "{text}"]),
         (
             "llama-3-speech",

@@ -26,10 +26,12 @@ KINDS = {
     "wav2vec2-bert": ("encoder", "wav2vec2_bert"),
     "parakeet_ctc": ("encoder", "parakeet"),
     "beats": ("encoder", "beats"),
+    "granite_speech": ("encoder", "granite_speech"),
     "llama": ("llm", "llama"),
     "qwen2": ("llm", "causal_lm"),
     "phi3": ("llm", "causal_lm"),
     "gpt2": ("llm", "causal_lm"),
+    "granite": ("llm", "causal_lm"),
     "t5": ("llm", "seq2seq"),
     "mt5": ("llm", "seq2seq"),
 }
