@@ -56,6 +56,55 @@ def log_mel(audio: Padded, num_mels: int, window_samples: int, *, whole_window: 
         return ((mel + 4.0) / 4.0)[..., : None if whole_window else num_mel_frames(longest)]
 
 
+def num_own_mel_frames(num_samples: int) -> int:
+    """Return the whole hops of 10 ms in a clip, at least 1."""
+    return max(1, num_samples // HOP)
+
+
+def log_mel_alone(audio: Padded, num_mels: int) -> Padded:
+    """Compute Whisper's log-mel spectrogram of each clip without a window, in float32.
+
+    As `WhisperFeatureExtractor` in transformers with `padding=True` does of a clip alone: past its ends lies
+    its own reflection. Such a reflection needs 201 samples; a shorter clip is taken with silence up to them.
+
+    Args:
+        audio: (B, S) waveforms at 16 kHz.
+        num_mels: Mel bands.
+
+    Returns:
+        (B, num_mels, frames) with lengths in frames.
+    """
+    # Autocast would run the mel product in half precision.
+    with torch.no_grad(), full_precision(audio.values.device):
+        half = WINDOW // 2
+        waves = audio.values.float().masked_fill(~audio.mask(), 0.0)
+        waves = torch.nn.functional.pad(waves, (0, max(0, half + 1 - waves.shape[1])))
+        own: list[int] = audio.lengths.tolist()
+        taken = [max(half + 1, length) for length in own]
+        positions = torch.arange(-half, max(taken) + half, device=waves.device).abs()
+        last = torch.tensor(taken, device=waves.device)[:, None] - 1
+        # (B, S + 400)
+        reflected = torch.where(positions > last, 2 * last - positions, positions).clamp(min=0)
+        spectrum = torch.stft(
+            waves.gather(1, reflected),
+            WINDOW,
+            HOP,
+            window=_hann(True, waves.device),
+            center=False,
+            return_complex=True,
+        )
+        counts = [num_own_mel_frames(length) for length in own]
+        power = spectrum[..., : max(counts)].abs().square()
+        filters = _mel_filters(num_mels, WINDOW // 2 + 1, waves.device)
+        mel = (filters @ power).clamp(min=1e-10).log10()
+        ends = torch.tensor(counts, device=mel.device)[:, None]
+        past = torch.arange(mel.shape[-1], device=mel.device) >= ends
+        # What lies past a clip is not to be its maximum.
+        highest = mel.masked_fill(past[:, None], -10.0).amax(dim=(1, 2), keepdim=True)
+        mel = (torch.maximum(mel, highest - 8.0) + 4.0) / 4.0
+        return Padded(mel, torch.tensor(counts, device=audio.lengths.device))
+
+
 def num_whole_hops(num_samples: int) -> int:
     """Return the whole hops of 10 ms in a clip, at least 2."""
     return max(MIN_FRAMES, num_samples // HOP)

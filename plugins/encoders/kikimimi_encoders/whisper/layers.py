@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Annotated, Any, Self
 
 import torch
@@ -61,13 +62,19 @@ _LATER_NAMES = {
 
 
 class WhisperAttention(nn.Module):
-    """Self-attention within each clip. Names of parameters as in transformers' `WhisperAttention`."""
+    """Self-attention within each clip. Names of parameters as in transformers' `WhisperAttention`.
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    Args:
+        dim: Width E of the frames.
+        num_heads: Attention heads.
+        key_bias: Whether the keys have a bias, as in Qwen3-Omni; Whisper's have none.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, key_bias: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim, bias=False)
+        self.k_proj = nn.Linear(dim, dim, bias=key_bias)
         self.v_proj = nn.Linear(dim, dim)
         self.out_proj = nn.Linear(dim, dim)
 
@@ -85,26 +92,39 @@ class WhisperAttention(nn.Module):
             proj(frames).unflatten(-1, (self.num_heads, -1))
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         ]
-        if len(set(lengths)) == 1:
-            # (N, heads, width) -> (B, heads, F, width)
-            query, key, value = (part.unflatten(0, (len(lengths), -1)).transpose(1, 2) for part in heads)
-            mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1)
-        else:
-            # One call for each clip costs less than one over the padded batch with a mask.
-            clips = zip(*(part.transpose(0, 1).split(lengths, dim=1) for part in heads), strict=True)
-            mixed = torch.cat([F.scaled_dot_product_attention(*clip) for clip in clips], dim=1).transpose(
-                0, 1
-            )
+        # One call for each run of equal clips costs less than one over the padded batch with a mask.
+        runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+        sizes = [length * count for length, count in runs]
+        mixed = torch.cat(
+            [
+                _attended(parts, count)
+                for (_, count), *parts in zip(runs, *(part.split(sizes) for part in heads), strict=True)
+            ]
+        )
         out: Tensor = self.out_proj(mixed.flatten(1))
         return out
 
 
-class WhisperEncoderLayer(nn.Module):
-    """Pre-norm attention and feed-forward. Names as in transformers' `WhisperEncoderLayer`."""
+def _attended(parts: Sequence[Tensor], count: int) -> Tensor:
+    """Attend within each of `count` clips of one length: query, key and value of (N, heads, width) each."""
+    # (N, heads, width) -> (count, heads, F, width)
+    query, key, value = (part.unflatten(0, (count, -1)).transpose(1, 2) for part in parts)
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1)
 
-    def __init__(self, dim: int, num_heads: int, ffn_dim: int) -> None:
+
+class WhisperEncoderLayer(nn.Module):
+    """Pre-norm attention and feed-forward. Names as in transformers' `WhisperEncoderLayer`.
+
+    Args:
+        dim: Width E of the frames.
+        num_heads: Attention heads.
+        ffn_dim: Inner width of the feed-forward network.
+        key_bias: Whether the attention's keys have a bias, as in Qwen3-Omni; Whisper's have none.
+    """
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, *, key_bias: bool = False) -> None:
         super().__init__()
-        self.self_attn = WhisperAttention(dim, num_heads)
+        self.self_attn = WhisperAttention(dim, num_heads, key_bias=key_bias)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, dim)
@@ -139,7 +159,7 @@ class WhisperTransformer(nn.Module):
         self.conv2 = nn.Conv1d(dim, dim, kernel_size=3, stride=2, padding=1)
         self.embed_positions = nn.Embedding(sizes.num_positions, dim)
         with torch.no_grad():
-            self.embed_positions.weight.copy_(_sinusoids(sizes.num_positions, dim))
+            self.embed_positions.weight.copy_(whisper_positions(sizes.num_positions, dim))
         self.embed_positions.requires_grad_(False)
         self.layers = nn.ModuleList(
             WhisperEncoderLayer(dim, sizes.num_heads, sizes.ffn_dim) for _ in range(last)
@@ -174,16 +194,7 @@ class WhisperTransformer(nn.Module):
 
     def _convolve(self, mel: Tensor, mel_lengths: list[int], lengths: list[int]) -> Tensor:
         """Halve the rate and add positions: (B, mels, mel frames) -> (N, E)."""
-        positions = torch.arange(mel.shape[-1], device=mel.device)
-        past = (positions >= torch.tensor(mel_lengths, device=mel.device)[:, None])[:, None]
-        padded = len(set(mel_lengths)) > 1
-        if padded:
-            mel = mel.masked_fill(past, 0.0)
-        hidden = F.gelu(self.conv1(mel))
-        if padded:
-            # A clip alone would meet the convolution's zero padding here.
-            hidden = hidden.masked_fill(past, 0.0)
-        hidden = F.gelu(self.conv2(hidden)).transpose(1, 2)
+        hidden = convolve(mel, mel_lengths, self.conv1, self.conv2)
         # (B, F, E) -> (N, E)
         return torch.cat(
             [
@@ -191,6 +202,35 @@ class WhisperTransformer(nn.Module):
                 for clip, length in zip(hidden, lengths, strict=True)
             ]
         )
+
+
+def convolve(mel: Tensor, lengths: list[int], conv1: nn.Module, conv2: nn.Module) -> Tensor:
+    """Convolve spectrograms twice, each as if it were alone, to half the rate.
+
+    Args:
+        mel: (B, mels, mel frames), the longest without padding.
+        lengths: Mel frames of each.
+        conv1: Convolution that keeps the rate.
+        conv2: Convolution that halves it.
+
+    Returns:
+        (B, F, E).
+    """
+    past = past_lengths(lengths, mel)[:, None]
+    padded = len(set(lengths)) > 1
+    if padded:
+        mel = mel.masked_fill(past, 0.0)
+    hidden = F.gelu(conv1(mel))
+    if padded:
+        # A clip alone would meet the convolution's zero padding here.
+        hidden = hidden.masked_fill(past, 0.0)
+    return F.gelu(conv2(hidden)).transpose(1, 2)
+
+
+def past_lengths(lengths: list[int], values: Tensor) -> Tensor:
+    """Return (B, F) whether each of the F last-dimension positions of `values` is past its row's length."""
+    positions = torch.arange(values.shape[-1], device=values.device)
+    return positions >= torch.tensor(lengths, device=values.device)[:, None]
 
 
 def num_pairs(length: int) -> int:
@@ -219,7 +259,7 @@ def average_pairs(frames: Tensor, lengths: list[int]) -> Tensor:
     return frames.reshape(-1, 2, frames.shape[-1]).mean(1)
 
 
-def _sinusoids(length: int, dim: int) -> Tensor:
+def whisper_positions(length: int, dim: int) -> Tensor:
     """Return (length, dim) sinusoidal positions: sines, then cosines (Radford et al. 2022)."""
     steps = torch.arange(dim // 2, dtype=torch.float32) * (-math.log(10000) / (dim // 2 - 1))
     angles = torch.arange(length)[:, None] * steps.exp()
