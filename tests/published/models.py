@@ -37,6 +37,8 @@ from transformers import (
     Phi4MultimodalConfig,
     Phi4MultimodalFeatureExtractor,
     Phi4MultimodalForCausalLM,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
@@ -358,6 +360,70 @@ def asked_of_phi4(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.Tensor
     return {"input_ids": tokenizer(text, return_tensors="pt").input_ids, **heard}
 
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def write_qwen_omni(folder: Path) -> None:
+    """Write a whole Qwen2.5-Omni of which only the thinker is more than a name."""
+    tokenizer = byte_tokenizer("<|im_end|>", "<|im_start|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+    tokenizer.chat_template = CHATML
+    tower = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 16}
+    rope = {"rope_theta": 1e4, "rope_type": "default", "mrope_section": [2, 3, 3]}
+    config = Qwen2_5OmniThinkerConfig(
+        audio_config={**tower, **TOWER, "output_dim": 32},
+        vision_config={
+            "hidden_size": 16,
+            "depth": 1,
+            "num_heads": 2,
+            "intermediate_size": 16,
+            "out_hidden_size": 32,
+        },
+        text_config={"vocab_size": len(tokenizer), "rope_parameters": rope, **TINY_LLM},
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+        image_token_index=-2,
+        video_token_index=-3,
+        vision_start_token_id=-4,
+    )
+    torch.manual_seed(0)
+    model: Any = Qwen2_5OmniThinkerForConditionalGeneration(config)
+    randomise(model.model.audio_tower)
+    thinker = folder.with_name(f"{folder.name}-thinker")
+    model.save_pretrained(thinker)
+    held = load_file(thinker / "model.safetensors")
+    state = {f"thinker.{name}": value for name, value in held.items()}
+    state |= {f"{other}.weight": torch.zeros(1) for other in ("talker", "token2wav")}
+    save_file(state, folder / "model.safetensors")
+    settings = {"model_type": "qwen2_5_omni", "thinker_config": config.to_dict()}
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    tokenizer.save_pretrained(folder)
+
+
+def asked_of_qwen_omni(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.Tensor]:
+    """Ask through the tokenizer's chat template, with as many placeholders between the marks as the processor."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    clips = [clip for turn in turns for clip in turn.clips]
+    heard: dict[str, torch.Tensor] = {}
+    counts: list[int] = []
+    if clips:
+        extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=300)
+        made = extractor(
+            clips, sampling_rate=16_000, return_tensors="pt", padding="max_length", return_attention_mask=True
+        )
+        heard = {"input_features": made.input_features, "feature_attention_mask": made.attention_mask}
+        counts = [((mel - 1) // 2 + 1 - 2) // 2 + 1 for mel in made.attention_mask.sum(-1).tolist()]
+    number = iter(counts)
+    messages = []
+    for turn in turns:
+        slots = (f"<|audio_bos|>{'<|AUDIO|>' * next(number)}<|audio_eos|>" for _ in turn.clips)
+        messages.append({"role": turn.role, "content": "".join(slots) + turn.words})
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **heard}
+
+
 class ByHand:
     """A model that no class of transformers is: its encoder, its decoder, and what stands between them.
 
@@ -552,6 +618,14 @@ TINY = {
         leaks=True,
     ),
     "llama_for_speech_lm": Tiny(write_speech_llm_ja, SpeechLMJa, asked_of_ja),
+    "qwen2_5_omni": Tiny(
+        write_qwen_omni,
+        lambda folder: Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            folder.with_name(f"{folder.name}-thinker")
+        ),
+        asked_of_qwen_omni,
+        lambda config: config.audio_token_index,
+    ),
     "ultravox": Tiny(write_ultravox, Ultravox, asked_of_ultravox),
     "granite_speech": Tiny(
         write_granite_speech,

@@ -15,7 +15,6 @@ from tests.published.models import TINY, Tiny, Turn
 from kikimimi import AudioPart, Conversation, Generation, Message, TextPart
 from kikimimi.inference.engine import Engine, Prompt
 from kikimimi.inference.load import load_model
-from kikimimi.published.families import FAMILIES
 from kikimimi.published.importing import import_model
 
 
@@ -30,7 +29,7 @@ LAST = [Turn("Who?"), Turn("Nobody.", role="assistant"), Turn("And?", [noise(2.5
 SILENT = [Turn("Only words, mostly.")]
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=sorted(TINY))
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tiny, Path]:
     if request.param == "voxtral":
         pytest.importorskip("mistral_common", reason="builds Voxtral's prompts")

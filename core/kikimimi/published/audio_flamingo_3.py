@@ -21,6 +21,6 @@ def express(model: PublishedModel) -> Expressed:
             "downsample": 1,
             "bias": bool(model.config.get("projector_bias", True)),
         },
-        llm={"name": "causal_lm", "weights": model.source, "chat_template": "audio_flamingo_3"},
+        llm={"name": "causal_lm", "weights": model.source, "chat_template": "chatml"},
         task={"name": "asr", "request": "Transcribe the input speech."},
     )

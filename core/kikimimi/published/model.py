@@ -31,6 +31,13 @@ class PublishedModel:
         """Return one of its parts."""
         return PublishedPart(self.files, name, self.layout)
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer among the files has a chat template."""
+        settings = "tokenizer_config.json"
+        held = self.files.read_json(settings) if settings in self.files.files else {}
+        return "chat_template.jinja" in self.files.files or bool(held.get("chat_template"))
+
     def source_of(self, name: SpeechLLMPart) -> str:
         """Return where a part is read from: these files, or where they hold none of it, what they name."""
         part = self.part(name)

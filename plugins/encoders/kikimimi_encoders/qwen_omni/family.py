@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, MultipleOf
 from torch import Tensor, nn
 
-from kikimimi import LayerCount, Padded, PositiveInt, WeightsError, WeightsFiles
+from kikimimi import LayerCount, Padded, PositiveInt, WeightsFiles
 from kikimimi_encoders import pretrained
 from kikimimi_encoders.pretrained import PretrainedConfig, PretrainedEncoder, check_expected, read_config
 from kikimimi_encoders.whisper.layers import WhisperEncoderLayer, whisper_positions
