@@ -402,7 +402,7 @@ def write_qwen_omni(folder: Path) -> None:
 
 
 def asked_of_qwen_omni(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.Tensor]:
-    """Ask through the tokenizer's chat template, with as many placeholders between the marks as the processor."""
+    """Ask through the tokenizer's chat template, with as many placeholders as the processor counts."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     clips = [clip for turn in turns for clip in turn.clips]
     heard: dict[str, torch.Tensor] = {}

@@ -6,13 +6,13 @@ _REQUEST = "Transcribe the audio into text."
 
 
 def express_2_5(model: PublishedModel) -> Expressed:
-    """Return a Qwen2.5-Omni's parts for audio: an encoder in chunks of 2 s, one linear layer, Qwen2.5."""
+    """Return a Qwen2.5-Omni's parts for audio: chunks of 2 s, one linear layer, Qwen2.5."""
     projector = {"downsample": 1, "num_layers": 1, "bias": True}
     return _express(model, "qwen2_5_omni", projector, "<|audio_bos|>", "<|audio_eos|>")
 
 
 def express_3(model: PublishedModel) -> Expressed:
-    """Return a Qwen3-Omni's parts for audio: an encoder in chunks of 1 s, two linear layers, a Qwen3 of experts."""
+    """Return a Qwen3-Omni's parts for audio: chunks of 1 s, two linear layers, a Qwen3 of experts."""
     width = model.part("encoder").config["d_model"]
     projector = {"downsample": 1, "num_layers": 2, "hidden_dim": width, "bias": True}
     return _express(model, "qwen3_omni", projector, "<|audio_start|>", "<|audio_end|>")

@@ -1,0 +1,136 @@
+"""`kikimimi import`, and what is done with the run that it leaves, as a user would."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file, save_file
+from tests.published.models import TINY
+from transformers import AudioFlamingo3ForConditionalGeneration
+from typer.testing import CliRunner
+
+from kikimimi import WeightsError
+from kikimimi.cli import app
+from kikimimi.evaluation.predictions import read_predictions
+from kikimimi.published.importing import import_model
+from kikimimi.run.folder import RunFolder
+from kikimimi.testing import write_shard
+
+
+def noise(seconds: float, seed: int) -> Any:
+    return np.random.default_rng(seed).normal(0, 0.1, int(seconds * 16_000)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def flamingo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flamingo")
+    TINY["audioflamingo3"].write(folder)
+    return folder
+
+
+def copied(folder: Path, to: Path, change: Any) -> Path:
+    """Copy a published folder with changed tensors."""
+    to.mkdir()
+    for file in folder.iterdir():
+        if file.name != "model.safetensors":
+            (to / file.name).write_bytes(file.read_bytes())
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, to / "model.safetensors")
+    return to
+
+
+def ran(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_weight_without_a_place_is_named(flamingo: Path, tmp_path: Path) -> None:
+    strange = copied(
+        flamingo, tmp_path / "strange", lambda s: s.update({"heads.third.weight": torch.ones(1)})
+    )
+    with pytest.raises(WeightsError, match=r"1 tensors find no place.*'audioflamingo3'.*heads.third.weight"):
+        import_model(str(strange), tmp_path / "run")
+    inside = {"audio_tower.layers.9.fc1.weight": torch.ones(1)}
+    strange = copied(flamingo, tmp_path / "inside", lambda s: s.update(inside))
+    with pytest.raises(WeightsError, match=r"1 unexpected: layers.9.fc1.weight"):
+        import_model(str(strange), tmp_path / "run")
+    assert not (tmp_path / "run" / "weights").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("audio_tower.conv1.weight", "1 missing: conv1.weight"),
+        ("multi_modal_projector.linear_2.bias", "1 missing: mlp.2.bias"),
+        ("language_model.model.norm.weight", "1 missing: model.norm.weight"),
+    ],
+)
+def test_a_place_without_a_weight_is_named(flamingo: Path, tmp_path: Path, name: str, said: str) -> None:
+    lacking = copied(flamingo, tmp_path / "lacking", lambda state: state.pop(name))
+    with pytest.raises(WeightsError, match=said):
+        import_model(str(lacking), tmp_path / "run")
+
+
+def test_another_model_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_audioo"}))
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    result = ran("import", tmp_path, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "'qwen2_audioo' model" in str(result.exception)
+    assert "Did you mean 'qwen2_audio'?" in str(result.exception)
+
+
+@pytest.mark.parametrize("options", [{"max_shard_size": "20KB"}, {"save_original_format": False}])
+def test_shards_and_names_of_memory_are_read(flamingo: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    model: Any = AudioFlamingo3ForConditionalGeneration.from_pretrained(flamingo)
+    folder = copied(flamingo, tmp_path / "saved", lambda state: state)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, **options)
+    run = import_model(str(folder), tmp_path / "run")
+    assert run.newest_weights()[0] == "imported"
+
+
+def test_a_run_to_transcribe_to_evaluate_and_to_train(flamingo: Path, tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "data", 4)
+    data = [
+        f"stages.finetune.data.speech.shards={shard}",
+        f"evaluate.speech.shards={shard}",
+        "evaluate.speech.generate.max_new_tokens=4",
+        f"evaluate.speech.baselines.itself={{name: transformers, weights: {flamingo}, max_new_tokens: 4}}",
+        "stages.finetune.steps=2",
+        "stages.finetune.batch.global=1",
+        "stages.finetune.checkpoint.every=2",
+        "stages.finetune.schedule.warmup=1",
+        "trainer.accelerator=cpu",
+    ]
+    run = tmp_path / "run"
+    result = ran("import", flamingo, *data, "--out", run)
+    assert result.exit_code == 0, result.output
+    assert ran("import", flamingo, *data, "--out", run).exit_code == 0  # it is there already
+    assert ran("check", run).exit_code == 0
+    soundfile.write(tmp_path / "a.wav", noise(1.0, 9), 16_000)
+    heard = ran("transcribe", run, tmp_path / "a.wav")
+    assert heard.exit_code == 0, heard.output
+
+    assert ran("evaluate", run).exit_code == 0
+    folder = RunFolder.open(run).evaluation("speech")
+    systems = [read_predictions(folder / f"{name}.jsonl").values() for name in (run_name(run), "itself")]
+    ours, itself = ([line["prediction"].strip() for line in lines] for lines in systems)
+    assert len(ours) == 4
+    assert ours == itself
+
+    # In place, and with an adapter of one's own.
+    assert ran("train", run).exit_code == 0
+    assert RunFolder.open(run).newest_weights()[0] == "finetune"
+    swapped = ran("train", run / "recipe.yaml", "adapter=conv", "--out", tmp_path / "swapped")
+    assert swapped.exit_code == 0, swapped.output
+
+
+def run_name(run: Path) -> str:
+    return RunFolder.open(run).recipe.name
