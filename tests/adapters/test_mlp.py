@@ -156,7 +156,8 @@ class UltravoxProjector(nn.Module):
         self.linear_2 = nn.Parameter(torch.randn(out_dim, hidden_size // 2) / 8)
 
     def rms(self, name: str, x: Tensor) -> Tensor:
-        return self.norms[name] * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+        scale: Tensor = self.norms[name]
+        return scale * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return (T, D) for (F, E)."""
@@ -166,8 +167,9 @@ class UltravoxProjector(nn.Module):
         half = first.shape[1] // 2
         gated = first[:, half:] * torch.sigmoid(first[:, half:]) * first[:, :half]
         if "ln_mid" in self.norms:
-            return self.rms("ln_mid", gated) @ self.linear_2.T
-        return self.rms("ln_post", gated @ self.linear_2.T)
+            gated = self.rms("ln_mid", gated)
+        out = gated @ self.linear_2.T
+        return self.rms("ln_post", out) if "ln_post" in self.norms else out
 
 
 ULTRAVOX = {"downsample": 8, "norm": "rms", "second_norm": "hidden", "norm_init": 0.4, "activation": "swiglu"}

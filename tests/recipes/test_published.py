@@ -28,6 +28,7 @@ from kikimimi.contracts.vocabulary import BytesVocabulary
 from kikimimi.model.lora import add_lora
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.recipe.resolve import shipped_recipe
+from kikimimi_encoders.whisper.whisper import Sizes as WhisperSizes
 
 
 @cache
@@ -167,6 +168,12 @@ ADAPTERS = {
         + norm(1024)
         + 2 * (8 * linear(1024, 1024) + linear(1024, 4096) + linear(4096, 1024) + 3 * norm(1024))
         + linear(1024, 2048),
+    ),
+    # Whisper-large-v3-turbo, Llama-3.1-8B; norms of stacks and of what passes the gate, no biases.
+    "ultravox": Sizes(
+        in_dim=1280,
+        out_dim=4096,
+        num_parameters=8 * 1280 + 8 * 1280 * 2 * 2048 + 2048 + 2048 * 4096,
     ),
     # A Conformer of 512, Llama-2-7B.
     "audiochatllama": Sizes(in_dim=512, out_dim=4096, frame_rate=12.5, num_parameters=linear(512, 4096)),
@@ -325,6 +332,19 @@ def test_voxtral_has_an_adapter_of_25_or_52_million_parameters(tmp_path: Path) -
     assert count(build_adapter(recipe, small, tmp_path)) == pytest.approx(52e6, rel=0.01)
 
 
+def test_ultravox_has_a_projector_of_50_3_million_parameters_and_a_small_update_of_its_encoder() -> None:
+    assert ADAPTERS["ultravox"].num_parameters == million(50.3)
+    recipe = recipe_of("ultravox")
+    assert recipe.encoder.lora is not None
+    sizes = WhisperSizes(dim=1280, num_layers=32, num_heads=20, ffn_dim=5120, num_mels=128)
+    with torch.device("meta"):
+        config = replace(recipe.encoder.config, weights="random", sizes=sizes)
+        encoder = recipe.encoder.component(config)
+        add_lora(encoder, recipe.encoder.lora, where="encoder")
+    updates = [value.numel() for key, value in encoder.named_parameters() if ".lora_" in key]
+    assert sum(updates) == 32 * 2 * 8 * (1280 + 1280)
+
+
 def test_phi_4_multimodal_has_updates_of_460_million_parameters() -> None:
     assert UPDATES["phi-4-multimodal"].num_parameters == pytest.approx(460e6, rel=0.005)
 
@@ -349,6 +369,7 @@ def test_phi_4_multimodal_has_an_encoder_and_a_projector_of_about_460_million_pa
         ("blsp", 13),
         ("qwen-audio", 52),
         ("granite-speech", 21),
+        ("ultravox", 13),
     ],
 )
 def test_a_short_clip_has_as_many_tokens_as_in_the_source(name: str, tokens: int, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -218,12 +219,40 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "encoder.sizes": {"dim": 512, "num_heads": 8, "ffn_dim": 2048, "kernel_size": 11, "num_mels": 80},
         "llm": {"weights": "meta-llama/Llama-2-7b-chat-hf"},
     },
+    "ultravox": {
+        "encoder": {"weights": "openai/whisper-large-v3-turbo", "pad": "none", "keep_silence": False},
+        "encoder.lora": {"rank": 8, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "k_proj"]},
+        "adapter": {
+            "downsample": 8,
+            "pool": "stack",
+            "remainder": "pad",
+            "norm": "rms",
+            "second_norm": "hidden",
+            "norm_init": 0.4,
+            "hidden_dim": 4096 // 2,
+            "activation": "swiglu",
+            "bias": False,
+        },
+        "llm": {"weights": "meta-llama/Llama-3.1-8B-Instruct", "chat_template": None},
+        "stages.align.objective": {
+            "name": "distill",
+            "loss": "kl",
+            "temperature": 2.0,
+            "continuation": "data",
+        },
+        "stages.align.train": {
+            "encoder": {"lr": 1e-3, "weight_decay": 0.0, "part": "lora", "groups": {}},
+            "adapter": {"lr": 1e-3, "weight_decay": 0.0, "part": "all", "groups": {}},
+        },
+        "stages.align.schedule": {"name": "cosine", "warmup": 1000, "start": 0.0, "floor": 0.0},
+        "stages.align.batch": {"loss": "micro_batches"},
+    },
     "llama-3-speech": {
         "encoder.sizes": {"dim": 1536, "num_layers": 24, "num_heads": 24, "kernel_size": 7, "subsampling": 4},
         "adapter": {"kernel_size": 3, "strides": [2], "num_layers": 1, "position": "rotary"},
     },
 }
-FROZEN_LLM = ("desta2", "wavprompt", "slm", "alignformer", "audiochatllama", "llama-3-speech")
+FROZEN_LLM = ("desta2", "wavprompt", "slm", "alignformer", "audiochatllama", "llama-3-speech", "ultravox")
 WHOLE_LLM = (
     "blsp",
     "llm_jp_4_8b_ja",
@@ -280,6 +309,7 @@ def test_what_is_frozen_stays_frozen(name: str) -> None:
         ("llm_jp_4_8b_ja", "sft", 128, 12),
         ("llm_jp_4_8b_ja", "asr", 128, 6),
         ("llm_jp_4_8b_ja", "dpo", 128, 12),
+        ("ultravox", "align", 12 * 2 * 8, 6),
         ("llama-omni", "s2t", 32, 7.5),  # 418 hours of 200,000 instructions
     ],
 )
@@ -297,6 +327,7 @@ def test_clips_per_step(name: str, stage: str, clips: int, seconds: float) -> No
         ("speechverse", 8),
         ("llm_jp_4_8b_ja", 8),
         ("granite-speech", 32),
+        ("ultravox", 8),
     ],
 )
 def test_devices(name: str, devices: int) -> None:
@@ -427,6 +458,25 @@ FEELING = "<|startofanalysis|><|ja|><|keyword|><|en|><|notimestamps|><|emotion_r
             "multitask.speakers",
             ["<audio>How many distinct speakers are there in this audio clip.", "{answer}"],
         ),
+        (
+            "ultravox",
+            "align.librispeech_continuation",
+            ["Continue the following text using less than 50 words:\n\n<audio>", "{answer}"],
+        ),
+        (
+            "ultravox",
+            "align.gigaspeech",
+            ["Repeat the following text, without any explanation: <audio>", "{text}"],
+        ),
+        (
+            "ultravox",
+            "align.covost2_x_en",
+            [
+                "Please translate the text to English. Your response should only include the English "
+                "translation, without any additional words:\n\n<audio>",
+                "{english}",
+            ],
+        ),
         ("voxtral-mini", "pretrain.repetition", ["<audio><repeat>", "{text}"]),
         ("voxtral-mini", "pretrain.continuation", ["<audio><next>", "{next}"]),
         ("voxtral-mini", "sft.transcription", ["<audio>[TRANSCRIBE]", "{text}"]),
@@ -526,3 +576,78 @@ def test_training_and_generation_have_one_tokenisation(name: str) -> None:
     assert rendered.ids[:start] == prompt
     if name == "wavprompt":
         assert tokenizer.convert_ids_to_tokens(rendered.ids[start - 1 :]) == ["Ġ", *"hello", END]
+
+
+# Llama-3.1's own, without what serves tools.
+LLAMA_3_1 = """{{- bos_token }}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content'] | trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
+{{- "Cutting Knowledge Date: December 2023\\nToday Date: 26 Jul 2024\\n\\n" }}
+{{- system_message }}
+{{- "<|eot_id|>" }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim }}
+    {{- '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}"""
+
+
+def llama_3_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of bytes that, as Llama's, joins a colon or a full stop with line breaks after it."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ċ", "Ċ"), (":", "ĊĊ"), (".", "ĊĊ"), ("ĊĊ", "Ċ"), ("Ġ", "h")]
+    control = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    tokens = [*control, *alphabet, *("".join(pair) for pair in merges)]
+    backend = Tokenizer(BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.add_special_tokens(control)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=control[0],
+        eos_token=control[3],
+        extra_special_tokens=control[1:3],
+    )
+    tokenizer.chat_template = LLAMA_3_1
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<|audio|>",
+        "Continue the following text using less than 50 words:\n\n<|audio|>",
+        "Repeat the following text, without any explanation: <|audio|>",
+        "<|audio|>\n\nhi",
+        "First <|audio|>, then <|audio|><|audio|>.\n\n\nhi",
+    ],
+)
+def test_ultravoxs_ids_are_those_of_its_processor(content: str) -> None:
+    """There the text of the LLM's own template is split at `<|audio|>`, and each piece encoded by itself."""
+    tokenizer = llama_3_tokenizer()
+    history: list[dict[str, Any]] = [
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "Hi.\n\n"},
+        {"role": "user", "content": content},
+    ]
+    text = tokenizer.apply_chat_template(history, tokenize=False, add_generation_prompt=True)
+    assert isinstance(text, str)
+    pieces = [tokenizer.encode(piece, add_special_tokens=False) for piece in text.split("<|audio|>")]
+
+    said = content.split("<|audio|>")
+    parts = [part for text in said for part in (TextPart(text), CLIP) if part != TextPart("")][:-1]
+    asked = [Message("user", (TextPart("Hi."),)), Message("assistant", (TextPart("Hi.\n\n"),))]
+    conversation = Conversation((*asked, Message("user", tuple(parts))))
+    template = recipe_of("ultravox").llm.config.chat_template
+    chat = ChatTemplate(tokenizer, source="ultravox", template=template)
+    rendered = chat.render(conversation, generate=True)
+    cuts = [-1, *rendered.slots, len(rendered.ids)]
+    found = [rendered.ids[start + 1 : end] for start, end in pairwise(cuts)]
+    assert found == pieces
+    assert len(pieces) == content.count("<|audio|>") + 1
