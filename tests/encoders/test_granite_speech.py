@@ -205,6 +205,15 @@ def test_refuses_other_models(tmp_path: Path, config: dict[str, Any], message: s
         load(save(tmp_path / "other", reference(), **config))
 
 
+def test_the_front_end_may_stand_in_the_processors_file(tmp_path: Path) -> None:
+    weights = save(tmp_path / "other", reference())
+    path = tmp_path / "other" / "preprocessor_config.json"
+    written = {"audio_processor": {**json.loads(path.read_text()), "melspec_kwargs": {"n_fft": 400}}}
+    path.rename(path.with_name("processor_config.json")).write_text(json.dumps(written))
+    with pytest.raises(WeightsError, match=r"audio_processor: melspec_kwargs: n_fft is 400, .* only 512"):
+        load(weights)
+
+
 def test_refuses_a_model_without_an_encoder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "granite_speech"}))
     with pytest.raises(WeightsError, match=r"config\.json has no encoder_config"):

@@ -252,7 +252,8 @@ def phi_4_mini() -> nn.Module:
 def granite_2b() -> nn.Module:
     sizes: dict[str, Any] = {"hidden_size": 2048, "num_hidden_layers": 40, "intermediate_size": 8192}
     heads: dict[str, Any] = {"num_attention_heads": 32, "num_key_value_heads": 8}
-    return GraniteForCausalLM(GraniteConfig(**sizes, **heads, vocab_size=49159))
+    model: nn.Module = GraniteForCausalLM(GraniteConfig(**sizes, **heads, vocab_size=49159))
+    return model
 
 
 def flan_t5_xl() -> nn.Module:

@@ -35,13 +35,13 @@ from kikimimi_encoders.pretrained import (
     build_config,
     check_expected,
     read_config,
+    read_front_end,
 )
 
 _PAIR = 2
 """Mel frames that become one frame, side by side."""
 _SHORTEST = FFT // 2 + 1
 """Samples that a clip has at least: its ends are mirrored by half a transform."""
-_FRONT_END = "preprocessor_config.json"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -283,8 +283,9 @@ class GraniteSpeechEncoder(PretrainedEncoder):
                 f"{where}: context_size ({built.context_size}) must be between 1 and max_pos_emb "
                 f"({built.max_pos_emb})"
             )
-        if _FRONT_END in files.files:
-            mel = files.read_json(_FRONT_END).get("melspec_kwargs") or {}
+        front_end = read_front_end(files)
+        if front_end is not None:
+            settings, where = front_end
             expected = {
                 "sample_rate": SAMPLE_RATE,
                 "hop_length": HOP,
@@ -292,7 +293,8 @@ class GraniteSpeechEncoder(PretrainedEncoder):
                 "win_length": WINDOW,
                 "n_mels": built.input_dim // _PAIR,
             }
-            check_expected(mel, expected, f"{files.source}: {_FRONT_END}: melspec_kwargs", self.name)
+            mel = settings.get("melspec_kwargs") or {}
+            check_expected(mel, expected, f"{where}: melspec_kwargs", self.name)
         return built
 
     def unread(self) -> list[str]:

@@ -240,6 +240,27 @@ def read_config(files: WeightsFiles, encoder: str, *model_types: str) -> dict[st
     return config
 
 
+def read_front_end(files: WeightsFiles) -> tuple[dict[str, Any], str] | None:
+    """Read what a checkpoint says of its feature extractor.
+
+    transformers 5 writes it inside the processor's file where a processor is saved, earlier ones beside it.
+
+    Returns:
+        The settings, and the place for messages; None where no file says it.
+
+    Raises:
+        WeightsError: A file is no mapping.
+    """
+    name, processor = "preprocessor_config.json", "processor_config.json"
+    if name in files.files:
+        return files.read_json(name), f"{files.source}: {name}"
+    settings = files.read_json(processor) if processor in files.files else {}
+    for part in ("feature_extractor", "audio_processor"):
+        if isinstance(settings.get(part), dict):
+            return settings[part], f"{files.source}: {processor}: {part}"
+    return None
+
+
 def check_expected(given: Mapping[str, Any], expected: Mapping[str, Any], where: str, encoder: str) -> None:
     """Check that the settings of a checkpoint are those that the encoder is written for.
 

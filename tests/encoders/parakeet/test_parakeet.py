@@ -294,8 +294,14 @@ def test_refuses_another_front_end(tmp_path: Path, option: str, value: int, mess
     path = tmp_path / "model" / "preprocessor_config.json"
     ParakeetFeatureExtractor().save_pretrained(tmp_path / "model")
     load(folder)
-    path.write_text(json.dumps({**json.loads(path.read_text()), option: value}))
-    with pytest.raises(WeightsError, match=message):
+    front_end = {**json.loads(path.read_text()), option: value}
+    path.write_text(json.dumps(front_end))
+    with pytest.raises(WeightsError, match=f"preprocessor_config.json: {message}"):
+        load(folder)
+    path.rename(path.with_name("processor_config.json")).write_text(
+        json.dumps({"feature_extractor": front_end})
+    )
+    with pytest.raises(WeightsError, match=f"processor_config.json: feature_extractor: {message}"):
         load(folder)
 
 

@@ -412,6 +412,14 @@ def test_refuses_other_models(tmp_path: Path, change: dict[str, Any], message: s
         HubertEncoder(HubertEncoder.Config(weights=folder))
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_what_the_front_end_does_may_stand_in_the_processors_file(tmp_path: Path, normalise: bool) -> None:
+    folder = save(tmp_path / "model", reference("hubert", large=False), normalise=None)
+    written = {"feature_extractor": {"do_normalize": normalise}, "processor_class": "Wav2Vec2Processor"}
+    (tmp_path / "model" / "processor_config.json").write_text(json.dumps(written))
+    assert HubertEncoder(HubertEncoder.Config(weights=folder)).normalise is normalise
+
+
 def test_refuses_another_sampling_rate(tmp_path: Path) -> None:
     folder = save(tmp_path / "model", reference("hubert", large=False))
     (tmp_path / "model" / "preprocessor_config.json").write_text('{"sampling_rate": 8000}')

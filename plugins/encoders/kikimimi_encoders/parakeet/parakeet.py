@@ -18,10 +18,10 @@ from kikimimi_encoders.pretrained import (
     build_config,
     check_expected,
     read_config,
+    read_front_end,
 )
 from kikimimi_encoders.spec_augment import SpecAugment, SpectrogramMasking
 
-_FRONT_END = "preprocessor_config.json"
 _MODEL_TYPES = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
 """Models with a head; their config holds that of the encoder."""
 
@@ -129,7 +129,8 @@ class ParakeetEncoder(PretrainedEncoder):
             config = config.get("encoder_config")
             if not isinstance(config, dict):
                 raise WeightsError(f"{files.source}: config.json has no encoder_config")
-        if _FRONT_END in files.files:
+        front_end = read_front_end(files)
+        if front_end is not None:
             expected = {
                 "sampling_rate": SAMPLE_RATE,
                 "hop_length": HOP,
@@ -138,8 +139,7 @@ class ParakeetEncoder(PretrainedEncoder):
                 "preemphasis": PREEMPHASIS,
                 "feature_size": config.get("num_mel_bins", 80),
             }
-            where = f"{files.source}: {_FRONT_END}"
-            check_expected(files.read_json(_FRONT_END), expected, where, self.name)
+            check_expected(front_end[0], expected, front_end[1], self.name)
         return build_config(ParakeetEncoderConfig, config, files.source)
 
     def unread(self) -> list[str]:

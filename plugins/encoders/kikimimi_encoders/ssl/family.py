@@ -11,7 +11,7 @@ from transformers import HubertConfig, Wav2Vec2Config
 
 from kikimimi import Padded, PositiveInt, WeightsError, WeightsFiles
 from kikimimi_encoders import pretrained
-from kikimimi_encoders.pretrained import SAMPLE_RATE, build_config, read_config
+from kikimimi_encoders.pretrained import SAMPLE_RATE, build_config, read_config, read_front_end
 from kikimimi_encoders.ssl.masking import MaskedEncoder, MaskingConfig
 from kikimimi_encoders.ssl.model import SpeechTransformer, new_layer
 
@@ -177,14 +177,12 @@ class HubertEncoder(SSLEncoder):
 
 def _read_normalise(files: WeightsFiles) -> bool | None:
     """Return what the checkpoint's front end does, or None where no file says it."""
-    name = "preprocessor_config.json"
-    if name not in files.files:
+    front_end = read_front_end(files)
+    if front_end is None:
         return None
-    config = files.read_json(name)
+    config, where = front_end
     if config.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
-        raise WeightsError(
-            f"{files.source}: {name}: takes {config['sampling_rate']} Hz, where {SAMPLE_RATE} Hz are given"
-        )
+        raise WeightsError(f"{where}: takes {config['sampling_rate']} Hz, where {SAMPLE_RATE} Hz are given")
     return bool(config.get("do_normalize", True))
 
 
