@@ -141,7 +141,7 @@ def _exchange(path: Path, identity: Identity) -> None:
     held = held_identity(path)
     if held == identity:
         return
-    if isinstance(held, dict) and isinstance(identity, dict) and held["weights"] == identity["weights"]:
+    if isinstance(held, dict) and isinstance(identity, dict) and held.get("weights") == identity["weights"]:
         _move(path, _aside(path, held))
     if file_there(wanted := _aside(path, identity), _AGAIN):
         _move(wanted, path)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,7 +108,7 @@ def check_files(folder: Path, of: Mapping[str, str | int], names: Collection[str
     for name, value in of.items():
         if manifest.of.get(name) != value:
             raise ValueError(f"its files are of {name} {manifest.of.get(name)}, not {value}")
-    held = {path.name for path in paths_in(folder, "*") if path.suffix in (".safetensors", ".json")}
+    held = {name for name in _names_in(folder) if name.endswith((".safetensors", ".json"))}
     if other := held - {MANIFEST, *manifest.files}:
         raise ValueError(f"{min(other)} is not one of its files: files of two are mixed")
     if strange := set(names or ()) - manifest.files.keys():
@@ -130,6 +130,15 @@ def require_files(folder: Path, remedy: str) -> None:
         check_files(folder, {})
     except (OSError, ValueError) as error:
         raise unreadable(folder, error, remedy, "") from error
+
+
+def _names_in(folder: Path) -> Iterator[str]:
+    """Yield the files of a folder, and of those in it, by their paths in the folder; no hidden ones."""
+    for path in paths_in(folder, "*"):
+        if path.is_dir():
+            yield from (f"{path.name}/{name}" for name in _names_in(path))
+        else:
+            yield path.name
 
 
 def _check(folder: Path, name: str, wanted: FileMark) -> None:

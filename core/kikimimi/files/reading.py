@@ -38,10 +38,11 @@ def read_bytes(path: Path, *, limit: int, remedy: str = "") -> bytes:
     try:
         # A pipe without a writer would be waited for without end.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            os.close(descriptor)  # of a folder, no file object can be made
+            raise damaged(path, "is not a file", remedy)
         with os.fdopen(descriptor, "rb") as file:
-            state = os.fstat(descriptor)
-            if not stat.S_ISREG(state.st_mode):
-                raise damaged(path, "is not a file", remedy)
             if state.st_size > limit:
                 raise damaged(
                     path, f"is {in_words(state.st_size)} large; at most {in_words(limit)} are read", remedy

@@ -124,7 +124,7 @@ def prepare_stage(run: RunFolder, name: str, model: SpeechLM) -> PreparedStage:
     metrics.forget_after(-1 if step is None else step)
     due = step is not None and stage.validate.every > 0 and step % stage.validate.every == 0
     best = Best(run.checkpoints(name) / "best", stage)
-    best.remember(metrics.path, name)
+    best.remember(metrics.path, name, step)
     spread = _spread(run, name, model, cached=features is not None)
     started = run.start_weights(name)
     start = None if started is None else cast_alone(model, started[1])

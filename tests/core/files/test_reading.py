@@ -102,6 +102,15 @@ def test_too_many_open_files_say_nothing_of_a_file(tmp_path: Path, monkeypatch: 
         read_bytes(tmp_path / "a", limit=10)
 
 
+def test_a_folder_in_the_place_of_a_file_is_called_so(tmp_path: Path) -> None:
+    """The number of an open file was named, which stayed open."""
+    before = os.listdir("/proc/self/fd")
+    for read in (read_bytes, read_text):
+        with pytest.raises(DamagedError, match=rf"^{tmp_path}: is not a file\. Delete it$"):
+            read(tmp_path, limit=10, remedy="Delete it")
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_a_name_that_leads_nowhere_is_not_one_that_is_not_there(tmp_path: Path) -> None:
     loop, lost, folder, file = (tmp_path / name for name in ("loop", "lost", "folder", "file"))
     loop.symlink_to(loop)

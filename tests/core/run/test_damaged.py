@@ -175,3 +175,13 @@ def test_a_damaged_line_amid_faults_is_said(tmp_path: Path, capsys: pytest.Captu
     path.write_bytes(lines_of(FAULTS[:1]) + b'{"dataset": "cut by a ki\n5\n' + lines_of(FAULTS[1:]))
     assert read_faults(path) == [Fault(*fault.values()) for fault in FAULTS]
     assert "asr.jsonl: 2 damaged lines left out: line 2: is not JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("held", [{}, {"weights": None}, {"weights": [["a"]], "x": 1}, ""])
+def test_predictions_that_do_not_say_of_which_weights_they_are_are_made_again(
+    tmp_path: Path, held: Any
+) -> None:
+    path, identity = tmp_path / "small.jsonl", {"weights": "a", "data": "b"}
+    path.write_bytes(lines_of([{"identity": held}, *PREDICTIONS[1:]]))
+    assert not Predictions(path, identity).texts
+    assert json.loads(path.read_text()) == {"identity": identity}

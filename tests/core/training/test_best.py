@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kikimimi.errors import RunError
+from kikimimi.errors import DamagedError, RunError
 from kikimimi.recipe import Stage, load_recipe
 from kikimimi.recipe.schema import EarlyStop
 from kikimimi.run.folder import RunFolder
@@ -83,6 +83,27 @@ def test_early_stop(tmp_path: Path, losses: list[float], early: str, stalled: bo
     again = Best(tmp_path / "best", stage(tmp_path, early=early))
     again.remember(metrics, "asr")
     assert again.stalled() is stalled
+
+
+@pytest.mark.fault("Our files: empty, torn, of another type or encoding", "named, with what to do")
+def test_weights_that_are_kept_for_a_loss_that_is_lost_are_told(tmp_path: Path) -> None:
+    """The lowest of the later losses was left, without a word."""
+    folder, metrics = tmp_path / "best", tmp_path / "metrics.jsonl"
+    folder.mkdir()
+    for step in (10, 30, 40):  # a kill left those of 30 without their loss, and 40 comes again
+        (folder / f"step-{step:08d}.safetensors").touch()
+    line = {"stage": "asr", "step": 10, "validation_loss": 1.5}
+    metrics.write_text(json.dumps(line) + "\n")
+    best = Best(folder, stage(tmp_path, keep=2))
+    best.remember(metrics, "asr", 30)
+    assert best.steps() == [10]
+    for lost in ("", json.dumps({**line, "stage": "other"}) + "\n"):
+        metrics.write_text(lost)
+        best.remember(metrics, "asr")
+        with pytest.raises(
+            DamagedError, match=r"metrics\.jsonl: lacks .*step-00000010.* Restore the file .*, or"
+        ):
+            best.remember(metrics, "asr", 30)
 
 
 def test_options() -> None:

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from kikimimi.data.order.loader import StageLoader
+from kikimimi.files.reading import damaged, paths_in
 from kikimimi.model.stand_in import evaluating
 from kikimimi.recipe import Stage
 from kikimimi.run.metrics import read_metrics
@@ -31,13 +32,34 @@ class Best:
         self.folder, self.stage = folder, stage
         self._losses: list[tuple[float, int]] = []
 
-    def remember(self, metrics: Path, stage: str) -> None:
-        """Take up the validation losses that stand in the metrics file for this stage."""
+    def remember(self, metrics: Path, stage: str, step: int | None = None) -> None:
+        """Take up the validation losses that stand in the metrics file for this stage.
+
+        Args:
+            metrics: The metrics file.
+            stage: Name of the stage.
+            step: Step that the stage goes on from; None where it begins, or is not to go on.
+
+        Raises:
+            DamagedError: Weights are kept of an earlier step, and the file lacks the loss they are kept for.
+        """
         self._losses = [
             (line["validation_loss"], line["step"])
             for line in read_metrics(metrics)
             if line["stage"] == stage and "validation_loss" in line
         ]
+        if step is None:
+            return
+        known = {self._path(measured) for _, measured in self._losses}
+        for path in paths_in(self.folder, "step-*.safetensors"):
+            # Those of the step itself may have been written without their loss, by a kill.
+            if path not in known and path < self._path(step):
+                raise damaged(
+                    metrics,
+                    f"lacks the validation loss for which {path} is kept",
+                    f"Restore the file from a copy, or delete {path}: weights of later steps alone are "
+                    "compared then",
+                )
 
     def add(self, step: int, loss: float, save: Callable[[Path], None], *, delete: bool) -> None:
         """Note the loss of a validation, and keep the weights if it is among the lowest.
