@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -181,6 +182,8 @@ def check_seal(path: Path) -> bool:
         ValueError: It is not as it was written.
         OSError: It cannot be read.
     """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is not a file")  # a pipe without a writer would be waited for without end
     with path.open("rb") as file:
         header = _header(file)
         try:

@@ -146,6 +146,8 @@ def _checkpoints(path: Path, run: RunFolder | None, folder: Path) -> Iterator[Ch
         name = str(checkpoint.relative_to(path))
         try:
             unhashed = "" if io.check(checkpoint) else UNVERIFIED
+        except OSError as error:
+            yield CheckedItem(name, _said(error, checkpoint))
         except DamagedError as error:
             advice = "the stage is trained again"
             if number < len(saved) - 1:
@@ -168,9 +170,13 @@ def _tensors(path: Path, file: Path, remedy: str) -> Iterator[CheckedItem]:
         sealed = check_seal(file)
         stored_tensors(file)
     except (OSError, ValueError) as error:
-        yield CheckedItem(name, _said(unreadable(file, error, remedy, ""), file))
+        yield _item(path, file, partial(_raise, file, error, remedy))
     else:
         yield CheckedItem(name, note="" if sealed else UNVERIFIED)
+
+
+def _raise(file: Path, error: Exception, remedy: str) -> None:
+    raise unreadable(file, error, remedy, "") from error
 
 
 def _evaluation(path: Path, folder: Path) -> Iterator[CheckedItem]:
@@ -200,5 +206,7 @@ def _item(path: Path, file: Path, read: Callable[[], object]) -> CheckedItem:
 def _said(error: Exception, file: Path) -> str:
     """Return what an error says, without the path that stands before it in the table."""
     if isinstance(error, OSError):
-        return f"cannot be read: {error.strerror}. {what_to_do(error, reading=True)}"
+        inside = Path(str(error.filename)).name if error.filename not in (None, str(file), file) else ""
+        said = f"{inside}: cannot be read" if inside else "cannot be read"
+        return f"{said}: {error.strerror}. {what_to_do(error, reading=True)}"
     return str(error).removeprefix(f"{file}").lstrip(f":{os.sep} ")

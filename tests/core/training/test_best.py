@@ -100,9 +100,7 @@ def test_weights_that_are_kept_for_a_loss_that_is_lost_are_told(tmp_path: Path) 
     for lost in ("", json.dumps({**line, "stage": "other"}) + "\n"):
         metrics.write_text(lost)
         best.remember(metrics, "asr")
-        with pytest.raises(
-            DamagedError, match=r"metrics\.jsonl: lacks .*step-00000010.* Restore the file .*, or"
-        ):
+        with pytest.raises(DamagedError, match=r"metrics\.jsonl: lacks .*step-00000010.* Restore the file"):
             best.remember(metrics, "asr", 30)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 
 from kikimimi.data.features import cache_folder
 from kikimimi.errors import DamagedError, KikimimiError
-from kikimimi.files.hashes import MANIFEST, check_seal
+from kikimimi.files import hashes
+from kikimimi.files.hashes import MANIFEST, FileMark, check_seal, mark
 from kikimimi.inference.load import load_model
 from kikimimi.inspect.run_check import check_run
 from kikimimi.run.folder import RunFolder, checkpoint_folders
@@ -216,6 +219,8 @@ LACKING = [
     with_value([], "lr_schedulers"),
     lacking("lr_schedulers", 0, "last_epoch"),
     lacking("lr_schedulers", 0, "base_lrs"),
+    lacking("lr_schedulers", 0, "lr_lambdas"),
+    with_value([], "lr_schedulers", 0, "lr_lambdas"),
     lacking("random"),
     with_value([], "random"),
     lacking("random", 0, "python"),
@@ -366,6 +371,30 @@ def test_a_checkpoint_that_lacks_its_weights_is_no_model(stopped: RunFolder) -> 
             DamagedError, match=rf"{LAST}/weights\.safetensors: is missing\. 'kikimimi train'"
         ):
             use()
+
+
+def test_a_file_that_may_not_be_read_is_named_and_others_are_checked(
+    stopped: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage alone was named, and none of its other checkpoints was looked at."""
+
+    def refused(path: Path) -> FileMark:
+        if path == stopped.checkpoints("asr") / LAST / "resume.json":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return mark(path)
+
+    monkeypatch.setattr(hashes, "mark", refused)
+    items = {item.name: item.problem for item in check_run(stopped.path)}
+    problem = items.pop(f"checkpoints/asr/{LAST}")
+    assert problem == "resume.json: cannot be read: Permission denied. Ask for permission to read it"
+    assert "checkpoints/asr/step-00000003" in items
+    assert not any(items.values())
+
+
+def test_a_pipe_in_the_place_of_weights_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "asr.safetensors")
+    with pytest.raises(ValueError, match="it is not a file"):
+        check_seal(tmp_path / "asr.safetensors")
 
 
 @pytest.mark.parametrize("place", [0, 0.001, 0.01, 0.2, 0.5, 1])

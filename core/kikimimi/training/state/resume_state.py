@@ -108,7 +108,7 @@ def check_state(state: Mapping[str, Any], step: int, *, hashed: bool) -> None:
         raise ValueError("the parameters of its optimiser are damaged")
     if not hashed and optimiser["state"] and len(optimiser["state"]) < len(numbers):
         raise ValueError("it lacks the moments of a parameter")
-    if not len(schedule["base_lrs"]) == len(schedule["_last_lr"]) == len(rates):
+    if {len(schedule[name]) for name in ("base_lrs", "_last_lr", "lr_lambdas")} != {len(rates)}:
         raise ValueError("its schedule is not that of its optimiser")
     if not type(schedule["last_epoch"]) is type(schedule["_step_count"]) is int:
         raise ValueError("it lacks the step of the schedule")
