@@ -7,10 +7,9 @@ import atexit
 import os
 import signal
 import sys
-import traceback
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from kikimimi.console.libraries import guard_libraries
 from kikimimi.console.terminal import say
 from kikimimi.training.stop import handle, stopping
 
@@ -32,7 +31,7 @@ def main() -> None:
     Once the command is done, no signal changes how it ended: one that comes while Python and the libraries
     shut down ends that at once, with the command's exit code.
     """
-    sys.excepthook = _show
+    guard_libraries()
     atexit.register(handle, signal.SIG_IGN)  # the last of them: from then on Python calls no handler
     code = 1
     try:
@@ -58,11 +57,6 @@ def _exit_code() -> int:
         say(code, error=True)
         code = 1
     return int(code or 0) if _said() else 1
-
-
-def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Show a fault of ours with its traceback, in which a text of a stranger may stand."""
-    say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), error=True)
 
 
 def _run() -> int:

@@ -16,7 +16,7 @@ CSV_SAFE = "KIKIMIMI_CSV_SAFE"
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Categories of Unicode that show nothing, or move what follows: control, format, surrogates, unassigned."""
 _JOINERS = "\u200c\u200d"  # Persian and Hindi are spelled with them, and so are emoji
-_FORMULA = re.compile(r"[=+\-@\t\r]")
+_FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # also in full width (OWASP, CSV injection)
 
 
 def visible(text: str, *, lines: bool = False) -> str:

@@ -90,6 +90,11 @@ def _wav(content: Content, name: str) -> Pieces | None:
             unknown = is_placeholder(size) or not (size or not left or _are_chunks(content, begin))
             if unknown and (second := content.find(b"WAVEfmt ", begin)) > 0:
                 raise _joined(second - 8, "RIFF", name)
+            if unknown and not is_placeholder(outer) and 8 + outer > len(content) + 1:
+                raise AudioError(
+                    f"{name}: breaks off, or its header is damaged: it promises a file of {8 + outer} bytes, "
+                    f"but only {len(content)} are there, and not how many of them are samples"
+                )
             if size or not unknown:
                 _check_rest(content, begin, size, name, outer=8 + outer)
                 return None

@@ -168,6 +168,16 @@ def test_a_wav_header_that_disagrees_with_itself(offset: int, code: str, value: 
         decode_whole(bytes(content), name="clip")
 
 
+@pytest.mark.parametrize("size", [0, 0xBC115E00])
+def test_a_wav_that_is_cut_and_whose_size_is_lost_is_not_shorter(size: int) -> None:
+    content = bytearray(encoded("WAV"))
+    at = content.find(b"data") + 4
+    content[at : at + 4] = struct.pack("<I", size)
+    assert len(decode(bytes(content), sample_rate=16_000, name="a")) == 40_000
+    with pytest.raises(AudioError, match=r"^a: breaks off, or its header .* of 80044 bytes, but only 79944"):
+        decode(bytes(content[:-100]), sample_rate=16_000, name="a")
+
+
 def test_a_wav_whose_size_is_damaged_is_not_shorter() -> None:
     content = bytearray(encoded("WAV"))
     at = content.index(b"data") + 4

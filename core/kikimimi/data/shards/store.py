@@ -11,6 +11,7 @@ from random import Random
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from kikimimi.console.terminal import shortened
 from kikimimi.console.words import counted, listing, nearest
 from kikimimi.data.shards.web import SlowError, TooLargeError, read_web
 from kikimimi.errors import RequestError, StorageError
@@ -37,6 +38,7 @@ SLOW_ATTEMPTS = 2
 CONNECT_SECONDS = 30.0
 """How long a connection may take [s]."""
 
+_MOST_SAID = 500  # of what a server says of an error [characters]
 _BLOCK = 1 << 20
 _WEB = ("http", "https")
 _TRY_LATER = (408, 425, 429)  # the refusals that are about the moment, not about the request
@@ -278,13 +280,14 @@ def _attempt(url: str, action: Callable[[], _Result]) -> _Result:
                 raise RequestError(f"{url}: not found") from error
             if isinstance(error, PermissionError) or status in (401, 403):
                 raise RequestError(
-                    f"{url}: access is denied ({error}). Are the credentials where the driver of "
-                    f"{url.partition('://')[0]}:// looks for them?"
+                    f"{url}: access is denied ({shortened(str(error), _MOST_SAID)}). Are the credentials "
+                    f"where the driver of {url.partition('://')[0]}:// looks for them?"
                 ) from error
             refused = status is not None and 400 <= status < 500 and status not in _TRY_LATER
             if refused or isinstance(error, _FINAL) or attempt == ATTEMPTS:
                 raise StorageError(
-                    f"{url}: cannot be read ({counted(attempt, 'attempt')}): {type(error).__name__}: {error}"
+                    f"{url}: cannot be read ({counted(attempt, 'attempt')}): {type(error).__name__}: "
+                    f"{shortened(str(error), _MOST_SAID)}"
                 ) from error
         # Many processes lose a server at once; they should not all come back at once. A generator of its own:
         # the training's are left as they are.

@@ -217,3 +217,9 @@ def test_redirects_in_a_circle_end(server: Server) -> None:
     server.answer = _moved(server, "/again")
     with pytest.raises(RequestError, match="sends elsewhere more than 5 times"):
         fetch(server.url(), limit=10)
+
+
+def test_what_a_server_says_is_shortened(server: Server) -> None:
+    server.answer = lambda handler: handler.send_error(418, "no" * 3000)
+    with pytest.raises(StorageError, match=r"418, message='(no)+n? \.\.\. \(5,\d+ more characters\)$"):
+        read_range(server.url(), 0, 10, 10)
