@@ -57,6 +57,9 @@ def segment(fields: dict[str, Any], **names: str) -> Path | bytes | Segment:
         {"t_start": 2, "t_end": 4.5},
         {"tmin": 2, "tmax": 4.5},
         {"xmin": "2", "xmax": "4.5"},
+        {"meta": {"offset": 2, "duration": 2.5}},
+        {"offset": 2, "meta": {"duration": 2.5}},
+        {"offset": 2, "duration": 2.5, "meta": {"duration": 3600}},
         {"start": 2, "dur": 2.5},
         {"offset_in_seconds": 2, "duration_in_seconds": 2.5},
         {"start": "00:02", "end": "0:00:04.500"},
@@ -181,3 +184,14 @@ def test_names_of_ones_own() -> None:
     assert segment(
         {"from_ms": 1, "offset_ms": 1500, "duration": 2}, start="offset_ms", duration="duration"
     ) == (Segment(FILE, 1.5, 2.0))
+
+
+@pytest.mark.parametrize("fields", [{"channels": [1]}, {"ch": 1}, {"meta": {"channels": ["1"]}}])
+def test_channels_by_other_names(fields: dict[str, Any]) -> None:
+    found = segment(fields)
+    assert isinstance(found, Segment)
+    assert found.channel == 1
+
+
+def test_a_number_of_channels_is_no_channel() -> None:
+    assert segment({"channels": 2, "meta": {"channels": 1}}) is FILE

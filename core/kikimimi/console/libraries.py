@@ -38,6 +38,11 @@ def _show(kind: type[BaseException], error: BaseException | None, trace: Traceba
 
 
 def _warn(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, line: Any = None
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
 ) -> None:
     say(warnings.formatwarning(message, category, filename, lineno, line).rstrip("\n"), error=True)

@@ -29,7 +29,8 @@ _NAMES = {
     "start": rf"{_WHOSE}(?:{_BEGIN}{_PLACE}?|{_PLACE}{_BEGIN}|(?:time)?offset|[tx]min){_UNIT}",
     "end": rf"{_WHOSE}(?:{_STOP}{_PLACE}?|{_PLACE}{_STOP}|[tx]max){_UNIT}",
     "duration": rf"(?:segment|seg)?dur(?:ation)?{_UNIT}",
-    "channel": r"(?:audio)?channel(?:id|index|idx|selector)?",
+    "channel": r"ch|(?:audio)?channel(?:id|index|idx|selector)?",
+    "channels": r"(?:audio)?channels",
     "samples": r"(?:start|begin|end|stop)(?:sample|frame)|(?:sample|frame)(?:start|begin|end|stop|offset)",
     "stretch": r"(?:audio|clip)?(?:timestamps?|segments?|intervals?|times?|timerange|timespan)(?P<unit>ms)?",
 }
@@ -176,6 +177,14 @@ def _told(fields: Mapping[str, Any], names: SegmentFields) -> _Told:
             raise ValueError(f"{name}: counts samples, but a segment is told in seconds: give start and end")
         if what in told and number is not None:
             told[what][name] = number * unit
+    inner = fields.get("meta")
+    if (
+        names == USUAL and isinstance(inner, dict) and "meta" not in inner
+    ):  # what the row itself says counts more
+        whole = told["start"] and (told["end"] or told["duration"])
+        for what, found in _told(inner, names).items():
+            if what == "channel" or not whole:
+                told[what] = told[what] or found
     return told
 
 
@@ -193,7 +202,10 @@ def _usual(fields: Mapping[str, Any], *, inside: bool = False) -> Iterator[tuple
             continue
         what, unit = meaning
         value = fields[name]
-        if what != "stretch":
+        if what == "channels":  # a number says how many there are
+            if isinstance(value, list | tuple):
+                yield "channel", name, value, unit
+        elif what != "stretch":
             yield "end" if known == "offset" and of_events else what, name, value, unit
         elif isinstance(value, dict) and not inside:
             yield from _usual(value, inside=True)  # pyright: ignore[reportUnknownArgumentType]
