@@ -48,29 +48,12 @@ def list_plugins(
     as_json: bool = typer.Option(False, "--json", help="Print a JSON list."),
 ) -> None:
     """List the registered plugins, importing none; show one with its options; with --check, try them."""
-    from kikimimi.console.words import listing, nearest
-    from kikimimi.contracts.registry import canonical, misplaced, plugins as registered
-    from kikimimi.errors import PluginError
+    from kikimimi.contracts.registry import find_all, misplaced, plugins as registered
 
-    found = list(registered())
     strange: list[str] = misplaced() if name is None else []
     for line in strange:
         say(line, error=True)
-    of, _, plain = (name or "").rpartition(":")
-    if name is not None:
-        names = {plugin.name for plugin in found}
-        if plain not in names:
-            raise PluginError(
-                f"no plugin is called '{plain}'.{nearest(plain, names)} Plugins: {listing(names)}"
-            )
-        found = [plugin for plugin in found if plugin.name == plain]
-    if of:
-        claimants = {plugin.distribution for plugin in found}
-        found = [plugin for plugin in found if canonical(plugin.distribution) == canonical(of)]
-        if not found:
-            raise PluginError(
-                f"'{of}' has no plugin '{plain}'.{nearest(of, claimants)} It is of {listing(claimants)}"
-            )
+    found = list(registered()) if name is None else find_all(name)
     claims = [(plugin.kind, plugin.name) for plugin in found]
     rows = [asdict(plugin) | {"duplicate": claims.count((plugin.kind, plugin.name)) > 1} for plugin in found]
     if not check:

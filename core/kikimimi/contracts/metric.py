@@ -108,8 +108,8 @@ class Score:
 
     @property
     def label(self) -> str:
-        """What tables and messages call the metric: ``CER``."""
-        return self.metric.upper()
+        """What tables and messages call the metric: ``CER``, whoever's it is."""
+        return self.metric.rpartition(":")[2].upper()
 
     def __str__(self) -> str:
         """Return the score in words: ``CER 3.14 %``."""

@@ -9,14 +9,14 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points, version
 from typing import Any
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.contracts.plugin_import import check_requirement, import_guarded
+from kikimimi.contracts.plugin_import import DISABLED_VARIABLE, check_requirement, import_guarded
 from kikimimi.errors import PluginError
 
 
@@ -59,8 +59,7 @@ NAME_RULE = (
     "a name has letters and digits, with single '-' or '_' between them, and starts with a letter; null, "
     "true and false are other things in YAML, and list and new are commands"
 )
-DISABLED_VARIABLE = "KIKIMIMI_DISABLE_PLUGINS"
-"""Environment variable with the distributions whose plugins are left out, between commas."""
+_ENTRY = re.compile(r"\w+(\.\w+)* *: *\w+(\.\w+)* *(\[.*\])? *")
 _preferred: dict[tuple[str, str], str] = {}
 
 
@@ -175,6 +174,15 @@ def names(kind: str) -> list[str]:
     return list(_registered(kind))
 
 
+def spelled(kind: str) -> list[str]:
+    """Return what recipes may say of a kind: its names, with each distribution where several claim one."""
+    return [
+        f"{canonical(plugin.distribution)}:{name}" if len(claimants) > 1 else name
+        for name, claimants in _registered(kind).items()
+        for plugin in claimants
+    ]
+
+
 def plugins(kind: str | None = None) -> Iterator[Plugin]:
     """Yield every registered plugin (of one kind, or of all), duplicates included, importing none."""
     for kind_name in [kind] if kind else list(KINDS):
@@ -198,22 +206,44 @@ def find(kind: str, name: str) -> Plugin:
     found = registered[plain]
     distributions = {canonical(plugin.distribution): plugin for plugin in found}
     if of:
-        if canonical(of) not in distributions:
-            raise PluginError(
-                f"'{name}': {of} registers no {kind} '{plain}'.{nearest(of, distributions)} "
-                f"It is registered by {listing(sorted(distributions))}"
-            )
-        return distributions[canonical(of)]
+        return _of_distribution(of, found, kind, name)[0]
     if len(found) > 1 and (chosen := distributions.get(_preferred.get((kind, plain), ""))) is not None:
         return chosen
     if len(found) != 1:
         claims = " and ".join(f"{p.distribution} {p.version} ({p.value})" for p in found)
         one = next(name for name in distributions if name != "kikimimi")  # which has all built-ins
+        whose = " or ".join(f"'{distribution}:{plain}'" for distribution in distributions)
         raise PluginError(
-            f"{kind} '{plain}' is claimed by {claims}. Say whose with '{one}:{plain}', uninstall one, or "
-            f"switch one off: {DISABLED_VARIABLE}={one}"
+            f"{kind} '{plain}' is claimed by {claims}. Say whose: {whose}; uninstall one; or switch one off: "
+            f"{DISABLED_VARIABLE}={one}"
         )
     return found[0]
+
+
+def find_all(name: str) -> list[Plugin]:
+    """Return the plugins of a name, or of ``distribution:name``, whatever their kinds.
+
+    Raises:
+        PluginError: Nothing registers that name.
+    """
+    of, _, plain = name.rpartition(":")
+    known = list(plugins())
+    found = [plugin for plugin in known if plugin.name == plain]
+    if not found:
+        names = {plugin.name for plugin in known}
+        raise PluginError(f"no plugin is called '{plain}'.{nearest(plain, names)} Plugins: {listing(names)}")
+    return _of_distribution(of, found, "plugin", name) if of else found
+
+
+def _of_distribution(of: str, found: Sequence[Plugin], noun: str, name: str) -> list[Plugin]:
+    by = [canonical(plugin.distribution) for plugin in found]
+    chosen = [plugin for plugin, owner in zip(found, by, strict=True) if owner == canonical(of)]
+    if not chosen:
+        raise PluginError(
+            f"'{name}': {of} registers no {noun} '{name.rpartition(':')[2]}'.{nearest(of, by)} "
+            f"It is registered by {listing(sorted(set(by)))}"
+        )
+    return chosen
 
 
 def prefer(name: str, distribution: str) -> None:
@@ -238,10 +268,14 @@ def _other_kinds(kind: str, name: str) -> str:
 def _loaded(plugin: Plugin) -> type[Any]:
     kind = kind_of(plugin.kind)
     check_requirement(str(plugin), plugin.distribution)
+    if not _ENTRY.fullmatch(plugin.value):
+        raise PluginError(
+            f"{plugin} is broken: its entry point (group {kind.group}) is not of the form module:Class"
+        )
     # The contract is imported first, with what it needs: that is not the plugin's time.
     base = contract_of(kind.name)
     entry = EntryPoint(plugin.name, plugin.value, kind.group)
-    component = import_guarded(str(plugin), plugin.value, entry.load)
+    component = import_guarded(str(plugin), kind.group, plugin.value, entry.load)
     if not (isinstance(component, type) and issubclass(component, base)):
         raise PluginError(
             f"{plugin} is not a subclass of {kind.base.replace(':', '.')}.{_where_it_belongs(component)}"

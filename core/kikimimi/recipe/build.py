@@ -94,10 +94,16 @@ class Builder:
             said = f"{owner} has no option '{name}'.{nearest(name, known)} Options: {listing(known)}"
             values[name] = self._fail(path, said, item)
         for name, option in known.items():
-            if option.required and name not in entry.value:
-                values[name] = self._fail(
-                    _join(key, name), f"must be given: {_expected(places[name])}", entry
-                )
+            if name in entry.value:
+                continue
+            place, path = places[name], _join(key, name)
+            if option.required:
+                values[name] = self._fail(path, f"must be given: {_expected(place)}", entry)
+            elif isinstance(place, Leaf) and place.kind and isinstance(option.field.default, str):
+                try:
+                    registry.find(place.kind, option.field.default)
+                except PluginError as error:  # it may be claimed by others than meant it
+                    values[name] = self._fail(path, str(error), entry)
         if INVALID in values.values():
             return INVALID
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import MinLen
@@ -77,12 +78,34 @@ class Chosen(Options):
 
     def sources(self) -> dict[str, str]:
         """Return where weights come from: option `weights`, those ending in `_weights`, and an update's."""
-        names = [item.name for item in fields(self.config)]
-        found = {n: getattr(self.config, n) for n in names if n == "weights" or n.endswith("_weights")}
+        options = {item.name: getattr(self.config, item.name) for item in fields(self.config)}
+        named = {n: value for n, value in options.items() if n == "weights" or n.endswith("_weights")}
+        found = {n: value for n, value in named.items() if not isinstance(value, Mapping)}  # factors of terms
         update = None if self.lora is None or self.lora.weights == "random" else self.lora.weights
         return found if update is None else {**found, "lora.weights": update}
 
     def nested(self) -> dict[str, Chosen]:
-        """Return the plugins that the options name, by option."""
-        options = {item.name: getattr(self.config, item.name) for item in fields(self.config)}
-        return {name: value for name, value in options.items() if isinstance(value, Chosen)}
+        """Return the plugins that the options name with options of their own, by dotted option."""
+        found = ((where, value) for where, _, value in plugins_in(self.config))
+        return {where: value for where, value in found if isinstance(value, Chosen)}
+
+
+def plugins_in(value: Any, where: str = "", kind: str = "") -> Iterator[tuple[str, str, Chosen | str]]:
+    """Yield the plugins that a value names, but for those inside others: dotted key, kind, and the choice.
+
+    Args:
+        value: A recipe, a section of it, or a plugin's `Config`.
+        where: Dotted key of the value.
+        kind: Kind of the plugin that the value names if it is a text; empty where it names none.
+    """
+    if isinstance(value, Chosen):
+        yield where, value.kind, value
+    elif kind and isinstance(value, str):
+        yield where, kind, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from plugins_in(inner, f"{where}.{key}", kind)
+    elif is_dataclass(value):
+        for item in fields(value):
+            name = f"{where}.{item.name}" if where else item.name
+            yield from plugins_in(getattr(value, item.name), name, item.metadata.get("kind", ""))

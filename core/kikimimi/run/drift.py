@@ -157,6 +157,11 @@ def flat(value: Any, where: str) -> Iterator[tuple[str, Any]]:
 def _may_differ(item: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     if item.startswith("data.evaluate."):
         return item not in old  # training began without it
+    if item.startswith("plugins."):
+        # Locks did not always tell of plugins in a section of another's options (the terms of a sum), and
+        # told the factors of such terms as if they were weights' sources. The recipe holds both.
+        added = item not in old and item.endswith((".name", ".distribution", ".version", ".source"))
+        return added or (item not in new and ".weights.source." in item)
     if item.startswith("recipe.") and item.endswith(".shards"):
         data = f"data.{item.removeprefix('recipe.').removesuffix('.shards')}"
         return data in old and old.get(data) == new.get(data)

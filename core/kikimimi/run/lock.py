@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,7 @@ from kikimimi.files.reading import MEBIBYTE, damaged, file_there, read_json
 from kikimimi.files.writing import scratch_folder, writing
 from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe
-from kikimimi.recipe.chosen import PARTS, Chosen
+from kikimimi.recipe.chosen import PARTS, Chosen, plugins_in
 from kikimimi.recipe.show import digest, to_yaml
 from kikimimi.run.drift import Change, DriftError, as_begun, drift, newer_options
 from kikimimi.run.folder import RunFolder
@@ -237,8 +236,15 @@ def plugin_lock(chosen: Chosen, *, weights: bool = True) -> dict[str, Any]:
         **_origin(chosen.kind, chosen.name),
         "weights": None,
         **{option: weights_lock(source) if weights else {"source": source} for option, source in sources},
-        **{option: plugin_lock(plugin, weights=weights) for option, plugin in chosen.nested().items()},
+        **{
+            option: _named_lock(kind, named, weights=weights)
+            for option, kind, named in plugins_in(chosen.config)
+        },
     }
+
+
+def _named_lock(kind: str, named: Chosen | str, *, weights: bool) -> dict[str, Any]:
+    return plugin_lock(named, weights=weights) if isinstance(named, Chosen) else _origin(kind, named)
 
 
 def weights_lock(source: str | None) -> dict[str, Any] | None:
@@ -260,24 +266,9 @@ def _origin(kind: str, name: str) -> dict[str, Any]:
 
 def _plugins(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every plugin that a recipe names, by its dotted key."""
-    for where, kind, value in _walk(recipe, ""):
-        if isinstance(value, Chosen):
-            # Of what the model is not made of, training reads no weights, and fetches none.
-            yield where, plugin_lock(value, weights=where in PARTS)
-        else:
-            yield where, _origin(kind, value)
-
-
-def _walk(value: Any, where: str, kind: str = "") -> Iterator[tuple[str, str, Any]]:
-    if isinstance(value, Chosen) or (kind and isinstance(value, str)):
-        yield where, kind, value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _walk(inner, f"{where}.{key}", kind)
-    elif is_dataclass(value):
-        for item in fields(value):
-            name = f"{where}.{item.name}" if where else item.name
-            yield from _walk(getattr(value, item.name), name, item.metadata.get("kind", ""))
+    for where, kind, named in plugins_in(recipe):
+        # Of what the model is not made of, training reads no weights, and fetches none.
+        yield where, _named_lock(kind, named, weights=where in PARTS)
 
 
 def _distributions(found: list[Any]) -> Iterator[str]:

@@ -114,7 +114,7 @@ def test_one_of_two_claimants_is_shown_and_checked_by_its_distribution(install: 
     assert checked.output == "ok      normaliser 'lower' (se-cond 1.0, claimed_b:Lower): 7 checks\n"
     both = CliRunner().invoke(app, ["plugins", "--check", "lower"])
     assert [line.partition(" (")[2][:7] for line in both.output.splitlines()] == ["first 1", "se-cond"]
-    with pytest.raises(PluginError, match=r"'thrid' has no plugin 'lower'\. It is of first, se-cond"):
+    with pytest.raises(PluginError, match=r"thrid registers no plugin 'lower'\. It is registered by first"):
         CliRunner().invoke(app, ["plugins", "thrid:lower"], catch_exceptions=False)
 
 

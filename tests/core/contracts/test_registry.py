@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 from importlib.metadata import version
 from typing import Any
@@ -50,7 +52,8 @@ def test_two_distributions_with_one_name_are_both_named(install: Any) -> None:
         registry.load("normaliser", "lower")
     assert str(raised.value) == (
         "normaliser 'lower' is claimed by first 1.0 (third_a:Lower) and second 0.2 (third_b:Lower). "
-        "Say whose with 'first:lower', uninstall one, or switch one off: KIKIMIMI_DISABLE_PLUGINS=first"
+        "Say whose: 'first:lower' or 'second:lower'; uninstall one; or switch one off: "
+        "KIKIMIMI_DISABLE_PLUGINS=first"
     )
 
 
@@ -158,7 +161,7 @@ def test_another_kikimimi_than_it_asks_for_is_refused(install: Any) -> None:
 
 def test_not_all_built_ins_are_offered_to_be_switched_off(install: Any) -> None:
     install("own", {NORMALISERS: {"none": "third_own:Lower"}}, {})
-    with pytest.raises(PluginError, match=r"'own:none', .* switch one off: KIKIMIMI_DISABLE_PLUGINS=own$"):
+    with pytest.raises(PluginError, match=r"'own:none'; .* switch one off: KIKIMIMI_DISABLE_PLUGINS=own$"):
         registry.find("normaliser", "none")
 
 
@@ -207,6 +210,17 @@ def test_the_version_of_a_contract_is_a_whole_number(install: Any, said: str) ->
             "import time\ntry:\n    time.sleep(60)\nexcept Exception:\n    pass\n",
             r"importing it takes more than 0\.2 s",
         ),
+        (
+            "import time\nwhile True:\n try:\n  time.sleep(0.01)\n except BaseException:\n  pass\n",
+            r"importing it takes more than 0\.2 s",
+        ),
+        (
+            "class Odd(BaseException):\n    pass\nraise Odd('odd')\n",
+            r"Odd: odd \(raised in .*third_odd\.py:3\)",
+        ),
+        ("x = 1\ndef f(:\n", r"SyntaxError: .*\(in .*third_odd\.py:2\)\. '"),
+        ("import no_such\n", r"No module named 'no_such' \(raised in .*third_odd\.py:1\)"),
+        ("lower = 1\n", r"names Lower, which third_odd has not\. Did you mean 'lower'"),
         ("import json\njson.loads('{')\n", r"JSONDecodeError: .* \(raised in .*third_odd\.py:2\)"),
     ],
 )
@@ -220,6 +234,45 @@ def test_a_module_that_exits_or_hangs_is_its_plugins_failure(
         registry.load("normaliser", "lower")
     assert registry.load("normaliser", "none")
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("third_odd.inner:X", "names the module third_odd.inner, and there is no third_odd.inner"),
+        ("no_package.inner:X", "names the module no_package.inner, and there is no no_package"),
+        ("third_odd:Lower.inner", "names Lower.inner, which third_odd has not."),
+        ("third_odd", "is not of the form module:Class"),
+        ("third odd:X!", "is not of the form module:Class"),
+    ],
+)
+def test_an_entry_point_that_names_nothing_says_what_is_missing(install: Any, value: str, said: str) -> None:
+    install("odd", {NORMALISERS: {"lower": value}}, {"third_odd": LOWER})
+    with pytest.raises(PluginError) as raised:
+        registry.load("normaliser", "lower")
+    plugin = f"normaliser 'lower' (odd 1.0, {value})"
+    assert str(raised.value).startswith(f"{plugin} is broken: its entry point (group {NORMALISERS}) {said}")
+
+
+def test_what_nothing_stops_ends_the_process_by_name(install: Any) -> None:
+    source = (
+        "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\ntime.sleep(9)\n"
+    )
+    site = install("odd", {NORMALISERS: {"lower": "third_odd:Lower"}}, {"third_odd": source})
+    script = "from kikimimi.contracts import plugin_import, registry\nplugin_import._GRACE_SECONDS = 0.0\n"
+    script += "registry.load('normaliser', 'none')\nregistry.load('normaliser', 'lower')\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(site), "KIKIMIMI_IMPORT_SECONDS": "0.2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: normaliser 'lower' (odd 1.0, third_odd:Lower) is broken: importing it takes more than 0.2 s, "
+        "and nothing stops it: the command ends. To go on without: KIKIMIMI_DISABLE_PLUGINS=DISTRIBUTION\n"
+    )
 
 
 def test_the_limit_on_imports_is_a_time(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:

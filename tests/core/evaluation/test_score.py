@@ -2,6 +2,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def test_hand_computed_without_normaliser() -> None:
     result = score(*read_pairs(HAND_SCORED, "said", "heard"), metric="cer", normaliser="none")
     assert numbers(result) == (6, 0, 1 + 1, 1 + 1 + 1 + 4, 2 + 4, 29)
     assert result.value == pytest.approx(100 * 15 / 29)
+    assert result.label == replace(result, metric="kikimimi:cer").label == "CER"  # whoever's it is
 
 
 def test_hand_computed_with_normaliser() -> None:

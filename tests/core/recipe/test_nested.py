@@ -18,6 +18,7 @@ from kikimimi.recipe.source import Problems, read
 @dataclass(kw_only=True, frozen=True)
 class Options:
     after: Chosen | None = field(default=None, metadata={"kind": "adapter"})
+    texts: str = field(default="none", metadata={"kind": "normaliser"})
     always: Chosen = field(default_factory=lambda: Chosen.of("adapter", "mlp"), metadata={"kind": "adapter"})
 
 
@@ -55,3 +56,10 @@ def test_one_that_may_be_missing() -> None:
 def test_what_is_no_plugin(text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         build(text)
+
+
+def test_a_default_that_is_claimed_is_pointed_out(install: Any) -> None:
+    install("own", {"kikimimi.normalisers": {"none": "third_own:None"}}, {})
+    with pytest.raises(RecipeError, match=r"texts: normaliser 'none' is claimed by .*: 'kikimimi:none' or"):
+        build("{}")
+    assert build("texts: own:none").texts == "own:none"

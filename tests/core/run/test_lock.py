@@ -191,6 +191,44 @@ def test_what_may_differ(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (first["changes"], second["changes"]) == ([], [])
 
 
+METRIC = """
+from dataclasses import dataclass, field
+
+from kikimimi import MetricConfig
+from kikimimi_metrics.error_rates import CER
+
+class Folded(CER):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(MetricConfig):
+        fold: str = field(default="none", metadata={"kind": "normaliser"})
+"""
+
+
+def test_plugins_in_the_options_of_others_are_held(folder: Path, install: Callable[..., Path]) -> None:
+    install("folded", {"kikimimi.metrics": {"folded": "third_folded:Folded"}}, {"third_folded": METRIC})
+    terms = "{name: sum, terms: {a: kikimimi:ce, b: dpo}, weights: {a: 0.5}}"
+    text = (folder / "recipe.yaml").read_text().replace("steps: 8", f"steps: 8\n    objective: {terms}")
+    text = text.replace('later.tar", task: asr', 'later.tar", task: asr, metric: folded')
+    (folder / "recipe.yaml").write_text(text)
+    now = lock(load_recipe(folder / "recipe.yaml"))
+    plugins = now["plugins"]
+    ours = {"distribution": "kikimimi", "version": version("kikimimi")}
+    objective = plugins["stages.asr.objective"]
+    assert objective["terms.a"] == {"name": "kikimimi:ce", **ours, "weights": None}
+    assert objective["terms.b"]["name"] == "dpo"
+    assert objective["weights"] is None  # factors, and no source
+    metric = plugins["evaluate.later.metric"]
+    assert (metric["distribution"], metric["fold"]) == ("folded", {"name": "none", **ours})
+    # Locks of an earlier version did not tell of them.
+    earlier = json.loads(json.dumps(now))
+    earlier["plugins"]["stages.asr.objective"] = {"name": "sum", **ours, "weights": {"source": {"a": 0.5}}}
+    assert drift(earlier, now) == []
+    objective["terms.a"]["version"] = "0"
+    assert [change.item for change in drift(now, lock(load_recipe(folder / "recipe.yaml")))] == [
+        "plugins.stages.asr.objective.terms.a.version"
+    ]
+
+
 def test_an_evaluation_may_come_later(folder: Path) -> None:
     recipe = load_recipe(folder / "recipe.yaml")
     (folder / "later.tar").rename(folder / "moved.tar")

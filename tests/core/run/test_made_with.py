@@ -48,6 +48,24 @@ def test_another_package_of_the_same_name_breaks_no_run(install: Any, run: Path)
     assert registry.find("normaliser", "lower").distribution == "ears"
 
 
+def test_another_package_breaks_no_run_of_which_an_option_names_the_plugin(
+    install: Any, tmp_path: Path
+) -> None:
+    recipe_file = tmp_path / "recipe.yaml"
+    summed = RECIPE.replace("evaluate: {held_out: {normaliser: lower}}", "stages: {asr: {objective: sum}}")
+    recipe_file.write_text(summed.replace("recipes", str(Path(__file__).parents[3] / "recipes")))
+    made = RunFolder.create(
+        tmp_path / "run", tiny_recipe(load_recipe(recipe_file), write_shard(tmp_path / "data"))
+    )
+    made.write_json("lock.json", {**lock(made.recipe), "sessions": []})
+    install("sums", {"kikimimi.objectives": {"ce": "third_sum:CE"}}, {"third_sum": "no module"})
+    terms = RunFolder.open(made.path).recipe.stages["asr"].objective.config.terms
+    assert terms["text"].component.__module__ == "kikimimi_objectives.ce"
+    registry.refresh()
+    with pytest.raises(RecipeError, match=r"objective\.terms\.text: objective 'ce' is claimed by"):
+        load_recipe(made.path / "recipe.yaml")
+
+
 def test_a_package_that_is_gone_is_named_with_its_version(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # as if it were uninstalled
     registry.refresh()

@@ -11,7 +11,7 @@ from kikimimi.console.words import listing, nearest
 from kikimimi.contracts import registry
 from kikimimi.contracts.layout import Layout, as_on_disk
 from kikimimi.data.shards.pattern import expand
-from kikimimi.errors import DataError, PluginError, RecipeError, RequestError
+from kikimimi.errors import DataError, KikimimiError, PluginError, RecipeError, RequestError
 from kikimimi.files.reading import paths_in
 
 _KIND = "layout"
@@ -62,17 +62,22 @@ class PackSource:
 
 
 def matching(path: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the layouts that match a path, and of those that cannot be loaded."""
+    """Return the names of the layouts that match a path, and of those that cannot be asked.
+
+    Where several distributions claim a name, each of them is one, ``distribution:name``.
+    """
     found: list[str] = []
     broken: list[str] = []
-    for name in registry.names(_KIND):
+    for name in registry.spelled(_KIND):
         try:
-            component = registry.load(_KIND, name)
-        except PluginError:  # one that nobody names stops nothing
+            if registry.load(_KIND, name).matches(path):
+                found.append(name)
+        except PluginError:
             broken.append(name)
-            continue
-        if component.matches(path):
-            found.append(name)
+        except KikimimiError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever a third party's raises: one that nobody names stops nothing
+            broken.append(name)
     return found, broken
 
 
@@ -90,9 +95,10 @@ def _find(path: Path) -> str:
         raise RequestError(
             f"{path}: could be read as {len(found)} layouts: {listing(found)}. Choose with --layout NAME"
         )
-    said = f" Cannot be loaded: {listing(broken)}." if broken else ""
+    asked = [name for name in registry.spelled(_KIND) if name not in broken]
+    said = f" Broken: {listing(broken)} ('kikimimi plugins --check' says why)." if broken else ""
     raise RequestError(
-        f"{path}: is laid out like none of {listing(registry.names(_KIND))}.{said} Where it is one of them "
+        f"{path}: is laid out like none of {listing(asked)}.{said} Where it is one of them "
         "nevertheless, say so with --layout NAME; a CSV with path and text can always be packed"
     )
 

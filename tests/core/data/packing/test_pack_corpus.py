@@ -299,7 +299,14 @@ def test_finds_the_layout(
     broken = {"kikimimi.layouts": {"broken": "broken_layout:Broken"}}
     install("broken-layout", broken, {"broken_layout": "raise RuntimeError('no')\n"})
     assert PackSource.open(source).name == "rows"  # one that nobody names stops nothing
-    with pytest.raises(RequestError, match=r"Cannot be loaded: broken\. Where it is one of them"):
+    with pytest.raises(RequestError, match=r"Broken: broken \('kikimimi plugins --check' say.*\. Where"):
+        PackSource.open(tmp_path / "x.bin")
+    raising = (
+        "from kikimimi import Layout\nclass L(Layout):\n    matches = staticmethod(lambda path: 1 / 0)\n"
+    )
+    install("raising", {"kikimimi.layouts": {"raising": "raising_layout:L"}}, {"raising_layout": raising})
+    assert PackSource.open(source).name == "rows"
+    with pytest.raises(RequestError, match=r"like none of [^.]*manifest[^.]*\. Broken: broken, raising \("):
         PackSource.open(tmp_path / "x.bin")
 
     twin = {"kikimimi.layouts": {"rows2": "rows_layout:Rows"}}
@@ -308,6 +315,11 @@ def test_finds_the_layout(
         PackSource.open(source)
     assert PackSource.open(source, "rows2").name == "rows2"
     assert pack(source, tmp_path / "out", layout="rows2").records == 1
+
+    install("other-layout", {"kikimimi.layouts": {"rows2": "rows_layout:Rows"}}, {})
+    with pytest.raises(RequestError, match=r"as 3 layouts: other-layout:rows2, rows, twin-layout:rows2\. Ch"):
+        PackSource.open(source)
+    assert PackSource.open(source, "Twin_Layout:rows2").name == "Twin_Layout:rows2"
 
 
 def test_refuses_a_corpus_without_rows(corpus: Corpus) -> None:
