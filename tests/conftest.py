@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         write_page(config.stash[FAULTS])
     # The module of a built-in is imported alone once, in test_builtins.py, and not for every config that some
     # other file checks: each test process that does so starts another one, which imports torch.
-    alone = ("import_is_quiet]", "import_is_light]")
+    alone = ("import_is_quiet]", "import_is_light]", "another_process_draws_the_same]")
     items[:] = [
         item
         for item in items

@@ -446,6 +446,9 @@ class LLM(Component):
 
         Returns:
             The new ids of each prompt, without the ids that end a turn.
+
+        Raises:
+            ValueError: It does not offer what is asked for, such as beams.
         """
 
     @abstractmethod

@@ -35,7 +35,9 @@ class Recogniser(ABC):
 
     @classmethod
     def identity(cls, config: Any) -> str:
-        """Return what its transcripts depend on; saved ones of another identity are made again."""
+        """Return what its transcripts depend on; saved ones of another identity are made again. Default: all
+        options.
+        """
         return repr(config)
 
     @classmethod

@@ -37,7 +37,7 @@ class Voice(ABC):
         Args:
             text: What to say.
             speed: Relative rate of speech; 1 is the voice's own.
-            semitones: Shift of pitch.
+            semitones: Shift of pitch, upwards where it is above 0 [semitones].
 
         Returns:
             (S,) mono float32 in [-1, 1] at `sample_rate`.

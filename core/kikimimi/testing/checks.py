@@ -141,11 +141,12 @@ class Check:
         """Run the check; the same numbers are drawn each time, and the caller's generator is left alone.
 
         Raises:
-            ContractError: The contract is broken.
+            ContractError: The contract is broken, or the config is another one afterwards.
         """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            self.function(self.subject)
+            with self.subject.config_kept():
+                self.function(self.subject)
 
     def result(self) -> CheckResult:
         """Run the check and say how it went."""

@@ -135,7 +135,7 @@ def two_configs_stay_two(subject: Subject) -> None:
     config = subject.chosen
     name = f"{subject.component.__name__}.tiny_config"
     for field in dataclasses.fields(config):
-        for choice in _choices(get_type_hints(type(config))[field.name]):
+        for choice in choices(get_type_hints(type(config))[field.name]):
             try:
                 chosen = dataclasses.replace(config, **{field.name: choice})
                 found = getattr(subject.component.tiny_config(chosen), field.name)
@@ -164,7 +164,7 @@ def _acts_alike(subject: Subject, option: str, choice: Any) -> bool:
         return all(torch.equal(one, another) for one, another in pairs)
 
 
-def _choices(annotation: Any) -> tuple[Any, ...]:
+def choices(annotation: Any) -> tuple[Any, ...]:
     """Return the values that an option may have, where they are a few."""
     if annotation is bool:
         return (False, True)

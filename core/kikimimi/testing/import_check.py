@@ -9,12 +9,13 @@ never a plugin's own modules. Another server, without torch, is for the plugins 
 import atexit
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 from contextlib import suppress
 from functools import cache
-from typing import IO
+from typing import IO, Any
 
 from kikimimi.testing.subject import ContractError, Tested, expect
 
@@ -72,6 +73,17 @@ def complaint(name, path):
     return None
 
 
+def conversations(request):
+    import operator, pickle, random
+
+    component = operator.attrgetter(request["class"])(sys.modules[request["name"]])
+    task, found = component(pickle.loads(bytes.fromhex(request["config"]))), []
+    for record, clips in request["records"]:
+        made = task.conversation(record, clips, random.Random(0))
+        found.append(repr((made.messages, made.rejected)))
+    return found
+
+
 def in_a_fork(request):
     read, write = os.pipe()
     child = os.fork()
@@ -81,6 +93,11 @@ def in_a_fork(request):
         answer = {"complaint": complaint(request["name"], request["path"]), "libraries": []}
         if answer["complaint"] is None and not LIGHT:
             answer["libraries"] = [n for n in sys.modules if n.partition(".")[0] in LIBRARIES]
+        if "records" in request:
+            try:
+                answer["complaint"] = {"found": conversations(request)}
+            except BaseException:
+                answer["complaint"] = {"raised": traceback.format_exc().strip()}
         with os.fdopen(write, "w") as pipe:
             pipe.write(json.dumps(answer))
         os._exit(0)
@@ -124,12 +141,42 @@ def _check(subject: Tested, *, light: bool) -> None:
     expect(complaint is None, complaint or "")
 
 
+def conversations_elsewhere(
+    subject: Tested, records: list[tuple[dict[str, Any], list[str]]], hash_seed: str
+) -> list[str]:
+    """Return what a task makes of records in a process with a ``PYTHONHASHSEED`` of its own, as texts.
+
+    Raises:
+        ContractError: It cannot be made there.
+    """
+    component = subject.component
+    module = sys.modules[component.__module__]
+    request = {
+        **_of_module(module.__name__, getattr(module, "__file__", None) or ""),
+        "class": component.__qualname__,
+        "config": pickle.dumps(subject.config).hex(),
+        "records": records,
+    }
+    answer: dict[str, Any] = _ask(hash_seed, True, request)
+    expect("found" in answer, f"in another process: expected conversations, found {answer.get('raised')}")
+    found: list[str] = answer["found"]
+    return found
+
+
 @cache
 def _import_alone(name: str, path: str, light: bool) -> str | None:
-    process, said = _server(light)
+    found: str | None = _ask(None, light, _of_module(name, path))
+    return found
+
+
+def _of_module(name: str, path: str) -> dict[str, Any]:
+    return {"name": name, "path": path, "sys_path": [entry for entry in sys.path if entry]}
+
+
+def _ask(hash_seed: str | None, light: bool, request: dict[str, Any]) -> Any:
+    process, said = _server(hash_seed, light)
     assert process.stdin is not None
     assert process.stdout is not None
-    request = {"name": name, "path": path, "sys_path": [entry for entry in sys.path if entry]}
     with suppress(BrokenPipeError):  # what is wrong then, is told below
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
@@ -138,21 +185,21 @@ def _import_alone(name: str, path: str, light: bool) -> str | None:
         said.seek(0)
         complaint = said.read().decode(errors="replace").strip()
         raise ContractError(f"expected an interpreter that lists plugins, found one that fails: {complaint}")
-    found: str | None = json.loads(answer)
-    return found
+    return json.loads(answer)
 
 
 @cache
-def _server(light: bool) -> tuple[subprocess.Popen[str], IO[bytes]]:
+def _server(hash_seed: str | None, light: bool) -> tuple[subprocess.Popen[str], IO[bytes]]:
     """Return the server and the file with what it says; it lives as long as this process."""
     said = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would block it
+    hashes = {} if hash_seed is None else {"PYTHONHASHSEED": hash_seed}
     process = subprocess.Popen(
         [sys.executable, "-c", _SERVER, "light" if light else "full"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=said,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+        env={**os.environ, **hashes, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
     )
 
     def end() -> None:

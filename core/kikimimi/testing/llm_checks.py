@@ -15,13 +15,25 @@ from kikimimi.contracts.component import LLM, LLMContext, Rendered
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.generation import Generation
 from kikimimi.contracts.vocabulary import Vocabulary
-from kikimimi.testing.subject import ContractError, Subject, check_named, expect, expect_close, expect_type
+from kikimimi.errors import KikimimiError
+from kikimimi.testing.subject import (
+    ContractError,
+    NotTriedError,
+    Subject,
+    check_named,
+    expect,
+    expect_close,
+    expect_type,
+)
 
 _NEW_TOKENS = 6
 _HOT = 10.0
 """Temperature at which a tiny model's ids are all about as probable."""
 ASCII = "Hello, world 42."
 JAPANESE = "今日はいい天気です。コーヒーを2杯"
+_BEAMS = 4
+_CLEARLY = 1e-3
+"""Difference of log-probabilities by which another answer has to be better, for beams to find it."""
 TIE = 1e-4
 """Two logits that differ by less may change places between two ways to compute them."""
 
@@ -226,6 +238,45 @@ def generation_in_a_batch_is_the_same(subject: LLMSubject) -> None:
         )
         text = llm.decode(found)
         expect_type(text, str, "decode: expected a text")
+
+
+def beams_find_more_probable_answers(subject: LLMSubject) -> None:
+    """Beam search finds other answers than greedy search where `forward` says that others are more probable;
+    or a ValueError says that there is none.
+    """
+    llm = subject.build()
+    prompts = [prompt for prompt in _prompts(llm, 6) if _greedy_is_worse(subject, llm, prompt)]
+    if not prompts:
+        raise NotTriedError("of no prompt that was tried is another answer more probable than the greedy one")
+    greedy = llm.generate(prompts, Generation(max_new_tokens=2))
+    try:
+        found = llm.generate(prompts, Generation(max_new_tokens=2, num_beams=_BEAMS))
+    except (ValueError, KikimimiError) as error:
+        expect(bool(str(error).strip()), f"num_beams: {_BEAMS}: expected an error that says why, found none")
+        return
+    expect(
+        found != greedy,
+        f"num_beams: {_BEAMS}: expected others than greedy answers to some of {len(prompts)} prompts, as "
+        "more probable ones exist, found the same. Refuse beams that there are not, by a ValueError",
+    )
+
+
+def _greedy_is_worse(subject: LLMSubject, llm: Any, prompt: Tensor) -> bool:
+    """Tell whether two ids that begin with one of the most probable ones are more probable than greedy's."""
+
+    def after(ids: list[int]) -> Tensor:
+        with torch.no_grad():
+            inputs = torch.cat([prompt, llm.embed(torch.tensor(ids, dtype=torch.int64))])
+            return subject.logits(llm, [inputs], [len(prompt) - 1])[-1].float().log_softmax(dim=0)
+
+    first = after([])
+    sums: list[float] = []
+    for token in first.topk(_BEAMS).indices.tolist():
+        second, following = after([token]).max(dim=0)
+        if not (llm.decode([token]) and llm.decode([int(following)])):
+            return False  # where an answer ends, lengths count as well
+        sums.append(float(first[token] + second))
+    return max(sums) > sums[0] + _CLEARLY
 
 
 def sampling_draws(subject: LLMSubject) -> None:
@@ -456,8 +507,8 @@ def _own_controls(llm: Any) -> Iterator[str]:
             yield from tokens
 
 
-def _prompts(llm: Any) -> list[Tensor]:
+def _prompts(llm: Any, times: int = 1) -> list[Tensor]:
     generator = torch.Generator().manual_seed(5)
-    lengths = (5, 9, 2, 14)
+    lengths = (5, 9, 2, 14) * times
     with torch.no_grad():
         return [llm.embed(torch.randint(0, llm.vocab_size, (n,), generator=generator)) for n in lengths]

@@ -18,6 +18,7 @@ from kikimimi.contracts.objective import Loss, Objective, ObjectiveConfig, Turns
 from kikimimi.model.step import ModelStep
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.testing.subject import (
+    NotTriedError,
     PlainSubject,
     check_named,
     expect,
@@ -236,6 +237,40 @@ def twice_as_many_have_the_same_loss(subject: ObjectiveSubject) -> None:
     stage = subject.stage()
     first, second = (subject.run(stage, subject.batch(stage.model, times=times)).value for times in (1, 2))
     expect_close(second, first, "the loss of every conversation twice, against that of each once")
+
+
+def lower_is_better(subject: ObjectiveSubject) -> None:
+    """A step against the gradient makes the targets more probable; with ``rejected`` answers, more so than
+    these. What is compared with anything else, or not with the targets, nobody can tell from outside.
+    """
+    stage = subject.stage()
+    views = subject.build().views
+    if views - {"rejected"}:
+        raise NotTriedError(
+            f"it compares with {listing(sorted(views - {'rejected'}))}: what is better, is its own affair"
+        )
+    step = ModelStep(stage.model, subject.batch(stage.model, slice(0, 1)), stage.frozen)
+    loss = subject.build().loss(step).value
+    trained = [p for p in stage.model.parameters() if p.requires_grad]
+    if not views:
+        (of_logits,) = torch.autograd.grad(loss, [step.scored.logits], retain_graph=True, allow_unused=True)
+        if of_logits is None or not of_logits.any():
+            raise NotTriedError("it does not look at how probable the targets are")
+    wanted = _preference(step) if views else step.scored.log_probabilities(1)[0].sum()
+    both = [torch.autograd.grad(one, trained, retain_graph=True, allow_unused=True) for one in (loss, wanted)]
+    rise = -sum(float((a * b).sum()) for a, b in zip(*both, strict=True) if a is not None and b is not None)
+    expect(
+        rise > 0,
+        f"expected a step against the gradient to make {'chosen answers' if views else 'the targets'} more "
+        f"probable{' than rejected ones' if views else ''}, found less (their log-probability changes by "
+        f"{rise:.2g} per unit of the step). Is the loss of the wrong sign?",
+    )
+
+
+def _preference(step: ModelStep) -> Tensor:
+    """Return how much more probable the chosen answer is than the rejected one, as logarithm."""
+    sums, _ = step.score(step.batch.with_rejected()).log_probabilities(2)
+    return sums[0] - sums[1]
 
 
 def losses_of_the_adapter_are_left_out(subject: ObjectiveSubject) -> None:

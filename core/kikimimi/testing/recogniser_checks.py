@@ -1,5 +1,6 @@
 """Checks of recognisers: what they make of clips, one by one and in batches."""
 
+import dataclasses
 import math
 import tempfile
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import Any, get_type_hints
 from weakref import finalize
 
 import numpy as np
@@ -18,6 +19,7 @@ from kikimimi.contracts.conversation import AudioPart, Conversation, Message, Te
 from kikimimi.contracts.recogniser import Recogniser, RecogniserConfig
 from kikimimi.data.stream import MIN_SECONDS
 from kikimimi.errors import AudioError
+from kikimimi.testing.config_checks import choices
 from kikimimi.testing.subject import (
     NotTriedError,
     PlainSubject,
@@ -77,6 +79,33 @@ class RecogniserSubject(PlainSubject[Recogniser]):
     def transcribe(self, clips: list[NDArray[np.float32]], language: str | None = _LANGUAGE) -> list[str]:
         """Transcribe clips, and check that there is one text for each."""
         return _texts("transcribe", self.recogniser.transcribe(clips, language), len(clips))
+
+
+def identities_differ_with_options(subject: RecogniserSubject) -> None:
+    """`identity` is another text where an option is another: saved transcripts would be taken for its own."""
+    own = subject.component.identity(subject.config)
+    others: dict[str, str] = {}
+    for option in dataclasses.fields(subject.config):
+        value = getattr(subject.config, option.name)
+        for other in _others(value, get_type_hints(type(subject.config))[option.name]):
+            # Not every value is one that it takes, nor does each name something that is there.
+            with suppress(Exception):
+                changed = dataclasses.replace(subject.config, **{option.name: other})
+                others[option.name] = subject.component.identity(changed)
+    expect(
+        not others or any(name != own for name in others.values()),
+        f"identity: expected another text with another {' or '.join(others)}, found {own!r} each time. The "
+        "contract's own tells every option",
+    )
+
+
+def _others(value: Any, annotation: Any) -> tuple[Any, ...]:
+    """Return values that an option might have instead."""
+    if chosen := choices(annotation):
+        return tuple(other for other in chosen if other != value)
+    if isinstance(value, str):
+        return (f"{value}2",)
+    return (value + 1, value / 2) if isinstance(value, int | float) else ()
 
 
 def _texts(method: str, found: Any, number: int) -> list[str]:

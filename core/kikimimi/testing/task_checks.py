@@ -13,9 +13,11 @@ from typing import Any
 from kikimimi.console.words import listing
 from kikimimi.contracts.conversation import AudioPart, Conversation, TextPart
 from kikimimi.contracts.task import Task, TaskConfig
+from kikimimi.testing.import_check import conversations_elsewhere
 from kikimimi.testing.records import CLIP, conversation, labelled_clip, refusal
 from kikimimi.testing.subject import (
     ContractError,
+    NotTriedError,
     PlainSubject,
     check_named,
     expect,
@@ -26,6 +28,8 @@ from kikimimi.testing.subject import (
 
 _SEEDS = (None, *range(20))
 """Random numbers that a check tries; None gives none to draw."""
+_HASH_SEEDS = ("1", "2", "3")
+"""Of the processes that are asked; two by chance agree where a set has few members."""
 _ODD: tuple[Any, ...] = ({"odd": [1]}, [{}], [], "", 3.5, True)
 """What a field should not hold, or seldom does."""
 
@@ -134,6 +138,32 @@ def the_same_draw_is_the_same(subject: TaskSubject) -> None:
     expect((record, clips) == subject.record, "expected the record as it was, found it changed")
 
 
+def another_process_draws_the_same(subject: TaskSubject) -> None:
+    """In another process the same draw is the same: neither ``hash`` nor the order of a set decides, which
+    differ from one to the next.
+    """
+    if "<locals>" in subject.component.__qualname__:
+        raise NotTriedError("its class stands in a function, and no other process finds it there")
+    record, clips = subject.record
+    words = sorted({text for text in _strings(record) if text not in clips})
+    others = [{text: text * times} for text in words for times in (2, 3, 4, 5)]
+    records = [(_renamed(record, other), clips) for other in ({}, *others)]
+    taken = [(one, names) for one, names in records if _refused(subject, one, names) is None]
+    here = [subject.build().conversation(deepcopy(one), list(names), Random(0)) for one, names in taken]
+    said = [repr((made.messages, made.rejected)) for made in here]
+    expect(
+        all(conversations_elsewhere(subject, taken, seed) == said for seed in _HASH_SEEDS),
+        "in another process: expected the same conversations, found others. Draw by the random numbers that "
+        "are given, and from a list: hash() of a text and the order of a set are others in each process",
+    )
+
+
+def _refused(subject: TaskSubject, record: dict[str, Any], clips: list[str]) -> ValueError | None:
+    """Return the error by which a record is refused, or None where it is taken."""
+    found = _try(subject, deepcopy(record), list(clips), "a record of other words")
+    return found if isinstance(found, ValueError) else None
+
+
 def without_draw_the_first_is_asked(subject: TaskSubject) -> None:
     """Without random numbers, what is asked is what `question` asks: evaluation and use agree."""
     question = _question(subject, subject.record[0].get("language"))
@@ -186,35 +216,78 @@ def phrasings_are_all_it_adds(subject: TaskSubject) -> None:
 
 
 def a_missing_field_is_named(subject: TaskSubject) -> None:
-    """Where a record lacks a field that is needed, the ValueError names it; an empty record is refused."""
+    """Where a record, or its ``meta``, lacks a field that is needed, the ValueError names it; an empty record
+    is refused.
+    """
     record, clips = subject.record
-    for name in record:
-        without = {key: deepcopy(value) for key, value in record.items() if key != name}
+    inside = list(_meta(record))
+    for name in (*record, *(f"meta.{inner}" for inner in inside)):
         what = f"a record without {name!r}"
-        found = _try(subject, without, list(clips), what)
+        found = _try(subject, _with_field(record, name, None), list(clips), what)
         said = str(found) if isinstance(found, ValueError) else name
-        expect(name in said, f"{what}: expected a ValueError that names it, found: {said}")
+        wanted = [name.removeprefix("meta."), *(inside if name == "meta" else ())]
+        expect(
+            any(one in said for one in wanted), f"{what}: expected a ValueError that names it, found: {said}"
+        )
     found = _try(subject, {}, list(clips), "an empty record")
     expect(isinstance(found, ValueError), "an empty record: expected a ValueError, found a conversation")
     expect(
-        any(re.search(rf"\b{re.escape(name)}\b", str(found)) for name in record),
+        any(re.search(rf"\b{re.escape(name)}\b", str(found)) for name in (*record, *inside)),
         f"an empty record: expected a ValueError that names a field, found: {found}",
     )
 
 
 def odd_fields_are_refused(subject: TaskSubject) -> None:
-    """A field that holds something odd gives a ValueError, or is not read; never another error."""
+    """A field, of ``meta`` too, that holds something odd gives a ValueError, or is not read; never another
+    error.
+    """
     record, clips = subject.record
-    for name in record:
+    for name in (*record, *(f"meta.{inner}" for inner in _meta(record))):
         for odd in _ODD:
-            changed = deepcopy(record) | {name: deepcopy(odd)}
-            found = _try(subject, changed, list(clips), f"{name}: {odd!r}")
+            found = _try(subject, _with_field(record, name, odd), list(clips), f"{name}: {odd!r}")
             for message in found.messages if isinstance(found, Conversation) else ():
                 for part in message.parts:
                     expect(
                         part.text is None or isinstance(part.text, str),
                         f"{name}: {odd!r}: expected a ValueError, found it as the text of a turn",
                     )
+
+
+def fields_may_stand_in_meta(subject: TaskSubject) -> None:
+    """What is known of a clip besides text and language is taken from ``meta``, where packing keeps it, as
+    from the record's top level.
+    """
+    record, clips = deepcopy(subject.record)
+    kept = {"text", "language", "meta", "messages", "rejected"}
+    moved = [name for name in record if name not in kept and not set(_strings(record[name])) & set(clips)]
+    known = _meta(record) | {name: record[name] for name in moved}
+    for inside, outside in ((list(known), []), ([], list(known))):
+        bare = {name: value for name, value in record.items() if name not in known and name != "meta"}
+        changed = bare | {name: known[name] for name in outside}
+        what = "in `meta`" if inside else "at the top level"
+        placed = changed | ({"meta": {name: known[name] for name in inside}} if inside else {})
+        found = _try(subject, placed, list(clips), f"{listing(known)} {what}")
+        expect(
+            isinstance(found, Conversation) and found.messages == subject.converse().messages,
+            f"{listing(known)} {what}: expected the same conversation, found "
+            f"{f'a ValueError: {found}' if isinstance(found, ValueError) else 'another'}",
+        )
+
+
+def _meta(record: Mapping[str, Any]) -> dict[str, Any]:
+    held = record.get("meta")
+    return dict(held) if isinstance(held, dict) else {}
+
+
+def _with_field(record: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Return a record with another value in a field, of ``meta`` as ``meta.name``; None leaves it out."""
+    changed = deepcopy(dict(record))
+    outer, _, inner = name.rpartition(".")
+    place = changed["meta"] if outer else changed
+    place.pop(inner)
+    if value is not None:
+        place[inner] = deepcopy(value)
+    return changed
 
 
 def transcripts_are_what_is_said(subject: TaskSubject) -> None:

@@ -21,6 +21,12 @@ _ANY = "One, two, three, four."
 _ODD = ("", " ", "\n", "。", "?!", "\x00", "\U0001f442", "e\u0301", "123")
 _SHIFT = 3.0
 """Change of pitch that is tried [semitones]."""
+_STEP = 0.1
+"""How finely pitches are compared [semitones]."""
+_WIDEST = 12.0
+"""Largest difference of pitch that is looked for [semitones]."""
+_FRAME = 0.05
+"""Part of a sound whose pitch is looked at [s]."""
 _QUIET = 1e-3
 """Peak below which a sentence counts as silence."""
 
@@ -55,7 +61,9 @@ class VoiceSubject(PlainSubject[Voice]):
 
 
 def states_rate_and_language(subject: VoiceSubject) -> None:
-    """`sample_rate` is a whole number of hertz, `language` a code of ISO 639."""
+    """`sample_rate` is a whole number of hertz, `language` a code of ISO 639. Whether that is the rate of the
+    samples, they do not tell: listen to some.
+    """
     rate, language = subject.voice.sample_rate, subject.voice.language
     expect(type(rate) is int and rate > 0, f"sample_rate: expected a whole number above 0, found {rate!r}")
     expect(
@@ -102,16 +110,55 @@ def speed_shortens(subject: VoiceSubject) -> None:
 
 
 def pitch_changes_the_sound(subject: VoiceSubject) -> None:
-    """Another pitch is another sound, of about the same length."""
-    own, higher = (subject.speak(subject.sentence, semitones=shift) for shift in (0.0, _SHIFT))
-    expect(
-        own.shape != higher.shape or bool((own != higher).any()),
-        f"semitones {_SHIFT:g}: expected another sound, found the same",
-    )
-    expect(
-        0.8 * len(own) <= len(higher) <= 1.25 * len(own),
-        f"semitones {_SHIFT:g}: expected about the length of {len(own)} samples, found {len(higher)}",
-    )
+    """Speech is higher by as many semitones as are asked for, and lower, within a half; about as long."""
+    rate = subject.voice.sample_rate
+    own = subject.speak(subject.sentence)
+    for shift in (_SHIFT, -_SHIFT):
+        other = subject.speak(subject.sentence, semitones=shift)
+        expect(
+            0.8 * len(own) <= len(other) <= 1.25 * len(own),
+            f"semitones {shift:g}: expected about the length of {len(own)} samples, found {len(other)}",
+        )
+        found = _semitones_above(own, other, rate)
+        expect(
+            abs(found - shift) <= _SHIFT / 2,
+            f"semitones {shift:g}: expected a sound of that pitch above its own, found {found:.1f}",
+        )
+
+
+def _semitones_above(one: NDArray[np.float32], other: NDArray[np.float32], rate: int) -> float:
+    """Return how much the second sound is above the first: where their periods agree best [semitones]."""
+    first, second = (_periods(sound, rate) for sound in (one, other))
+    most = round(_WIDEST / _STEP)
+    scores = {}
+    for steps in range(-most, most + 1):
+        mine = first[max(steps, 0) : len(first) + min(steps, 0)]
+        its = second[max(-steps, 0) : len(second) + min(-steps, 0)]
+        scores[steps] = float(np.corrcoef(mine, its)[0, 1])
+    return max(scores, key=lambda steps: scores[steps]) * _STEP
+
+
+def _periods(sound: NDArray[np.float32], rate: int) -> NDArray[np.float64]:
+    """Return how periodic a sound is at periods from 1 / 1500 to 1 / 60 s, `_STEP` apart: the mean over its
+    frames of the normalised autocorrelation (Boersma 1993, which divides by the window's own).
+    """
+    size = round(_FRAME * rate)
+    window = np.hanning(size)
+    lags = rate / 1500 * 2 ** (np.arange(0, 12 * np.log2(1500 / 60), _STEP) / 12)
+    loud = 0.1 * float(np.abs(sound).max())
+    found = np.zeros(len(lags))
+    for start in range(0, len(sound) - size, size // 2):
+        frame = sound[start : start + size].astype(np.float64)
+        if np.abs(frame).max() >= loud:
+            alike = _autocorrelation((frame - frame.mean()) * window) / _autocorrelation(window)
+            found += np.interp(lags, np.arange(size), alike)
+    return found
+
+
+def _autocorrelation(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    size = len(values)
+    found = np.fft.irfft(np.abs(np.fft.rfft(values, 2 * size)) ** 2)[:size]
+    return np.asarray(np.maximum(found, 1e-6 * found[0]) if values.min() >= 0 else found) / (found[0] + 1e-12)
 
 
 @check_named("odd_texts_are_taken_or_refused")

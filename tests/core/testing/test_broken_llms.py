@@ -64,6 +64,18 @@ class StopsEarly(Llama):
         return [ids[:2] for ids in super().generate(prompts, generation)]
 
 
+class IgnoresBeams(Llama):
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        return super().generate(prompts, replace(generation, num_beams=1))
+
+
+class RefusesBeamsWithoutWords(Llama):
+    def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
+        if generation.num_beams > 1:
+            raise ValueError
+        return super().generate(prompts, generation)
+
+
 class SaysNothing(Llama):
     def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
         return [[] for _ in prompts]
@@ -305,6 +317,12 @@ class OwnDice(Llama):
 
 BROKEN = [
     (WrongWidth, "embeddings_have_the_width", r"embed: expected \(L, dim\) = \(7, 32\), found \(7, 64\)"),
+    (IgnoresBeams, "beams_find_more_probable_answers", r"num_beams: 4: expected others than greedy"),
+    (
+        RefusesBeamsWithoutWords,
+        "beams_find_more_probable_answers",
+        r"expected an error that says why",
+    ),
     (IgnoresSelect, "select_picks_positions", r"logits at selected positions: expected the same values"),
     (
         AttendsAcrossThePack,

@@ -215,6 +215,17 @@ class Written(Share):
         return cast(float, f"{super().value(details):.2f}")
 
 
+class ChangesItsConfig(Share):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(MetricConfig):
+        case: bool = True
+        """Whether upper and lower case differ."""
+
+    def measure(self, references: Sequence[str], predictions: Sequence[str]) -> Sequence[Details | None]:
+        object.__setattr__(self.config, "case", False)
+        return super().measure(references, predictions)
+
+
 @pytest.mark.parametrize(
     ("metric", "check", "message"),
     [
@@ -222,6 +233,11 @@ class Written(Share):
             InShares,
             "states_unit_and_direction",
             r"unit '%': expected values of up to about 100, found shares",
+        ),
+        (
+            ChangesItsConfig,
+            "a_perfect_answer_is_best",
+            r"left as it was, .*True\), found .*False",
         ),
         (OneByOne, "again_is_the_same", r"measure: expected a list, found list_iterator"),
         (InheritsItsWords, "states_its_definition", r"expected a docstring with its definition, found none"),

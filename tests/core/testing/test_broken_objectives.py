@@ -47,6 +47,43 @@ def test_an_objective_of_ones_own_passes(check: Check) -> None:
     check()
 
 
+class Plain(Objective):
+    Config = ObjectiveConfig
+    sign = 1.0
+
+    def loss(self, step: Step) -> Loss:
+        return Loss(self.sign * F.cross_entropy(step.scored.logits.float(), step.scored.targets))
+
+
+class Backwards(Plain):
+    sign = -1.0
+
+
+class Odds(Objective):
+    """The odds of the chosen answer against the rejected one (without a reference)."""
+
+    Config = ObjectiveConfig
+    sign = 1.0
+
+    @property
+    def views(self) -> frozenset[View]:
+        return frozenset({"rejected"})
+
+    def loss(self, step: Step) -> Loss:
+        pairs = len(step.batch.names)
+        sums, _ = step.score(step.batch.with_rejected()).log_probabilities(2 * pairs)
+        return Loss(F.softplus(self.sign * (sums[pairs:] - sums[:pairs])).mean())
+
+
+class PrefersTheRejected(Odds):
+    sign = -1.0
+
+
+@pytest.mark.parametrize("objective", [Plain, Odds])
+def test_one_whose_loss_falls_as_the_model_improves_passes(objective: type[Objective]) -> None:
+    next(one for one in list_checks("objective", objective) if one.name == "lower_is_better")()
+
+
 class Loose(Focal):
     Config: ClassVar[Any] = Focal.Config  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -407,6 +444,12 @@ class Unpicklable(Focal):
         (Meddles, "model_is_left_as_it_was", "the model's values as they were, found others in adapter"),
         (Falls, "model_is_left_as_it_was", "train and eval modes as they were, found others in"),
         (Hasty, "model_is_left_as_it_was", "no gradients before the backward pass, found them in"),
+        (Backwards, "lower_is_better", "to make the targets more probable, found less"),
+        (
+            PrefersTheRejected,
+            "lower_is_better",
+            "chosen answers more probable than rejected ones",
+        ),
         (Crude, "half_precision_runs", "expected float32, found torch.bfloat16"),
         (Forgetful, "pickling_keeps_it", "pickled and unpickled: expected the same values"),
     ],

@@ -76,6 +76,12 @@ class ChangesItsName(Loudness):
         return str(random.SystemRandom().random())
 
 
+class OneName(Loudness):
+    @classmethod
+    def identity(cls, config: Any) -> str:
+        return "loudness"
+
+
 class OneText(Loudness):
     def transcribe(self, clips: Clips, language: str | None) -> list[str]:
         wrong: Any = "; ".join(super().transcribe(clips, language))
@@ -162,6 +168,7 @@ BROKEN = [
     (OneAnswer, "prompts_have_one_answer_each", "respond: expected a list of 3 texts, found ["),
     (AnswersTheFirst, "prompts_have_one_answer_each", "respond: the same prompts in reverse: expected"),
     (NormalisesInPlace, "clips_have_one_text_each", "expected the clips as they were, found them changed"),
+    (OneName, "identities_differ_with_options", "another text with another folder, found 'loudness' each"),
     (NeedsALanguage, "silence_is_taken", "'NoneType' object has no attribute 'upper'"),
     (CutsLongClips, "longest_clip_works", "expected a kikimimi.AudioError, found none"),
 ]

@@ -32,7 +32,8 @@ class Sound(Task):
         return list(ASKED)
 
     def conversation(self, record: dict[str, Any], clips: list[str], rng: Random | None) -> Conversation:
-        text = record.get("dialect")
+        meta = record.get("meta")
+        text = {**(meta if isinstance(meta, dict) else {}), **record}.get("dialect")
         if not isinstance(text, str) or not text:
             raise ValueError("dialect: expected a text")
         if len(clips) != 1:
@@ -63,8 +64,49 @@ class Sound(Task):
 @parametrize_checks(Sound, polite=Sound.Config(), blunt=Sound.Config(polite=False))
 def test_a_task_of_ones_own_passes(check: Any) -> None:
     # Its module is this one, which needs torch.
-    if check.name != "import_is_light":
+    if check.name not in ("import_is_light", "another_process_draws_the_same"):
         check()
+
+
+class AtTheTop(Sound):
+    def conversation(self, record: dict[str, Any], clips: list[str], rng: Random | None) -> Conversation:
+        record.get("dialect") or self.lacks("dialect")
+        return super().conversation(record, clips, rng)
+
+    def lacks(self, name: str) -> None:
+        raise ValueError(f"{name}: expected a text")
+
+
+class InMetaAlone(Sound):
+    def conversation(self, record: dict[str, Any], clips: list[str], rng: Random | None) -> Conversation:
+        return super().conversation({"dialect": record["meta"]["dialect"]}, clips, rng)
+
+    def example(self) -> tuple[dict[str, Any], list[str]] | None:
+        return {"meta": {"dialect": "津軽弁"}}, ["0.wav"]
+
+
+class TakesAnythingInMeta(Sound):
+    def conversation(self, record: dict[str, Any], clips: list[str], rng: Random | None) -> Conversation:
+        held = record.get("meta")
+        if not isinstance(held, dict):
+            raise ValueError("meta: expected a mapping")
+        if "dialect" not in held:
+            raise ValueError("dialect: expected a text")
+        return super().conversation({"dialect": held["dialect"].strip()}, clips, rng)
+
+    def example(self) -> tuple[dict[str, Any], list[str]] | None:
+        return {"meta": {"dialect": "津軽弁"}}, ["0.wav"]
+
+
+class ChangesItsConfig(Sound):
+    @dataclass(kw_only=True, frozen=True)
+    class Config(TaskConfig):
+        polite: bool = True
+        """Whether a request is made."""
+
+    def conversation(self, record: dict[str, Any], clips: list[str], rng: Random | None) -> Conversation:
+        object.__setattr__(self.config, "polite", False)
+        return super().conversation(record, clips, rng)
 
 
 class Loose(Sound):
@@ -350,6 +392,23 @@ class Choosy(Sound):
         ),
         (Forgetful, "pickling_keeps_it", "pickled and unpickled: expected the same conversation"),
         (Choosy, "the_same_draw_is_the_same", r"refuses a labelled clip \(dialect: .* from `example`"),
+        (
+            AtTheTop,
+            "fields_may_stand_in_meta",
+            r"dialect in `meta`: expected the same conver",
+        ),
+        (
+            InMetaAlone,
+            "a_missing_field_is_named",
+            r"without 'meta': expected a ValueError, found K",
+        ),
+        (
+            TakesAnythingInMeta,
+            "odd_fields_are_refused",
+            r"meta\.dialect: .*: expected a ValueError, found AttributeError",
+        ),
+        (TakesAnythingInMeta, "fields_may_stand_in_meta", r"dialect at the top level: expected the same"),
+        (ChangesItsConfig, "conversation_ends_in_an_answer", r"the config left as it was, .*polite=True"),
     ],
 )
 def test_a_broken_task_is_noticed(task: type[Task], check: str, message: str) -> None:
@@ -376,10 +435,44 @@ def test_a_task_that_imports_torch_is_noticed(tmp_path: Path, monkeypatch: pytes
         assert (error is None) if complaint is None else (error is not None and complaint in error)
 
 
+HASHES = """
+from kikimimi import AudioPart, Conversation, Message, Task, TaskConfig, TextPart
+
+class Draws(Task):
+    Config = TaskConfig
+
+    def conversation(self, record, clips, rng):
+        if not isinstance(record.get("text"), str):
+            raise ValueError("text: expected a text")
+        asked = ("one", "two")[DRAWN]
+        user = Message("user", (AudioPart(clips[0]), TextPart(asked)))
+        return Conversation((user, Message("assistant", (TextPart(record["text"]),))))
+
+    def question(self, language):
+        raise ValueError("none")
+"""
+
+
+@pytest.mark.parametrize(
+    ("drawn", "sound"),
+    [("hash(record['text']) % 2", False), ("int(rng is not None and rng.random() < 0.5)", True)],
+)
+def test_what_differs_between_processes_is_noticed(
+    drawn: str, sound: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"third_task_drawn_{sound}"
+    (tmp_path / f"{name}.py").write_text(HASHES.replace("DRAWN", drawn))
+    component = importlib.import_module(name).Draws
+    checks = list_checks("task", component)
+    error = next(one for one in checks if one.name == "another_process_draws_the_same").result().error
+    assert (error is None) if sound else "expected the same conversations, found others" in (error or "")
+
+
 def test_every_check_is_broken_by_a_task() -> None:
-    """The list above and the two tests after it."""
+    """The list above and the three tests after it."""
     mark = next(m for m in test_a_broken_task_is_noticed.pytestmark if m.name == "parametrize")  # type: ignore[attr-defined]
-    broken = {check for _, check, _ in mark.args[1]} | {"import_is_light"}
+    broken = {check for _, check, _ in mark.args[1]} | {"import_is_light", "another_process_draws_the_same"}
     assert broken == {function.__name__ for function in FOR_TASKS}
 
 

@@ -68,6 +68,24 @@ class Silent(Beeps):
         return 0 * super().speak(text, **options)
 
 
+class UpsideDown(Beeps):
+    def speak(self, text: str, *, speed: float = 1.0, semitones: float = 0.0) -> NDArray[np.float32]:
+        return super().speak(text, speed=speed, semitones=-semitones)
+
+
+class HissesAtAnotherPitch(Beeps):
+    def speak(self, text: str, *, speed: float = 1.0, semitones: float = 0.0) -> NDArray[np.float32]:
+        found = super().speak(text, speed=speed)
+        hiss = np.random.default_rng(0).standard_normal(len(found)).astype(np.float32)
+        return (0.8 * found + 1e-3 * semitones * hiss).astype(np.float32)
+
+
+class InHertz(Beeps):
+    def speak(self, text: str, *, speed: float = 1.0, semitones: float = 0.0) -> NDArray[np.float32]:
+        pitch = self.config.pitch
+        return super().speak(text, speed=speed, semitones=12 * float(np.log2((pitch + semitones) / pitch)))
+
+
 class SlowTalker(Beeps):
     def speak(self, text: str, **options: float) -> NDArray[np.float32]:
         return np.tile(super().speak(text, **options), 100)
@@ -172,7 +190,18 @@ BROKEN = [
     (SlowTalker, "a_sentence_is_heard", "expected 0.2 to 30 s, found"),
     (Varies, "again_is_the_same", "a second time: expected the same samples, found others"),
     (OneSpeed, "speed_shortens", "expected fewer samples the faster it speaks"),
-    (OnePitch, "pitch_changes_the_sound", "semitones 3: expected another sound, found the same"),
+    (
+        OnePitch,
+        "pitch_changes_the_sound",
+        "semitones 3: expected a sound of that pitch above its own",
+    ),
+    (
+        UpsideDown,
+        "pitch_changes_the_sound",
+        "that pitch above its own, found -3.0",
+    ),
+    (HissesAtAnotherPitch, "pitch_changes_the_sound", "above its own, found 0.0"),
+    (InHertz, "pitch_changes_the_sound", "above its own, found 0.2"),
     (Resamples, "pitch_changes_the_sound", "semitones 3: expected about the length of"),
     (
         FailsOnNothing,
