@@ -29,7 +29,7 @@ from kikimimi.testing.subject import (
 _SEEDS = (None, *range(20))
 """Random numbers that a check tries; None gives none to draw."""
 _HASH_SEEDS = ("1", "2", "3")
-"""Of the processes that are asked; two by chance agree where a set has few members."""
+"""``PYTHONHASHSEED`` of the processes that are asked; some agree by chance where a set has few members."""
 _ODD: tuple[Any, ...] = ({"odd": [1]}, [{}], [], "", 3.5, True)
 """What a field should not hold, or seldom does."""
 

@@ -155,10 +155,12 @@ def _periods(sound: NDArray[np.float32], rate: int) -> NDArray[np.float64]:
     return found
 
 
-def _autocorrelation(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _autocorrelation(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     size = len(values)
-    found = np.fft.irfft(np.abs(np.fft.rfft(values, 2 * size)) ** 2)[:size]
-    return np.asarray(np.maximum(found, 1e-6 * found[0]) if values.min() >= 0 else found) / (found[0] + 1e-12)
+    found = np.fft.irfft(np.abs(np.fft.rfft(values, 2 * size)) ** 2)[:size].astype(np.float64)
+    if values.min() >= 0:  # a window's: it is divided by
+        found = np.maximum(found, 1e-6 * found[0])
+    return np.divide(found, found[0] + 1e-12)
 
 
 @check_named("odd_texts_are_taken_or_refused")
