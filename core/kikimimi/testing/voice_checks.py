@@ -160,7 +160,8 @@ def _autocorrelation(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     found = np.fft.irfft(np.abs(np.fft.rfft(values, 2 * size)) ** 2)[:size].astype(np.float64)
     if values.min() >= 0:  # a window's: it is divided by
         found = np.maximum(found, 1e-6 * found[0])
-    return np.divide(found, found[0] + 1e-12)
+    scaled: NDArray[np.float64] = found / (found[0] + 1e-12)
+    return scaled
 
 
 @check_named("odd_texts_are_taken_or_refused")
