@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.words import listing, nearest
+from kikimimi.contracts import registry
 from kikimimi.contracts.metric import open_metric
 from kikimimi.errors import RequestError
 from kikimimi.recipe.build import Builder
@@ -101,10 +102,13 @@ def _check_metric(key: str, builder: Builder) -> None:
             name, _, said = problem.partition(": ")
             _add(builder, f"{key}.{name}", said)
     if isinstance(metric, Chosen) and isinstance(normaliser, str):
+        at = "normaliser"
         try:
+            registry.load(at, normaliser)
+            at = "metric"
             open_metric(metric.name, normaliser, metric.config)
         except RequestError as error:
-            _add(builder, f"{key}.metric", str(error))
+            _add(builder, f"{key}.{at}", str(error))
 
 
 def _check_gate(key: str, evaluation: str, builder: Builder) -> None:

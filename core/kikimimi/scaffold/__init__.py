@@ -31,7 +31,8 @@ _IN_A_RECIPE = {
     "task": "stages: {train: {data: {clips: {shards: 'data/train-*.tar', task: $name}}}}",
     "normaliser": "evaluate: {test: {shards: 'data/test-*.tar', task: asr, normaliser: $name}}",
     "metric": "evaluate: {test: {shards: 'data/test-*.tar', task: asr, metric: $name}}",
-    "recogniser": "evaluate: {test: {shards: 'data/test-*.tar', task: asr, baselines: {other: $name}}}",
+    "recogniser": "evaluate:\n  test:\n    shards: 'data/test-*.tar'\n    task: asr\n"
+    "    baselines: {other: {name: $name, folder: MODEL}}",
 }
 _ON_THE_COMMAND_LINE = {
     "layout": "kikimimi data pack CORPUS OUT --layout $name",

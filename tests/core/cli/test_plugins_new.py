@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from kikimimi.cli import app
 from kikimimi.contracts import registry
+from kikimimi.contracts.options import declared
 from kikimimi.errors import KikimimiError, RequestError
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.inference.load import load_model
@@ -128,6 +129,15 @@ def test_their_checks_pass(site: Path, with_packages: Callable[[Path], None]) ->
     for kind in set(NAMES) - {"encoder", "adapter", "llm", "objective"}:  # those are trained below
         results = run_checks(kind, registry.load(kind, NAMES[kind]))
         assert [result for result in results if result != CheckResult(result.name, None)] == []
+
+
+def test_the_readme_gives_what_must_be_given(site: Path, with_packages: Callable[[Path], None]) -> None:
+    with_packages(site)
+    for kind, name in NAMES.items():
+        config = getattr(registry.load(kind, name), "Config", None)
+        required = [key for key, option in declared(config).items() if option.required] if config else []
+        usage = Scaffold("another", kind).usage()
+        assert [key for key in required if f"{key}:" not in usage] == [], usage
 
 
 def test_a_recipe_trains_them(site: Path, with_packages: Callable[[Path], None], tmp_path: Path) -> None:

@@ -182,3 +182,13 @@ def test_a_metric_that_refuses_its_options(problems: Any, base: str, monkeypatch
         "evaluate.held_out.metric: metric 'wer' with normaliser 'none': its options do not go together "
         f"(command line: {WER})"
     ]
+
+
+def test_a_normaliser_that_cannot_be_loaded_is_told_where_it_is_named(
+    problems: Any, base: str, install: Any
+) -> None:
+    install("odd", {"kikimimi.normalisers": {"odd": "third_odd:Odd"}}, {"third_odd": "even = 2\n"})
+    (found,) = problems(base, "evaluate.held_out.normaliser=odd:odd")
+    assert found.startswith(
+        "evaluate.held_out.normaliser: normaliser 'odd' (odd 1.0, third_odd:Odd) is broken"
+    )
