@@ -110,6 +110,18 @@ def test_a_batch_is_its_clips_each_alone(tmp_path: Path) -> None:
         assert (model(mel).last_hidden_state[3, :50] - together[3]).abs().max() > 1e-3
 
 
+def test_what_comes_after_a_clip_has_no_part_in_its_maximum(tmp_path: Path) -> None:
+    model = reference()
+    encoder = load(save(tmp_path / "weights", model))
+    # A click at the very end: beside a longer clip, the frame after the last one would be the loudest.
+    clip = 1e-3 * noise(159 + 50 * 160)
+    clip[-1] = 1.0
+    with torch.inference_mode():
+        found = encoder(Padded.stack([clip, noise(16_000)])).unstack()[0]
+        expected = model(features(clip)).last_hidden_state[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("frames", [199, 200, 201, 400, 401])
 def test_edges_of_blocks(tmp_path: Path, frames: int) -> None:
     model = reference(num_layers=1)

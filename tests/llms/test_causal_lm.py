@@ -143,6 +143,8 @@ def test_scratch_sizes_reach_the_architecture(architecture: Any) -> None:
     assert len([m for m in llm.modules() if type(m) in llm.shard_classes()]) == 3
     assert any(40 in shape or 80 in shape for shape in shapes)
     assert config.num_attention_heads == 2
+    scales = {module.scaling for module in llm.modules() if hasattr(module, "scaling")}
+    assert scales == {16**-0.5}
     assert getattr(config, "num_key_value_heads", None) in (1, None)
     assert getattr(config, "attention_dropout", getattr(config, "attn_pdrop", None)) == 0.25
     assert llm.model.get_output_embeddings().weight is not llm.model.get_input_embeddings().weight
