@@ -33,7 +33,7 @@ def log_mel(audio: Padded, num_mels: int, window_samples: int, *, whole_window: 
     Args:
         audio: (B, S) waveforms at 16 kHz.
         num_mels: Mel bands.
-        window_samples: Length of Whisper's window; no clip is longer.
+        window_samples: Length of Whisper's window, or of several; no clip is longer.
         whole_window: Return the frames of the whole window, not only up to the end of the longest clip.
 
     Returns:

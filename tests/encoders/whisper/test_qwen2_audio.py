@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
+    AudioFlamingo3Config,
+    AudioFlamingo3EncoderConfig,
+    AudioFlamingo3ForConditionalGeneration,
     Qwen2AudioConfig,
     Qwen2AudioEncoderConfig,
     Qwen2AudioForConditionalGeneration,
@@ -22,8 +25,9 @@ from transformers import (
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder as Reference
 
-from kikimimi import AudioError, Padded, WeightsError
+from kikimimi import AdapterContext, AudioError, Padded, WeightsError
 from kikimimi.testing import Check, parametrize_checks
+from kikimimi_adapters.mlp import MLPAdapter
 from kikimimi_encoders.spec_augment import SpecAugment
 from kikimimi_encoders.whisper.layers import average_pairs
 from kikimimi_encoders.whisper.whisper import Qwen2AudioEncoder, Qwen2AudioSizes
@@ -38,6 +42,7 @@ LENGTHS = (16_000, 641, 79_999, 15_700, 960, WINDOW)
     Qwen2AudioEncoder,
     taps=Config(layers=[0, 1], spec_augment=SpecAugment()),
     weighted=Config(layers=[1, 2], combine="weighted_sum"),
+    windows=Config(windows=3, pad="window"),
 )
 def test_contract(check: Check) -> None:
     check()
@@ -325,3 +330,50 @@ def test_masks_act_in_training_only() -> None:
     masked.augmentation.train()
     torch.manual_seed(0)
     assert not torch.equal(first[0], encode(masked, CLIPS[:2])[0])
+
+
+def test_windows_equal_audio_flamingo_3() -> None:
+    """Encoder and projector, on what its processor makes of clips of one to three windows."""
+    torch.manual_seed(3)
+    tower = AudioFlamingo3EncoderConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    text: Any = {"model_type": "qwen2", "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text |= {"num_key_value_heads": 2, "intermediate_size": 16, "vocab_size": 20}
+    config = AudioFlamingo3Config(audio_config=tower, text_config=text, audio_token_id=5)
+    model = AudioFlamingo3ForConditionalGeneration(config).eval()
+    sizes = Qwen2AudioSizes(dim=32, num_layers=2, num_heads=2, ffn_dim=64)
+    encoder = Qwen2AudioEncoder(Config(weights="random", sizes=sizes, pad="window", windows=3)).eval()
+    encoder.model.load_state_dict(model.model.audio_tower.state_dict())
+    context = AdapterContext(in_dim=32, out_dim=24, frame_rate=25.0)
+    adapter = MLPAdapter(MLPAdapter.Config(downsample=1, bias=True), context).eval()
+    projector = model.model.multi_modal_projector
+    adapter.mlp[0].load_state_dict(projector.linear_1.state_dict())
+    adapter.mlp[2].load_state_dict(projector.linear_2.state_dict())
+
+    lengths = [16_000, WINDOW, WINDOW + 1, WINDOW + 400, 2 * WINDOW, 2 * WINDOW + 79_999]
+    clips = [noise(length) for length in lengths]
+    extractor = WhisperFeatureExtractor(feature_size=128)
+    with torch.inference_mode():
+        tokens = adapter(encoder(Padded.stack(clips))).tokens
+        for row, length, clip in zip(tokens.values, tokens.lengths.tolist(), clips, strict=True):
+            pieces = [piece.numpy() for piece in torch.split(clip, WINDOW)]
+            made = extractor(pieces, sampling_rate=16_000, return_attention_mask=True, return_tensors="pt")
+            features, mask = made["input_features"], made["attention_mask"]
+            expected = model.get_audio_features(features, mask).pooler_output
+            assert length == len(expected) == encoder.num_frames(len(clip))
+            torch.testing.assert_close(row[:length], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("pad", ["none", "window"])
+def test_a_long_clip_is_its_windows_one_after_the_other(pad: Literal["none", "window"]) -> None:
+    sizes = replace(Qwen2AudioSizes(), dim=32, num_layers=2, num_heads=2, ffn_dim=64, num_positions=50)
+    encoder = Qwen2AudioEncoder(Config(weights="random", sizes=sizes, pad=pad, windows=3)).eval()
+    clip = noise(40_000)
+    with torch.inference_mode():
+        whole = encoder(Padded.stack([clip, clip[:8_000]]))
+        alone = [encoder(Padded.stack([piece])).values[0] for piece in torch.split(clip, 16_000)]
+    assert whole.lengths.tolist() == [62, 12]
+    torch.testing.assert_close(whole.values[0], torch.cat(alone), rtol=0, atol=1e-5)
+    with pytest.raises(AudioError, match=r"takes at most 3.00 s .* how many windows of 1 s a clip may be"):
+        encoder(Padded.stack([noise(48_001)]))

@@ -10,10 +10,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import WhisperConfig, WhisperFeatureExtractor
+from transformers import (
+    VoxtralConfig,
+    VoxtralEncoderConfig,
+    VoxtralForConditionalGeneration,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as Reference
 
-from kikimimi import AudioError, Padded, WeightsError
+from kikimimi import AdapterContext, AudioError, Padded, WeightsError
+from kikimimi_adapters.mlp import MLPAdapter
 from kikimimi_encoders.log_mel import log_mel, num_mel_frames
 from kikimimi_encoders.whisper.layers import WhisperEncoderLayer
 from kikimimi_encoders.whisper.whisper import Sizes, WhisperEncoder
@@ -108,6 +115,72 @@ def test_silence_is_kept_where_it_is_asked_for() -> None:
         expected = reference(reference_mel(clips, 80)).last_hidden_state
     assert out.lengths.tolist() == [1500] * 3 == [encoder.num_frames(len(clip)) for clip in clips]
     torch.testing.assert_close(out.values, expected, rtol=0, atol=1e-5)
+
+
+def test_windows_equal_voxtral() -> None:
+    """Encoder and projector, on what its processor makes of clips of one to three windows."""
+    torch.manual_seed(2)
+    tower = VoxtralEncoderConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, num_mel_bins=80
+    )
+    text: Any = {"model_type": "llama", "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text |= {"intermediate_size": 16, "vocab_size": 20}
+    model: Any = VoxtralForConditionalGeneration(
+        VoxtralConfig(audio_config=tower, text_config=text, audio_token_id=5)
+    ).eval()
+    sizes = Sizes(dim=32, num_layers=2, num_heads=2, ffn_dim=128)
+    encoder = WhisperEncoder(
+        WhisperEncoder.Config(weights="random", sizes=sizes, pad="window", windows=3, keep_silence=True)
+    ).eval()
+    encoder.model.load_state_dict(model.model.audio_tower.state_dict())
+    context = AdapterContext(in_dim=32, out_dim=24, frame_rate=50.0)
+    adapter = MLPAdapter(MLPAdapter.Config(), context).eval()
+    adapter.mlp[0].load_state_dict(model.model.multi_modal_projector.linear_1.state_dict())
+    adapter.mlp[2].load_state_dict(model.model.multi_modal_projector.linear_2.state_dict())
+
+    clips = [noise(length) for length in (16_000, WINDOW, WINDOW + 1, 2 * WINDOW, 2 * WINDOW + 79_999)]
+    extractor = WhisperFeatureExtractor(feature_size=80)
+    with torch.inference_mode():
+        tokens = adapter(encoder(Padded.stack(clips))).tokens
+        assert tokens.lengths.tolist() == [375, 375, 750, 750, 1125]
+        for row, length, clip in zip(tokens.values, tokens.lengths.tolist(), clips, strict=True):
+            mel = extractor(
+                clip.numpy(),
+                sampling_rate=16_000,
+                padding=True,
+                truncation=False,
+                pad_to_multiple_of=WINDOW,
+                return_tensors="pt",
+            )["input_features"]
+            windows = mel.reshape(80, -1, 3000).transpose(0, 1)
+            expected = model.get_audio_features(windows).pooler_output
+            torch.testing.assert_close(row[:length], expected, rtol=0, atol=1e-6)
+
+
+def test_windows_without_padding_equal_transformers_layers_on_each() -> None:
+    """The spectrogram of the whole clip is cut, and positions begin anew in each window."""
+    encoder, reference = tiny(windows=2), tiny_reference()
+    encoder.model.load_state_dict(reference.state_dict())
+    clip = noise(WINDOW + 32_000)
+    extractor = WhisperFeatureExtractor(feature_size=80)
+    mel = extractor(
+        clip.numpy(), sampling_rate=16_000, padding=True, truncation=False, pad_to_multiple_of=2 * WINDOW
+    )
+    cut = torch.from_numpy(np.array(mel["input_features"]))[..., : 3000 + 200].split(3000, dim=-1)
+    expected = []
+    with torch.inference_mode():
+        for window in cut:
+            hidden = torch.nn.functional.gelu(reference.conv1(window))
+            hidden = torch.nn.functional.gelu(reference.conv2(hidden)).transpose(1, 2)
+            hidden = hidden + reference.embed_positions.weight[: hidden.shape[1]]
+            for layer in reference.layers:
+                hidden = layer(hidden, None)
+            expected.append(reference.layer_norm(hidden)[0])
+        both = encoder(Padded.stack([clip, clip[:16_000]]))
+        alone = encoder(Padded.stack([clip[:16_000]]))
+    assert both.lengths.tolist() == [1600, 50] == [encoder.num_frames(WINDOW + 32_000), 50]
+    torch.testing.assert_close(both.values[0], torch.cat(expected), rtol=0, atol=1e-5)
+    torch.testing.assert_close(both.values[1, :50], alone.values[0], rtol=0, atol=1e-5)
 
 
 def test_the_last_layer_may_be_read_before_the_norm(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from annotated_types import Ge, MultipleOf
 from torch import Tensor
+from torch.nn import functional as F
 
 from kikimimi import (
     CONFIG_PATTERNS,
@@ -35,6 +37,10 @@ class WhisperConfig(PretrainedConfig):
 
     pad: Literal["none", "window"] = "none"
     """What the encoder sees: the clip alone, or the clip padded with silence to the window (30 s)."""
+    windows: PositiveInt = 1
+    """Most windows (30 s) that a clip may be cut into; a longer one is refused. Each is encoded by itself,
+    the last is what is left, and their frames follow each other. A group of frames that an adapter joins may
+    lie in two windows, unless its size divides the 1,500 frames of one (750 of `qwen2_audio`)."""
     sizes: Sizes | None = None
     """Sizes with `weights: random` (None: those of Whisper base); refused with any other weights."""
     layers: Layers | None = None
@@ -52,11 +58,14 @@ class WhisperFamilyEncoder(PretrainedEncoder):
     Attributes:
         pairs: Whether every two frames are averaged after the layers. Attention then stays within the clip's
             own frames, whatever the convolutions see after them.
+        cuts: What is cut into windows: the waveform, so that each has a spectrogram of its own, or the
+            spectrogram of the whole clip.
     """
 
     Config = WhisperConfig
     fills_pieces = True
     pairs: ClassVar[bool]
+    cuts: ClassVar[Literal["waveform", "spectrogram"]]
     sizes_class = Sizes
     tiny_sizes: ClassVar = {**PretrainedEncoder.tiny_sizes, "num_positions": 300}
     stem = "conv1"
@@ -66,9 +75,10 @@ class WhisperFamilyEncoder(PretrainedEncoder):
 
     def __init__(self, config: WhisperConfig) -> None:
         super().__init__(config)
-        self.max_seconds = self.sizes.num_positions * 2 * HOP / SAMPLE_RATE
+        window_seconds = self.window_samples / SAMPLE_RATE
+        self.max_seconds = config.windows * window_seconds
         if config.pad == "window" and not self.pairs:
-            self.padded_seconds = self.max_seconds
+            self.padded_seconds = window_seconds
         if config.spec_augment is not None:
             self.augmentation = SpectrogramMasking(config.spec_augment, self.sizes.num_mels)
         last = self.choose_layers(num_layers=self.sizes.num_layers, dim=self.sizes.dim)
@@ -91,42 +101,84 @@ class WhisperFamilyEncoder(PretrainedEncoder):
         num_mels = max(tiny.sizes.num_mels, tiny.spec_augment.freq_width)
         return replace(tiny, sizes=replace(tiny.sizes, num_mels=num_mels))
 
+    @property
+    def window_samples(self) -> int:
+        """Length of the window [samples]."""
+        return self.sizes.num_positions * 2 * HOP
+
+    def num_windows(self, num_samples: int) -> int:
+        """Return how many windows the clip is cut into."""
+        return max(1, -(-num_samples // self.window_samples))
+
     def num_frames(self, num_samples: int) -> int:
         """Return the frames of 20 ms that the clip touches, ceil(ceil(S / 160) / 2), or their pairs."""
-        frames = -(-num_mel_frames(num_samples) // 2)
-        return num_pairs(frames) if self.pairs else frames
+        before = self.num_windows(num_samples) - 1
+        frames = -(-num_mel_frames(num_samples - before * self.window_samples) // 2)
+        if not self.pairs:
+            return before * self.sizes.num_positions + frames
+        # A last window of a single frame adds nothing, as in transformers' Audio Flamingo 3.
+        return max(1, before * num_pairs(self.sizes.num_positions) + frames // 2)
 
     def forward(self, audio: Padded) -> Padded:
         """Encode (B, S) waveforms at 16 kHz to (B, F, E).
 
         Raises:
-            AudioError: A clip is longer than the window.
+            AudioError: A clip is longer than all windows.
         """
         samples: list[int] = audio.lengths.tolist()
-        window = self.sizes.num_positions * 2 * HOP
+        longest = self.config.windows * self.window_samples
         for clip, length in enumerate(samples):
-            if length > window:
+            if length > longest:
                 raise AudioError(
                     f"clip {clip} of the batch lasts {length / SAMPLE_RATE:.2f} s ({length} samples), and "
-                    f"encoder '{self.name}' takes at most {window / SAMPLE_RATE:.2f} s ({window} samples)"
+                    f"encoder '{self.name}' takes at most {longest / SAMPLE_RATE:.2f} s ({longest} samples); "
+                    f"its option windows says how many windows of {self.window_samples / SAMPLE_RATE:g} s "
+                    "a clip may be cut into"
                 )
         padded = self.config.pad == "window"
-        mel = log_mel(audio, self.sizes.num_mels, window, whole_window=padded)
-        mel_lengths = [num_mel_frames(length) for length in samples]
+        mel, mel_lengths = self._windows(audio, samples)
         if self.augmentation is not None:
             mel = self.augmentation(mel, mel_lengths)
         own = [-(-length // 2) for length in mel_lengths]
         if padded:
-            mel_lengths = [mel.shape[-1]] * len(samples)
+            mel_lengths = [mel.shape[-1]] * len(mel_lengths)
         seen = own if self.pairs else [-(-length // 2) for length in mel_lengths]
         mel = mel.to(self.model.conv1.weight.dtype)
         frames = self.taps(self.model(mel, mel_lengths, seen, self.taps.layers))  # (N, E)
         made = [num_pairs(length) for length in seen] if self.pairs else seen
+        windows = iter(frames.split(made))
         clips = [
-            clip[: self.num_frames(length)] for clip, length in zip(frames.split(made), samples, strict=True)
+            torch.cat([next(windows) for _ in range(self.num_windows(length))])[: self.num_frames(length)]
+            for length in samples
         ]
         encoded = Padded.stack(clips)
         return Padded(encoded.values, encoded.lengths.to(audio.lengths.device))
+
+    def _windows(self, audio: Padded, samples: list[int]) -> tuple[Tensor, list[int]]:
+        """Return the spectrograms (windows, mels, mel frames) of all clips, and the mel frames of each."""
+        window, num_mels, whole = self.window_samples, self.sizes.num_mels, self.config.pad == "window"
+        numbers = [self.num_windows(length) for length in samples]
+        lengths = [
+            num_mel_frames(min(length - start, window))
+            for length in samples
+            for start in range(0, max(1, length), window)
+        ]
+        if max(numbers) == 1:
+            return log_mel(audio, num_mels, window, whole_window=whole), lengths
+        if self.cuts == "waveform":
+            clips = zip(audio.values, samples, strict=True)
+            cut = [piece for wave, length in clips for piece in wave[:length].split(window)]
+            return log_mel(Padded.stack(cut), num_mels, window, whole_window=whole), lengths
+        pieces: list[tuple[Tensor, ...]] = [()] * len(samples)
+        # Clips of as many windows together: each ends as in a recording of its own windows.
+        for number in set(numbers):
+            rows = [row for row, other in enumerate(numbers) if other == number]
+            some = Padded(audio.values[rows], audio.lengths[rows])
+            mel = log_mel(some, num_mels, number * window, whole_window=whole)
+            for row, clip in zip(rows, mel, strict=True):
+                pieces[row] = clip.split(window // HOP, dim=-1)
+        longest = max(piece.shape[-1] for clip in pieces for piece in clip)
+        return torch.stack([F.pad(p, (0, longest - p.shape[-1])) for clip in pieces for p in clip]), lengths
 
 
 class WhisperEncoder(WhisperFamilyEncoder):
@@ -136,6 +188,8 @@ class WhisperEncoder(WhisperFamilyEncoder):
     laid end to end, and attention stays within each. With `pad: window` it sees what the reference sees, the
     clip in 30 s of silence, and equals transformers' `WhisperEncoder`. Either way the frames of the clip are
     returned, not those of the silence after it, unless `keep_silence` asks for them.
+
+    Of a clip that is longer than the window the spectrogram is cut (Voxtral, Ultravox).
 
     Only the layers up to the highest that `layers` names are built, and loaded.
     """
@@ -162,6 +216,7 @@ class WhisperEncoder(WhisperFamilyEncoder):
     config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
     name = "whisper"
     pairs = False
+    cuts = "spectrogram"
     # A CTranslate2 file states its sizes itself.
     config_patterns = (*CONFIG_PATTERNS, MODEL)
     weight_patterns = (*FETCHED_PATTERNS, MODEL)
@@ -175,8 +230,10 @@ class WhisperEncoder(WhisperFamilyEncoder):
         return self.config.final_norm
 
     def num_frames(self, num_samples: int) -> int:
-        """Return the frames of the clip, or with `keep_silence` those of the window."""
-        return self.sizes.num_positions if self.config.keep_silence else super().num_frames(num_samples)
+        """Return the frames of the clip, or with `keep_silence` those of its windows."""
+        if self.config.keep_silence:
+            return self.num_windows(num_samples) * self.sizes.num_positions
+        return super().num_frames(num_samples)
 
     def read(self, files: WeightsFiles) -> Sizes:
         """Read the sizes from `config.json`, or from a CTranslate2 file.
@@ -219,7 +276,8 @@ class Qwen2AudioEncoder(WhisperFamilyEncoder):
     transformers). An odd last frame has no part, as there; a clip of a single frame, which has no output
     there, is that frame here. Attention stays within the clip's own frames, as under the reference's mask.
     `pad` says what the convolutions see after the clip: nothing, or the spectrogram of silence up to the
-    window, with which the frames equal the reference's.
+    window, with which the frames equal the reference's. A clip that is longer than the window is cut before
+    its spectrogram is computed: the encoder of Audio Flamingo 3 (arXiv 2507.08128) with `windows: 20`.
 
     Only the layers up to the highest that `layers` names are built, and loaded.
     """
@@ -243,6 +301,7 @@ class Qwen2AudioEncoder(WhisperFamilyEncoder):
     name = "qwen2_audio"
     sizes_class = Qwen2AudioSizes
     pairs = True
+    cuts = "waveform"
     frame_rate = SAMPLE_RATE / HOP / 4
 
     # In a Whisper, or alone.
