@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kikimimi import AdapterContext, Padded
 from kikimimi.testing import Check, parametrize_checks
 from kikimimi_adapters.mlp import MLP, MLPAdapter
+from kikimimi_encoders.whisper.whisper import Sizes, WhisperEncoder
 
 Config = MLPAdapter.Config
 
@@ -20,6 +21,7 @@ Config = MLPAdapter.Config
     normed=Config(downsample=20, pool="mean", norm="plain", num_layers=1, bias=True),
     affine=Config(norm="layer", boundaries=True),
     ultravox=Config(downsample=8, norm="rms", second_norm="hidden", norm_init=0.4, activation="swiglu"),
+    windows=Config(downsample=8, window_frames=9),
     ultravox_04=Config(norm="rms", second_norm="output", activation="swiglu", num_layers=3, boundaries=True),
 )
 def test_contract(check: Check) -> None:
@@ -202,6 +204,33 @@ def test_expresses_ultravoxs_projector(projector_ln_mid: bool, second_norm: str,
             torch.testing.assert_close(row[:length], expected(clip), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("num_frames", [1, 11, 12, 13, 24, 25, 36, 40])
+def test_ultravox_stacks_each_window_by_itself(num_frames: int) -> None:
+    options = {**ULTRAVOX, "hidden_dim": 20}
+    adapter, alone = build(16, 24, window_frames=12, **options), build(16, 24, **options)
+    frames = torch.randn(num_frames, 16)
+    batch = Padded.stack([frames, torch.randn(40, 16)])
+    dirty = Padded(batch.values.masked_fill(~batch.mask()[..., None], float("nan")), batch.lengths)
+    with torch.no_grad():
+        windows = torch.split(frames, 12)
+        expected = torch.cat([alone(Padded.stack([window])).tokens.values[0] for window in windows])
+        tokens = adapter(dirty).tokens
+    assert tokens.lengths.tolist() == [len(expected), 2 * 3 + 1] == [adapter.max_tokens(num_frames), 7]
+    torch.testing.assert_close(tokens.values[0, : len(expected)], expected)
+
+
+def test_ultravox_has_as_many_tokens_as_its_processor_counts() -> None:
+    """Of each chunk of 3,000 mel frames, ceil(frames / 16)."""
+    sizes = Sizes(dim=4, num_layers=1, num_heads=1, ffn_dim=4)
+    encoder = WhisperEncoder(WhisperEncoder.Config(weights="random", sizes=sizes, windows=20))
+    adapter = build(4, 4, window_frames=1500, **ULTRAVOX)
+    edges = [1, 319, 320, 321, 480_000, 480_001, 480_160, 480_161, 959_999, 960_001]
+    for samples in [*edges, *torch.randint(1, 9_600_001, (1000,)).tolist()]:
+        mel = -(-max(samples, 320) // 160)
+        expected = sum(-(-min(3000, mel - start) // 16) for start in range(0, mel, 3000))
+        assert adapter.max_tokens(encoder.num_frames(samples)) == expected
+
+
 def test_every_layer_before_a_gate_is_twice_as_wide() -> None:
     assert linears(build(num_layers=3, hidden_dim=5, activation="swiglu")) == [(8, 10), (5, 10), (5, 3)]
     assert linears(build(activation="swiglu")) == [(8, 6), (3, 3)]
@@ -354,6 +383,9 @@ def test_shard_classes_occur_in_the_modules() -> None:
         ({"pool": "max"}, "pool: 'max' is not one of"),
         ({"remainder": "cut"}, "remainder: 'cut' is not one of"),
         ({"remainder": "drop", "downsample": 1}, "remainder is read only with a downsample of 2 or more"),
+        ({"window_frames": 1500}, r"begins after 1500 frames in any case, as downsample \(4\) divides them"),
+        ({"window_frames": 9, "pool": "mean"}, "read only with pool: stack and remainder: pad"),
+        ({"window_frames": 9, "remainder": "drop"}, "read only with pool: stack and remainder: pad"),
         ({"norm": "batch"}, "norm: 'batch' is not one of"),
         ({"norm_init": 0.4}, "norm_init is read only with a norm that has a learned scale"),
         ({"norm": "plain", "norm_init": 0.4}, "norm_init is read only with a norm that has a learned scale"),

@@ -22,7 +22,7 @@ from kikimimi import (
     load_state,
     published_part,
 )
-from kikimimi_adapters.frame_groups import FrameGroups
+from kikimimi_adapters.frame_groups import FrameGroups, zero_past_lengths
 
 _PUBLISHED = {
     # Qwen2-Audio; Voxtral and Audio Flamingo 3; LlamaForSpeechLM; thinkers of Qwen-Omni; Phi-4-Multimodal
@@ -134,7 +134,7 @@ class MLPAdapter(Adapter):
     - AudioChatLlama (Fathullah et al. 2023, arXiv 2311.06753): `downsample: 1, num_layers: 1, bias: true`.
     - Ultravox 0.5 and later (fixie-ai/ultravox, `UltravoxProjector`): `downsample: 8, norm: rms, second_norm:
       hidden, norm_init: 0.4, activation: swiglu, hidden_dim: 2048`: half of its `hidden_size`, which counts
-      the gates. Up to 0.4.1: `second_norm: output`.
+      the gates. Up to 0.4.1: `second_norm: output`. With clips over 30 s: `window_frames: 1500`.
     - LTU-AS without its transformer (Gong et al. 2023, arXiv 2309.14405): `downsample: 20, pool: mean,
       norm: plain, num_layers: 1, bias: true`.
 
@@ -156,6 +156,10 @@ class MLPAdapter(Adapter):
         remainder: Literal["pad", "drop"] = "pad"
         """What becomes of frames that do not fill the last group: a token of their own, or nothing (they are
         counted in the metrics). A clip without one full group has one token either way."""
+        window_frames: PositiveInt | None = None
+        """Frames after which a group begins anew and the one before is filled up with zeros, where the
+        encoder cuts long clips into windows (1500 for Ultravox); None is nowhere. Refused where it changes
+        nothing, as `downsample` divides it, and with `pool: mean` or `remainder: drop`."""
         norm: Literal["none", "layer", "plain", "rms"] = "none"
         """Norm of the pooled vectors: none, layer norm with a learned scale and shift, layer norm without
         them, or root mean square norm (epsilon 1e-6) with a learned scale."""
@@ -181,6 +185,14 @@ class MLPAdapter(Adapter):
         def __post_init__(self) -> None:
             if self.remainder == "drop" and self.downsample == 1:
                 raise ValueError("remainder is read only with a downsample of 2 or more")
+            if self.window_frames is not None:
+                if (self.pool, self.remainder) != ("stack", "pad"):
+                    raise ValueError("window_frames is read only with pool: stack and remainder: pad")
+                if self.window_frames % self.downsample == 0:
+                    raise ValueError(
+                        f"window_frames: a group begins after {self.window_frames} frames in any case, as "
+                        f"downsample ({self.downsample}) divides them: leave it out"
+                    )
             check_projection(self.num_layers, self.hidden_dim)
             if self.num_layers == 1 and self.activation != "gelu":
                 raise ValueError("activation is read only with num_layers of 2 or more")
@@ -244,11 +256,13 @@ class MLPAdapter(Adapter):
 
     def max_tokens(self, num_frames: int) -> int:
         """Return the groups, ceil(F / downsample) or floor, at least 1, and 2 boundaries; it is exact."""
+        num_frames += self._gaps(num_frames)
         return self._num_groups(num_frames) + (2 if self.config.boundaries else 0)
 
     def forward(self, features: Padded) -> AdapterOutput:
         """Adapt (B, F, E) to (B, T, D) with T = `max_tokens(F)`."""
         size = self.config.downsample
+        features = self._in_windows(features)
         counts: dict[str, int] = {}
         if self.config.remainder == "drop":
             lengths = (features.lengths // size).clamp(min=1)
@@ -265,6 +279,27 @@ class MLPAdapter(Adapter):
             values = self.output_norm(values)
         tokens = Padded(values, lengths)
         return AdapterOutput(tokens if self.boundaries is None else self._bounded(tokens), counts=counts)
+
+    def _gaps(self, num_frames: int) -> int:
+        """Return the zeros that fill up the last groups of all windows but the last."""
+        if self.config.window_frames is None:
+            return 0
+        return (
+            (num_frames - 1)
+            // self.config.window_frames
+            * (-self.config.window_frames % self.config.downsample)
+        )
+
+    def _in_windows(self, features: Padded) -> Padded:
+        """Return (B, F + gaps, E) frames, zeros behind each window but the last of a clip."""
+        window = self.config.window_frames
+        longest = features.values.shape[1]
+        if window is None or longest <= window:
+            return features
+        gap = -window % self.config.downsample
+        pieces = torch.split(zero_past_lengths(features), window, dim=1)
+        values = torch.cat([*(nn.functional.pad(p, (0, 0, 0, gap)) for p in pieces[:-1]), pieces[-1]], dim=1)
+        return Padded(values, features.lengths + (features.lengths - 1).clamp(min=0) // window * gap)
 
     def _rms_norm(self, dim: int) -> RMSNorm:
         return RMSNorm(dim, self.config.norm_init)

@@ -40,7 +40,8 @@ class WhisperConfig(PretrainedConfig):
     windows: PositiveInt = 1
     """Most windows (30 s) that a clip may be cut into; a longer one is refused. Each is encoded by itself,
     the last is what is left, and their frames follow each other. A group of frames that an adapter joins may
-    lie in two windows, unless its size divides the 1,500 frames of one (750 of `qwen2_audio`)."""
+    lie in two windows, unless its size divides the 1,500 frames of one (750 of `qwen2_audio`), or adapter
+    `mlp` is told its `window_frames`."""
     sizes: Sizes | None = None
     """Sizes with `weights: random` (None: those of Whisper base); refused with any other weights."""
     layers: Layers | None = None
