@@ -82,7 +82,7 @@ SECTIONS: dict[type[Any], str] = {
 KINDS = ("encoder", "adapter", "llm", "objective", "task", "metric", "recogniser")
 """The kinds of plugins that have options in a recipe."""
 
-OWN = ("quickstart", "llm_jp_4_8b_ja_cpu")
+OWN = ("quickstart", "llm_jp_4_8b_ja_cpu", "voxtral-mini_conv", "qwen2-audio_qformer")
 """Recipes of no published system."""
 
 FIELDS: dict[type[Any], str] = {

@@ -205,7 +205,10 @@ def test_it_has_as_many_parameters_as_the_reference() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "granite"}, "is a 'granite' model; encoder 'granite_speech' takes 'granite_speech'"),
+        (
+            {"model_type": "granite"},
+            "is a 'granite' model; encoder 'granite_speech' takes 'granite_speech_enc",
+        ),
         ({"num_layers": 0}, "num_layers: must be between 1 and 1000, not 0"),
         ({"input_dim": 161}, r"input_dim \(161\) is not that of 2 mel frames"),
         ({"context_size": 600}, r"context_size \(600\) must be between 1 and max_pos_emb \(512\)"),
@@ -228,7 +231,7 @@ def test_the_front_end_may_stand_in_the_processors_file(tmp_path: Path) -> None:
 
 def test_refuses_a_model_without_an_encoder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "granite_speech"}))
-    with pytest.raises(WeightsError, match=r"config\.json has no encoder_config"):
+    with pytest.raises(WeightsError, match=r"config\.json: encoder_config is missing"):
         load(str(tmp_path))
 
 

@@ -82,6 +82,7 @@ class Tiny:
         prepare: What is done to it before it is called with some inputs.
         scale: What its logits are to be divided by: its LLM does so, the class of the whole leaves it out.
         leaks: Whether what pads a shorter clip of a batch is seen there, which it never is here.
+        cuts: Whether a clip of over 30 s is cut into windows.
         one_clip: Whether a conversation holds at most one clip.
     """
 
@@ -92,6 +93,7 @@ class Tiny:
     prepare: Callable[[Any, dict[str, torch.Tensor]], None] = lambda model, inputs: None
     scale: float = 1.0
     leaks: bool = False
+    cuts: bool = False
     one_clip: bool = False
 
 
@@ -202,7 +204,13 @@ def write_voxtral(folder: Path) -> None:
     tower = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     config = VoxtralConfig(
         audio_config={**tower, **TOWER},
-        text_config={"model_type": "llama", "vocab_size": 296, "head_dim": 16, **TINY_LLM},
+        text_config={
+            "model_type": "llama",
+            "vocab_size": 296,
+            "head_dim": 16,
+            **TINY_LLM,
+            "initializer_range": 0.2,
+        },
         audio_token_id=24,
     )
     torch.manual_seed(0)
@@ -215,9 +223,9 @@ def write_voxtral(folder: Path) -> None:
 def asked_of_voxtral(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.Tensor]:
     """Ask through mistral-common, which builds Voxtral's prompts; it takes files."""
     processor: Any = AutoProcessor.from_pretrained(folder)
-    messages = []
+    messages: list[dict[str, Any]] = []
     for turn in turns:
-        content = []
+        content: list[dict[str, Any]] = []
         for number, clip in enumerate(turn.clips):
             file = folder / f"{len(messages)}-{number}.wav"
             soundfile.write(file, clip, 16_000, subtype="FLOAT")
@@ -446,7 +454,7 @@ class ByHand:
         return self
 
     def _embeds(self, input_ids: torch.Tensor, clips: list[NDArray[np.float32]]) -> torch.Tensor:
-        embeds = self.decoder.get_input_embeddings()(input_ids.clamp(min=0))
+        embeds: torch.Tensor = self.decoder.get_input_embeddings()(input_ids.clamp(min=0))
         if clips:
             embeds[0, input_ids[0] < 0] = torch.cat([self.tokens(clip) for clip in clips])
         return embeds
@@ -639,6 +647,7 @@ TINY = {
         write_voxtral,
         VoxtralForConditionalGeneration.from_pretrained,
         asked_of_voxtral,
+        cuts=True,
     ),
     "qwen2_audio": Tiny(
         write_qwen2_audio,
@@ -649,6 +658,7 @@ TINY = {
         write_audio_flamingo_3,
         AudioFlamingo3ForConditionalGeneration.from_pretrained,
         by_template,
+        cuts=True,
         one_clip=True,
     ),
 }

@@ -1,10 +1,10 @@
 """Audio Flamingo 3 (Goel et al. 2025, arXiv 2507.08128; `AudioFlamingo3ForConditionalGeneration`)."""
 
 from kikimimi.errors import WeightsError
-from kikimimi.published.model import Expressed, PublishedModel
+from kikimimi.published.model import WINDOWS, Expressed, PublishedModel
 
 
-def express(model: PublishedModel) -> Expressed:
+def express_audio_flamingo_3(model: PublishedModel) -> Expressed:
     """Return the parts of an Audio Flamingo 3: frames averaged in pairs, two linear layers, ChatML.
 
     Raises:
@@ -14,7 +14,7 @@ def express(model: PublishedModel) -> Expressed:
     if activation != "gelu":
         raise WeightsError(f"{model.source}: config.json: projector_hidden_act is {activation!r}, not 'gelu'")
     return Expressed(
-        encoder={"name": "qwen2_audio", "weights": model.source, "pad": "window"},
+        encoder={"name": "qwen2_audio", "weights": model.source, "pad": "window", "windows": WINDOWS},
         adapter={
             "name": "mlp",
             "weights": model.source,

@@ -2,29 +2,27 @@
 
 from collections.abc import Callable
 
-from kikimimi.published import (
-    audio_flamingo_3,
-    granite_speech,
-    phi4_multimodal,
-    qwen2_audio,
-    qwen_omni,
-    speech_llm_ja,
-    ultravox,
-    voxtral,
-)
+from kikimimi.published.audio_flamingo_3 import express_audio_flamingo_3
+from kikimimi.published.granite_speech import express_granite_speech
 from kikimimi.published.model import Expressed, PublishedModel
+from kikimimi.published.phi4_multimodal import express_phi4_multimodal
+from kikimimi.published.qwen2_audio import express_qwen2_audio
+from kikimimi.published.qwen_omni import express_2_5, express_3
+from kikimimi.published.speech_llm_ja import express_speech_llm_ja
+from kikimimi.published.ultravox import express_ultravox
+from kikimimi.published.voxtral import express_voxtral
 
 FAMILIES: dict[str, Callable[[PublishedModel], Expressed]] = {
-    "audioflamingo3": audio_flamingo_3.express,
-    "granite_speech": granite_speech.express,
-    "llama_for_speech_lm": speech_llm_ja.express,
-    "phi4_multimodal": phi4_multimodal.express,
-    "qwen2_5_omni": qwen_omni.express_2_5,
-    "qwen2_5_omni_thinker": qwen_omni.express_2_5,
-    "qwen2_audio": qwen2_audio.express,
-    "qwen3_omni_moe": qwen_omni.express_3,
-    "qwen3_omni_moe_thinker": qwen_omni.express_3,
-    "ultravox": ultravox.express,
-    "voxtral": voxtral.express,
+    "audioflamingo3": express_audio_flamingo_3,
+    "granite_speech": express_granite_speech,
+    "llama_for_speech_lm": express_speech_llm_ja,
+    "phi4_multimodal": express_phi4_multimodal,
+    "qwen2_5_omni": express_2_5,
+    "qwen2_5_omni_thinker": express_2_5,
+    "qwen2_audio": express_qwen2_audio,
+    "qwen3_omni_moe": express_3,
+    "qwen3_omni_moe_thinker": express_3,
+    "ultravox": express_ultravox,
+    "voxtral": express_voxtral,
 }
 """How each type is expressed."""

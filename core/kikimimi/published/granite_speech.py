@@ -8,7 +8,7 @@ from kikimimi.published.model import Expressed, PublishedModel, published_update
 _FRAMES_A_SECOND = 50
 
 
-def express(model: PublishedModel) -> Expressed:
+def express_granite_speech(model: PublishedModel) -> Expressed:
     """Return a Granite-Speech's parts: Conformer, a Q-Former over windows, and updates of the LLM for audio.
 
     Raises:

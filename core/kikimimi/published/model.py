@@ -8,7 +8,10 @@ from typing import Any
 
 from kikimimi.weights.files import WeightsFiles
 from kikimimi.weights.find import find_weights
-from kikimimi.weights.speech_llms import Layout, PublishedPart, SpeechLLMPart
+from kikimimi.weights.speech_llms import PublishedLayout, PublishedPart, SpeechLLMPart
+
+WINDOWS = 20
+"""The most windows of 30 s that a clip is cut into, of models that cut (Audio Flamingo 3 itself takes 20)."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class PublishedModel:
 
     source: str
     files: WeightsFiles
-    layout: Layout
+    layout: PublishedLayout
     config: Mapping[str, Any]
 
     def part(self, name: SpeechLLMPart) -> PublishedPart:

@@ -5,7 +5,7 @@ from kikimimi.published.model import Expressed, PublishedModel, published_update
 _UPDATES = "speech-lora/adapter_model.safetensors"
 
 
-def express(model: PublishedModel) -> Expressed:
+def express_phi4_multimodal(model: PublishedModel) -> Expressed:
     """Return the parts for audio: Conformer, the projector of speech alone, and low-rank updates for audio.
 
     Raises:

@@ -3,7 +3,7 @@
 from kikimimi.published.model import Expressed, PublishedModel
 
 
-def express(model: PublishedModel) -> Expressed:
+def express_qwen2_audio(model: PublishedModel) -> Expressed:
     """Return a Qwen2-Audio's parts: frames averaged in pairs, one linear layer, numbered clips in ChatML."""
     return Expressed(
         encoder={"name": "qwen2_audio", "weights": model.source, "pad": "window"},

@@ -1,5 +1,7 @@
 """The thinkers of Qwen2.5-Omni (arXiv 2503.20215) and Qwen3-Omni (arXiv 2509.17765), with audio alone."""
 
+from typing import Any
+
 from kikimimi.published.model import Expressed, PublishedModel
 
 _REQUEST = "Transcribe the audio into text."
@@ -7,19 +9,19 @@ _REQUEST = "Transcribe the audio into text."
 
 def express_2_5(model: PublishedModel) -> Expressed:
     """Return a Qwen2.5-Omni's parts for audio: chunks of 2 s, one linear layer, Qwen2.5."""
-    projector = {"downsample": 1, "num_layers": 1, "bias": True}
+    projector: dict[str, Any] = {"downsample": 1, "num_layers": 1, "bias": True}
     return _express(model, "qwen2_5_omni", projector, "<|audio_bos|>", "<|audio_eos|>")
 
 
 def express_3(model: PublishedModel) -> Expressed:
     """Return a Qwen3-Omni's parts for audio: chunks of 1 s, two linear layers, a Qwen3 of experts."""
     width = model.part("encoder").config["d_model"]
-    projector = {"downsample": 1, "num_layers": 2, "hidden_dim": width, "bias": True}
+    projector: dict[str, Any] = {"downsample": 1, "num_layers": 2, "hidden_dim": width, "bias": True}
     return _express(model, "qwen3_omni", projector, "<|audio_start|>", "<|audio_end|>")
 
 
 def _express(
-    model: PublishedModel, encoder: str, projector: dict[str, object], start: str, end: str
+    model: PublishedModel, encoder: str, projector: dict[str, Any], start: str, end: str
 ) -> Expressed:
     return Expressed(
         encoder={"name": encoder, "weights": model.source},

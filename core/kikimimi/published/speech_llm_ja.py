@@ -7,7 +7,7 @@ _MARKS = {"audio_start": "<|reserved_343|>", "audio_end": "<|reserved_342|>"}
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
-def express(model: PublishedModel) -> Expressed:
+def express_speech_llm_ja(model: PublishedModel) -> Expressed:
     """Return the parts: frames averaged in fours, two linear layers, LLM-jp with marks around a clip.
 
     Raises:

@@ -1,10 +1,10 @@
 """Voxtral (Liu et al. 2025, arXiv 2507.13264), as transformers has it."""
 
 from kikimimi.errors import WeightsError
-from kikimimi.published.model import Expressed, PublishedModel
+from kikimimi.published.model import WINDOWS, Expressed, PublishedModel
 
 
-def express(model: PublishedModel) -> Expressed:
+def express_voxtral(model: PublishedModel) -> Expressed:
     """Return a Voxtral's parts: every clip in 30 s of silence, four frames to a token, two linear layers.
 
     Raises:
@@ -20,7 +20,13 @@ def express(model: PublishedModel) -> Expressed:
             f"{activation!r}) stacks no whole frames before a gelu"
         )
     return Expressed(
-        encoder={"name": "whisper", "weights": model.source, "pad": "window", "keep_silence": True},
+        encoder={
+            "name": "whisper",
+            "weights": model.source,
+            "pad": "window",
+            "keep_silence": True,
+            "windows": WINDOWS,
+        },
         adapter={"name": "mlp", "weights": model.source, "downsample": stack, "bias": False},
         llm={"name": "llama", "weights": model.source, "chat_template": "voxtral"},
         task={"name": "transcribe"},

@@ -38,7 +38,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PublishedLayout:
     """How one type of model lies in its files.
 
     Attributes:
@@ -86,18 +86,20 @@ _AUDIO, _TEXT = ("audio_config",), ("text_config",)
 _PROJECTOR = _tower("audio_tower", "multi_modal_projector")
 _PHI_AUDIO = "model.embed_tokens_extend.audio_embed."
 
-LAYOUTS: dict[str, Layout] = {
-    "voxtral": Layout(_PROJECTOR, {"encoder": (_AUDIO, "voxtral_encoder"), "llm": (_TEXT, "llama")}),
-    "qwen2_audio": Layout(_PROJECTOR, {"encoder": (_AUDIO, "qwen2_audio_encoder"), "llm": (_TEXT, "qwen2")}),
-    "audioflamingo3": Layout(
+LAYOUTS: dict[str, PublishedLayout] = {
+    "voxtral": PublishedLayout(_PROJECTOR, {"encoder": (_AUDIO, "voxtral_encoder"), "llm": (_TEXT, "llama")}),
+    "qwen2_audio": PublishedLayout(
+        _PROJECTOR, {"encoder": (_AUDIO, "qwen2_audio_encoder"), "llm": (_TEXT, "qwen2")}
+    ),
+    "audioflamingo3": PublishedLayout(
         _PROJECTOR, {"encoder": (_AUDIO, "audioflamingo3_encoder"), "llm": (_TEXT, "qwen2")}
     ),
-    "ultravox": Layout(
+    "ultravox": PublishedLayout(
         _PROJECTOR,
         {"encoder": (_AUDIO, "whisper"), "llm": (_TEXT, "llama")},
         {"encoder": "audio_model_id", "llm": "text_model_id"},
     ),
-    "granite_speech": Layout(
+    "granite_speech": PublishedLayout(
         _tower("encoder", "projector"),
         {
             "encoder": (("encoder_config",), "granite_speech_encoder"),
@@ -105,29 +107,29 @@ LAYOUTS: dict[str, Layout] = {
             "llm": (_TEXT, "granite"),
         },
     ),
-    "qwen2_5_omni": Layout(
+    "qwen2_5_omni": PublishedLayout(
         (*_thinker("thinker.", "proj"), Place("talker.", None), Place("token2wav.", None)),
         {
             "encoder": (("thinker_config", "audio_config"), "qwen2_5_omni_audio_encoder"),
             "llm": (("thinker_config", "text_config"), "qwen2_5_omni_text"),
         },
     ),
-    "qwen2_5_omni_thinker": Layout(
+    "qwen2_5_omni_thinker": PublishedLayout(
         _thinker("", "proj"),
         {"encoder": (_AUDIO, "qwen2_5_omni_audio_encoder"), "llm": (_TEXT, "qwen2_5_omni_text")},
     ),
-    "qwen3_omni_moe": Layout(
+    "qwen3_omni_moe": PublishedLayout(
         (*_thinker("thinker.", "proj1", "proj2"), Place("talker.", None), Place("code2wav.", None)),
         {
             "encoder": (("thinker_config", "audio_config"), "qwen3_omni_moe_audio_encoder"),
             "llm": (("thinker_config", "text_config"), "qwen3_omni_moe_text"),
         },
     ),
-    "qwen3_omni_moe_thinker": Layout(
+    "qwen3_omni_moe_thinker": PublishedLayout(
         _thinker("", "proj1", "proj2"),
         {"encoder": (_AUDIO, "qwen3_omni_moe_audio_encoder"), "llm": (_TEXT, "qwen3_omni_moe_text")},
     ),
-    "phi4_multimodal": Layout(
+    "phi4_multimodal": PublishedLayout(
         (
             Place(f"{_PHI_AUDIO}encoder.", "encoder"),
             Place(f"{_PHI_AUDIO}up_proj_for_speech.", "adapter", "up_proj_for_speech."),
@@ -138,7 +140,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
         {"encoder": (_AUDIO, "phi4_multimodal_audio"), "llm": ((), "phi4_multimodal")},
     ),
-    "llama_for_speech_lm": Layout(
+    "llama_for_speech_lm": PublishedLayout(
         (Place("encoder.", "encoder"), Place("adapter.", "adapter"), Place("decoder.", "llm")),
         {"encoder": (("encoder_id",), "whisper"), "llm": (("decoder_config",), "llama")},
         {"encoder": "encoder_id", "llm": "decoder_id"},
@@ -159,7 +161,7 @@ class PublishedPart:
 
     files: WeightsFiles
     part: SpeechLLMPart
-    layout: Layout
+    layout: PublishedLayout
 
     @property
     def config(self) -> dict[str, Any]:
@@ -236,7 +238,7 @@ def published_part(files: WeightsFiles, part: SpeechLLMPart) -> PublishedPart | 
     return None if layout is None else PublishedPart(files, part, layout)
 
 
-def layout_of(files: WeightsFiles) -> Layout | None:
+def layout_of(files: WeightsFiles) -> PublishedLayout | None:
     """Return how a speech LLM lies in its files, or None where they are those of another kind of model."""
     if "config.json" not in files.files:
         return None
@@ -244,12 +246,12 @@ def layout_of(files: WeightsFiles) -> Layout | None:
     return LAYOUTS.get(model_type) if isinstance(model_type, str) else None
 
 
-def place_of(layout: Layout, name: str) -> Place | None:
+def place_of(layout: PublishedLayout, name: str) -> Place | None:
     """Return whose a tensor is, or None where it is nobody's."""
     return next((place for place in layout.places if name.startswith(place.prefix)), None)
 
 
-def check_places(files: WeightsFiles, layout: Layout, names: Iterable[str]) -> None:
+def check_places(files: WeightsFiles, layout: PublishedLayout, names: Iterable[str]) -> None:
     """Check that every tensor of a speech LLM has a place.
 
     Raises:

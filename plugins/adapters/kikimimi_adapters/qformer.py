@@ -356,7 +356,8 @@ class QFormerAdapter(Adapter):
 def _projector(files: WeightsFiles) -> PublishedPart:
     part = published_part(files, "adapter")
     if part is None or part.config.get("model_type") != "blip_2_qformer":
-        raise WeightsError(f"{files.source}: is no Granite-Speech, whose projector adapter 'qformer' takes")
+        found = files.read_json("config.json").get("model_type")
+        raise WeightsError(f"{files.source}: is a {found!r} model; adapter 'qformer' takes 'granite_speech'")
     return part
 
 

@@ -102,11 +102,10 @@ class BlockAttention(GraniteSpeechConformerAttention):  # type: ignore[misc]
         batch, frames, _ = hidden.shape
         size = len(distances)
         missing = -frames % size
+        blocks = batch * ((frames + missing) // size)
         query, key, value = (
             # (B, F, heads x width) -> (B x blocks, heads, K, width)
-            F.pad(projected, (0, 0, 0, missing))
-            .reshape(-1, size, self.num_heads, self.dim_head)
-            .transpose(1, 2)
+            F.pad(projected, (0, 0, 0, missing)).reshape(blocks, size, self.num_heads, -1).transpose(1, 2)
             for projected in (self.to_q(hidden), *self.to_kv(hidden).chunk(2, dim=-1))
         )
         bias = torch.einsum("bhcd,crd->bhcr", query, self.rel_pos_emb(distances)) * self.scale

@@ -235,7 +235,7 @@ def read_config(files: WeightsFiles, encoder: str, *model_types: str) -> dict[st
     if found not in model_types:
         raise WeightsError(
             f"{files.source}: is a {found!r} model; encoder '{encoder}' takes "
-            f"{', '.join(map(repr, model_types))}"
+            f"{', '.join(map(repr, model_types))}, alone or inside a speech LLM"
         )
     return config
 

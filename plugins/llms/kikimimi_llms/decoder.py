@@ -79,8 +79,9 @@ class DecoderConfig(ComponentConfig):
         return (self.scratch or Scratch()) if self.weights == "random" else None
 
     def tiny_template(self) -> str | None:
-        """Return the chat template where it is a shipped one: no other is sure to fit another tokenizer."""
-        return self.chat_template if self.chat_template in CHAT_TEMPLATES else None
+        """Return the chat template where it is a shipped one that fits any tokenizer."""
+        shipped = self.chat_template if self.chat_template in CHAT_TEMPLATES else None
+        return shipped if shipped is not None and "eos_token" in find_chat_template(shipped) else None
 
 
 class Decoder(TransformersLLM):

@@ -37,7 +37,10 @@ _CONSTANTS = ("*.attn.bias", "*.attn.masked_bias", "*.rotary_emb.inv_freq")
 
 _MOST_LAYERS = 1000
 # Names of the tokens that tekken.json numbers alone.
-_TEKKEN = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+_TEKKEN: dict[str, Any] = {
+    **{"bos_token": "<s>", "eos_token": "</s>"},
+    **{"pad_token": "<pad>", "unk_token": "<unk>"},
+}
 
 
 class Pretrained:

@@ -19,8 +19,8 @@ def text_config(settings: Mapping[str, Any]) -> Any:
     Args:
         settings: The text model's part of `config.json`, with its `model_type`.
     """
-    inside = settings["model_type"]
-    config_class = CONFIG_MAPPING[_ALONE.get(inside, inside)]
+    inside = str(settings["model_type"])
+    config_class: Any = CONFIG_MAPPING[_ALONE.get(inside, inside)]
     if inside not in _ALONE:
         return config_class.from_dict(dict(settings))
     known = config_class().to_dict().keys() - _OF_THE_WHOLE

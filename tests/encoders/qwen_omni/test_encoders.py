@@ -254,10 +254,18 @@ def test_a_clip_longer_than_300_seconds_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "written", "message"),
     [
-        ("qwen2_5_omni", {"model_type": "qwen2_audio"}, "is a 'qwen2_audio' model.*takes 'qwen2_5_omni', 'q"),
-        ("qwen2_5_omni", {"model_type": "qwen2_5_omni"}, "config.json has no thinker_config"),
-        ("qwen2_5_omni", {"model_type": "qwen2_5_omni_thinker"}, "config.json has no audio_config"),
-        ("qwen3_omni", {"model_type": "qwen3_omni_moe", "thinker_config": {}}, "has no audio_config"),
+        (
+            "qwen2_5_omni",
+            {"model_type": "bert"},
+            "is a 'bert' model.*takes 'qwen2_5_omni_audio_encoder', alone",
+        ),
+        ("qwen2_5_omni", {"model_type": "qwen2_5_omni"}, "thinker_config.audio_config is missing"),
+        ("qwen2_5_omni", {"model_type": "qwen2_5_omni_thinker"}, "config.json: audio_config is missing"),
+        (
+            "qwen3_omni",
+            {"model_type": "qwen3_omni_moe", "thinker_config": {}},
+            "config.json: thinker_config.audio_config is missing",
+        ),
         ("qwen3_omni", {"model_type": "qwen3_omni_moe_audio_encoder"}, "config.json lacks 'd_model'"),
         (
             "qwen3_omni",

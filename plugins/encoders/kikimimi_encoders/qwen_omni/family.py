@@ -137,7 +137,7 @@ def _chunks(mel: Padded, pieces: list[list[int]], size: int) -> Tensor:
     width = mel.values.shape[-1]
     values = nn.functional.pad(mel.values, (0, -width % size))
     # (B, mels, mel frames) -> (B, chunks, mels, size)
-    cut = values.unflatten(-1, (-1, size)).transpose(1, 2)
+    cut = torch.unflatten(values, -1, (-1, size)).transpose(1, 2)
     return torch.cat([clip[: len(lengths)] for clip, lengths in zip(cut, pieces, strict=True)])[..., :longest]
 
 

@@ -68,7 +68,7 @@ class Qwen3OmniTransformer(ChunkedTransformer):
         """
         chunks = chunks.masked_fill(past_lengths(lengths, chunks)[:, None], 0.0)
         seen = [min(length, self.chunk) for length in whole]
-        parts = zip(chunks.split(_AT_ONCE), _split(seen, _AT_ONCE), strict=True)
+        parts = zip(torch.split(chunks, _AT_ONCE), _split(seen, _AT_ONCE), strict=True)
         return torch.cat([self._convolve(part, lengths) for part, lengths in parts])
 
     def _convolve(self, chunks: Tensor, lengths: list[int]) -> Tensor:

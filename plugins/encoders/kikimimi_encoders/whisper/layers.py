@@ -108,7 +108,7 @@ class WhisperAttention(nn.Module):
 def _attended(parts: Sequence[Tensor], count: int) -> Tensor:
     """Attend within each of `count` clips of one length: query, key and value of (N, heads, width) each."""
     # (N, heads, width) -> (count, heads, F, width)
-    query, key, value = (part.unflatten(0, (count, -1)).transpose(1, 2) for part in parts)
+    query, key, value = (torch.unflatten(part, 0, (count, -1)).transpose(1, 2) for part in parts)
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1)
 
 
