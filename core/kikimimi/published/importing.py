@@ -11,7 +11,7 @@ import yaml
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RequestError, WeightsError
-from kikimimi.files.writing import scratch_folder, whole_file
+from kikimimi.files.writing import scratch_folder, whole_file, writing
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import kept_names
 from kikimimi.published.families import FAMILIES
@@ -75,7 +75,8 @@ def imported_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     with scratch_folder() as folder:
         file = folder / "recipe.yaml"
         said = yaml.safe_dump(_recipe(model, expressed), allow_unicode=True, sort_keys=False)
-        file.write_text(said, encoding="utf-8")
+        with writing(file):
+            file.write_text(said, encoding="utf-8")
         return load_recipe(file, overrides)
 
 

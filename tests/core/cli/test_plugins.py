@@ -189,7 +189,7 @@ def test_a_name_shows_what_it_is_with_its_options() -> None:
     assert "Width between the layers" in line
     (row,) = json.loads(CliRunner().invoke(app, ["plugins", "mlp", "--json"]).output)
     assert row["contract"] == "kikimimi.Adapter"
-    assert row["options"][1] == {
+    assert row["options"][2] == {
         "name": "pool",
         "value": "one of stack, mean",
         "default": "`stack`",

@@ -19,6 +19,7 @@ from kikimimi.recipe.resolve import recipes_folder
 
 KINDS = {
     "whisper": ("encoder", "whisper"),
+    "voxtral": ("encoder", "whisper"),
     "qwen2_audio": ("encoder", "qwen2_audio"),
     "hubert": ("encoder", "hubert"),
     "wav2vec2": ("encoder", "wav2vec2"),

@@ -37,7 +37,7 @@ def test_a_part_that_no_stage_trains(recipe: Recipe) -> None:
     encoder, adapter, llm = describe(with_training(recipe, adapter=Train(lr=1.0)))
     assert (encoder.trainable, llm.trainable) == (0, 0)
     assert adapter.trainable == adapter.parameters != 0
-    assert (adapter.distribution, adapter.version, adapter.weights) == ("kikimimi", __version__, None)
+    assert (adapter.distribution, adapter.version, adapter.weights) == ("kikimimi", __version__, "random")
 
 
 def test_lora_counts(recipe: Recipe) -> None:

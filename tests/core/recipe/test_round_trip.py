@@ -105,6 +105,7 @@ def test_what_is_shown_is_complete(load: Any, base: str) -> None:
         "max_characters": None,
     }
     assert shown["llm"]["lora"] == {
+        "weights": "random",
         "rank": 4,
         "alpha": 32.0,
         "dropout": 0.0,

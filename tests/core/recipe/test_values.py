@@ -55,7 +55,7 @@ from kikimimi.contracts import registry
         ("llm.lora.targets=[]", "llm.lora.targets: must not be empty"),
         (
             "llm.lora=4",
-            "llm.lora: expected a section with alpha, dropout, modality, rank, targets or null, not '4'",
+            "llm.lora: expected a section with alpha, dropout, modality, rank, targets, weights or null, not '4'",
         ),
         (
             "name=a b",

@@ -169,6 +169,8 @@ SENTENCEPIECE = ("first", "always", "prepend", "start")
 
 WORDS = [("▁a", -2.5), ("▁user", -2.5), ("▁answer", -2.5), ("answer", -2.6), ("はい", -2.0), ("▁はい", -1.9)]
 SHIPPED = sorted(CHAT_TEMPLATES)
+MARKED = dict.fromkeys(("chatml", "qwen2_audio"), ["<|im_start|>", "<|im_end|>"])
+"""Control tokens that templates of one family of models spell."""
 
 
 @cache
@@ -200,6 +202,8 @@ def sentencepiece(kind: str) -> Any:
 @cache
 def shipped(tokenizer: str, template: str) -> ChatTemplate:
     built = build_tokenizer("bytes", ()) if tokenizer == "bytes" else copy.deepcopy(sentencepiece(tokenizer))
+    if template in MARKED:
+        built.add_special_tokens({"additional_special_tokens": MARKED[template]})
     return ChatTemplate(built, source="test", template=template)
 
 
@@ -273,10 +277,13 @@ def test_training_continues_the_prompt(tokenizer: str, template: str) -> None:
     prompt, rendered = rendering.render(asked, generate=True), rendering.render(answered)
     start = rendered.loss.index(True)
     assert rendered.ids[:start] == prompt.ids
-    assert all(rendered.loss[start:])
+    last = max(place for place, wanted in enumerate(rendered.loss) if wanted)
+    assert all(rendered.loss[start : last + 1])
     assert rendered.slots == prompt.slots
-    assert rendering.tokenizer.decode(rendered.ids[start:-1]).strip() == "はい"
-    assert rendered.ids[-1] == rendering.end_of_turn == rendering.tokenizer.eos_token_id
+    assert rendering.tokenizer.decode(rendered.ids[start:last]).strip() == "はい"
+    assert rendered.ids[last] == rendering.end_of_turn
+    if template not in MARKED:  # those end a turn with a token of their own, and a line
+        assert rendered.ids[-1] == rendering.end_of_turn == rendering.tokenizer.eos_token_id
 
 
 @cache
@@ -324,6 +331,8 @@ def test_no_answer_changes_the_tokens_before_it(
 ) -> None:
     """A blank of the prompt would merge into the first word: what is trained is never generated."""
     built = copy.deepcopy(merging() if tokenizer == "merging" else sentencepiece(tokenizer))
+    if template in MARKED:
+        built.add_special_tokens({"additional_special_tokens": MARKED[template]})
     rendering = ChatTemplate(
         built, source="t", template=ending(template) if template in ENDINGS else template
     )
@@ -365,6 +374,13 @@ def test_texts_of_the_shipped_templates() -> None:
         "### 指示:\nQ\n\n### 応答:\nA</s>\n\n### 指示:\nR\n\n### 応答:\nB</s>",
         "llm_jp_speech": "<s>あなたは親切なAIアシスタントです。\n\n### 指示:\nQ\n\n### 応答:\nA\n\n"
         "### 指示:\nR\n\n### 応答:\nB</s>",
+        **dict.fromkeys(
+            ("chatml", "qwen2_audio"),
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n"
+            "<|im_start|>assistant\nA<|im_end|>\n<|im_start|>user\nR<|im_end|>\n"
+            "<|im_start|>assistant\nB<|im_end|>\n",
+        ),
+        "voxtral": "<s>[INST]Q[/INST]A</s>[INST]R[/INST]B</s>",
     }
     assert {name: shipped("first", name).text(talk) for name in SHIPPED} == expected
 
@@ -380,6 +396,12 @@ def test_system_turns_of_the_shipped_templates() -> None:
         "llama2": "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nQ [/INST] A </s>",
         "llm_jp_3": "<s>S\n\n### 指示:\nQ\n\n### 応答:\nA</s>",
         "llm_jp_speech": "<s>S\n\n### 指示:\nQ\n\n### 応答:\nA</s>",
+        **dict.fromkeys(
+            ("chatml", "qwen2_audio"),
+            "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n"
+            "<|im_start|>assistant\nA<|im_end|>\n",
+        ),
+        "voxtral": "<s>[SYSTEM_PROMPT]S[/SYSTEM_PROMPT][INST]Q[/INST]A</s>",
     }
 
 
