@@ -46,6 +46,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "attention_multiplier": 0.2,
         "tie_word_embeddings": True,
     },
+    "qwen3_moe": {
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "norm_topk_prob": True,
+    },
     "gpt2": {"num_key_value_heads": None, "head_dim": None, "intermediate_size": None, "n_inner": 48},
     # padded batches
     "gpt_neox": {},

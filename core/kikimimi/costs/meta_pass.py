@@ -134,8 +134,12 @@ _FULL = frozenset(
 """What autocast runs in fp32, as it does on CUDA."""
 
 
+_GROUPED = {getattr(F, "grouped_mm", None), getattr(torch, "_grouped_mm", None)} - {None}
+"""Rows times one of several matrices each (experts); older releases of torch lack one or both."""
+
+
 class OnMeta(TorchFunctionMode):
-    """Fused attention, which keeps no scores; CTC loss and autocast, which the meta device lacks.
+    """Fused attention, which keeps no scores; experts; CTC loss and autocast, which the meta device lacks.
 
     Args:
         count: Where attention's operations are counted: two products forward, up to four backward. What fused
@@ -162,6 +166,9 @@ class OnMeta(TorchFunctionMode):
             return torch.tensor(True)
         if func is F.scaled_dot_product_attention:
             return self._attention(*(self._lower(value) for value in args[:3]), *args[3:], **kwargs)
+        if func in _GROUPED:
+            # Each row meets one matrix, whichever; on this device the kernel takes half precision alone.
+            return args[0] @ args[1][0]
         if self._half is not None and func in _HALF:
             args = [self._lower(value) for value in args]
             kwargs = {name: self._lower(value) for name, value in kwargs.items()}

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -29,7 +30,7 @@ from kikimimi_llms.rope import rope_per_sequence, switching_length
 from kikimimi_llms.scratch import Scratch, scratch_config
 from kikimimi_llms.transformers_llm import TransformersLLM, until_stop
 
-_PACKED = "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi3 gpt2 olmo2 smollm3 granite"
+_PACKED = "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi3 gpt2 olmo2 smollm3 granite qwen3_moe"
 PACKED = frozenset(_PACKED.split())
 """Model types that run a pack as it is: proven one by one against transformers' own logits. Any other gets
 its sequences as a padded batch: the same logits, with work on padding."""
@@ -37,6 +38,8 @@ its sequences as a padded batch: the same logits, with work on padding."""
 Architecture = Literal["qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "gpt2", "granite"]
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_MIXTURES = {"qwen3_moe": "*.mlp.gate.weight"}
+"""Mixtures of experts that are taken, proven as those in `PACKED` are, and what their routers are called."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -302,6 +305,10 @@ class CausalLM(Decoder):
     Remote code is never run. Sliding windows (Mistral, Gemma), capped scores and logits (Gemma 2) and scaled
     embeddings (Gemma, Granite) are those of the architecture. Model types in `PACKED` run sequences packed;
     any other runs them as a padded batch, with the same results.
+
+    Of mixtures of experts only Qwen3's (`qwen3_moe`) are taken. Their routers stay as they were trained,
+    whatever a stage trains: nothing here adds the loss that balances the experts (`router_aux_loss_coef`).
+    LoRA reaches the layers of attention: the experts' matrices are one tensor, and no linear layers.
     """
 
     @dataclass(kw_only=True, frozen=True)
@@ -317,6 +324,10 @@ class CausalLM(Decoder):
     def __init__(self, config: Config, context: LLMContext) -> None:
         self.scratch_type = config.architecture or "qwen2"
         super().__init__(config, context)
+        routers = _MIXTURES.get(self.model.config.model_type, "")
+        for name, parameter in self.model.named_parameters():
+            if fnmatchcase(name, routers):
+                parameter.requires_grad_(False)
 
     def _checked_config(self, pretrained: Pretrained) -> Any:
         config = pretrained.config()
@@ -327,8 +338,12 @@ class CausalLM(Decoder):
             )
         if getattr(config, "is_decoder", True) is False and hasattr(config, "type_vocab_size"):
             raise WeightsError(f"{name} that reads in both directions (BERT's kind), not a decoder")
-        if any((getattr(config, experts, None) or 0) > 1 for experts in _EXPERTS):
-            raise WeightsError(f"{name} with several experts, which llm 'causal_lm' does not take")
+        mixture = any((getattr(config, experts, None) or 0) > 1 for experts in _EXPERTS)
+        if mixture and config.model_type not in _MIXTURES:
+            raise WeightsError(
+                f"{name} with several experts, which llm 'causal_lm' does not take but of "
+                f"{', '.join(map(repr, _MIXTURES))}"
+            )
         wanted = self.config.architecture
         if wanted not in (None, config.model_type):
             raise WeightsError(f"{name}, and architecture says {wanted!r}")

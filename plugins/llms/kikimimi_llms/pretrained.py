@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 from pathlib import Path
 from struct import unpack_from
 from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
@@ -197,10 +198,14 @@ class Pretrained:
         if not strange:
             return named
         # transformers knows how older checkpoints of an architecture call, split and join their tensors.
-        source: dict[str, Any] = {"pretrained_model_name_or_path": None, "state_dict": state}
-        if self.part is None:
-            source = {"pretrained_model_name_or_path": self.tensors.folder, "use_safetensors": True}
-        loaded, report = type(model).from_pretrained(config=model.config, output_loading_info=True, **source)
+        kinds = [value.dtype for value in state.values() if value.is_floating_point()]
+        loaded, report = type(model).from_pretrained(
+            None,
+            config=model.config,
+            state_dict=state,
+            dtype=reduce(torch.promote_types, kinds, kinds[0]),
+            output_loading_info=True,
+        )
         wrong = report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"]
         return named if wrong else loaded.state_dict()
 

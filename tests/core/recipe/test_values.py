@@ -55,7 +55,8 @@ from kikimimi.contracts import registry
         ("llm.lora.targets=[]", "llm.lora.targets: must not be empty"),
         (
             "llm.lora=4",
-            "llm.lora: expected a section with alpha, dropout, modality, rank, targets, weights or null, not '4'",
+            "llm.lora: expected a section with alpha, dropout, modality, rank, targets, weights or null, "
+            "not '4'",
         ),
         (
             "name=a b",

@@ -169,7 +169,7 @@ SENTENCEPIECE = ("first", "always", "prepend", "start")
 
 WORDS = [("▁a", -2.5), ("▁user", -2.5), ("▁answer", -2.5), ("answer", -2.6), ("はい", -2.0), ("▁はい", -1.9)]
 SHIPPED = sorted(CHAT_TEMPLATES)
-MARKED = dict.fromkeys(("chatml", "qwen2_audio"), ["<|im_start|>", "<|im_end|>"])
+MARKED = {name: ["<|im_start|>", "<|im_end|>"] for name in ("chatml", "qwen2_audio")}
 """Control tokens that templates of one family of models spell."""
 
 
