@@ -74,6 +74,16 @@ def test_labelled_clips(tmp_path: Path, tone: bytes, read: Read) -> None:
     assert third.record["text"] == ""
 
 
+def test_a_clip_without_a_transcript_has_its_labels(tmp_path: Path, tone: bytes, read: Read) -> None:
+    rows = [{"a": tone, "t": None, "e": emotion} for emotion in ("joy", None)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "s.parquet")
+    (tmp_path / "f.yaml").write_text("audio: a\ntext: t\nmeta: {emotion: {column: e}}\n")
+    assert [row.record for row in read(layout(tmp_path / "s.parquet", "f.yaml"))] == [
+        {"language": None, "meta": {"emotion": "joy"}},
+        {"text": "", "language": None, "meta": {"emotion": None}},
+    ]
+
+
 def test_constants_and_columns(tmp_path: Path, tone: bytes, read: Read) -> None:
     file = parquet(
         tmp_path / "set.parquet",
@@ -480,6 +490,15 @@ def test_segments_of_files(tmp_path: Path, tone: bytes, read: Read) -> None:
     lacks = "train[2]: a: the segment begins at 3 s, but nothing says where it ends"
     assert clips("") == [Segment(long, 1.0, 1.5), tone, lacks]
     assert clips("segments: ignore\n") == [long, tone, long]
+    of_meta = [{"a": "long.wav", "t": "x", "meta": {"offset": 2.0, "duration": 1.0, "speaker": "s"}}]
+    pq.write_table(pa.Table.from_pylist(of_meta), tmp_path / "m.parquet")
+    for fields, cut in (
+        ("audio: a\ntext: t", Segment(long, 2.0, 1.0)),
+        ("turns: [{role: user, audio: a}, {role: assistant, text: t}]", Segment(long, 2.0, 1.0)),
+        ("audio: a\ntext: t\nsegments: ignore", long),
+    ):
+        (tmp_path / "f.yaml").write_text(f"{fields}\n")
+        assert read(layout(tmp_path / "m.parquet", "f.yaml"))[0].clips == (cut,)
     assert clips("start: start\nend: end\n") == [Segment(long, 1.0, 1.5), Segment(tone, 7.0, 2.0), lacks]
     assert clips("channel: line\n") == [
         Segment(long, channel=1),

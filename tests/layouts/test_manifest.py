@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kikimimi.contracts.layout import BadRow, Row, Segment
+from kikimimi.data.audio import encode_audio
+from kikimimi.data.packing.row import Dropped, PackSettings, pack_row
 from kikimimi.errors import DataError, RequestError
 from kikimimi_layouts.hugging_face import HuggingFace
 from kikimimi_layouts.manifest import Manifest
@@ -48,6 +51,30 @@ def test_labelled_clips(tmp_path: Path, name: str, content: str) -> None:
         ),
         Row("b.wav", {"text": "", "language": None, "meta": {"speaker": "2"}}, (tmp_path / "b.wav",)),
     ]
+
+
+@pytest.mark.fault("Rows: a bad one among good ones", "left out and counted; `bad_rows=fail` stops at it")
+@pytest.mark.parametrize(
+    "labels",
+    [{"emotion": "joy"}, {"translation": {"en": "x"}}, {"captions": ["rain"]}, {"answer": "x"}],
+)
+def test_a_clip_without_a_transcript_is_learnt_by_its_labels(tmp_path: Path, labels: dict[str, Any]) -> None:
+    lines = [
+        {"path": "a.wav", "text": None, "meta": labels},
+        {"path": "a.wav", "text": None, **labels},
+        {"path": "a.wav", "text": None, "meta": dict.fromkeys(labels), "speaker": "1"},
+        {"path": "a.wav", "text": "", "meta": labels},
+    ]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tone = np.full(8000, 0.1, np.float32)
+    (tmp_path / "a.wav").write_bytes(encode_audio(tone, 16_000, kind="WAV", subtype="PCM_16"))
+    found = rows(tmp_path / "m.jsonl")
+    labelled = {"language": None, "meta": labels}
+    assert [row.record for row in found[:2]] == [labelled, labelled]
+    packed = [pack_row(row, 0, PackSettings()) for row in found]
+    kept = [json.loads(row.members["json"]) for row in packed if not isinstance(row, Dropped)]
+    assert kept == [labelled, labelled]
+    assert [row.reason for row in packed if isinstance(row, Dropped)] == ["empty text", "empty text"]
 
 
 def test_columns_and_constants(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from kikimimi import (
 )
 from kikimimi_layouts.conversations import MARK, lost_clips
 from kikimimi_layouts.decoded import encoded, is_decoded
+from kikimimi_layouts.labels import clip_record
 from kikimimi_layouts.segments import USUAL, SegmentFields, cut_alone, is_usual, segment_of
 
 FIELDS_FOLDER = Path(__file__).parent / "fields"
@@ -284,10 +285,9 @@ class FieldsRow:
         clips: list[Clip] = []
         if fields.audio is not None and fields.text is not None:
             clip = self._part(fields.audio, fields.names(), values)
-            text = values[fields.text]
-            labelled = {"text": "" if text is None else text, "language": language, "meta": meta}
+            record = clip_record(values[fields.text], language, meta)
             return Row(
-                name if clip is None else clip_name(name, clip), labelled, () if clip is None else (clip,)
+                name if clip is None else clip_name(name, clip), record, () if clip is None else (clip,)
             )
         if language is not None:
             meta["language"] = language
@@ -296,7 +296,7 @@ class FieldsRow:
             if fields.messages is None
             else self._messages(fields.messages, values, clips)
         )
-        record: dict[str, Any] = {"messages": turns}
+        record = {"messages": turns}
         for key in ("chosen", "rejected"):
             if (column := getattr(fields, key)) is not None:
                 record[key] = "" if values[column] is None else values[column]

@@ -28,6 +28,7 @@ from kikimimi import (
     read_entries,
 )
 from kikimimi_layouts.json_files import record_layout
+from kikimimi_layouts.labels import clip_record
 from kikimimi_layouts.languages import language_code
 from kikimimi_layouts.table import Cells, Table
 
@@ -203,7 +204,7 @@ class Lhotse(Layout):
             language_code(language) if isinstance(language, str) else language
         )
         name = str(supervision.get("id", cut.get("id")))
-        return Row(name, {"text": said or "", "language": language, "meta": meta}, (clip,))
+        return Row(name, clip_record(said, language, meta), (clip,))
 
     def _source(
         self, about: Cells, channel: int | None, stored: "_Recording | None", place: str

@@ -26,6 +26,7 @@ from kikimimi_layouts.conversations import (
     row_name,
 )
 from kikimimi_layouts.json_files import json_kind, record_layout
+from kikimimi_layouts.labels import clip_record
 from kikimimi_layouts.llama_factory import data_sets
 from kikimimi_layouts.segments import USUAL, SegmentFields, segment_of, unread_stretch
 from kikimimi_layouts.table import Cells, Table, TableLayout
@@ -39,6 +40,7 @@ class Manifest(TableLayout):
     Columns path (relative to the manifest, or absolute), text, language (may be missing), and any others:
     they are kept as ``meta``, the licence as ``meta.license``. Columns such as ``offset`` and ``duration``,
     or ``start``, ``end`` and ``channel`` tell which part of its file a row is (`kikimimi_layouts.segments`).
+    A text that is null is left out where another label is there (`kikimimi_layouts.labels`).
     A record in JSON may be a conversation instead, as OpenAI, ShareGPT, LLaMA-Factory and ms-swift write
     them (`kikimimi_layouts.conversations`). A million rows take 16 MB of memory, and some
     seconds to check.
@@ -153,7 +155,7 @@ class Manifest(TableLayout):
         file = self.folder / path
         clip = self._part(where, fields, file) if self.config.segments == "cut" else file
         language, meta = self._about(where, fields)
-        return {"text": text or "", "language": language, "meta": meta}, [(path, clip)]
+        return clip_record(text, language, meta), [(path, clip)]
 
     def _part(self, where: str, fields: Cells, file: Path) -> Clip:
         try:

@@ -66,11 +66,8 @@ class NeMo(Manifest):
         if isinstance(path, str) and path.startswith("~"):
             fields[self.config.path] = os.path.expanduser(path)
         self._name_language(fields)
-        labels = self._label(where, fields)
-        record, clips = self._labelled_clip(where, fields)
-        if labels and not record["text"]:
-            del record["text"]
-        return record, clips
+        self._label(where, fields)
+        return self._labelled_clip(where, fields)
 
     def _name_language(self, fields: Cells) -> None:
         for name in ("lang", "source_lang"):
@@ -81,24 +78,23 @@ class NeMo(Manifest):
         if isinstance(said := fields.get(column), str):
             fields[column] = said.replace("_", "-")
 
-    def _label(self, where: str, fields: Cells) -> bool:
-        """Name what stands beside the transcript as tasks know it, and tell whether there is any of it."""
+    def _label(self, where: str, fields: Cells) -> None:
+        """Name what stands beside the transcript as tasks know it."""
         text = self._text(where, fields)
         answer = fields.pop("answer", None)
         answer = None if isinstance(answer, str) and answer.lower() in _NOTHING else answer
         if self._is_translated(fields):
             target = fields["target_lang"].replace("_", "-")
             fields["translation"] = {target: text if answer is None else answer}
-            fields[self.config.text] = None if answer is None else text
-            return True
+            fields[self.config.text] = None if answer is None else text or None
+            return
         question = fields.pop("context", None) or fields.pop("question", None)
         if question is not None and answer is not None:
-            fields |= {"question": question, "answer": answer, self.config.text: text}
-            return True
+            fields |= {"question": question, "answer": answer, self.config.text: text or None}
+            return
         fields[self.config.text] = answer if text is None else text
         if question is not None:
             fields["question"] = question
-        return False
 
     def _is_translated(self, fields: Cells) -> bool:
         source, target = fields.get(self.config.language_column), fields.get("target_lang")

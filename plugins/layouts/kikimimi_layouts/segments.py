@@ -79,8 +79,8 @@ USUAL = SegmentFields()
 
 
 def is_usual(name: str) -> bool:
-    """Tell whether a name is one of the usual ones."""
-    return _meaning(plain_name(name)) is not None
+    """Tell whether a name is one of the usual ones, or ``meta``, in which they may stand, too."""
+    return name == "meta" or _meaning(plain_name(name)) is not None
 
 
 def segment_of(
@@ -142,7 +142,7 @@ def unread_stretch(fields: Mapping[str, Any]) -> str | None:
     """Return the fields that may tell of a segment although their names are none of the usual ones, or None.
 
     They are two numbers, of which the second is the larger: ``sentence_start`` and ``sentence_end``, ``from``
-    and ``to``, ``crop: [start, end]``.
+    and ``to``, ``crop: [start, end]``; they may stand in ``meta``.
     """
     plain = {plain_name(name): name for name in fields}
     for known, name in plain.items():
@@ -156,6 +156,9 @@ def unread_stretch(fields: Mapping[str, Any]) -> str | None:
             for other in filter(plain.__contains__, others):
                 if _may_be_segment(fields[name], fields[plain[other]]):
                     return f"{name} and {plain[other]}"
+    inner = fields.get("meta")
+    if isinstance(inner, dict) and "meta" not in inner and (strange := unread_stretch(inner)):  # pyright: ignore[reportUnknownArgumentType]
+        return f"{strange} in meta"
     return None
 
 
