@@ -139,7 +139,7 @@ class Corpus:
             views: What else is rendered.
 
         Raises:
-            DataError: The record cannot be used, or lacks what a view needs.
+            DataError: The record cannot be used, has no answer to learn, or lacks what a view needs.
         """
         record = self.shards.read(row)
         conversation = self.conversation(record, Random(phrasing_seed) if phrasing_seed is not None else None)
@@ -148,6 +148,10 @@ class Corpus:
             others: dict[View, Rendered] = {view: render_view(llm, conversation, view) for view in views}
         except ValueError as error:
             raise DataError(f"{record.where}: {error}") from error
+        if not any(rendered.loss) and "prompt" not in others:  # of which an objective writes the answer
+            raise DataError(
+                f"{record.where}: nothing to learn: no turn is the assistant's; give chosen, or leave it out"
+            )
         names = conversation.clips()
         clips: list[Tensor]
         if features is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Callable
 from itertools import chain, islice
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from kikimimi.contracts.batch import collate
 from kikimimi.data.corpus import Corpus, all_texts, training_corpora
 from kikimimi.data.order.sources import audio_tokens, make_plan, record_costs, usable
+from kikimimi.data.shards.indexing import build_index
 from kikimimi.errors import DataError
 from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
@@ -47,6 +50,26 @@ def test_positions_are_bounded_by_the_adapter_and_estimated_from_text(chat: Reci
     estimated = costs - tokens
     assert np.abs(estimated - text).max() <= 12
     assert estimated.sum() == pytest.approx(sum(text), rel=0.02)
+
+
+def test_a_conversation_without_an_answer_is_no_training_data(
+    make_run: Make, write_tar: Callable[..., Path]
+) -> None:
+    """It may stand in a shard, to be asked; trained on, it would count as a record and teach nothing."""
+    asked = {"role": "user", "content": "はい"}
+    answered = {"role": "assistant", "content": "いいえ"}
+    talks = {"a": [asked], "b": [asked, answered], "c": [asked, answered, asked]}
+    members = [(f"{key}.json", json.dumps({"messages": talk}).encode()) for key, talk in talks.items()]
+    path = write_tar(members)
+    build_index(path)
+    run = make_run("chat", f"stages.asr.data.tones={{shards: {path}, task: chat}}")
+    with pytest.raises(DataError, match=r"record 'a': nothing to learn: no turn is the assistant's"):
+        train(run)
+    corpora = list(training_corpora(run.recipe))
+    (corpus,), llm = corpora, assemble(run.recipe, texts=lambda: all_texts(corpora)).llm
+    for row in (1, 2):
+        assert any(corpus.sample(row, llm, 16_000, phrasing_seed=None).rendered.loss)
+    assert not any(corpus.sample(0, llm, 16_000, phrasing_seed=None, views=["prompt"]).rendered.loss)
 
 
 def test_a_budget_of_tokens_trains(chat: Recipe, tmp_path: Path) -> None:
