@@ -1,6 +1,5 @@
 """``kikimimi data``: make, pack, index and look at training data."""
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 from annotated_types import Ge, Le
 
 from kikimimi.cli.show import open_recipe
-from kikimimi.console.terminal import say
+from kikimimi.console.terminal import json_text, say
 from kikimimi.contracts.options import NonNegativeInt, PositiveInt
 from kikimimi.data.codec import Codec, SampleRate
 
@@ -324,6 +323,6 @@ for _command in app.registered_commands:
 def _write_json(path: Path, value: Any, *, indent: int) -> None:
     from kikimimi.files.writing import whole_file
 
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    text = json_text(value, indent=indent)
     with whole_file(path) as unfinished:
-        unfinished.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
+        unfinished.write_text(f"{text}\n", encoding="utf-8")

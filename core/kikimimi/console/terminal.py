@@ -1,6 +1,7 @@
 """What is printed: texts of data, models, servers and strangers are all seen, and none steers a terminal.
 
-Everything that the core prints goes through `say`, `say_json` or `SafeConsole`, and pages through `visible`.
+Everything that the core prints goes through `say`, `say_json` or `SafeConsole`, JSON that people look into
+through `json_text`, and pages through `visible`.
 """
 
 import json
@@ -8,6 +9,7 @@ import os
 import re
 import sys
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 CSV_SAFE = "KIKIMIMI_CSV_SAFE"
@@ -51,9 +53,24 @@ def say(*columns: object, error: bool = False) -> None:
 
 
 def say_json(value: Any, *, indent: int | None = None) -> None:
-    """Print JSON; what `visible` would escape is escaped as JSON does."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    say("".join(c if c == "\n" or visible(c) == c else json.dumps(c)[1:-1] for c in text))
+    """Print JSON as `json_text` writes it."""
+    say(json_text(value, indent=indent))
+
+
+def json_text(
+    value: Any, *, indent: int | None = None, default: Callable[[Any], object] | None = None
+) -> str:
+    """Return JSON for people and programs: what `visible` would escape is escaped as JSON does.
+
+    Args:
+        value: What is to be written.
+        indent: Spaces of each level; None writes one line.
+        default: Function that makes something that JSON holds of what it cannot hold.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=default)
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c == "\n" or visible(c) == c else json.dumps(c)[1:-1] for c in text)
 
 
 def csv_cell(value: Any) -> Any:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kikimimi.console.terminal import say
+from kikimimi.console.terminal import json_text, say
 from kikimimi.console.words import counted
 from kikimimi.contracts.batch import Fault
 from kikimimi.errors import DataError, StorageError
@@ -41,7 +40,7 @@ class FaultLog:
                 self._listed.add(place)
                 new.append(fault)
         if new:
-            add_lines(self.path, [json.dumps(asdict(fault), ensure_ascii=False) for fault in new])
+            add_lines(self.path, [json_text(asdict(fault)) for fault in new])
 
     def judge(self, outcomes: Sequence[Fault | None]) -> None:
         """Take note of what became of the records of a micro-batch, in order; None is a record that was read.

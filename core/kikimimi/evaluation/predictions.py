@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, cast
 
 from typing_extensions import TypedDict
 
-from kikimimi.console.terminal import say
+from kikimimi.console.terminal import json_text, say
 from kikimimi.console.words import counted
 from kikimimi.contracts.answer import Answer
 from kikimimi.files.reading import damaged, file_there, read_json_lines
@@ -90,7 +90,7 @@ class Predictions:
             self._write()
 
     def _write(self) -> None:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self._lines)
+        text = "".join(json_text(line) + "\n" for line in self._lines)
         with whole_file(self.path) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
 
@@ -110,7 +110,7 @@ class Predictions:
             }
             for key, answer, reference in entries
         ]
-        add_lines(self.path, [json.dumps(line, ensure_ascii=False) for line in lines])
+        add_lines(self.path, [json_text(line) for line in lines])
         self.texts.update((key, answer) for key, answer, _ in entries)
         self.seconds += seconds
 

@@ -6,7 +6,6 @@ changed afterwards stands here.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from kikimimi.console.terminal import say
+from kikimimi.console.terminal import json_text, say
 from kikimimi.contracts import registry
 from kikimimi.errors import RequestError, RunError
 from kikimimi.evaluation.predictions import Identity
@@ -115,7 +114,7 @@ def keep_scoring(
         scoring = before if same else scoring  # when a score was first there stays known
     record = [*(one for one in record if one is not before), scoring]
     with whole_file(folder / RECORD) as unfinished:
-        unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.write_text(json_text(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _versions(evaluation: Evaluation) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """How similar the audio tokens of a clip are to the LLM's embeddings of its words, for a look at both."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch.nn import functional as F
 from typing_extensions import TypedDict
 
+from kikimimi.console.terminal import json_text
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.shards.record import Record
 from kikimimi.files.reading import MEBIBYTE, damaged, file_there, read_json
@@ -90,7 +90,7 @@ def write_similarities(folder: Path, identity: str, system: str, found: list[Sim
     ]
     said = {"identity": identity, "system": system, "thousandths": clips}
     with whole_file(folder / FILE) as unfinished:
-        unfinished.write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.write_text(json_text(said) + "\n", encoding="utf-8")
 
 
 def read_similarities(folder: Path) -> tuple[str, str, list[Similarity]]:

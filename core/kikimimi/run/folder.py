@@ -16,7 +16,6 @@ report.html               all of it to look at
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -27,7 +26,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kikimimi.console.terminal import say
+from kikimimi.console.terminal import json_text, say
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RunError, WriteError
 from kikimimi.files.hashes import (
@@ -367,7 +366,7 @@ class RunFolder:
         """Write a JSON file of the run, whole or not at all."""
         path = self.path / name
         with whole_file(path) as unfinished:
-            unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            unfinished.write_text(json_text(value, indent=2) + "\n", encoding="utf-8")
 
     def read_json(self, name: str, kind: Any = Any, *, remedy: str = "") -> Any:
         """Read a JSON file of the run, or None where there is none.

@@ -10,7 +10,6 @@ texts.jsonl                  without audio: requests and answers, and sentences 
 
 import csv
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi.console.progress import Progress
+from kikimimi.console.terminal import json_text
 from kikimimi.console.words import counted, duration
 from kikimimi.contracts import registry
 from kikimimi.contracts.options import NonNegativeInt, Options, PositiveInt, checked
@@ -297,5 +297,5 @@ def _write_table(path: Path, part: Sequence[Utterance]) -> None:
 
 def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> Path:
     with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        file.writelines(json_text(line) + "\n" for line in lines)
     return path

@@ -13,7 +13,7 @@ from rich.text import Text
 
 import kikimimi
 from kikimimi.console.rich_console import SafeConsole
-from kikimimi.console.terminal import CSV_SAFE, csv_cell, say, say_json, shortened, visible
+from kikimimi.console.terminal import CSV_SAFE, csv_cell, json_text, say, say_json, shortened, visible
 
 pytestmark = pytest.mark.fault(
     "Printing: control characters, markup, formulas", "shown as escapes, on terminals and pages"
@@ -69,6 +69,30 @@ def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(printed) == value
     assert visible(printed, lines=True) == printed
     assert "あ" in printed
+
+
+def test_json_in_files_steers_no_terminal_either(tmp_path: Path) -> None:
+    value = {HOSTILE: "\u202ea\x85\U000e0041\n", "path": tmp_path, "あ": "い"}
+    for indent in (None, 2):
+        text = json_text(value, indent=indent, default=str)
+        assert json.loads(text) == {**value, "path": str(tmp_path)}
+        assert visible(text, lines=True) == text
+        assert '"あ": "い"' in text
+
+
+def test_all_json_that_people_look_into_is_so() -> None:
+    core = Path(kikimimi.__file__).parent
+    others = {  # records of shards and their indexes, formats of others, a page
+        "console/terminal.py",
+        "data/packing/row.py",
+        "data/shards/record.py",
+        "data/shards/index.py",
+        "contracts/vocabulary.py",
+        "testing/records.py",
+        "report/run_report.py",
+    }
+    raw = {path for path in core.rglob("*.py") if "ensure_ascii=False" in path.read_text("utf-8")}
+    assert {str(path.relative_to(core)) for path in raw} == others
 
 
 def test_tables_take_no_markup_and_no_control(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from typing_extensions import TypedDict
 
 from kikimimi.console.progress import Progress
+from kikimimi.console.terminal import json_text
 from kikimimi.console.words import amount, counted, nearest
 from kikimimi.contracts.options import PositiveFloat, PositiveInt, Rule, checked
 from kikimimi.data.codec import Codec
@@ -173,7 +174,7 @@ class PackReport:
             ],
         }
         with whole_file(self.out / LEDGER) as unfinished:
-            text = json.dumps(ledger, ensure_ascii=False, indent=1, default=str)
+            text = json_text(ledger, indent=1, default=str)
             unfinished.write_text(f"{text}\n", encoding="utf-8")
 
 

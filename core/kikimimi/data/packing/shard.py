@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from kikimimi.console.terminal import json_text
 from kikimimi.contracts.layout import BadRow, Row
 from kikimimi.data.packing.row import MALFORMED, Dropped, PackSettings, key_of, pack_row
 from kikimimi.data.packing.source import PackSource
@@ -135,8 +136,8 @@ def pack_shard(
         one = Tally(1, drop.seconds or 0.0, int(drop.seconds is None))
         packed.dropped.setdefault(drop.reason, Tally()).add(one)
     with whole_file(note) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as lines:
-        lines.write(_json_line(asdict(packed)))
-        lines.writelines(_json_line(asdict(drop)) for drop in dropped)
+        lines.write(json_text(asdict(packed)) + "\n")
+        lines.writelines(json_text(asdict(drop)) + "\n" for drop in dropped)
     return packed, False
 
 
@@ -173,14 +174,6 @@ def _add(tar: tarfile.TarFile, key: str, members: dict[str, bytes]) -> None:
         info.size = len(content)
         info.mode = 0o444
         tar.addfile(info, io.BytesIO(content))
-
-
-def _json_line(data: Any) -> str:
-    """Return JSON as one line. What UTF-8 cannot hold, as in names of files, is escaped."""
-    line = json.dumps(data, ensure_ascii=False)
-    if not line.isascii() and any("\ud800" <= letter <= "\udfff" for letter in line):
-        line = json.dumps(data)
-    return line + "\n"
 
 
 def clear_leftovers(out: Path, prefix: str) -> None:
