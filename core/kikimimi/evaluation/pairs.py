@@ -60,6 +60,8 @@ def _rows(
     if kind != ".jsonl":
         first = next(rows, None)
         header = [] if first is None else _values(f"{path}, line {first.number}", first)
+        if any("\r" in name for name in header or ()):
+            raise RequestError(f"{path}: its lines end in carriage returns; save it with line feeds")
         _check_columns(str(path), header, wanted)  # pyright: ignore[reportArgumentType]
     for row in rows:
         try:
@@ -94,8 +96,6 @@ def _check_columns(where: str, columns: Iterable[str], wanted: tuple[str, str]) 
     columns = list(columns)
     if not columns:
         raise RequestError(f"{where}: holds no rows")
-    if any("\r" in name for name in columns):
-        raise RequestError(f"{where}: its lines end in carriage returns; save it with line feeds")
     for name in wanted:
         if name not in columns:
             raise RequestError(

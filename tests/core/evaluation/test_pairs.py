@@ -24,6 +24,11 @@ def test_the_same_pairs_from_each_format(tmp_path: Path, name: str, text: str) -
     assert read_pairs(written(tmp_path, name, text), "r", "p") == (["1行\n2行", "い"], ['あ, "x"', ""])
 
 
+def test_a_key_of_json_may_hold_anything(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jsonl", '{"r": "a", "p": "b", "x\\r": 1}\n')
+    assert read_pairs(path, "r", "p") == (["a"], ["b"])
+
+
 def test_a_quotation_mark_in_a_tsv_is_a_character(tmp_path: Path) -> None:
     path = written(tmp_path, "a.TSV", 'r\tp\n"はい" と\tはい\n"\tい\n')
     assert read_pairs(path, "r", "p") == (['"はい" と', '"'], ["はい", "い"])
