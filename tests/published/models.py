@@ -521,7 +521,7 @@ ULTRAVOX_TEMPLATE = (
 
 def write_ultravox(folder: Path) -> None:
     """Write its projector, and encoder and decoder beside it, which its settings name (0.4.1)."""
-    tokenizer = byte_tokenizer("<|eot_id|>", "<|start|>", "<|header|>")
+    tokenizer = byte_tokenizer("<|eot_id|>", "<|start|>", "<|header|>", "<|audio|>")
     tokenizer.chat_template = ULTRAVOX_TEMPLATE
     sides = write_sides(folder, tokenizer)[:2]
     names = {"ln_pre": (128,), "linear_1": (48, 128), "ln_mid": (24,), "linear_2": (32, 24)}

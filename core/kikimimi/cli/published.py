@@ -1,4 +1,4 @@
-"""``kikimimi import``."""
+"""``kikimimi import`` and ``kikimimi export``."""
 
 from pathlib import Path
 
@@ -23,3 +23,47 @@ def import_(
         "stages.finetune.data",
         error=True,
     )
+
+
+def export(
+    source: Path = typer.Argument(
+        ..., metavar="RUN", help="A trained run folder; with --list a recipe, too."
+    ),
+    to: str = typer.Option(
+        "auto", "--to", help="The shape to take: a name that --list prints, or auto for the first that fits."
+    ),
+    out: Path | None = typer.Option(None, "--out", help="The folder to make."),
+    stage: str | None = typer.Option(None, "--stage", help="Stage whose weights are taken. Default: last."),
+    lora: str | None = typer.Option(
+        None, "--lora", help="Low-rank updates of the LLM: merge them into its weights, or keep peft files."
+    ),
+    dtype: str | None = typer.Option(
+        None, "--dtype", help="Number format of the weights: fp32, bf16, fp16. Default: that of the LLM."
+    ),
+    audio_token: str | None = typer.Option(
+        None, "--audio-token", help="A token of the LLM that stands for clips. Default: the shape's own."
+    ),
+    list_: bool = typer.Option(False, "--list", help="Say which shapes fit, and why others do not."),
+) -> None:
+    """Write a trained model as one of a class that people serve, without kikimimi."""
+    from kikimimi.errors import RequestError
+    from kikimimi.published.exporting import export_run, fitting
+    from kikimimi.run.folder import RunFolder
+
+    if list_:
+        for name, problems in fitting(source, audio_token=audio_token).items():
+            say(f"{name}: {'; '.join(problems) if problems else 'fits'}")
+        return
+    if out is None:
+        raise RequestError("say with --out which folder to make, or ask with --list what fits")
+    made = export_run(
+        RunFolder.open(source),
+        to,
+        out,
+        stage=stage,
+        lora=lora,
+        dtype=dtype,
+        audio_token=audio_token,
+    )
+    say(str(made.folder))
+    say("\n".join([f"as {made.format}", *made.notes]), error=True)

@@ -1,1 +1,1 @@
-"""Published speech LLMs: taken in as runs."""
+"""Published speech LLMs: taken in as runs, and runs written as such."""

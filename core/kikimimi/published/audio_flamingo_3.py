@@ -1,7 +1,27 @@
 """Audio Flamingo 3 (Goel et al. 2025, arXiv 2507.08128; `AudioFlamingo3ForConditionalGeneration`)."""
 
+from typing import Any
+
 from kikimimi.errors import WeightsError
 from kikimimi.published.model import WINDOWS, Expressed, PublishedModel
+from kikimimi.published.served import (
+    LATER_WHISPER_SIZES,
+    Files,
+    Format,
+    Trained,
+    llm_problems,
+    needs,
+    part_problems,
+    prefixed,
+    text_settings,
+    tower_problems,
+    whisper_settings,
+    whole_config,
+)
+
+_TOKEN = "<sound>"
+_CLASS = "AudioFlamingo3ForConditionalGeneration"
+_MOST_WINDOWS = 20
 
 
 def express_audio_flamingo_3(model: PublishedModel) -> Expressed:
@@ -24,3 +44,60 @@ def express_audio_flamingo_3(model: PublishedModel) -> Expressed:
         llm={"name": "causal_lm", "weights": model.source, "chat_template": "chatml"},
         task={"name": "asr", "request": "Transcribe the input speech."},
     )
+
+
+def _problems(trained: Trained) -> list[str]:
+    """Return why a model is no Audio Flamingo 3; nothing where it is one."""
+    chosen = trained.recipe.adapter
+    found = tower_problems(trained, "qwen2_audio", pad="window")
+    if not found and trained.recipe.encoder.config.windows > _MOST_WINDOWS:
+        found += needs("encoder", trained.recipe.encoder.config, windows=_MOST_WINDOWS)
+    found += part_problems("adapter", chosen, ["mlp"]) or needs(
+        "adapter",
+        chosen.config,
+        downsample=1,
+        num_layers=2,
+        hidden_dim=(None, trained.model.llm.dim),
+        activation="gelu",
+        norm="none",
+        second_norm="none",
+        boundaries=False,
+    )
+    return found + llm_problems(trained, ["qwen2", "llama"], _TOKEN)
+
+
+def _files(trained: Trained) -> Files:
+    """Return the files of a model that is an Audio Flamingo 3."""
+    token = trained.placeholder(_TOKEN)
+    layers = {"mlp.0": "linear_1", "mlp.2": "linear_2"}
+    tensors = {
+        **prefixed("audio_tower.", trained.encoder_tensors()),
+        **prefixed("multi_modal_projector.", trained.adapter_tensors(layers)),
+        **prefixed("language_model.", trained.llm_tensors()),
+    }
+    config = whole_config(
+        "AudioFlamingo3Config",
+        architectures=[_CLASS],
+        audio_config=whisper_settings(trained, LATER_WHISPER_SIZES),
+        text_config=text_settings(trained),
+        audio_token_id=trained.own_tokenizer(_TOKEN).convert_tokens_to_ids(token),
+        projector_hidden_act="gelu",
+        projector_bias=trained.recipe.adapter.config.bias,
+        tie_word_embeddings=trained.is_tied,
+    )
+
+    def processor(tokenizer: Any, template: str) -> Any:
+        from transformers import AudioFlamingo3Processor, WhisperFeatureExtractor
+
+        features = WhisperFeatureExtractor(feature_size=config["audio_config"]["num_mel_bins"])
+        return AudioFlamingo3Processor(features, tokenizer, chat_template=template, audio_token=token)
+
+    heard = (
+        "Clips are padded with silence to windows of 30 s, as in the run (encoder.pad: window), and their "
+        "own frames are kept: nothing changes. A conversation holds one clip, of 20 ms to 10 minutes."
+    )
+    return Files(config, tensors, processor, token, heard, _CLASS)
+
+
+AUDIO_FLAMINGO_3 = Format(_problems, _files)
+"""The shape of Audio Flamingo 3."""

@@ -4,7 +4,22 @@ from typing import Any
 
 from kikimimi.errors import WeightsError
 from kikimimi.published.model import WINDOWS, Expressed, PublishedModel
+from kikimimi.published.served import (
+    WHISPER_SIZES,
+    Files,
+    Format,
+    Trained,
+    llm_problems,
+    needs,
+    part_problems,
+    prefixed,
+    text_settings,
+    tower_problems,
+    whisper_settings,
+)
 
+_TOKEN = "<|audio|>"
+_ACTIVATIONS = ("swiglu", "gelu", "relu", "silu")
 _FRAMES = 1500
 """Frames of Whisper's window."""
 
@@ -22,7 +37,7 @@ def express_ultravox(model: PublishedModel) -> Expressed:
             "an encoder that attends in blocks has no part here"
         )
     activation = config.get("projector_act", "swiglu")
-    if activation not in ("swiglu", "gelu", "relu", "silu"):
+    if activation not in _ACTIVATIONS:
         raise WeightsError(f"{model.source}: config.json: projector_act is {activation!r}, which mlp has not")
     stack = config.get("stack_factor", 8)
     adapter: dict[str, Any] = {
@@ -43,3 +58,89 @@ def express_ultravox(model: PublishedModel) -> Expressed:
         llm={"name": "causal_lm", "weights": model.source_of("llm")},
         task={"name": "asr", "request": "Transcribe the audio."},
     )
+
+
+def _problems(trained: Trained) -> list[str]:
+    recipe = trained.recipe
+    found = tower_problems(trained, "whisper", pad="none")
+    wrong = part_problems("adapter", recipe.adapter, ["mlp"]) or needs(
+        "adapter",
+        recipe.adapter.config,
+        pool="stack",
+        remainder="pad",
+        norm="rms",
+        second_norm=("hidden", "output"),
+        num_layers=2,
+        bias=False,
+        boundaries=False,
+    )
+    if not found and not wrong and recipe.encoder.config.windows > 1:
+        positions = trained.model.encoder.sizes.num_positions  # type: ignore[union-attr]
+        if positions % recipe.adapter.config.downsample:
+            wrong = needs("adapter", recipe.adapter.config, window_frames=positions)
+    found += wrong + llm_problems(trained, None, _TOKEN)
+    if trained.keep_lora:
+        found.append("--lora keep: the class finds no update beside it (--lora merge fits)")
+    return found
+
+
+def _files(trained: Trained) -> Files:
+    options: Any = trained.recipe.adapter.config
+    inner = options.hidden_dim or trained.model.llm.dim
+    layers = {
+        "norm": "ln_pre",
+        "mlp.0": "linear_1",
+        "mlp.1.1": "ln_mid",
+        "mlp.2": "linear_2",
+        "output_norm": "ln_post",
+    }
+    tensors = {
+        **prefixed("audio_tower.", trained.encoder_tensors()),
+        **prefixed("multi_modal_projector.", trained.adapter_tensors(layers)),
+        **prefixed("language_model.", trained.llm_tensors()),
+    }
+    text = text_settings(trained)
+    token = trained.own_tokenizer(_TOKEN).convert_tokens_to_ids(trained.placeholder(_TOKEN))
+    config = {
+        "architectures": ["UltravoxModel"],
+        "model_type": "ultravox",
+        "audio_model_id": None,
+        "text_model_id": None,
+        "audio_config": whisper_settings(
+            trained, WHISPER_SIZES, model_type="whisper", architectures=["WhisperModel"]
+        ),
+        "text_config": text,
+        "audio_token_index": token,
+        "hidden_size": inner * (2 if options.activation == "swiglu" else 1),
+        "stack_factor": options.downsample,
+        "norm_init": options.norm_init,
+        "projector_act": options.activation,
+        "projector_ln_mid": options.second_norm == "hidden",
+        "vocab_size": text["vocab_size"],
+        "tie_word_embeddings": trained.is_tied,
+        "initializer_range": text.get("initializer_range", 0.02),
+    }
+
+    def processor(tokenizer: Any, template: str) -> Any:
+        from transformers import WhisperFeatureExtractor
+
+        from kikimimi.published.ultravox_processing import UltravoxProcessor
+
+        return UltravoxProcessor(
+            WhisperFeatureExtractor(feature_size=config["audio_config"]["num_mel_bins"]),
+            tokenizer,
+            chat_template=template,
+            stack_factor=options.downsample,
+            audio_placeholder=_TOKEN,
+            audio_replacement_token_id=token,
+        )
+
+    heard = (
+        "Clips are not padded, as in the run (encoder.pad: none). In a batch of unequal clips, the last "
+        "frame of one with an odd number of mel frames sees a frame past its end, and may change."
+    )
+    return Files(config, tensors, processor, _TOKEN, heard)
+
+
+ULTRAVOX = Format(_problems, _files)
+"""The shape of Ultravox, whose class vLLM has."""

@@ -115,6 +115,21 @@ class ChatTemplate:
         self.end_of_turn = self._find_end(("a", "b"))
         self.stop_ids = self._find_stop_ids()
 
+    @property
+    def jinja(self) -> str:
+        """The template."""
+        return self._jinja
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """What the template is given besides the turns."""
+        return self._variables
+
+    @property
+    def opens_answers(self) -> bool:
+        """Whether every answer begins with a thought, an empty one where thinking is off."""
+        return self._opening is not None
+
     def text(self, conversation: Conversation, *, generate: bool = False) -> str:
         """Return the rendered text; an audio part is one noncharacter."""
         return self._lay_out(conversation, generate)[0]

@@ -1,0 +1,323 @@
+"""From a run to a model of a class that people serve: exactly, or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kikimimi.console.words import listing, nearest
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
+from kikimimi.contracts.precision import DTYPES
+from kikimimi.errors import RequestError, WriteError
+from kikimimi.files.writing import whole_folder
+from kikimimi.inference.load import load_model
+from kikimimi.model.assembly import assemble
+from kikimimi.published.formats import FORMATS
+from kikimimi.published.prompts import served_template
+from kikimimi.published.served import CONFIG, Files, Trained
+from kikimimi.recipe import load_recipe
+from kikimimi.run.folder import RunFolder
+
+AUTO = "auto"
+_STORED = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_SHARD = "5GB"
+_LOCK = "lock.json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export has written.
+
+    Attributes:
+        folder: Where.
+        format: Which shape.
+        notes: What is other there than in the run, one sentence each.
+    """
+
+    folder: Path
+    format: str
+    notes: tuple[str, ...]
+
+
+def fitting(source: Path, *, audio_token: str | None = None) -> dict[str, list[str]]:
+    """Return for each format why a run or a recipe does not fit it; nothing where it does.
+
+    Args:
+        source: A run folder, or a recipe.
+        audio_token: Token of the LLM's tokenizer that stands for clips.
+
+    Raises:
+        RecipeError: The recipe is wrong.
+        WeightsError: The sources of the parts cannot be read.
+    """
+    run = RunFolder.open(source) if source.is_dir() else None
+    recipe = run.recipe if run is not None else load_recipe(source)
+    assets = run.assets if run is not None and run.has_assets else None
+    model = assemble(
+        recipe, assets=assets, texts=None if assets else lambda: ["?"], load_weights=False, deferred=True
+    )
+    trained = Trained(recipe, model, audio_token)
+    return {name: format_.problems(trained) for name, format_ in FORMATS.items()}
+
+
+def export_run(
+    run: RunFolder,
+    to: str,
+    out: Path,
+    *,
+    stage: str | None = None,
+    lora: str | None = None,
+    dtype: str | None = None,
+    audio_token: str | None = None,
+) -> Exported:
+    """Write a run's model as one of a class that people serve.
+
+    Args:
+        run: A trained run.
+        to: Name of a format, or `auto`: the first that fits.
+        out: Folder to make.
+        stage: Stage whose weights are taken; None is the last that has any.
+        lora: `merge` low-rank updates into the weights, or `keep` them as files of peft; None merges, where a
+            format keeps none by itself.
+        dtype: Number format of the weights; None is that of the recipe's LLM.
+        audio_token: Token of the LLM's tokenizer that stands for clips; None is the usual one of the format.
+
+    Raises:
+        RequestError: The model does not fit, or an option is wrong.
+        RunError: Nothing was trained yet.
+        WriteError: The folder is there, or the system refuses.
+    """
+    _check_options(to, lora, dtype, out)
+    recipe = run.recipe
+    updates = recipe.llm.lora
+    keep = lora == "keep" or (lora is None and updates is not None and updates.modality == "audio")
+    if lora == "keep" and updates is None:
+        raise RequestError(f"--lora keep: the LLM of {run.path} has no low-rank updates (llm.lora)")
+    model = load_model(run, stage)
+    trained = Trained(recipe, model, audio_token, keep, dtype or recipe.llm.dtype)
+    name = _chosen(to, trained)
+    files = FORMATS[name].files(trained)
+    if files.config_name == CONFIG:
+        files = replace(files, config=_stored(files.config, trained.dtype))
+    check_complete(files)
+    with whole_folder(out) as folder:
+        _write_tensors(folder, files)
+        _write_json(folder / files.config_name, files.config)
+        tokenizer = _write_processor(folder, trained, files)
+        if files.config_name == CONFIG:
+            _write_json(folder / "generation_config.json", _generation(trained))
+        if keep and updates is not None:
+            write_updates(folder, trained, files)
+        if (run.path / _LOCK).is_file():
+            shutil.copyfile(run.path / _LOCK, folder / _LOCK)
+        if files.chat:
+            check_prompt(trained, tokenizer, files.placeholder)
+    return Exported(out, name, tuple(_notes(trained, files, keep)))
+
+
+def _check_options(to: str, lora: str | None, dtype: str | None, out: Path) -> None:
+    for option, given, allowed in (
+        ("--to", to, [AUTO, *FORMATS]),
+        ("--lora", lora, ["merge", "keep"]),
+        ("--dtype", dtype, [*_STORED]),
+    ):
+        if given is not None and given not in allowed:
+            raise RequestError(
+                f"{option} {given!r} is none of its values.{nearest(given, allowed)} "
+                f"Allowed: {listing(allowed)}"
+            )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise WriteError(f"{out} is there and not empty: choose another --out, or move it away")
+
+
+def _chosen(to: str, trained: Trained) -> str:
+    if to != AUTO:
+        if problems := FORMATS[to].problems(trained):
+            raise RequestError(f"this model is no {to}:\n  " + "\n  ".join(problems))
+        return to
+    found = {name: format_.problems(trained) for name, format_ in FORMATS.items()}
+    for name, problems in found.items():
+        if not problems:
+            return name
+    lines = [f"  {name}: {'; '.join(problems)}" for name, problems in found.items()]
+    raise RequestError("this model fits no format:\n" + "\n".join(lines))
+
+
+def _stored(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    stored = _STORED[dtype]
+    both = {"dtype": stored, "torch_dtype": stored}
+    inner = {
+        name: {**{key: held for key, held in value.items() if key != "_name_or_path"}, **both}
+        for name, value in config.items()
+        if isinstance(value, dict) and "model_type" in value
+    }
+    return {**config, **inner, **both}
+
+
+def check_complete(files: Files) -> None:
+    """Check that the tensors are those that the served class has, each of its shape, and none more.
+
+    Raises:
+        WriteError: They are not.
+    """
+    if files.model_class is None:
+        return
+    import torch
+    import transformers
+
+    model_class = getattr(transformers, files.model_class)
+    with torch.device("meta"):
+        model = model_class(model_class.config_class(**files.config))
+    model.tie_weights()
+    first = {id(value) for _, value in model.named_parameters()}
+    seen: set[int] = set()
+    wanted = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) in first and id(value) in seen:
+            continue  # tied
+        seen.add(id(value))
+        wanted[name] = tuple(value.shape)
+    held = {_in_memory(name, files.renamed): tuple(value.shape) for name, value in files.tensors.items()}
+    if wanted != held:
+        wrong = sorted(name for name in wanted.keys() | held.keys() if wanted.get(name) != held.get(name))
+        raise WriteError(
+            f"{files.model_class} has other tensors than this model: {listing(wrong)} "
+            f"(there {wanted.get(wrong[0])}, here {held.get(wrong[0])})"
+        )
+
+
+def _in_memory(name: str, renamed: Mapping[str, str]) -> str:
+    for prefix, other in renamed.items():
+        if name.startswith(prefix):
+            return other + name.removeprefix(prefix)
+    return name
+
+
+def _write_tensors(folder: Path, files: Files) -> None:
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+
+    tensors, name = files.tensors, files.weights_name
+    split = split_torch_state_dict_into_shards(
+        tensors, max_shard_size=_SHARD, filename_pattern=f"{name}{{suffix}}.safetensors"
+    )
+    for file, names in split.filename_to_tensors.items():
+        shard = {tensor: tensors[tensor].contiguous() for tensor in names}
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)  # it is made for its owner alone, and servers are others
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        _write_json(folder / f"{name}.safetensors.index.json", index)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_processor(folder: Path, trained: Trained, files: Files) -> Any:
+    tokenizer = trained.own_tokenizer(files.placeholder) if files.chat else trained.tokenizer
+    template = served_template(trained.model.llm, files.placeholder) if files.chat else ""
+    if files.chat:
+        tokenizer.chat_template = template
+    processor = files.processor(tokenizer, template)
+    processor.save_pretrained(folder)
+    # Older versions of transformers look for it alone.
+    heard = getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
+    if heard is not None:
+        heard.save_pretrained(folder)
+    return tokenizer
+
+
+def _generation(trained: Trained) -> dict[str, Any]:
+    llm: Any = trained.model.llm
+    tokenizer, stop = trained.tokenizer, list(llm.chat.stop_ids)
+    given = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    if given["pad_token_id"] is None:
+        given["pad_token_id"] = stop[0]
+    return {
+        **{name: value for name, value in given.items() if value is not None},
+        "eos_token_id": stop if len(stop) > 1 else stop[0],
+        "do_sample": False,
+    }
+
+
+def write_updates(folder: Path, trained: Trained, files: Files) -> None:
+    """Write the LLM's low-rank updates as peft does, by the names of the served class in memory."""
+    from safetensors.torch import save_file
+
+    lora = trained.recipe.llm.lora
+    assert lora is not None
+    dtype, tensors = DTYPES[trained.dtype], {}
+    for name, value in trained.text.state_dict().items():
+        if ".lora_" not in name:
+            continue
+        served = _in_memory(f"language_model.{name}", files.renamed).replace(".default.", ".")
+        tensors[f"base_model.model.{served}"] = value.detach().to(dtype).contiguous()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    targets = "|".join(sorted(lora.targets))
+    settings = {
+        "peft_type": "LORA",
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "bias": "none",
+        "target_modules": rf".*language_model.*\.({targets})",
+        "inference_mode": True,
+        "base_model_name_or_path": None,
+    }
+    _write_json(folder / "adapter_config.json", settings)
+
+
+_ASKED = Conversation((Message("user", (AudioPart("a.flac"), TextPart("Write what is said."))),))
+
+
+def check_prompt(trained: Trained, tokenizer: Any, token: str) -> None:
+    """Check that a prompt has the ids there that it has in the run.
+
+    Raises:
+        WriteError: It has others.
+    """
+    llm: Any = trained.model.llm
+    rendered = llm.render(_ASKED, generate=True)
+    audio = tokenizer.convert_tokens_to_ids(token)
+    expected = [audio if place in rendered.slots else number for place, number in enumerate(rendered.ids)]
+    parts = [{"type": "audio"}, {"type": "text", "text": "Write what is said."}]
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
+    )
+    if token not in tokenizer.get_vocab():  # what replaces it counts no text
+        before, after = (tokenizer.encode(part, add_special_tokens=False) for part in text.split(token))
+        place = rendered.slots[0]
+        found, expected = before + after, [*rendered.ids[:place], *rendered.ids[place + 1 :]]
+    else:
+        found = tokenizer.encode(text, add_special_tokens=False)
+    if found != expected:
+        raise WriteError(
+            f"the exported tokenizer writes a prompt with other ids than the run's ({found} instead of "
+            f"{expected}), so that the model would be asked otherwise"
+        )
+
+
+def _notes(trained: Trained, files: Files, keep: bool) -> list[str]:
+    recipe, notes = trained.recipe, [files.heard]
+    rounded = [
+        part
+        for part in ("encoder", "adapter", "llm")
+        if getattr(recipe, part).dtype != trained.dtype and trained.dtype != "fp32"
+    ]
+    if rounded:
+        notes.append(f"Rounded to {trained.dtype}: the weights of {', '.join(rounded)}.")
+    merged = [part for part in ("encoder", "adapter", "llm") if getattr(recipe, part).lora is not None]
+    if keep and "llm" in merged:
+        merged.remove("llm")
+        notes.append("Low-rank updates of the LLM: adapter_model.safetensors, as peft reads them.")
+    if merged:
+        rounding = "" if trained.dtype == "fp32" else f", and rounded to {trained.dtype} with them"
+        notes.append(f"Low-rank updates merged into the weights of {', '.join(merged)}{rounding}.")
+    if trained.model.llm.chat.opens_answers:  # type: ignore[union-attr]
+        notes.append("Earlier answers of a conversation lack there the thought that opens them here.")
+    return notes

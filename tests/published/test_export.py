@@ -1,0 +1,328 @@
+"""Runs, exported to the classes that people serve, against those classes of transformers."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from tests.published.models import TINY, Tiny, Turn, Ultravox, parts
+from tests.published.test_import import LATER, ONE, SILENT, fitting, logits_of, prompt
+from transformers import (
+    AutoProcessor,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2AudioEncoder,
+    Qwen2AudioEncoderConfig,
+    WhisperConfig,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from typer.testing import CliRunner
+
+from kikimimi import Generation, RequestError
+from kikimimi.cli import app
+from kikimimi.inference.engine import Engine
+from kikimimi.inference.load import load_model
+from kikimimi.published.exporting import export_run
+from kikimimi.published.formats import FORMATS
+from kikimimi.published.importing import import_model, imported_recipe
+from kikimimi.run.folder import RunFolder
+from kikimimi.testing import write_shard
+from kikimimi.training.train import train
+
+SHAPES = {
+    "qwen2_audio": "qwen2_audio",
+    "audioflamingo3": "audioflamingo3",
+    "voxtral": "voxtral",
+    "granite_speech": "granite_speech",
+    "ultravox": "ultravox",
+}
+"""The tiny model that a run begins with, by the format that it is exported to."""
+LORA = ("llm.lora.rank=4", "stages.finetune.train.llm={lr: 0.05, part: lora}")
+
+
+def trained(kind: str, folder: Path, *changes: str) -> RunFolder:
+    """Import a tiny model, and train it for two steps."""
+    published = folder / "published"
+    published.mkdir()
+    TINY[kind].write(published)
+    shard = write_shard(folder / "data", 4)
+    data = [
+        f"stages.finetune.data.speech.shards={shard}",
+        "evaluate={}",
+        "stages.finetune.steps=2",
+        "stages.finetune.train.adapter.lr=0.0001",
+        "stages.finetune.batch.global=1",
+        "stages.finetune.checkpoint.every=2",
+        "stages.finetune.schedule={name: constant}",
+        "trainer.accelerator=cpu",
+    ]
+    run = RunFolder.create(folder / "run", imported_recipe(str(published), [*data, *changes]))
+    train(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
+    return {}
+
+
+@pytest.fixture(scope="module", params=sorted(SHAPES))
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Engine, Path]:
+    """The format, the run's engine, and what was exported."""
+    name = request.param
+    if name.startswith("voxtral"):
+        pytest.importorskip("mistral_common", reason="builds Voxtral's prompts")
+    folder = tmp_path_factory.mktemp(name)
+    run = trained(SHAPES[name], folder)
+    export_run(run, name, folder / "out")
+    return name, Engine(load_model(run), torch.device("cpu")), folder / "out"
+
+
+class UltravoxServed(Ultravox):
+    """An exported Ultravox by hand, with the folder's own processor: no class of transformers is it."""
+
+    def __init__(self, folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.held = load_file(folder / "model.safetensors")
+        self.encoder = WhisperEncoder(WhisperConfig(**config["audio_config"]))
+        self.decoder = LlamaForCausalLM(LlamaConfig(**config["text_config"]))
+        for part, prefix in ((self.encoder, "audio_tower."), (self.decoder, "language_model.")):
+            state = {n.removeprefix(prefix): t for n, t in self.held.items() if n.startswith(prefix)}
+            part.load_state_dict(state)
+        self.config = SimpleNamespace(audio_token_id=-1)
+
+
+def asked_of_ultravox(folder: Path, turns: Sequence[Turn]) -> dict[str, Any]:
+    """Ask through the processor that was written beside the weights."""
+    processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    text = processor.apply_chat_template(
+        [{"role": turn.role, "content": parts(turn)} for turn in turns],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    clips = [clip for turn in turns for clip in turn.clips]
+    made = processor(text=text, audio=clips)
+    ids = made["input_ids"].masked_fill(made["input_ids"] == processor.audio_replacement_token_id, -1)
+    return {"input_ids": ids, "clips": clips}
+
+
+def served(name: str) -> Tiny:
+    """Return how an exported model is opened and asked."""
+    tiny = TINY[SHAPES[name]]
+    if name == "ultravox":
+        return replace(tiny, opened=UltravoxServed, asked=asked_of_ultravox)
+    return tiny
+
+
+def test_logits_and_answers_are_those_of_the_run(exported: tuple[str, Engine, Path]) -> None:
+    name, engine, folder = exported
+    tiny = served(name)
+    model = tiny.opened(folder).eval()
+    llm: Any = engine.model.llm
+    for turns in fitting(tiny, [ONE, SILENT, LATER]):
+        (ids,), (logits,) = logits_of(engine, [turns])
+        inputs = tiny.asked(folder, turns)
+        audio = tiny.audio_token(model.config)
+        assert [audio if number < 0 else number for number in ids] == inputs["input_ids"][0].tolist()
+        tiny.prepare(model, inputs)
+        with torch.inference_mode():
+            expected = model(**inputs).logits[0] / tiny.scale
+            new = model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=llm.chat.stop_ids)[
+                0, inputs["input_ids"].shape[1] :
+            ]
+        assert (logits - expected).abs().max() < 1e-4
+        assert expected.std() > 0.1
+        (answer,) = engine.answer([prompt(turns)], Generation(max_new_tokens=8))
+        assert answer == llm.tokenizer.decode(new, skip_special_tokens=True).strip()
+
+
+@pytest.mark.slow
+def test_it_answers_alike_where_kikimimi_cannot_be_imported(
+    exported: tuple[str, Engine, Path], tmp_path: Path
+) -> None:
+    name, engine, folder = exported
+    soundfile.write(tmp_path / "a.wav", ONE[0].clips[0], 16_000, subtype="FLOAT")
+    bare = tmp_path / "out"
+    shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("adapter_*"))
+    if (folder / "adapter_config.json").exists():
+        shutil.copytree(folder, tmp_path / "updates", ignore=shutil.ignore_patterns("model*"))
+    script = Path(__file__).with_name("served_alone.py")
+    command = [sys.executable, str(script), str(bare), str(tmp_path / "a.wav"), str(tmp_path / "made.pt")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    made = torch.load(tmp_path / "made.pt")
+    (ids,), (logits,) = logits_of(engine, [ONE])
+    slot = made["ids"].tolist()[ids.index(-1)]
+    assert [slot if number < 0 else number for number in ids] == made["ids"].tolist()
+    if name == "ultravox":
+        return  # a class of vLLM, not of transformers
+    assert (logits - made["logits"] / TINY[SHAPES[name]].scale).abs().max() < 1e-4
+    llm: Any = engine.model.llm
+    (answer,) = engine.answer([prompt(ONE)], Generation(max_new_tokens=8))
+    assert answer == llm.tokenizer.decode(made["new"], skip_special_tokens=True).strip()
+
+
+def test_an_export_is_imported_as_the_same_model(exported: tuple[str, Engine, Path], tmp_path: Path) -> None:
+    _, engine, folder = exported
+    again = load_model(import_model(str(folder), tmp_path / "run"))
+    state = engine.model.state_dict()
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def counted(name: str, folder: Path, lengths: Sequence[int]) -> list[int]:
+    """Return how many placeholders the served class's own processor writes for clips of some samples."""
+    if name == "voxtral":  # every window is whole
+        return [375] * len(lengths)
+    processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    mel = torch.tensor([-(-length // 160) for length in lengths])
+    if name == "qwen2_audio":
+        tower = Qwen2AudioEncoder(Qwen2AudioEncoderConfig(encoder_layers=1, d_model=20))
+        counts: list[int] = tower._get_feat_extract_output_lengths(mel)[1].tolist()
+    elif name == "audioflamingo3":
+        counts = processor._get_audio_token_length(mel).tolist()
+    elif name == "granite_speech":
+        counts = list(processor.audio_processor._get_num_audio_features(lengths))
+    else:
+        counts = [sum(processor.num_tokens(length)) for length in lengths]
+    return counts
+
+
+def test_placeholders_are_as_many_as_the_served_class_counts(exported: tuple[str, Engine, Path]) -> None:
+    name, engine, folder = exported
+    drawn = random.Random(0)
+    edges = [400, 479, 480, 481, 160_000, 479_999, 480_000]
+    lengths = edges + [drawn.randint(400, 480_000) for _ in range(1000 - len(edges))]
+    model = engine.model
+    ours = [model.adapter.max_tokens(model.encoder.num_frames(length)) for length in lengths]
+    assert ours == counted(name, folder, lengths)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
+@pytest.mark.parametrize("lora", ["merge", "keep"])
+def test_low_rank_updates_are_merged_or_kept(tmp_path: Path, lora: str) -> None:
+    run = trained("qwen2_audio", tmp_path, *LORA)
+    engine = Engine(load_model(run), torch.device("cpu"))
+    made = export_run(run, "qwen2_audio", tmp_path / "out", lora=lora)
+    tiny = TINY["qwen2_audio"]
+    model = tiny.opened(tmp_path / "out" if lora == "merge" else without_updates(tmp_path / "out")).eval()
+    inputs = tiny.asked(tmp_path / "out", ONE)
+    (_,), (logits,) = logits_of(engine, [ONE])
+    if lora == "keep":
+        with torch.inference_mode():
+            assert (logits - model(**inputs).logits[0]).abs().max() > 1e-3  # they do something
+        model = PeftModel.from_pretrained(model, tmp_path / "out").eval()
+    with torch.inference_mode():
+        assert (logits - model(**inputs).logits[0]).abs().max() < 1e-4
+    assert any("pdates" in note for note in made.notes)
+
+
+def without_updates(folder: Path) -> Path:
+    """Return a copy of an export without the files of peft, which transformers would read by itself."""
+    return Path(shutil.copytree(folder, folder.with_name("bare"), ignore=shutil.ignore_patterns("adapter_*")))
+
+
+def test_updates_that_act_on_audio_alone_are_refused_where_they_would_act_on_text(tmp_path: Path) -> None:
+    run = trained("qwen2_audio", tmp_path, *LORA, "llm.lora.modality=audio")
+    with pytest.raises(RequestError, match=r"llm\.lora\.modality is audio, needs any"):
+        export_run(run, "qwen2_audio", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_fits_is_listed_with_what_others_need(tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    TINY["audioflamingo3"].write(folder)
+    run = import_model(str(folder), tmp_path / "run", ["adapter.downsample=2", "adapter.pool=mean"])
+    result = CliRunner().invoke(app, ["export", str(run.path), "--list"])
+    assert result.exit_code == 0, result.output
+    lines = dict(line.split(": ", 1) for line in result.output.splitlines())
+    assert list(lines) == list(FORMATS)
+    assert "adapter.downsample is 2, needs 1" in lines["audioflamingo3"]
+    assert "adapter.pool is mean, needs stack" in lines["voxtral"]
+    assert "encoder is qwen2_audio, needs granite_speech" in lines["granite_speech"]
+
+
+def test_voxtral_in_mistral_s_files_is_that_of_transformers(tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    TINY["voxtral"].write(folder)
+    run = import_model(str(folder), tmp_path / "run")
+    held = load_file(folder / "model.safetensors")
+    rates = torch.exp(-math.log(10_000) / 7 * torch.arange(8))
+    angles = torch.arange(1500)[:, None] * rates
+    sinusoids = torch.cat([angles.sin(), angles.cos()], 1)
+    if (held["audio_tower.embed_positions.weight"] - sinusoids).abs().max() > 1e-2:
+        with pytest.raises(RequestError, match="the encoder's positions are no sinusoids"):
+            export_run(run, "voxtral-mistral", tmp_path / "refused")
+        save_file({**held, "audio_tower.embed_positions.weight": sinusoids}, folder / "model.safetensors")
+    export_run(run, "voxtral-mistral", tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"params.json", "consolidated.safetensors", "tekken.json"} <= names
+    assert "config.json" not in names
+    made = load_file(tmp_path / "out" / "consolidated.safetensors")
+    assert len(made) == len(held) - 1  # positions are computed anew
+    assert torch.equal(made["output.weight"], held["language_model.lm_head.weight"])
+    layer = "mm_whisper_embeddings.whisper_encoder.transformer.layers.1."
+    assert torch.equal(made[f"{layer}feed_forward.w2.bias"], held["audio_tower.layers.1.fc2.bias"])
+    # Halves that are rotated together there, neighbours here: the same products of queries and keys.
+    theirs, ours = [], []
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    turns = torch.arange(5)[:, None] / 1e4 ** (torch.arange(8) / 8)  # (5, width / 2)
+    for kind in "qk":
+        old = x @ held[f"language_model.model.layers.0.self_attn.{kind}_proj.weight"].T
+        first, second = old.view(5, 2, 2, 8).unbind(2)
+        cos, sin = turns.cos()[:, None], turns.sin()[:, None]
+        theirs.append(torch.cat([first * cos - second * sin, second * cos + first * sin], -1))
+        new = (x @ made[f"layers.0.attention.w{kind}.weight"].T).view(5, 2, 8, 2)
+        turned = torch.view_as_complex(new.contiguous()) * torch.polar(torch.ones_like(turns), turns)[:, None]
+        ours.append(torch.view_as_real(turned).flatten(2))
+    expected, found = (torch.einsum("qhd,khd->hqk", *pair) for pair in (theirs, ours))
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_the_command_takes_the_first_shape_that_fits(tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    TINY["audioflamingo3"].write(folder)
+    run = import_model(str(folder), tmp_path / "run")
+    command = ["export", str(run.path), "--out", str(tmp_path / "out"), "--dtype", "bf16"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "as audioflamingo3" in result.output
+    assert "Rounded to bf16: the weights of encoder, adapter, llm." in result.output
+    out = tmp_path / "out"
+    assert {value.dtype for value in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    assert config["dtype"] == config["torch_dtype"] == config["text_config"]["dtype"] == "bfloat16"
+    assert config["text_config"]["rope_theta"] == config["text_config"]["rope_parameters"]["rope_theta"]
+    assert (out / "lock.json").read_bytes() == (run.path / "lock.json").read_bytes()
+    again = CliRunner().invoke(app, command)
+    assert "is there and not empty" in str(again.exception)
+
+
+def test_a_token_or_a_format_that_is_not_there_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    TINY["audioflamingo3"].write(folder)
+    run = import_model(str(folder), tmp_path / "run")
+    with pytest.raises(RequestError, match="'<none>' is no token of the LLM's tokenizer"):
+        export_run(run, "audioflamingo3", tmp_path / "out", audio_token="<none>")
+    with pytest.raises(RequestError, match=r"--to 'audioflamingo' is none of its values\. Did you mean"):
+        export_run(run, "audioflamingo", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
