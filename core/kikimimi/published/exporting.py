@@ -16,13 +16,14 @@ from kikimimi.errors import RequestError, WriteError
 from kikimimi.files.writing import whole_folder
 from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
+from kikimimi.published.auto_map.writing import reasons, write_auto_map
 from kikimimi.published.formats import FORMATS
 from kikimimi.published.prompts import served_template
 from kikimimi.published.served import CONFIG, Files, Trained
 from kikimimi.recipe import load_recipe
 from kikimimi.run.folder import RunFolder
 
-AUTO = "auto"
+AUTO, CUSTOM = "auto", "hf"
 _STORED = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _SHARD = "5GB"
 _LOCK = "lock.json"
@@ -61,7 +62,12 @@ def fitting(source: Path, *, audio_token: str | None = None) -> dict[str, list[s
         recipe, assets=assets, texts=None if assets else lambda: ["?"], load_weights=False, deferred=True
     )
     trained = Trained(recipe, model, audio_token)
-    return {name: format_.problems(trained) for name, format_ in FORMATS.items()}
+    return _problems(trained)
+
+
+def _problems(trained: Trained) -> dict[str, list[str]]:
+    found = {name: format_.problems(trained) for name, format_ in FORMATS.items()}
+    return {**found, CUSTOM: reasons(trained.recipe)}
 
 
 def export_run(
@@ -100,6 +106,8 @@ def export_run(
     model = load_model(run, stage)
     trained = Trained(recipe, model, audio_token, keep, dtype or recipe.llm.dtype)
     name = _chosen(to, trained)
+    if name == CUSTOM:
+        return _write_custom(run, trained, out, lora=lora, dtype=dtype)
     files = FORMATS[name].files(trained)
     if files.config_name == CONFIG:
         files = replace(files, config=_stored(files.config, trained.dtype))
@@ -119,9 +127,31 @@ def export_run(
     return Exported(out, name, tuple(_notes(trained, files, keep)))
 
 
+def _write_custom(
+    run: RunFolder, trained: Trained, out: Path, *, lora: str | None, dtype: str | None
+) -> Exported:
+    """Write a model of code of its own, which merges updates and takes the LLM's number format and a new token."""
+    given = {"--lora keep": lora == "keep", "--dtype": dtype is not None}
+    given["--audio-token"] = trained.audio_token is not None
+    if unread := [option for option, there in given.items() if there]:
+        raise RequestError(f"{', '.join(unread)}: is not read with --to {CUSTOM}: leave it out")
+    with whole_folder(out) as folder:
+        write_auto_map(trained.model, trained.recipe, folder)
+        if (run.path / _LOCK).is_file():
+            shutil.copyfile(run.path / _LOCK, folder / _LOCK)
+    return Exported(
+        out,
+        CUSTOM,
+        (
+            "It is opened with trust_remote_code=True: the code beside the weights is all that it needs.",
+            "Control tokens that users spell out are encoded as such there; in the run they are not.",
+        ),
+    )
+
+
 def _check_options(to: str, lora: str | None, dtype: str | None, out: Path) -> None:
     for option, given, allowed in (
-        ("--to", to, [AUTO, *FORMATS]),
+        ("--to", to, [AUTO, *FORMATS, CUSTOM]),
         ("--lora", lora, ["merge", "keep"]),
         ("--dtype", dtype, [*_STORED]),
     ):
@@ -136,10 +166,10 @@ def _check_options(to: str, lora: str | None, dtype: str | None, out: Path) -> N
 
 def _chosen(to: str, trained: Trained) -> str:
     if to != AUTO:
-        if problems := FORMATS[to].problems(trained):
+        if problems := _problems(trained)[to]:
             raise RequestError(f"this model is no {to}:\n  " + "\n  ".join(problems))
         return to
-    found = {name: format_.problems(trained) for name, format_ in FORMATS.items()}
+    found = _problems(trained)
     for name, problems in found.items():
         if not problems:
             return name

@@ -67,6 +67,8 @@ class ChatTemplate:
 
     Attributes:
         tokenizer: The tokenizer.
+        jinja: The template's source.
+        variables: What it is given besides the turns.
         end_of_turn: The control token after the last answer.
         stop_ids: The ids that end an answer, `end_of_turn` among them.
 
@@ -98,8 +100,8 @@ class ChatTemplate:
                 "Jinja of your own"
             )
         self._origin = _origin(tokenizer, template)
-        self._jinja = str(tokenizer.get_chat_template())
-        self._variables = self._find_variables(dict(variables or {}), thinking)
+        self.jinja = str(tokenizer.get_chat_template())
+        self.variables = self._find_variables(dict(variables or {}), thinking)
         self._header = self._find_header()
         self._opening: Opening | None = None
         self._opening = self._find_opening(thinking)
@@ -108,22 +110,12 @@ class ChatTemplate:
         self._guarded = GuardedTokenizer(
             tokenizer,
             source=source,
-            spelled=self._jinja + added,
+            spelled=self.jinja + added,
             audio_start=audio_start,
             audio_end=audio_end,
         )
         self.end_of_turn = self._find_end(("a", "b"))
         self.stop_ids = self._find_stop_ids()
-
-    @property
-    def jinja(self) -> str:
-        """The template."""
-        return self._jinja
-
-    @property
-    def variables(self) -> Mapping[str, Any]:
-        """What the template is given besides the turns."""
-        return self._variables
 
     @property
     def opens_answers(self) -> bool:
@@ -247,13 +239,13 @@ class ChatTemplate:
 
     def _message(self, message: Message) -> dict[str, str]:
         content = flatten_message(message)
-        if "message.audio" not in self._jinja:
+        if "message.audio" not in self.jinja:
             return {"role": message.role, "content": content}
         rest = content.lstrip(AUDIO)
         return {"role": message.role, "content": rest, "audio": content[: len(content) - len(rest)]}
 
     def _apply(self, messages: list[dict[str, str]], generate: bool) -> str:
-        return self._within_limits(lambda: self._rendered(messages, generate, self._variables))
+        return self._within_limits(lambda: self._rendered(messages, generate, self.variables))
 
     def _rendered(self, messages: list[dict[str, str]], generate: bool, variables: dict[str, Any]) -> str:
         given = {
@@ -264,7 +256,7 @@ class ChatTemplate:
             "messages": messages,
             "add_generation_prompt": generate,
         }
-        return render_template(self._jinja, given)
+        return render_template(self.jinja, given)
 
     def _within_limits(self, use: Callable[[], _T]) -> _T:
         """Do what may fail with a template, and say which one it was."""
@@ -281,11 +273,11 @@ class ChatTemplate:
 
     def _find_variables(self, given: dict[str, Any], thinking: bool) -> dict[str, Any]:
         """Return what the template is given besides the turns: what switches thinking, and what was named."""
-        reads = self._within_limits(lambda: template_reads(self._jinja))
+        reads = self._within_limits(lambda: template_reads(self.jinja))
         for name in given:
             if name not in reads.variables:
                 raise ValueError(f"{self.source}: the chat template reads no variable {name!r}")
-        if thinking and not knows_thinking(self._jinja, reads):
+        if thinking and not knows_thinking(self.jinja, reads):
             raise ValueError(
                 f"{self.source}: thinking is true, and the chat template knows of none ({self._origin})"
             )

@@ -1,0 +1,321 @@
+"""Writes a run as a custom model of transformers, which brings its own code (`trust_remote_code=True`)."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kikimimi.console.words import listing
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
+from kikimimi.errors import RequestError
+from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.recipe import Recipe
+from kikimimi.text.guarded_tokenizer import AUDIO
+
+HEARING = ("alignformer", "cif", "ctc")
+"""Adapters whose number of audio tokens depends on what is said."""
+ENCODERS = ("qwen2_audio", "whisper")
+ADAPTERS = {
+    "conv": "Conv",
+    "conv_transformer": "ConvTransformer",
+    "mlp": "MLP",
+    "qformer": "QFormer",
+    "tltr": "TLTR",
+}
+"""Adapters whose code is there, and how their classes begin."""
+_PLACEHOLDERS = ("<|audio|>", "<|audio_clip|>", "<|kikimimi_audio|>")
+_CONTENT_PARTS = """\
+{#- Contents as lists of parts become texts, in which a clip is the placeholder and its marks. -#}
+{%- set conversation = namespace(turns=[]) -%}
+{%- for message in messages -%}
+{%- set said = namespace(text='', audio='') -%}
+{%- if message['content'] is string -%}
+{%- set said.text = message['content'] -%}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'text' -%}
+{%- set said.text = said.text + part['text'] -%}
+{%- elif AUDIO_FIRST and not said.text -%}
+{%- set said.audio = said.audio + CLIP -%}
+{%- else -%}
+{%- set said.text = said.text + CLIP -%}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- set conversation.turns = conversation.turns + [dict(message, content=said.text, audio=said.audio)] -%}
+{%- endfor -%}
+{%- set messages = conversation.turns -%}
+"""
+
+
+def reasons(recipe: Recipe) -> list[str]:
+    """Return why a recipe cannot be written as a custom model; nothing where it can."""
+    found = []
+    if recipe.encoder.name not in ENCODERS:
+        found.append(f"encoder '{recipe.encoder.name}' has no code there: it takes {listing(ENCODERS)}")
+    elif recipe.encoder.lora is not None and recipe.encoder.lora.modality != "any":
+        found.append("encoder.lora.modality: updates that act only with audio have no code there")
+    if recipe.adapter.name in HEARING:
+        found.append(
+            f"adapter '{recipe.adapter.name}' gives as many audio tokens as it hears things, and a processor "
+            "has to count them before anything is heard"
+        )
+    elif recipe.adapter.name not in ADAPTERS:
+        found.append(f"adapter '{recipe.adapter.name}' has no code there: it takes {listing(ADAPTERS)}")
+    if recipe.llm.name == "seq2seq":
+        found.append("llm 'seq2seq' has an encoder of its own: it takes decoders")
+    elif not hasattr(recipe.llm.component, "model_classes"):
+        found.append(f"llm '{recipe.llm.name}' is no model of transformers")
+    if recipe.llm.lora is not None and recipe.llm.lora.modality != "any":
+        found.append("llm.lora.modality: updates that act only with audio have no code there")
+    return found
+
+
+def write_auto_map(model: SpeechLM, recipe: Recipe, folder: Path) -> None:
+    """Write a model as transformers' `AutoModelForCausalLM` and `AutoProcessor` open it, without kikimimi.
+
+    Low-rank updates are merged, and every weight takes the LLM's number format.
+
+    Args:
+        model: The model of a run.
+        recipe: Its recipe.
+        folder: A folder to write into; it is made where it is not there.
+
+    Raises:
+        RequestError: The recipe has no such form, or the chat template cannot be written so that it renders
+            as the run's own.
+    """
+    wrong = reasons(recipe)
+    if wrong:
+        raise RequestError(f"cannot be written as a custom model: {'; '.join(wrong)}")
+    adapter = recipe.adapter.name
+    llm: Any = model.llm
+    dtype = next(llm.parameters()).dtype
+    tokenizer = copy.deepcopy(llm.tokenizer)
+    placeholder = next(token for token in _PLACEHOLDERS if token not in tokenizer.get_vocab())
+    tokenizer.add_tokens([placeholder], special_tokens=True)
+    audio, adapting = _audio_settings(model), _adapter_settings(model, adapter)
+    processing = import_module(f"{__package__}.processing_speech_lm")
+    from transformers import WhisperFeatureExtractor
+
+    seconds = audio["windows"] * audio["num_positions"] * 320 // 16_000
+    processor = processing.SpeechModelProcessor(
+        WhisperFeatureExtractor(feature_size=audio["num_mels"], chunk_length=max(1, seconds)),
+        tokenizer,
+        chat_template=_chat_template(llm, placeholder),
+        audio_token=placeholder,
+        audio_config=audio,
+        adapter_config=adapting,
+    )
+    audio["max_source_positions"] = processor.num_audio_tokens(
+        audio["windows"] * audio["num_positions"] * 320
+    )
+    _check_template(model, processor)
+    folder.mkdir(parents=True, exist_ok=True)
+    processor.save_pretrained(folder)
+    _amend(
+        folder / "processor_config.json",
+        {"auto_map": {"AutoProcessor": "processing_speech_lm.SpeechModelProcessor"}},
+    )
+    config = _config(model, audio, adapting, processor.audio_token_id, dtype)
+    modeling = import_module(f"{__package__}.modeling_{adapter}")
+    begins = ADAPTERS[adapter]
+    state = {name: value.to(dtype).contiguous() for name, value in _state(model).items()}
+    with torch.device("meta"):
+        whole = getattr(modeling, f"{begins}SpeechModelForCausalLM")(config)
+    expected = {name for name, _ in whole.named_parameters()}
+    assert expected == set(state), sorted(expected ^ set(state))
+    _save(state, folder)
+    config.save_pretrained(folder)
+    classes = {
+        "AutoConfig": f"modeling_{adapter}.{begins}SpeechModelConfig",
+        "AutoModel": f"modeling_{adapter}.{begins}SpeechModel",
+        "AutoModelForCausalLM": f"modeling_{adapter}.{begins}SpeechModelForCausalLM",
+    }
+    _amend(
+        folder / "config.json",
+        {
+            "auto_map": classes,
+            "architectures": [f"{begins}SpeechModelForCausalLM"],
+        },
+    )
+    for name in ("processing_speech_lm", f"modeling_{adapter}"):
+        _write_code(name, folder)
+    stops = list(llm.chat.stop_ids)
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": stops, "pad_token_id": stops[0], "do_sample": False}, indent=2) + "\n",
+        encoding="utf-8",
+    )
+
+
+def _audio_settings(model: SpeechLM) -> dict[str, Any]:
+    encoder: Any = model.encoder
+    sizes, options = encoder.sizes, encoder.config
+    return {
+        "dim": sizes.dim,
+        "num_heads": sizes.num_heads,
+        "ffn_dim": sizes.ffn_dim,
+        "num_mels": sizes.num_mels,
+        "num_positions": sizes.num_positions,
+        "layers": list(encoder.taps.layers),
+        "combine": options.combine,
+        "final_norm": encoder.model.layer_norm is not None,
+        "pairs": encoder.pairs,
+        "cuts": encoder.cuts,
+        "pad": options.pad,
+        "windows": options.windows,
+        "keep_silence": getattr(options, "keep_silence", False),
+    }
+
+
+def _adapter_settings(model: SpeechLM, name: str) -> dict[str, Any]:
+    adapter: Any = model.adapter
+    context = adapter.context
+    options = asdict(adapter.config)
+    options.pop("weights", None)
+    return {
+        "name": name,
+        **options,
+        "in_dim": context.in_dim,
+        "out_dim": context.out_dim,
+        "num_concat_layers": context.num_concat_layers,
+        "window": getattr(adapter, "window", None),
+    }
+
+
+def _config(
+    model: SpeechLM, audio: dict[str, Any], adapter: dict[str, Any], audio_token_id: int, dtype: torch.dtype
+) -> Any:
+    modeling = import_module(f"{__package__}.modeling_{adapter['name']}")
+    text_model = _text_model(model)
+    text = text_model.config.to_dict()
+    number_format = str(dtype).removeprefix("torch.")
+    text["dtype"] = number_format
+    text.pop("_name_or_path", None)
+    return getattr(modeling, f"{ADAPTERS[adapter['name']]}SpeechModelConfig")(
+        text_config=text,
+        audio_config=audio,
+        adapter_config=adapter,
+        audio_token_id=audio_token_id,
+        text_prefix=text_model.base_model_prefix,
+        dtype=number_format,
+    )
+
+
+def _text_model(model: SpeechLM) -> Any:
+    llm: Any = model.llm
+    return llm.model
+
+
+def _state(model: SpeechLM) -> dict[str, Tensor]:
+    """Return the weights by their names there, low-rank updates merged, tied ones once."""
+    parts: tuple[tuple[str, Any], ...] = (
+        ("encoder", model.encoder),
+        ("adapter", model.adapter),
+        ("llm", model.llm),
+    )
+    found = {}
+    for part, module in parts:
+        for name, value in _merged(module).items():
+            first, _, rest = name.partition(".")
+            if part == "encoder" and first == "taps":
+                found["encoder.taps"] = value
+            else:
+                found[f"{part}.{name if part == 'adapter' else rest}"] = value
+    return found
+
+
+def _merged(module: nn.Module) -> dict[str, Tensor]:
+    state = {}
+    for name, value in module.named_parameters():
+        if ".lora_" in name:
+            continue
+        owner_name, _, kind = name.rpartition(".")
+        if owner_name.endswith(".base_layer"):
+            layer: Any = module.get_submodule(owner_name.removesuffix(".base_layer"))
+            if kind == "weight":
+                value = value.detach().float() + layer.get_delta_weight("default").float()
+            name = f"{owner_name.removesuffix('.base_layer')}.{kind}"
+        state[name] = value.detach().cpu()
+    return state
+
+
+def _save(state: dict[str, Tensor], folder: Path) -> None:
+    from huggingface_hub import save_torch_state_dict
+
+    save_torch_state_dict(state, folder, metadata={"format": "pt"})
+
+
+def _write_code(name: str, folder: Path) -> None:
+    """Write a module of this folder, and those that it imports from here, which lie beside it there."""
+    code = Path(__file__).with_name(f"{name}.py").read_bytes().decode()
+    code = code.replace(f"from {__package__}.", "from .")
+    assert "kikimimi." not in code, name
+    for other in re.findall(r"^from \.(\w+) import", code, re.MULTILINE):
+        _write_code(other, folder)
+    (folder / f"{name}.py").write_text(code, encoding="utf-8")
+
+
+def _amend(file: Path, added: dict[str, Any]) -> None:
+    held = json.loads(file.read_bytes())
+    file.write_text(json.dumps(held | added, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _chat_template(llm: Any, placeholder: str) -> str:
+    """Return the run's template, in front of which parts become texts and variables are set."""
+    clip = f"{llm.config.audio_start or ''}{placeholder}{llm.config.audio_end or ''}"
+    jinja: str = llm.chat.jinja
+    first = "true" if "message.audio" in jinja else "false"
+    parts = _CONTENT_PARTS.replace("CLIP", json.dumps(clip)).replace("AUDIO_FIRST", first)
+    given = "".join(
+        f"{{%- set {name} = {_literal(value)} -%}}\n" for name, value in llm.chat.variables.items()
+    )
+    return given + parts + jinja
+
+
+def _literal(value: Any) -> str:
+    said = json.dumps(value)
+    return "none" if said == "null" else said
+
+
+def _check_template(model: SpeechLM, processor: Any) -> None:
+    """Render conversations both ways.
+
+    Raises:
+        RequestError: They differ.
+    """
+    llm: Any = model.llm
+    clip, words = AudioPart("clip.flac"), TextPart("Some words.")
+    user, answer = Message("user", (clip, words)), Message("assistant", (TextPart("An answer."),))
+    tried = [(user,), (Message("user", (words,)),), (user, answer, user)]
+    marks = f"{llm.config.audio_start or ''}{processor.audio_token}{llm.config.audio_end or ''}"
+    for messages in tried:
+        conversation = Conversation(messages)
+        try:
+            expected = llm.chat.text(conversation, generate=True).replace(AUDIO, marks)
+        except ValueError:
+            continue  # the template takes no such conversation
+        turns = [
+            {
+                "role": message.role,
+                "content": [
+                    {"type": "audio"} if isinstance(part, AudioPart) else {"type": "text", "text": part.text}
+                    for part in message.parts
+                ],
+            }
+            for message in messages
+        ]
+        rendered = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        if rendered != expected:
+            raise RequestError(
+                f"the chat template cannot be written for transformers: it gives {rendered!r}, "
+                f"and the run's own prompts read {expected!r}"
+            )

@@ -1,0 +1,239 @@
+"""Runs written as custom models of transformers, opened where kikimimi cannot be imported."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import AutoProcessor
+
+from kikimimi import AudioPart, Conversation, Generation, Message, RequestError, TextPart
+from kikimimi.inference.engine import Engine, Prompt
+from kikimimi.inference.load import load_model
+from kikimimi.model.assembly import assemble
+from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.published.auto_map.writing import reasons, write_auto_map
+from kikimimi.recipe import Recipe, load_recipe
+from kikimimi.run.folder import RunFolder
+from kikimimi.testing import tiny_recipe, write_shard
+from kikimimi.training.train import train
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
+OPENED = Path(__file__).with_name("opened_export.py")
+SHAPES = {
+    "mlp": ["llm.scratch.tokenizer=bytes"],
+    "mlp window": ["encoder.pad=window", "encoder.keep_silence=true", "adapter.remainder=drop"],
+    "mlp windows": ["encoder.windows=2", "adapter.downsample=7", "adapter.window_frames=300"],
+    "mlp ultravox": [
+        "adapter={name: mlp, downsample: 8, norm: rms, second_norm: hidden, activation: swiglu, bias: true}",
+        "llm.lora={rank: 2, targets: [q_proj, v_proj]}",
+    ],
+    "mlp mean": [
+        "adapter={name: mlp, downsample: 3, pool: mean, norm: layer, second_norm: output, boundaries: true}",
+        "encoder.layers=[0, 2]",
+        "llm={name: causal_lm, architecture: gpt2, weights: random}",
+    ],
+    "mlp qwen2_audio": ["encoder={name: qwen2_audio, weights: random, pad: window, windows: 2}"],
+    "mlp qwen2_audio alone": [
+        "encoder={name: qwen2_audio, weights: random, layers: [1, 2], combine: weighted_sum}",
+        "adapter={name: mlp, downsample: 1, num_layers: 1, bias: true}",
+        "llm.audio_start=<|clip|>",
+        "llm.audio_end=<|end_of_clip|>",
+    ],
+    "conv": ["adapter=conv"],
+    "conv fill": [
+        "adapter={name: conv, kernel_sizes: [8], strides: [8], padding: fill, norm: none, linear: true}",
+    ],
+    "conv blsp": [
+        "adapter={name: conv, kernel_sizes: [5, 5, 5], strides: [2, 2, 2], activation: glu, norm: last, "
+        "bottleneck_dim: 8}",
+    ],
+    "conv_transformer": ["adapter=conv_transformer"],
+    "conv_transformer slm": [
+        "adapter={name: conv_transformer, strides: [2, 2], num_layers: 2, position: sinusoidal, "
+        "activation: gelu}",
+    ],
+    "tltr": ["adapter={name: tltr, downsample: 5}", "encoder.layers=[0, 1, 2]"],
+    "tltr narrow": ["adapter={name: tltr, downsample: 5, dim: 32}", "encoder.layers=[1, 2]"],
+    "qformer": ["adapter=qformer"],
+    "qformer desta2": [
+        "adapter={name: qformer, num_queries: 3, window_seconds: null, query_norm: false, output_norm: true}",
+        "encoder.layers=[0, 1, 2]",
+    ],
+    "qformer granite": ["adapter={name: qformer, num_queries: 3, window_seconds: 0.3, remainder: pad}"],
+    "qformer drop": ["adapter={name: qformer, num_queries: 2, window_seconds: 0.3, remainder: drop}"],
+}
+
+
+Turns = Sequence[tuple[str, list[Any], str]]
+
+
+def noise(seconds: float, seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, 0.1, int(seconds * 16_000)).astype(np.float32)
+
+
+ONE: Turns = [("user", [noise(1.23, 0)], "ab")]
+TWO: Turns = [("user", [noise(0.7, 1), noise(2.51, 2)], "a")]
+LATER: Turns = [("user", [noise(0.011, 3)], "b"), ("assistant", [], "a"), ("user", [noise(1.9, 4)], "")]
+TEXT: Turns = [("user", [], "abab")]
+LONG: Turns = [("user", [noise(7.3, 5)], "a")]
+BATCHES: list[list[Turns]] = [[ONE], [TWO], [TEXT], [LATER], [ONE, TEXT, TWO, LATER]]
+
+
+def prompt(turns: Turns) -> Prompt:
+    messages: list[Message] = []
+    clips: list[torch.Tensor] = []
+    for role, own, words in turns:
+        parts: list[Any] = [AudioPart(f"{len(clips) + i}.flac") for i in range(len(own))]
+        clips += [torch.from_numpy(clip) for clip in own]
+        messages.append(Message(role, (*parts, TextPart(words))))  # type: ignore[arg-type]
+    return Prompt("asked", Conversation(tuple(messages)), clips)
+
+
+def in_parts(turns: Turns) -> tuple[list[dict[str, Any]], list[Any]]:
+    messages = [
+        {"role": role, "content": [*({"type": "audio"} for _ in own), {"type": "text", "text": words}]}
+        for role, own, words in turns
+    ]
+    return messages, [clip for _, own, _ in turns for clip in own]
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(write_shard(tmp_path_factory.mktemp("data"), 4))
+
+
+QUICK = ["mlp", "mlp qwen2_audio", "conv", "qformer"]
+SLOW = [shape for shape in SHAPES if shape not in QUICK]
+
+
+@pytest.mark.parametrize("shapes", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
+def test_a_trained_run_answers_alike_where_kikimimi_is_not(
+    shapes: list[str], shard: Path, tmp_path: Path
+) -> None:
+    folders = [tmp_path / shape.replace(" ", "_") for shape in shapes]
+    models = [exported(shape, shard, folder) for shape, folder in zip(shapes, folders, strict=True)]
+    subprocess.run([sys.executable, OPENED, *folders], check=True, cwd=tmp_path)  # one process for all
+    for shape, folder, model in zip(shapes, folders, models, strict=True):
+        compare(shape, folder, model)
+
+
+def exported(shape: str, shard: Path, folder: Path) -> SpeechLM:
+    """Train a run for two steps, write it, and what it is to be asked."""
+    recipe = tiny_recipe(load_recipe(QUICKSTART, SHAPES[shape]), shard)
+    assert reasons(recipe) == []
+    run = RunFolder.create(folder / "run", recipe)
+    train(run)
+    model = load_model(run)
+    write_auto_map(model, recipe, folder / "export")
+    longest = int((model.encoder.max_seconds or 0) * 16_000)
+    random = Random(0)
+    lengths = [longest, 1, 160, 161, 320, 321, *(random.randint(1, longest) for _ in range(1000))]
+    batches = [[in_parts(turns) for turns in batch] for batch in batches_of(model)]
+    torch.save({"batches": batches, "lengths": lengths}, folder / "asked")
+    return model
+
+
+def batches_of(model: SpeechLM) -> list[list[Turns]]:
+    """Return what a model is asked; a clip of two windows where it takes one."""
+    return [*BATCHES, [LONG, ONE]] if (model.encoder.max_seconds or 0) > 8 else BATCHES
+
+
+def compare(shape: str, folder: Path, model: SpeechLM) -> None:
+    asked: Any = torch.load(folder / "asked", weights_only=False)
+    heard: Any = torch.load(folder / "found", weights_only=False)
+    expected = [model.adapter.max_tokens(model.encoder.num_frames(length)) for length in asked["lengths"]]
+    assert heard["counts"] == expected, shape
+    longest = asked["lengths"][0]
+    assert [f"samples, and must have 1 to {longest}" in said for said in heard["refused"]] == [True, True]
+    engine = Engine(model, torch.device("cpu"))
+    for batch, answer in zip(batches_of(model), heard["answers"], strict=True):
+        prompts = [prompt(turns) for turns in batch]
+        _, packed, _ = engine.pack(prompts)
+        with torch.inference_mode():
+            logits = model.llm(packed.embeddings, packed.lengths, torch.arange(len(packed.ids)))
+        sizes = packed.lengths.tolist()
+        ids = [
+            [heard["audio"] if i < 0 else i for i in row.tolist()] for row in torch.split(packed.ids, sizes)
+        ]
+        assert answer["ids"] == ids, shape
+        for ours, theirs in zip(torch.split(logits, sizes), answer["logits"], strict=True):
+            assert (ours - theirs).abs().max() < 1e-4, shape
+            assert ours.std() > 0.01, shape  # there is something to compare
+        assert answer["texts"] == engine.answer(prompts, Generation(max_new_tokens=8)), shape
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["adapter=cif"], "adapter 'cif' gives as many audio tokens as it hears things"),
+        (["llm={name: seq2seq, weights: random}"], "llm 'seq2seq' has an encoder of its own"),
+        (
+            ["llm.lora={rank: 2, targets: [q_proj], modality: audio}"],
+            "llm.lora.modality: updates that act only with audio have no code there",
+        ),
+        (["encoder={name: wavlm, weights: random}"], "encoder 'wavlm' has no code there"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_written(
+    changes: list[str], said: str, tmp_path: Path
+) -> None:
+    recipe = load_recipe(QUICKSTART, changes)
+    assert any(reason.startswith(said) for reason in reasons(recipe))
+    model: Any = None
+    with pytest.raises(RequestError, match=re.escape(said)):
+        write_auto_map(model, recipe, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+PLAIN = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+HEADER = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+AUDIO_FIRST = (
+    "{% for message in messages %}<|{{ message.role }}|>{% if message.audio %}{{ message.audio }};{% endif %}"
+    "{{ message.content }}<|end|>{% endfor %}" + HEADER
+)
+THOUGHT = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>"
+    "\n\n{% endif %}{{ m.content }}<|end|>{% endfor %}" + HEADER
+)
+ASKED = [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "a"}]}]
+
+
+@pytest.mark.parametrize(
+    ("template", "rendered"),
+    [
+        (PLAIN + HEADER, "<|user|><|user|><|audio|><|system|>a<|end|><|assistant|>"),
+        (AUDIO_FIRST, "<|user|><|user|><|audio|><|system|>;a<|end|><|assistant|>"),
+    ],
+)
+def test_marks_and_templates_are_the_runs_own(
+    template: str, rendered: str, shard: Path, tmp_path: Path
+) -> None:
+    marks = ["llm.audio_start=<|user|>", "llm.audio_end=<|system|>"]
+    recipe = with_template(tiny_recipe(load_recipe(QUICKSTART, marks), shard), template)
+    write_auto_map(assemble(recipe), recipe, tmp_path / "export")
+    processor: Any = AutoProcessor.from_pretrained(tmp_path / "export", trust_remote_code=True)
+    assert processor.apply_chat_template(ASKED, add_generation_prompt=True, tokenize=False) == rendered
+
+
+def test_a_template_whose_answers_are_opened_is_refused(shard: Path, tmp_path: Path) -> None:
+    recipe = with_template(tiny_recipe(load_recipe(QUICKSTART), shard), THOUGHT)
+    with pytest.raises(RequestError, match="the chat template cannot be written for transformers"):
+        write_auto_map(assemble(recipe), recipe, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+def with_template(recipe: Recipe, template: str) -> Recipe:
+    config: Any = replace(recipe.llm.config, chat_template=template)
+    return replace(recipe, llm=replace(recipe.llm, config=config))
