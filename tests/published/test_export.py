@@ -252,7 +252,7 @@ def test_what_fits_is_listed_with_what_others_need(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", str(run.path), "--list"])
     assert result.exit_code == 0, result.output
     lines = dict(line.split(": ", 1) for line in result.output.splitlines())
-    assert list(lines) == list(FORMATS)
+    assert list(lines) == [*FORMATS, "hf"]
     assert "adapter.downsample is 2, needs 1" in lines["audioflamingo3"]
     assert "adapter.pool is mean, needs stack" in lines["voxtral"]
     assert "encoder is qwen2_audio, needs granite_speech" in lines["granite_speech"]

@@ -13,7 +13,7 @@ from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.precision import DTYPES
 from kikimimi.errors import RequestError, WriteError
-from kikimimi.files.writing import whole_folder
+from kikimimi.files.writing import whole_folder, writing
 from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
 from kikimimi.published.auto_map.writing import reasons, write_auto_map
@@ -130,7 +130,7 @@ def export_run(
 def _write_custom(
     run: RunFolder, trained: Trained, out: Path, *, lora: str | None, dtype: str | None
 ) -> Exported:
-    """Write a model of code of its own, which merges updates and takes the LLM's number format and a new token."""
+    """Write a model with code of its own: updates merged, in the LLM's number format, with a new token."""
     given = {"--lora keep": lora == "keep", "--dtype": dtype is not None}
     given["--audio-token"] = trained.audio_token is not None
     if unread := [option for option, there in given.items() if there]:
@@ -237,7 +237,8 @@ def _write_tensors(folder: Path, files: Files) -> None:
     )
     for file, names in split.filename_to_tensors.items():
         shard = {tensor: tensors[tensor].contiguous() for tensor in names}
-        save_file(shard, folder / file, metadata={"format": "pt"})
+        with writing(folder / file):
+            save_file(shard, folder / file, metadata={"format": "pt"})
         (folder / file).chmod(0o644)  # it is made for its owner alone, and servers are others
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
@@ -245,7 +246,9 @@ def _write_tensors(folder: Path, files: Files) -> None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    said = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
+    with writing(path):
+        path.write_text(said + "\n", encoding="utf-8")
 
 
 def _write_processor(folder: Path, trained: Trained, files: Files) -> Any:
@@ -287,7 +290,8 @@ def write_updates(folder: Path, trained: Trained, files: Files) -> None:
             continue
         served = _in_memory(f"language_model.{name}", files.renamed).replace(".default.", ".")
         tensors[f"base_model.model.{served}"] = value.detach().to(dtype).contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with writing(folder / "adapter_model.safetensors"):
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     targets = "|".join(sorted(lora.targets))
     settings = {
         "peft_type": "LORA",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi.errors import WeightsError
+from kikimimi.files.writing import writing
 from kikimimi.published.model import WINDOWS, Expressed, PublishedModel
 from kikimimi.published.served import (
     LATER_WHISPER_SIZES,
@@ -112,7 +113,8 @@ class _Extractor:
 
         WhisperFeatureExtractor(feature_size=self._num_mels).save_pretrained(folder)
         assert self._tekken is not None
-        shutil.copyfile(self._tekken, folder / _TEKKEN)
+        with writing(folder / _TEKKEN):
+            shutil.copyfile(self._tekken, folder / _TEKKEN)
 
 
 _HEARD = (

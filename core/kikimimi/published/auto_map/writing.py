@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kikimimi.files.writing import writing
 from kikimimi.console.words import listing
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.errors import RequestError
@@ -150,10 +151,12 @@ def write_auto_map(model: SpeechLM, recipe: Recipe, folder: Path) -> None:
     for name in ("processing_speech_lm", f"modeling_{adapter}"):
         _write_code(name, folder)
     stops = list(llm.chat.stop_ids)
-    (folder / "generation_config.json").write_text(
-        json.dumps({"eos_token_id": stops, "pad_token_id": stops[0], "do_sample": False}, indent=2) + "\n",
-        encoding="utf-8",
-    )
+    generation = {"eos_token_id": stops, "pad_token_id": stops[0], "do_sample": False}
+    with writing(folder / "generation_config.json"):
+        (folder / "generation_config.json").write_text(
+            json.dumps(generation, indent=2) + "
+", encoding="utf-8"
+        )
 
 
 def _audio_settings(model: SpeechLM) -> dict[str, Any]:
@@ -261,12 +264,14 @@ def _write_code(name: str, folder: Path) -> None:
     assert "kikimimi." not in code, name
     for other in re.findall(r"^from \.(\w+) import", code, re.MULTILINE):
         _write_code(other, folder)
-    (folder / f"{name}.py").write_text(code, encoding="utf-8")
+    with writing(folder / f"{name}.py"):
+        (folder / f"{name}.py").write_text(code, encoding="utf-8")
 
 
 def _amend(file: Path, added: dict[str, Any]) -> None:
     held = json.loads(file.read_bytes())
-    file.write_text(json.dumps(held | added, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with writing(file):
+        file.write_text(json.dumps(held | added, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _chat_template(llm: Any, placeholder: str) -> str:
