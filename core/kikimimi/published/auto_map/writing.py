@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kikimimi.files.writing import writing
 from kikimimi.console.words import listing
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.errors import RequestError
+from kikimimi.files.writing import writing
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import Recipe
 from kikimimi.text.guarded_tokenizer import AUDIO
@@ -154,8 +154,7 @@ def write_auto_map(model: SpeechLM, recipe: Recipe, folder: Path) -> None:
     generation = {"eos_token_id": stops, "pad_token_id": stops[0], "do_sample": False}
     with writing(folder / "generation_config.json"):
         (folder / "generation_config.json").write_text(
-            json.dumps(generation, indent=2) + "
-", encoding="utf-8"
+            json.dumps(generation, indent=2) + "\n", encoding="utf-8"
         )
 
 
