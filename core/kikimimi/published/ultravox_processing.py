@@ -45,7 +45,7 @@ class UltravoxProcessor(ProcessorMixin):  # type: ignore[misc]
         frames = [ceil(min(_WINDOW, num_samples - start) / _HOP) for start in range(0, num_samples, _WINDOW)]
         return [max(1, ceil(count / 2 / self.stack_factor)) for count in frames]
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         text: Any = None,
         audio: Any = None,
@@ -68,9 +68,9 @@ class UltravoxProcessor(ProcessorMixin):  # type: ignore[misc]
         """
         given = audios if audio is None else audio
         clips = [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
-        if clips and sampling_rate != self.audio_processor.sampling_rate:
+        if clips and sampling_rate != self.audio_processor.sampling_rate:  # pyright: ignore[reportAttributeAccessIssue]
             raise ValueError(
-                f"clips of {sampling_rate} Hz: {self.audio_processor.sampling_rate} Hz are needed"
+                f"clips of {sampling_rate} Hz: {self.audio_processor.sampling_rate} Hz are needed"  # pyright: ignore[reportAttributeAccessIssue]
             )
         data: dict[str, Any] = {}
         counts: list[list[int]] = []
@@ -86,7 +86,7 @@ class UltravoxProcessor(ProcessorMixin):  # type: ignore[misc]
                 counts.append(own)
                 tokens += own
                 whole = torch.nn.functional.pad(wave, (0, max(-len(wave) % _HOP, 2 * _HOP - len(wave))))
-                mel = self.audio_processor(
+                mel = self.audio_processor(  # pyright: ignore[reportAttributeAccessIssue]
                     whole.numpy(),
                     sampling_rate=sampling_rate,
                     padding=False,
@@ -115,7 +115,7 @@ class UltravoxProcessor(ProcessorMixin):  # type: ignore[misc]
             raise ValueError(f"{len(rest)} placeholders {self.audio_placeholder!r} for {len(counts)} clips")
         ids: list[int] = self.tokenizer.encode(before, add_special_tokens=False)
         for count, part in zip(counts, rest, strict=True):
-            ids += [self.audio_replacement_token_id] * count
+            ids += [self.audio_replacement_token_id] * count  # pyright: ignore[reportAssignmentType]
             ids += self.tokenizer.encode(part, add_special_tokens=False)
         return ids
 

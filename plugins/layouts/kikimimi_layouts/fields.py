@@ -296,7 +296,7 @@ class FieldsRow:
             if fields.messages is None
             else self._messages(fields.messages, values, clips)
         )
-        record = {"messages": turns}
+        record: dict[str, Any] = {"messages": turns}
         for key in ("chosen", "rejected"):
             if (column := getattr(fields, key)) is not None:
                 record[key] = "" if values[column] is None else values[column]

@@ -28,7 +28,7 @@ class SpeechModelConfig(PretrainedConfig):  # type: ignore[misc]
     """
 
     model_type = "kikimimi"
-    sub_configs = {"text_config": AutoConfig, "audio_config": AudioTowerConfig}  # noqa: RUF012
+    sub_configs = {"text_config": AutoConfig, "audio_config": AudioTowerConfig}  # noqa: RUF012  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from kikimimi.published.auto_map.modeling_speech_lm import BareSpeechModel, Bare
 class QueryLayer(Blip2QFormerLayer):  # type: ignore[misc]
     """Self-attention of the queries, cross-attention to frames, feed-forward; post-norm."""
 
-    def forward(self, hidden: Tensor, frames: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, frames: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Transform (N, Q, H) queries that look at (N, K, E) frames."""
         hidden = _look(self.attention, hidden, hidden)
         if self.has_cross_attention:

@@ -222,9 +222,9 @@ class SpeechModelBase(PreTrainedModel):  # type: ignore[misc]
         if input_features is None:
             return embedded
         heard = self.get_audio_features(input_features, input_features_mask).pooler_output
-        if int(is_audio.sum()) != len(heard):
-            raise ValueError(f"{int(is_audio.sum())} places for {len(heard)} audio tokens")
-        return embedded.masked_scatter(is_audio[..., None], heard.to(embedded.dtype))
+        if int(is_audio.sum()) != len(heard):  # pyright: ignore[reportArgumentType]
+            raise ValueError(f"{int(is_audio.sum())} places for {len(heard)} audio tokens")  # pyright: ignore[reportArgumentType]
+        return embedded.masked_scatter(is_audio[..., None], heard.to(embedded.dtype))  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def _stacked(features: Any, masks: Any) -> tuple[Tensor, Tensor | None]:
@@ -249,7 +249,7 @@ def _positions(given: Tensor | None, attention_mask: Any, embedded: Tensor) -> T
 class BareSpeechModel(SpeechModelBase):
     """Without a head, as vLLM's Transformers back end takes it."""
 
-    _keys_to_ignore_on_load_unexpected = (r"llm\.lm_head\..*",)
+    _keys_to_ignore_on_load_unexpected = (r"llm\.lm_head\..*",)  # pyright: ignore[reportAssignmentType]
 
     def _text_model(self, config: Any) -> nn.Module:
         return nn.ModuleDict({config.text_prefix: AutoModel.from_config(config.text_config)})
@@ -325,7 +325,7 @@ class BareSpeechModelForCausalLM(SpeechModelBase, GenerationMixin):  # type: ign
             **kwargs,
         )
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input_ids: Any,
         attention_mask: Any = None,
@@ -336,7 +336,7 @@ class BareSpeechModelForCausalLM(SpeechModelBase, GenerationMixin):  # type: ign
         **kwargs: Any,
     ) -> Any:
         """Return the inputs of a step: clips are heard in the first one."""
-        inputs = super().prepare_inputs_for_generation(
+        inputs = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
