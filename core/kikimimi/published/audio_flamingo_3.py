@@ -1,7 +1,5 @@
 """Audio Flamingo 3 (Goel et al. 2025, arXiv 2507.08128; `AudioFlamingo3ForConditionalGeneration`)."""
 
-from typing import Any
-
 from kikimimi.errors import WeightsError
 from kikimimi.published.model import WINDOWS, Expressed, PublishedModel
 from kikimimi.published.served import (
@@ -9,10 +7,10 @@ from kikimimi.published.served import (
     Files,
     Format,
     Trained,
+    featured,
     llm_problems,
     needs,
     part_problems,
-    prefixed,
     text_settings,
     tower_problems,
     whisper_settings,
@@ -70,11 +68,7 @@ def _files(trained: Trained) -> Files:
     """Return the files of a model that is an Audio Flamingo 3."""
     token = trained.placeholder(_TOKEN)
     layers = {"mlp.0": "linear_1", "mlp.2": "linear_2"}
-    tensors = {
-        **prefixed("audio_tower.", trained.encoder_tensors()),
-        **prefixed("multi_modal_projector.", trained.adapter_tensors(layers)),
-        **prefixed("language_model.", trained.llm_tensors()),
-    }
+    tensors = trained.published_tensors(layers)
     config = whole_config(
         "AudioFlamingo3Config",
         architectures=[_CLASS],
@@ -86,17 +80,11 @@ def _files(trained: Trained) -> Files:
         tie_word_embeddings=trained.is_tied,
     )
 
-    def processor(tokenizer: Any, template: str) -> Any:
-        from transformers import AudioFlamingo3Processor, WhisperFeatureExtractor
-
-        features = WhisperFeatureExtractor(feature_size=config["audio_config"]["num_mel_bins"])
-        return AudioFlamingo3Processor(features, tokenizer, chat_template=template, audio_token=token)
-
     heard = (
         "Clips are padded with silence to windows of 30 s, as in the run (encoder.pad: window), and their "
         "own frames are kept: nothing changes. A conversation holds one clip, of 20 ms to 10 minutes."
     )
-    return Files(config, tensors, processor, token, heard, _CLASS)
+    return Files(config, tensors, featured("AudioFlamingo3Processor", config, token), token, heard, _CLASS)
 
 
 AUDIO_FLAMINGO_3 = Format(_problems, _files)

@@ -1,17 +1,15 @@
 """Qwen2-Audio (Chu et al. 2024, arXiv 2407.10759; `Qwen2AudioForConditionalGeneration` of transformers)."""
 
-from typing import Any
-
 from kikimimi.published.model import Expressed, PublishedModel
 from kikimimi.published.served import (
     WHISPER_SIZES,
     Files,
     Format,
     Trained,
+    featured,
     llm_problems,
     needs,
     part_problems,
-    prefixed,
     text_settings,
     tower_problems,
     whisper_settings,
@@ -58,11 +56,7 @@ def _problems(trained: Trained) -> list[str]:
 def _files(trained: Trained) -> Files:
     """Return the files of a model that is a Qwen2-Audio."""
     token = trained.placeholder(_TOKEN)
-    tensors = {
-        **prefixed("audio_tower.", trained.encoder_tensors()),
-        **prefixed("multi_modal_projector.", trained.adapter_tensors({"mlp.0": "linear"})),
-        **prefixed("language_model.", trained.llm_tensors()),
-    }
+    tensors = trained.published_tensors({"mlp.0": "linear"})
     config = whole_config(
         "Qwen2AudioConfig",
         architectures=[_CLASS],
@@ -72,17 +66,11 @@ def _files(trained: Trained) -> Files:
         tie_word_embeddings=trained.is_tied,
     )
 
-    def processor(tokenizer: Any, template: str) -> Any:
-        from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
-
-        features = WhisperFeatureExtractor(feature_size=config["audio_config"]["num_mel_bins"])
-        return Qwen2AudioProcessor(features, tokenizer, chat_template=template, audio_token=token)
-
     heard = (
         "Clips are padded with silence to 30 s, as in the run (encoder.pad: window), and their own frames "
         "are kept: nothing changes. The class cuts clips at 30 s, and takes none under 20 ms."
     )
-    return Files(config, tensors, processor, token, heard, _CLASS)
+    return Files(config, tensors, featured("Qwen2AudioProcessor", config, token), token, heard, _CLASS)
 
 
 QWEN2_AUDIO = Format(_problems, _files)

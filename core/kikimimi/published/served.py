@@ -91,6 +91,18 @@ class Trained:
             state.pop("lm_head.weight", None)
         return state
 
+    def published_tensors(self, names: Mapping[str, str]) -> dict[str, Tensor]:
+        """Return all tensors as most published models call their parts.
+
+        Args:
+            names: What the adapter's layers are called there, by their names here.
+        """
+        return {
+            **prefixed("audio_tower.", self.encoder_tensors()),
+            **prefixed("multi_modal_projector.", self.adapter_tensors(names)),
+            **prefixed("language_model.", self.llm_tensors()),
+        }
+
     def _tensors(self, part: nn.Module, *, keep: bool = False) -> dict[str, Tensor]:
         """Return tensors in the number format that is written, low-rank updates merged or left out."""
         dtype = DTYPES[self.dtype]
@@ -320,6 +332,19 @@ LATER_WHISPER_SIZES = {
     "num_heads": "num_attention_heads",
     "ffn_dim": "intermediate_size",
 }
+
+
+def featured(class_name: str, config: Mapping[str, Any], token: str) -> Callable[[Any, str], Any]:
+    """Return what makes a processor of Whisper's features, by the name of its class in transformers."""
+
+    def processor(tokenizer: Any, template: str) -> Any:
+        import transformers
+
+        features = transformers.WhisperFeatureExtractor(feature_size=config["audio_config"]["num_mel_bins"])
+        processor_class: Any = getattr(transformers, class_name)
+        return processor_class(features, tokenizer, chat_template=template, audio_token=token)
+
+    return processor
 
 
 def whole_config(class_name: str, **settings: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from kikimimi.published.served import (
     llm_problems,
     needs,
     part_problems,
-    prefixed,
     text_settings,
     tower_problems,
     whisper_settings,
@@ -94,11 +93,7 @@ def _files(trained: Trained) -> Files:
         "mlp.2": "linear_2",
         "output_norm": "ln_post",
     }
-    tensors = {
-        **prefixed("audio_tower.", trained.encoder_tensors()),
-        **prefixed("multi_modal_projector.", trained.adapter_tensors(layers)),
-        **prefixed("language_model.", trained.llm_tensors()),
-    }
+    tensors = trained.published_tensors(layers)
     text = text_settings(trained)
     token = trained.own_tokenizer(_TOKEN).convert_tokens_to_ids(trained.placeholder(_TOKEN))
     config = {

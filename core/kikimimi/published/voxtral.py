@@ -15,7 +15,6 @@ from kikimimi.published.served import (
     llm_problems,
     needs,
     part_problems,
-    prefixed,
     text_settings,
     tower_problems,
     whisper_settings,
@@ -125,11 +124,7 @@ _HEARD = (
 
 def _files(trained: Trained) -> Files:
     layers = {"mlp.0": "linear_1", "mlp.2": "linear_2"}
-    tensors = {
-        **prefixed("audio_tower.", trained.encoder_tensors()),
-        **prefixed("multi_modal_projector.", trained.adapter_tensors(layers)),
-        **prefixed("language_model.", trained.llm_tensors()),
-    }
+    tensors = trained.published_tensors(layers)
     config = whole_config(
         "VoxtralConfig",
         architectures=[_CLASS],
