@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kikimimi.console.terminal import json_text
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.precision import DTYPES
@@ -246,9 +246,8 @@ def _write_tensors(folder: Path, files: Files) -> None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    said = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
     with writing(path):
-        path.write_text(said + "\n", encoding="utf-8")
+        path.write_text(json_text(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_processor(folder: Path, trained: Trained, files: Files) -> Any:

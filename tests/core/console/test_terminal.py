@@ -90,6 +90,8 @@ def test_all_json_that_people_look_into_is_so() -> None:
         "contracts/vocabulary.py",
         "testing/records.py",
         "report/run_report.py",
+        "published/prompts.py",
+        "published/auto_map/writing.py",  # no kikimimi where it runs
     }
     raw = {path for path in core.rglob("*.py") if "ensure_ascii=False" in path.read_text("utf-8")}
     assert {str(path.relative_to(core)) for path in raw} == others
