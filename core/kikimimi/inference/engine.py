@@ -83,7 +83,7 @@ class Engine:
                 leaves no room for an answer in the LLM's context.
         """
         for prompt in prompts:
-            self._check_clips(prompt)
+            self.check(prompt)
         lengths = [sum(map(len, prompt.clips)) for prompt in prompts]
         by_length = sorted(range(len(prompts)), key=lambda number: -lengths[number])
         answers = [Answer("")] * len(prompts)
@@ -162,7 +162,12 @@ class Engine:
         room = generation.max_new_tokens if context is None else context - int(packed.lengths.max())
         return min(generation.max_new_tokens, room)
 
-    def _check_clips(self, prompt: Prompt) -> None:
+    def check(self, prompt: Prompt) -> None:
+        """Look at a prompt's clips.
+
+        Raises:
+            DataError: One is longer than the encoder takes.
+        """
         limit = self.max_seconds
         for number, clip in enumerate(prompt.clips):
             if limit is not None and len(clip) > limit * self.sample_rate:
