@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+from kikimimi.console.signals import Stopped
 from kikimimi.console.terminal import say
 from kikimimi.console.words import nearest
 from kikimimi.errors import PluginError
@@ -49,7 +50,7 @@ def import_guarded(what: str, group: str, value: str, load: Callable[[], _Import
             return load()
     except _TooLongError:
         raise PluginError(f"{too_long}. {LIMIT_VARIABLE} sets more") from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         raise
     except BaseException as error:
         if missing := _missing(value, error):
@@ -187,7 +188,9 @@ def _time_limit(seconds: float, said: str) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        sys.settrace(tracer)
         last.cancel()
+        # Somebody who asked the command to stop meanwhile has the timer, and the lines that are watched.
+        if signal.getsignal(signal.SIGALRM) is give_up:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            sys.settrace(tracer)

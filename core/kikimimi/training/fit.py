@@ -11,6 +11,7 @@ import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 
+from kikimimi.console.signals import Stopped
 from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
 from kikimimi.files.reading import unreadable
@@ -27,7 +28,7 @@ from kikimimi.training.lengthen import NextRates
 from kikimimi.training.parallel.fsdp import ShardedStrategy
 from kikimimi.training.stage import PreparedStage, prepare_stage
 from kikimimi.training.state.checkpoint import write_weights
-from kikimimi.training.stop import Stopped, leave
+from kikimimi.training.stop import leave
 from kikimimi.weights.tensors import check_stored
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from kikimimi.console.signals import STOP_SIGNALS
+from kikimimi.console.signals import STOP_SIGNALS, Stopped
 from kikimimi.console.terminal import say
 from kikimimi.run.rank import child_of_lightning, global_rank
 
@@ -34,18 +34,6 @@ OBEYING = 10.0
 """How long after a stop the signal comes again, if the process is still there [s]: something swallowed it."""
 
 Handler = Callable[[int, FrameType | None], None]
-
-
-class Stopped(BaseException):
-    """A signal asks to stop, and nothing is lost by stopping here.
-
-    Not an Exception, which libraries catch, and not a KeyboardInterrupt, which Lightning turns into a bare
-    exit with 1.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 def at_once(number: int, frame: FrameType | None) -> None:

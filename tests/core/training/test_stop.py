@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kikimimi.training.stop import STOPPED, AfterStep, Stopped, stopping
+from kikimimi.console.signals import Stopped
+from kikimimi.training.stop import STOPPED, AfterStep, stopping
 
 
 class Node:

@@ -9,12 +9,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from kikimimi.console.signals import Stopped
 from kikimimi.data.order.loader import StageLoader
 from kikimimi.run.folder import checkpoint_folders, checkpoint_step
 from kikimimi.training.module import StageModule
 from kikimimi.training.state.checkpoint import save_together
 from kikimimi.training.state.random_state import restore_random_state, seed_random_state
-from kikimimi.training.stop import AfterStep, Stopped, at_once, handle
+from kikimimi.training.stop import AfterStep, at_once, handle
 
 
 class KeepCheckpoints(Callback):
