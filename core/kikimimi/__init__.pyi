@@ -103,6 +103,7 @@ from .contracts.prompt_bank import (
     read_prompt_bank as read_prompt_bank,
 )
 from .contracts.recogniser import Recogniser as Recogniser, RecogniserConfig as RecogniserConfig
+from .contracts.running_batch import RunningBatch as RunningBatch
 from .contracts.scored import Scored as Scored
 from .contracts.task import Task as Task, TaskConfig as TaskConfig
 from .contracts.vocabulary import (

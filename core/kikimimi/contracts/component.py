@@ -27,6 +27,7 @@ from kikimimi.contracts.conversation import Conversation, Role
 from kikimimi.contracts.generation import Generation as Generation
 from kikimimi.contracts.layers import LayerCombiner
 from kikimimi.contracts.options import Options
+from kikimimi.contracts.running_batch import RunningBatch
 from kikimimi.contracts.vocabulary import Vocabulary
 
 # Which functions `torch.device` acts on is decided when the first one is entered, for good. transformers has
@@ -450,6 +451,13 @@ class LLM(Component):
         Raises:
             ValueError: It does not offer what is asked for, such as beams.
         """
+
+    def running_batch(self) -> RunningBatch | None:
+        """Return an empty batch whose answers grow a token at a time, so that people can read along.
+
+        None, the default, is an LLM that answers whole batches only: `generate` is asked.
+        """
+        return None
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:

@@ -34,15 +34,38 @@ class Prompt:
         name: What messages call it: a record's place, a file; may be empty.
         conversation: The turns before the answer.
         clips: One (S,) waveform for each of its audio parts, in order, at the engine's sampling rate.
+        seed: Seed of sampling; None is the engine's.
     """
 
     name: str
     conversation: Conversation
     clips: Sequence[Tensor]
+    seed: int | None = None
+
+    def sampling_seed(self, default: int) -> int:
+        """Return what seeds its answer: it depends on what is asked and heard, and on no other prompt."""
+        return prompt_seed(default if self.seed is None else self.seed, self.conversation, self.clips)
 
     def wrong(self, what: str) -> DataError:
         """Return the error that something is wrong with it."""
         return DataError(f"{self.name}: {what}" if self.name else what)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A prompt that the LLM can continue.
+
+    Attributes:
+        embeddings: (L, D).
+        asked: Its last ids.
+        allowed: Most tokens of its answer: fewer than asked for where the context ends before.
+        seed: What seeds its sampling.
+    """
+
+    embeddings: Tensor
+    asked: list[int]
+    allowed: int
+    seed: int
 
 
 class Engine:
@@ -130,11 +153,33 @@ class Engine:
         with autocast(self.precision, self.device):
             return batch, *self.model.pack(batch)
 
+    def open(self, prompts: Sequence[Prompt], generations: Sequence[Generation]) -> list[Opened]:
+        """Render prompts and hear their clips, for answers that grow a token at a time.
+
+        Raises:
+            DataError: A conversation cannot be rendered, or leaves no room for an answer in the context.
+        """
+        batch, packed, _ = self._pack(prompts)
+        lengths = packed.lengths.tolist()
+        for prompt, length in zip(prompts, lengths, strict=True):
+            self._check_room(prompt, length)
+        parts = torch.split(packed.embeddings, lengths)
+        asked = torch.split(batch.ids, batch.lengths.tolist())
+        return [
+            Opened(
+                embeddings,
+                ids[-_TAIL:].tolist(),
+                self._allowed(len(embeddings), generation),
+                prompt.sampling_seed(self.seed),
+            )
+            for prompt, generation, embeddings, ids in zip(prompts, generations, parts, asked, strict=True)
+        ]
+
     def _answer(self, prompts: Sequence[Prompt], generation: Generation) -> list[Answer]:
         batch, packed, _ = self._pack(prompts)
         for prompt, length in zip(prompts, packed.lengths.tolist(), strict=True):
             self._check_room(prompt, length)
-        seeds = [prompt_seed(self.seed, prompt.conversation, prompt.clips) for prompt in prompts]
+        seeds = [prompt.sampling_seed(self.seed) for prompt in prompts]
         draws = drawn_by_row(seeds, self.device) if generation.temperature > 0 else nullcontext()
         try:
             with draws, autocast(self.precision, self.device):
@@ -144,22 +189,27 @@ class Engine:
                 raise
             named = ", ".join(filter(None, (prompt.name for prompt in prompts)))
             raise DataError(f"{named or 'prompt'}: the LLM cannot answer: {error}") from error
-        allowed = self._allowed(packed, generation)
+        allowed = self._allowed(int(packed.lengths.max()), generation)
         asked = torch.split(batch.ids, batch.lengths.tolist())
         return [
-            Answer(self._written(before.tolist(), ids), cut=len(ids) >= allowed)
+            Answer(self.written(before[-_TAIL:].tolist(), ids), cut=len(ids) >= allowed)
             for before, ids in zip(asked, answers, strict=True)
         ]
 
-    def _written(self, asked: list[int], ids: list[int]) -> str:
-        """Return what the LLM wrote, with the tag of a thought that its prompt has opened."""
-        thought = open_thought(self.model.llm.decode(asked[-_TAIL:]))
+    def written(self, asked: list[int], ids: list[int]) -> str:
+        """Return what the LLM wrote, with the tag of a thought that its prompt has opened.
+
+        Args:
+            asked: The last ids of the prompt.
+            ids: All ids of the answer.
+        """
+        thought = open_thought(self.model.llm.decode(asked))
         return f"{thought or ''}{self.model.llm.decode(ids).strip()}"
 
-    def _allowed(self, packed: Packed, generation: Generation) -> int:
+    def _allowed(self, positions: int, generation: Generation) -> int:
         """Return how many tokens an answer may have: fewer than asked for where the context ends before."""
         context = self.model.llm.context_length if self.model.llm.causal else None
-        room = generation.max_new_tokens if context is None else context - int(packed.lengths.max())
+        room = generation.max_new_tokens if context is None else context - positions
         return min(generation.max_new_tokens, room)
 
     def check(self, prompt: Prompt) -> None:

@@ -25,8 +25,9 @@ class Reply:
             return at once.
 
     Attributes:
-        prompt_tokens: Positions of the prompt, audio tokens included; None until it was read.
-        tokens: Tokens of the answer so far.
+        prompt_tokens: Positions of the prompt, audio tokens included; None until it was read, and where the
+            LLM answers whole batches only.
+        tokens: Tokens of the answer so far; None there, too.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Reply:
     ) -> None:
         self.prompt, self.generation = prompt, generation
         self.prompt_tokens: int | None = None
-        self.tokens = 0
+        self.tokens: int | None = None
         self._listener = listener
         self._changed = threading.Condition()
         self._pieces: deque[str] = deque()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kikimimi.contracts.conversation import Conversation
+from kikimimi.contracts.generation import Generation
 
 _MULTINOMIAL = torch.multinomial
 
@@ -28,11 +29,36 @@ def prompt_seed(seed: int, conversation: Conversation, clips: Sequence[Tensor]) 
     return int.from_bytes(digest.digest()[:8], "big") >> 1
 
 
-class _RowDraws:
-    """Stands in for `torch.multinomial`: each row of a batch draws from its own generator.
+def drawn(probabilities: Tensor, generator: torch.Generator, number: int = 1) -> Tensor:
+    """Draw (number,) ids without replacement from (V,) probabilities, which need not add up to 1.
 
-    A draw without replacement by exponential numbers, as torch's own is: the largest of p / q.
+    By exponential numbers, as torch's own draw is: the largest of p / q.
     """
+    noise = torch.empty_like(probabilities).exponential_(generator=generator)
+    return (probabilities / noise).topk(number).indices
+
+
+def choose(logits: Tensor, generation: Generation, generator: torch.Generator | None) -> int:
+    """Return the id that follows, as transformers' `generate` chooses it.
+
+    Args:
+        logits: (V,) fp32.
+        generation: Temperature and nucleus.
+        generator: What a sampled id is drawn from; None is greedy.
+    """
+    if generator is None:
+        return int(logits.argmax())
+    logits = logits / generation.temperature
+    if generation.top_p < 1:
+        ascending, ids = logits.sort()
+        below = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - generation.top_p
+        below[-1] = False
+        logits = logits.index_fill(0, ids[below], -torch.inf)
+    return int(drawn(logits.softmax(dim=-1), generator))
+
+
+class _RowDraws:
+    """Stands in for `torch.multinomial`: each row of a batch draws from its own generator."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self._rows = [torch.Generator(device).manual_seed(seed) for seed in seeds]
@@ -40,11 +66,8 @@ class _RowDraws:
     def __call__(self, input: Tensor, num_samples: int, replacement: bool = False, **others: Any) -> Tensor:
         if others or replacement or input.dim() != 2 or len(input) != len(self._rows):
             return _MULTINOMIAL(input, num_samples, replacement, **others)
-        noise = [
-            torch.empty_like(row).exponential_(generator=own)
-            for row, own in zip(input, self._rows, strict=True)
-        ]
-        return (input / torch.stack(noise)).topk(num_samples, dim=1).indices
+        rows = zip(input, self._rows, strict=True)
+        return torch.stack([drawn(row, own, num_samples) for row, own in rows])
 
 
 @contextmanager

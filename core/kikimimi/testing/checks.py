@@ -27,6 +27,7 @@ from kikimimi.testing import (
     component_checks,
     config_checks,
     encoder_checks,
+    generation_checks,
     import_check,
     layout_checks,
     llm_checks,
@@ -71,7 +72,10 @@ FOR_ALL = (
 FOR_PADDED = (*_checks(component_checks, PaddedSubject), *_checks(number_checks, PaddedSubject))
 FOR_ENCODERS = _checks(encoder_checks, encoder_checks.EncoderSubject)
 FOR_ADAPTERS = _checks(adapter_checks, adapter_checks.AdapterSubject)
-FOR_LLMS = _checks(llm_checks, llm_checks.LLMSubject)
+FOR_LLMS = (
+    *_checks(llm_checks, llm_checks.LLMSubject),
+    *_checks(generation_checks, llm_checks.LLMSubject),
+)
 FOR_TASKS = (*_CONFIG, import_check.import_is_light, *_checks(task_checks, task_checks.TaskSubject))
 FOR_OBJECTIVES = (
     *_CONFIG,

@@ -25,6 +25,7 @@ from kikimimi import (
     install_packed_attention,
     packed_arguments,
 )
+from kikimimi_llms.decoder_batch import DecoderBatch
 from kikimimi_llms.pretrained import Pretrained
 from kikimimi_llms.rope import rope_per_sequence, switching_length
 from kikimimi_llms.scratch import Scratch, scratch_config
@@ -264,6 +265,10 @@ class Decoder(TransformersLLM):
     def _continue_until_stop(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
         rows = self._continue(prompts, generation, self.chat.stop_ids, stopping_criteria=self._stopping())
         return [self._until_stop(row) for row in rows]
+
+    def running_batch(self) -> DecoderBatch | None:
+        """Return rows that share a cache; None for a model type that is not in `PACKED`."""
+        return DecoderBatch(self.model, self.embed, self._until_stop) if self._packs else None
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids without control tokens, and without thoughts that stand between such tokens."""

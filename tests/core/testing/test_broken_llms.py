@@ -24,6 +24,7 @@ from kikimimi import (
 from kikimimi.testing import list_checks
 from kikimimi.testing.checks import FOR_LLMS
 from kikimimi_llms.decoder import Llama
+from kikimimi_llms.decoder_batch import DecoderBatch
 
 
 class WrongWidth(Llama):
@@ -84,6 +85,26 @@ class SaysNothing(Llama):
 class AnswersInReverse(Llama):
     def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
         return super().generate(prompts, generation)[::-1]
+
+
+class NobodyLeaves(DecoderBatch):
+    def keep(self, rows: Sequence[int]) -> None:
+        super().keep(range(len(rows)))
+
+
+class SeesPadding(DecoderBatch):
+    def _run(self, embeddings: Tensor, mask: Tensor, cache: Any) -> Tensor:
+        return super()._run(embeddings, torch.ones_like(mask), cache)
+
+
+class KeepsTheWrongRows(Llama):
+    def running_batch(self) -> DecoderBatch:
+        return NobodyLeaves(self.model, self.embed, self._until_stop)
+
+
+class ContinuesPadding(Llama):
+    def running_batch(self) -> DecoderBatch:
+        return SeesPadding(self.model, self.embed, self._until_stop)
 
 
 class LosesAClip(Llama):
@@ -253,6 +274,9 @@ class ReadsPrompts(Llama):
     def generate(self, prompts: Sequence[Tensor], generation: Generation) -> list[list[int]]:
         return super().generate([self.read(prompt) for prompt in prompts], generation)
 
+    def running_batch(self) -> None:
+        return None
+
 
 class ReadsMoreThanThePrompt(ReadsPrompts):
     def forward(self, embeddings: Tensor, lengths: Tensor, select: Tensor) -> Tensor:
@@ -356,6 +380,8 @@ BROKEN = [
         "generation_in_a_batch_is_the_same",
         r"as the prompt alone gives, found .* in a batch",
     ),
+    (KeepsTheWrongRows, "rows_come_and_go", r"row 1, whose batch changes: expected the same values"),
+    (ContinuesPadding, "rows_come_and_go", r"row \d, whose batch changes: expected the same values"),
     (Probabilities, "embeddings_have_the_width", r"forward: expected logits, found probabilities"),
     (EndsInTraining, "generation_follows_forward", r"expected the LLM left in eval mode, found model"),
     (AnswersInTensors, "generation_follows_forward", r"generate: expected lists of int, found \[tensor"),
