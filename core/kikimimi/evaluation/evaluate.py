@@ -25,7 +25,7 @@ from kikimimi.data.corpus import Corpus
 from kikimimi.data.order.sources import record_seconds
 from kikimimi.data.shards.record import named
 from kikimimi.errors import DamagedError, DataError, KikimimiError, RequestError, RunError
-from kikimimi.evaluation.predictions import Predictions, held_identity, row_keys
+from kikimimi.evaluation.predictions import Identity, Predictions, held_identity, row_keys
 from kikimimi.evaluation.record import RECORD, ScoredSystem, find_scoring, keep_scoring, read_scorings
 from kikimimi.evaluation.score import read_scores, score
 from kikimimi.evaluation.similarity import read_similarities, similarities, write_similarities
@@ -86,16 +86,15 @@ def evaluate(
 
 
 def _evaluate(run: RunFolder, asked: _Asked, model: _Model) -> dict[str, Score]:
-    name, corpus, folder = run.recipe.name, asked.corpus, asked.folder
+    name, corpus = run.recipe.name, asked.corpus
     identity = asked.identity(model.weights)
-    own = Predictions(folder / f"{name}.jsonl", identity)
-    own.copy(Predictions(folder / f"{stage_system(run, model.stage)}.jsonl", identity, begin=False))
+    own = asked.predictions(name, identity)
+    own.copy(asked.predictions(stage_system(run, model.stage), identity, begin=False))
     _own(asked, own, f"{asked.name}: {name}", model)
     systems = {name: own}
     for baseline, chosen in asked.evaluation.baselines.items():
-        identity = asked.baseline_identity(chosen)
-        systems[baseline] = Predictions(folder / f"{baseline}.jsonl", identity)
-        if len(systems[baseline].texts) < len(corpus.shards):
+        systems[baseline] = asked.predictions(baseline, asked.baseline_identity(chosen))
+        if asked.missing(systems[baseline]):
             answer = _with_baseline(f"evaluate.{asked.name}.baselines.{baseline}", chosen, corpus)
             _predict(asked, systems[baseline], f"{asked.name}: {baseline}", answer)
     scores = _write_scores(run, asked, {**_of_stages(run, asked), **systems})
@@ -110,8 +109,8 @@ def _of_stages(run: RunFolder, asked: _Asked) -> dict[str, Predictions]:
         path = asked.folder / f"{stage_system(run, stage)}.jsonl"
         held = held_identity(path)
         if isinstance(held, dict) and held == asked.identity(held["weights"]):
-            predictions = Predictions(path, held, begin=False)
-            if len(predictions.texts) == len(asked.corpus.shards):
+            predictions = asked.predictions(stage_system(run, stage), held, begin=False)
+            if not asked.missing(predictions):
                 found[stage_system(run, stage)] = predictions
     return found
 
@@ -139,7 +138,7 @@ def evaluate_stage(
     scores = {}
     with run.evaluating(wait=True):
         for asked in [_Asked.open(run, name) for name in _wanted(run, names)]:
-            own = Predictions(asked.folder / f"{system}.jsonl", asked.identity(model.weights))
+            own = asked.predictions(system, asked.identity(model.weights))
             _own(asked, own, f"{asked.name}: {system}", model)
             scores[asked.name] = _write_scores(run, asked, {system: own})[system]
             _look(asked, model, system)
@@ -220,6 +219,14 @@ class _Asked:
     def _of_data(self) -> dict[str, Any]:
         return {"data": self.corpus.shards.digest, "task": plain(self.evaluation.task)}
 
+    def predictions(self, system: str, identity: Identity, *, begin: bool = True) -> Predictions:
+        """Return what a system said of these rows, and no others."""
+        return Predictions(self.folder / f"{system}.jsonl", identity, self.keys, begin=begin)
+
+    def missing(self, predictions: Predictions) -> list[int]:
+        """Return the rows that a system has not answered yet."""
+        return [row for row, key in enumerate(self.keys) if key not in predictions.texts]
+
     def score(self, texts: Sequence[str]) -> Score:
         """Score answers, one for each row.
 
@@ -272,7 +279,7 @@ class _Model:
 
 
 def _own(asked: _Asked, own: Predictions, title: str, model: _Model) -> None:
-    if len(own.texts) < len(asked.corpus.shards):
+    if asked.missing(own):
         _predict(asked, own, title, _with_engine(model.open(asked.precision), asked))
 
 
@@ -339,7 +346,7 @@ def _batches(costs: NDArray[np.float32], limit: float, rows: list[int]) -> Itera
 def _predict(
     asked: _Asked, predictions: Predictions, title: str, answer: Callable[[list[int]], Sequence[str]]
 ) -> None:
-    missing = [row for row, key in enumerate(asked.keys) if key not in predictions.texts]
+    missing = asked.missing(predictions)
     costs, limit = record_seconds(asked.corpus), asked.evaluation.batch_seconds
     with Progress(title, len(asked.keys), "clips", done=len(asked.keys) - len(missing)) as bar:
         for rows in _batches(costs, limit, missing):

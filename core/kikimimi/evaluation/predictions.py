@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, cast
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kikimimi.data.corpus import Corpus
 
 _AGAIN = "Delete it: 'kikimimi evaluate' makes it again"
+_NO_HEADING = "it does not say what the predictions depend on"
 Identity = str | dict[str, Any]
 """What predictions depend on, by name: weights, data, task, and of a model how it generates and computes; not
 how they are scored. In earlier versions a text, which told weights and data alone."""
@@ -60,10 +61,14 @@ class Predictions:
     Args:
         path: The file.
         identity: What the predictions depend on; a file of other weights is begun anew.
+        keys: What predictions call the rows, see `row_keys`: what is there of others is left out, with a
+            word. None takes all.
         begin: Whether to write the file; otherwise what is there is only read.
     """
 
-    def __init__(self, path: Path, identity: Identity, *, begin: bool = True) -> None:
+    def __init__(
+        self, path: Path, identity: Identity, keys: Collection[str] | None = None, *, begin: bool = True
+    ) -> None:
         self.path = path
         self.identity = identity
         self.texts: dict[str, Answer] = {}
@@ -75,11 +80,19 @@ class Predictions:
         if wrong:
             count = counted(len(wrong), "damaged line")
             say(f"{path}: {count} left out, and answered again: {wrong[0]}", error=True)
-        if _identity(lines) == identity:
-            for line in _predictions(lines):
-                self.texts[line["key"]] = Answer(line["prediction"], cut=line.get("cut"))
+        elif lines and "identity" not in lines[0]:
+            say(f"{path}: {_NO_HEADING}: the records are answered again", error=True)
+        held = {line["key"]: line for line in _predictions(lines)} if _identity(lines) == identity else {}
+        strange = set() if keys is None else held.keys() - set(keys)
+        if strange:
+            count = counted(len(strange), "line")
+            say(f"{path}: {count} left out: the data has no record {min(strange)!r}", error=True)
+        self._lines: _Lines = [{"identity": identity}]
+        for key, line in held.items():
+            if key not in strange:
+                self.texts[key] = Answer(line["prediction"], cut=line.get("cut"))
                 self.seconds += line["seconds"]
-        self._lines: _Lines = lines if self.texts else [{"identity": identity}]
+                self._lines.append(line)
         if begin:
             self._write()  # also drops a last line that a kill cut short
 
@@ -123,7 +136,7 @@ def read_predictions(path: Path) -> dict[str, PredictionLine]:
     """
     lines = _read_lines(path, None)
     if lines and "identity" not in lines[0]:
-        raise damaged(path, "line 1: it does not say what the predictions depend on", _AGAIN)
+        raise damaged(path, f"line 1: {_NO_HEADING}", _AGAIN)
     return {line["key"]: line for line in _predictions(lines)}
 
 

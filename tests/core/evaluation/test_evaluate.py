@@ -236,6 +236,32 @@ def test_every_cut_of_a_predictions_file_is_survived(tmp_path: Path) -> None:
         assert Predictions(path, "x").texts == {**held.texts}
 
 
+@pytest.mark.fault("Our files: lines of predictions for other records, or twice", "left out, and said")
+@pytest.mark.parametrize("system", ["quickstart", "quickstart@asr", "echo"])
+def test_predictions_for_other_records_are_left_out(
+    run: Change, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], system: str
+) -> None:
+    folder = run(baselines={"echo": baseline("echo")})
+    evaluate_stage(folder, "asr", ["held_out"])
+    first, path = evaluate(folder), predictions(folder, system)
+    held = read_predictions(path)
+    _, changed, *_, last = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    key = json.loads(changed)["key"]
+    text = path.read_text(encoding="utf-8").replace(f'"{key}"', '"other"') + last
+    path.write_text(text, encoding="utf-8")
+    capsys.readouterr()
+    rows = count_answers(monkeypatch)
+    assert evaluate(folder) == first
+    assert f"{path}: 1 line left out: the data has no record 'other'\n" in capsys.readouterr().err
+    assert sum(rows) == (system != "quickstart@asr")
+    if sum(rows):
+        assert read_predictions(path).keys() == held.keys()
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert len(lines) == 7
+        shown = read_scores(folder.evaluation("held_out") / "scores.json")[system]["seconds"]
+        assert shown == pytest.approx(sum(json.loads(line)["seconds"] for line in lines[1:]), abs=1e-3)
+
+
 def test_other_weights_or_other_data_begin_anew(run: Change, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(baselines={"echo": baseline("echo")})
     evaluate(folder)
