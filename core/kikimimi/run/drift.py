@@ -85,6 +85,13 @@ def recipe_change(old: Recipe, new: Recipe) -> str:
     return "the same options in another order, or with an empty section more"
 
 
+def text_changes(locked: str, present: str) -> list[Change]:
+    """Return what differs between two resolved recipes, options of the hardware left out."""
+    old, new = (dict(flat(_recipe(text), "")) for text in (locked, present))
+    items = dict.fromkeys([*old, *new])
+    return [Change(item, old.get(item), new.get(item)) for item in items if old.get(item) != new.get(item)]
+
+
 def as_begun(recipe: Recipe, resolved: str) -> Recipe:
     """Return a recipe that goes on as it began, whatever options there have come to be since.
 
@@ -134,8 +141,8 @@ def _as_begun(
 
 def _recipe(text: str) -> dict[str, Any]:
     recipe: dict[str, Any] = parse_yaml(text)
-    for option in HARDWARE:
-        recipe["trainer"].pop(option, None)
+    if isinstance(trainer := recipe.get("trainer"), Mapping):
+        recipe["trainer"] = {name: value for name, value in trainer.items() if name not in HARDWARE}
     return recipe
 
 

@@ -16,6 +16,7 @@ report.html               all of it to look at
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.terminal import json_text, say
-from kikimimi.console.words import listing, nearest
+from kikimimi.console.words import counted, listing, nearest
 from kikimimi.errors import RunError, WriteError
 from kikimimi.files.hashes import (
     ASSETS_REMEDY,
@@ -50,18 +51,21 @@ from kikimimi.files.writing import check_target, whole_file, whole_folder, writi
 from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import IMPORTED, Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
-from kikimimi.run.drift import HARDWARE, as_begun, newer_options, recipe_change
+from kikimimi.run.drift import HARDWARE, as_begun, newer_options, recipe_change, text_changes
 from kikimimi.run.made_with import MadeWith, tell_differences
 from kikimimi.run.rank import global_rank
 
 if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
 
+_LOCKED_TEXT = "lock.json has its text, under recipe.yaml"
 _RECIPE_REMEDY = "Restore it from a copy; lock.json has its text, too, under recipe.yaml"
 _CHECKPOINTS_REMEDY = "Put back what it leads to, or delete it: the stage is trained again"
 LONGEST_NAME = 80
 _HOLDER = 300  # bytes that say which process holds a run
 _CHECKPOINT = re.compile(r"step-\d{8,}", re.ASCII)
+LENGTHS = ("steps", "epochs")
+"""Options that say how long a stage is."""
 _BEGUN = ("metrics.jsonl", "checkpoints", "weights")  # any of them is there from the first step on
 
 
@@ -137,10 +141,11 @@ class RunFolder:
         cls.require(path)
         file_there(path / "recipe.yaml", _RECIPE_REMEDY)
         made_with = MadeWith.read(path / "lock.json")
-        recipe = cls._recipe(path, made_with)
-        tell_differences(path, tuple(made_with.differences()))
+        run = cls(path, recipe := cls._recipe(path, made_with))
+        damage = [made_with.damage] if made_with.damage else []
+        tell_differences(path, (*damage, *made_with.differences(), *run._edits(made_with.recipe)))
         if not overrides:
-            return cls(path, recipe)
+            return run
         wanted = cls._recipe(path, made_with, overrides)
         if changed := recipe_change(recipe, wanted):
             raise RunError(
@@ -150,6 +155,21 @@ class RunFolder:
                 f"finished stage: kikimimi train {path} stages.NAME.steps=N --extend"
             )
         return cls(path, wanted)
+
+    def _edits(self, locked: str) -> Iterator[str]:
+        """Yield in a line what of the recipe that the run holds is not as it was locked, if anything is."""
+        held = _held_recipe(self.path)
+        if not locked or locked == held or not self.begun:
+            return
+        changes = text_changes(locked, held)
+        before = {change.item: change.locked for change in changes}
+        for stage, option in itertools.product(self.recipe.stages, LENGTHS):
+            length = before.get(f"stages.{stage}.{option}")
+            if isinstance(length, int) and self.weights_before(stage, f"{length}-{option}").is_file():
+                return  # it is being lengthened, and its lock is written next
+        if changes:
+            more = f" (and {counted(len(changes) - 1, 'other')})" if len(changes) > 1 else ""
+            yield f"recipe.yaml is not the recipe that was locked: {changes[0]}{more}. {_LOCKED_TEXT}"
 
     @staticmethod
     def require(path: Path) -> None:
@@ -196,6 +216,8 @@ class RunFolder:
     @staticmethod
     def _recipe(path: Path, made_with: MadeWith, overrides: Sequence[str] = ()) -> Recipe:
         held = _held_recipe(path)
+        if made_with.recipe.rstrip() != held.rstrip() and made_with.recipe.startswith(held.rstrip()):
+            raise damaged(path / "recipe.yaml", "is cut short: lock.json has more of it", _RECIPE_REMEDY)
         with made_with.reading(path):
             return as_begun(load_recipe(path / "recipe.yaml", overrides), held)
 

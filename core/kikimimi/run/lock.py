@@ -12,20 +12,18 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NotRequired, cast
-
-from typing_extensions import TypedDict
+from typing import Any
 
 from kikimimi.contracts import registry
 from kikimimi.errors import DamagedError, KikimimiError, RunError
-from kikimimi.files.reading import MEBIBYTE, damaged, file_there, read_json
 from kikimimi.files.writing import scratch_folder, writing
 from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS, Chosen, plugins_in
 from kikimimi.recipe.show import digest, to_yaml
 from kikimimi.run.drift import Change, DriftError, as_begun, drift, newer_options
-from kikimimi.run.folder import RunFolder
+from kikimimi.run.folder import LENGTHS, RunFolder
+from kikimimi.run.lock_file import LOCK, Lengthening, read_lock_file
 from kikimimi.run.made_with import MadeWith
 from kikimimi.run.source import source_digest
 from kikimimi.weights.files import WEIGHT_PATTERNS
@@ -44,39 +42,6 @@ LIBRARIES = (
     "webdataset",
     "numpy",
 )
-_LOCK = "lock.json"
-_REMEDY = "Restore it from a copy of the run folder, or delete it: the next session writes a new one"
-
-
-class LockedRecipe(TypedDict):
-    """The recipe as YAML, and the SHA-256 of that."""
-
-    sha256: NotRequired[str]
-    yaml: str
-
-
-class Lengthening(TypedDict):
-    """How a finished stage was lengthened: which option, `steps` or `epochs`, from what, and to what."""
-
-    stage: str
-    option: str
-    old: int
-    new: int
-
-
-class Lock(TypedDict):
-    """What is read of a lock again; what else it holds is kept."""
-
-    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]  # noqa: RUF012
-
-    recipe: LockedRecipe
-    python: NotRequired[str]
-    libraries: NotRequired[dict[str, str]]
-    plugins: NotRequired[dict[str, Any]]
-    source: NotRequired[dict[str, str]]
-    data: NotRequired[dict[str, str | None]]
-    sessions: NotRequired[list[dict[str, Any]]]
-    lengthened: NotRequired[list[Lengthening]]
 
 
 def lock(recipe: Recipe, recipe_file: Path | None = None) -> dict[str, Any]:
@@ -123,11 +88,11 @@ def keep_lock(
     if held is not None and "sessions" not in held:
         held = None  # an early version's, which says too little
     if held is None and hold:
-        raise RunError(f"{run.path} has no {_LOCK} to hold it to. The first 'kikimimi train' writes it")
+        raise RunError(f"{run.path} has no {LOCK} to hold it to. The first 'kikimimi train' writes it")
     present = lock(run.recipe, recipe_file)
     changes = [] if held is None else _drift(held, present, run.recipe)
     if hold and changes:
-        raise DriftError(run.path / _LOCK, changes)
+        raise DriftError(run.path / LOCK, changes)
     if held is None or not (run.begun or hold):
         held, changes = {**present, "sessions": []}, []
     held["sessions"].append(
@@ -139,7 +104,7 @@ def keep_lock(
             **({"kept": dict(kept)} if kept else {}),
         }
     )
-    run.write_json(_LOCK, held)
+    run.write_json(LOCK, held)
 
 
 def told_options(run: RunFolder) -> set[str]:
@@ -154,20 +119,7 @@ def held_lock(run: RunFolder) -> dict[str, Any] | None:
     Raises:
         DamagedError: It is damaged.
     """
-    path = run.path / _LOCK
-    return _read(path) if file_there(path, _REMEDY) else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    held = cast(dict[str, Any], read_json(path, Lock, limit=64 * MEBIBYTE, remedy=_REMEDY))
-    recipe = held["recipe"]
-    if recipe.get("sha256", digest(recipe["yaml"])) != digest(recipe["yaml"]):
-        raise damaged(path, "recipe: it is not as it was written: its SHA-256 differs", _REMEDY)
-    try:
-        parse_yaml(recipe["yaml"])["stages"].items()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise damaged(path, "recipe: it is not the recipe of a run", _REMEDY) from error
-    return held
+    return read_lock_file(run.path / LOCK)
 
 
 def lock_lengths(run: RunFolder) -> None:
@@ -181,13 +133,13 @@ def lock_lengths(run: RunFolder) -> None:
         text = to_yaml(recipe)
         held["recipe"] = {"sha256": digest(text), "yaml": text}
         held["lengthened"] = [*held.get("lengthened", []), *changes]
-        run.write_json(_LOCK, held)
+        run.write_json(LOCK, held)
 
 
 def _lengthened(run: RunFolder, recipe: Recipe, held: Mapping[str, Any]) -> Iterator[Lengthening]:
     before = parse_yaml(held["recipe"]["yaml"])["stages"]
     for name, stage in recipe.stages.items():
-        for option in ("steps", "epochs"):
+        for option in LENGTHS:
             old, new = before.get(name, {}).get(option), getattr(stage, option)
             # A recipe that somebody has edited is another matter: no weights were put aside for it.
             if old != new and old and run.weights_before(name, f"{old}-{option}").is_file():
@@ -204,10 +156,12 @@ def read_lock(path: Path, overrides: list[str]) -> tuple[dict[str, Any], Recipe]
     from kikimimi.recipe import load_recipe
 
     try:
-        held = _read(path)
-        text = held["recipe"]["yaml"]
+        held = read_lock_file(path)
     except DamagedError as error:
-        raise RunError(f"{path} is not the {_LOCK} of a run: {error}") from error
+        raise RunError(f"{path} is not the {LOCK} of a run: {error}") from error
+    if held is None:
+        raise RunError(f"{path}: there is no such file")
+    text = held["recipe"]["yaml"]
     with scratch_folder() as folder, MadeWith.read(path).reading(path):
         file = folder / "recipe.yaml"
         with writing(file):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from kikimimi.console.terminal import say
 from kikimimi.contracts import registry
 from kikimimi.errors import DamagedError, RecipeError
-from kikimimi.files.reading import MEBIBYTE, read_json
+from kikimimi.run.lock_file import read_lock_file
 from kikimimi.run.source import source_digest
 
 _OURS = "kikimimi"
@@ -27,28 +28,31 @@ class MadeWith:
         plugins: Names and distributions of the plugins that the recipe names.
         versions: Version of each distribution, kikimimi's own among them.
         sources: SHA-256 of the code of each that was installed to be edited.
+        recipe: The recipe that was locked, as YAML; empty where there is none.
+        damage: Why the lock says nothing, and what to do, where it is damaged.
     """
 
     plugins: frozenset[tuple[str, str]]
     versions: Mapping[str, str]
     sources: Mapping[str, str]
+    recipe: str = ""
+    damage: str = ""
 
     @classmethod
     def read(cls, lock: Path) -> MadeWith:
-        """Read a lock; one that is not there, or damaged, says nothing (who needs it, says that)."""
+        """Read a lock; one that is not there says nothing, and one that is damaged only that."""
         try:
-            held = read_json(lock, dict[str, Any], limit=64 * MEBIBYTE) if lock.is_file() else {}
-        except DamagedError:
-            held = {}
+            held = read_lock_file(lock)
+        except DamagedError as error:
+            return cls(frozenset(), {}, {}, damage=str(error).removeprefix(f"{lock.parent}{os.sep}"))
+        if held is None:
+            return cls(frozenset(), {}, {})
         found = list(_origins(held.get("plugins")))
-        libraries = held.get("libraries")
-        ours = libraries.get(_OURS) if isinstance(libraries, dict) else None
         versions = {distribution: number for _, distribution, number in found}
-        if isinstance(ours, str):
+        if ours := held.get("libraries", {}).get(_OURS):
             versions[_OURS] = ours
-        source = held.get("source")
-        sources = source if isinstance(source, dict) else {}
-        return cls(frozenset((name, distribution) for name, distribution, _ in found), versions, sources)
+        plugins = frozenset((name, distribution) for name, distribution, _ in found)
+        return cls(plugins, versions, held.get("source", {}), recipe=held["recipe"]["yaml"])
 
     @contextmanager
     def reading(self, place: Path) -> Iterator[None]:
@@ -88,7 +92,7 @@ class MadeWith:
 
 @cache
 def tell_differences(path: Path, lines: tuple[str, ...]) -> None:
-    """Say once per process what a run was made with that is not what is installed."""
+    """Say once per process what of a run is not as its lock says, or that the lock is damaged."""
     for line in lines:
         say(f"{path}: {line}", error=True)
 

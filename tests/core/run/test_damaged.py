@@ -17,10 +17,9 @@ from kikimimi.errors import DamagedError, RunError
 from kikimimi.evaluation.predictions import Predictions, read_predictions
 from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import FILE, read_similarities
-from kikimimi.files.reading import read_json
 from kikimimi.recipe import load_recipe
 from kikimimi.run.folder import RunFolder
-from kikimimi.run.lock import Lock
+from kikimimi.run.lock_file import read_lock_file
 from kikimimi.run.metrics import read_metrics
 
 pytestmark = pytest.mark.fault(
@@ -39,7 +38,7 @@ def of_folder(path: Path) -> Any:
 READERS: dict[str, tuple[Path | str, Callable[[Path], Any], str]] = {
     "lock.json": (
         LEFT / "stopped" / "lock.json",
-        lambda path: read_json(path, Lock, remedy="Restore"),
+        read_lock_file,
         "Restore",
     ),
     "scores.json": (EVALUATION / "scores.json", read_scores, "Delete it"),

@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 
 from kikimimi.contracts import registry
 from kikimimi.data.shards.indexing import build_index
-from kikimimi.errors import RunError
+from kikimimi.errors import DamagedError, RunError
 from kikimimi.recipe import load_recipe
 from kikimimi.run import lock as module
 from kikimimi.run.drift import Change, DriftError, drift
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import git_state, hold_to, keep_lock, lock, read_lock
+from kikimimi.run.made_with import tell_differences
 from kikimimi.run.source import source_digest
 from kikimimi.testing import write_shard
 
@@ -327,3 +328,80 @@ def test_the_source_of_an_editable_install(install: Callable[..., Path]) -> None
 
 def test_a_change_says_what(tmp_path: Path) -> None:
     assert str(Change("a.b", None, 3)) == "a.b: locked (nothing), now 3"
+
+
+def text_of(run: RunFolder) -> tuple[Path, str]:
+    path = run.path / "recipe.yaml"
+    return path, path.read_text(encoding="utf-8")
+
+
+@pytest.mark.fault("Our files: a recipe that is not the one that was locked", "refused where cut, else said")
+def test_a_recipe_that_was_cut_short_is_refused_wherever_it_was(run: RunFolder) -> None:
+    """Also where what is left is a recipe: of fewer stages, or without the evaluations."""
+    path, text = text_of(run)
+    still = 0
+    for cut in range(len(text.rstrip()) - 1, 0, -1):
+        if text[cut] != "\n" and text[cut - 1] != "\n":
+            continue  # a line is whole or gone
+        path.write_text(text[:cut], encoding="utf-8")
+        with pytest.raises(DamagedError, match=r"recipe\.yaml: .* Restore it .*; lock\.json has") as e:
+            RunFolder.open(run.path)
+        still += "is cut short: lock.json has more of it" in str(e.value)
+    assert still > 50
+    path.write_text(text.rstrip(), encoding="utf-8")
+    assert RunFolder.open(run.path).recipe == run.recipe
+
+
+@pytest.mark.fault("Our files: a recipe that is not the one that was locked", "refused where cut, else said")
+def test_an_edited_recipe_is_said_once_and_taken(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    path, text = text_of(run)
+    path.write_text(text.replace("accelerator: cpu", "accelerator: gpu"), encoding="utf-8")
+    assert RunFolder.open(run.path).recipe.trainer.accelerator == "gpu"
+    assert capsys.readouterr().err == ""  # the hardware may change
+    path.write_text(text.replace("steps: 8", "steps: 9").replace("held.tar", "moved.tar"), encoding="utf-8")
+    for _ in range(2):
+        assert RunFolder.open(run.path).recipe.stages["asr"].steps == 9
+    said = "recipe.yaml is not the recipe that was locked: stages.asr.steps: locked 8, now 9 (and 1 other). "
+    assert capsys.readouterr().err == f"{run.path}: {said}lock.json has its text, under recipe.yaml\n"
+    run.weights_before("asr", "8-steps").parent.mkdir()
+    run.weights_before("asr", "8-steps").touch()
+    tell_differences.cache_clear()
+    RunFolder.open(run.path)
+    assert capsys.readouterr().err == ""  # --extend was killed before it wrote the lock
+
+
+SPOILT: list[tuple[list[Any], Any]] = [
+    (["plugins", "llm"], 10**30),
+    (["plugins", "llm", "version"], []),
+    (["plugins", "evaluate.later.task", "name"], None),
+    (["plugins", "encoder", "weights"], [1]),
+    (["plugins", "encoder", "weights", "source"], True),
+    (["sessions", 0, "began"], []),
+    (["sessions", 0, "kept"], 5),
+    (["recipe", "yaml"], 5),
+    (["recipe", "sha256"], "x"),
+    (["data", "evaluate.later"], []),
+]
+
+
+@pytest.mark.fault("Our files: values of other types in a lock", "said, or an error, with what to do")
+@pytest.mark.parametrize(("place", "value"), SPOILT)
+def test_a_lock_of_other_types_is_said_with_what_to_do(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], place: list[Any], value: Any
+) -> None:
+    found = inner = held(run)
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (run.path / "lock.json").write_text(json.dumps(found))
+    for _ in range(2):
+        assert RunFolder.open(run.path).recipe == run.recipe
+    (line,) = capsys.readouterr().err.splitlines()
+    said = re.escape("recipe: it is not as it was written" if value == "x" else ".".join(map(str, place)))
+    assert re.match(rf"{re.escape(str(run.path))}: lock\.json: {said}.*: the next session writes a new", line)
+    with pytest.raises(DamagedError, match=rf"lock\.json: {said}"):
+        keep_lock(run)
+    (run.path / "lock.json").unlink()
+    tell_differences.cache_clear()
+    RunFolder.open(run.path)
+    assert capsys.readouterr().err == ""
