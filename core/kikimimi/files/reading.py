@@ -21,6 +21,7 @@ MEBIBYTE = 1 << 20
 """2^20 bytes."""
 _OF_NO_FILE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _LARGEST_LINES = 1 << 30
+_NO_JSON = "is not JSON"
 
 
 def read_bytes(path: Path, *, limit: int, remedy: str = "") -> bytes:
@@ -94,8 +95,8 @@ def read_json_lines(
 ) -> list[T]:
     """Read a file that holds JSON of a known form on every line; where there is none, no line.
 
-    Lines end at line feeds alone. A last line that lacks its line feed, and cannot be read, was cut short by
-    a kill: it is left out.
+    Lines end at line feeds alone. A last line that lacks its line feed, and holds the beginning of a section
+    (``{...``), was cut short by a kill: it is left out.
 
     Args:
         path: The file.
@@ -122,7 +123,7 @@ def read_json_lines(
             check(value)
             found.append(value)
         except ValueError as error:
-            if number > len(lines):
+            if number > len(lines) and line.startswith(b"{") and str(error).startswith(_NO_JSON):
                 break
             if damaged_lines is None:
                 raise damaged(path, f"line {number}: {error}", remedy) from error
@@ -205,7 +206,7 @@ def parse_json(content: bytes | str, kind: type[T]) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
-            raise ValueError(f"is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}") from error
+            raise ValueError(f"{_NO_JSON}: {first['msg'].removeprefix('Invalid JSON: ')}") from error
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise ValueError(f"{shortened(visible(place), 80)}: {first['msg']}") from error
     return value

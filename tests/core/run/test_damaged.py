@@ -134,6 +134,21 @@ def test_a_last_line_that_a_kill_cut_short_is_left_out(
         assert len(found) in (max(ended, 0), ended + 1)
 
 
+@pytest.mark.parametrize("last", ["[]", "null", "5", "NaN", "[" * 9, "\0" * 9, '{"a": 1}'])
+def test_a_last_line_that_no_kill_leaves_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], last: str
+) -> None:
+    """Also as the only one: a file of zeros, or of another JSON, was taken for one that has no line yet."""
+    path = tmp_path / "lines.jsonl"
+    for number in (1, 4):
+        path.write_bytes(lines_of(METRICS[: number - 1]) + last.encode())
+        with pytest.raises(DamagedError, match=rf"lines\.jsonl: line {number}: .* or delete that line"):
+            read_metrics(path)
+        path.write_bytes(lines_of(PREDICTIONS[: number - 1]) + last.encode())
+        assert len(Predictions(path, "x").texts) == (2 if number == 4 else 0)
+        assert f"1 damaged line left out, and answered again: line {number}: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "line",
     ["{", "5", "[]", '{"stage": "asr"}', '{"stage": 1, "step": 1}', '{"stage": "a", "step": 1, "x": "y"}'],
