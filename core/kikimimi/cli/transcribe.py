@@ -35,13 +35,15 @@ def transcribe(
             say(f"error: {where}{error}", error=True)
             failures += 1
             continue
-        if heard.silent == heard.pieces:
+        heard_seconds = sum(segment.end - segment.start for segment in heard.segments)
+        if not heard.segments:
             say(f"{file}: silence, nothing to transcribe", error=True)
-        elif heard.pieces > 1:
-            silent = f", {heard.silent} of them silent" if heard.silent else ""
+        elif len(heard.segments) > 1:
+            silent = heard.seconds - heard_seconds
             say(
                 f"{file}: {heard.seconds:.1f} s is longer than the encoder's {transcriber.max_seconds:g} s, "
-                f"so it is transcribed in {heard.pieces} pieces{silent}",
+                f"so it is transcribed in {len(heard.segments)} pieces"
+                + (f"; {silent:.1f} s are silent" if silent > 0.05 else ""),
                 error=True,
             )
         # One line for each file, whatever the model writes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from kikimimi.data.audio import decode_blocks, is_silent
 from kikimimi.errors import RequestError
 from kikimimi.inference.engine import BATCH_SIZE, Engine, Prompt
 from kikimimi.inference.load import load_model
+from kikimimi.inference.transcript import TextSegment, Transcript
 from kikimimi.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -30,22 +31,6 @@ SEARCH_SHARE = 0.25
 
 _ON_CPU = 2
 """Pieces of a file that are transcribed together on a CPU: more take its memory, and are no faster."""
-
-
-class Transcript(NamedTuple):
-    """What was heard in a file.
-
-    Attributes:
-        text: The text of all pieces.
-        seconds: Length of the file [s].
-        pieces: Number of pieces it was cut into.
-        silent: Number of them that are silent, and were not asked about.
-    """
-
-    text: str
-    seconds: float
-    pieces: int
-    silent: int
 
 
 class Transcriber:
@@ -109,21 +94,28 @@ class Transcriber:
         blocks = decode_blocks(path, sample_rate=self.sample_rate, name=str(path))
         if self.max_seconds is None:
             blocks = iter([np.concatenate(list(blocks))])
-        samples = pieces = 0
-        texts: list[str] = []
-        heard: list[NDArray[np.float32]] = []
-        silent = 0
+        samples = 0
+        segments: list[TextSegment] = []
+        heard: list[tuple[int, NDArray[np.float32]]] = []
         for piece in self._cut(blocks):
-            pieces, samples = pieces + 1, samples + len(piece)
-            if is_silent(piece):
-                silent += 1
-                continue
-            heard.append(piece)
+            if not is_silent(piece):
+                heard.append((samples, piece))
+            samples += len(piece)
             if len(heard) == self._together:
-                texts += self.transcribe(heard, language)
+                segments += self._segments(heard, language)
                 heard = []
-        texts += self.transcribe(heard, language) if heard else []
-        return Transcript(join_texts(texts), samples / self.sample_rate, pieces, silent)
+        segments += self._segments(heard, language) if heard else []
+        return Transcript(tuple(segments), samples / self.sample_rate)
+
+    def _segments(
+        self, heard: Sequence[tuple[int, NDArray[np.float32]]], language: str | None
+    ) -> list[TextSegment]:
+        """Transcribe pieces that begin at these samples of a file."""
+        texts = self.transcribe([piece for _, piece in heard], language)
+        return [
+            TextSegment(start / self.sample_rate, (start + len(piece)) / self.sample_rate, text)
+            for (start, piece), text in zip(heard, texts, strict=True)
+        ]
 
     def pieces(self, clip: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Cut a clip that is longer than the encoder's window at quiet places; nothing is left out."""
@@ -135,15 +127,6 @@ class Transcriber:
             return
         longest, frame = int(self.max_seconds * self.sample_rate), int(FRAME_SECONDS * self.sample_rate)
         yield from cut_blocks(blocks, longest, frame)
-
-
-def join_texts(texts: Sequence[str]) -> str:
-    """Join the texts of consecutive pieces; a space goes between two where both scripts use spaces."""
-    joined = ""
-    for text in filter(None, (text.strip() for text in texts)):
-        spaced = bool(joined) and joined[-1].isascii() and text[0].isascii()
-        joined += f" {text}" if spaced else text
-    return joined
 
 
 def cut_at_quiet(clip: NDArray[np.float32], longest: int, frame: int) -> list[NDArray[np.float32]]:

@@ -17,7 +17,7 @@ from kikimimi.contracts import registry
 from kikimimi.contracts.answer import Answer
 from kikimimi.errors import DataError, RequestError
 from kikimimi.inference.engine import BATCH_SIZE, Prompt
-from kikimimi.inference.transcriber import SEARCH_SHARE, Transcriber, cut_at_quiet, join_texts
+from kikimimi.inference.transcriber import SEARCH_SHARE, Transcriber, cut_at_quiet
 from kikimimi.recipe import Chosen, load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import tiny_recipe, write_shard
@@ -66,22 +66,6 @@ def test_the_cut_is_in_the_pause() -> None:
     pieces = cut_at_quiet(clip, 950, 10)
     assert 850 <= len(pieces[0]) <= 900
     assert [len(piece) for piece in cut_at_quiet(clip, 1000, 10)] == [1000]
-
-
-@pytest.mark.parametrize(
-    ("texts", "joined"),
-    [
-        ([], ""),
-        (["今日は", "晴れ"], "今日は晴れ"),
-        (["good", "morning"], "good morning"),
-        (["good ", " morning"], "good morning"),
-        (["good", "", "  ", "morning"], "good morning"),
-        (["これは", "test", "です"], "これはtestです"),
-        (["一", "", "二"], "一二"),
-    ],
-)
-def test_join_texts(texts: list[str], joined: str) -> None:
-    assert join_texts(texts) == joined
 
 
 def test_a_clip_is_heard_the_same_alone_and_in_company(run: RunFolder) -> None:
@@ -166,5 +150,5 @@ def test_pieces_of_a_long_file_share_little_memory(
 
     monkeypatch.setattr(transcriber.engine, "answer", noted)
     found = transcriber.transcribe_file(tmp_path / "long.wav")
-    assert sum(asked) == found.pieces >= 5
+    assert sum(asked) == len(found.segments) >= 5
     assert max(asked) == 2
