@@ -42,6 +42,8 @@ from transformers import (
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
+    Qwen3OmniMoeThinkerConfig,
+    Qwen3OmniMoeThinkerForConditionalGeneration,
     VoxtralConfig,
     VoxtralForConditionalGeneration,
     WhisperConfig,
@@ -397,16 +399,94 @@ def write_qwen_omni(folder: Path) -> None:
     )
     torch.manual_seed(0)
     model: Any = Qwen2_5OmniThinkerForConditionalGeneration(config)
+    write_thinker(folder, model, tokenizer, "qwen2_5_omni", "talker", "token2wav")
+
+
+def write_qwen3_omni(folder: Path) -> None:
+    """Write a whole Qwen3-Omni of which only the thinker is more than a name."""
+    marks = ("<|audio_start|>", "<|audio_end|>")
+    tokenizer = byte_tokenizer("<|im_end|>", "<|im_start|>", "<|AUDIO|>", *marks)
+    tokenizer.chat_template = CHATML
+    tower = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
+    rope = {
+        "rope_theta": 1e4,
+        "rope_type": "default",
+        "mrope_section": [2, 1, 1],
+        "mrope_interleaved": True,
+    }
+    experts = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+    config = Qwen3OmniMoeThinkerConfig(
+        audio_config={**tower, "num_mel_bins": 16, "output_dim": 32, "downsample_hidden_size": 8},
+        vision_config={
+            "hidden_size": 16,
+            "depth": 1,
+            "num_heads": 2,
+            "intermediate_size": 16,
+            "out_hidden_size": 32,
+            "deepstack_visual_indexes": [0],
+        },
+        text_config={"vocab_size": len(tokenizer), "rope_parameters": rope, **TINY_LLM, **experts},
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+        audio_start_token_id=tokenizer.convert_tokens_to_ids("<|audio_start|>"),
+        image_token_id=-2,
+        video_token_id=-3,
+        vision_start_token_id=-4,
+    )
+    torch.manual_seed(0)
+    model: Any = Qwen3OmniMoeThinkerForConditionalGeneration(config)
+    write_thinker(folder, model, tokenizer, "qwen3_omni_moe", "talker", "code2wav")
+
+
+def write_thinker(folder: Path, model: Any, tokenizer: Any, model_type: str, *others: str) -> None:
+    """Write a thinker alone beside the folder, and as a part of the whole in it."""
     randomise(model.model.audio_tower)
     thinker = folder.with_name(f"{folder.name}-thinker")
     model.save_pretrained(thinker)
     held = load_file(thinker / "model.safetensors")
     state = {f"thinker.{name}": value for name, value in held.items()}
-    state |= {f"{other}.weight": torch.zeros(1) for other in ("talker", "token2wav")}
+    state |= {f"{other}.weight": torch.zeros(1) for other in others}
     save_file(state, folder / "model.safetensors")
-    settings = {"model_type": "qwen2_5_omni", "thinker_config": config.to_dict()}
+    settings = {"model_type": model_type, "thinker_config": model.config.to_dict()}
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     tokenizer.save_pretrained(folder)
+
+
+def asked_of_qwen3_omni(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.Tensor]:
+    """Ask through the tokenizer's chat template, with as many placeholders as the processor counts."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    clips = [clip for turn in turns for clip in turn.clips]
+    heard: dict[str, torch.Tensor] = {}
+    counts: list[int] = []
+    if clips:
+        made = WhisperFeatureExtractor(feature_size=16, chunk_length=300)(
+            clips,
+            sampling_rate=16_000,
+            return_tensors="pt",
+            padding=True,
+            truncation=False,
+            return_attention_mask=True,
+        )
+        heard = {"input_features": made.input_features, "feature_attention_mask": made.attention_mask}
+        for mel in made.attention_mask.sum(-1).tolist():
+            rest = mel % 100
+            for _ in range(3):
+                rest = (rest - 1) // 2 + 1
+            counts.append(rest + mel // 100 * 13)
+    return {**asked_in_chatml(tokenizer, turns, counts, "<|audio_start|>", "<|audio_end|>"), **heard}
+
+
+def asked_in_chatml(
+    tokenizer: Any, turns: Sequence[Turn], counts: Sequence[int], start: str, end: str
+) -> dict[str, torch.Tensor]:
+    """Lay out turns by a template, with so many placeholders for each clip between its marks."""
+    number = iter(counts)
+    messages = []
+    for turn in turns:
+        slots = (f"{start}{'<|AUDIO|>' * next(number)}{end}" for _ in turn.clips)
+        messages.append({"role": turn.role, "content": "".join(slots) + turn.words})
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def asked_of_qwen_omni(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.Tensor]:
@@ -422,14 +502,7 @@ def asked_of_qwen_omni(folder: Path, turns: Sequence[Turn]) -> dict[str, torch.T
         )
         heard = {"input_features": made.input_features, "feature_attention_mask": made.attention_mask}
         counts = [((mel - 1) // 2 + 1 - 2) // 2 + 1 for mel in made.attention_mask.sum(-1).tolist()]
-    number = iter(counts)
-    messages = []
-    for turn in turns:
-        slots = (f"<|audio_bos|>{'<|AUDIO|>' * next(number)}<|audio_eos|>" for _ in turn.clips)
-        messages.append({"role": turn.role, "content": "".join(slots) + turn.words})
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    ids = tokenizer(text, return_tensors="pt").input_ids
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **heard}
+    return {**asked_in_chatml(tokenizer, turns, counts, "<|audio_bos|>", "<|audio_eos|>"), **heard}
 
 
 class ByHand:
@@ -633,6 +706,14 @@ TINY = {
         ),
         asked_of_qwen_omni,
         lambda config: config.audio_token_index,
+    ),
+    "qwen3_omni_moe": Tiny(
+        write_qwen3_omni,
+        lambda folder: Qwen3OmniMoeThinkerForConditionalGeneration.from_pretrained(
+            folder.with_name(f"{folder.name}-thinker")
+        ),
+        asked_of_qwen3_omni,
+        leaks=True,  # into a clip below a second
     ),
     "ultravox": Tiny(write_ultravox, Ultravox, asked_of_ultravox),
     "granite_speech": Tiny(
