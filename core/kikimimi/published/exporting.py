@@ -16,7 +16,7 @@ from kikimimi.errors import RequestError, WriteError
 from kikimimi.files.writing import whole_folder, writing
 from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
-from kikimimi.published.auto_map.writing import reasons, write_auto_map
+from kikimimi.published.auto_map.writing import notes, reasons, write_auto_map
 from kikimimi.published.formats import FORMATS
 from kikimimi.published.prompts import served_template
 from kikimimi.published.served import CONFIG, Files, Trained
@@ -143,7 +143,7 @@ def _write_custom(
         out,
         CUSTOM,
         (
-            "It is opened with trust_remote_code=True: the code beside the weights is all that it needs.",
+            *notes(trained.recipe),
             "Control tokens that users spell out are encoded as such there; in the run they are not.",
         ),
     )

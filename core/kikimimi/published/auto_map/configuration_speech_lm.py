@@ -8,7 +8,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 
 class AudioTowerConfig(PretrainedConfig):  # type: ignore[misc]
-    """Settings of the audio tower, a transformer of Whisper's kind.
+    """Settings of the audio tower: a transformer of Whisper's kind, or a class of transformers (`tower`).
 
     `max_source_positions` is the most audio tokens of a clip, by which vLLM measures its memory.
     """

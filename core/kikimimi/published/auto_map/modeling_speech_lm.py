@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTr
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from kikimimi.published.auto_map.audio_counts import count_frames
+from kikimimi.published.auto_map.audio_towers import LibraryTower, combine_layers, mean_of_pairs
 from kikimimi.published.auto_map.configuration_speech_lm import SpeechModelConfig
 
 
@@ -114,26 +115,13 @@ class AudioTower(nn.Module):
             if number in chosen:
                 outputs.append(hidden)
         if self.settings["pairs"]:
-            outputs = [_mean_of_pairs(output) for output in outputs]
+            outputs = [mean_of_pairs(output) for output in outputs]
         if self.layer_norm is not None:
             outputs[-1] = self.layer_norm(outputs[-1])
-        if self.taps is not None:
-            shares = self.taps.float().softmax(0)
-            mixed = torch.stack([s * o.float() for s, o in zip(shares, outputs, strict=True)]).sum(0)
-            return mixed.to(hidden.dtype)
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        return combine_layers(outputs, self.taps)
 
 
-TOWER_SETTINGS = ("num_positions", "pad", "pairs", "keep_silence", "layers")
-
-
-def _mean_of_pairs(frames: Tensor) -> Tensor:
-    """Average every two frames of (B, F, E); an odd last one has no part, unless it is the only one."""
-    if frames.shape[1] == 1:
-        return frames
-    batch, length, dim = frames.shape
-    # (B, F, E) -> (B, F / 2, 2, E) -> (B, F / 2, E)
-    return frames[:, : length // 2 * 2].reshape(batch, -1, 2, dim).mean(2)
+TOWER_SETTINGS = ("kind", "num_positions", "pad", "pairs", "keep_silence", "layers")
 
 
 class SpeechModelBase(PreTrainedModel):  # type: ignore[misc]
@@ -153,7 +141,8 @@ class SpeechModelBase(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.encoder = AudioTower(config.audio_config)
+        tower = AudioTower if config.audio_config.kind == "whisper" else LibraryTower
+        self.encoder: Any = tower(config.audio_config)
         self.adapter: nn.Module = self.adapter_class(config.adapter_config)
         self.llm: Any = self._text_model(config)
         self.post_init()
@@ -167,7 +156,7 @@ class SpeechModelBase(PreTrainedModel):  # type: ignore[misc]
         return getattr(self.llm, self.config.text_prefix)
 
     @property
-    def audio_tower(self) -> AudioTower:
+    def audio_tower(self) -> Any:
         """Return the audio tower."""
         return self.encoder
 
@@ -189,11 +178,17 @@ class SpeechModelBase(PreTrainedModel):  # type: ignore[misc]
         """Return the audio tokens of all clips, one clip after the other, as `pooler_output` (N, D).
 
         Args:
-            input_features: (C, mels, mel frames).
-            input_features_mask: (C, mel frames), 1 where they are the clip's own; None is everywhere.
+            input_features: (C, bands, steps): mel frames, or samples in one band.
+            input_features_mask: (C, steps), 1 where they are the clip's own; None is everywhere.
             return_dict: Is taken as true.
             **kwargs: Are not read.
         """
+        return BaseModelOutputWithPooling(
+            pooler_output=torch.cat(self.hear(input_features, input_features_mask))
+        )
+
+    def hear(self, input_features: Any, input_features_mask: Any = None) -> list[Tensor]:
+        """Return the (T, D) audio tokens of each clip; see `get_audio_features`."""
         if isinstance(input_features, (list, tuple)):
             input_features, input_features_mask = _stacked(input_features, input_features_mask)
         if input_features_mask is None:
@@ -207,7 +202,7 @@ class SpeechModelBase(PreTrainedModel):  # type: ignore[misc]
         tokens: dict[int, Tensor] = {}
         for numbers in alike.values():
             tokens.update(zip(numbers, self.adapter(torch.stack([clips[n] for n in numbers])), strict=True))
-        return BaseModelOutputWithPooling(pooler_output=torch.cat([tokens[n] for n in range(len(clips))]))
+        return [tokens[number] for number in range(len(clips))]
 
     def embed_inputs(
         self, input_ids: Tensor, input_features: Any = None, input_features_mask: Any = None
@@ -238,7 +233,7 @@ def _stacked(features: Any, masks: Any) -> tuple[Tensor, Tensor | None]:
     return stacked, torch.cat([F.pad(mask, (0, longest - mask.shape[-1])) for mask in flat])
 
 
-def _positions(given: Tensor | None, attention_mask: Any, embedded: Tensor) -> Tensor | None:
+def count_positions(given: Tensor | None, attention_mask: Any, embedded: Tensor) -> Tensor | None:
     """Return (B, L) positions: those given, or counted without the padding on the left."""
     if given is not None or attention_mask is None or attention_mask.shape != embedded.shape[:2]:
         return given
@@ -273,7 +268,7 @@ class BareSpeechModel(SpeechModelBase):
         """Return the text model's hidden states, in its own class of output."""
         if inputs_embeds is None:
             inputs_embeds = self.embed_inputs(input_ids, input_features, input_features_mask)
-            position_ids = _positions(position_ids, attention_mask, inputs_embeds)
+            position_ids = count_positions(position_ids, attention_mask, inputs_embeds)
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -314,7 +309,7 @@ class BareSpeechModelForCausalLM(SpeechModelBase, GenerationMixin):  # type: ign
         """Return the text model's logits, in its own class of output."""
         if inputs_embeds is None:
             inputs_embeds = self.embed_inputs(input_ids, input_features, input_features_mask)
-            position_ids = _positions(position_ids, attention_mask, inputs_embeds)
+            position_ids = count_positions(position_ids, attention_mask, inputs_embeds)
         return self.llm(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

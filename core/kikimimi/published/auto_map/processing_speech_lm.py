@@ -8,14 +8,20 @@ import numpy as np
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
-from kikimimi.published.auto_map.audio_counts import MEL_HOP, count_frames, count_mel_frames, count_tokens
+from kikimimi.published.auto_map.audio_counts import (
+    MEL_HOP,
+    WAVEFORMS,
+    count_frames,
+    count_steps,
+    count_tokens,
+)
 
 
 class SpeechModelProcessor(ProcessorMixin):  # type: ignore[misc]
     """Processor of a speech LLM.
 
     Args:
-        feature_extractor: Whisper's.
+        feature_extractor: That of the audio tower.
         tokenizer: The text model's, with the placeholder among its tokens.
         chat_template: The template of a conversation with parts of type `audio` and `text`.
         audio_token: The placeholder, once for each clip.
@@ -60,11 +66,11 @@ class SpeechModelProcessor(ProcessorMixin):  # type: ignore[misc]
         Raises:
             ValueError: It is empty, or longer than the audio tower takes.
         """
-        most = self.audio_config["windows"] * self._window
+        most = self.audio_config["max_samples"]
         if not 0 < num_samples <= most:
             raise ValueError(f"a clip has {num_samples} samples, and must have 1 to {most} (at 16 kHz)")
         return count_tokens(
-            count_frames(count_mel_frames(num_samples), self.audio_config), self.adapter_config
+            count_frames(count_steps(num_samples, self.audio_config), self.audio_config), self.adapter_config
         )
 
     @property
@@ -78,16 +84,38 @@ class SpeechModelProcessor(ProcessorMixin):  # type: ignore[misc]
                 raise ValueError(f"a clip has the shape {clip.shape}: it must have one channel")
         counts = [self.num_audio_tokens(len(clip)) for clip in clips]
         rate = kwargs.get("sampling_rate") or self.feature_extractor.sampling_rate
-        mels = [self._log_mel(clip, rate) for clip in clips]
-        longest = max(mel.shape[1] for mel in mels)
-        own = torch.tensor([count_mel_frames(len(clip)) for clip in clips])
-        features = torch.stack([torch.nn.functional.pad(mel, (0, longest - mel.shape[1])) for mel in mels])
+        rows = [self._features(clip, rate) for clip in clips]
+        longest = max(row.shape[1] for row in rows)
+        own = torch.tensor([count_steps(len(clip), self.audio_config) for clip in clips])
+        features = torch.stack([torch.nn.functional.pad(row, (0, longest - row.shape[1])) for row in rows])
         made = {
-            "input_features": features,  # (C, mels, mel frames)
+            "input_features": features,  # (C, bands, steps)
             "input_features_mask": (torch.arange(longest) < own[:, None]).long(),
             "num_audio_tokens": torch.tensor(counts),
         }
         return BatchFeature(made), [self.audio_token * count for count in counts]
+
+    def _features(self, clip: Any, rate: int) -> torch.Tensor:
+        """Return (bands, steps) of a clip by itself; it is taken with silence where it is very short."""
+        kind = self.audio_config["kind"]
+        if kind in ("qwen2_5_omni", "whisper"):
+            return self._log_mel(clip, rate)
+        steps = count_steps(len(clip), self.audio_config)
+        if kind in WAVEFORMS:
+            wave = self.feature_extractor(clip, sampling_rate=rate, return_tensors="pt")["input_values"]
+            return torch.nn.functional.pad(wave.float(), (0, steps - len(clip)))  # (1, samples)
+        missing = max(0, _SHORTEST[kind] - len(clip))
+        after = np.zeros(missing, np.float32)
+        if kind == "parakeet":  # what its pre-emphasis makes silence of
+            after = clip[-1] * np.float32(self.feature_extractor.preemphasis) ** np.arange(1, missing + 1)
+        clip = np.concatenate([clip, after.astype(np.float32)])
+        if kind == "granite_speech":
+            made = self.feature_extractor(torch.from_numpy(clip)[None])
+        else:
+            options = {"do_normalize": False, "padding": True} if kind == "qwen3_omni" else {}
+            made = self.feature_extractor(clip, sampling_rate=rate, return_tensors="pt", **options)
+        values: torch.Tensor = made[self.feature_extractor.model_input_names[0]][0].float()
+        return (values if kind == "qwen3_omni" else values.T)[:, :steps]
 
     def _log_mel(self, clip: Any, rate: int) -> torch.Tensor:
         """Return (mels, mel frames): of whole windows, or up to the end of the clip."""
@@ -106,4 +134,15 @@ class SpeechModelProcessor(ProcessorMixin):  # type: ignore[misc]
             for piece in pieces
         ]
         mel = torch.cat(mels, dim=1).float()
-        return mel if self.audio_config["pad"] == "window" else mel[:, : count_mel_frames(len(clip))]
+        whole = self.audio_config["pad"] == "window"
+        return mel if whole else mel[:, : count_steps(len(clip), self.audio_config)]
+
+
+_SHORTEST = {
+    "granite_speech": 257,
+    "parakeet": 320,
+    "phi4_multimodal": 400,
+    "qwen3_omni": 201,
+    "wav2vec2_bert": 560,
+}
+"""Samples of which the features of one step are made."""

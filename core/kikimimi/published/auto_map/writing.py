@@ -18,15 +18,18 @@ from kikimimi.contracts.conversation import AudioPart, Conversation, Message, Te
 from kikimimi.errors import RequestError
 from kikimimi.files.writing import writing
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.published.auto_map.encoders import ENCODERS, audio_settings, encoder_name, feature_extractor
 from kikimimi.recipe import Recipe
 from kikimimi.text.guarded_tokenizer import AUDIO
 
 HEARING = ("alignformer", "cif", "ctc")
 """Adapters whose number of audio tokens depends on what is said."""
-ENCODERS = ("qwen2_audio", "whisper")
 ADAPTERS = {
+    "alignformer": "AlignFormer",
+    "cif": "CIF",
     "conv": "Conv",
     "conv_transformer": "ConvTransformer",
+    "ctc": "CTC",
     "mlp": "MLP",
     "qformer": "QFormer",
     "tltr": "TLTR",
@@ -64,12 +67,7 @@ def reasons(recipe: Recipe) -> list[str]:
         found.append(f"encoder '{recipe.encoder.name}' has no code there: it takes {listing(ENCODERS)}")
     elif recipe.encoder.lora is not None and recipe.encoder.lora.modality != "any":
         found.append("encoder.lora.modality: updates that act only with audio have no code there")
-    if recipe.adapter.name in HEARING:
-        found.append(
-            f"adapter '{recipe.adapter.name}' gives as many audio tokens as it hears things, and a processor "
-            "has to count them before anything is heard"
-        )
-    elif recipe.adapter.name not in ADAPTERS:
+    if recipe.adapter.name not in ADAPTERS:
         found.append(f"adapter '{recipe.adapter.name}' has no code there: it takes {listing(ADAPTERS)}")
     if recipe.llm.name == "seq2seq":
         found.append("llm 'seq2seq' has an encoder of its own: it takes decoders")
@@ -78,6 +76,17 @@ def reasons(recipe: Recipe) -> list[str]:
     if recipe.llm.lora is not None and recipe.llm.lora.modality != "any":
         found.append("llm.lora.modality: updates that act only with audio have no code there")
     return found
+
+
+def notes(recipe: Recipe) -> list[str]:
+    """Return what is to be known of a recipe's custom model, one sentence each."""
+    told = ["It is opened with trust_remote_code=True: the code beside the weights is all that it needs."]
+    if recipe.adapter.name in HEARING:
+        told.append(
+            f"Adapter '{recipe.adapter.name}' gives as many audio tokens as it hears things: transformers "
+            "opens the model, and vLLM, which counts them before anything is heard, cannot."
+        )
+    return told
 
 
 def write_auto_map(model: SpeechLM, recipe: Recipe, folder: Path) -> None:
@@ -103,22 +112,17 @@ def write_auto_map(model: SpeechLM, recipe: Recipe, folder: Path) -> None:
     tokenizer = copy.deepcopy(llm.tokenizer)
     placeholder = next(token for token in _PLACEHOLDERS if token not in tokenizer.get_vocab())
     tokenizer.add_tokens([placeholder], special_tokens=True)
-    audio, adapting = _audio_settings(model), _adapter_settings(model, adapter)
+    audio, adapting = audio_settings(model), _adapter_settings(model, adapter)
     processing = import_module(f"{__package__}.processing_speech_lm")
-    from transformers import WhisperFeatureExtractor
-
-    seconds = audio["windows"] * audio["num_positions"] * 320 // 16_000
     processor = processing.SpeechModelProcessor(
-        WhisperFeatureExtractor(feature_size=audio["num_mels"], chunk_length=max(1, seconds)),
+        feature_extractor(model, audio),
         tokenizer,
         chat_template=_chat_template(llm, placeholder),
         audio_token=placeholder,
         audio_config=audio,
         adapter_config=adapting,
     )
-    audio["max_source_positions"] = processor.num_audio_tokens(
-        audio["windows"] * audio["num_positions"] * 320
-    )
+    audio["max_source_positions"] = processor.num_audio_tokens(audio["max_samples"])
     _check_template(model, processor)
     folder.mkdir(parents=True, exist_ok=True)
     processor.save_pretrained(folder)
@@ -129,10 +133,10 @@ def write_auto_map(model: SpeechLM, recipe: Recipe, folder: Path) -> None:
     config = _config(model, audio, adapting, processor.audio_token_id, dtype)
     modeling = import_module(f"{__package__}.modeling_{adapter}")
     begins = ADAPTERS[adapter]
-    state = {name: value.to(dtype).contiguous() for name, value in _state(model).items()}
+    state = {name: _cast(value, dtype) for name, value in _state(model).items()}
     with torch.device("meta"):
         whole = getattr(modeling, f"{begins}SpeechModelForCausalLM")(config)
-    expected = {name for name, _ in whole.named_parameters()}
+    expected = {*(name for name, _ in whole.named_parameters()), *_kept_buffers(whole)}
     assert expected == set(state), sorted(expected ^ set(state))
     _save(state, folder)
     config.save_pretrained(folder)
@@ -158,31 +162,15 @@ def write_auto_map(model: SpeechLM, recipe: Recipe, folder: Path) -> None:
         )
 
 
-def _audio_settings(model: SpeechLM) -> dict[str, Any]:
-    encoder: Any = model.encoder
-    sizes, options = encoder.sizes, encoder.config
-    return {
-        "dim": sizes.dim,
-        "num_heads": sizes.num_heads,
-        "ffn_dim": sizes.ffn_dim,
-        "num_mels": sizes.num_mels,
-        "num_positions": sizes.num_positions,
-        "layers": list(encoder.taps.layers),
-        "combine": options.combine,
-        "final_norm": encoder.model.layer_norm is not None,
-        "pairs": encoder.pairs,
-        "cuts": encoder.cuts,
-        "pad": options.pad,
-        "windows": options.windows,
-        "keep_silence": getattr(options, "keep_silence", False),
-    }
-
-
 def _adapter_settings(model: SpeechLM, name: str) -> dict[str, Any]:
     adapter: Any = model.adapter
     context = adapter.context
     options = asdict(adapter.config)
-    options.pop("weights", None)
+    for source in ("weights", "head_weights"):
+        options.pop(source, None)
+    labels = {}
+    if hasattr(adapter, "ctc"):
+        labels = {"blank_id": adapter.ctc.blank_id, "num_labels": adapter.ctc.head.out_features}
     return {
         "name": name,
         **options,
@@ -190,6 +178,7 @@ def _adapter_settings(model: SpeechLM, name: str) -> dict[str, Any]:
         "out_dim": context.out_dim,
         "num_concat_layers": context.num_concat_layers,
         "window": getattr(adapter, "window", None),
+        **labels,
     }
 
 
@@ -228,16 +217,20 @@ def _state(model: SpeechLM) -> dict[str, Tensor]:
     for part, module in parts:
         for name, value in _merged(module).items():
             first, _, rest = name.partition(".")
-            if part == "encoder" and first == "taps":
+            if part == "adapter":
+                found[f"adapter.{name}"] = value
+            elif part == "llm":
+                found[f"llm.{rest}"] = value
+            elif first == "taps":
                 found["encoder.taps"] = value
-            else:
-                found[f"{part}.{name if part == 'adapter' else rest}"] = value
+            elif first == "model":  # a mask for training has parameters, too
+                found[f"encoder.{encoder_name(model, rest)}"] = value
     return found
 
 
 def _merged(module: nn.Module) -> dict[str, Tensor]:
     state = {}
-    for name, value in module.named_parameters():
+    for name, value in (*module.named_parameters(), *_kept_buffers(module).items()):
         if ".lora_" in name:
             continue
         owner_name, _, kind = name.rpartition(".")
@@ -248,6 +241,16 @@ def _merged(module: nn.Module) -> dict[str, Tensor]:
             name = f"{owner_name.removesuffix('.base_layer')}.{kind}"
         state[name] = value.detach().cpu()
     return state
+
+
+def _kept_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that files of weights hold."""
+    held = module.state_dict()
+    return {name: value for name, value in module.named_buffers() if name in held}
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return (value.to(dtype) if value.is_floating_point() else value).contiguous()
 
 
 def _save(state: dict[str, Tensor], folder: Path) -> None:
