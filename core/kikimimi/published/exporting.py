@@ -130,13 +130,12 @@ def export_run(
 def _write_custom(
     run: RunFolder, trained: Trained, out: Path, *, lora: str | None, dtype: str | None
 ) -> Exported:
-    """Write a model with code of its own: updates merged, in the LLM's number format, with a new token."""
-    given = {"--lora keep": lora == "keep", "--dtype": dtype is not None}
-    given["--audio-token"] = trained.audio_token is not None
+    """Write a model with code of its own: updates merged, in one number format, with a new token."""
+    given = {"--lora keep": lora == "keep", "--audio-token": trained.audio_token is not None}
     if unread := [option for option, there in given.items() if there]:
         raise RequestError(f"{', '.join(unread)}: is not read with --to {CUSTOM}: leave it out")
     with whole_folder(out) as folder:
-        write_auto_map(trained.model, trained.recipe, folder)
+        write_auto_map(trained.model, trained.recipe, folder, dtype=None if dtype is None else DTYPES[dtype])
         if (run.path / _LOCK).is_file():
             shutil.copyfile(run.path / _LOCK, folder / _LOCK)
     return Exported(

@@ -11,11 +11,11 @@ from kikimimi.published.auto_map.configuration_speech_lm import SpeechModelConfi
 from kikimimi.published.auto_map.modeling_heard import (
     HeardSpeechModel,
     HeardSpeechModelForCausalLM,
-    projection,
+    text_projection,
 )
 
 
-class FrameWeights(nn.Module):
+class FrameShares(nn.Module):
     """Convolution, ReLU, Linear: what becomes each frame's weight."""
 
     def __init__(self, dim: int, kernel_size: int) -> None:
@@ -39,8 +39,8 @@ class IntegrateAndFire(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.tail_threshold = config["tail_threshold"]
-        self.weights = FrameWeights(config["in_dim"], config["kernel_size"])
-        self.proj = projection(config, config["in_dim"])
+        self.weights = FrameShares(config["in_dim"], config["kernel_size"])
+        self.proj = text_projection(config, config["in_dim"])
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         """Adapt (n, F, E) to (T, D) for each clip."""
@@ -50,12 +50,12 @@ class IntegrateAndFire(nn.Module):
 
     def _integrate(self, frames: Tensor, weights: Tensor) -> Tensor:
         """Add (F, E) frames up by (F,) weights in fp64 to (T, E): a token for each whole number passed."""
-        total = weights.sum()
-        whole = int(total.floor())
-        fires = whole + int(float(total) - whole >= self.tail_threshold)
+        total = float(weights.detach().sum())
+        whole = int(total)
+        fires = whole + int(total - whole >= self.tail_threshold)
         num_tokens = min(max(1, fires), len(frames))
         if total < 1:  # a clip that is less than one token becomes one
-            weights = weights / total.clamp(min=torch.finfo(total.dtype).tiny)
+            weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
         dtype = torch.promote_types(frames.dtype, torch.float32)
         ends = weights.cumsum(0)
         token = torch.arange(num_tokens, dtype=ends.dtype, device=ends.device)[:, None]

@@ -11,7 +11,7 @@ from kikimimi.published.auto_map.configuration_speech_lm import SpeechModelConfi
 from kikimimi.published.auto_map.modeling_heard import (
     HeardSpeechModel,
     HeardSpeechModelForCausalLM,
-    projection,
+    text_projection,
 )
 
 
@@ -26,7 +26,7 @@ class LabelledRuns(nn.Module):
         super().__init__()
         self.blank_id = config["blank_id"] if config["mode"] == "non_blank" else None
         self.ctc: Any = nn.ModuleDict({"head": nn.Linear(config["in_dim"], config["num_labels"])})
-        self.proj = projection(config, config["in_dim"])
+        self.proj = text_projection(config, config["in_dim"])
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         """Adapt (n, F, E) to (T, D) for each clip."""

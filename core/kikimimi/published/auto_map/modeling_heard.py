@@ -15,7 +15,7 @@ from kikimimi.published.auto_map.modeling_speech_lm import (
 )
 
 
-def projection(config: dict[str, Any], in_dim: int) -> nn.Sequential:
+def text_projection(config: dict[str, Any], in_dim: int) -> nn.Sequential:
     """Return linear layers to the text model's width, GELU between them."""
     dims = [in_dim, *[config["hidden_dim"] or config["out_dim"]] * (config["num_layers"] - 1)]
     layers: list[nn.Module] = []
@@ -139,7 +139,13 @@ class HeardSpeechModelForCausalLM(HeardClips, BareSpeechModelForCausalLM):  # ty
         input_features_mask: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Return what transformers' `generate` does: the ids that were given, and those of the answer."""
+        """Return what transformers' `generate` does: the ids that were given, and those of the answer.
+
+        Raises:
+            ValueError: There are more or fewer placeholders than clips, or `use_cache` is false.
+        """
+        if kwargs.get("use_cache") is False:
+            raise ValueError("use_cache=False: what was heard is kept in the cache alone")
         given = inputs if input_ids is None else input_ids
         if given is None:
             return super().generate(attention_mask=attention_mask, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]

@@ -21,7 +21,7 @@ class SpeechModelProcessor(ProcessorMixin):  # type: ignore[misc]
     """Processor of a speech LLM.
 
     Args:
-        feature_extractor: That of the audio tower.
+        feature_extractor: Feature extractor of the audio tower.
         tokenizer: The text model's, with the placeholder among its tokens.
         chat_template: The template of a conversation with parts of type `audio` and `text`.
         audio_token: The placeholder, once for each clip.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from kikimimi.console.words import listing
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
-from kikimimi.errors import RequestError
+from kikimimi.errors import RequestError, WriteError
 from kikimimi.files.writing import writing
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.published.auto_map.encoders import ENCODERS, audio_settings, encoder_name, feature_extractor
@@ -89,26 +90,30 @@ def notes(recipe: Recipe) -> list[str]:
     return told
 
 
-def write_auto_map(model: SpeechLM, recipe: Recipe, folder: Path) -> None:
+def write_auto_map(
+    model: SpeechLM, recipe: Recipe, folder: Path, *, dtype: torch.dtype | None = None
+) -> None:
     """Write a model as transformers' `AutoModelForCausalLM` and `AutoProcessor` open it, without kikimimi.
 
-    Low-rank updates are merged, and every weight takes the LLM's number format.
+    Low-rank updates are merged, and every weight takes one number format.
 
     Args:
         model: The model of a run.
         recipe: Its recipe.
         folder: A folder to write into; it is made where it is not there.
+        dtype: Number format of the weights; None is that of the LLM's.
 
     Raises:
         RequestError: The recipe has no such form, or the chat template cannot be written so that it renders
             as the run's own.
+        WriteError: The model has other weights than the code.
     """
     wrong = reasons(recipe)
     if wrong:
         raise RequestError(f"cannot be written as a custom model: {'; '.join(wrong)}")
     adapter = recipe.adapter.name
     llm: Any = model.llm
-    dtype = next(llm.parameters()).dtype
+    dtype = dtype or next(llm.parameters()).dtype
     tokenizer = copy.deepcopy(llm.tokenizer)
     placeholder = next(token for token in _PLACEHOLDERS if token not in tokenizer.get_vocab())
     tokenizer.add_tokens([placeholder], special_tokens=True)
@@ -136,8 +141,7 @@ def write_auto_map(model: SpeechLM, recipe: Recipe, folder: Path) -> None:
     state = {name: _cast(value, dtype) for name, value in _state(model).items()}
     with torch.device("meta"):
         whole = getattr(modeling, f"{begins}SpeechModelForCausalLM")(config)
-    expected = {*(name for name, _ in whole.named_parameters()), *_kept_buffers(whole)}
-    assert expected == set(state), sorted(expected ^ set(state))
+    check_tensors({**dict(whole.named_parameters()), **_kept_buffers(whole)}, state)
     _save(state, folder)
     config.save_pretrained(folder)
     classes = {
@@ -159,6 +163,22 @@ def write_auto_map(model: SpeechLM, recipe: Recipe, folder: Path) -> None:
     with writing(folder / "generation_config.json"):
         (folder / "generation_config.json").write_text(
             json.dumps(generation, indent=2) + "\n", encoding="utf-8"
+        )
+
+
+def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Check that a model has all weights, each of its shape, and no other: nothing that opens it may notice.
+
+    Raises:
+        WriteError: It has not.
+    """
+    wanted = {name: tuple(value.shape) for name, value in expected.items()}
+    held = {name: tuple(value.shape) for name, value in found.items()}
+    wrong = sorted(name for name in wanted.keys() | held.keys() if wanted.get(name) != held.get(name))
+    if wrong:
+        raise WriteError(
+            f"the custom model has other tensors than this one: {listing(wrong)} "
+            f"(there {wanted.get(wrong[0])}, here {held.get(wrong[0])})"
         )
 
 
