@@ -189,7 +189,7 @@ class SpeechModelBase(PreTrainedModel):  # type: ignore[misc]
 
     def hear(self, input_features: Any, input_features_mask: Any = None) -> list[Tensor]:
         """Return the (T, D) audio tokens of each clip; see `get_audio_features`."""
-        if isinstance(input_features, (list, tuple)):
+        if isinstance(input_features, (list, tuple)) or isinstance(input_features_mask, (list, tuple)):
             input_features, input_features_mask = _stacked(input_features, input_features_mask)
         if input_features_mask is None:
             lengths = [input_features.shape[-1]] * len(input_features)
@@ -242,9 +242,10 @@ def count_positions(given: Tensor | None, attention_mask: Any, embedded: Tensor)
 
 
 class BareSpeechModel(SpeechModelBase):
-    """Without a head, as vLLM's Transformers back end takes it."""
+    """Without a head, as vLLM's Transformers back end takes it.
 
-    _keys_to_ignore_on_load_unexpected = (r"llm\.lm_head\..*",)  # pyright: ignore[reportAssignmentType]
+    No weight is said to be ignored: vLLM has a head of its own, and reads it only if it is not.
+    """
 
     def _text_model(self, config: Any) -> nn.Module:
         return nn.ModuleDict({config.text_prefix: AutoModel.from_config(config.text_config)})
