@@ -43,9 +43,18 @@ def export(
     audio_token: str | None = typer.Option(
         None, "--audio-token", help="A token of the LLM that stands for clips. Default: the shape's own."
     ),
+    push: str | None = typer.Option(
+        None, "--push", metavar="ORG/NAME", help="Repository on the Hub to upload it to, once it is whole."
+    ),
+    private: bool = typer.Option(False, "--private", help="Make that repository a private one."),
+    license_accepted: bool = typer.Option(
+        False,
+        "--license-accepted",
+        help="State that you may publish what licences forbid to; the model card tells it.",
+    ),
     list_: bool = typer.Option(False, "--list", help="Say which shapes fit, and why others do not."),
 ) -> None:
-    """Write a trained model as one of a class that people serve, without kikimimi."""
+    """Write a trained model as one of a class that people serve, without kikimimi, and its model card."""
     from kikimimi.errors import RequestError
     from kikimimi.published.exporting import export_run, fitting
     from kikimimi.run.folder import RunFolder
@@ -64,6 +73,11 @@ def export(
         lora=lora,
         dtype=dtype,
         audio_token=audio_token,
+        push=push,
+        private=private,
+        license_accepted=license_accepted,
     )
     say(str(made.folder))
+    if made.url is not None:
+        say(made.url)
     say("\n".join([f"as {made.format}", *made.notes]), error=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kikimimi.console.terminal import json_text
+from kikimimi.console.terminal import json_text, say
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.precision import DTYPES
@@ -18,7 +19,10 @@ from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
 from kikimimi.published.auto_map.writing import notes, reasons, write_auto_map
 from kikimimi.published.formats import FORMATS
+from kikimimi.published.model_card import Shape, write_card
 from kikimimi.published.prompts import served_template
+from kikimimi.published.provenance import Provenance
+from kikimimi.published.pushing import check_push, push_export
 from kikimimi.published.served import CONFIG, Files, Trained
 from kikimimi.recipe import load_recipe
 from kikimimi.run.folder import RunFolder
@@ -37,11 +41,13 @@ class Exported:
         folder: Where.
         format: Which shape.
         notes: What is other there than in the run, one sentence each.
+        url: Where it was pushed to; None where that was not asked for.
     """
 
     folder: Path
     format: str
     notes: tuple[str, ...]
+    url: str | None = None
 
 
 def fitting(source: Path, *, audio_token: str | None = None) -> dict[str, list[str]]:
@@ -79,8 +85,13 @@ def export_run(
     lora: str | None = None,
     dtype: str | None = None,
     audio_token: str | None = None,
+    push: str | None = None,
+    private: bool = False,
+    license_accepted: bool = False,
 ) -> Exported:
-    """Write a run's model as one of a class that people serve.
+    """Write a run's model as one of a class that people serve, and its model card.
+
+    What the licences of its weights and data forbid is said on the standard error before anything is written.
 
     Args:
         run: A trained run.
@@ -91,13 +102,22 @@ def export_run(
             format keeps none by itself.
         dtype: Number format of the weights; None is that of the recipe's LLM.
         audio_token: Token of the LLM's tokenizer that stands for clips; None is the usual one of the format.
+        push: Repository on the Hub, ``ORG/NAME``, that the export is uploaded to once it is whole.
+        private: Whether a repository that is made for it is private.
+        license_accepted: States the right to publish what licences forbid to; the model card tells it.
 
     Raises:
-        RequestError: The model does not fit, or an option is wrong.
+        RequestError: The model does not fit, an option is wrong, or a licence forbids to publish it.
         RunError: Nothing was trained yet.
-        WriteError: The folder is there, or the system refuses.
+        WriteError: The folder is there, or the system or the Hub refuses.
     """
     _check_options(to, lora, dtype, out)
+    if private and push is None:
+        raise RequestError("--private is read with --push ORG/NAME alone: leave it out")
+    made = Provenance.of(run, stage)
+    accepted = _licensed(made, push, license_accepted)
+    if push is not None:
+        check_push(push, private=private)
     recipe = run.recipe
     updates = recipe.llm.lora
     keep = lora == "keep" or (lora is None and updates is not None and updates.modality == "audio")
@@ -106,12 +126,20 @@ def export_run(
     model = load_model(run, stage)
     trained = Trained(recipe, model, audio_token, keep, dtype or recipe.llm.dtype)
     name = _chosen(to, trained)
+
+    def card(folder: Path, shape: Shape) -> None:
+        write_card(folder, made, shape, repository=push, accepted=accepted)
+
+    def pushed(exported: Exported) -> Exported:
+        return exported if push is None else replace(exported, url=push_export(out, push, private=private))
+
     if name == CUSTOM:
-        return _write_custom(run, trained, out, lora=lora, dtype=dtype)
+        return pushed(_write_custom(run, trained, out, card, lora=lora, dtype=dtype))
     files = FORMATS[name].files(trained)
     if files.config_name == CONFIG:
         files = replace(files, config=_stored(files.config, trained.dtype))
     check_complete(files)
+    notes = tuple(_notes(trained, files, keep))
     with whole_folder(out) as folder:
         _write_tensors(folder, files)
         _write_json(folder / files.config_name, files.config)
@@ -124,28 +152,54 @@ def export_run(
             shutil.copyfile(run.path / _LOCK, folder / _LOCK)
         if files.chat:
             check_prompt(trained, tokenizer, files.placeholder)
-    return Exported(out, name, tuple(_notes(trained, files, keep)))
+        card(folder, Shape(name, files.model_class, files.placeholder, notes))
+    return pushed(Exported(out, name, notes))
+
+
+def _licensed(made: Provenance, push: str | None, accepted: bool) -> list[str]:
+    """Say what licences forbid and ask; return what was accepted of what is refused without.
+
+    Raises:
+        RequestError: One forbids to push, and that is not accepted.
+    """
+    for warning in made.warnings():
+        say(warning, error=True)
+    refused = made.refusals(push)
+    if push is not None and refused and not accepted:
+        raise RequestError(
+            f"not pushed to {push}:\n  "
+            + "\n  ".join(refused)
+            + "\nIf you have the right to publish it, state that with --license-accepted, which the model "
+            "card will tell. Without --push it is written here alone"
+        )
+    return refused if accepted else []
 
 
 def _write_custom(
-    run: RunFolder, trained: Trained, out: Path, *, lora: str | None, dtype: str | None
+    run: RunFolder,
+    trained: Trained,
+    out: Path,
+    card: Callable[[Path, Shape], None],
+    *,
+    lora: str | None,
+    dtype: str | None,
 ) -> Exported:
     """Write a model with code of its own: updates merged, in one number format, with a new token."""
     given = {"--lora keep": lora == "keep", "--audio-token": trained.audio_token is not None}
     if unread := [option for option, there in given.items() if there]:
         raise RequestError(f"{', '.join(unread)}: is not read with --to {CUSTOM}: leave it out")
+    said = (
+        "It is opened with trust_remote_code=True: the code beside the weights is all that it needs.",
+        *notes(trained.recipe),
+        "Control tokens that users spell out are encoded as such there; in the run they are not.",
+    )
     with whole_folder(out) as folder:
         write_auto_map(trained.model, trained.recipe, folder, dtype=None if dtype is None else DTYPES[dtype])
         if (run.path / _LOCK).is_file():
             shutil.copyfile(run.path / _LOCK, folder / _LOCK)
-    return Exported(
-        out,
-        CUSTOM,
-        (
-            *notes(trained.recipe),
-            "Control tokens that users spell out are encoded as such there; in the run they are not.",
-        ),
-    )
+        placeholder = json.loads((folder / "processor_config.json").read_bytes())["audio_token"]
+        card(folder, Shape(CUSTOM, "AutoModelForCausalLM", placeholder, said))
+    return Exported(out, CUSTOM, said)
 
 
 def _check_options(to: str, lora: str | None, dtype: str | None, out: Path) -> None:

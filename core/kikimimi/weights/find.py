@@ -97,6 +97,17 @@ def locate(spec: str, source: str, *, pinned: bool, patterns: Sequence[str]) -> 
     return _hub(spec, hub["repo"], hub["file"], hub["revision"], patterns)
 
 
+def hub_id(spec: str) -> tuple[str, str | None] | None:
+    """Return the Hub's repository that a source names, and its revision; None where it names another place.
+
+    A file of the repository, or a folder in it, is left out: ``org/name/FILE@REVISION`` is in ``org/name``.
+    """
+    if spec.startswith((".", "/", "~", "package:")) or Path(spec).exists():
+        return None
+    found = _HUB.fullmatch(spec)
+    return None if found is None else (found["repo"], found["revision"])
+
+
 def _split_digest(spec: str) -> tuple[str, str | None]:
     source, mark, digest = spec.rpartition("@sha256:")
     if not mark:
