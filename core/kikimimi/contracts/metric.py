@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ Details = Mapping[str, float]
 DECIMALS = 4
 COUNTS = ("truncated", "looped", "thoughts")
 """What a score counts of answers, whatever the metric; scores that were written before have none of it."""
+_MOST = 1 << 53  # utterances
 _OLD_RATE = ("substitutions", "deletions", "insertions")  # what scores held when all were error rates
 
 
@@ -152,7 +154,31 @@ class Score:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Score:
-        """Read what `to_json` returned, now or when all were error rates; ``seconds`` may stand there."""
+        """Read what `to_json` returned, now or when all were error rates; ``seconds`` may stand there.
+
+        Raises:
+            ValueError: Something is missing, or a value is one that no score has.
+        """
+        try:
+            found = cls._from_json(values)
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise ValueError(f"it lacks {error}" if isinstance(error, KeyError) else str(error)) from error
+        for name in ("metric", "normaliser", "unit"):
+            if not isinstance(getattr(found, name), str):
+                raise ValueError(f"{name}: {getattr(found, name)!r} is no text")
+        if found.better not in get_args(Better):
+            raise ValueError(f"better: {found.better!r} is not one of {listing(get_args(Better))}")
+        for name in ("count", "skipped", *(name for name in COUNTS if getattr(found, name) is not None)):
+            number = getattr(found, name)
+            if type(number) is not int or not (name == "count") <= number < _MOST:
+                raise ValueError(f"{name}: {number!r} is no number of utterances")
+        for name, value in {"value": found.value, **found.details}.items():
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise ValueError(f"{name}: {value!r} is no finite number")
+        return found
+
+    @classmethod
+    def _from_json(cls, values: Mapping[str, Any]) -> Score:
         own = {name: values[name] for name in ("metric", "normaliser", "count", "skipped")}
         own |= {name: values[name] for name in COUNTS if name in values}
         named = {*cls.reserved(), values["metric"]}

@@ -26,7 +26,14 @@ from kikimimi.data.order.sources import record_seconds
 from kikimimi.data.shards.record import named
 from kikimimi.errors import DamagedError, DataError, KikimimiError, RequestError, RunError
 from kikimimi.evaluation.predictions import Identity, Predictions, held_identity, row_keys
-from kikimimi.evaluation.record import RECORD, ScoredSystem, find_scoring, keep_scoring, read_scorings
+from kikimimi.evaluation.record import (
+    RECORD,
+    ScoredSystem,
+    find_scoring,
+    keep_scoring,
+    read_scorings,
+    values_of,
+)
 from kikimimi.evaluation.score import read_scores, score
 from kikimimi.evaluation.similarity import read_similarities, similarities, write_similarities
 from kikimimi.files.writing import check_target
@@ -310,10 +317,23 @@ def _write_scores(run: RunFolder, asked: _Asked, systems: dict[str, Predictions]
     stages = [stage_system(run, stage) for stage in run.recipe.stages]
     order = [*stages, run.recipe.name, *asked.evaluation.baselines]
     written = {system: written[system] for system in order if system in written}
+    _tell_of_scores(asked.folder)
     keep_scoring(asked.folder, asked.evaluation, asked.corpus.shards.digest, written)
     values = {system: one["score"] for system, one in written.items()}
     run.write_json(f"evaluations/{asked.name}/scores.json", values)
     return {system: found.get(system) or Score.from_json(of) for system, of in values.items()}
+
+
+def _tell_of_scores(folder: Path) -> None:
+    """Say what is wrong with scores that are about to be written again from their record."""
+    path = folder / "scores.json"
+    try:
+        held, record = read_scores(path), read_scorings(folder)
+    except DamagedError as error:
+        say(f"{error}, now", error=True)
+        return
+    if held and record and held not in [values_of(scoring) for scoring in record]:
+        say(f"{path} is not what {RECORD} says: it is written again", error=True)
 
 
 def _scored_before(asked: _Asked) -> dict[str, ScoredSystem]:

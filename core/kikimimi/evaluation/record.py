@@ -20,6 +20,7 @@ from kikimimi.console.terminal import json_text, say
 from kikimimi.contracts import registry
 from kikimimi.errors import RequestError, RunError
 from kikimimi.evaluation.predictions import Identity
+from kikimimi.evaluation.score import check_score
 from kikimimi.files.reading import MEBIBYTE, damaged, file_there, paths_in, read_json
 from kikimimi.files.writing import scratch_folder, whole_file, writing
 from kikimimi.files.yaml_text import parse_yaml
@@ -76,7 +77,17 @@ def read_scorings(folder: Path) -> list[Scoring]:
         if digest(scoring["settings"]) != scoring["sha256"]:
             what = f"settings {number} are not as they were written: their SHA-256 differs"
             raise damaged(path, what, _AGAIN)
+        for system, one in scoring["systems"].items():
+            try:
+                check_score(one["score"])
+            except ValueError as error:
+                raise damaged(path, f"settings {number}: {system!r} is no score: {error}", _AGAIN) from error
     return found
+
+
+def values_of(scoring: Scoring) -> dict[str, dict[str, Any]]:
+    """Return the scores of a scoring, as ``scores.json`` holds them."""
+    return {system: one["score"] for system, one in scoring["systems"].items()}
 
 
 def settings_of(evaluation: Evaluation) -> str:

@@ -1,5 +1,6 @@
 """Scoring, and scores as a table. Imports no torch, so that ``kikimimi score`` answers at once."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,22 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
     held: dict[str, dict[str, Any]] = read_json(path, dict[str, dict[str, int | float | str]], remedy=remedy)
     for system, values in held.items():
         try:
-            Score.from_json(values)
-            float(values["seconds"])
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise damaged(path, f"{system!r} is no score: {error!r}", remedy) from error
+            check_score(values)
+        except ValueError as error:
+            raise damaged(path, f"{system!r} is no score: {error}", remedy) from error
     return held
+
+
+def check_score(values: Mapping[str, Any]) -> None:
+    """Check what a file holds of a system: its score, and for how long it computed [s].
+
+    Raises:
+        ValueError: It is none.
+    """
+    Score.from_json(values)
+    seconds = values.get("seconds")
+    if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+        raise ValueError(f"seconds: {seconds!r} is no time")
 
 
 def add_up(details: Sequence[Mapping[str, float]]) -> dict[str, float]:

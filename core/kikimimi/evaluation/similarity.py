@@ -107,6 +107,8 @@ def read_similarities(folder: Path) -> tuple[str, str, list[Similarity]]:
     for clip in said["thousandths"]:
         if len(clip.values) != len(clip.tokens) or len({*map(len, clip.values)}) > 1:
             raise damaged(path, f"{clip.key}: tokens and values do not fit together", _AGAIN)
+        if not all(abs(value) <= _PRECISION for row in clip.values for value in row):
+            raise damaged(path, f"{clip.key}: a value is no cosine", _AGAIN)
         values = [[value / _PRECISION for value in row] for row in clip.values]
         clips.append(Similarity(clip.key, clip.tokens, values))
     return said["identity"], said["system"], clips

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import stat
 from collections.abc import Collection, Iterator, Mapping
@@ -104,7 +105,9 @@ def check_files(folder: Path, of: Mapping[str, str | int], names: Collection[str
         if not file_there(folder / MANIFEST):
             return False
         manifest = parse_json(read_bytes(folder / MANIFEST, limit=16 * MEBIBYTE), FileManifest)
-    except (DamagedError, ValueError) as error:
+    except DamagedError as error:
+        raise ValueError(str(error).removeprefix(f"{folder}{os.sep}")) from error
+    except ValueError as error:
         raise ValueError(f"{MANIFEST}: {error}") from error
     for name, value in of.items():
         if manifest.of.get(name) != value:
@@ -120,15 +123,15 @@ def check_files(folder: Path, of: Mapping[str, str | int], names: Collection[str
     return True
 
 
-def require_files(folder: Path, remedy: str) -> None:
-    """Check the files of a folder against its manifest, if it has one.
+def require_files(folder: Path, remedy: str) -> bool:
+    """Check the files of a folder against its manifest, if it has one, and return whether it has.
 
     Raises:
         DamagedError: A file is not as it was written.
         OSError: The system refuses to read one; see `unreadable`.
     """
     try:
-        check_files(folder, {})
+        return check_files(folder, {})
     except (OSError, ValueError) as error:
         raise unreadable(folder, error, remedy, "") from error
 

@@ -75,7 +75,7 @@ def _items(path: Path) -> Iterator[CheckedItem]:
     if run is not None:
         yield _lock(run)
         if os.path.lexists(run.assets):
-            yield _item(path, run.assets, partial(_check_assets, run))
+            yield _assets(run)
     yield from _each(path, "checkpoints", "*", partial(_checkpoints, path, run))
     yield from _each(path, "weights", "*.safetensors", partial(_tensors, path, remedy=WEIGHTS_REMEDY))
     yield from _each(path, "evaluations", "*", partial(_evaluation, path))
@@ -119,9 +119,12 @@ def _lock(run: RunFolder) -> CheckedItem:
     return CheckedItem("lock.json")
 
 
-def _check_assets(run: RunFolder) -> None:
-    if run.has_assets:
-        require_files(run.assets, ASSETS_REMEDY)
+def _assets(run: RunFolder) -> CheckedItem:
+    try:
+        sealed = run.has_assets and require_files(run.assets, ASSETS_REMEDY)
+    except (KikimimiError, OSError) as error:
+        return CheckedItem(run.assets.name, _said(error, run.assets))
+    return CheckedItem(run.assets.name, note="" if sealed else UNVERIFIED)
 
 
 def _form(run: RunFolder | None, folder: Path) -> tuple[StageForm | None, str]:

@@ -320,6 +320,24 @@ def misfit(shapes: Mapping[str, torch.Size], state: Mapping[str, Tensor | Stored
     return ""
 
 
+def require_stored(path: Path) -> bool:
+    """Check what a stage left, or had reached, against its hash and for its form.
+
+    Returns:
+        Whether it has a hash: earlier versions wrote none.
+
+    Raises:
+        DamagedError: It is damaged.
+    """
+    try:
+        hashed = check_stored(path)
+        stored_tensors(path)
+    except (OSError, ValueError) as error:
+        remedy = CHECKPOINT_REMEDY if path.parent.name.startswith("step-") else WEIGHTS_REMEDY
+        raise unreadable(path, error, remedy) from error
+    return hashed
+
+
 def load_trained(model: SpeechLM, recipe: Recipe, stage: str, path: Path) -> bool:
     """Load what a stage of a run left, or had reached, into its model, sharded or not.
 
@@ -329,11 +347,7 @@ def load_trained(model: SpeechLM, recipe: Recipe, stage: str, path: Path) -> boo
     Raises:
         DamagedError: The file is damaged or does not fit.
     """
-    try:
-        hashed = check_stored(path)
-        state = stored_tensors(path)
-    except (OSError, ValueError) as error:
-        remedy = CHECKPOINT_REMEDY if path.parent.name.startswith("step-") else WEIGHTS_REMEDY
-        raise unreadable(path, error, remedy) from error
+    hashed = require_stored(path)
+    state = stored_tensors(path)
     load_kept(model, state, kept_names(model, recipe, stage), source=str(path))
     return hashed

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import fmean, median
-from typing import Any
 
 from kikimimi.contracts.answer import answer_text
 from kikimimi.contracts.metric import Score
@@ -19,7 +18,7 @@ from kikimimi.data.fault import read_faults
 from kikimimi.data.packing.pack import read_ledger
 from kikimimi.evaluation.error_rate import edits, error_rate
 from kikimimi.evaluation.predictions import PredictionLine, read_predictions, row_keys
-from kikimimi.evaluation.record import Scoring, as_scored, read_scorings, settings_of
+from kikimimi.evaluation.record import as_scored, read_scorings, settings_of, values_of
 from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import read_similarities
 from kikimimi.files.yaml_text import parse_yaml
@@ -69,7 +68,7 @@ def _scores(run: RunFolder, recipe: Recipe) -> Iterator[ScoreRow]:
     for name in run.recipe.evaluate:
         folder = run.evaluation(name)
         scorings = [
-            (_changes(recipe.evaluate.get(name), one["settings"]), _values(one))
+            (_changes(recipe.evaluate.get(name), one["settings"]), values_of(one))
             for one in read_scorings(folder)
         ]
         # The recipe's own settings first; what a version without records left is of these.
@@ -79,10 +78,6 @@ def _scores(run: RunFolder, recipe: Recipe) -> Iterator[ScoreRow]:
             for system, values in systems.items():
                 score, seconds = Score.from_json(values), float(values["seconds"])
                 yield ScoreRow(evaluation=name, system=system, score=score, seconds=seconds, note=note)
-
-
-def _values(scoring: Scoring) -> dict[str, dict[str, Any]]:
-    return {system: one["score"] for system, one in scoring["systems"].items()}
 
 
 def _changes(own: Evaluation | None, settings: str) -> str:
@@ -145,9 +140,10 @@ def _drops(run: RunFolder) -> Iterator[Figure]:
     sources |= {name: evaluation.shards for name, evaluation in run.recipe.evaluate.items()}
     for name, pattern in sources.items():
         ledger = Path(pattern).parent / "ledger.json"
-        if not ledger.is_file():
+        held = read_ledger(ledger)
+        if held is None:
             continue
-        dropped = read_ledger(ledger)["dropped"]
+        dropped = held["dropped"]
         reasons = ", ".join(f"{reason}: {counts['rows']:g}" for reason, counts in dropped.items())
         yield Figure(
             label=f"{name}: rows dropped while packing",

@@ -33,6 +33,8 @@ from kikimimi.errors import RunError, WriteError
 from kikimimi.files.hashes import (
     ASSETS_REMEDY,
     CHECKPOINT_REMEDY,
+    MANIFEST,
+    UNVERIFIED,
     WEIGHTS_REMEDY,
     content_mark,
     mark,
@@ -142,8 +144,10 @@ class RunFolder:
         file_there(path / "recipe.yaml", _RECIPE_REMEDY)
         made_with = MadeWith.read(path / "lock.json")
         run = cls(path, recipe := cls._recipe(path, made_with))
-        damage = [made_with.damage] if made_with.damage else []
-        tell_differences(path, (*damage, *made_with.differences(), *run._edits(made_with.recipe)))
+        found = (made_with.damage, *made_with.differences(), *run._edits(made_with.recipe))
+        unhashed = os.path.lexists(run.assets) and not os.path.lexists(run.assets / MANIFEST)
+        lines = (*filter(None, found), *([f"{run.assets.name} {UNVERIFIED}"] if unhashed else []))
+        tell_differences(path, lines)
         if not overrides:
             return run
         wanted = cls._recipe(path, made_with, overrides)

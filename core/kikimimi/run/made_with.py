@@ -11,10 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from kikimimi.console.terminal import say
 from kikimimi.contracts import registry
 from kikimimi.errors import DamagedError, RecipeError
 from kikimimi.run.lock_file import read_lock_file
+from kikimimi.run.rank import say_once
 from kikimimi.run.source import source_digest
 
 _OURS = "kikimimi"
@@ -92,9 +92,9 @@ class MadeWith:
 
 @cache
 def tell_differences(path: Path, lines: tuple[str, ...]) -> None:
-    """Say once per process what of a run is not as its lock says, or that the lock is damaged."""
+    """Say once what of a run is not as its lock says, or is not verified."""
     for line in lines:
-        say(f"{path}: {line}", error=True)
+        say_once(f"{path}: {line}")
 
 
 def _origins(value: Any) -> Iterator[tuple[str, str, str]]:

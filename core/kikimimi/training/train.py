@@ -8,9 +8,10 @@ from kikimimi.console.words import listing, nearest
 from kikimimi.data.corpus import Corpus, all_texts, training_corpora
 from kikimimi.data.order.readers import lost_readers_told
 from kikimimi.errors import RecipeError, RunError
+from kikimimi.files.hashes import UNVERIFIED
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
-from kikimimi.model.trainable import check_sources
+from kikimimi.model.trainable import check_sources, require_stored
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import keep_lock, told_options
 from kikimimi.run.loggers import check_loggers
@@ -40,6 +41,7 @@ def train(
             finished, or another process is training this run.
         DriftError: It is locked, and something has changed.
         DataError: A record cannot be used.
+        DamagedError: What stages have left, or a checkpoint, is damaged.
         GateError: A stage did not reach what its gate asks for.
         LostRankError: Another rank ended.
         ReaderError: The processes that read data cannot go on.
@@ -88,6 +90,9 @@ def _train(run: RunFolder, names: list[str]) -> None:
     recipe = run.recipe
     corpora = list(training_corpora(recipe))
     if all(run.finished(name) for name in names):
+        for name in names:  # which nothing else reads
+            if not require_stored(run.weights(name)):
+                say_once(f"{run.weights(name)}: {UNVERIFIED}")
         say_once(f"{run.path}: already trained")
     for name in names:
         if run.finished(name):

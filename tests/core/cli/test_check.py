@@ -162,3 +162,40 @@ def test_what_is_no_run(cli: Cli, tmp_path: Path) -> None:
     done = cli("check", tmp_path)
     assert done.code == 2
     assert "is not a run folder (it has no recipe.yaml)" in done.err
+
+
+@pytest.mark.fault("Our files: a finished run whose weights are damaged", "an error, not 'already trained'")
+@pytest.mark.parametrize("damage", [flip, torn, empty, Path.unlink])
+def test_a_finished_run_is_verified_before_it_is_called_trained(
+    cli: Cli, trained: Path, tmp_path: Path, damage: Callable[[Path], Any]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    whole = (copy / STAGE).read_bytes()
+    damage(copy / STAGE)
+    done = cli("train", copy)
+    if damage is Path.unlink:  # which is what the error says that can be done
+        assert done.code == 0
+        assert (copy / STAGE).read_bytes() == whole
+        return
+    assert done.code == 1
+    assert "already trained" not in done.err
+    assert re.search(rf"error: {re.escape(str(copy / STAGE))}: .* Restore it .*, or delete it", done.err)
+
+
+@pytest.mark.fault("Our files: assets whose list of files is gone", "said: not verified")
+def test_assets_without_their_list_are_said_to_be_unverified(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    listed = copy / "assets" / "files.json"
+    listed.unlink()
+    said = "assets has no hashes, as earlier versions wrote it: taken as it is, not verified"
+    assert cli("show", copy).err == f"{copy}: {said}\n"
+    done = cli("check", copy)
+    assert done.code == 0
+    assert f"ok       assets: {said.removeprefix('assets ')}\n" in done.out
+    for damage in (to_nowhere, lambda path: path.unlink() or path.mkdir()):
+        damage(listed)
+        done = cli("show", copy)
+        assert done.code == 1
+        assert done.err.count("files.json") == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -260,6 +261,27 @@ def test_predictions_for_other_records_are_left_out(
         assert len(lines) == 7
         shown = read_scores(folder.evaluation("held_out") / "scores.json")[system]["seconds"]
         assert shown == pytest.approx(sum(json.loads(line)["seconds"] for line in lines[1:]), abs=1e-3)
+
+
+@pytest.mark.fault("Our files: scores that are damaged, or not those of the record", "said, and made again")
+def test_scores_that_are_made_again_are_said(run: Change, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run()
+    evaluate(folder)
+    path = folder.evaluation("held_out") / "scores.json"
+    whole = path.read_text(encoding="utf-8")
+    number = json.loads(whole)["quickstart"]["substitutions"]
+    for spoilt, said in (
+        (whole[:-9], f"{path}: is not JSON: .* 'kikimimi evaluate' makes it again, now\n"),
+        (whole.replace(f'"substitutions": {number}', '"substitutions": 98765'), f"{path} is not what record"),
+    ):
+        assert spoilt != whole
+        path.write_text(spoilt, encoding="utf-8")
+        capsys.readouterr()
+        evaluate(folder)
+        assert re.search(said, capsys.readouterr().err)
+        assert path.read_text(encoding="utf-8") == whole
+    evaluate(folder)
+    assert capsys.readouterr().err == ""
 
 
 def test_other_weights_or_other_data_begin_anew(run: Change, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kikimimi.data.shards.shards import Shards
+from kikimimi.errors import DamagedError
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.evaluation.predictions import read_predictions
 from kikimimi.recipe import Chosen, load_recipe, to_yaml
@@ -60,6 +61,21 @@ def test_a_report_holds_scores_examples_counts_and_the_recipe(run: RunFolder) ->
     for line in to_yaml(run.recipe).splitlines():
         assert " ".join(line.split()) in shown
     assert not re.search(r'(?:src|href)="(?!data:|#)', html)  # one file, readable without a network
+
+
+@pytest.mark.fault("Our files: what lies where a ledger should", "an error that names it")
+def test_what_is_no_ledger_is_named(run: RunFolder, trained: RunFolder) -> None:
+    ledger = trained.path.parent / "data" / "ledger.json"
+    aside = ledger.rename(ledger.with_name("aside.json"))
+    try:
+        write_run_report(run)  # without one, nothing is told of rows
+        assert "rows dropped" not in run.report.read_text(encoding="utf-8")
+        ledger.symlink_to("unmounted")
+        with pytest.raises(DamagedError, match=r"ledger\.json: is a symbolic link that leads nowhere"):
+            write_run_report(run)
+    finally:
+        ledger.unlink(missing_ok=True)
+        aside.rename(ledger)
 
 
 def test_the_worst_come_first(run: RunFolder) -> None:

@@ -15,9 +15,11 @@ from kikimimi.data.fault import read_faults
 from kikimimi.data.packing.pack import read_ledger
 from kikimimi.errors import DamagedError, RunError
 from kikimimi.evaluation.predictions import Predictions, read_predictions
+from kikimimi.evaluation.record import RECORD, read_scorings, values_of
 from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import FILE, read_similarities
 from kikimimi.recipe import load_recipe
+from kikimimi.recipe.show import digest
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock_file import read_lock_file
 from kikimimi.run.metrics import read_metrics
@@ -199,3 +201,60 @@ def test_predictions_that_do_not_say_of_which_weights_they_are_are_made_again(
     path.write_bytes(lines_of([{"identity": held}, *PREDICTIONS[1:]]))
     assert not Predictions(path, identity).texts
     assert json.loads(path.read_text()) == {"identity": identity}
+
+
+SCORE = {
+    "metric": "cer",
+    "cer": 50.0,
+    "value": 50.0,
+    "unit": "%",
+    "better": "lower",
+    "normaliser": "none",
+    "count": 2,
+    "skipped": 0,
+    "truncated": 1,
+    "substitutions": 1,
+    "reference_length": 2,
+    "seconds": 0.5,
+}
+NO_SCORES: list[tuple[str, Any]] = [
+    ("metric", 5),
+    ("normaliser", None),
+    ("better", "faster"),
+    ("value", float("nan")),
+    ("value", "50"),
+    ("count", 10**30),
+    ("count", 0),
+    ("count", 1.5),
+    ("skipped", -1),
+    ("truncated", True),
+    ("substitutions", float("inf")),
+    ("seconds", -1),
+    ("seconds", float("nan")),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), NO_SCORES)
+def test_what_no_score_can_have_is_damage(tmp_path: Path, name: str, value: Any) -> None:
+    settings = "metric: cer\n"
+    scoring: dict[str, Any] = {
+        "sha256": digest(settings),
+        "settings": settings,
+        "data": "d",
+        "versions": {},
+        "scored": "2026",
+        "command": [],
+        "systems": {"small": {"predictions": "", "score": SCORE}},
+    }
+    files = {"scores.json": {"small": SCORE}, RECORD: [scoring]}
+    for file, content in files.items():
+        (tmp_path / file).write_text(json.dumps(content))
+    assert read_scores(tmp_path / "scores.json") == values_of(read_scorings(tmp_path)[0]) == {"small": SCORE}
+    scoring["systems"]["small"]["score"] = {**SCORE, name: value}
+    files["scores.json"] = {"small": {**SCORE, name: value}}
+    for file, content in files.items():
+        (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(DamagedError, match=r"scores\.json: .*small.* Delete it: 'kikimimi evaluate'"):
+        read_scores(tmp_path / "scores.json")
+    with pytest.raises(DamagedError, match=r"record\.json: .*small.* Restore it from a copy, or delete it"):
+        read_scorings(tmp_path)

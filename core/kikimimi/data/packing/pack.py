@@ -33,8 +33,8 @@ from kikimimi.data.packing.row import PackSettings
 from kikimimi.data.packing.shard import PackedShard, ShardJob, Tally, clear_leftovers, note_path, pack_shards
 from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.index import index_path
-from kikimimi.errors import DamagedError, DataError, RequestError, WriteError
-from kikimimi.files.reading import MEBIBYTE, read_json
+from kikimimi.errors import DataError, RequestError, WriteError
+from kikimimi.files.reading import MEBIBYTE, file_there, read_json
 from kikimimi.files.writing import whole_file, writing
 
 LEDGER, DROPPED = "ledger.json", "dropped.jsonl"
@@ -54,13 +54,15 @@ class Ledger(TypedDict):
     dropped: dict[str, DroppedCount]
 
 
-def read_ledger(path: Path) -> Ledger:
-    """Read a ledger.
+def read_ledger(path: Path) -> Ledger | None:
+    """Read a ledger; None where there is none.
 
     Raises:
         DamagedError: It is damaged.
     """
     remedy = "Delete it: 'kikimimi data pack' makes it again"
+    if not file_there(path, remedy):
+        return None
     return read_json(path, Ledger, limit=64 * MEBIBYTE, remedy=remedy)
 
 
@@ -229,6 +231,7 @@ def pack(
     Raises:
         RequestError: The corpus, an option, the prefix or a number is wrong, `out` has other shards or is
             being packed into, or no row has a licence that is to be kept.
+        DamagedError: A ledger that `out` holds is damaged: whose shards it is of, cannot be told.
         DataError: The corpus is malformed, a process died, a row is malformed where `bad_rows` is fail, or
             none of the rows can be used: then the account is all that is left in `out`.
     """
@@ -326,10 +329,8 @@ def _check_out(out: Path, prefix: str, jobs: Sequence[ShardJob]) -> None:
             f"{out}: holds {foreign[0]}, which this corpus does not make (it makes "
             f"{counted(len(jobs), 'shard')}). Remove it, or choose another folder"
         )
-    try:
-        other = read_ledger(out / LEDGER)["prefix"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
-    except (DamagedError, KeyError):  # none, or none of ours
-        return
+    held = read_ledger(out / LEDGER)
+    other = prefix if held is None else held.get("prefix", prefix)
     if other != prefix:
         raise RequestError(
             f"{out}: holds the shards {other}-*.tar and their {LEDGER}, which this packing would overwrite. "

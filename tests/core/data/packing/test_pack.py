@@ -17,7 +17,7 @@ from kikimimi.data.packing import row as pack_row
 from kikimimi.data.packing.pack import pack
 from kikimimi.data.shards.shards import Shards
 from kikimimi.data.stream import Stream
-from kikimimi.errors import DataError, RequestError
+from kikimimi.errors import DamagedError, DataError, RequestError
 
 Tone = Callable[..., bytes]
 
@@ -278,6 +278,27 @@ def test_refuses_a_folder_with_other_shards(manifest: Path, tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="file: cannot be made a folder for shards: File exists"):
         pack(manifest, tmp_path / "file")
+
+
+@pytest.mark.fault("Our files: a damaged ledger where is packed", "an error before the work, and it stays")
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"prefix": "shard"', None])
+def test_a_damaged_ledger_is_not_overwritten(manifest: Path, tmp_path: Path, content: bytes | None) -> None:
+    """It may be that of other shards in the folder."""
+    out = tmp_path / "out"
+    pack(manifest, out, records_per_shard=2)
+    whole = (out / "ledger.json").read_bytes()
+    (out / "ledger.json").unlink()
+    if content is None:
+        (out / "ledger.json").symlink_to(tmp_path / "unmounted")
+    else:
+        (out / "ledger.json").write_bytes(content)
+    with pytest.raises(DamagedError, match=r"out/ledger\.json: .* Delete it: 'kikimimi data pack' makes it"):
+        pack(manifest, out, records_per_shard=2, prefix="train")
+    assert (out / "ledger.json").is_symlink() or (out / "ledger.json").read_bytes() == content
+    assert not list(out.glob("train-*"))
+    (out / "ledger.json").unlink()
+    pack(manifest, out, records_per_shard=2)
+    assert (out / "ledger.json").read_bytes() == whole
 
 
 def test_refuses_when_nothing_is_left(tmp_path: Path) -> None:
