@@ -53,6 +53,10 @@ class DataError(KikimimiError):
     """A shard, an index or a record is missing or malformed."""
 
 
+class RoomError(DataError):
+    """A conversation leaves no room for an answer in the LLM's context."""
+
+
 class StorageError(KikimimiError):
     """Data cannot be reached: a shard is gone since it was opened, or its server does not answer.
 

@@ -41,15 +41,16 @@ def shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]} ... ({len(text) - limit:,} more characters)"
 
 
-def say(*columns: object, error: bool = False) -> None:
+def say(*columns: object, error: bool = False, end: str = "\n") -> None:
     """Print texts as `visible` shows them, with a tab between; line feeds stay.
 
     Args:
         columns: What to print.
         error: Whether it goes to the standard error instead of the standard output.
+        end: What ends the line; empty where the text goes on.
     """
     line = "\t".join(visible(str(column), lines=True) for column in columns)
-    print(line, file=sys.stderr if error else sys.stdout, flush=True)
+    print(line, end=end, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def say_json(value: Any, *, indent: int | None = None) -> None:

@@ -16,7 +16,7 @@ from kikimimi.contracts.conversation import Conversation
 from kikimimi.contracts.generation import Generation
 from kikimimi.contracts.precision import autocast
 from kikimimi.contracts.scored import Packed
-from kikimimi.errors import DataError, KikimimiError
+from kikimimi.errors import DataError, KikimimiError, RoomError
 from kikimimi.inference.sampling import drawn_by_row, prompt_seed
 from kikimimi.model.sharding import is_sharded
 from kikimimi.model.speech_lm import SpeechLM
@@ -102,8 +102,8 @@ class Engine:
             white space around it.
 
         Raises:
-            DataError: A clip is longer than the encoder takes, a conversation cannot be rendered, or it
-                leaves no room for an answer in the LLM's context.
+            DataError: A clip is longer than the encoder takes, or a conversation cannot be rendered.
+            RoomError: One leaves no room for an answer in the LLM's context.
         """
         for prompt in prompts:
             self.check(prompt)
@@ -231,8 +231,9 @@ class Engine:
         # Where the answer goes into a decoder of its own, the prompt may fill the context.
         context, room = self.model.llm.context_length, 1 if self.model.llm.causal else 0
         if context is not None and positions + room > context:
-            raise prompt.wrong(
+            wrong = prompt.wrong(
                 f"too long for this run's LLM: a prompt of {positions} positions leaves no room in the "
                 f"context of {context}; it may have {context - room} at most. Leave it out, shorten its "
                 "clips or its text, or train an adapter that makes fewer tokens of a second"
             )
+            raise RoomError(*wrong.args)

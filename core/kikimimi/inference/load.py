@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import torch
+
 from kikimimi.console.terminal import say
+from kikimimi.contracts.generation import Generation
 from kikimimi.files.hashes import UNVERIFIED
+from kikimimi.inference.engine import Engine
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import load_trained
@@ -28,3 +32,26 @@ def load_model(run: RunFolder, stage: str | None = None, weights: Path | None = 
     if not load_trained(model, run.recipe, name, file):
         say(f"{file}: {UNVERIFIED}", error=True)
     return model.eval().requires_grad_(False)
+
+
+def open_engine(
+    run: RunFolder, device: torch.device | None = None, stage: str | None = None
+) -> tuple[Engine, Generation]:
+    """Load a run's model as its first evaluation uses it.
+
+    Args:
+        run: A trained run.
+        device: Where it runs; None is a GPU if there is one.
+        stage: Stage whose weights it gets; None is the last that has any.
+
+    Returns:
+        The engine, and how it is to answer where nothing else is asked for.
+
+    Raises:
+        RunError: Nothing was trained yet, or there is no such stage.
+    """
+    recipe = run.recipe
+    first = next(iter(recipe.evaluate.values()), None)
+    precision = recipe.trainer.precision if first is None else recipe.precision_of(first)
+    engine = Engine(load_model(run, stage), device, precision=precision, seed=recipe.seed)
+    return engine, Generation() if first is None else first.generate

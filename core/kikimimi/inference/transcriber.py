@@ -11,17 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from kikimimi.contracts.answer import Answer
-from kikimimi.contracts.generation import Generation
 from kikimimi.data.audio import decode_blocks, is_silent
 from kikimimi.errors import RequestError
-from kikimimi.inference.engine import BATCH_SIZE, Engine, Prompt
-from kikimimi.inference.load import load_model
+from kikimimi.inference.engine import BATCH_SIZE, Prompt
+from kikimimi.inference.fixed_tasks import fixed_tasks
+from kikimimi.inference.load import open_engine
 from kikimimi.inference.transcript import TextSegment, Transcript
 from kikimimi.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from kikimimi.contracts.task import Task
-    from kikimimi.recipe import Dataset, Evaluation
 
 FRAME_SECONDS = 0.1
 """Length of the frames whose loudness decides where a long clip is cut [s]."""
@@ -38,11 +37,7 @@ class Transcriber:
 
     def __init__(self, run: RunFolder, device: torch.device | None = None) -> None:
         self.task = _task(run)
-        recipe = run.recipe
-        first = next(iter(recipe.evaluate.values()), None)
-        self.generation = first.generate if first is not None else Generation()
-        precision = recipe.trainer.precision if first is None else recipe.precision_of(first)
-        self.engine = Engine(load_model(run), device, precision=precision, seed=recipe.seed)
+        self.engine, self.generation = open_engine(run, device)
         self.sample_rate = self.engine.sample_rate
         self.max_seconds = self.engine.max_seconds
         self._together = _ON_CPU if self.engine.device.type == "cpu" else BATCH_SIZE
@@ -170,17 +165,8 @@ def cut_blocks(
 
 
 def _task(run: RunFolder) -> Task:
-    evaluations = list(run.recipe.evaluate.values())
-    # A stage of preferences may hold conversations alone: the stage before it asks what the model was taught.
-    for number, stage in enumerate(reversed(run.recipe.stages.values())):
-        sources: list[Evaluation | Dataset] = [*(evaluations if number == 0 else ()), *stage.data.values()]
-        tasks: list[Task] = [source.task.component(source.task.config) for source in sources]
-        for task in sorted(tasks, key=lambda task: not task.transcribes):  # of equals, the first
-            try:
-                task.question(None)
-            except ValueError:
-                continue
-            return task
+    for task in fixed_tasks(run):
+        return task
     raise RequestError(
         f"{run.path}: none of its tasks asks a fixed question of a clip, as transcription does"
     )

@@ -1,0 +1,1 @@
+"""Talking to what was trained: in a terminal, and in a browser."""

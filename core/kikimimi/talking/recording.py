@@ -1,0 +1,103 @@
+"""What somebody recorded, cut so that a model can hear it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kikimimi.console.words import counted, nearest
+from kikimimi.data.audio import decode, is_silent
+from kikimimi.errors import DataError, RequestError
+from kikimimi.inference.transcriber import FRAME_SECONDS, cut_at_quiet
+
+LONGEST_RECORDING = 1800.0
+"""Longest recording [s]: all of it is held while it is talked about, as 115 MB at 16 kHz."""
+
+
+@dataclass(frozen=True)
+class Ears:
+    """What a model can hear.
+
+    Attributes:
+        sample_rate: Sampling rate of clips [Hz].
+        max_seconds: Longest clip [s]; None means unbounded.
+    """
+
+    sample_rate: int
+    max_seconds: float | None
+
+    def hear_file(self, path: Path, name: str | None = None) -> Recording:
+        """Decode an audio file.
+
+        Args:
+            path: The file.
+            name: What messages call it; None is its path.
+
+        Raises:
+            RequestError: No file is at that path.
+            DataError: It cannot be decoded, lasts longer than `LONGEST_RECORDING`, or is silent.
+        """
+        name = str(path) if name is None else name
+        if not path.is_file():
+            beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+            what = "a folder, not an audio file" if path.is_dir() else "no such audio file"
+            raise RequestError(f"{name}: {what}.{nearest(path.name, beside)}")
+        return self.hear(
+            decode(path, sample_rate=self.sample_rate, name=name, max_seconds=LONGEST_RECORDING), name
+        )
+
+    def hear(self, samples: NDArray[np.float32], name: str) -> Recording:
+        """Cut a recording that is longer than the model takes at quiet places; nothing is left out.
+
+        Args:
+            samples: (S,) mono float32 at `sample_rate`.
+            name: What messages call it.
+
+        Raises:
+            DataError: It is silent.
+        """
+        if is_silent(samples):
+            raise DataError(f"{name}: silence: nothing can be heard in it. Is the microphone on?")
+        pieces: Iterable[NDArray[np.float32]] = [samples]
+        if self.max_seconds is not None:
+            longest, frame = (
+                int(seconds * self.sample_rate) for seconds in (self.max_seconds, FRAME_SECONDS)
+            )
+            pieces = cut_at_quiet(samples, longest, frame)
+        return Recording(
+            name, tuple(map(torch.from_numpy, pieces)), len(samples) / self.sample_rate, self.max_seconds
+        )
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was heard.
+
+    Attributes:
+        name: What messages call it.
+        pieces: One (S,) clip, or several where it is longer than a model takes; end to end all of it.
+        seconds: Length [s].
+        max_seconds: Longest clip that the model takes [s]; None means unbounded.
+    """
+
+    name: str
+    pieces: tuple[Tensor, ...]
+    seconds: float
+    max_seconds: float | None
+
+    @property
+    def told(self) -> str:
+        """What a person is told of it: its length, and how it was cut."""
+        heard = f"{self.name}: {self.seconds:.1f} s"
+        if len(self.pieces) == 1:
+            return heard
+        return (
+            f"{heard}, longer than the encoder's {self.max_seconds:g} s: it is heard in "
+            f"{counted(len(self.pieces), 'piece')}, cut where it is quiet"
+        )
