@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from kikimimi.files.reading import parse_any_json
+
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 """File name endings of tables, in small letters or capitals."""
 
@@ -277,11 +279,9 @@ def _json(line: _Line) -> TableRow:
     problem, value = line.problem, None
     if problem is None:
         try:
-            value = json.loads(line.text)
+            value = parse_any_json(line.text)
         except json.JSONDecodeError as error:
             problem = f"not JSON: {error.msg} at column {error.colno}"
-        except RecursionError:
-            problem = "not JSON: nested too deeply"
         except ValueError as error:
             problem = f"not JSON: {error}"
     return TableRow(line.offset, line.number, value, problem)

@@ -79,6 +79,7 @@ def evaluate(
         say(f"{run.path} is being trained: scored is what it has reached, {model.weights}", error=True)
     scores: dict[str, dict[str, Score]] = {}
     for name in names:
+        run.require_folder(run.evaluation(name))
         for file in ("scores.json", RECORD):
             check_target(run.evaluation(name) / file)
     with run.evaluating():

@@ -119,7 +119,7 @@ def check_score(values: Mapping[str, Any]) -> None:
         ValueError: It is none.
     """
     Score.from_json(values)
-    seconds = values.get("seconds")
+    seconds: Any = values.get("seconds")
     if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
         raise ValueError(f"seconds: {seconds!r} is no time")
 

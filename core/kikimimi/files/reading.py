@@ -5,6 +5,7 @@ import errno
 import fnmatch
 import functools
 import glob
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -19,9 +20,12 @@ T = TypeVar("T")
 
 MEBIBYTE = 1 << 20
 """2^20 bytes."""
+MAX_DEPTH = 200
+"""Deepest nesting of JSON that is read [levels], whatever the stack would take."""
 _OF_NO_FILE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _LARGEST_LINES = 1 << 30
 _NO_JSON = "is not JSON"
+_TOO_DEEP = f"nested too deeply (more than {MAX_DEPTH} levels)"
 
 
 def read_bytes(path: Path, *, limit: int, remedy: str = "") -> bytes:
@@ -110,7 +114,7 @@ def read_json_lines(
     Raises:
         DamagedError: As `read_bytes`; or a line is damaged.
     """
-    if not os.path.lexists(path):
+    if not file_there(path, remedy):
         return []
     content = read_bytes(path, limit=limit, remedy=remedy).removeprefix(codecs.BOM_UTF8)
     *lines, last = content.split(b"\n")
@@ -210,6 +214,35 @@ def parse_json(content: bytes | str, kind: type[T]) -> T:
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise ValueError(f"{shortened(visible(place), 80)}: {first['msg']}") from error
     return value
+
+
+def parse_any_json(text: str) -> Any:
+    """Return what JSON of any form holds: what is no number in JSON (NaN, Infinity) is one here.
+
+    Raises:
+        ValueError: It is not JSON, or nested deeper than `MAX_DEPTH`.
+    """
+    deep = text.count("[") + text.count("{") > MAX_DEPTH
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    if deep and _deeper(value):
+        raise ValueError(_TOO_DEEP)
+    return value
+
+
+def _deeper(value: Any) -> bool:
+    """Tell whether a value is nested deeper than `MAX_DEPTH`."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        nested = [item.values() if isinstance(item, dict) else item for item in level if _nests(item)]
+        level = [inner for items in nested for inner in items]
+    return any(map(_nests, level))
+
+
+def _nests(value: Any) -> bool:
+    return isinstance(value, dict | list)
 
 
 def damaged(path: Path, problem: str, remedy: str = "") -> DamagedError:

@@ -60,6 +60,7 @@ from kikimimi.run.rank import global_rank
 if TYPE_CHECKING:
     from kikimimi.model.speech_lm import SpeechLM
 
+_FOLDER_REMEDY = "Put back what it leads to, or delete it"
 _LOCKED_TEXT = "lock.json has its text, under recipe.yaml"
 _RECIPE_REMEDY = "Restore it from a copy; lock.json has its text, too, under recipe.yaml"
 _CHECKPOINTS_REMEDY = "Put back what it leads to, or delete it: the stage is trained again"
@@ -196,6 +197,7 @@ class RunFolder:
 
         Raises:
             WriteError: The system refuses.
+            DamagedError: One of them is a link that leads nowhere, or no folder.
         """
         checkpoints = self.checkpoints(stage)
         for folder in (
@@ -204,7 +206,7 @@ class RunFolder:
             checkpoints,
             self.faults(stage).parent,
         ):
-            if os.path.lexists(folder):  # else it is made when something is written
+            if folder_there(folder, _FOLDER_REMEDY):  # else it is made when something is written
                 check_target(folder / "target")
 
     @staticmethod
@@ -251,6 +253,7 @@ class RunFolder:
             RunError: Another process scores it.
         """
         path = self.path / "evaluations" / ".lock"
+        folder_there(path.parent, _FOLDER_REMEDY)
         with writing(path):
             path.parent.mkdir(exist_ok=True)
         with self._held(path, f"{self.path} is being evaluated", wait=wait):
@@ -372,7 +375,12 @@ class RunFolder:
         return self.path / "faults" / (f"{stage}.rank{rank}.jsonl" if rank else f"{stage}.jsonl")
 
     def all_faults(self, stage: str) -> list[Path]:
-        """Return the lists of every rank that met any."""
+        """Return the lists of every rank that met any.
+
+        Raises:
+            DamagedError: Where they lie is a link that leads nowhere, or no folder.
+        """
+        folder_there(self.faults(stage).parent, _FOLDER_REMEDY)
         # No other stage's name begins with this one's and a dot: recipes refuse it.
         return paths_in(self.faults(stage).parent, f"{stage}.*jsonl")
 
@@ -380,13 +388,24 @@ class RunFolder:
         """Where an evaluation's predictions are."""
         return self.path / "evaluations" / name
 
+    @staticmethod
+    def require_folder(folder: Path) -> None:
+        """Check that a folder of the run, and the one that it lies in, are folders where they are there.
+
+        Raises:
+            DamagedError: One of them is a link that leads nowhere, or no folder.
+        """
+        for place in (folder.parent, folder):
+            folder_there(place, _FOLDER_REMEDY)
+
     def finished(self, stage: str) -> bool:
         """Whether a stage is done.
 
         Raises:
             DamagedError: What it has left is a link that leads nowhere, or no file.
         """
-        return file_there(self.weights(stage), WEIGHTS_REMEDY)
+        weights = self.weights(stage)
+        return folder_there(weights.parent, _FOLDER_REMEDY) and file_there(weights, WEIGHTS_REMEDY)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, whole or not at all."""

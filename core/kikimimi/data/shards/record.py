@@ -19,7 +19,7 @@ from kikimimi.contracts.conversation import Conversation, TextPart, clip_mark, p
 from kikimimi.data.audio import AUDIO_SUFFIXES
 from kikimimi.data.shards.tar import BrokenTarError, TarEntry, read_entries
 from kikimimi.errors import DataError
-from kikimimi.files.reading import MEBIBYTE
+from kikimimi.files.reading import MEBIBYTE, parse_any_json
 
 MAX_TRANSCRIPT = 1_000_000
 """Longest text member [bytes]: what is longer is no transcript of a clip."""
@@ -269,10 +269,10 @@ def _data(key: str, contents: dict[str, bytes]) -> dict[str, Any]:
     data: dict[str, Any] = {}
     if written is not None:
         try:
-            data = json.loads(written.decode("utf-8"))
+            data = parse_any_json(written.decode("utf-8"))
             if b"\\u" in written:  # an escaped half of a surrogate pair is JSON, but not text
                 json.dumps(data, ensure_ascii=False).encode("utf-8")
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ValueError(f"{key}.json is not JSON: {error}") from error
         if type(data) is not dict:
             raise ValueError(f"{key}.json holds no mapping but {type(data).__name__}")

@@ -113,6 +113,29 @@ def test_refuses_malformed_records(
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.fault("Limits: nesting of a record's JSON", "200 levels, whatever else is on the stack")
+@pytest.mark.parametrize("form", ["[]", "{}"])
+def test_the_nesting_of_json_has_a_limit_of_its_own(write_tar: WriteTar, tone: Tone, form: str) -> None:
+    """What was indexed is read in training, too: there, the stack is deeper."""
+
+    def member(depth: int) -> bytes:  # that is the first level
+        inner = "[" * (depth - 1) + "]" * (depth - 1) if form == "[]" else '{"a":' * (depth - 1) + "1"
+        return f'{{"text": "あ", "extra": {inner}{"}" * (depth - 1) * (form == "{}")}}}'.encode()
+
+    def deeply(frames: int) -> Any:
+        return deeply(frames - 1) if frames else Shards("d", str(path)).read(0)
+
+    path = write_tar([("a.json", member(200)), ("a.0.wav", tone(0.1))])
+    build_index(path)
+    assert deeply(0) == deeply(300)
+    for depth in (201, 700, 950, 100_000):
+        refused = write_tar([("a.json", member(depth)), ("a.0.wav", tone(0.1))])
+        with pytest.raises(
+            DataError, match=r"a\.json is not JSON: nested too deeply \(more than 200 levels\)"
+        ):
+            build_index(refused)
+
+
 def test_records_whose_members_do_not_stand_together(write_tar: WriteTar, tone: Tone) -> None:
     clip = tone(0.1)
     members = [("a.json", _TEXT[1]), ("a.0.wav", clip), ("b.json", _TEXT[1]), ("b.0.wav", clip)]
