@@ -244,6 +244,10 @@ AUDIO_FIRST = (
     "{% for message in messages %}<|{{ message.role }}|>{% if message.audio %}{{ message.audio }};{% endif %}"
     "{{ message.content }}<|end|>{% endfor %}" + HEADER
 )
+NUMBERED = (
+    "{% for message in messages %}<|{{ message.role }}|>{% for clip in message.audio %}"
+    "{{ loop.index }}: {{ clip }};{% endfor %}{{ message.content }}<|end|>{% endfor %}" + HEADER
+)
 THOUGHT = (
     "{% for m in messages %}<|{{ m.role }}|>{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>"
     "\n\n{% endif %}{{ m.content }}<|end|>{% endfor %}" + HEADER
@@ -256,6 +260,7 @@ ASKED = [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text"
     [
         (PLAIN + HEADER, "<|user|><|user|><|audio|><|system|>a<|end|><|assistant|>"),
         (AUDIO_FIRST, "<|user|><|user|><|audio|><|system|>;a<|end|><|assistant|>"),
+        (NUMBERED, "<|user|>1: <|user|><|audio|><|system|>;a<|end|><|assistant|>"),
     ],
 )
 def test_marks_and_templates_are_the_runs_own(

@@ -20,6 +20,7 @@ from kikimimi.errors import RequestError, WriteError
 from kikimimi.files.writing import writing
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.published.auto_map.encoders import ENCODERS, audio_settings, encoder_name, feature_extractor
+from kikimimi.published.prompts import served_template
 from kikimimi.recipe import Recipe
 from kikimimi.text.guarded_tokenizer import AUDIO
 
@@ -37,28 +38,6 @@ ADAPTERS = {
 }
 """Adapters whose code is there, and how their classes begin."""
 _PLACEHOLDERS = ("<|audio|>", "<|audio_clip|>", "<|kikimimi_audio|>")
-_CONTENT_PARTS = """\
-{#- Contents as lists of parts become texts, in which a clip is the placeholder and its marks. -#}
-{%- set conversation = namespace(turns=[]) -%}
-{%- for message in messages -%}
-{%- set said = namespace(text='', audio='') -%}
-{%- if message['content'] is string -%}
-{%- set said.text = message['content'] -%}
-{%- else -%}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'text' -%}
-{%- set said.text = said.text + part['text'] -%}
-{%- elif AUDIO_FIRST and not said.text -%}
-{%- set said.audio = said.audio + CLIP -%}
-{%- else -%}
-{%- set said.text = said.text + CLIP -%}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- set conversation.turns = conversation.turns + [dict(message, content=said.text, audio=said.audio)] -%}
-{%- endfor -%}
-{%- set messages = conversation.turns -%}
-"""
 
 
 def reasons(recipe: Recipe) -> list[str]:
@@ -122,7 +101,7 @@ def write_auto_map(
     processor = processing.SpeechModelProcessor(
         feature_extractor(model, audio),
         tokenizer,
-        chat_template=_chat_template(llm, placeholder),
+        chat_template=served_template(llm, placeholder),
         audio_token=placeholder,
         audio_config=audio,
         adapter_config=adapting,
@@ -294,23 +273,6 @@ def _amend(file: Path, added: dict[str, Any]) -> None:
     held = json.loads(file.read_bytes())
     with writing(file):
         file.write_text(json.dumps(held | added, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _chat_template(llm: Any, placeholder: str) -> str:
-    """Return the run's template, in front of which parts become texts and variables are set."""
-    clip = f"{llm.config.audio_start or ''}{placeholder}{llm.config.audio_end or ''}"
-    jinja: str = llm.chat.jinja
-    first = "true" if "message.audio" in jinja else "false"
-    parts = _CONTENT_PARTS.replace("CLIP", json.dumps(clip)).replace("AUDIO_FIRST", first)
-    given = "".join(
-        f"{{%- set {name} = {_literal(value)} -%}}\n" for name, value in llm.chat.variables.items()
-    )
-    return given + parts + jinja
-
-
-def _literal(value: Any) -> str:
-    said = json.dumps(value)
-    return "none" if said == "null" else said
 
 
 def _check_template(model: SpeechLM, processor: Any) -> None:
