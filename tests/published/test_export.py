@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from kikimimi import Generation, RequestError
 from kikimimi.cli import app
 from kikimimi.inference.engine import Engine
 from kikimimi.inference.load import load_model
+from kikimimi.published import exporting
 from kikimimi.published.exporting import export_run
 from kikimimi.published.formats import FORMATS
 from kikimimi.published.importing import import_model, imported_recipe
@@ -152,6 +154,33 @@ def test_logits_and_answers_are_those_of_the_run(exported: tuple[str, Engine, Pa
         assert answer == llm.tokenizer.decode(new, skip_special_tokens=True).strip()
 
 
+def test_the_card_s_code_opens_and_asks(
+    exported: tuple[str, Engine, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name, engine, folder = exported
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    if name == "ultravox":  # a class of vLLM, not of transformers
+        assert "vllm serve . --trust-remote-code\n" in card
+        compile(code, "card", "exec")
+        return
+    bare = tmp_path / "bare"  # transformers reads updates that were kept with a later peft alone
+    shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("adapter_*"))
+    monkeypatch.chdir(bare)
+    soundfile.write("clip.wav", ONE[0].clips[0], 16_000, subtype="PCM_16")
+    exec(compile(code.replace("max_new_tokens=200", "max_new_tokens=8"), "card", "exec"), opened := {})
+    request = opened["said"][0]["content"][1]["text"]
+    (ids,), _ = logits_of(engine, [turns := [Turn(request, ONE[0].clips)]])
+    slot = served(name).audio_token(opened["model"].config)
+    assert [slot if number < 0 else number for number in ids] == opened["inputs"]["input_ids"][0].tolist()
+    if bare.joinpath("adapter_config.json").exists() == folder.joinpath("adapter_config.json").exists():
+        (answer,) = engine.answer([prompt(turns)], Generation(max_new_tokens=8))
+        assert capsys.readouterr().out.splitlines()[-1].strip() == answer
+
+
 @pytest.mark.slow
 def test_it_answers_alike_where_kikimimi_cannot_be_imported(
     exported: tuple[str, Engine, Path], tmp_path: Path
@@ -235,6 +264,108 @@ def test_low_rank_updates_are_merged_or_kept(tmp_path: Path, lora: str) -> None:
 def without_updates(folder: Path) -> Path:
     """Return a copy of an export without the files of peft, which transformers would read by itself."""
     return Path(shutil.copytree(folder, folder.with_name("bare"), ignore=shutil.ignore_patterns("adapter_*")))
+
+
+@pytest.fixture(scope="module")
+def updated(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run in two stages, with low-rank updates on each part."""
+    return trained(
+        "qwen2_audio",
+        tmp_path_factory.mktemp("updated"),
+        *LORA,
+        "encoder.lora={rank: 2}",
+        "adapter.lora={rank: 2, targets: ['0']}",
+        "stages.finetune.train.encoder={lr: 0.05, part: lora}",
+        "stages.finetune.train.adapter={lr: 0.05, part: lora}",
+        "stages.later={train: {adapter: {lr: 0.05, part: lora}}, steps: 1}",
+        "stages.later.data=${stages.finetune.data}",
+        "stages.later.batch.global=1",
+    )
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
+def test_updates_of_every_part_are_merged_as_the_stage_left_them(updated: RunFolder, tmp_path: Path) -> None:
+    found = {}
+    tiny = TINY["qwen2_audio"]
+    for stage in ("finetune", "later"):
+        made = export_run(updated, "qwen2_audio", tmp_path / stage, stage=stage)
+        assert any("merged into the weights of encoder, adapter, llm" in note for note in made.notes)
+        engine = Engine(load_model(updated, stage), torch.device("cpu"))
+        (_,), (logits,) = logits_of(engine, [ONE])
+        model = tiny.opened(tmp_path / stage).eval()
+        with torch.inference_mode():
+            found[stage] = model(**tiny.asked(tmp_path / stage, ONE)).logits[0]
+        assert (logits - found[stage]).abs().max() < 1e-4
+        assert f"`{stage}`" in (tmp_path / stage / "README.md").read_text(encoding="utf-8")
+    assert (found["finetune"] - found["later"]).abs().max() > 1e-3
+    assert "`later`" not in (tmp_path / "finetune" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
+def test_updates_of_the_llm_are_kept_and_the_others_merged(updated: RunFolder, tmp_path: Path) -> None:
+    made = export_run(updated, "qwen2_audio", tmp_path / "out", lora="keep")
+    assert any("merged into the weights of encoder, adapter" in note for note in made.notes)
+    names = load_file(tmp_path / "out" / "adapter_model.safetensors").keys()
+    assert names
+    assert all(".language_model." in name and ".lora_" in name for name in names)
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert not [name for name in weights if "lora" in name]
+
+
+def test_large_weights_are_split_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "_SHARD", "20KB")
+    run = imported("audioflamingo3", tmp_path)
+    export_run(run, "audioflamingo3", tmp_path / "out", dtype="fp16")
+    shards = sorted((tmp_path / "out").glob("model-*-of-*.safetensors"))
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert len(shards) > 2
+    assert {path.name for path in shards} == set(index["weight_map"].values())
+    held = {name: value for path in shards for name, value in load_file(path).items()}
+    assert held.keys() == index["weight_map"].keys()
+    assert {value.dtype for value in held.values()} == {torch.float16}
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in held.values())
+    before = load_file(tmp_path / "published" / "model.safetensors")
+    assert held.keys() == before.keys()
+    assert all(torch.equal(held[name], value.half()) for name, value in before.items())
+    model = TINY["audioflamingo3"].opened(tmp_path / "out", dtype=torch.float16)
+    state = model.state_dict()
+    (norm,) = (name for name in state if name.endswith("language_model.norm.weight"))
+    assert torch.equal(state[norm], held["language_model.model.norm.weight"])
+
+
+def imported(kind: str, folder: Path, *changes: str) -> RunFolder:
+    """Import a tiny model."""
+    (folder / "published").mkdir()
+    TINY[kind].write(folder / "published")
+    return import_model(str(folder / "published"), folder / "run", changes)
+
+
+def test_another_token_of_the_llm_may_stand_for_clips(tmp_path: Path) -> None:
+    run = imported("qwen2_audio", tmp_path)
+    with pytest.raises(RequestError, match=r"'<\|audio_eos\|>' stands in prompts already"):
+        export_run(run, "qwen2_audio", tmp_path / "out", audio_token="<|audio_eos|>")
+    run = import_model(str(tmp_path / "published"), tmp_path / "marked", ["llm.chat_template=chatml"])
+    export_run(run, "qwen2_audio", tmp_path / "out", audio_token="<|audio_eos|>")
+    tiny = TINY["qwen2_audio"]
+    model = tiny.opened(tmp_path / "out").eval()
+    inputs = tiny.asked(tmp_path / "out", ONE)
+    token = AutoProcessor.from_pretrained(tmp_path / "out").tokenizer.convert_tokens_to_ids("<|audio_eos|>")
+    assert tiny.audio_token(model.config) == token
+    (ids,), (logits,) = logits_of(Engine(load_model(run), torch.device("cpu")), [ONE])
+    assert [token if number < 0 else number for number in ids] == inputs["input_ids"][0].tolist()
+    with torch.inference_mode():
+        assert (logits - model(**inputs).logits[0]).abs().max() < 1e-4
+    assert "`<|audio_eos|>` stands for a clip" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_recipe_is_asked_what_fits_before_training() -> None:
+    recipe = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+    result = CliRunner().invoke(app, ["export", str(recipe), "--list"])
+    assert result.exit_code == 0, result.output
+    lines = dict(line.split(": ", 1) for line in result.output.splitlines())
+    assert list(lines) == [*FORMATS, "hf"]
+    assert lines["hf"] == "fits"
+    assert "encoder is whisper, needs granite_speech" in lines["granite_speech"]
 
 
 def test_updates_that_act_on_audio_alone_are_refused_where_they_would_act_on_text(tmp_path: Path) -> None:

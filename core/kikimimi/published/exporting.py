@@ -362,15 +362,20 @@ _ASKED = Conversation((Message("user", (AudioPart("a.flac"), TextPart("Write wha
 
 
 def check_prompt(trained: Trained, tokenizer: Any, token: str) -> None:
-    """Check that a prompt has the ids there that it has in the run.
+    """Check that a prompt has the ids there that it has in the run, and stands for clips alone.
 
     Raises:
+        RequestError: The token that stands for clips has another meaning in prompts.
         WriteError: It has others.
     """
     llm: Any = trained.model.llm
     rendered = llm.render(_ASKED, generate=True)
     audio = tokenizer.convert_tokens_to_ids(token)
     expected = [audio if place in rendered.slots else number for place, number in enumerate(rendered.ids)]
+    if expected.count(audio) > len(rendered.slots) and token in tokenizer.get_vocab():
+        raise RequestError(
+            f"token {token!r} stands in prompts already, where it is no clip: name another with --audio-token"
+        )
     parts = [{"type": "audio"}, {"type": "text", "text": "Write what is said."}]
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
