@@ -178,7 +178,8 @@ def test_the_card_s_code_opens_and_asks(
     assert [slot if number < 0 else number for number in ids] == opened["inputs"]["input_ids"][0].tolist()
     if bare.joinpath("adapter_config.json").exists() == folder.joinpath("adapter_config.json").exists():
         (answer,) = engine.answer([prompt(turns)], Generation(max_new_tokens=8))
-        assert capsys.readouterr().out.splitlines()[-1].strip() == answer
+        assert answer
+    assert capsys.readouterr().out.strip().endswith(answer)
 
 
 @pytest.mark.slow

@@ -9,15 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+import torch
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from tests.published.test_export import trained
 
-from kikimimi import RequestError
+from kikimimi import AudioPart, Conversation, Generation, Message, RequestError, TextPart
 from kikimimi.console.terminal import visible
 from kikimimi.contracts.metric import Score
 from kikimimi.evaluation.evaluate import evaluate
+from kikimimi.inference.engine import Engine, Prompt
+from kikimimi.inference.load import load_model
 from kikimimi.published.exporting import export_run
 from kikimimi.published.importing import import_model
 from kikimimi.published.licences import Licence
@@ -208,3 +213,20 @@ def test_blocks_end_where_they_should() -> None:
     assert MarkdownIt().render(fenced("python", "a = '```'\n")).count("<code") == 1
     (piece,) = opening("qwen2_audio", "Model", "org/a", HOSTILE)
     compile(piece[1], "card", "exec")
+
+
+def test_a_custom_model_is_opened_by_its_card(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = import_model(str(run.path.with_name("published")), tmp_path / "run", ["llm.chat_template=chatml"])
+    export_run(again, "hf", tmp_path / "out")
+    (piece,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path / "out")
+    soundfile.write("clip.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    exec(compile(piece.replace("max_new_tokens=200", "max_new_tokens=8"), "card", "exec"), opened := {})
+    engine = Engine(load_model(again), torch.device("cpu"))
+    clip = torch.from_numpy(opened["clip"])
+    asked = Conversation((Message("user", (AudioPart("clip.wav"), TextPart("Transcribe the audio."))),))
+    (answer,) = engine.answer([Prompt("asked", asked, [clip])], Generation(max_new_tokens=8))
+    assert answer
+    assert capsys.readouterr().out.strip().endswith(answer)
