@@ -176,10 +176,10 @@ def test_the_card_s_code_opens_and_asks(
     (ids,), _ = logits_of(engine, [turns := [Turn(request, ONE[0].clips)]])
     slot = served(name).audio_token(opened["model"].config)
     assert [slot if number < 0 else number for number in ids] == opened["inputs"]["input_ids"][0].tolist()
-    if bare.joinpath("adapter_config.json").exists() == folder.joinpath("adapter_config.json").exists():
+    if not (folder / "adapter_config.json").exists():
         (answer,) = engine.answer([prompt(turns)], Generation(max_new_tokens=8))
         assert answer
-    assert capsys.readouterr().out.strip().endswith(answer)
+        assert capsys.readouterr().out.strip().endswith(answer)
 
 
 @pytest.mark.slow

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from kikimimi.published.licences import Licence, licence_of, spelling, terms_of, together
+from kikimimi.published.provenance import hub_name
 
 TEXTS = {
     "             Apache License\n       Version 2.0, January 2004": "apache-2.0",
@@ -110,6 +112,39 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
     found = licence_of(str(tmp_path))
     assert found.id == "other"
     assert found.name == r"x\x1b[2J: [y"
+
+
+def test_a_copy_of_the_hub_tells_its_licence_and_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--org--ears"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    (snapshot / "README.md").write_text("---\nlicense: [mit]\n---\n")
+    (snapshot / "config.json").write_text("{}")
+    assert licence_of("org/ears").id == "mit"
+    assert licence_of("org/ears/sub/model.safetensors").id == "mit"
+    assert licence_of("org/eyes").id == "unknown"
+    assert hub_name("org/ears/sub/model.safetensors@main") == "org/ears"
+    assert hub_name(str(snapshot)) == "org/ears"
+
+
+def test_a_folder_is_known_by_what_its_settings_say(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    for said, known in {
+        '{"_name_or_path": "org/llm"}': "org/llm",
+        '{"_name_or_path": "/home/me/llm"}': None,
+        '{"_name_or_path": 3}': None,
+        "[": None,
+        "{}": None,
+    }.items():
+        config.write_text(said)
+        assert hub_name(str(tmp_path)) == known
+    assert hub_name("package:numpy") is None
 
 
 def test_packages_state_it_in_their_metadata() -> None:

@@ -212,10 +212,10 @@ def _bases(recipe: Recipe) -> Iterator[Base]:
                 named = {**named, "tokenizer": tokenizer}
             for option, source in named.items():
                 if source not in (None, "random"):
-                    yield Base(f"{part}{where}.{option}", source, _hub_id(source), licence_of(source))
+                    yield Base(f"{part}{where}.{option}", source, hub_name(source), licence_of(source))
 
 
-def _hub_id(source: str) -> str | None:
+def hub_name(source: str) -> str | None:
     """Return the repository that a source is, or that a folder says it is a copy of."""
     if (named := hub_id(source)) is not None:
         return named[0]
