@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from kikimimi.contracts.answer import Answer
+from kikimimi.contracts.conversation import TextPart
 from kikimimi.contracts.generation import Generation
 from kikimimi.inference.engine import Prompt
 from kikimimi.inference.reply import Reply
@@ -52,7 +53,12 @@ class Scripted:
         prompt = self.asked[number]
         clips = iter(prompt.clips)
         return [
-            (turn.role, "+".join(getattr(part, "text", None) or f"{len(next(clips))}" for part in turn.parts))
+            (
+                turn.role,
+                "+".join(
+                    part.text if isinstance(part, TextPart) else f"{len(next(clips))}" for part in turn.parts
+                ),
+            )
             for turn in prompt.conversation.messages
         ]
 
