@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from tests.published.models import TINY, Tiny, Turn, Ultravox, parts
 from tests.published.test_import import LATER, ONE, SILENT, fitting, logits_of, prompt
 from transformers import (
+    AudioFlamingo3ForConditionalGeneration,
     AutoProcessor,
     LlamaConfig,
     LlamaForCausalLM,
@@ -171,7 +172,8 @@ def test_the_card_s_code_opens_and_asks(
     shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("adapter_*"))
     monkeypatch.chdir(bare)
     soundfile.write("clip.wav", ONE[0].clips[0], 16_000, subtype="PCM_16")
-    exec(compile(code.replace("max_new_tokens=200", "max_new_tokens=8"), "card", "exec"), opened := {})
+    opened: dict[str, Any] = {}
+    exec(compile(code.replace("max_new_tokens=200", "max_new_tokens=8"), "card", "exec"), opened)
     request = opened["said"][0]["content"][1]["text"]
     (ids,), _ = logits_of(engine, [turns := [Turn(request, ONE[0].clips)]])
     slot = served(name).audio_token(opened["model"].config)
@@ -328,7 +330,7 @@ def test_large_weights_are_split_and_read_again(tmp_path: Path, monkeypatch: pyt
     before = load_file(tmp_path / "published" / "model.safetensors")
     assert held.keys() == before.keys()
     assert all(torch.equal(held[name], value.half()) for name, value in before.items())
-    model = TINY["audioflamingo3"].opened(tmp_path / "out", dtype=torch.float16)
+    model = AudioFlamingo3ForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float16)
     state = model.state_dict()
     (norm,) = (name for name in state if name.endswith("language_model.norm.weight"))
     assert torch.equal(state[norm], held["language_model.model.norm.weight"])

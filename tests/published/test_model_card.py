@@ -223,7 +223,8 @@ def test_a_custom_model_is_opened_by_its_card(
     (piece,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path / "out")
     soundfile.write("clip.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
-    exec(compile(piece.replace("max_new_tokens=200", "max_new_tokens=8"), "card", "exec"), opened := {})
+    opened: dict[str, Any] = {}
+    exec(compile(piece.replace("max_new_tokens=200", "max_new_tokens=8"), "card", "exec"), opened)
     engine = Engine(load_model(again), torch.device("cpu"))
     clip = torch.from_numpy(opened["clip"])
     asked = Conversation((Message("user", (AudioPart("clip.wav"), TextPart("Transcribe the audio."))),))

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from kikimimi.contracts.generation import Generation
@@ -180,8 +181,9 @@ class Demo:
                 nucleus: float,
                 held: Session,
             ) -> Iterator[tuple[Shown | Any, Any]]:
-                drawn = {"temperature": heat, "top_p": nucleus} if draws else {}
-                generation = Generation(max_new_tokens=int(tokens), **drawn)
+                generation = Generation(max_new_tokens=int(tokens))
+                if draws:
+                    generation = replace(generation, temperature=heat, top_p=nucleus)
                 known = self._requests.get((chosen, held.language), Request())
                 wish = Wish(
                     chosen, known if wanted == known.words else Request(after=wanted), prompt, generation

@@ -11,7 +11,7 @@ from kikimimi.console.terminal import visible
 from kikimimi.contracts.generation import Generation
 from kikimimi.errors import KikimimiError, RequestError
 from kikimimi.inference.live import BusyError, LiveEngine
-from kikimimi.inference.transcriber import join_texts
+from kikimimi.inference.transcript import join_texts
 from kikimimi.talking.dialogue import Answering, Dialogue, Request
 from kikimimi.talking.interface import LANGUAGES, words_of
 from kikimimi.talking.recording import Ears, Recording

@@ -285,9 +285,10 @@ class FieldsRow:
         clips: list[Clip] = []
         if fields.audio is not None and fields.text is not None:
             clip = self._part(fields.audio, fields.names(), values)
-            record = clip_record(values[fields.text], language, meta)
             return Row(
-                name if clip is None else clip_name(name, clip), record, () if clip is None else (clip,)
+                name if clip is None else clip_name(name, clip),
+                clip_record(values[fields.text], language, meta),
+                () if clip is None else (clip,),
             )
         if language is not None:
             meta["language"] = language
