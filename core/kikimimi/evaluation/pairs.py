@@ -35,9 +35,13 @@ def read_pairs(
         raise RequestError(f"{path}: the name must end in {', '.join(TABLE_SUFFIXES)}, not '{path.suffix}'")
     if reference == prediction:
         raise RequestError(f"reference and prediction are both column '{reference}': name two columns")
+    if os.path.islink(path) and not os.path.exists(path):
+        raise RequestError(f"{path}: is a symbolic link that leads nowhere, or to itself")
     if not os.path.exists(path):
         near = nearest(path.name, (p.name for p in path.parent.glob("*"))) if path.parent.is_dir() else ""
         raise RequestError(f"{path}: no such file.{near}")
+    if path.is_fifo():  # without a writer, it would be waited for without end
+        raise RequestError(f"{path}: is a pipe; save what comes out of it in a file")
     references: list[str] = []
     predictions: list[str] = []
     try:

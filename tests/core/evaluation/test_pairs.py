@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,19 @@ def test_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a.csv").mkdir()
     with pytest.raises(RequestError, match=r"a\.csv: cannot be read: Is a directory"):
         read_pairs(tmp_path / "a.csv", "r", "p")
+
+
+@pytest.mark.fault(
+    "Tables to score: a pipe, or a dead link, in their place", "refused; a pipe was waited for"
+)
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(RequestError, match=r"pipe\.csv: is a pipe; save what comes out of it in a file"):
+        read_pairs(tmp_path / "pipe.csv", "a", "b")
+    for name, target in (("dead.csv", "unmounted.csv"), ("loop.csv", "loop.csv")):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(RequestError, match=rf"{name}: is a symbolic link that leads nowhere, or to its"):
+            read_pairs(tmp_path / name, "a", "b")
 
 
 def test_one_column_for_both(tmp_path: Path) -> None:
