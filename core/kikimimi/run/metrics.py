@@ -94,7 +94,8 @@ class MetricsFile(StageLogger):
 
 def _check(line: dict[str, Any]) -> None:
     wrong = [name for name, value in line.items() if name != "stage" and not isinstance(value, int | float)]
-    if not isinstance(line.get("stage"), str) or not isinstance(line.get("step"), int) or wrong:
+    stage, step = line.get("stage"), line.get("step")
+    if not isinstance(stage, str) or not isinstance(step, int) or step < 0 or wrong:
         raise ValueError(f"{wrong[0]!r} is no number" if wrong else "it lacks a stage or a step")
 
 

@@ -153,7 +153,15 @@ def test_a_last_line_that_no_kill_leaves_is_damaged(
 
 @pytest.mark.parametrize(
     "line",
-    ["{", "5", "[]", '{"stage": "asr"}', '{"stage": 1, "step": 1}', '{"stage": "a", "step": 1, "x": "y"}'],
+    [
+        "{",
+        "5",
+        "[]",
+        '{"stage": "asr"}',
+        '{"stage": 1, "step": 1}',
+        '{"stage": "a", "step": -1}',
+        '{"stage": "a", "step": 1, "x": "y"}',
+    ],
 )
 def test_a_damaged_line_amid_the_metrics_is_an_error(tmp_path: Path, line: str) -> None:
     path = tmp_path / "metrics.jsonl"
