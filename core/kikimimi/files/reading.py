@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 MEBIBYTE = 1 << 20
 """2^20 bytes."""
-MAX_DEPTH = 200
+MAX_JSON_DEPTH = 200
 """Deepest nesting of JSON that is read [levels], whatever the stack would take."""
 _OF_NO_FILE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _LARGEST_LINES = 1 << 30
 _NO_JSON = "is not JSON"
-_TOO_DEEP = f"nested too deeply (more than {MAX_DEPTH} levels)"
+_TOO_DEEP = f"nested too deeply (more than {MAX_JSON_DEPTH} levels)"
 
 
 def read_bytes(path: Path, *, limit: int, remedy: str = "") -> bytes:
@@ -220,9 +220,9 @@ def parse_any_json(text: str) -> Any:
     """Return what JSON of any form holds: what is no number in JSON (NaN, Infinity) is one here.
 
     Raises:
-        ValueError: It is not JSON, or nested deeper than `MAX_DEPTH`.
+        ValueError: It is not JSON, or nested deeper than `MAX_JSON_DEPTH`.
     """
-    deep = text.count("[") + text.count("{") > MAX_DEPTH
+    deep = text.count("[") + text.count("{") > MAX_JSON_DEPTH
     try:
         value = json.loads(text)
     except RecursionError as error:
@@ -233,9 +233,9 @@ def parse_any_json(text: str) -> Any:
 
 
 def _deeper(value: Any) -> bool:
-    """Tell whether a value is nested deeper than `MAX_DEPTH`."""
+    """Tell whether a value is nested deeper than `MAX_JSON_DEPTH`."""
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_JSON_DEPTH):
         nested = [item.values() if isinstance(item, dict) else item for item in level if _nests(item)]
         level = [inner for items in nested for inner in items]
     return any(map(_nests, level))

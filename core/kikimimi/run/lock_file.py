@@ -32,7 +32,7 @@ class LockedPlugin(TypedDict):
     version: str
 
 
-class Session(TypedDict):
+class LockedSession(TypedDict):
     """One training of the run: when, where, by which command, and what had changed."""
 
     __pydantic_config__ = _MORE  # type: ignore[misc]
@@ -64,7 +64,7 @@ class Lock(TypedDict):
     plugins: NotRequired[dict[str, LockedPlugin]]
     source: NotRequired[dict[str, str]]
     data: NotRequired[dict[str, str | None]]
-    sessions: NotRequired[list[Session]]
+    sessions: NotRequired[list[LockedSession]]
     lengthened: NotRequired[list[Lengthening]]
 
 
