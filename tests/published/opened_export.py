@@ -29,6 +29,11 @@ def heard_one_by_one(body: Any, features: torch.Tensor, masks: torch.Tensor) -> 
     assert (torch.cat(alone) - together).abs().max() < 1e-4
 
 
+def until_stop(ids: list[int], stops: list[int]) -> list[int]:
+    """Return the ids of an answer before the first that ends it."""
+    return next((ids[:place] for place, token in enumerate(ids) if token in stops), ids)
+
+
 def heard(folder: Path) -> None:
     """Answer the batches of `asked` in a folder with the model in its `export`; write to `found` there."""
     from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor
@@ -45,6 +50,7 @@ def heard(folder: Path) -> None:
     head = set() if model.config.tie_word_embeddings else {"llm.lm_head.weight"}
     assert set(body_report["unexpected_keys"]) == head, body_report
     model, body = model.eval(), body.eval()
+    stops = model.generation_config.eos_token_id
     asked = torch.load(folder / "asked", weights_only=False)
     answers = []
     for batch in asked["batches"]:
@@ -73,6 +79,7 @@ def heard(folder: Path) -> None:
             {
                 "ids": [row[mask].tolist() for row, mask in zip(inputs["input_ids"], masks, strict=True)],
                 "logits": [row[mask] for row, mask in zip(logits, heard_masks, strict=True)],
+                "new": [until_stop(row, stops) for row in ids.tolist()],
                 "texts": [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)],
             }
         )

@@ -173,6 +173,9 @@ def exported(shape: str, shard: Path, folder: Path) -> SpeechLM:
     run = RunFolder.create(folder / "run", recipe)
     train(run)
     model = load_model(run)
+    with torch.no_grad():  # two steps from random, an answer is the same byte again and again
+        for matrix in model.llm.parameters():
+            matrix.mul_(8 if matrix.dim() == 2 else 1)
     write_auto_map(model, recipe, folder / "export")
     longest = int((model.encoder.max_seconds or LONGEST_SECONDS) * 16_000)
     random = Random(0)
@@ -197,6 +200,7 @@ def compare(shape: str, folder: Path, model: SpeechLM) -> None:
     longest = asked["lengths"][0]
     assert [f"samples, and must have 1 to {longest}" in said for said in heard["refused"]] == [True, True]
     engine = Engine(model, torch.device("cpu"))
+    generation, said = Generation(max_new_tokens=8), set()
     for batch, answer in zip(batches_of(model), heard["answers"], strict=True):
         prompts = [prompt(turns) for turns in batch]
         _, packed, _ = engine.pack(prompts)
@@ -211,9 +215,14 @@ def compare(shape: str, folder: Path, model: SpeechLM) -> None:
             answer["ids"] = [[i for i in row if i != heard["audio"]] for row in answer["ids"]]
         assert answer["ids"] == ids, shape
         for ours, theirs in zip(torch.split(logits, sizes), answer["logits"], strict=True):
-            assert (ours - theirs).abs().max() < 1e-4, shape
+            # Its features are computed in fp64 there, and in fp32 here.
+            assert (ours - theirs).abs().max() < (5e-4 if shape == "wav2vec2_bert" else 1e-4), shape
             assert ours.std() > 0.01, shape  # there is something to compare
-        assert answer["texts"] == engine.answer(prompts, Generation(max_new_tokens=8)), shape
+        new = model.llm.generate(torch.split(packed.embeddings, sizes), generation)
+        assert answer["new"] == new, shape
+        assert answer["texts"] == engine.answer(prompts, generation), shape
+        said |= {token for row in new for token in row}
+    assert len(said) > 1, shape  # there is something to compare
 
 
 @pytest.mark.parametrize(
