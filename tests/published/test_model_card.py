@@ -26,9 +26,9 @@ from kikimimi.inference.load import load_model
 from kikimimi.published.exporting import export_run
 from kikimimi.published.importing import import_model
 from kikimimi.published.licences import Licence
-from kikimimi.published.model_card import Shape, code, fenced, table, words, write_card
+from kikimimi.published.model_card import WrittenShape, code, fenced, table, words, write_card
 from kikimimi.published.opening import opening
-from kikimimi.published.provenance import Base, Provenance, Scored
+from kikimimi.published.provenance import Base, KnownScore, Provenance
 from kikimimi.run.folder import RunFolder
 
 HOSTILE = (
@@ -144,7 +144,7 @@ def made(run: RunFolder, *bases: Base) -> Provenance:
     return replace(Provenance.of(run, None), bases=bases)
 
 
-SHAPE = Shape("qwen2_audio", "Qwen2AudioForConditionalGeneration", "<|AUDIO|>", ("Note.",))
+SHAPE = WrittenShape("qwen2_audio", "Qwen2AudioForConditionalGeneration", "<|AUDIO|>", ("Note.",))
 
 
 def test_bases_and_licences_that_differ_each_stand_in_a_file(run: RunFolder, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_no_name_breaks_the_card(run: RunFolder, tmp_path: Path) -> None:
     hostile = made(run, base(source=HOSTILE, hub_id=None, licence=Licence("other", HOSTILE, HOSTILE)))
     write_card(
         tmp_path,
-        replace(hostile, scores=(Scored(HOSTILE, False, score, None),)),
+        replace(hostile, scores=(KnownScore(HOSTILE, False, score, None),)),
         replace(SHAPE, notes=[HOSTILE]),
     )
     card: Any = ModelCard.load(tmp_path / "README.md")

@@ -19,7 +19,7 @@ from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
 from kikimimi.published.auto_map.writing import notes, reasons, write_auto_map
 from kikimimi.published.formats import FORMATS
-from kikimimi.published.model_card import Shape, write_card
+from kikimimi.published.model_card import WrittenShape, write_card
 from kikimimi.published.prompts import served_template
 from kikimimi.published.provenance import Provenance
 from kikimimi.published.pushing import check_push, push_export
@@ -127,7 +127,7 @@ def export_run(
     trained = Trained(recipe, model, audio_token, keep, dtype or recipe.llm.dtype)
     name = _chosen(to, trained)
 
-    def card(folder: Path, shape: Shape) -> None:
+    def card(folder: Path, shape: WrittenShape) -> None:
         write_card(folder, made, shape, repository=push, accepted=accepted)
 
     def pushed(exported: Exported) -> Exported:
@@ -152,7 +152,7 @@ def export_run(
             shutil.copyfile(run.path / _LOCK, folder / _LOCK)
         if files.chat:
             check_prompt(trained, tokenizer, files.placeholder)
-        card(folder, Shape(name, files.model_class, files.placeholder, notes))
+        card(folder, WrittenShape(name, files.model_class, files.placeholder, notes))
     return pushed(Exported(out, name, notes))
 
 
@@ -179,7 +179,7 @@ def _write_custom(
     run: RunFolder,
     trained: Trained,
     out: Path,
-    card: Callable[[Path, Shape], None],
+    card: Callable[[Path, WrittenShape], None],
     *,
     lora: str | None,
     dtype: str | None,
@@ -198,7 +198,7 @@ def _write_custom(
         if (run.path / _LOCK).is_file():
             shutil.copyfile(run.path / _LOCK, folder / _LOCK)
         placeholder = json.loads((folder / "processor_config.json").read_bytes())["audio_token"]
-        card(folder, Shape(CUSTOM, "AutoModelForCausalLM", placeholder, said))
+        card(folder, WrittenShape(CUSTOM, "AutoModelForCausalLM", placeholder, said))
     return Exported(out, CUSTOM, said)
 
 

@@ -19,7 +19,7 @@ from kikimimi.errors import DamagedError, WeightsError
 from kikimimi.files.reading import MEBIBYTE, read_text
 from kikimimi.weights.find import find_weights, hub_id
 
-UNKNOWN, OTHER = "unknown", "other"
+UNSTATED, OTHER = "unknown", "other"
 """What the Hub calls a licence that nobody states, and one that is in no list."""
 CARD = "README.md"
 """The model card in a folder of weights."""
@@ -108,8 +108,8 @@ def terms_of(identifier: str, name: str = "") -> Terms:
     """Return what a licence means.
 
     Args:
-        identifier: As the Hub, or a record of data, spells it.
-        name: What it is called, where the identifier is `other`.
+        identifier: The licence, as the Hub or a record of data spells it.
+        name: The licence's name, where the identifier is `other`.
     """
     spelled = spelling(identifier)
     called = re.sub(r"[\s_]+", "-", name.strip().lower())
@@ -152,7 +152,7 @@ def _llama(version: str) -> Terms:
     return Terms(("the uses that its acceptable use policy lists",), tuple(asks), begins=begins)
 
 
-_SHORT = {"cc0": "cc0-1.0", "apache": "apache-2.0", "apache2": "apache-2.0", "": UNKNOWN}
+_SHORT = {"cc0": "cc0-1.0", "apache": "apache-2.0", "apache2": "apache-2.0", "": UNSTATED}
 
 
 def spelling(licence: str) -> str:
@@ -170,13 +170,13 @@ class Licence:
     """What weights say of their licence.
 
     Attributes:
-        id: The Hub's identifier; `UNKNOWN` where nothing is said, `OTHER` where it is in no list.
+        id: The Hub's identifier; `UNSTATED` where nothing is said, `OTHER` where it is in no list.
         name: What it is called, where the identifier does not say.
         link: Where it can be read; empty where that is not said.
         files: Its text, and notices, where they lie beside the weights.
     """
 
-    id: str = UNKNOWN
+    id: str = UNSTATED
     name: str = ""
     link: str = ""
     files: tuple[Path, ...] = ()
@@ -206,7 +206,7 @@ def licence_of(source: str) -> Licence:
         licence = _of_package(source)
     for path in texts:
         licence = licence or _of_text(path)
-    id_, name, link = licence or (UNKNOWN, "", "")
+    id_, name, link = licence or (UNSTATED, "", "")
     return Licence(id_, name, link, texts)
 
 
@@ -244,7 +244,7 @@ def _stated(data: dict[str, Any]) -> tuple[str, str, str] | None:
     """Return identifier, name and link of what a card states."""
     given = data.get("license")
     several = [text for text in given if isinstance(text, str)] if isinstance(given, list) else [given]
-    texts = [text for text in several if isinstance(text, str) and spelling(text) != UNKNOWN]
+    texts = [text for text in several if isinstance(text, str) and spelling(text) != UNSTATED]
     if not texts:
         return None
     name, link = (_said(data.get(key)) for key in ("license_name", "license_link"))
@@ -267,7 +267,7 @@ def _of_package(source: str) -> tuple[str, str, str] | None:
         except PackageNotFoundError:
             continue
         said = about.get("License-Expression") or about.get("License") or ""
-        if stated := _stated({"license": said.splitlines()[0] if said else None}):
+        if stated := _stated({"license": said.partition("\n")[0]}):
             return stated
     return None
 
@@ -282,18 +282,18 @@ def _of_text(path: Path) -> tuple[str, str, str] | None:
     for pattern, identifier in _HEADINGS:
         if re.search(pattern, head, re.IGNORECASE):
             return identifier, "", ""
-    first = next((line.strip() for line in head.splitlines() if line.strip()), "")
+    first = next((line.strip() for line in head.split("\n") if line.strip()), "")
     return OTHER, _said(first), ""
 
 
 def together(licences: Iterable[Licence]) -> Licence | None:
     """Return the licence that a whole made of parts can state; None where no part has one of somebody else's.
 
-    One of all, or `other` where they differ; `UNKNOWN` where that of one is.
+    One of all, or `other` where they differ; `UNSTATED` where that of one is.
     """
     found = {(licence.id, licence.name): licence for licence in licences}
     if len(found) == 1:
         return next(iter(found.values()))
-    if any(licence.id == UNKNOWN for licence in found.values()):
-        return Licence(UNKNOWN)
+    if any(licence.id == UNSTATED for licence in found.values()):
+        return Licence(UNSTATED)
     return Licence(OTHER, "licences-of-its-parts", "LICENSE.md") if found else None

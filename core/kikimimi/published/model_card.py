@@ -15,8 +15,8 @@ from kikimimi.files.writing import writing
 from kikimimi.published.licences import CARD, OTHER, Licence, together
 from kikimimi.published.opening import HERE, library_of, opening
 from kikimimi.published.provenance import (
+    KnownScore,
     Provenance,
-    Scored,
     Taught,
     data_words,
     language_words,
@@ -29,7 +29,7 @@ _LONGEST = 300
 
 
 @dataclass(frozen=True)
-class Shape:
+class WrittenShape:
     """What a card says of the shape that was written.
 
     Attributes:
@@ -48,7 +48,7 @@ class Shape:
 def write_card(
     folder: Path,
     made: Provenance,
-    shape: Shape,
+    shape: WrittenShape,
     *,
     repository: str | None = None,
     accepted: Sequence[str] = (),
@@ -82,7 +82,7 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _metadata(made: Provenance, shape: Shape, licence: Licence | None) -> Any:
+def _metadata(made: Provenance, shape: WrittenShape, licence: Licence | None) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
     bases = list(dict.fromkeys(base.hub_id for base in made.bases if base.hub_id is not None))
@@ -103,7 +103,7 @@ def _metadata(made: Provenance, shape: Shape, licence: Licence | None) -> Any:
     )
 
 
-def _result(scored: Scored, result_class: Any) -> Any:
+def _result(scored: KnownScore, result_class: Any) -> Any:
     score, ends = scored.score, scored.ends
     name, metric, normaliser = map(visible, (scored.evaluation, score.metric, score.normaliser))
     given: dict[str, Any] = {"normaliser": normaliser, "utterances": score.count, "unit": score.unit}
@@ -121,7 +121,11 @@ def _result(scored: Scored, result_class: Any) -> Any:
 
 
 def _text(
-    made: Provenance, shape: Shape, repository: str | None, accepted: Sequence[str], copied: Sequence[str]
+    made: Provenance,
+    shape: WrittenShape,
+    repository: str | None,
+    accepted: Sequence[str],
+    copied: Sequence[str],
 ) -> Iterator[str]:
     recipe = made.recipe
     yield f"# {code((repository or recipe.name).rpartition('/')[2])}\n"
@@ -195,7 +199,7 @@ def _row(one: Taught) -> list[str]:
     ]
 
 
-def _scored(one: Scored) -> list[str]:
+def _scored(one: KnownScore) -> list[str]:
     ends = "not known" if one.ends is None else " to ".join(one.score.shown(end) for end in one.ends)
     return [one.evaluation, str(one.score), ends, one.score.normaliser, f"{one.score.count:,}"]
 

@@ -19,7 +19,7 @@ from kikimimi.evaluation.interval import interval
 from kikimimi.evaluation.predictions import held_identity, read_predictions
 from kikimimi.evaluation.record import as_scored, read_scorings
 from kikimimi.evaluation.score import score
-from kikimimi.published.licences import UNKNOWN, Licence, licence_of, spelling
+from kikimimi.published.licences import UNSTATED, Licence, licence_of, spelling
 from kikimimi.recipe import IMPORTED, Recipe
 from kikimimi.recipe.chosen import PARTS, Chosen
 from kikimimi.run.folder import RunFolder
@@ -86,7 +86,7 @@ class Taught:
 
 
 @dataclass(frozen=True)
-class Scored:
+class KnownScore:
     """A score of the very weights that are exported.
 
     Attributes:
@@ -118,7 +118,7 @@ class Provenance:
     stages: dict[str, int | None]
     bases: tuple[Base, ...]
     data: tuple[Taught, ...]
-    scores: tuple[Scored, ...]
+    scores: tuple[KnownScore, ...]
 
     @classmethod
     def of(cls, run: RunFolder, stage: str | None) -> Provenance:
@@ -146,7 +146,7 @@ class Provenance:
             terms = licence.terms
             if terms.forbids:
                 found.append(f"The licence {licence.title} of {whose} forbids {' and '.join(terms.forbids)}.")
-            elif licence.id == UNKNOWN:
+            elif licence.id == UNSTATED:
                 found.append(f"The licence of {whose} is not known: nothing there states it.")
             elif not terms.known:
                 read = f" ({licence.link})" if licence.link else ""
@@ -255,7 +255,7 @@ def _taught(recipe: Recipe, stage: str, key: str, locked: dict[str, str | None])
     )
 
 
-def _scores(run: RunFolder, stage: str) -> Iterator[Scored]:
+def _scores(run: RunFolder, stage: str) -> Iterator[KnownScore]:
     """Yield the newest score of these weights in each evaluation."""
     identity, run = run.weights_identity(stage), as_scored(run)
     for name, evaluation in run.recipe.evaluate.items():
@@ -268,7 +268,7 @@ def _scores(run: RunFolder, stage: str) -> Iterator[Scored]:
                 path = run.evaluation(name) / f"{system}.jsonl"
                 transcribes = bool(getattr(evaluation.task.component, "transcribes", False))
                 ends = _ends(path, held, found, evaluation.metric)
-                yield Scored(name, transcribes, found, ends)
+                yield KnownScore(name, transcribes, found, ends)
                 break
 
 
