@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata, packages_distributions
 from pathlib import Path
 from typing import Any
@@ -258,9 +259,12 @@ def _said(value: Any) -> str:
     return shortened(visible(value), _LONGEST) if isinstance(value, str) else ""
 
 
+_distributions = cache(packages_distributions)  # reads every package that is installed
+
+
 def _of_package(source: str) -> tuple[str, str, str] | None:
     packages = re.split(r"[/@]", source.removeprefix("package:"), maxsplit=1)[0].split("+")
-    held = packages_distributions()
+    held = _distributions()
     for distribution in {name for package in packages for name in held.get(package, ())}:
         try:
             about: Any = metadata(distribution)
