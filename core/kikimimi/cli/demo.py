@@ -26,11 +26,18 @@ def demo(
     folder.newest_weights(stage)
     from kikimimi.inference.live import LiveEngine
     from kikimimi.inference.load import open_engine
-    from kikimimi.talking.demo import Demo
+    from kikimimi.talking.demo import Demo, load_gradio
+    from kikimimi.training.stop import give_back, handle
 
+    load_gradio()
     engine, _ = open_engine(folder, stage=stage)
     with LiveEngine(engine) as live, Demo(folder, live, language).serving(host, port) as address:
         if host not in ("127.0.0.1", "localhost", "::1"):
             say(f"warning: whoever reaches {host} can use this page: it asks for no password", error=True)
-        say(f"{address} (Ctrl-C ends it)")
-        threading.Event().wait()
+        ended = threading.Event()
+        handlers = handle(lambda *_: ended.set())
+        try:
+            say(f"{address} (Ctrl-C ends it)")
+            ended.wait()
+        finally:
+            give_back(handlers)

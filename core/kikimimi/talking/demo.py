@@ -51,7 +51,7 @@ class Demo:
     def __init__(self, run: RunFolder, live: LiveEngine, language: str | None = None) -> None:
         self.run, self.live, self.language = run, live, language
         self.ears = Ears(live.engine.sample_rate, live.engine.max_seconds)
-        self._gradio = _library()
+        self._gradio = load_gradio()
         self._requests = {
             (mode, own): request_of(run, task, own) for mode, task in _TASKS.items() for own in LANGUAGES
         }
@@ -111,7 +111,8 @@ class Demo:
         ) as page:
             session = gradio.State(Session())
             with gradio.Row(equal_height=True):
-                name = gradio.Markdown(**said["name"])
+                with gradio.Column(min_width=240):
+                    name = gradio.Markdown(**said["name"])
                 language = gradio.Radio(
                     [(words_of(own)["language"], own) for own in LANGUAGES],
                     value=first,
@@ -156,18 +157,18 @@ class Demo:
             labels = [name, chat, message, clear, mode, instruction, templates, options, system]
             labels += [max_new_tokens, sampling, temperature, top_p]
 
-            def words_on_page(own: str, held: Session) -> list[Any]:
+            def words_on_page(own: str, chosen: str, held: Session) -> list[Any]:
                 held.language = own
-                return [gradio.update(**said) for said in self._said(own).values()]
+                return [gradio.update(**said) for said in self._said(own, chosen).values()]
 
             def opened(held: Session, request: Any) -> list[Any]:
                 own = self.language or preferred(request.headers.get("accept-language", ""))
-                return [own, *words_on_page(own, held)]
+                return [own, *words_on_page(own, _FIRST, held)]
 
             opened.__annotations__["request"] = gradio.Request  # by which Gradio knows what to give
 
             def mode_chosen(chosen: str, held: Session) -> list[Any]:
-                known = self._requests.get((chosen, held.language), Request())
+                known = self._request(chosen, held.language)
                 return [known.words, gradio.update(visible=chosen == "custom", value=None)]
 
             def send(
@@ -184,7 +185,7 @@ class Demo:
                 generation = Generation(max_new_tokens=int(tokens))
                 if draws:
                     generation = replace(generation, temperature=heat, top_p=nucleus)
-                known = self._requests.get((chosen, held.language), Request())
+                known = self._request(chosen, held.language)
                 wish = Wish(
                     chosen, known if wanted == known.words else Request(after=wanted), prompt, generation
                 )
@@ -200,7 +201,7 @@ class Demo:
 
             quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
             page.load(opened, [session], [language, *labels], **quiet)
-            language.input(words_on_page, [language, session], labels, **quiet)
+            language.input(words_on_page, [language, mode, session], labels, **quiet)
             mode.input(mode_chosen, [mode, session], [instruction, templates], **quiet)
             templates.input(lambda text: text, [templates], [instruction], **quiet)
             wishes = [mode, instruction, system, max_new_tokens, sampling, temperature, top_p]
@@ -209,8 +210,8 @@ class Demo:
             gradio.on([clear.click, chat.clear], forget, [session], [chat, message], queue=False, **quiet)
         return page
 
-    def _said(self, own: str) -> dict[str, dict[str, Any]]:
-        """Return what each part of the page says in a language, in the order of the parts."""
+    def _said(self, own: str, chosen: str = _FIRST) -> dict[str, dict[str, Any]]:
+        """Return what each part of the page says in a language and a mode, in the order of the parts."""
         words = words_of(own)
         return {
             "name": {"value": f"## kikimimi\n{words['model'].format(name=_escaped(self._name))}"},
@@ -221,26 +222,30 @@ class Demo:
                 "label": words["mode"],
                 "info": words["mode_hint"],
                 "choices": [(label, value) for value, label in words["modes"].items()],
-                "value": _FIRST,
+                "value": chosen,
             },
             "instruction": {
                 "label": words["instruction"],
                 "info": words["instruction_hint"],
                 "placeholder": words["no_instruction"],
-                "value": self._requests[_FIRST, own].words,
+                "value": self._request(chosen, own).words,
             },
             "templates": {
                 "label": words["templates"],
                 "choices": [(label, text) for label, text in words["template_list"]],
                 "value": None,
-                "visible": False,
+                "visible": chosen == "custom",
             },
             **{part: {"label": words[part]} for part in _OPTIONS},
         }
 
+    def _request(self, mode: str, own: str) -> Request:
+        return self._requests.get((mode, own), Request())
+
     @property
     def _name(self) -> str:
-        return f"{self.run.recipe.name} ({self.run.path.name})"
+        name, folder = self.run.recipe.name, self.run.path.name
+        return name if name == folder else f"{name} ({folder})"
 
 
 def _as_text(shown: Shown) -> Shown:
@@ -264,7 +269,12 @@ def _free_port(host: str, port: int) -> int:
         ) from error
 
 
-def _library() -> Any:
+def load_gradio() -> Any:
+    """Return the package Gradio, which is told to report nothing.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio

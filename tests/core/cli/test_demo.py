@@ -20,7 +20,7 @@ Cli = Callable[..., Any]
     [
         (("--stage", "asd"), "no stage is called 'asd'. Did you mean 'asr'?"),
         (("--language", "fr"), "'fr' is not one of 'en', 'ja'"),
-        (("--port", "70000"), "70000 is not in the range"),
+        (("--port", "70000"), "less than or equal to 65535"),
     ],
 )
 def test_what_is_wrong_is_found_before_the_model_is_loaded(

@@ -156,6 +156,9 @@ def test_an_answer_streams_and_can_be_stopped(
         tab = Tab(browser, address)
         tab.page.click("#mode label:has-text('カスタム')")
         tab.page.wait_for_selector("#templates")
+        tab.page.click("#language label:has-text('English')")
+        tab.page.click("#language label:has-text('日本語')")
+        tab.page.wait_for_selector("#templates label:has-text('要約')")  # the mode stays
         tab.send("slow")
         wait_for(lambda: bool(live.replies))
         live.replies[0].give("so far")
