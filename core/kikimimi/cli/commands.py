@@ -11,7 +11,20 @@ import typer
 from typer.core import TyperGroup
 
 from kikimimi import __version__
-from kikimimi.cli import chat, check, data, demo, evaluate, plan, plugins, published, show, train, transcribe
+from kikimimi.cli import (
+    chat,
+    check,
+    data,
+    demo,
+    evaluate,
+    plan,
+    plugins,
+    published,
+    serve,
+    show,
+    train,
+    transcribe,
+)
 from kikimimi.console.terminal import say, visible
 
 
@@ -78,6 +91,7 @@ app.command(name="check")(check.verify)
 app.command(name="transcribe")(transcribe.transcribe)
 app.command(name="chat")(chat.chat)
 app.command(name="demo")(demo.demo)
+app.command(name="serve")(serve.serve)
 app.command(name="show")(show.show)
 app.add_typer(plugins.app, name="plugins")
 app.command(name="import")(published.import_)

@@ -39,6 +39,13 @@ class Task(ABC):
             ValueError: The record lacks what this task needs; the message names the field.
         """
 
+    @property
+    def translates_into(self) -> str | None:
+        """ISO 639 code of the language into which the answer translates what is said, and nothing else; None
+        where it does not.
+        """
+        return None
+
     def example(self) -> tuple[dict[str, Any], list[str]] | None:
         """Return a record that this task takes, and the names of its clips, for the checks of plugins.
 

@@ -80,12 +80,12 @@ class LiveEngine:
     @property
     def waiting(self) -> int:
         """Number of requests that nobody has begun to answer."""
-        return sum(not reply.cancelled for reply in self._waiting)
+        return sum(not reply.cancelled for reply in tuple(self._waiting))  # whichever thread asks
 
     @property
     def answering(self) -> int:
         """Number of requests whose answers are growing."""
-        return sum(map(len, self._rows.values()))
+        return sum(map(len, tuple(self._rows.values())))
 
     def close(self) -> None:
         """Answer nothing any more: what waits or is being answered is cancelled."""

@@ -64,6 +64,11 @@ class Translate(BankTask[TranslationConfig]):
     name = "translate"
     Config = TranslationConfig
 
+    @property
+    def translates_into(self) -> str | None:
+        """The language of the translation."""
+        return self.config.target
+
     def bank(self) -> PromptBank:
         """Return the requests, the target named in the language of the prompt."""
         return with_target(super().bank(), self.config.target)

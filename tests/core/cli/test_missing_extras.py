@@ -96,3 +96,13 @@ def test_tensorboard(
         "error: trainer.loggers: tensorboard needs the package 'tensorboard', which is not installed. "
         "Install it with: pip install 'kikimimi[tensorboard]'\n" in done.err
     )
+
+
+def test_the_server(cli: Cli, without: Callable[..., None]) -> None:
+    without("fastapi")
+    done = cli("serve", "runs/none")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "error: kikimimi serve needs the package 'fastapi', which is not installed. "
+        "Install it with: pip install 'kikimimi[serve]'\n"
+    )

@@ -1,0 +1,1 @@
+"""A run as an HTTP server of OpenAI's shape. Needs the extra `serve`; nothing that trains imports it."""

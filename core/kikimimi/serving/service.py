@@ -1,0 +1,156 @@
+"""What is served: one run's model, and what may be asked of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import torch
+
+from kikimimi.contracts.conversation import Conversation
+from kikimimi.contracts.task import Task
+from kikimimi.inference.engine import Prompt
+from kikimimi.inference.fixed_tasks import fixed_tasks
+from kikimimi.inference.live import LiveEngine
+from kikimimi.inference.load import open_engine
+from kikimimi.inference.transcriber import FRAME_SECONDS, cut_blocks
+from kikimimi.run.folder import RunFolder
+from kikimimi.serving.asking import Asker
+from kikimimi.serving.decoding import Samples, UploadDecoder
+from kikimimi.serving.limits import Limits, Load
+from kikimimi.serving.metrics import Metrics
+from kikimimi.serving.refusal import RefusalError
+
+ENGLISH = "en"
+_UNHEARD = "zz"  # no language has this code
+_WARM_SECONDS = 1.0
+UNBOUNDED = 120.0
+
+
+class Service:
+    """A run's model, ready to answer.
+
+    Args:
+        run: A trained run.
+        name: The model's name; None is the recipe's.
+        limits: What is taken on.
+        device: Where it runs; None is a GPU if there is one.
+
+    Attributes:
+        name: The model's name.
+        created: When it was loaded [s since 1970].
+        generation: How it answers where nothing else is asked for.
+
+    Raises:
+        RunError: Nothing was trained yet.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        name: str | None = None,
+        limits: Limits | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.name, self.limits = name or run.recipe.name, limits or Limits()
+        self.created = int(time.time())
+        self._tasks = list(fixed_tasks(run))
+        engine, self.generation = open_engine(run, device)
+        self.max_seconds = engine.max_seconds
+        self.engine = LiveEngine(engine, max_rows=self.limits.max_rows, max_waiting=self.limits.places)
+        self.asker = Asker(self.engine, self.limits.places)
+        self.decoder = UploadDecoder(engine.sample_rate, self.limits)
+        self.load = Load(self.limits)
+        self.metrics = Metrics(self.load, self.engine)
+
+    def warm_up(self) -> None:
+        """Answer a second of silence, so that nobody waits for what is done once.
+
+        Raises:
+            KikimimiError: The model cannot answer.
+        """
+        if not self._tasks:
+            return
+        silence = torch.zeros(int(_WARM_SECONDS * self.decoder.sample_rate))
+        prompt = Prompt("", self._tasks[0].question(None), [silence])
+        self.engine.submit(prompt, replace(self.generation, max_new_tokens=2)).answer()
+
+    def close(self) -> None:
+        """Answer nothing any more."""
+        self.engine.close()
+
+    def check_model(self, name: str) -> None:
+        """Check the name of the model that is asked for.
+
+        Raises:
+            RefusalError: It is another.
+        """
+        if name != self.name:
+            raise RefusalError(
+                404,
+                f"model: this server has one model, '{self.name}', and no other",
+                param="model",
+                code="model_not_found",
+            )
+
+    def transcription(self, language: str | None) -> Conversation:
+        """Return the question that asks for a transcript.
+
+        Args:
+            language: Language of the clip, where it was given.
+
+        Raises:
+            RefusalError: The run was not trained on that, or is asked in no such language.
+        """
+        task = self._task(
+            "transcription", lambda task: task.transcribes, lambda task: task.translates_into is None
+        )
+        if language is None:
+            return task.question(None)
+        if _takes(task, _UNHEARD):
+            raise RefusalError(
+                400,
+                "language: this model hears the language by itself, and cannot be told: leave it out",
+                param="language",
+                code="unsupported_parameter",
+            )
+        try:
+            return task.question(language)
+        except ValueError as error:
+            raise RefusalError(400, str(error), param="language") from error
+
+    def translation(self) -> Conversation:
+        """Return the question that asks for an English translation.
+
+        Raises:
+            RefusalError: The run was not trained on that.
+        """
+        return self._task("translation into English", lambda task: task.translates_into == ENGLISH).question(
+            None
+        )
+
+    def cut(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
+        """Cut (S,) blocks that follow one another into pieces that the model can take."""
+        longest = int((self.max_seconds or UNBOUNDED) * self.decoder.sample_rate)
+        return cut_blocks(blocks, longest, int(FRAME_SECONDS * self.decoder.sample_rate))
+
+    def _task(self, what: str, *wanted: Callable[[Task], bool]) -> Task:
+        """Return the first task that fits the first of the wishes that any fits."""
+        for wish in wanted:
+            for task in filter(wish, self._tasks):
+                return task
+        raise RefusalError(
+            404,
+            f"this model was not trained on {what}; ask it by POST /v1/chat/completions with a clip "
+            "(input_audio) and words of your own",
+            code="not_trained",
+        )
+
+
+def _takes(task: Task, language: str) -> bool:
+    try:
+        task.question(language)
+    except ValueError:
+        return False
+    return True

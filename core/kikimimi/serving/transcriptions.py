@@ -1,0 +1,228 @@
+"""`POST /v1/audio/transcriptions` and `POST /v1/audio/translations`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from fastapi import Request, Response
+
+from kikimimi.console.terminal import json_text
+from kikimimi.contracts.answer import Answer
+from kikimimi.contracts.conversation import Conversation
+from kikimimi.contracts.generation import Generation
+from kikimimi.data.audio import is_silent
+from kikimimi.inference.engine import Prompt
+from kikimimi.inference.subtitles import srt, verbose_json, vtt
+from kikimimi.inference.transcript import TextSegment, Transcript
+from kikimimi.serving.asking import Question
+from kikimimi.serving.decoding import Samples
+from kikimimi.serving.events import Events, streamed
+from kikimimi.serving.parameters import TranscriptionRequest, TranslationRequest, adjusted
+from kikimimi.serving.refusal import RefusalError, not_supported
+from kikimimi.serving.service import Service
+from kikimimi.serving.uploads import Form, read_form
+
+_LISTS = ("timestamp_granularities[]",)
+
+
+@dataclass
+class _Heard:
+    """What was heard so far.
+
+    Attributes:
+        segments: Pieces that were answered.
+        seconds: Length of the file as far as it was decoded [s].
+        cut: Number of answers that ended at the most tokens allowed.
+    """
+
+    segments: list[TextSegment] = field(default_factory=list)
+    seconds: float = 0.0
+    cut: int = 0
+
+    @property
+    def transcript(self) -> Transcript:
+        return Transcript(tuple(self.segments), self.seconds)
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What is told beside a text: how much was heard, and whether any of it is not whole."""
+        cut = {"cut_segments": self.cut} if self.cut else {}
+        return {"usage": {"type": "duration", "seconds": round(self.seconds, 3)}, **cut}
+
+
+class _Asked(NamedTuple):
+    """A piece that the engine was asked about: where it lies in the file [s]."""
+
+    start: float
+    end: float
+    question: Question
+
+
+class _Recording:
+    """A file that is asked about piece by piece.
+
+    Args:
+        service: Who answers.
+        request: The request that it came with.
+        content: The file.
+        question: What is asked of each piece.
+        generation: How it is answered.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        request: Request,
+        content: bytes,
+        question: Conversation,
+        generation: Generation,
+    ) -> None:
+        self.service, self._state = service, request.state
+        self._content, self._question, self._generation = content, question, generation
+        self.heard = _Heard()
+
+    async def texts(self) -> AsyncGenerator[str, None]:
+        """Yield the text as it comes; together it is the text of `heard`, which is whole afterwards."""
+        async with AsyncExitStack() as stack:
+            pieces = await stack.enter_async_context(
+                aclosing(self.service.decoder.cut(self._content, "file", self.service.cut))
+            )
+            asked: deque[_Asked] = deque()
+            said = ""
+            while asked or await self._ask(pieces, asked, stack):
+                now = asked.popleft()
+                begun = False
+                async for piece in now.question.pieces():
+                    if not begun:
+                        if said and said[-1].isascii() and piece[:1].isascii():
+                            yield " "
+                        begun = True
+                    said = piece or said
+                    yield piece
+                    # The next piece of the file is decoded meanwhile, where that takes nobody's place.
+                    if not asked and self.service.asker.has_place:
+                        await self._ask(pieces, asked, stack)
+                self._note(now, await now.question.answer())
+
+    async def _ask(self, pieces: AsyncIterator[Samples], asked: deque[_Asked], stack: AsyncExitStack) -> bool:
+        """Ask about the next piece that is not silent; tell whether there was one."""
+        rate, heard = self.service.decoder.sample_rate, self.heard
+        question = await stack.enter_async_context(self.service.asker.question(self._state.deadline))
+        piece = await anext(pieces, None)
+        while piece is not None and is_silent(piece):
+            heard.seconds += len(piece) / rate
+            piece = await anext(pieces, None)
+        if piece is None:
+            question.close()
+            return False
+        start, heard.seconds = heard.seconds, heard.seconds + len(piece) / rate
+        question.ask(Prompt("", self._question, [torch.from_numpy(piece)]), self._generation)
+        self.service.metrics.heard(len(piece) / rate)
+        asked.append(_Asked(start, heard.seconds, question))
+        return True
+
+    def _note(self, asked: _Asked, answer: Answer) -> None:
+        self.heard.segments.append(TextSegment(asked.start, asked.end, str(answer)))
+        self.heard.cut += bool(answer.cut)
+        assert asked.question.reply is not None
+        self.service.metrics.answered(asked.question.reply, cut=bool(answer.cut))
+
+
+async def transcribe_upload(service: Service, request: Request) -> Response:
+    """Answer `POST /v1/audio/transcriptions`.
+
+    Raises:
+        RefusalError: What is asked for is not supported.
+        ValidationError: A parameter is wrong.
+        KikimimiError: The file cannot be heard.
+    """
+    form = await read_form(request, request.state.deadline)
+    asked = TranscriptionRequest.model_validate(_given(form, TranscriptionRequest))
+    if asked.timestamp_granularities and "word" in asked.timestamp_granularities:
+        raise RefusalError(
+            400,
+            "timestamp_granularities[]: times of words are not known here; allowed: segment",
+            param="timestamp_granularities[]",
+            code="unsupported_parameter",
+        )
+    recording = _recording(service, request, form, asked, service.transcription(asked.language))
+    if asked.stream:
+        return await streamed(_events(recording))
+    return await _whole(recording, asked, asked.language, "transcribe")
+
+
+async def translate_upload(service: Service, request: Request) -> Response:
+    """Answer `POST /v1/audio/translations`.
+
+    Raises:
+        RefusalError: The run was not trained on it, or what is asked for is not supported.
+        ValidationError: A parameter is wrong.
+        KikimimiError: The file cannot be heard.
+    """
+    question = service.translation()
+    form = await read_form(request, request.state.deadline)
+    asked = TranslationRequest.model_validate(_given(form, TranslationRequest))
+    return await _whole(_recording(service, request, form, asked, question), asked, "en", "translate")
+
+
+def _given(form: Form, model: type[TranslationRequest]) -> dict[str, Any]:
+    """Return the fields of a form as parameters."""
+    allowed = [field.alias or name for name, field in model.model_fields.items()]
+    if "prompt" in form.fields:
+        raise RefusalError(
+            400,
+            "prompt: this model was not trained to take one when it transcribes: leave it out, or put your "
+            "words beside the clip in POST /v1/chat/completions",
+            param="prompt",
+            code="unsupported_parameter",
+        )
+    for name, texts in form.fields.items():
+        if name not in allowed:
+            raise not_supported(name, ["file", *allowed])
+        if len(texts) > 1 and name not in _LISTS:
+            raise RefusalError(400, f"{name}: given {len(texts)} times", param=name)
+    return {name: texts if name in _LISTS else texts[0] for name, texts in form.fields.items()}
+
+
+def _recording(
+    service: Service, request: Request, form: Form, asked: TranslationRequest, question: Conversation
+) -> _Recording:
+    service.check_model(asked.model)
+    generation = adjusted(service.generation, temperature=asked.temperature)
+    return _Recording(service, request, form.file, question, generation)
+
+
+async def _whole(
+    recording: _Recording, asked: TranslationRequest, language: str | None, task: str
+) -> Response:
+    async with aclosing(recording.texts()) as texts:
+        async for _ in texts:
+            pass
+    heard = recording.heard
+    transcript = heard.transcript
+    match asked.response_format:
+        case "text":
+            return Response(f"{transcript.text}\n", media_type="text/plain")
+        case "srt":
+            return Response(srt(transcript.segments), media_type="application/x-subrip")
+        case "vtt":
+            return Response(vtt(transcript.segments), media_type="text/vtt")
+        case "verbose_json":
+            content = verbose_json(transcript, language=language, task=task)
+        case _:
+            content = {"text": transcript.text}
+    return Response(json_text({**content, **heard.extras}), media_type="application/json")
+
+
+async def _events(recording: _Recording) -> Events:
+    async with aclosing(recording.texts()) as texts:
+        async for text in texts:
+            if text:
+                yield {"type": "transcript.text.delta", "delta": text}
+    heard = recording.heard
+    yield {"type": "transcript.text.done", "text": heard.transcript.text, **heard.extras}
