@@ -3,10 +3,10 @@
     kikimimi serve RUN --port 8000 &
     python benchmarks/serving.py http://127.0.0.1:8000 --process $! --clips 'clips/*.wav'
 
-Clips are joined and cut to mixed lengths, and sent as transcriptions: first one after the other, then from so many
-clients at a time, each of which sends its next request when the last one was answered. Every answer is compared
-with the one that its clip got alone. Then, one at a time: the time from the last byte of a clip of 10 s to the
-first event with text.
+Clips are joined and cut to mixed lengths, and sent as transcriptions: first one after the other, then from so
+many clients at a time, each of which sends its next request when the last one was answered. Every answer is
+compared with the one that its clip got alone. Then, one at a time: the time from the last byte of a clip of
+10 s to the first event with text.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def main() -> None:
             print(load.row(audio), flush=True)
             alone = alone or load.texts
             swapped = sum(one != other for one, other in zip(alone, load.texts, strict=True))
-            told = f"; other than with {options.clients[0]} client(s): {swapped}; told to come again: {load.refused}"
+            told = f"; other than at first: {swapped}; told to come again: {load.refused}"
             if options.process and before is not None:
                 told += f"; memory {before:.0f} -> {resident(options.process):.0f} MB"
             print(f"<!-- different texts: {len(set(load.texts))}{told} -->", flush=True)
