@@ -43,7 +43,7 @@ _LOST = 0.1
 
 _MOMENT = 0.1  # s
 
-_BLOCK = 1 << 18  # frames per read
+_BLOCK = 1 << 18  # frames per read, of mono and stereo; of more channels fewer: a block's memory is bounded
 _READABLE = (
     "Readable: WAV, FLAC, OGG (Vorbis, Opus) and MP3, with the extra kikimimi[formats] also M4A, AAC and "
     "WebM; convert others with ffmpeg"
@@ -86,6 +86,7 @@ class Stream:
         self.frames = end - self._begin
         self._channel = _channel(segment, int(file.channels), name)
         self.channels = 1 if segment.channel is not None else int(file.channels)
+        self._block = max(1, 2 * _BLOCK // max(2, int(file.channels)))
         if self.frames < MIN_SECONDS * self.rate:
             raise AudioError(
                 f"{name}: {self.seconds * 1000:.1f} ms long; the shortest is {MIN_SECONDS * 1000:.0f} ms"
@@ -108,7 +109,7 @@ class Stream:
         loud = lost = 0.0  # energy of the channels, and of moments in which they cancel one another
         read = 0
         while read < self.frames:
-            block = self._file.read(min(self.frames - read, _BLOCK), dtype="float32", always_2d=True)
+            block = self._file.read(min(self.frames - read, self._block), dtype="float32", always_2d=True)
             if len(block) == 0:
                 self._breaks_off(read)
             if checksum is not None:
@@ -141,7 +142,7 @@ class Stream:
             return
         left = self._begin
         while left:
-            skipped = len(self._file.read(min(left, _BLOCK), dtype="float32", always_2d=True))
+            skipped = len(self._file.read(min(left, self._block), dtype="float32", always_2d=True))
             if skipped == 0:
                 self._breaks_off(-left)
             left -= skipped

@@ -260,6 +260,18 @@ def two_channels(turned: float, seconds: float = 1.0) -> bytes:
     return file.getvalue()
 
 
+def test_a_block_of_many_channels_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a few megabytes could hold 255 channels of silence, of which a block took hundreds."""
+    monkeypatch.setattr(stream, "_BLOCK", 1000)
+    samples = np.random.default_rng(0).uniform(-0.3, 0.3, (3000, 16)).astype(np.float32)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, 8000, format="WAV", subtype="FLOAT")
+    with stream.opened(buffer.getvalue(), "clip") as file:
+        blocks = list(file.blocks())
+    assert [len(block) for block in blocks] == [125] * 24
+    np.testing.assert_allclose(np.concatenate(blocks), samples.mean(axis=1), atol=1e-6)
+
+
 def test_channels_that_cancel_one_another_are_no_silence() -> None:
     for turned in (-1.0, -0.98):
         with pytest.raises(
