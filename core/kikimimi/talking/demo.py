@@ -23,7 +23,7 @@ from kikimimi.talking.dialogue import Request
 from kikimimi.talking.interface import LANGUAGES, preferred, words_of
 from kikimimi.talking.modes import TALKING, request_of
 from kikimimi.talking.recording import Ears
-from kikimimi.talking.session import Session, Shown, Wish
+from kikimimi.talking.session import Session, ShownTurns, Wish
 
 UPLOAD_LIMIT = "25mb"
 """Largest file that is taken."""
@@ -181,7 +181,7 @@ class Demo:
                 heat: float,
                 nucleus: float,
                 held: Session,
-            ) -> Iterator[tuple[Shown | Any, Any]]:
+            ) -> Iterator[tuple[ShownTurns | Any, Any]]:
                 generation = Generation(max_new_tokens=int(tokens))
                 if draws:
                     generation = replace(generation, temperature=heat, top_p=nucleus)
@@ -195,7 +195,7 @@ class Demo:
                     working = gradio.skip()
                 yield gradio.skip(), gradio.update(submit_btn=True, stop_btn=False)
 
-            def forget(held: Session) -> tuple[Shown, Any]:
+            def forget(held: Session) -> tuple[ShownTurns, Any]:
                 held.clear()
                 return [], gradio.update(submit_btn=True, stop_btn=False)
 
@@ -248,7 +248,7 @@ class Demo:
         return name if name == folder else f"{name} ({folder})"
 
 
-def _as_text(shown: Shown) -> Shown:
+def _as_text(shown: ShownTurns) -> ShownTurns:
     """Return messages in which tags are letters: Gradio shows HTML, pictures of other places among it."""
     return [{**message, "content": html.escape(message["content"], quote=False)} for message in shown]
 

@@ -16,7 +16,7 @@ from kikimimi.talking.dialogue import Answering, Dialogue, Request
 from kikimimi.talking.interface import LANGUAGES, words_of
 from kikimimi.talking.recording import Ears, Recording
 
-Shown = list[dict[str, str]]
+ShownTurns = list[dict[str, str]]
 """What the page shows: role and content of each message."""
 ALONE = ("transcription", "description")
 """Modes that hear each clip by itself, and remember nothing."""
@@ -28,7 +28,7 @@ class Wish:
     """How a message is to be answered.
 
     Attributes:
-        mode: One of those that the page offers.
+        mode: Name of one that the page offers.
         request: What is asked of a recording without words.
         system: Text of the system turn; empty for that of the request.
         generation: How the answer is made.
@@ -49,7 +49,7 @@ class Session:
     """
 
     def __init__(self) -> None:
-        self.language, self.shown = LANGUAGES[0], Shown()
+        self.language, self.shown = LANGUAGES[0], ShownTurns()
         self._dialogue = Dialogue()
         self._answering: Answering | None = None
 
@@ -65,7 +65,7 @@ class Session:
 
     def send(
         self, live: LiveEngine, ears: Ears, text: str, files: Sequence[str | Path], wish: Wish
-    ) -> Iterator[Shown]:
+    ) -> Iterator[ShownTurns]:
         """Answer a message.
 
         Args:
@@ -143,7 +143,7 @@ class Session:
 class _Answer:
     """A message of the model on the page, to which the answers about the pieces of a recording add up."""
 
-    def __init__(self, shown: Shown) -> None:
+    def __init__(self, shown: ShownTurns) -> None:
         self.stopped = False
         self._shown, self._message = shown, {"role": "assistant", "content": ""}
         self._before = self._piece = ""
@@ -168,10 +168,10 @@ class _Answer:
                 _note(self._shown, note)
 
 
-def _show(shown: Shown, role: str, text: str) -> None:
+def _show(shown: ShownTurns, role: str, text: str) -> None:
     shown.append({"role": role, "content": visible(text, lines=True)})
 
 
-def _note(shown: Shown, text: str) -> None:
+def _note(shown: ShownTurns, text: str) -> None:
     """Show something that the model has not said."""
     _show(shown, "assistant", f"{_MARK} {text}")
