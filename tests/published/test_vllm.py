@@ -37,6 +37,11 @@ from kikimimi_recognisers.tiny_audio_flamingo import TINY_LLM
 VARIABLE = "KIKIMIMI_TEST_VLLM"
 OTHER = [Turn("Tell me.", [noise(2.0, 7)])]
 SHORT = [Turn("Tell me.", [noise(0.4, 8)])]
+STACKED = [
+    *([Turn("Tell me.", [noise(seconds, 9)])] for seconds in (1.28, 2.08, 0.48, 31.28)),
+    [Turn("Who?", [noise(0.64, 1)]), Turn("Nobody.", role="assistant"), Turn("And?", [noise(2.56, 2)])],
+]
+"""Of clips that fill their last audio token of 160 ms: Ultravox hears what pads the others in batches."""
 NUM_TOKENS = 12
 PATIENCE = 600
 """Seconds within which a server has to be up; a minute is usual."""
@@ -62,7 +67,7 @@ class Shape:
 SHAPES = {
     "qwen2_audio": Shape("qwen2_audio", "qwen2_audio", [ONE, OTHER, SHORT, LATER, SILENT]),
     "audioflamingo3": Shape("audioflamingo3", "audioflamingo3", [ONE, OTHER, SHORT, LONG, SILENT]),
-    "ultravox": Shape("ultravox", "ultravox", [ONE, OTHER, SHORT, LATER, LONG, SILENT]),
+    "ultravox": Shape("ultravox", "ultravox", [*STACKED, SILENT]),
     "granite_speech": Shape(
         "granite_speech", "granite_speech", [ONE, OTHER, SHORT, SILENT], ("llm.lora=null",)
     ),

@@ -131,8 +131,8 @@ def _files(trained: Trained) -> Files:
         )
 
     heard = (
-        "Clips are not padded, as in the run (encoder.pad: none). In a batch of unequal clips, the last "
-        "frame of one with an odd number of mel frames sees a frame past its end, and may change."
+        "Clips are not padded, as in the run (encoder.pad: none). In a batch of unequal clips, and in a clip "
+        "of several chunks of 30 s, the last audio token of a shorter one hears what pads it, and may change."
     )
     return Files(config, tensors, processor, _TOKEN, heard)
 
