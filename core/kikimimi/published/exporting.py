@@ -189,7 +189,6 @@ def _write_custom(
     if unread := [option for option, there in given.items() if there]:
         raise RequestError(f"{', '.join(unread)}: is not read with --to {CUSTOM}: leave it out")
     said = (
-        "It is opened with trust_remote_code=True: the code beside the weights is all that it needs.",
         *notes(trained.recipe),
         "Control tokens that users spell out are encoded as such there; in the run they are not.",
     )

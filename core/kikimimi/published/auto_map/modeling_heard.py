@@ -34,6 +34,11 @@ class HeardClips:
     _supports_attention_backend = False
     config: Any
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Whether attention may be another: no, by which vLLM knows that it cannot take the model."""
+        return False
+
     def expand_inputs(
         self,
         input_ids: Tensor,
