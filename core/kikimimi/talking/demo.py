@@ -109,7 +109,7 @@ class Demo:
             fill_height=True,
             delete_cache=(KEPT_SECONDS // 4, KEPT_SECONDS),
         ) as page:
-            session = gradio.State(Session())
+            session = gradio.State(Session(first))
             with gradio.Row(equal_height=True):
                 with gradio.Column(min_width=240):
                     name = gradio.Markdown(**said["name"])
@@ -163,6 +163,8 @@ class Demo:
 
             def opened(held: Session, request: Any) -> list[Any]:
                 own = self.language or preferred(request.headers.get("accept-language", ""))
+                if own == first:  # as it is; somebody may have chosen something already
+                    return [gradio.skip() for _ in (language, *labels)]
                 return [own, *words_on_page(own, _FIRST, held)]
 
             opened.__annotations__["request"] = gradio.Request  # by which Gradio knows what to give

@@ -43,13 +43,16 @@ class Wish:
 class Session:
     """What was said in one browser, and what it shows.
 
+    Args:
+        language: Language of its page.
+
     Attributes:
         language: Language of its page.
         shown: What it shows.
     """
 
-    def __init__(self) -> None:
-        self.language, self.shown = LANGUAGES[0], ShownTurns()
+    def __init__(self, language: str = LANGUAGES[0]) -> None:
+        self.language, self.shown = language, ShownTurns()
         self._dialogue = Dialogue()
         self._answering: Answering | None = None
 

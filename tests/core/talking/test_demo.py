@@ -132,7 +132,7 @@ def test_a_recording_is_heard_and_answered_and_all_of_it_cleared(
 def test_two_browsers_share_nothing(demo: Any, browser: Any, live: Any, clip: Path) -> None:
     with demo().serving(port=0) as address:
         ours, theirs = Tab(browser, address), Tab(browser, address, "ja-JP")
-        assert "モデル：quickstart" in theirs.page.inner_text("body")
+        theirs.page.wait_for_selector("text=モデル：quickstart")
         for tab, mode in ((ours, "Your own"), (theirs, "カスタム")):
             tab.page.click(f"#mode label:has-text('{mode}')")
             tab.page.wait_for_selector("#templates")
@@ -156,9 +156,9 @@ def test_an_answer_streams_and_can_be_stopped(
         tab = Tab(browser, address)
         tab.page.click("#mode label:has-text('カスタム')")
         tab.page.wait_for_selector("#templates")
-        tab.page.click("#language label:has-text('English')")
-        tab.page.click("#language label:has-text('日本語')")
-        tab.page.wait_for_selector("#templates label:has-text('要約')")  # the mode stays
+        for language, template in (("English", "Summarise"), ("日本語", "要約")):  # the mode stays
+            tab.page.click(f"#language label:has-text('{language}')")
+            tab.page.wait_for_selector(f"#templates label:has-text('{template}')")
         tab.send("slow")
         wait_for(lambda: bool(live.replies))
         live.replies[0].give("so far")
