@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio.to_thread
 import numpy as np
@@ -19,6 +19,20 @@ _THREADS = 2  # a core decodes an hour of FLAC in some seconds
 
 Samples = NDArray[np.float32]
 """(S,) mono samples."""
+
+
+class UploadPiece(NamedTuple):
+    """A part of a recording.
+
+    Attributes:
+        start: Number of its first sample in the recording.
+        samples: (S,) mono float32.
+    """
+
+    start: int
+    samples: Samples
+
+
 _Made = TypeVar("_Made")
 
 
@@ -57,24 +71,34 @@ class UploadDecoder:
         return await self.in_thread(decode)
 
     async def cut(
-        self, content: bytes, name: str, cut: Callable[[Iterable[Samples]], Iterator[Samples]]
-    ) -> AsyncGenerator[Samples, None]:
+        self,
+        content: bytes,
+        name: str,
+        cut: Callable[[Iterable[Samples]], Iterator[UploadPiece]],
+        count: Callable[[int], None],
+    ) -> AsyncGenerator[UploadPiece, None]:
         """Decode a file block by block, and yield what a function cuts these into: one is held at a time.
 
         Args:
             content: The file.
             name: What messages call it.
             cut: The function, of blocks of (S,) samples.
+            count: Told the number of samples of each block.
 
         Raises:
             RefusalError: It is longer than it may be.
             AudioError: It cannot be decoded.
         """
 
-        def pieces() -> Generator[Samples, None, None]:
+        def counted(blocks: Iterable[Samples]) -> Iterator[Samples]:
+            for block in blocks:
+                count(len(block))
+                yield block
+
+        def pieces() -> Generator[UploadPiece, None, None]:
             with opened(content, name) as stream:
                 self.limits.check_seconds(stream.seconds, name)
-                yield from cut(resampled(stream.blocks(), stream.rate, self.sample_rate))
+                yield from cut(counted(resampled(stream.blocks(), stream.rate, self.sample_rate)))
 
         made = pieces()
         try:

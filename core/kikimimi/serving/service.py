@@ -17,7 +17,7 @@ from kikimimi.inference.load import open_engine
 from kikimimi.inference.transcriber import FRAME_SECONDS, cut_blocks
 from kikimimi.run.folder import RunFolder
 from kikimimi.serving.asking import Asker
-from kikimimi.serving.decoding import Samples, UploadDecoder
+from kikimimi.serving.decoding import Samples, UploadDecoder, UploadPiece
 from kikimimi.serving.limits import Limits, Load
 from kikimimi.serving.metrics import Metrics
 from kikimimi.serving.refusal import RefusalError
@@ -26,6 +26,7 @@ ENGLISH = "en"
 _UNHEARD = "zz"  # no language has this code
 _WARM_SECONDS = 1.0
 UNBOUNDED = 120.0
+"""Longest piece for an encoder that takes clips of any length [s]: memory has an end."""
 
 
 class Service:
@@ -130,10 +131,13 @@ class Service:
             None
         )
 
-    def cut(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
+    def cut(self, blocks: Iterable[Samples]) -> Iterator[UploadPiece]:
         """Cut (S,) blocks that follow one another into pieces that the model can take."""
         longest = int((self.max_seconds or UNBOUNDED) * self.decoder.sample_rate)
-        return cut_blocks(blocks, longest, int(FRAME_SECONDS * self.decoder.sample_rate))
+        start = 0
+        for samples in cut_blocks(blocks, longest, int(FRAME_SECONDS * self.decoder.sample_rate)):
+            yield UploadPiece(start, samples)
+            start += len(samples)
 
     def _task(self, what: str, *wanted: Callable[[Task], bool]) -> Task:
         """Return the first task that fits the first of the wishes that any fits."""

@@ -20,7 +20,7 @@ from kikimimi.inference.engine import Prompt
 from kikimimi.inference.subtitles import srt, verbose_json, vtt
 from kikimimi.inference.transcript import TextSegment, Transcript
 from kikimimi.serving.asking import Question
-from kikimimi.serving.decoding import Samples
+from kikimimi.serving.decoding import UploadPiece
 from kikimimi.serving.events import Events, streamed
 from kikimimi.serving.parameters import TranscriptionRequest, TranslationRequest, adjusted
 from kikimimi.serving.refusal import RefusalError, not_supported
@@ -36,13 +36,22 @@ class _Heard:
 
     Attributes:
         segments: Pieces that were answered.
-        seconds: Length of the file as far as it was decoded [s].
+        rate: The samples' rate [Hz].
+        samples: How many of the file were decoded.
         cut: Number of answers that ended at the most tokens allowed.
     """
 
+    rate: int
     segments: list[TextSegment] = field(default_factory=list)
-    seconds: float = 0.0
+    samples: int = 0
     cut: int = 0
+
+    def count(self, samples: int) -> None:
+        self.samples += samples
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.rate
 
     @property
     def transcript(self) -> Transcript:
@@ -84,13 +93,13 @@ class _Recording:
     ) -> None:
         self.service, self._state = service, request.state
         self._content, self._question, self._generation = content, question, generation
-        self.heard = _Heard()
+        self.heard = _Heard(service.decoder.sample_rate)
 
     async def texts(self) -> AsyncGenerator[str, None]:
         """Yield the text as it comes; together it is the text of `heard`, which is whole afterwards."""
         async with AsyncExitStack() as stack:
             pieces = await stack.enter_async_context(
-                aclosing(self.service.decoder.cut(self._content, "file", self.service.cut))
+                aclosing(self.service.decoder.cut(self._content, "file", self.service.cut, self.heard.count))
             )
             asked: deque[_Asked] = deque()
             said = ""
@@ -109,21 +118,21 @@ class _Recording:
                         await self._ask(pieces, asked, stack)
                 self._note(now, await now.question.answer())
 
-    async def _ask(self, pieces: AsyncIterator[Samples], asked: deque[_Asked], stack: AsyncExitStack) -> bool:
+    async def _ask(
+        self, pieces: AsyncIterator[UploadPiece], asked: deque[_Asked], stack: AsyncExitStack
+    ) -> bool:
         """Ask about the next piece that is not silent; tell whether there was one."""
-        rate, heard = self.service.decoder.sample_rate, self.heard
         question = await stack.enter_async_context(self.service.asker.question(self._state.deadline))
         piece = await anext(pieces, None)
-        while piece is not None and is_silent(piece):
-            heard.seconds += len(piece) / rate
+        while piece is not None and is_silent(piece.samples):
             piece = await anext(pieces, None)
         if piece is None:
             question.close()
             return False
-        start, heard.seconds = heard.seconds, heard.seconds + len(piece) / rate
-        question.ask(Prompt("", self._question, [torch.from_numpy(piece)]), self._generation)
-        self.service.metrics.heard(len(piece) / rate)
-        asked.append(_Asked(start, heard.seconds, question))
+        question.ask(Prompt("", self._question, [torch.from_numpy(piece.samples)]), self._generation)
+        start, seconds = piece.start / self.heard.rate, len(piece.samples) / self.heard.rate
+        self.service.metrics.heard(seconds)
+        asked.append(_Asked(start, start + seconds, question))
         return True
 
     def _note(self, asked: _Asked, answer: Answer) -> None:
