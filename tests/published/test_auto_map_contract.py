@@ -133,6 +133,19 @@ def test_buffers_that_no_file_holds_are_filled(kind: str, tmp_path: Path) -> Non
         assert torch.equal(value, fresh[name]), name
 
 
+@pytest.mark.parametrize("kind", ["granite_speech", "parakeet", "phi4_multimodal", "qwen3_omni"])
+def test_linear_layers_of_a_tower_take_rows_that_lie_together(kind: str, tmp_path: Path) -> None:
+    folder, _ = written(tmp_path, f"encoder={{name: {kind}, weights: random}}")
+    model, processor = opened(folder), opened(folder, AutoProcessor)
+    steps: list[int] = []
+    for module in model.encoder.modules():
+        if isinstance(module, torch.nn.Linear):  # vLLM's own on the CPU takes no other
+            module.register_forward_pre_hook(lambda _, given: steps.append(given[0].stride(-1)))
+    made = processor(text=["<|audio|>"], audio=[CLIP], return_tensors="pt")
+    model.get_audio_features(made["input_features"], made["input_features_mask"])
+    assert set(steps) == {1}
+
+
 def test_a_missing_weight_or_one_of_another_shape_is_an_error() -> None:
     whole = {"a": torch.zeros(2), "b": torch.zeros(3)}
     check_tensors(whole, dict(whole))

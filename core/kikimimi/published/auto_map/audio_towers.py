@@ -136,13 +136,13 @@ class LibraryTower(nn.Module):
                 clip, feature_lens=torch.tensor([length], device=clip.device), aftercnn_lens=halved
             )
         else:
-            made = self.model(clip.T[None])
+            made = self.model(clip.T[None].contiguous())
         last: Tensor = made.last_hidden_state
         return last
 
     def _in_pieces(self, clip: Tensor) -> list[Tensor]:
         """Run what Phi-4-Multimodal's class is made of: itself it lets pieces see what pads the last."""
-        hidden, _ = self.model.embed(self.model.encoder_embedding(clip.T[None]), None)
+        hidden, _ = self.model.embed(self.model.encoder_embedding(clip.T[None].contiguous()), None)
         pieces = torch.split(hidden, _PIECE, dim=1)
         made: list[list[Tensor]] = [[] for _ in range(len(self._layers()) + 1)]
         for piece in pieces:
