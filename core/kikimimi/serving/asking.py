@@ -31,7 +31,7 @@ class Asker:
         self.places = asyncio.Semaphore(places)
 
     @property
-    def has_place(self) -> bool:
+    def has_room(self) -> bool:
         """Whether a question gets a place at once."""
         return not self.places.locked()
 
@@ -48,12 +48,16 @@ class Question:
     """One question to the engine: a place, and then a reply.
 
     As a context it takes a place, and in the end gives it back and gives up what is not answered yet.
+
+    Attributes:
+        has_place: Whether it holds a place.
+        reply: What the engine makes of it; None until it was asked.
     """
 
     def __init__(self, asker: Asker, deadline: float) -> None:
         self._asker, self._deadline = asker, deadline
         self._news = asyncio.Event()
-        self._has_place = False
+        self.has_place = False
         self.reply: Reply | None = None
 
     async def __aenter__(self) -> Self:
@@ -63,7 +67,7 @@ class Question:
             RefusalError: There was none in time.
         """
         await self._until(self._asker.places.acquire())
-        self._has_place = True
+        self.has_place = True
         return self
 
     async def __aexit__(
@@ -132,8 +136,8 @@ class Question:
             self._leave()  # whoever is slow to read holds no place
 
     def _leave(self) -> None:
-        if self._has_place:
-            self._has_place = False
+        if self.has_place:
+            self.has_place = False
             self._asker.places.release()
 
     async def _until(self, awaited: Awaitable[object]) -> None:

@@ -94,6 +94,7 @@ class _Recording:
         self.service, self._state = service, request.state
         self._content, self._question, self._generation = content, question, generation
         self.heard = _Heard(service.decoder.sample_rate)
+        self._begun = False
 
     async def texts(self) -> AsyncGenerator[str, None]:
         """Yield the text as it comes; together it is the text of `heard`, which is whole afterwards."""
@@ -114,7 +115,7 @@ class _Recording:
                     said = piece or said
                     yield piece
                     # The next piece of the file is decoded meanwhile, where that takes nobody's place.
-                    if not asked and self.service.asker.has_place:
+                    if not asked and self.service.asker.has_room:
                         await self._ask(pieces, asked, stack)
                 self._note(now, await now.question.answer())
 
@@ -122,13 +123,19 @@ class _Recording:
         self, pieces: AsyncIterator[UploadPiece], asked: deque[_Asked], stack: AsyncExitStack
     ) -> bool:
         """Ask about the next piece that is not silent; tell whether there was one."""
-        question = await stack.enter_async_context(self.service.asker.question(self._state.deadline))
+        question = self.service.asker.question(self._state.deadline)
+        # Who has a place decodes the first piece. Who was answered needs none to find that nothing follows.
+        if not self._begun:
+            self._begun = True
+            await stack.enter_async_context(question)
         piece = await anext(pieces, None)
         while piece is not None and is_silent(piece.samples):
             piece = await anext(pieces, None)
         if piece is None:
             question.close()
             return False
+        if not question.has_place:
+            await stack.enter_async_context(question)
         question.ask(Prompt("", self._question, [torch.from_numpy(piece.samples)]), self._generation)
         start, seconds = piece.start / self.heard.rate, len(piece.samples) / self.heard.rate
         self.service.metrics.heard(seconds)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,18 @@ def test_who_waits_for_a_place_gets_one(by_hand: Start, wait_for: WaitFor) -> No
             answer(reply, "x")
         assert [one.result().json()["text"] for one in asked] == ["x"] * 5
     wait_for(lambda: not service.asker.places.locked())
+
+
+def test_who_was_answered_waits_for_nobody(by_hand: Start) -> None:
+    """With two places and five requests, an answer is sent when it is there, not after others are."""
+    url, engine, _ = by_hand(max_rows=1)
+    with ThreadPoolExecutor(5) as threads:
+        asked = [threads.submit(transcribe, url) for _ in range(5)]
+        for number in range(5):
+            answer(engine.reply(number), "x")
+            done, asked_still = wait(asked, 30, FIRST_COMPLETED)
+            assert [one.result().json()["text"] for one in done] == ["x"]
+            asked = list(asked_still)
 
 
 def test_an_engine_that_is_full(by_hand: Start) -> None:
