@@ -20,6 +20,7 @@ from .contracts.component import (
     Component as Component,
     ComponentConfig as ComponentConfig,
     Encoder as Encoder,
+    FrameLabels as FrameLabels,
     LLMContext as LLMContext,
     Padded as Padded,
     Rendered as Rendered,

@@ -1,52 +1,208 @@
 """``kikimimi transcribe``."""
 
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kikimimi.console.terminal import say, visible
+from kikimimi.cli.listening import PIPE, listen, opened_source
+from kikimimi.console.terminal import json_text, say, visible
+
+if TYPE_CHECKING:
+    from kikimimi.inference.transcriber import Transcriber
+    from kikimimi.inference.transcript import Transcript
+
+_SUBTITLES = ("srt", "vtt")
+_SUBTITLE_PAUSE = 0.5  # s
 
 
 def transcribe(
-    run: Path = typer.Argument(..., help="A run folder."),
-    files: list[Path] = typer.Argument(..., help="Audio files: any rate, mono or stereo."),
-    language: str = typer.Option(None, help="Language code such as ja; default: the task's own."),
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Audio files: any rate, mono or stereo, any length.")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language code such as ja; default: the task's own.")
+    ] = None,
+    form: Annotated[
+        Literal["text", "json", "verbose_json", "srt", "vtt"],
+        typer.Option(
+            "--format",
+            help="text: one line per file. json, verbose_json: one JSON object per file, the latter with "
+            "segments and their times. srt, vtt: subtitles.",
+        ),
+    ] = "text",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which each file's transcript is written: NAME.txt, NAME.srt and so on."),
+    ] = None,
+    cut: Annotated[
+        Literal["silence", "quietest"] | None,
+        typer.Option(
+            help="Where a file is cut that is longer than the model's window. silence: where nobody speaks, "
+            "which is left out. quietest: in the quietest place near the window's end; nothing is left out. "
+            "Default: silence, or quietest where the run's task is not to transcribe.",
+        ),
+    ] = None,
+    pause: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Shortest silence, in seconds, that ends a segment; shorter files are cut as well. "
+            "Default: 0.5 for subtitles and for what is still spoken; else segments are as long as the model "
+            "takes.",
+        ),
+    ] = None,
+    words: Annotated[
+        bool,
+        typer.Option(
+            "--words",
+            help="Times of words in verbose_json, of characters where a script has no spaces: for runs whose "
+            "adapter has a CTC head (ctc, alignformer).",
+        ),
+    ] = False,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            help="Hear a WAV file while it is written, or - for the standard input: a line per segment, as "
+            "soon as it ends. With --format json, also what is not finished. Ctrl-C ends it.",
+        ),
+    ] = False,
+    idle: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Seconds without a new sample after which a file that is followed has ended."
+        ),
+    ] = None,
+    microphone: Annotated[
+        bool, typer.Option("--microphone", help="Hear the microphone until Ctrl-C; needs kikimimi[mic].")
+    ] = False,
 ) -> None:
-    """Print the text of audio files, one line per file."""
+    """Print the text of audio files, one line per file, or write it with times.
+
+    With --follow or --microphone, of what is still spoken.
+    """
     from kikimimi.errors import DataError, RequestError
+    from kikimimi.files.writing import whole_file
     from kikimimi.run.folder import RunFolder
 
     # What can be wrong with the request is found before the model is loaded.
-    if missing := [str(file) for file in files if not file.exists()]:
+    files = files or []
+    if follow or microphone:
+        _check_live(files, form, follow=follow, microphone=microphone, recorded=out or cut)
+    elif not files:
+        raise RequestError("name an audio file, or --microphone")
+    if idle is not None and not follow:
+        raise RequestError("--idle: says when a file that is followed has ended; it goes with --follow")
+    if missing := [str(file) for file in files if not file.exists() and not (follow and file == PIPE)]:
         raise RequestError(f"no such audio file: {', '.join(missing)}")
     if folders := [str(file) for file in files if file.is_dir()]:
         raise RequestError(f"a folder, not an audio file: {', '.join(folders)}")
+    if pause is not None and cut == "quietest":
+        raise RequestError("--pause: pauses end segments with --cut silence only")
+    if words and form != "verbose_json":
+        raise RequestError(f"--words: times of words stand in --format verbose_json, not in {form}")
+    if form in _SUBTITLES and out is None and len(files) > 1:
+        raise RequestError(f"--format {form}: subtitles of several files need a folder: --out FOLDER")
+    targets = {} if out is None else _targets(files, out, form)
     folder = RunFolder.open(run)
     folder.newest_weights()
     from kikimimi.inference.transcriber import Transcriber
 
+    if follow or microphone:
+        with opened_source(files[0] if follow else None, idle) as source:
+            transcriber = Transcriber(folder)
+            listen(transcriber, source, language=language, pause=pause, as_json=form == "json")
+        return
     transcriber = Transcriber(folder)
+    if pause is None and form in _SUBTITLES and cut != "quietest":
+        pause = _SUBTITLE_PAUSE
     failures = 0
     for file in files:
         try:
-            heard = transcriber.transcribe_file(file, language)
+            heard = transcriber.transcribe_file(file, language, cut=cut, pause=pause, words=words)
         except DataError as error:
             where = "" if str(error).startswith(f"{file}: ") else f"{file}: "
             say(f"error: {where}{error}", error=True)
             failures += 1
             continue
-        heard_seconds = sum(segment.end - segment.start for segment in heard.segments)
-        if not heard.segments:
-            say(f"{file}: silence, nothing to transcribe", error=True)
-        elif len(heard.segments) > 1:
-            silent = heard.seconds - heard_seconds
-            say(
-                f"{file}: {heard.seconds:.1f} s is longer than the encoder's {transcriber.max_seconds:g} s, "
-                f"so it is transcribed in {len(heard.segments)} pieces"
-                + (f"; {silent:.1f} s are silent" if silent > 0.05 else ""),
-                error=True,
-            )
-        # One line for each file, whatever the model writes.
-        say(*([visible(str(file))] if len(files) > 1 else []), visible(heard.text))
+        _tell_cut(file, heard, transcriber)
+        if out is not None:
+            with whole_file(targets[file]) as unfinished:
+                unfinished.write_text(_written(heard, form, language), encoding="utf-8")
+        elif form == "text":
+            # One line for each file, whatever the model writes.
+            say(*([visible(str(file))] if len(files) > 1 else []), visible(heard.text))
+        else:
+            said = _written(heard, form, language, str(file) if len(files) > 1 else None)
+            say(said.removesuffix("\n"))
     if failures:
         raise DataError(f"{failures} of {len(files)} files could not be transcribed")
+
+
+def _check_live(
+    files: Sequence[Path], form: str, *, follow: bool, microphone: bool, recorded: object
+) -> None:
+    """Refuse what does not go with sound that is still being made."""
+    from kikimimi.errors import RequestError
+
+    if follow and microphone:
+        raise RequestError("--follow and --microphone: one of them")
+    option = "--follow" if follow else "--microphone"
+    if follow and len(files) != 1:
+        raise RequestError("--follow: one file, or - for the standard input")
+    if microphone and files:
+        raise RequestError("--microphone: goes without files")
+    if recorded is not None:
+        raise RequestError(f"{option}: --out and --cut are for files that are recorded already")
+    if form not in ("text", "json"):
+        raise RequestError(f"{option}: --format {form} needs the whole recording; allowed: text, json")
+
+
+def _targets(files: Sequence[Path], out: Path, form: str) -> dict[Path, Path]:
+    """Return the file that each transcript goes to."""
+    from kikimimi.errors import RequestError
+
+    suffix = {"text": "txt", "verbose_json": "json"}.get(form, form)
+    targets = {file: out / f"{file.stem}.{suffix}" for file in files}
+    sources = defaultdict(list)
+    for file, target in targets.items():
+        sources[target].append(str(file))
+    for target, several in sources.items():
+        if len(several) > 1:
+            raise RequestError(f"--out: {' and '.join(several)} would both be written to {target}")
+    return targets
+
+
+def _written(heard: Transcript, form: str, language: str | None, file: str | None = None) -> str:
+    """Return a transcript as it stands in a file, with a line feed at its end."""
+    from kikimimi.inference.subtitles import srt, verbose_json, vtt
+
+    if form in _SUBTITLES:
+        return (srt if form == "srt" else vtt)(heard.segments)
+    if form == "text":
+        return f"{visible(heard.text)}\n"
+    fields = verbose_json(heard, language=language) if form == "verbose_json" else {"text": heard.text}
+    return json_text({**({} if file is None else {"file": file}), **fields}) + "\n"
+
+
+def _tell_cut(file: Path, heard: Transcript, transcriber: Transcriber) -> None:
+    """Say into how many pieces a file was cut, and how much of it was left out."""
+    if not heard.segments:
+        say(f"{file}: silence, nothing to transcribe", error=True)
+        return
+    longest = transcriber.max_seconds
+    left_out = f"; {heard.left_out:.1f} s are silent" if heard.left_out >= 0.05 else ""
+    if longest is not None and heard.seconds > longest:
+        say(
+            f"{file}: {heard.seconds:.1f} s is longer than the encoder's {longest:g} s, so it is transcribed "
+            f"in {len(heard.segments)} pieces{left_out}",
+            error=True,
+        )
+    elif len(heard.segments) > 1 or left_out:
+        say(f"{file}: transcribed in {len(heard.segments)} pieces{left_out}", error=True)

@@ -255,6 +255,21 @@ class AdapterOutput:
     counts: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class FrameLabels:
+    """What a CTC head says of encoder frames.
+
+    Attributes:
+        scores: (B, F, labels) log-probabilities, and the lengths of the clips.
+        blank_id: The label of a frame at which nothing new is said.
+        vocabulary: Spells texts in the other labels.
+    """
+
+    scores: Padded
+    blank_id: int
+    vocabulary: Vocabulary
+
+
 class Adapter(Component):
     """Maps encoder frames to audio tokens of the LLM's width. Built as `Adapter(config, context)`.
 
@@ -285,6 +300,12 @@ class Adapter(Component):
         clip whose words are not known, which then has no part in the losses. All is None in generation,
         and the tokens must not depend on transcripts in eval mode.
         """
+
+    def label_frames(self, features: Padded) -> FrameLabels | None:
+        """Return what a CTC head says of (B, F, E) frames, by which words are found in time. Default: None,
+        for an adapter that has no such head.
+        """
+        return None
 
     def units(self, num_frames: Sequence[int], transcripts: Sequence[str | None]) -> Units:
         """Return what the auxiliary losses of clips are means over. Default: the clips; of an adapter with

@@ -176,10 +176,19 @@ def resample(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np
     return np.concatenate([first, *others]) if others else first
 
 
-def resampled(blocks: Iterable[NDArray[np.float32]], rate: int, wanted: int) -> Iterator[NDArray[np.float32]]:
+def resampled(
+    blocks: Iterable[NDArray[np.float32]], rate: int, wanted: int, *, together: int | None = None
+) -> Iterator[NDArray[np.float32]]:
     """Resample (S,) blocks that follow one another as `resample` does all of them together.
 
     Each piece is resampled with as much before and after it as the filter is wide.
+
+    Args:
+        blocks: The samples.
+        rate: Their rate [Hz].
+        wanted: Wanted rate [Hz].
+        together: Samples that are waited for, about; few where somebody waits for what comes of them. None
+            is many, which is fast.
 
     Yields:
         (S,) blocks, of other lengths.
@@ -193,7 +202,7 @@ def resampled(blocks: Iterable[NDArray[np.float32]], rate: int, wanted: int) -> 
         ratio = small if ratio < 1 else 1 / small
     old, new = ratio.numerator, ratio.denominator  # so many samples become so many
     around = math.ceil(_FILTER_WIDTH / min(old, new)) + 1  # in units of them
-    units = _RESAMPLED // max(old, new)
+    units = max((together or _RESAMPLED) // max(old, new), around)
     held: list[NDArray[np.float32]] = []
     before = length = 0
     for block in blocks:

@@ -25,6 +25,7 @@ from kikimimi.data.corpus import Corpus
 from kikimimi.data.order.sources import record_seconds
 from kikimimi.data.shards.record import named
 from kikimimi.errors import DamagedError, DataError, KikimimiError, RequestError, RunError
+from kikimimi.evaluation.long_clips import LongClips, joined
 from kikimimi.evaluation.predictions import Identity, Predictions, held_identity, row_keys
 from kikimimi.evaluation.record import (
     RECORD,
@@ -94,7 +95,7 @@ def evaluate(
 
 
 def _evaluate(run: RunFolder, asked: _Asked, model: _Model) -> dict[str, Score]:
-    name, corpus = run.recipe.name, asked.corpus
+    name = run.recipe.name
     identity = asked.identity(model.weights)
     own = asked.predictions(name, identity)
     own.copy(asked.predictions(stage_system(run, model.stage), identity, begin=False))
@@ -103,7 +104,7 @@ def _evaluate(run: RunFolder, asked: _Asked, model: _Model) -> dict[str, Score]:
     for baseline, chosen in asked.evaluation.baselines.items():
         systems[baseline] = asked.predictions(baseline, asked.baseline_identity(chosen))
         if asked.missing(systems[baseline]):
-            answer = _with_baseline(f"evaluate.{asked.name}.baselines.{baseline}", chosen, corpus)
+            answer = _with_baseline(f"evaluate.{asked.name}.baselines.{baseline}", chosen, asked)
             _predict(asked, systems[baseline], f"{asked.name}: {baseline}", answer)
     scores = _write_scores(run, asked, {**_of_stages(run, asked), **systems})
     _look(asked, model, name)
@@ -381,34 +382,32 @@ def _predict(
 
 def _with_engine(engine: Engine, asked: _Asked) -> Callable[[list[int]], Sequence[str]]:
     corpus, generation = asked.corpus, asked.evaluation.generate
-    _check_lengths(corpus, engine.max_seconds, "the encoder")
+    long_clips = LongClips(corpus, asked.evaluation, engine.max_seconds, "the encoder")
 
-    def prompt(row: int) -> Prompt:
+    def prompts(row: int) -> list[Prompt]:
         record = corpus.shards.read(row)
         conversation = corpus.conversation(record).prompt()
         clips = corpus.waveforms(record, conversation.clips(), engine.sample_rate)
-        return Prompt(record.where, conversation, clips)
+        if len(clips) != 1:
+            return [Prompt(record.where, conversation, clips)]
+        pieces = long_clips.pieces(clips[0].numpy(), engine.sample_rate)
+        return [Prompt(record.where, conversation, [torch.from_numpy(piece)]) for piece in pieces]
 
-    return lambda rows: engine.answer([prompt(row) for row in rows], generation, len(rows))
+    def answer(rows: list[int]) -> list[Answer]:
+        asking = [(number, prompt) for number, row in enumerate(rows) for prompt in prompts(row)]
+        said = engine.answer([prompt for _, prompt in asking], generation, len(rows))
+        return joined(said, [number for number, _ in asking], len(rows))
 
-
-def _check_lengths(corpus: Corpus, limit: float | None, who: str) -> None:
-    longest = corpus.shards.longest
-    too_long = [] if limit is None else [row for row in range(len(longest)) if longest[row] > limit]
-    if too_long:
-        raise DataError(
-            f"{corpus.name}: {len(too_long)} of {len(longest)} records hold a clip longer than {who} takes "
-            f"({limit:g} s), the first is {corpus.shards.where(too_long[0])} ({longest[too_long[0]]:.1f} s). "
-            "Nothing is cut; pack the data without them"
-        )
+    return answer
 
 
-def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list[int]], Sequence[str]]:
+def _with_baseline(where: str, chosen: Chosen, asked: _Asked) -> Callable[[list[int]], Sequence[str]]:
+    corpus = asked.corpus
     source = getattr(chosen.config, "weights", None)
     say(f"loading {chosen.name}{f' ({source})' if source else ''}", error=True)
     with _blamed_on(where):
         recogniser: Recogniser = chosen.component(chosen.config)
-    _check_lengths(corpus, recogniser.max_seconds, where)
+    long_clips = LongClips(corpus, asked.evaluation, recogniser.max_seconds, where)
 
     def answer(rows: list[int]) -> list[str]:
         texts: dict[int, str] = {}
@@ -428,11 +427,17 @@ def _with_baseline(where: str, chosen: Chosen, corpus: Corpus) -> Callable[[list
             )
             by_language.setdefault(named(record.json, "language"), []).append(row)
         for language, group in by_language.items():
+            pieces = [
+                (number, piece)
+                for number, row in enumerate(group)
+                for piece in long_clips.pieces(clips[row], recogniser.sample_rate)
+            ]
+            owners = [number for number, _ in pieces]
             with _blamed_on(where):
                 said = recogniser.respond(
-                    [prompts[row] for row in group], [clips[row] for row in group], language
+                    [prompts[group[number]] for number in owners], [piece for _, piece in pieces], language
                 )
-            texts.update(zip(group, said, strict=True))
+            texts.update(zip(group, joined(said, owners, len(group)), strict=True))
         return [texts[row] for row in rows]
 
     return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,20 +14,17 @@ from numpy.typing import NDArray
 from kikimimi.contracts.answer import Answer
 from kikimimi.data.audio import decode_blocks, is_silent
 from kikimimi.errors import RequestError
+from kikimimi.inference.alignment import word_times
+from kikimimi.inference.cutting import CutPiece
 from kikimimi.inference.engine import BATCH_SIZE, Prompt
 from kikimimi.inference.fixed_tasks import fixed_tasks
 from kikimimi.inference.load import open_engine
-from kikimimi.inference.transcript import TextSegment, Transcript
+from kikimimi.inference.recording import Cut, cut_recording
+from kikimimi.inference.transcript import TextSegment, TimedWord, Transcript
 from kikimimi.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from kikimimi.contracts.task import Task
-
-FRAME_SECONDS = 0.1
-"""Length of the frames whose loudness decides where a long clip is cut [s]."""
-SEARCH_SHARE = 0.25
-"""Share of a window, at its end, in which the quietest place is looked for."""
-
 
 _ON_CPU = 2
 """Pieces of a file that are transcribed together on a CPU: more take its memory, and are no faster."""
@@ -75,93 +73,94 @@ class Transcriber:
         ]
         return [answer.spoken for answer in self.engine.answer(prompts, self.generation)]
 
-    def transcribe_file(self, path: Path, language: str | None = None) -> Transcript:
+    def transcribe_file(
+        self,
+        path: Path,
+        language: str | None = None,
+        *,
+        cut: Cut | None = None,
+        pause: float | None = None,
+        words: bool = False,
+    ) -> Transcript:
         """Transcribe an audio file of any length, of which no more than some windows are held at a time.
 
         Args:
             path: The audio file.
             language: ISO 639-1 code, or None for the task's own choice.
+            cut: Where a file is cut that is longer than the encoder's window; None is at silence where the
+                task is to transcribe, and else in the quietest place, which leaves nothing out.
+            pause: Shortest silence [s] that ends a segment; None makes segments as long as they may be.
+            words: Whether the words of segments have times, which needs an adapter with a CTC head.
 
         Raises:
-            RequestError: No file is there, or the task has no fixed question, or none in this language.
+            RequestError: No file is there, or the task has no fixed question, or none in this language; there
+                is no CTC head for times of words.
             DataError: It cannot be decoded, or a piece of it does not fit into the LLM's context.
         """
-        blocks = decode_blocks(path, sample_rate=self.sample_rate, name=str(path))
-        if self.max_seconds is None:
-            blocks = iter([np.concatenate(list(blocks))])
         samples = 0
-        segments: list[TextSegment] = []
-        heard: list[tuple[int, NDArray[np.float32]]] = []
-        for piece in self._cut(blocks):
-            if not is_silent(piece):
-                heard.append((samples, piece))
-            samples += len(piece)
-            if len(heard) == self._together:
-                segments += self._segments(heard, language)
-                heard = []
-        segments += self._segments(heard, language) if heard else []
-        return Transcript(tuple(segments), samples / self.sample_rate)
 
-    def _segments(
-        self, heard: Sequence[tuple[int, NDArray[np.float32]]], language: str | None
-    ) -> list[TextSegment]:
-        """Transcribe pieces that begin at these samples of a file."""
-        texts = self.transcribe([piece for _, piece in heard], language)
-        return [
-            TextSegment(start / self.sample_rate, (start + len(piece)) / self.sample_rate, text)
-            for (start, piece), text in zip(heard, texts, strict=True)
-        ]
+        def counted(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+            nonlocal samples
+            for block in blocks:
+                samples += len(block)
+                yield block
 
-    def pieces(self, clip: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Cut a clip that is longer than the encoder's window at quiet places; nothing is left out."""
-        return list(self._cut([clip]))
+        blocks = counted(decode_blocks(path, sample_rate=self.sample_rate, name=str(path)))
+        segments = tuple(self.segments(self.pieces(blocks, cut=cut, pause=pause), language, words=words))
+        return Transcript(segments, samples / self.sample_rate)
 
-    def _cut(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        if self.max_seconds is None:
-            yield from blocks
-            return
-        longest, frame = int(self.max_seconds * self.sample_rate), int(FRAME_SECONDS * self.sample_rate)
-        yield from cut_blocks(blocks, longest, frame)
+    def pieces(
+        self, blocks: Iterable[NDArray[np.float32]], *, cut: Cut | None = None, pause: float | None = None
+    ) -> Iterator[CutPiece]:
+        """Cut a recording that comes in blocks of (S,) samples into pieces that the encoder takes.
 
+        Args:
+            blocks: (S,) mono float32 at `sample_rate`, end to end.
+            cut: Where it is cut, as `transcribe_file` has it.
+            pause: Shortest silence [s] that ends a piece, where it is cut at silence.
 
-def cut_at_quiet(clip: NDArray[np.float32], longest: int, frame: int) -> list[NDArray[np.float32]]:
-    """Cut (S,) samples into pieces of at most `longest`, each cut in the quietest frame near a window's end.
+        Yields:
+            The pieces, in order; no two overlap.
+        """
+        cut = cut or ("silence" if self.task.transcribes else "quietest")
+        yield from cut_recording(
+            blocks, sample_rate=self.sample_rate, max_seconds=self.max_seconds, cut=cut, pause=pause
+        )
 
-    Args:
-        clip: The samples; the pieces, end to end, are the clip.
-        longest: Longest piece [samples].
-        frame: Length of the frames that are compared [samples].
-    """
-    return list(cut_blocks([clip], longest, frame))
+    def segments(
+        self, pieces: Iterable[CutPiece], language: str | None = None, *, words: bool = False
+    ) -> Iterator[TextSegment]:
+        """Transcribe pieces of a recording, some at a time; silent ones are left out.
 
+        Args:
+            pieces: Pieces of at most the encoder's window.
+            language: ISO 639-1 code, or None for the task's own choice.
+            words: Whether their words have times, too.
 
-def cut_blocks(
-    blocks: Iterable[NDArray[np.float32]], longest: int, frame: int
-) -> Iterator[NDArray[np.float32]]:
-    """Cut samples that come in blocks as `cut_at_quiet` does; little more than a piece is held.
+        Yields:
+            The segments, as soon as they are heard.
 
-    Yields:
-        (S,) pieces.
-    """
-    first = int(longest * (1 - SEARCH_SHARE))
-    frame = min(frame, longest - first)
-    held: list[NDArray[np.float32]] = []
-    length = 0
-    for block in blocks:
-        held.append(block)
-        length += len(block)
-        if length <= longest:
-            continue
-        clip = np.concatenate(held) if len(held) > 1 else held[0]
-        while len(clip) > longest:
-            frames = clip[first:longest][: (longest - first) // frame * frame].reshape(-1, frame)
-            quietest = int(np.argmin(np.square(frames).mean(axis=1)))
-            cut = first + quietest * frame + frame // 2
-            yield clip[:cut]
-            clip = clip[cut:]
-        held, length = [clip], len(clip)
-    if held:
-        yield np.concatenate(held) if len(held) > 1 else held[0]
+        Raises:
+            RequestError: The task has no fixed question, or none in this language; there is no CTC head for
+                times of words.
+            DataError: A piece does not fit into the encoder's window or the LLM's context.
+        """
+        heard = (piece for piece in pieces if not is_silent(piece.samples))
+        while together := list(islice(heard, self._together)):
+            texts = self.transcribe([piece.samples for piece in together], language)
+            for piece, text in zip(together, texts, strict=True):
+                start, end = piece.start / self.sample_rate, piece.end / self.sample_rate
+                timed = self._words(piece, text) if words else ()
+                yield TextSegment(start, end, text, timed)
+
+    def _words(self, piece: CutPiece, text: str) -> tuple[TimedWord, ...]:
+        words = word_times(self.engine, piece.samples, text)
+        if words is None:
+            raise RequestError(
+                "times of words need an adapter with a CTC head (ctc, alignformer), and this run has none"
+            )
+        at = piece.start / self.sample_rate
+        return tuple(TimedWord(at + word.start, at + word.end, word.word) for word in words)
 
 
 def _task(run: RunFolder) -> Task:

@@ -52,6 +52,11 @@ class Transcript(NamedTuple):
         """The texts of all segments, joined."""
         return join_texts([segment.text for segment in self.segments])
 
+    @property
+    def left_out(self) -> float:
+        """Length of what was not heard, as nobody speaks there [s]."""
+        return self.seconds - sum(segment.end - segment.start for segment in self.segments)
+
 
 def join_texts(texts: Sequence[str]) -> str:
     """Join the texts of consecutive pieces; a space goes between two where both scripts use spaces."""

@@ -433,6 +433,9 @@ class Evaluation(Options):
     """Number format of computing; null is the trainer's. Baselines have their own."""
     batch_seconds: PositiveFloat = 60.0
     """Audio per batch [s]; a text without audio counts with 0.08 s per character."""
+    long_clips: Literal["refuse", "cut"] = "refuse"
+    """Clips that are longer than a system takes: refuse is an error, cut cuts them as `kikimimi transcribe`
+    cuts files, and joins the answers."""
     baselines: dict[str, Chosen] = field(
         default_factory=dict, metadata={"kind": "recogniser", "noun": "baseline"}
     )

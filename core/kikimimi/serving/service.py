@@ -10,11 +10,11 @@ import torch
 
 from kikimimi.contracts.conversation import Conversation
 from kikimimi.contracts.task import Task
+from kikimimi.inference.cutting import FRAME_SECONDS, cut_blocks
 from kikimimi.inference.engine import Prompt
 from kikimimi.inference.fixed_tasks import fixed_tasks
 from kikimimi.inference.live import LiveEngine
 from kikimimi.inference.load import open_engine
-from kikimimi.inference.transcriber import FRAME_SECONDS, cut_blocks
 from kikimimi.run.folder import RunFolder
 from kikimimi.serving.asking import Asker
 from kikimimi.serving.decoding import Samples, UploadDecoder, UploadPiece

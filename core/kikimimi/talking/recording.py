@@ -14,7 +14,7 @@ from torch import Tensor
 from kikimimi.console.words import counted, nearest
 from kikimimi.data.audio import decode, is_silent
 from kikimimi.errors import DataError, RequestError
-from kikimimi.inference.transcriber import FRAME_SECONDS, cut_at_quiet
+from kikimimi.inference.cutting import FRAME_SECONDS, cut_at_quiet
 
 LONGEST_RECORDING = 1800.0
 """Longest recording [s]: all of it is held while it is talked about, as 115 MB at 16 kHz."""

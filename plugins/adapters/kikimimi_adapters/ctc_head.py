@@ -19,6 +19,7 @@ from kikimimi import (
     BytesVocabulary,
     CharacterVocabulary,
     ComponentConfig,
+    FrameLabels,
     NonNegativeFloat,
     Padded,
     TokenizerVocabulary,
@@ -354,6 +355,11 @@ class CTCCompressor(Adapter):
         vocabulary = self.ctc.vocabulary
         if self.config.vocabulary == "characters" and isinstance(vocabulary, CharacterVocabulary):
             vocabulary.save(folder / VOCABULARY_FILE)
+
+    def label_frames(self, features: Padded) -> FrameLabels:
+        """Return the log-probabilities of the head's labels for (B, F, E) frames, in float32."""
+        scores = self.ctc.head(zero_past_lengths(features)).float().log_softmax(-1)
+        return FrameLabels(Padded(scores, features.lengths), self.ctc.blank_id, self.ctc.vocabulary)
 
     def max_tokens(self, num_frames: int) -> int:
         """Return F: every frame may have a label of its own."""

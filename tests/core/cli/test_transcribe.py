@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import signal
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +34,28 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Transcriber, "transcribe", transcribe)
     return lengths
+
+
+class Loudness:
+    """Takes for speech what is loud."""
+
+    def __init__(self, sample_rate: int) -> None:
+        assert sample_rate == 16_000
+        self._left = np.zeros(0, np.float32)
+
+    def push(self, block: Any) -> Any:
+        held = np.concatenate([self._left, block])
+        whole = len(held) // 512 * 512
+        self._left = held[whole:]
+        return (np.abs(held[:whole].reshape(-1, 512)).max(axis=1) > 0.01).astype(np.float32)
+
+    def finish(self) -> Any:
+        return self.push(np.zeros(-len(self._left) % 512, np.float32))
+
+
+@pytest.fixture
+def loud_is_speech(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kikimimi.inference.speech_cutter.SpeechDetector", Loudness)
 
 
 def test_one_file_gives_one_line(cli: Cli, trained: Path, write: Write, tone: Tone) -> None:
@@ -125,7 +152,7 @@ def test_a_long_clip_is_transcribed_in_pieces_and_nothing_is_cut(
     cli: Cli, trained: Path, write: Write, tone: Tone, heard: list[int]
 ) -> None:
     file = write("long.wav", tone(7.0))
-    done = cli("transcribe", trained, file)
+    done = cli("transcribe", trained, file, "--cut", "quietest")
     assert done.code == 0
     assert len(heard) >= 4
     assert sum(heard) == 7 * 16000
@@ -139,7 +166,7 @@ def test_a_long_clip_is_transcribed_in_pieces_and_nothing_is_cut(
 
 
 def test_a_long_clip_with_the_real_model(cli: Cli, trained: Path, write: Write, tone: Tone) -> None:
-    done = cli("transcribe", trained, write("long.wav", tone(5.0)))
+    done = cli("transcribe", trained, write("long.wav", tone(5.0)), "--cut", "quietest")
     assert done.code == 0
     assert "transcribed in 3 pieces" in done.err
     assert done.out.count("\n") == 1
@@ -149,7 +176,7 @@ def test_silent_pieces_of_a_long_clip_are_counted(
     cli: Cli, trained: Path, write: Write, tone: Tone, heard: list[int]
 ) -> None:
     samples = np.concatenate([tone(1.0), np.zeros(16000 * 5, np.float32), tone(1.0)])
-    done = cli("transcribe", trained, write("pause.wav", samples))
+    done = cli("transcribe", trained, write("pause.wav", samples), "--cut", "quietest")
     assert done.code == 0
     silent = float(re.search(r"in \d+ pieces; ([\d.]+) s are silent\n$", done.err)[1])  # type: ignore[index]
     assert f"in {len(heard)} pieces" in done.err
@@ -251,3 +278,205 @@ def test_whatever_the_model_writes_is_one_line(
     done = cli("transcribe", trained, *files)
     text = "a\\nb\\x1b[31m\\t[red]\u200c"
     assert done.out == f"{files[0]}\t{text}\n{str(files[1])[:-6]}\\x1b.flac\t{text}\n"
+
+
+@pytest.fixture
+def phrases(write: Write, tone: Tone, loud_is_speech: None) -> Path:
+    """Tones from 1 s to 1.9 s, 3 s to 3.4 s, 3.7 s to 4.3 s, and 6 s to 7 s of 8 s."""
+    samples = np.zeros(8 * 16_000, np.float32)
+    for start, seconds in ((1.0, 0.9), (3.0, 0.4), (3.7, 0.6), (6.0, 1.0)):
+        samples[int(start * 16_000) :][: int(seconds * 16_000)] = tone(seconds)
+    return write("phrases.wav", samples)
+
+
+def test_a_long_file_is_cut_at_silence(cli: Cli, trained: Path, phrases: Path, heard: list[int]) -> None:
+    done = cli("transcribe", trained, phrases)
+    assert (done.code, done.out) == (0, "文2文2文3\n")
+    assert [length / 16_000 for length in heard] == pytest.approx([1.4, 1.8, 1.5], abs=0.05)
+    assert done.err == (
+        f"{phrases}: 8.0 s is longer than the encoder's 2 s, so it is transcribed in 3 pieces; "
+        f"{8 - sum(heard) / 16_000:.1f} s are silent\n"
+    )
+
+
+def test_subtitles(cli: Cli, trained: Path, phrases: Path, heard: list[int]) -> None:
+    done = cli("transcribe", trained, phrases, "--format", "srt")
+    assert done.code == 0
+    times = re.findall(r"(\d+)\n00:00:(\d\d,\d{3}) --> 00:00:(\d\d,\d{3})\n文\d\n(?:\n|$)", done.out)
+    assert [number for number, _, _ in times] == ["1", "2", "3"]
+    found = [tuple(float(second.replace(",", ".")) for second in (start, end)) for _, start, end in times]
+    assert np.array(found) == pytest.approx(np.array([(0.75, 2.15), (2.75, 4.55), (5.75, 7.25)]), abs=0.05)
+    assert cli("transcribe", trained, phrases, "--format", "vtt").out.startswith("WEBVTT\n\n00:00:00.7")
+
+
+def test_a_pause_ends_a_segment(cli: Cli, trained: Path, phrases: Path, heard: list[int]) -> None:
+    assert cli("transcribe", trained, phrases, "--pause", "0.2").code == 0
+    assert len(heard) == 4
+    heard.clear()
+    assert cli("transcribe", trained, phrases, "--pause", "9").code == 0
+    assert len(heard) == 3  # the window is 2 s
+
+
+def test_json_is_one_line_for_each_file(
+    cli: Cli, trained: Path, write: Write, tone: Tone, phrases: Path, heard: list[int]
+) -> None:
+    short = write("a.wav", tone(0.5))
+    assert json.loads(cli("transcribe", trained, short, "--format", "json").out) == {"text": "文1"}
+    done = cli("transcribe", trained, short, phrases, "--format", "verbose_json", "--language", "ja")
+    first, second = map(json.loads, done.out.splitlines())
+    assert first == {
+        "file": str(short),
+        "task": "transcribe",
+        "language": "ja",
+        "duration": 0.5,
+        "text": "文2",
+        "segments": [{"id": 0, "start": 0.0, "end": 0.5, "text": "文2"}],
+    }
+    assert (second["file"], second["duration"], len(second["segments"])) == (str(phrases), 8.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "content"),
+    [
+        ("text", "a.txt", "文1\n"),
+        ("json", "a.json", '{"text": "文1"}\n'),
+        ("srt", "a.srt", "1\n00:00:00,000 --> 00:00:00,500\n文1\n\n"),
+        ("vtt", "a.vtt", "WEBVTT\n\n00:00:00.000 --> 00:00:00.500\n文1\n\n"),
+    ],
+)
+def test_transcripts_in_a_folder(
+    cli: Cli,
+    trained: Path,
+    write: Write,
+    tone: Tone,
+    tmp_path: Path,
+    heard: list[int],
+    loud_is_speech: None,
+    form: str,
+    name: str,
+    content: str,
+) -> None:
+    files = write("a.flac", tone(0.5)), write("b.wav", tone(0.5))
+    done = cli("transcribe", trained, *files, "--format", form, "--out", tmp_path / "made" / "here")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert (tmp_path / "made" / "here" / name).read_text(encoding="utf-8") == content
+    assert len(list((tmp_path / "made" / "here").iterdir())) == 2
+
+
+def test_what_cannot_be_asked_for(
+    cli: Cli, trained: Path, write: Write, tone: Tone, tmp_path: Path, heard: list[int]
+) -> None:
+    first, second = write("a.wav", tone(0.5)), write("a.flac", tone(0.5))
+    asked: list[tuple[list[object], str]] = [
+        (["--format", "srt"], "--format srt: subtitles of several files need a folder: --out FOLDER"),
+        (["--out", tmp_path], f"--out: {first} and {second} would both be written to {tmp_path / 'a.txt'}"),
+        (["--cut", "quietest", "--pause", "1"], "--pause: pauses end segments with --cut silence only"),
+        (["--idle", "1"], "--idle: says when a file that is followed has ended; it goes with --follow"),
+        (["--words"], "--words: times of words stand in --format verbose_json, not in text"),
+        (["--follow"], "--follow: one file, or - for the standard input"),
+        (["--microphone"], "--microphone: goes without files"),
+        (["--microphone", "--follow"], "--follow and --microphone: one of them"),
+    ]
+    for arguments, message in asked:
+        done = cli("transcribe", trained, first, second, *arguments)
+        assert (done.code, done.out, done.err) == (2, "", f"error: {message}\n")
+    assert heard == []
+
+
+def test_live_sound_has_no_end_to_write(
+    cli: Cli, trained: Path, write: Write, tone: Tone, tmp_path: Path, heard: list[int]
+) -> None:
+    file = write("a.wav", tone(0.5))
+    done = cli("transcribe", trained, file, "--follow", "--format", "srt")
+    message = "--follow: --format srt needs the whole recording; allowed: text, json"
+    assert (done.code, done.err) == (2, f"error: {message}\n")
+    done = cli("transcribe", trained, "--microphone", "--out", tmp_path)
+    message = "--microphone: --out and --cut are for files that are recorded already"
+    assert (done.code, done.err) == (2, f"error: {message}\n")
+    done = cli("transcribe", trained)
+    assert (done.code, done.err) == (2, "error: name an audio file, or --microphone\n")
+    assert heard == []
+
+
+def test_a_file_that_is_still_written(
+    cli: Cli, trained: Path, phrases: Path, heard: list[int], tmp_path: Path
+) -> None:
+    """It is heard as it grows: a line for each segment, and no sample is lost."""
+    content = phrases.read_bytes()
+    growing = tmp_path / "growing.wav"
+    growing.write_bytes(content[:30])
+    grown = threading.Event()
+
+    def write_on() -> None:
+        with growing.open("ab", buffering=0) as file:
+            for start in range(30, len(content), 40_001):
+                file.write(content[start : start + 40_001])
+                grown.wait(0.01)
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    done = cli("transcribe", trained, growing, "--follow", "--idle", "1", "--pause", "0.6")
+    writer.join()
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "文1\n文2\n文3\n"
+    assert [length / 16_000 for length in heard] == pytest.approx([1.4, 1.8, 1.5], abs=0.05)
+
+
+def test_live_json_tells_what_is_unfinished(
+    cli: Cli, trained: Path, phrases: Path, heard: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a pipe, which ends."""
+    reading, writing = os.pipe()
+    content = phrases.read_bytes()
+    header, samples = content[:44], content[44:]
+
+    def write_on() -> None:
+        with open(writing, "wb", buffering=0) as pipe:
+            pipe.write(header)
+            pipe.write(samples)
+
+    with open(reading, "rb") as standard_input:
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        writer = threading.Thread(target=write_on)
+        writer.start()
+        done = cli("transcribe", trained, "-", "--follow", "--format", "json")
+        writer.join()
+    assert (done.code, done.err) == (0, "")
+    said = [json.loads(line) for line in done.out.splitlines()]
+    starts = [text["start"] for text in said if text["final"]]
+    assert starts == pytest.approx([0.75, 2.75, 5.75], abs=0.05)
+    assert [text["text"] for text in said] == [f"文{number + 1}" for number in range(len(said))]
+    unfinished = [text for text in said if not text["final"]]
+    assert unfinished
+    assert all(text["end"] - text["start"] <= 2 for text in unfinished)
+
+
+def test_what_cannot_be_followed(cli: Cli, trained: Path, write: Write, tone: Tone) -> None:
+    flac = write("a.flac", tone(0.5))
+    done = cli("transcribe", trained, flac, "--follow")
+    assert done.code == 1
+    assert f"{flac}: is not WAV, the only format that can be heard while it is written" in done.err
+
+
+def test_ctrl_c_ends_what_is_followed(
+    cli: Cli, trained: Path, write: Write, tone: Tone, heard: list[int], loud_is_speech: None
+) -> None:
+    """What was said before is transcribed, and the exit code is 0."""
+    file = write("a.wav", tone(1.5))
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+
+    def started(self: Transcriber, *_: Any) -> None:
+        timer.start()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Transcriber, "__init__", with_call(Transcriber.__init__, started))
+        done = cli("transcribe", trained, file, "--follow")
+    assert (done.code, done.out) == (0, "文1\n")
+
+
+def with_call(method: Callable[..., None], after: Callable[..., None]) -> Callable[..., None]:
+    def both(*given: Any) -> None:
+        method(*given)
+        after(*given)
+
+    return both

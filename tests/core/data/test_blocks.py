@@ -6,6 +6,7 @@ import io
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,26 @@ def test_blocks_are_resampled_as_the_whole_is(
     blocks = np.split(samples, [7, 10_007, 50_000, 140_000])
     pieces = list(resampled(blocks, rate, wanted))
     assert len(pieces) > 3
+    np.testing.assert_allclose(np.concatenate(pieces), expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("together", [1, 500, 2_205])
+def test_resampled_samples_come_soon_where_somebody_waits(together: int) -> None:
+    samples = noise(30_001)
+    expected = functional.resample(torch.from_numpy(samples), 441, 160).numpy()
+    pieces: list[np.ndarray] = []
+    given = 0
+
+    def blocks() -> Iterator[np.ndarray]:
+        nonlocal given
+        for start in range(0, len(samples), 100):
+            given = start + 100
+            yield samples[start:given]
+
+    for piece in resampled(blocks(), 44_100, 16_000, together=together):
+        pieces.append(piece)
+        done = sum(map(len, pieces)) / 160 * 441
+        assert given - done < max(together, 3 * 441) + 3 * 441
     np.testing.assert_allclose(np.concatenate(pieces), expected, rtol=0, atol=1e-7)
 
 

@@ -22,9 +22,11 @@ from kikimimi.contracts import registry
 from kikimimi.contracts.metric import Score
 from kikimimi.contracts.precision import DTYPES
 from kikimimi.data.audio import encode_flac
+from kikimimi.data.corpus import Corpus
 from kikimimi.data.shards.indexing import build_index
 from kikimimi.errors import DataError, RequestError, RunError
 from kikimimi.evaluation.evaluate import evaluate, evaluate_stage
+from kikimimi.evaluation.long_clips import joined
 from kikimimi.evaluation.predictions import Predictions, held_identity, read_predictions
 from kikimimi.evaluation.record import open_changed
 from kikimimi.evaluation.score import read_scores, score
@@ -398,6 +400,70 @@ def test_a_clip_longer_than_the_encoders_window_is_named(
     monkeypatch.setattr(LOAD, lambda *_: model)
     with pytest.raises(DataError, match=r"of 6 records hold a clip longer than the encoder takes \(0\.5 s\)"):
         evaluate(folder)
+
+
+class AllSpeech:
+    """Hears speech all the time."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._chunk, self._samples, self._told = sample_rate * 4 // 125, 0, 0
+
+    def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._samples += len(block)
+        told, self._told = self._told, self._samples // self._chunk
+        return np.ones(self._told - told, np.float32)
+
+    def finish(self) -> NDArray[np.float32]:
+        return np.ones(int(self._samples % self._chunk > 0), np.float32)
+
+
+def test_long_clips_are_cut_where_that_is_asked_for(run: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the model and by baselines; nothing is lost, and what is short stays whole."""
+    monkeypatch.setattr("kikimimi.inference.speech_cutter.SpeechDetector", AllSpeech)
+    folder = run(long_clips="cut", baselines={"x": baseline("deaf")})
+    model = load_model(folder)
+    model.encoder.max_seconds = 0.5
+    monkeypatch.setattr(LOAD, lambda *_: model)
+    heard: list[int] = []
+    whole = Engine.answer
+
+    def noted(self: Engine, prompts: Sequence[Prompt], *given: Any) -> list[Answer]:
+        heard.extend(len(clip) for prompt in prompts for clip in prompt.clips)
+        return whole(self, prompts, *given)
+
+    monkeypatch.setattr(Engine, "answer", noted)
+    scores = evaluate(folder)["held_out"]
+    assert scores["quickstart"].count == scores["x"].count == 6
+    held_out = Corpus.open("held_out", folder.recipe.evaluate["held_out"])
+    seconds = held_out.shards.longest.tolist()
+    assert max(heard) <= 0.5 * 16_000
+    assert len(heard) > 6
+    assert sum(heard) == pytest.approx(sum(seconds) * 16_000, abs=12)
+    lengths = [length for asked, _ in Echo.asked for length in asked]
+    assert max(lengths) <= 0.31 * 8_000
+    assert sum(lengths) == pytest.approx(sum(seconds) * 8_000, abs=12)
+    texts = [line["prediction"] for line in read_predictions(predictions(folder, "x")).values()]
+    assert "".join(texts) == "はい" * len(lengths)
+
+
+def test_several_clips_of_a_record_are_not_cut(
+    run: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = write_dialogues(tmp_path / "long.tar", (0.4, 0.6))
+    folder = run(task=Chosen.of("task", "chat"), shards=shards, long_clips="cut")
+    model = load_model(folder)
+    model.encoder.max_seconds = 0.5
+    monkeypatch.setattr(LOAD, lambda *_: model)
+    with pytest.raises(DataError, match=r"talk-0.*: holds several clips, and one is longer than the encoder"):
+        evaluate(folder)
+
+
+def test_answers_to_pieces_are_joined() -> None:
+    texts = [Answer("ab", cut=False), Answer("<think>x</think> cd", cut=True), "<think>y</think>ef"]
+    found = joined(texts, [0, 0, 2], 3)
+    assert found == ["ab cd", "", "<think>y</think>ef"]
+    assert [answer.cut for answer in found] == [True, False, None]
+    assert [answer.cut for answer in joined(["a", "b"], [0, 0], 1)] == [None]
 
 
 def write_dialogues(shard: Path, *lengths: tuple[float, ...]) -> str:
