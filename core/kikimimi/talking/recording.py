@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from kikimimi.console.words import counted, nearest
 from kikimimi.data.audio import decode, is_silent
 from kikimimi.errors import DataError, RequestError
 from kikimimi.inference.cutting import FRAME_SECONDS, cut_at_quiet
+from kikimimi.inference.recording import cut_recording
 
 LONGEST_RECORDING = 1800.0
 """Longest recording [s]: all of it is held while it is talked about, as 115 MB at 16 kHz."""
@@ -53,7 +54,7 @@ class Ears:
         )
 
     def hear(self, samples: NDArray[np.float32], name: str) -> Recording:
-        """Cut a recording that is longer than the model takes at quiet places; nothing is left out.
+        """Cut a recording that is longer than the model takes where nobody speaks; nothing is left out.
 
         Args:
             samples: (S,) mono float32 at `sample_rate`.
@@ -64,15 +65,24 @@ class Ears:
         """
         if is_silent(samples):
             raise DataError(f"{name}: silence: nothing can be heard in it. Is the microphone on?")
-        pieces: Iterable[NDArray[np.float32]] = [samples]
-        if self.max_seconds is not None:
-            longest, frame = (
-                int(seconds * self.sample_rate) for seconds in (self.max_seconds, FRAME_SECONDS)
-            )
-            pieces = cut_at_quiet(samples, longest, frame)
-        return Recording(
-            name, tuple(map(torch.from_numpy, pieces)), len(samples) / self.sample_rate, self.max_seconds
-        )
+        pieces = tuple(map(torch.from_numpy, self._pieces(samples)))
+        return Recording(name, pieces, len(samples) / self.sample_rate, self.max_seconds)
+
+    def _pieces(self, samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        if self.max_seconds is None or len(samples) <= self.max_seconds * self.sample_rate:
+            yield samples
+            return
+        longest, frame = (int(seconds * self.sample_rate) for seconds in (self.max_seconds, FRAME_SECONDS))
+        spoken = cut_recording([samples], sample_rate=self.sample_rate, max_seconds=self.max_seconds)
+        begin = end = 0
+        # What is said goes on to where somebody speaks again; a longer rest is cut where it is quietest.
+        for start, until in [*((piece.start, piece.end) for piece in spoken), (len(samples), 0)]:
+            if begin < start <= begin + longest:
+                yield samples[begin:start]
+            else:
+                yield from [samples[begin:end]] if begin < end else []
+                yield from cut_at_quiet(samples[end:start], longest, frame) if end < start else []
+            begin, end = start, until
 
 
 @dataclass(frozen=True)
@@ -99,5 +109,5 @@ class Recording:
             return heard
         return (
             f"{heard}, longer than the encoder's {self.max_seconds:g} s: it is heard in "
-            f"{counted(len(self.pieces), 'piece')}, cut where it is quiet"
+            f"{counted(len(self.pieces), 'piece')}, cut where nobody speaks"
         )

@@ -11,6 +11,7 @@ import torch
 
 from kikimimi import AudioPart, Conversation, Generation, Message, TextPart
 from kikimimi.errors import DataError, RequestError, RoomError
+from kikimimi.inference.cutting import CutPiece
 from kikimimi.inference.engine import Engine
 from kikimimi.inference.live import LiveEngine
 from kikimimi.recipe import load_recipe
@@ -58,7 +59,7 @@ def test_a_long_recording_is_several_parts_of_one_turn(ears: Ears) -> None:
     assert [len(piece) for piece in heard.pieces] == [29_600, 18_400]
     assert torch.equal(torch.cat(heard.pieces), torch.from_numpy(samples))
     assert heard.told == (
-        "long: 3.0 s, longer than the encoder's 2 s: it is heard in 2 pieces, cut where it is quiet"
+        "long: 3.0 s, longer than the encoder's 2 s: it is heard in 2 pieces, cut where nobody speaks"
     )
     dialogue = Dialogue()
     dialogue.ask(*Request(after="what?").parts(heard))
@@ -69,6 +70,38 @@ def test_a_long_recording_is_several_parts_of_one_turn(ears: Ears) -> None:
     ]
     assert ears.hear(samples[:32_000], "short").told == "short: 2.0 s"
     assert len(Ears(16_000, None).hear(samples, "any").pieces) == 1
+
+
+@pytest.mark.parametrize(
+    ("spoken", "begins"),
+    [
+        ([(0, 30), (40, 70)], [0, 40]),
+        ([(10, 30), (95, 130)], [0, 10, 95]),
+        ([(10, 30), (99, 120)], [0, 10, 99]),
+        ([(70, 130)], [0, 70]),
+    ],
+)
+def test_cuts_are_where_somebody_begins_to_speak(
+    monkeypatch: pytest.MonkeyPatch, spoken: list[tuple[int, int]], begins: list[int]
+) -> None:
+    assert cuts(monkeypatch, spoken, 130) == [*begins, 130]
+
+
+def test_a_long_rest_is_cut_by_its_loudness(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {200, 280} <= set(cuts(monkeypatch, [(200, 240)], 280))
+    assert {90, 250, 280} <= set(cuts(monkeypatch, [(0, 90), (250, 260)], 280))
+    cuts(monkeypatch, [], 280)
+
+
+def cuts(monkeypatch: pytest.MonkeyPatch, spoken: list[tuple[int, int]], total: int) -> list[int]:
+    """Return where ears that take 100 samples cut, and check that nothing is lost."""
+    samples = np.arange(1, total + 1).astype(np.float32)
+    found = [CutPiece(start, samples[start:end]) for start, end in spoken]
+    monkeypatch.setattr("kikimimi.talking.recording.cut_recording", lambda *_, **__: iter(found))
+    pieces = Ears(100, 1.0).hear(samples, "it").pieces
+    assert torch.equal(torch.cat(pieces), torch.from_numpy(samples))
+    assert all(0 < len(piece) <= 100 for piece in pieces)
+    return [0, *np.cumsum([len(piece) for piece in pieces]).tolist()]
 
 
 def test_what_cannot_be_heard(ears: Ears, tmp_path: Path) -> None:
