@@ -13,7 +13,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-COMES_WITH = {"tokenizers": "transformers", "aiohttp": "fsspec", "pyarrow": "datasets"}
+COMES_WITH = {
+    "tokenizers": "transformers",
+    "aiohttp": "fsspec",
+    "pyarrow": "datasets",
+    "starlette": "fastapi",
+    "anyio": "fastapi",
+    "pydantic-core": "pydantic",
+}
 """Distributions of which another one that is declared is the public face."""
 
 

@@ -3,6 +3,7 @@
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import typer
 
@@ -32,6 +33,12 @@ def serve(
         25, "--max-megabytes", min=1, help="Largest upload [MB, 1,048,576 bytes]."
     ),
     max_seconds: float = typer.Option(7200.0, "--max-seconds", min=1, help="Longest audio of a request [s]."),
+    cut: Literal["silence", "quietest"] = typer.Option(
+        "silence",
+        "--cut",
+        help="Where audio is cut that is longer than the model's window. silence: where nobody speaks, which "
+        "is left out; quietest: in the quietest moment near a window's end, and nothing is left out.",
+    ),
 ) -> None:
     """Serve a trained run to clients of OpenAI's API: transcriptions, translations, chat with clips.
 
@@ -64,7 +71,7 @@ def serve(
         max_audio_seconds=max_seconds,
         timeout_seconds=timeout,
     )
-    service = Service(folder, name, limits)
+    service = Service(folder, name, limits, cut=cut)
     service.warm_up()
     server = Server(
         build_app(service, api_key),

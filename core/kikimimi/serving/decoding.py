@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import anyio.to_thread
 import numpy as np
@@ -13,24 +13,13 @@ from numpy.typing import NDArray
 
 from kikimimi.data.audio import decode_opened, resampled
 from kikimimi.data.stream import opened
+from kikimimi.inference.cutting import CutPiece
 from kikimimi.serving.limits import Limits
 
 _THREADS = 2  # a core decodes an hour of FLAC in some seconds
 
 Samples = NDArray[np.float32]
 """(S,) mono samples."""
-
-
-class UploadPiece(NamedTuple):
-    """A part of a recording.
-
-    Attributes:
-        start: Number of its first sample in the recording.
-        samples: (S,) mono float32.
-    """
-
-    start: int
-    samples: Samples
 
 
 _Made = TypeVar("_Made")
@@ -74,9 +63,9 @@ class UploadDecoder:
         self,
         content: bytes,
         name: str,
-        cut: Callable[[Iterable[Samples]], Iterator[UploadPiece]],
+        cut: Callable[[Iterable[Samples]], Iterator[CutPiece]],
         count: Callable[[int], None],
-    ) -> AsyncGenerator[UploadPiece, None]:
+    ) -> AsyncGenerator[CutPiece, None]:
         """Decode a file block by block, and yield what a function cuts these into: one is held at a time.
 
         Args:
@@ -95,7 +84,7 @@ class UploadDecoder:
                 count(len(block))
                 yield block
 
-        def pieces() -> Generator[UploadPiece, None, None]:
+        def pieces() -> Generator[CutPiece, None, None]:
             with opened(content, name) as stream:
                 self.limits.check_seconds(stream.seconds, name)
                 yield from cut(counted(resampled(stream.blocks(), stream.rate, self.sample_rate)))

@@ -10,14 +10,15 @@ import torch
 
 from kikimimi.contracts.conversation import Conversation
 from kikimimi.contracts.task import Task
-from kikimimi.inference.cutting import FRAME_SECONDS, cut_blocks
+from kikimimi.inference.cutting import CutPiece
 from kikimimi.inference.engine import Prompt
 from kikimimi.inference.fixed_tasks import fixed_tasks
 from kikimimi.inference.live import LiveEngine
 from kikimimi.inference.load import open_engine
+from kikimimi.inference.recording import Cut, cut_recording
 from kikimimi.run.folder import RunFolder
 from kikimimi.serving.asking import Asker
-from kikimimi.serving.decoding import Samples, UploadDecoder, UploadPiece
+from kikimimi.serving.decoding import Samples, UploadDecoder
 from kikimimi.serving.limits import Limits, Load
 from kikimimi.serving.metrics import Metrics
 from kikimimi.serving.refusal import RefusalError
@@ -25,8 +26,6 @@ from kikimimi.serving.refusal import RefusalError
 ENGLISH = "en"
 _UNHEARD = "zz"  # no language has this code
 _WARM_SECONDS = 1.0
-UNBOUNDED = 120.0
-"""Longest piece for an encoder that takes clips of any length [s]: memory has an end."""
 
 
 class Service:
@@ -37,6 +36,7 @@ class Service:
         name: The model's name; None is the recipe's.
         limits: What is taken on.
         device: Where it runs; None is a GPU if there is one.
+        cut: Where audio is cut that is longer than the encoder's window.
 
     Attributes:
         name: The model's name.
@@ -53,9 +53,11 @@ class Service:
         name: str | None = None,
         limits: Limits | None = None,
         device: torch.device | None = None,
+        cut: Cut = "silence",
     ) -> None:
         self.name, self.limits = name or run.recipe.name, limits or Limits()
         self.created = int(time.time())
+        self._cut = cut
         self._tasks = list(fixed_tasks(run))
         engine, self.generation = open_engine(run, device)
         self.max_seconds = engine.max_seconds
@@ -131,13 +133,10 @@ class Service:
             None
         )
 
-    def cut(self, blocks: Iterable[Samples]) -> Iterator[UploadPiece]:
+    def cut(self, blocks: Iterable[Samples]) -> Iterator[CutPiece]:
         """Cut (S,) blocks that follow one another into pieces that the model can take."""
-        longest = int((self.max_seconds or UNBOUNDED) * self.decoder.sample_rate)
-        start = 0
-        for samples in cut_blocks(blocks, longest, int(FRAME_SECONDS * self.decoder.sample_rate)):
-            yield UploadPiece(start, samples)
-            start += len(samples)
+        rate = self.decoder.sample_rate
+        return cut_recording(blocks, sample_rate=rate, max_seconds=self.max_seconds, cut=self._cut)
 
     def _task(self, what: str, *wanted: Callable[[Task], bool]) -> Task:
         """Return the first task that fits the first of the wishes that any fits."""

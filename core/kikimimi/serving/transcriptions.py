@@ -16,11 +16,11 @@ from kikimimi.contracts.answer import Answer
 from kikimimi.contracts.conversation import Conversation
 from kikimimi.contracts.generation import Generation
 from kikimimi.data.audio import is_silent
+from kikimimi.inference.cutting import CutPiece
 from kikimimi.inference.engine import Prompt
 from kikimimi.inference.subtitles import srt, verbose_json, vtt
 from kikimimi.inference.transcript import TextSegment, Transcript
 from kikimimi.serving.asking import Question
-from kikimimi.serving.decoding import UploadPiece
 from kikimimi.serving.events import Events, streamed
 from kikimimi.serving.parameters import TranscriptionRequest, TranslationRequest, adjusted
 from kikimimi.serving.refusal import RefusalError, not_supported
@@ -120,7 +120,7 @@ class _Recording:
                 self._note(now, await now.question.answer())
 
     async def _ask(
-        self, pieces: AsyncIterator[UploadPiece], asked: deque[_Asked], stack: AsyncExitStack
+        self, pieces: AsyncIterator[CutPiece], asked: deque[_Asked], stack: AsyncExitStack
     ) -> bool:
         """Ask about the next piece that is not silent; tell whether there was one."""
         question = self.service.asker.question(self._state.deadline)

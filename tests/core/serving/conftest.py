@@ -85,7 +85,7 @@ def serve() -> Callable[..., Any]:
 @pytest.fixture(scope="module")
 def service(run: RunFolder) -> Service:
     """The run's model, each clip with a text of its own."""
-    return scatter(Service(run, device=torch.device("cpu")))
+    return scatter(Service(run, device=torch.device("cpu"), cut="quietest"))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def by_hand(
     with ExitStack() as stack:
 
         def start(api_key: str | None = None, **limits: Any) -> tuple[str, ByHand, Service]:
-            service = Service(run, limits=Limits(**limits), device=torch.device("cpu"))
+            service = Service(run, limits=Limits(**limits), device=torch.device("cpu"), cut="quietest")
             engine = ByHand(service.engine.engine)
             service.engine = service.asker.engine = engine  # type: ignore[assignment]
             return stack.enter_context(serve(service, api_key)), engine, service

@@ -287,7 +287,7 @@ def test_hosts_that_need_a_key(host: str) -> None:
 
 def test_a_signal_ends_it_after_what_was_begun(run: RunFolder) -> None:
     """SIGTERM comes while an answer is being made: it comes whole, and no new request is taken."""
-    service = Service(run, limits=Limits(), device=torch.device("cpu"))
+    service = Service(run, limits=Limits(), device=torch.device("cpu"), cut="quietest")
     engine = ByHand(service.engine.engine)
     service.engine = service.asker.engine = engine  # type: ignore[assignment]
     got: list[httpx.Response] = []

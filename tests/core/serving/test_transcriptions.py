@@ -111,6 +111,15 @@ def test_long_audio_is_cut_into_pieces(client: OpenAI, service: Service) -> None
     assert events[-1].text == made.text  # type: ignore[union-attr]
 
 
+def test_what_nobody_says_is_left_out(run: RunFolder) -> None:
+    blocks = [noise(1.6, 1), noise(1.6, 2)]
+    spoken = Service(run, device=torch.device("cpu"))
+    assert list(spoken.cut(iter(blocks))) == []
+    assert [piece.start for piece in spoken.cut(iter(blocks[:1]))] == [0]  # no longer than the window
+    whole = Service(run, device=torch.device("cpu"), cut="quietest")
+    assert sum(len(piece.samples) for piece in whole.cut(iter(blocks))) == 2 * 25_600
+
+
 def test_silence_is_not_asked_about(client: OpenAI) -> None:
     quiet = audio_file(np.zeros(5 * 16000, np.float32))
     found = client.audio.transcriptions.create(
