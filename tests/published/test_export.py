@@ -371,6 +371,19 @@ def test_a_recipe_is_asked_what_fits_before_training() -> None:
     assert "encoder is whisper, needs granite_speech" in lines["granite_speech"]
 
 
+def test_a_recipe_for_granite_speech_fits_it_with_the_updates_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    TINY["granite_speech"].write(folder)
+    run = import_model(str(folder), tmp_path / "run")
+    for source in (run.path, run.path / "recipe.yaml"):
+        found = exporting.fitting(source)
+        assert found["granite_speech"] == []
+        assert any("llm.lora.modality is audio" in problem for problem in found["ultravox"])
+    merged = exporting.fitting(run.path, lora="merge")["granite_speech"]
+    assert ["llm.lora.modality is audio" in problem for problem in merged] == [True]
+
+
 def test_updates_that_act_on_audio_alone_are_refused_where_they_would_act_on_text(tmp_path: Path) -> None:
     run = trained("qwen2_audio", tmp_path, *LORA, "llm.lora.modality=audio")
     with pytest.raises(RequestError, match=r"llm\.lora\.modality is audio, needs any"):

@@ -60,7 +60,7 @@ def export(
     from kikimimi.run.folder import RunFolder
 
     if list_:
-        for name, problems in fitting(source, audio_token=audio_token).items():
+        for name, problems in fitting(source, lora=lora, audio_token=audio_token).items():
             say(f"{name}: {'; '.join(problems) if problems else 'fits'}")
         return
     if out is None:

@@ -24,7 +24,7 @@ from kikimimi.published.prompts import served_template
 from kikimimi.published.provenance import Provenance
 from kikimimi.published.pushing import check_push, push_export
 from kikimimi.published.served import CONFIG, Files, Trained
-from kikimimi.recipe import load_recipe
+from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.run.folder import RunFolder
 
 AUTO, CUSTOM = "auto", "hf"
@@ -50,11 +50,12 @@ class Exported:
     url: str | None = None
 
 
-def fitting(source: Path, *, audio_token: str | None = None) -> dict[str, list[str]]:
+def fitting(source: Path, *, lora: str | None = None, audio_token: str | None = None) -> dict[str, list[str]]:
     """Return for each format why a run or a recipe does not fit it; nothing where it does.
 
     Args:
         source: A run folder, or a recipe.
+        lora: `merge` or `keep`, as for `export_run`.
         audio_token: Token of the LLM's tokenizer that stands for clips.
 
     Raises:
@@ -67,8 +68,13 @@ def fitting(source: Path, *, audio_token: str | None = None) -> dict[str, list[s
     model = assemble(
         recipe, assets=assets, texts=None if assets else lambda: ["?"], load_weights=False, deferred=True
     )
-    trained = Trained(recipe, model, audio_token)
-    return _problems(trained)
+    return _problems(Trained(recipe, model, audio_token, _kept(recipe, lora)))
+
+
+def _kept(recipe: Recipe, lora: str | None) -> bool:
+    """Return whether low-rank updates of the LLM are kept as files of their own."""
+    updates = recipe.llm.lora
+    return lora == "keep" or (lora is None and updates is not None and updates.modality == "audio")
 
 
 def _problems(trained: Trained) -> dict[str, list[str]]:
@@ -120,7 +126,7 @@ def export_run(
         check_push(push, private=private)
     recipe = run.recipe
     updates = recipe.llm.lora
-    keep = lora == "keep" or (lora is None and updates is not None and updates.modality == "audio")
+    keep = _kept(recipe, lora)
     if lora == "keep" and updates is None:
         raise RequestError(f"--lora keep: the LLM of {run.path} has no low-rank updates (llm.lora)")
     model = load_model(run, stage)
