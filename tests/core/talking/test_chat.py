@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import select
 import signal
 import sys
 import threading
@@ -183,6 +184,10 @@ def test_changed_keeps_what_is_not_named() -> None:
         changed(before, "temperature 0")
 
 
+PATIENCE = 2.0
+"""How long a signal has to show an effect [s]."""
+
+
 class Terminal:
     """A pseudo-terminal at whose other end a thread types, when it has read what it waits for."""
 
@@ -194,13 +199,22 @@ class Terminal:
         self._patch, self._files = monkeypatch, files
 
     def type(self, *steps: tuple[str, str | int]) -> None:
-        """Type a text or send a signal, each when what goes before is shown."""
+        """Type a text or send a signal, each when what goes before is shown.
+
+        A signal that comes between the prompt and the reading of a line is not seen by Python, so that one
+        without any effect is sent again.
+        """
 
         def follow() -> None:
-            seen = 0
+            seen, before = 0, None
             for wanted, step in steps:
                 while wanted not in self.shown[seen:]:
+                    if not select.select([self.master], [], [], PATIENCE)[0]:
+                        if isinstance(before, int):
+                            os.kill(os.getpid(), before)
+                        continue
                     self.shown += os.read(self.master, 4096).decode(errors="replace")
+                before = step
                 seen = self.shown.index(wanted, seen) + len(wanted)
                 if isinstance(step, str):
                     os.write(self.master, step.encode())
