@@ -94,7 +94,7 @@ class _Completion:
                 clips.append(torch.from_numpy(samples))
             turns.append(Message(turn.role, tuple(parts)))
         self.service.metrics.heard(seconds)
-        return Prompt("", Conversation(tuple(turns)), clips)
+        return Prompt("", Conversation(tuple(turns)), clips, self.asked.seed)
 
     async def whole(self) -> dict[str, Any]:
         """Return the answer in one piece."""

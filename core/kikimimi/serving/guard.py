@@ -9,6 +9,7 @@ import time
 import anyio
 from starlette.types import ASGIApp, Message as Event, Receive, Scope, Send
 
+from kikimimi.serving.hosts import names_loopback
 from kikimimi.serving.limits import HeldBody
 from kikimimi.serving.refusal import RefusalError
 from kikimimi.serving.service import Service
@@ -42,6 +43,7 @@ class Guard:
             return
         try:
             self._check_key(scope)
+            self._check_name(scope)
             if scope["path"] not in ROUTES:
                 await self._app(scope, receive, send)
                 return
@@ -63,6 +65,20 @@ class Guard:
                 401,
                 "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'",
                 code="invalid_api_key",
+            )
+
+    def _check_name(self, scope: Scope) -> None:
+        """Refuse names of other machines where no key is asked for.
+
+        A page of the web may give its own name the address of this machine, and would read what it asks here.
+        """
+        name = _header(scope, b"host").decode("latin-1")
+        if self._key is None and not names_loopback(name):
+            raise RefusalError(
+                403,
+                "without a key, this server is called by 127.0.0.1, localhost or [::1] alone, not by another "
+                "name: call it so, or set a key in the environment variable KIKIMIMI_API_KEY",
+                code="wrong_host",
             )
 
     def _check_length(self, scope: Scope) -> None:

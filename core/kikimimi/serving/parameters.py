@@ -139,6 +139,7 @@ class ChatRequest(Parameters):
         BeforeValidator(_stops),
         Field(max_length=MAX_STOPS),
     ] = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Literal[1] | None = None
     logprobs: Literal[False] | None = None
     frequency_penalty: Zero | None = None

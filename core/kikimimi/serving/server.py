@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from fastapi import FastAPI
 
 from kikimimi.console.signals import STOP_SIGNALS
 from kikimimi.errors import RequestError
+from kikimimi.serving.hosts import is_loopback
 
 _BACKLOG = 2048
 
@@ -99,11 +99,7 @@ def check_host(host: str, api_key: str | None) -> None:
     Raises:
         RequestError: Others can reach it, and it has no key.
     """
-    try:
-        private = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        private = False
-    if not private and api_key is None:
+    if api_key is None and not is_loopback(host):
         raise RequestError(
             f"--host {host}: others can reach it, and anybody could use it: set a key in the environment "
             "variable KIKIMIMI_API_KEY, or serve on 127.0.0.1"

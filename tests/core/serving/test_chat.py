@@ -112,6 +112,17 @@ def test_what_is_asked_for_reaches_the_engine(by_hand: Start) -> None:
         assert asked.result().json()["choices"][0]["message"]["content"] == ""
 
 
+def test_a_seed_reaches_the_engine(by_hand: Start) -> None:
+    url, engine, _ = by_hand()
+    with ThreadPoolExecutor(1) as threads:
+        for number, given in enumerate(({"seed": 7}, {"seed": -1}, {})):
+            asked = threads.submit(ask, url, temperature=0.5, **given)
+            reply = engine.reply(number)
+            assert reply.prompt.seed == given.get("seed")
+            answer(reply, "a")
+            assert asked.result().status_code == 200
+
+
 def test_stop_ends_an_answer_and_frees_its_row(by_hand: Start) -> None:
     url, engine, _ = by_hand()
     with ThreadPoolExecutor(1) as threads:

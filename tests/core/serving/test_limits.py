@@ -180,7 +180,7 @@ def connected(url: str) -> socket.socket:
 
 
 def head(length: int) -> bytes:
-    return f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+    return f"POST /v1/chat/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -206,7 +206,7 @@ def test_a_client_that_goes_away_while_it_sends(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     url, engine, service = by_hand()
     form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
-    top = f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n"
+    top = f"POST {ROUTE} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n"
     with connected(url) as client:
         client.sendall(top.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + form)
         client.sendall(bytes(4_000_000))
@@ -256,6 +256,26 @@ def test_a_key(by_hand: Start, wait_for: WaitFor) -> None:
     assert (model["id"], model["owned_by"]) == ("small", "kikimimi")
     assert httpx.get(f"{url}/v1/models/small", headers=right).json() == model
     assert "s3cret" not in httpx.get(f"{url}/metrics", headers=right).text
+
+
+@pytest.mark.parametrize(
+    "name", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "user@evil.example", "", "["]
+)
+def test_names_of_others_are_refused(url: str, name: str) -> None:
+    """A page of the web cannot read answers by giving its own name the address of this machine."""
+    got = httpx.get(f"{url}/v1/models", headers={"host": name})
+    assert (got.status_code, got.json()["error"]["code"]) == (403, "wrong_host")
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost:80", "LOCALHOST", "[::1]:9"])
+def test_names_of_this_machine_are_taken(url: str, name: str) -> None:
+    assert httpx.get(f"{url}/v1/models", headers={"host": name}).status_code == 200
+
+
+def test_with_a_key_any_name_is_taken(by_hand: Start) -> None:
+    url, _, _ = by_hand("s3cret-key")
+    headers = {"host": "speech.example", "authorization": "Bearer s3cret-key"}
+    assert httpx.get(f"{url}/v1/models", headers=headers).status_code == 200
 
 
 def test_paths_that_are_not_there(url: str) -> None:
