@@ -15,7 +15,7 @@ from tests.published.models import TINY
 from transformers import AudioFlamingo3ForConditionalGeneration
 from typer.testing import CliRunner
 
-from kikimimi import WeightsError
+from kikimimi import RequestError, WeightsError
 from kikimimi.cli import app
 from kikimimi.evaluation.predictions import read_predictions
 from kikimimi.published.importing import import_model
@@ -84,6 +84,55 @@ def test_another_model_is_refused_with_those_that_are_known(tmp_path: Path) -> N
     assert result.exit_code == 1
     assert "'qwen2_audioo' model" in str(result.exception)
     assert "Did you mean 'qwen2_audio'?" in str(result.exception)
+
+
+def changed(file: Path, **settings: Any) -> None:
+    held = json.loads(file.read_bytes())
+    file.write_text(json.dumps({**held, **settings}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "settings", "said"),
+    [
+        (
+            "granite_speech",
+            "config.json",
+            {"window_size": None},
+            "'granite_speech' model: TypeError",
+        ),
+        (
+            "granite_speech",
+            "config.json",
+            {"downsample_rate": 0},
+            "'granite_speech' model: ZeroDiv",
+        ),
+        ("granite_speech", "adapter_config.json", {"r": None, "lora_alpha": []}, "llm.lora.rank: expected"),
+        ("ultravox", "config.json", {"stack_factor": "eight"}, "'ultravox' model: TypeError"),
+        ("qwen2_audio", "config.json", {"text_config": "x"}, "no tokenizer can be read: Strict"),
+        ("voxtral", "tekken.json", {"config": 1}, "no tokenizer can be read: TypeError"),
+    ],
+)
+def test_settings_of_another_shape_are_told(
+    kind: str, file: str, settings: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    TINY[kind].write(folder)
+    changed(folder / file, **settings)
+    with pytest.raises(RequestError, match=said):
+        import_model(str(folder), tmp_path / "run")
+    assert not (tmp_path / "run" / "weights").exists()
+
+
+def test_a_setting_that_is_missing_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    TINY["granite_speech"].write(folder)
+    settings = folder / "adapter_config.json"
+    held = json.loads(settings.read_bytes())
+    settings.write_text(json.dumps({name: value for name, value in held.items() if name != "r"}))
+    with pytest.raises(WeightsError, match="'granite_speech' model: KeyError: 'r'"):
+        import_model(str(folder), tmp_path / "run")
 
 
 @pytest.mark.parametrize("options", [{"max_shard_size": "20KB"}, {"save_original_format": False}])

@@ -36,6 +36,7 @@ from typer.testing import CliRunner
 
 from kikimimi import Generation, RequestError
 from kikimimi.cli import app
+from kikimimi.errors import WriteError
 from kikimimi.inference.engine import Engine
 from kikimimi.inference.load import load_model
 from kikimimi.published import exporting
@@ -472,4 +473,6 @@ def test_a_token_or_a_format_that_is_not_there_is_told(tmp_path: Path) -> None:
         export_run(run, "audioflamingo3", tmp_path / "out", audio_token="<none>")
     with pytest.raises(RequestError, match=r"--to 'audioflamingo' is none of its values\. Did you mean"):
         export_run(run, "audioflamingo", tmp_path / "out")
+    with pytest.raises(WriteError, match="could not be written: File name too long"):
+        export_run(run, "auto", tmp_path / ("x" * 300))
     assert not (tmp_path / "out").exists()

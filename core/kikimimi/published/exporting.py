@@ -218,7 +218,9 @@ def _check_options(to: str, lora: str | None, dtype: str | None, out: Path) -> N
                 f"{option} {given!r} is none of its values.{nearest(given, allowed)} "
                 f"Allowed: {listing(allowed)}"
             )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    with writing(out):
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if taken:
         raise WriteError(f"{out} is there and not empty: choose another --out, or move it away")
 
 

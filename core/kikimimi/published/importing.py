@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import RequestError, WeightsError
+from kikimimi.errors import KikimimiError, RequestError, WeightsError
 from kikimimi.files.writing import scratch_folder, whole_file, writing
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import kept_names
@@ -71,13 +71,31 @@ def imported_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: An override is wrong.
     """
     model = open_published(source)
-    expressed = FAMILIES[str(model.config["model_type"])](model)
+    expressed = _expressed(model)
     with scratch_folder() as folder:
         file = folder / "recipe.yaml"
         said = yaml.safe_dump(_recipe(model, expressed), allow_unicode=True, sort_keys=False)
         with writing(file):
             file.write_text(said, encoding="utf-8")
         return load_recipe(file, overrides)
+
+
+def _expressed(model: PublishedModel) -> Expressed:
+    """Express a model, whose settings may be of any shape.
+
+    Raises:
+        WeightsError: They are not those of its type.
+    """
+    kind = str(model.config["model_type"])
+    try:
+        return FAMILIES[kind](model)
+    except KikimimiError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise WeightsError(
+            f"{model.source}: its settings (config.json and those beside it) are not those of a {kind!r} "
+            f"model: {type(error).__name__}: {error}"
+        ) from error
 
 
 def open_published(source: str) -> PublishedModel:

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
@@ -37,6 +38,8 @@ _CONSTANTS = ("*.attn.bias", "*.attn.masked_bias", "*.rotary_emb.inv_freq")
 
 
 _MOST_LAYERS = 1000
+_MISREAD = (KeyError, IndexError, TypeError, ValueError, AttributeError)
+"""What transformers ends with where a file does not hold what it expects."""
 # Names of the tokens that tekken.json numbers alone.
 _TEKKEN: dict[str, Any] = {
     **{"bos_token": "<s>", "eos_token": "</s>"},
@@ -148,8 +151,9 @@ class Pretrained:
             if self._is_tekken():
                 return PreTrainedTokenizerFast.from_pretrained(folder, fix_mistral_regex=True, **_TEKKEN)
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
-        except (ValueError, OSError, RecursionError) as error:
-            raise WeightsError(f"{self.weights}: no tokenizer can be read: {error}") from error
+        except (OSError, RecursionError, StrictDataclassError, *_MISREAD) as error:
+            cause = error if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
+            raise WeightsError(f"{self.weights}: no tokenizer can be read: {cause}") from error
 
     def tensor_names(self) -> set[str]:
         """Return the names of the LLM's tensors in the safetensors files, of which no tensor is read."""
