@@ -39,6 +39,13 @@ def serve(
         help="Where audio is cut that is longer than the model's window. silence: where nobody speaks, which "
         "is left out; quietest: in the quietest moment near a window's end, and nothing is left out.",
     ),
+    pause: float = typer.Option(
+        None,
+        "--pause",
+        min=0.1,
+        help="Shortest silence, in seconds, that ends a segment; shorter files are cut as well. Default: 0.5 "
+        "for srt and vtt; else segments are as long as the model takes.",
+    ),
 ) -> None:
     """Serve a trained run to clients of OpenAI's API: transcriptions, translations, chat with clips.
 
@@ -62,6 +69,8 @@ def serve(
     from kikimimi.serving.server import Server, check_host, listen
     from kikimimi.serving.service import Service
 
+    if pause is not None and cut == "quietest":
+        raise RequestError("--pause: pauses end segments with --cut silence only")
     check_host(host, api_key)
     listening = listen(host, port)
     limits = Limits(
@@ -71,7 +80,7 @@ def serve(
         max_audio_seconds=max_seconds,
         timeout_seconds=timeout,
     )
-    service = Service(folder, name, limits, cut=cut)
+    service = Service(folder, name, limits, cut=cut, pause=pause)
     service.warm_up()
     server = Server(
         build_app(service, api_key),

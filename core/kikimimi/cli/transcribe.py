@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from kikimimi.inference.transcript import Transcript
 
 _SUBTITLES = ("srt", "vtt")
-_SUBTITLE_PAUSE = 0.5  # s
 
 
 def transcribe(
@@ -112,6 +111,7 @@ def transcribe(
     targets = {} if out is None else _targets(files, out, form)
     folder = RunFolder.open(run)
     folder.newest_weights()
+    from kikimimi.inference.recording import SUBTITLE_PAUSE
     from kikimimi.inference.transcriber import Transcriber
 
     if follow or microphone:
@@ -121,7 +121,7 @@ def transcribe(
         return
     transcriber = Transcriber(folder)
     if pause is None and form in _SUBTITLES and cut != "quietest":
-        pause = _SUBTITLE_PAUSE
+        pause = SUBTITLE_PAUSE
     failures = 0
     for file in files:
         try:

@@ -17,6 +17,8 @@ from kikimimi.inference.cutting import FRAME_SECONDS, UNBOUNDED_SECONDS, CutPiec
 from kikimimi.inference.speech_cutter import SpeechCutter
 
 Cut = Literal["silence", "quietest"]
+SUBTITLE_PAUSE = 0.5
+"""Shortest silence that ends a subtitle, where nothing else is asked for [s]."""
 """Where a recording is cut."""
 
 

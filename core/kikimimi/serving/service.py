@@ -15,7 +15,7 @@ from kikimimi.inference.engine import Prompt
 from kikimimi.inference.fixed_tasks import fixed_tasks
 from kikimimi.inference.live import LiveEngine
 from kikimimi.inference.load import open_engine
-from kikimimi.inference.recording import Cut, cut_recording
+from kikimimi.inference.recording import SUBTITLE_PAUSE, Cut, cut_recording
 from kikimimi.run.folder import RunFolder
 from kikimimi.serving.asking import Asker
 from kikimimi.serving.decoding import Samples, UploadDecoder
@@ -37,6 +37,8 @@ class Service:
         limits: What is taken on.
         device: Where it runs; None is a GPU if there is one.
         cut: Where audio is cut that is longer than the encoder's window.
+        pause: Shortest silence [s] that ends a segment, where it is cut at silence; None is `SUBTITLE_PAUSE`
+            for subtitles, and segments as long as they may be for all else.
 
     Attributes:
         name: The model's name.
@@ -54,10 +56,11 @@ class Service:
         limits: Limits | None = None,
         device: torch.device | None = None,
         cut: Cut = "silence",
+        pause: float | None = None,
     ) -> None:
         self.name, self.limits = name or run.recipe.name, limits or Limits()
         self.created = int(time.time())
-        self._cut = cut
+        self._cut, self._pause = cut, pause
         self._tasks = list(fixed_tasks(run))
         engine, self.generation = open_engine(run, device)
         self.max_seconds = engine.max_seconds
@@ -133,10 +136,20 @@ class Service:
             None
         )
 
-    def cut(self, blocks: Iterable[Samples]) -> Iterator[CutPiece]:
-        """Cut (S,) blocks that follow one another into pieces that the model can take."""
-        rate = self.decoder.sample_rate
-        return cut_recording(blocks, sample_rate=rate, max_seconds=self.max_seconds, cut=self._cut)
+    def cut(self, blocks: Iterable[Samples], *, subtitles: bool = False) -> Iterator[CutPiece]:
+        """Cut (S,) blocks that follow one another into pieces that the model can take.
+
+        Args:
+            blocks: The blocks.
+            subtitles: Whether people are to read the pieces beside a picture.
+        """
+        return cut_recording(
+            blocks,
+            sample_rate=self.decoder.sample_rate,
+            max_seconds=self.max_seconds,
+            cut=self._cut,
+            pause=SUBTITLE_PAUSE if subtitles and self._pause is None else self._pause,
+        )
 
     def _task(self, what: str, *wanted: Callable[[Task], bool]) -> Task:
         """Return the first task that fits the first of the wishes that any fits."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -81,6 +82,7 @@ class _Recording:
         content: The file.
         question: What is asked of each piece.
         generation: How it is answered.
+        subtitles: Whether people are to read the pieces beside a picture.
     """
 
     def __init__(
@@ -90,9 +92,12 @@ class _Recording:
         content: bytes,
         question: Conversation,
         generation: Generation,
+        *,
+        subtitles: bool,
     ) -> None:
         self.service, self._state = service, request.state
         self._content, self._question, self._generation = content, question, generation
+        self._cut = partial(service.cut, subtitles=subtitles)
         self.heard = _Heard(service.decoder.sample_rate)
         self._begun = False
 
@@ -100,7 +105,7 @@ class _Recording:
         """Yield the text as it comes; together it is the text of `heard`, which is whole afterwards."""
         async with AsyncExitStack() as stack:
             pieces = await stack.enter_async_context(
-                aclosing(self.service.decoder.cut(self._content, "file", self.service.cut, self.heard.count))
+                aclosing(self.service.decoder.cut(self._content, "file", self._cut, self.heard.count))
             )
             asked: deque[_Asked] = deque()
             said = ""
@@ -210,7 +215,8 @@ def _recording(
 ) -> _Recording:
     service.check_model(asked.model)
     generation = adjusted(service.generation, temperature=asked.temperature)
-    return _Recording(service, request, form.file, question, generation)
+    subtitles = asked.response_format in ("srt", "vtt")
+    return _Recording(service, request, form.file, question, generation, subtitles=subtitles)
 
 
 async def _whole(

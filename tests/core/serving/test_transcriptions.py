@@ -23,6 +23,7 @@ from tests.core.serving.sounds import audio_file, chord, noise
 from kikimimi.contracts import registry
 from kikimimi.data.audio import decode
 from kikimimi.inference.engine import Prompt
+from kikimimi.inference.recording import cut_recording
 from kikimimi.inference.transcript import join_texts
 from kikimimi.recipe import Chosen
 from kikimimi.run.folder import RunFolder
@@ -118,6 +119,23 @@ def test_what_nobody_says_is_left_out(run: RunFolder) -> None:
     assert [piece.start for piece in spoken.cut(iter(blocks[:1]))] == [0]  # no longer than the window
     whole = Service(run, device=torch.device("cpu"), cut="quietest")
     assert sum(len(piece.samples) for piece in whole.cut(iter(blocks))) == 2 * 25_600
+
+
+def test_subtitles_end_at_pauses(client: OpenAI, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float | None] = []
+
+    def cut(blocks: Any, *, pause: float | None, **rest: Any) -> Any:
+        told.append(pause)
+        return cut_recording(blocks, pause=pause, **rest)
+
+    monkeypatch.setattr("kikimimi.serving.service.cut_recording", cut)
+    content = audio_file(noise(1.0, 1))
+    for form in ("srt", "json", "vtt", "text"):
+        client.audio.transcriptions.create(model="small", file=("a.wav", content), response_format=form)
+    assert told == [0.5, None, 0.5, None]
+    monkeypatch.setattr(service, "_pause", 0.3)
+    client.audio.transcriptions.create(model="small", file=("a.wav", content))
+    assert told[-1] == 0.3
 
 
 def test_silence_is_not_asked_about(client: OpenAI) -> None:
