@@ -31,6 +31,8 @@ from kikimimi.weights.tensors import write_tensors
 RECORDS_PER_FILE = 64
 SECONDS_PER_BATCH = 60.0
 _THREADS = 4
+_ENCODER = "encoder"
+"""What a file is told by: its text in the header names all that decided the encoder's output."""
 
 _Group = tuple[Corpus, list[int], Path]
 
@@ -52,6 +54,7 @@ class FeatureCache:
 
     def __init__(self, corpora: Sequence[Corpus], fingerprint: str, folder: Path | None = None) -> None:
         self.folder = (folder or cache_folder()) / fingerprint[:16]
+        self._made_by = {_ENCODER: fingerprint}
         groups: dict[Path, _Group] = {}  # a stage may hear the same clips from two of its datasets
         self._file_of: dict[str, Path] = {}
         self._faults: dict[str, str] = {}
@@ -72,9 +75,9 @@ class FeatureCache:
         Returns:
             How many this process removed.
         """
-        there = [path for _, _, path in self._groups if path.is_file()]
+        there = [group for group in self._groups if group[2].is_file()]
         with ThreadPoolExecutor(_THREADS) as pool:
-            problems = [problem for problem in pool.map(_discard_if_damaged, there) if problem]
+            problems = [problem for problem in pool.map(self._discard_if_damaged, there) if problem]
         if problems:
             files = counted(len(problems), "file")
             say(f"feature cache: {files} will be computed anew; the first: {problems[0]}", error=True)
@@ -115,7 +118,7 @@ class FeatureCache:
                 entries = self._encode(encoder, device, corpus, rows, bar)
                 # What could not be read is tried again by the next run: its shard may have been mended.
                 with whole_file(path if len(self._faults) == before else _partial(path)) as unfinished:
-                    write_tensors(unfinished, entries, {}, seal=True)
+                    write_tensors(unfinished, entries, self._made_by, seal=True)
                 del left[path.name]
                 for name in left.keys() & set(os.listdir(self.folder)):
                     bar.advance(left.pop(name))  # another rank was faster
@@ -143,6 +146,38 @@ class FeatureCache:
             remedy = "Run the same command again: it is computed anew"
             raise damaged(path, f"the feature cache is damaged: {error}", remedy) from error
         return features
+
+    def _discard_if_damaged(self, group: _Group) -> str:
+        """Remove a file that is not as it was written, or not of its group; return what is wrong with it."""
+        corpus, rows, path = group
+        found = None
+        try:
+            found = path.stat().st_ino
+            if not check_seal(path):
+                problem = "it has no hash, as earlier versions wrote it"
+            elif not (problem := self._problem(path, {corpus.shards.sha256(row) for row in rows})):
+                return ""
+        except FileNotFoundError:
+            return ""  # another rank was faster
+        except ValueError as error:
+            problem = str(error)
+        with suppress(FileNotFoundError):
+            if path.stat().st_ino == found:  # else another rank has made it again
+                path.unlink()
+        return f"{path}: {problem}"
+
+    def _problem(self, path: Path, hashes: set[str]) -> str:
+        """Return why a file that is as it was written is not the one that is looked for."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                held = {name.partition("/")[0] for name in file.keys()}  # noqa: SIM118
+                texts = {**self._made_by, **(file.metadata() or {})}
+        except SafetensorError as error:
+            return str(error)
+        if not held <= hashes:
+            return "it holds other clips"
+        # Earlier versions did not write by which encoder it was made.
+        return "" if texts[_ENCODER] == self._made_by[_ENCODER] else "it was made by another encoder"
 
     def _encode(
         self, encoder: Encoder, device: torch.device, corpus: Corpus, rows: list[int], bar: Progress
@@ -183,24 +218,6 @@ def _in_turn(missing: list[_Group], rank: int, world_size: int) -> Iterator[_Gro
     others = [group for at, group in enumerate(missing) if at % world_size != rank]
     random.Random(rank).shuffle(others)
     yield from others
-
-
-def _discard_if_damaged(path: Path) -> str:
-    """Remove a file that is not as it was written; return what is wrong with it."""
-    found = None
-    try:
-        found = path.stat().st_ino
-        if check_seal(path):
-            return ""
-        problem = "it has no hash, as earlier versions wrote it"
-    except FileNotFoundError:
-        return ""  # another rank was faster
-    except ValueError as error:
-        problem = str(error)
-    with suppress(FileNotFoundError):
-        if path.stat().st_ino == found:  # else another rank has made it again
-            path.unlink()
-    return f"{path}: {problem}"
 
 
 def _partial(path: Path) -> Path:

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from kikimimi.data.features import cache_folder
 from kikimimi.errors import DamagedError, KikimimiError
@@ -21,6 +24,7 @@ from kikimimi.inspect.run_check import check_run
 from kikimimi.run.folder import RunFolder, checkpoint_folders
 from kikimimi.training.state.checkpoint import FolderCheckpointIO
 from kikimimi.training.train import train
+from kikimimi.weights.tensors import write_tensors
 
 from .conftest import Make, rewind
 
@@ -442,7 +446,31 @@ def test_damaged_weights_of_the_lowest_loss_are_not_handed_on(make_run: Make) ->
     assert not run.finished("asr")
 
 
-@pytest.mark.parametrize("what", ["empty", "cut", "first byte", "middle byte", "last byte", "gone"])
+def of_others(path: Path) -> None:
+    """Put the output for other clips in its place, as renaming files would."""
+    entries = {f"{'0' * 64}{name[64:]}": tensor.clone() for name, tensor in load_file(path).items()}
+    write_tensors(path, entries, {"encoder": read_texts(path)["encoder"]}, seal=True)
+
+
+def of_another_encoder(path: Path) -> None:
+    """Put the output of an encoder of another width in its place, as copying folders would."""
+    entries = {name: torch.cat((tensor, tensor), dim=1) for name, tensor in load_file(path).items()}
+    write_tensors(path, entries, {"encoder": "0" * 64}, seal=True)
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata())
+
+
+OF_CACHE = {
+    **{what: OF_EACH[what] for what in ("empty", "cut", "first byte", "middle byte", "last byte", "gone")},
+    "other clips": of_others,
+    "another encoder": of_another_encoder,
+}
+
+
+@pytest.mark.parametrize("what", OF_CACHE)
 def test_a_damaged_entry_of_the_cache_is_computed_anew(
     make_run: Make, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
@@ -450,7 +478,7 @@ def test_a_damaged_entry_of_the_cache_is_computed_anew(
     train(first)
     (path,) = (path for path in cache_folder().rglob("*.safetensors"))
     whole = path.read_bytes()
-    OF_EACH[what](path)
+    OF_CACHE[what](path)
     again = make_run("again", "stages.asr.validate.every=0")
     train(again)
     said = capsys.readouterr().err
