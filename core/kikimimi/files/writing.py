@@ -26,7 +26,7 @@ _ADVICE = {
     errno.ENOTDIR: "One of the folders in this path is a file: choose another path",
     errno.EEXIST: "One of the folders in this path is a file: choose another path",
     errno.ENOENT: "Its folder is gone, or takes no files: choose another path",
-    errno.EISDIR: "It is a folder: choose another path",
+    errno.EISDIR: "It is a folder: choose another path, or move it away",
     errno.ELOOP: "A symbolic link in this path leads to itself: choose another path",
     errno.EIO: "The disk fails: look into the system's log",
     errno.ESTALE: f"The network file system has lost the folder: mount it again, {_AGAIN}",

@@ -17,7 +17,7 @@ from kikimimi.evaluation.record import RECORD, read_scorings
 from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import FILE, read_similarities
 from kikimimi.files.hashes import ASSETS_REMEDY, UNVERIFIED, WEIGHTS_REMEDY, check_seal, require_files
-from kikimimi.files.reading import folder_there, paths_in, read_json_lines, unreadable
+from kikimimi.files.reading import file_there, folder_there, paths_in, read_json_lines, unreadable
 from kikimimi.files.writing import what_to_do
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import kept_names, trainable_names
@@ -81,6 +81,9 @@ def _items(path: Path) -> Iterator[CheckedItem]:
     yield from _each(path, "evaluations", "*", partial(_evaluation, path))
     if os.path.lexists(metrics := path / "metrics.jsonl"):
         yield _item(path, metrics, partial(read_metrics, metrics))
+    for name in ("metrics.csv", "report.html"):  # nothing reads them, and they have to be made again
+        if os.path.lexists(file := path / name):
+            yield _item(path, file, partial(file_there, file, "Delete it: it is made again"))
     yield from _each(path, "faults", "*.jsonl", partial(_fault_list, path))
 
 
@@ -161,8 +164,12 @@ def _checkpoints(path: Path, run: RunFolder | None, folder: Path) -> Iterator[Ch
             yield CheckedItem(name, said)
         else:
             yield CheckedItem(name, note="; ".join(filter(None, (unhashed, unknown))))
-    for file in paths_in(folder / "best", "step-*.safetensors"):
-        yield from _tensors(path, file, "Restore it from a copy, or train the stage again")
+    yield from _each(
+        path,
+        str((folder / "best").relative_to(path)),
+        "step-*.safetensors",
+        partial(_tensors, path, remedy="Restore it from a copy, or train the stage again"),
+    )
     for name in stray_names(folder):
         yield CheckedItem(str((folder / name).relative_to(path)), note="is not a checkpoint: passed over")
 

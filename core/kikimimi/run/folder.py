@@ -196,7 +196,7 @@ class RunFolder:
         """Check that folders of the run that are there take what a stage is to write, before the work.
 
         Raises:
-            WriteError: The system refuses.
+            WriteError: The system refuses, or a folder or a pipe has the name of a file that is written last.
             DamagedError: One of them is a link that leads nowhere, or no folder.
         """
         checkpoints = self.checkpoints(stage)
@@ -204,10 +204,12 @@ class RunFolder:
             self.weights(stage).parent,
             checkpoints.parent,
             checkpoints,
+            checkpoints / "best",
             self.faults(stage).parent,
         ):
             if folder_there(folder, _FOLDER_REMEDY):  # else it is made when something is written
                 check_target(folder / "target")
+        check_target(self.metrics.with_suffix(".csv"))
 
     @staticmethod
     def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

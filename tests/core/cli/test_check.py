@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -47,11 +48,17 @@ def to_nowhere(path: Path) -> None:
     path.symlink_to(path.parent / "unmounted")
 
 
+def to_folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
 def more_steps(path: Path) -> None:
     path.write_text(path.read_text().replace("steps: 2", "steps: 3"))
 
 
 STEP, STAGE = "checkpoints/asr/step-00000002", "weights/asr.safetensors"
+BEST = "checkpoints/asr/best"
 SCORES, LINES, LOOKS = (
     f"evaluations/held_out/{x}" for x in ("scores.json", "small.jsonl", "similarity.json")
 )
@@ -110,6 +117,11 @@ CASES: list[tuple[str, Callable[[Path], Any], str, str]] = [
     (SCORES, torn, SCORES, r"is not JSON: .* Delete it: 'kikimimi evaluate' makes it again"),
     (LINES, add("{}\n"), LINES, r"line 1: .* Delete it: 'kikimimi evaluate' makes it again"),
     (LOOKS, torn, LOOKS, r"is not JSON: .*Delete the folder"),
+    ("metrics.csv", to_folder, "metrics.csv", r"is not a file\. Delete it: it is made again"),
+    ("report.html", os.mkfifo, "report.html", r"is not a file\. Delete it: it is made again"),
+    (f"{BEST}/step-00000002.safetensors", add("x"), f"{BEST}/step-00000002.safetensors", r"it is no safet"),
+    (BEST, add("x"), BEST, r"is not a folder"),
+    (BEST, to_nowhere, BEST, r"is a symbolic link that leads nowhere"),
     *[
         (name, damage, item, r".*(Too many levels of symbolic links|leads nowhere|No such file)")
         for name, item in LINKED.items()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 
-from kikimimi.errors import KikimimiError, RequestError, WriteError
+from kikimimi.errors import DamagedError, KikimimiError, RequestError, WriteError
 from kikimimi.files import writing
 from kikimimi.files.writing import sync
 from kikimimi.model.assembly import assemble, load_deferred
@@ -46,12 +47,35 @@ def test_a_disk_that_may_not_be_written_to(make_run: Make, monkeypatch: pytest.M
 @pytest.mark.fault(
     "The system: full disks, folders without permission", "one line, exit code 1, nothing by half"
 )
-@pytest.mark.parametrize("folder", ["weights", "checkpoints", "checkpoints/asr", "faults"])
+@pytest.mark.parametrize(
+    "folder", ["weights", "checkpoints", "checkpoints/asr", "checkpoints/asr/best", "faults"]
+)
 def test_a_folder_that_takes_no_files_is_told_before_the_first_step(make_run: Make, folder: str) -> None:
     run = make_run("run")
-    (run.path / folder).parent.mkdir(exist_ok=True)
+    (run.path / folder).parent.mkdir(exist_ok=True, parents=True)
     (run.path / folder).touch()
-    with pytest.raises(WriteError, match=rf"{folder}/target: .*One of the folders in this path is a file"):
+    with pytest.raises(DamagedError, match=rf"/{folder}: is not a folder\. Put back .*, or delete it"):
+        train(run)
+    assert not run.metrics.exists()
+
+
+@pytest.mark.fault(
+    "The system: full disks, folders without permission", "one line, exit code 1, nothing by half"
+)
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (Path.mkdir, "could not be written: Is a directory. It is a folder: .* or move it away"),
+        (os.mkfifo, "is a device or a pipe, in whose place no file is put"),
+    ],
+)
+def test_what_is_written_last_is_tried_before_the_first_step(
+    make_run: Make, make: Callable[[Path], object], said: str
+) -> None:
+    """The table of metrics is made where a stage ends, before its weights are written."""
+    run = make_run("run")
+    make(run.path / "metrics.csv")
+    with pytest.raises(WriteError, match=rf"/metrics\.csv: {said}"):
         train(run)
     assert not run.metrics.exists()
 
