@@ -112,7 +112,8 @@ def test_python_m(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["trian"], "No such command 'trian'"),
-        (["transcribe", "runs/x"], "Missing argument"),
+        (["transcribe"], "Missing argument"),
+        (["transcribe", "runs/x"], "name an audio file, or --microphone"),
         (["evaluate"], "Missing argument"),
         (["data", "synth", "ja_small"], "Missing option '--out'"),
         (["data", "synth", "ja_small", "--out", "x", "--count", "0"], "--count"),

@@ -76,7 +76,7 @@ def test_transcription_hears_each_piece_of_a_long_recording_alone_and_says_so(
     assert shown == [
         "\u266a clip.wav (3.0 s)",
         "\u24d8 The recording is longer than the 2 s that the model hears at once, so it was cut into 2 "
-        "pieces where it is quiet; nothing is left out.",
+        "pieces where nobody speaks; nothing is left out.",
         "tone tone",
     ]
     assert [len(asked.clips) for asked in live.asked] == [1, 1]
