@@ -72,7 +72,7 @@ class Microphone:
 
 def _sounddevice() -> Any:
     try:
-        import sounddevice
+        import sounddevice  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError("the microphone", "sounddevice", "mic") from error
     except OSError as error:  # the wheel for Linux carries no PortAudio

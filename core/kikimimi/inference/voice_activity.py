@@ -60,8 +60,8 @@ class SileroVAD(nn.Module):
         x = (spectrum[:, :_BINS].square() + spectrum[:, _BINS:].square()).sqrt()
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             x = conv(x).relu()
-        hidden, state = self.lstm(x.squeeze(-1), state)  # (N, 128, 1) -> (N, 128)
-        return self.final_conv(hidden.relu()[..., None]).sigmoid().flatten(), state
+        hidden, after = self.lstm(x.squeeze(-1), state)  # (N, 128, 1) -> (N, 128)
+        return self.final_conv(hidden.relu()[..., None]).sigmoid().flatten(), after
 
 
 @cache

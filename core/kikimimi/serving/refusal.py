@@ -84,7 +84,7 @@ def not_supported(name: str, allowed: Iterable[str]) -> RefusalError:
 
 
 def _of_parameters(error: ValidationError) -> RefusalError:
-    first = error.errors(include_url=False, include_context=True)[0]
+    first: Any = error.errors(include_url=False, include_context=True)[0]
     where = ""
     for step in first["loc"]:
         where += f"[{step}]" if isinstance(step, int) else f".{_shown(step)}" if where else _shown(step)

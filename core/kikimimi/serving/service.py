@@ -60,7 +60,8 @@ class Service:
     ) -> None:
         self.name, self.limits = name or run.recipe.name, limits or Limits()
         self.created = int(time.time())
-        self._cut, self._pause = cut, pause
+        self._cut: Cut = cut
+        self._pause = pause
         self._tasks = list(fixed_tasks(run))
         engine, self.generation = open_engine(run, device)
         self.max_seconds = engine.max_seconds

@@ -297,8 +297,8 @@ def _is_file(path: Path) -> bool:
 def _lines() -> Iterator[str]:
     """Yield the lines of the input without their ends."""
     if not sys.stdin.isatty():
-        if hasattr(sys.stdin, "reconfigure"):
-            sys.stdin.reconfigure(errors="surrogateescape")
+        if reconfigure := getattr(sys.stdin, "reconfigure", None):
+            reconfigure(errors="surrogateescape")
         for line in sys.stdin:
             yield line.rstrip("\r\n")
         return

@@ -279,7 +279,7 @@ def load_gradio() -> Any:
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
-        import gradio
+        import gradio  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError("the demo", "gradio", "demo") from error
     return gradio

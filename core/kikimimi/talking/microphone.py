@@ -47,7 +47,7 @@ def record(sample_rate: int, until: Callable[[], object]) -> NDArray[np.float32]
 
 def _library() -> Any:
     try:
-        import sounddevice
+        import sounddevice  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError("the microphone", "sounddevice", "mic") from error
     except OSError as error:  # the wheel for Linux carries no PortAudio

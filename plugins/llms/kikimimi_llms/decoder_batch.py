@@ -52,7 +52,7 @@ class DecoderBatch(RunningBatch):
         logits = self._run(embeddings, mask, cache)
         if len(self._mask):
             width = max(longest, self._mask.shape[1])
-            for old, new in zip(self._cache.layers, cache.layers, strict=True):
+            for old, new in zip(_layers(self._cache), _layers(cache), strict=True):
                 old.keys = torch.cat([_widened(old.keys, width), _widened(new.keys, width)])
                 old.values = torch.cat([_widened(old.values, width), _widened(new.values, width)])
             masks = [nn.functional.pad(m, (width - m.shape[1], 0)) for m in (self._mask, mask)]
@@ -64,7 +64,7 @@ class DecoderBatch(RunningBatch):
     def step(self, ids: Tensor) -> Tensor:
         """Read one id of each row."""
         self._mask = nn.functional.pad(self._mask, (0, 1), value=1)
-        embeddings = self._embed(ids)[:, None].to(self._cache.layers[0].keys.dtype)
+        embeddings = self._embed(ids)[:, None].to(_layers(self._cache)[0].keys.dtype)
         return self._run(embeddings, self._mask, self._cache)
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -76,7 +76,7 @@ class DecoderBatch(RunningBatch):
         mask = self._mask[chosen]
         first = int(mask.any(dim=0).long().argmax())
         self._mask = mask[:, first:]
-        for layer in self._cache.layers:
+        for layer in _layers(self._cache):
             layer.keys = layer.keys[chosen, :, first:]
             layer.values = layer.values[chosen, :, first:]
 
@@ -97,6 +97,11 @@ class DecoderBatch(RunningBatch):
         )
         logits: Tensor = output.logits[:, -1].float()
         return logits
+
+
+def _layers(cache: DynamicCache) -> list[Any]:
+    """Return what is kept of each layer: `keys` and `values`, (B, H, L, D)."""
+    return list(cache.layers)
 
 
 def _widened(states: Tensor, width: int) -> Tensor:

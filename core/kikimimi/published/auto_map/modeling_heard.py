@@ -111,8 +111,9 @@ class HeardClips:
         """Return what the text model makes of the expanded inputs, in its own class of output."""
         heard = input_ids is not None and bool((input_ids == self.config.audio_token_id).any())
         if inputs_embeds is None and (heard or input_features is not None):
+            ids: Any = input_ids
             inputs_embeds, attention_mask, labels = self.expand_inputs(
-                input_ids, attention_mask, input_features, input_features_mask, labels
+                ids, attention_mask, input_features, input_features_mask, labels
             )
             position_ids = count_positions(None, attention_mask, inputs_embeds)
         if labels is not None:

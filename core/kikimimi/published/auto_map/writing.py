@@ -92,7 +92,7 @@ def write_auto_map(
         raise RequestError(f"cannot be written as a custom model: {'; '.join(wrong)}")
     adapter = recipe.adapter.name
     llm: Any = model.llm
-    dtype = dtype or next(llm.parameters()).dtype
+    stored: torch.dtype = dtype or next(llm.parameters()).dtype
     tokenizer = copy.deepcopy(llm.tokenizer)
     placeholder = next(token for token in _PLACEHOLDERS if token not in tokenizer.get_vocab())
     tokenizer.add_tokens([placeholder], special_tokens=True)
@@ -114,10 +114,10 @@ def write_auto_map(
         folder / "processor_config.json",
         {"auto_map": {"AutoProcessor": "processing_speech_lm.SpeechModelProcessor"}},
     )
-    config = _config(model, audio, adapting, processor.audio_token_id, dtype)
+    config = _config(model, audio, adapting, processor.audio_token_id, stored)
     modeling = import_module(f"{__package__}.modeling_{adapter}")
     begins = ADAPTERS[adapter]
-    state = {name: _cast(value, dtype) for name, value in _state(model).items()}
+    state = {name: _cast(value, stored) for name, value in _state(model).items()}
     with torch.device("meta"):
         whole = getattr(modeling, f"{begins}SpeechModelForCausalLM")(config)
     check_tensors({**dict(whole.named_parameters()), **_kept_buffers(whole)}, state)
