@@ -28,7 +28,7 @@ class Microphone:
     """
 
     def __init__(self, sample_rate: int | None = None) -> None:
-        self._sound = _sounddevice()
+        self._sound = load_sounddevice()
         self.rate = sample_rate or self._own_rate()
         self._blocks: queue.SimpleQueue[NDArray[np.float32] | None] = queue.SimpleQueue()
 
@@ -70,7 +70,13 @@ class Microphone:
             ) from error
 
 
-def _sounddevice() -> Any:
+def load_sounddevice() -> Any:
+    """Return the library that records.
+
+    Raises:
+        MissingExtraError: The package sounddevice is not installed.
+        KikimimiError: PortAudio is not.
+    """
     try:
         import sounddevice  # pyright: ignore[reportMissingImports]
     except ImportError as error:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.errors import KikimimiError, MissingExtraError
+from kikimimi.data.microphone import load_sounddevice
+from kikimimi.errors import KikimimiError
 from kikimimi.talking.recording import LONGEST_RECORDING
 
 
@@ -26,7 +27,7 @@ def record(sample_rate: int, until: Callable[[], object]) -> NDArray[np.float32]
         MissingExtraError: The package for it is not installed.
         KikimimiError: There is no microphone, or it cannot be used.
     """
-    sound = _library()
+    sound = load_sounddevice()
     blocks: list[NDArray[np.float32]] = []
     room = int(LONGEST_RECORDING * sample_rate)
 
@@ -43,16 +44,3 @@ def record(sample_rate: int, until: Callable[[], object]) -> NDArray[np.float32]
             "a file can be heard in its place: /audio FILE"
         ) from error
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-
-
-def _library() -> Any:
-    try:
-        import sounddevice  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise MissingExtraError("the microphone", "sounddevice", "mic") from error
-    except OSError as error:  # the wheel for Linux carries no PortAudio
-        raise KikimimiError(
-            f"the microphone needs PortAudio, which is not installed ({error}). Install it with: "
-            "apt install libportaudio2, or what your system calls it"
-        ) from error
-    return sounddevice
