@@ -69,6 +69,7 @@ from .contracts.metric import (
     Details as Details,
     Metric as Metric,
     MetricConfig as MetricConfig,
+    MetricItem as MetricItem,
     Score as Score,
 )
 from .contracts.normaliser import Normaliser as Normaliser

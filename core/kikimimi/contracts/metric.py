@@ -19,8 +19,12 @@ Better = Literal["lower", "higher"]
 Details = Mapping[str, float]
 """What a value is computed from, by name: plain numbers that add up over utterances."""
 DECIMALS = 4
+Interval = tuple[float, float]
+"""Lower and upper end of the 95 % interval of a value, in its unit."""
 COUNTS = ("truncated", "looped", "thoughts")
 """What a score counts of answers, whatever the metric; scores that were written before have none of it."""
+ENDS = ("low", "high")
+"""What JSON calls the ends of a score's interval."""
 _MOST = 1 << 53  # utterances
 _OLD_RATE = ("substitutions", "deletions", "insertions")  # what scores held when all were error rates
 
@@ -28,6 +32,24 @@ _OLD_RATE = ("substitutions", "deletions", "insertions")  # what scores held whe
 @dataclass(kw_only=True, frozen=True)
 class MetricConfig(Options):
     """Base of every metric's nested `Config`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricItem:
+    """An answer, and all that a metric may go by.
+
+    Attributes:
+        reference: What is right, normalised.
+        prediction: What a system wrote, normalised.
+        question: What was asked, in words: what is said in the clips and what stands beside them in the last
+            turn of the user; empty where that is not known.
+        meta: What is known of the record (`Conversation.meta`).
+    """
+
+    reference: str
+    prediction: str
+    question: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Metric(ABC):
@@ -75,6 +97,46 @@ class Metric(ABC):
     def value(self, details: Details) -> float:
         """Return the value of the details of one or more utterances, added up."""
 
+    def measure_items(self, items: Sequence[MetricItem]) -> Sequence[Details | None]:
+        """Return what `measure` does, for a metric that goes by the question, too; this is what is called.
+
+        Default: `measure` of references and predictions.
+
+        Args:
+            items: The answers, in order.
+
+        Returns:
+            As of `measure`.
+        """
+        return self.measure([one.reference for one in items], [one.prediction for one in items])
+
+    def try_references(self, items: Sequence[MetricItem]) -> int:
+        """Return how many references can be scored, before anything is predicted.
+
+        Default: measure the references against themselves. A metric that costs money looks at them only.
+
+        Args:
+            items: Each with its reference as the prediction.
+
+        Raises:
+            ValueError: A reference cannot be used.
+        """
+        return sum(details is not None for details in self.measure_items(items))
+
+    def remarks(self, items: Sequence[MetricItem]) -> Sequence[str]:
+        """Return what the report says of each answer, such as a judge's reasons. Default: nothing.
+
+        What was measured before is asked for: nothing is computed anew.
+        """
+        return [""] * len(items)
+
+    def invalid(self, details: Details) -> str | None:
+        """Return why the value of summed details is not to be trusted, or None, the default, where it is.
+
+        Such as too many answers that could not be judged. A score says so wherever it is shown.
+        """
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
@@ -105,6 +167,10 @@ class Score:
     None where nobody looked."""
     thoughts: int | None = field(default=None, compare=False)
     """Answers, of those left out too, with a thought, which is not scored."""
+    interval: Interval | None = field(default=None, compare=False)
+    """95 % interval of the value, by the bootstrap; None where there is none, or nobody drew."""
+    invalid: str | None = field(default=None, compare=False)
+    """Why the value is not to be trusted; None where it is."""
     utterances: Sequence[Details | None] = field(default=(), compare=False, repr=False)
     """The details of each utterance in order, None where it was left out; empty where the score was read."""
 
@@ -116,6 +182,14 @@ class Score:
     def __str__(self) -> str:
         """Return the score in words: ``CER 3.14 %``."""
         return f"{self.label} {self.shown()}"
+
+    @property
+    def ends(self) -> str:
+        """The interval in few letters, without the unit: ``2.87-3.42``; empty where there is none."""
+        if self.interval is None:
+            return ""
+        low, high = self.interval
+        return f"{low:.2f}{'-' if low >= 0 else ' to '}{high:.2f}"
 
     def shown(self, value: float | None = None, form: str = ".2f") -> str:
         """Return the value, or another one, with its unit: ``3.14 %``.
@@ -148,13 +222,15 @@ class Score:
             "normaliser": self.normaliser,
             "count": self.count,
             "skipped": self.skipped,
+            **({} if self.interval is None else dict(zip(ENDS, self.interval, strict=True))),
+            **({} if self.invalid is None else {"invalid": self.invalid}),
             **self.counts,
             **self.details,
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Score:
-        """Read what `to_json` returned, now or when all were error rates; ``seconds`` may stand there.
+        """Read what `to_json` returned, now or when all were error rates; more of `reserved` may stand there.
 
         Raises:
             ValueError: Something is missing, or a value is one that no score has.
@@ -163,7 +239,8 @@ class Score:
             found = cls._from_json(values)
         except (KeyError, TypeError, ZeroDivisionError) as error:
             raise ValueError(f"it lacks {error}" if isinstance(error, KeyError) else str(error)) from error
-        for name in ("metric", "normaliser", "unit"):
+        said = ("metric", "normaliser", "unit", *(("invalid",) if found.invalid is not None else ()))
+        for name in said:
             if not isinstance(getattr(found, name), str):
                 raise ValueError(f"{name}: {getattr(found, name)!r} is no text")
         if found.better not in get_args(Better):
@@ -172,7 +249,8 @@ class Score:
             number = getattr(found, name)
             if type(number) is not int or not (name == "count") <= number < _MOST:
                 raise ValueError(f"{name}: {number!r} is no number of utterances")
-        for name, value in {"value": found.value, **found.details}.items():
+        ends = {} if found.interval is None else dict(zip(ENDS, found.interval, strict=True))
+        for name, value in {"value": found.value, **ends, **found.details}.items():
             if type(value) not in (int, float) or not math.isfinite(value):
                 raise ValueError(f"{name}: {value!r} is no finite number")
         return found
@@ -180,7 +258,9 @@ class Score:
     @classmethod
     def _from_json(cls, values: Mapping[str, Any]) -> Score:
         own = {name: values[name] for name in ("metric", "normaliser", "count", "skipped")}
-        own |= {name: values[name] for name in COUNTS if name in values}
+        own |= {name: values[name] for name in (*COUNTS, "invalid") if name in values}
+        if all(end in values for end in ENDS):
+            own["interval"] = (values[ENDS[0]], values[ENDS[1]])
         named = {*cls.reserved(), values["metric"]}
         details = {name: value for name, value in values.items() if name not in named}
         if "value" not in values:
@@ -203,6 +283,10 @@ class Score:
                 "skipped",
                 "seconds",
                 "system",
+                "invalid",
+                "against",
+                "by",
+                *ENDS,
                 *COUNTS,
             )
         )

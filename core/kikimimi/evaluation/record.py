@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from kikimimi.console.terminal import json_text, say
 from kikimimi.contracts import registry
 from kikimimi.errors import RequestError, RunError
 from kikimimi.evaluation.predictions import Identity
-from kikimimi.evaluation.score import check_score
+from kikimimi.evaluation.score import ScoreValue, check_score
 from kikimimi.files.reading import MEBIBYTE, damaged, file_there, paths_in, read_json
 from kikimimi.files.writing import scratch_folder, whole_file, writing
 from kikimimi.files.yaml_text import parse_yaml
@@ -38,7 +38,7 @@ class ScoredSystem(TypedDict):
     """A system's score, and what its predictions depend on."""
 
     predictions: Identity
-    score: dict[str, int | float | str]
+    score: dict[str, ScoreValue]
 
 
 class Scoring(TypedDict):
@@ -97,8 +97,19 @@ def settings_of(evaluation: Evaluation) -> str:
 
 def find_scoring(record: Sequence[Scoring], evaluation: Evaluation, data: str) -> Scoring | None:
     """Return what was scored with these settings on this data, if anything was."""
-    wanted = (settings_of(evaluation), data)
-    return next((one for one in record if (one["settings"], one["data"]) == wanted), None)
+    wanted = plain(evaluation)
+    return next((one for one in record if one["data"] == data and settings_in(one) == wanted), None)
+
+
+def settings_in(scoring: Scoring) -> dict[str, Any]:
+    """Return the settings of a scoring as YAML's own types; options that came later are as they were then."""
+    held: dict[str, Any] = parse_yaml(scoring["settings"])
+    for option in fields(Evaluation):
+        if option.name not in held and option.default is not MISSING:
+            held[option.name] = plain(option.metadata.get("before", option.default))
+        elif option.name not in held and option.default_factory is not MISSING:
+            held[option.name] = plain(option.default_factory())
+    return {option.name: held.pop(option.name) for option in fields(Evaluation) if option.name in held} | held
 
 
 def keep_scoring(

@@ -1,7 +1,8 @@
 """Scoring, and scores as a table. Imports no torch, so that ``kikimimi score`` answers at once."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ from kikimimi.console.rich_console import SafeConsole
 from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
 from kikimimi.contracts.answer import Answer, without_thoughts
-from kikimimi.contracts.metric import MetricConfig, Score, open_metric
+from kikimimi.contracts.metric import MetricConfig, MetricItem, Score, open_metric
+from kikimimi.contracts.normaliser import Normaliser
 from kikimimi.errors import RequestError
+from kikimimi.evaluation.bootstrap import Comparison, interval
 from kikimimi.evaluation.loops import has_loop
 from kikimimi.files.reading import damaged, file_there, read_json
 
+ScoreValue = int | float | str | dict[str, Any]
+"""What JSON holds of a score: texts, numbers, and in ``against`` and ``by`` comparisons and parts by name."""
 EDITS = ("substitutions", "deletions", "insertions")
 """Details of error rates that tables show."""
+_COMPARED = ("difference", "low", "high", "differ", "count")
 TABLED = ("truncated", "looped")
 """Counts of answers that tables show."""
 
@@ -32,6 +38,7 @@ def score(
     metric: str,
     normaliser: str,
     config: MetricConfig | None = None,
+    groups: Sequence[Hashable] | None = None,
 ) -> Score:
     """Score predictions against references.
 
@@ -42,6 +49,7 @@ def score(
         metric: Registered name of the metric.
         normaliser: Registered name of the normaliser that both sides go through first.
         config: The metric's options; None for its defaults.
+        groups: What each utterance belongs to where the interval draws groups whole, such as its speaker.
 
     Returns:
         The score; utterances whose reference has nothing to compare with are in `skipped` only.
@@ -56,16 +64,44 @@ def score(
             f"{len(references)} references but {len(predictions)} predictions: "
             "each prediction needs its reference"
         )
+    pairs = zip(references, predictions, strict=True)
+    items = [MetricItem(reference=reference, prediction=prediction) for reference, prediction in pairs]
+    return score_items(items, metric=metric, normaliser=normaliser, config=config, groups=groups)
+
+
+def score_items(
+    items: Sequence[MetricItem],
+    *,
+    metric: str,
+    normaliser: str,
+    config: MetricConfig | None = None,
+    groups: Sequence[Hashable] | None = None,
+) -> Score:
+    """Score answers, of which more may be known than two texts.
+
+    Args:
+        items: The answers, not yet normalised.
+        metric: As for `score`; so are the others.
+        normaliser: See there.
+        config: See there.
+        groups: See there.
+
+    Returns:
+        As of `score`.
+
+    Raises:
+        RequestError: No reference is left to score, or the metric does not take them or the normaliser.
+        PluginError: No such metric or normaliser.
+    """
     built, normalise = open_metric(metric, normaliser, config)
-    sides = [[normalise(without_thoughts(text)) for text in side] for side in (references, predictions)]
     try:
-        found = built.measure(sides[0], sides[1])
+        found = built.measure_items(normalised(items, normalise))
     except ValueError as error:
         raise RequestError(f"metric '{metric}': {error}") from error
     kept = [details for details in found if details is not None]
     if not kept:
         raise RequestError(
-            f"nothing to score: all {len(references)} references are empty after normaliser '{normaliser}'"
+            f"nothing to score: all {len(items)} references are empty after normaliser '{normaliser}'"
         )
     totals = add_up(kept)
     return Score(
@@ -76,10 +112,24 @@ def score(
         normaliser=normaliser,
         count=len(kept),
         skipped=len(found) - len(kept),
+        interval=interval(built, found, groups),
+        invalid=built.invalid(totals),
         details=totals,
-        **_counts(references, predictions),
+        **_counts([item.reference for item in items], [item.prediction for item in items]),
         utterances=found,
     )
+
+
+def normalised(items: Sequence[MetricItem], normalise: Normaliser) -> list[MetricItem]:
+    """Return items as a metric sees them: without thoughts, and normalised."""
+    return [
+        replace(
+            item,
+            reference=normalise(without_thoughts(item.reference)),
+            prediction=normalise(without_thoughts(item.prediction)),
+        )
+        for item in items
+    ]
 
 
 def _counts(references: Sequence[str], predictions: Sequence[str]) -> dict[str, int | None]:
@@ -103,7 +153,7 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
     remedy = "Delete it: 'kikimimi evaluate' makes it again"
     if not file_there(path, remedy):
         return {}
-    held: dict[str, dict[str, Any]] = read_json(path, dict[str, dict[str, int | float | str]], remedy=remedy)
+    held: dict[str, dict[str, Any]] = read_json(path, dict[str, dict[str, ScoreValue]], remedy=remedy)
     for system, values in held.items():
         try:
             check_score(values)
@@ -122,6 +172,51 @@ def check_score(values: Mapping[str, Any]) -> None:
     seconds: Any = values.get("seconds")
     if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
         raise ValueError(f"seconds: {seconds!r} is no time")
+    comparisons_of(values)
+    parts_of(values)
+
+
+def comparisons_of(values: Mapping[str, Any]) -> dict[str, Comparison]:
+    """Return how a system differs from others, by their names, from what ``scores.json`` holds of it.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    return {
+        name: Comparison(**{key: _number(f"against.{name}.{key}", one, key) for key in _COMPARED})
+        for name, one in _named(values, "against").items()
+    }
+
+
+def parts_of(values: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the values of parts, by field and by group, from what ``scores.json`` holds of a system.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for field, groups in _named(values, "by").items():
+        where = f"by.{field}"
+        found[field] = {}
+        for group, one in _named({where: groups}, where).items():
+            wanted = [key for key in ("low", "high") if isinstance(one, dict) and key in one]
+            at = f"{where}.{group}"
+            found[field][group] = {key: _number(at, one, key) for key in ("value", "count", *wanted)}
+    return found
+
+
+def _named(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    held = values.get(name, {})
+    if not isinstance(held, dict):
+        raise ValueError(f"{name}: {held!r} is no mapping")
+    return held
+
+
+def _number(where: str, values: Any, key: str) -> Any:
+    value: Any = values.get(key) if isinstance(values, dict) else None
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{where}: {value!r} is no finite number")
+    return value
 
 
 def add_up(details: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -136,7 +231,8 @@ def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
     found = [score for systems in scores.values() for score in systems.values()]
     # One narrow column, so that a table with long names stands on 80 columns.
     counts = ["cut/loop"] if any(set(TABLED) & score.counts.keys() for score in found) else []
-    for column in ("score", "sub/del/ins", "clips", "skipped", *counts):
+    skipped = ["skipped"] if any(score.skipped for score in found) else []
+    for column in ("score", "95 %", "sub/del/ins", "clips", *skipped, *counts):
         table.add_column(column, no_wrap=True, justify="right")
     normalisers = {score.normaliser for score in found}
     for name, systems in scores.items():
@@ -145,18 +241,21 @@ def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
             edited = [f"{score.details[kind]}" for kind in EDITS if kind in score.details]
             table.add_row(
                 Padding(Text(system), (0, 0, 0, 1)),
-                f"{score.label} {score.shown(form='6.2f')}",
+                f"{score.label} {score.shown(form='6.2f')}{'!' if score.invalid else ''}",
+                score.ends,
                 "/".join(edited),
                 str(score.count),
-                str(score.skipped),
+                *(str(score.skipped) for _ in skipped),
                 *("/".join(str(score.counts.get(count, "?")) for count in TABLED) for _ in counts),
             )
     SafeConsole().print(table)
     if counts:
         say("cut/loop: answers that ran out of tokens / that say a piece over and over")
-    say(f"normaliser: {', '.join(sorted(normalisers))}")
+    say(f"95 %: interval by the bootstrap; normaliser: {', '.join(sorted(normalisers))}")
     for name, systems in scores.items():
         for system, score in systems.items():
+            if score.invalid:
+                say(f"{name}: {system}: not valid (!): {score.invalid}", error=True)
             if score.thoughts:
                 said = counted(score.thoughts, "answer")
                 say(f"{name}: {system}: {said} with thoughts, which are not scored")

@@ -15,7 +15,7 @@ from kikimimi.contracts.metric import Score, open_metric
 from kikimimi.data.shards.record import UNNAMED
 from kikimimi.data.shards.shards import Shards
 from kikimimi.errors import KikimimiError, RequestError, WeightsError
-from kikimimi.evaluation.interval import interval
+from kikimimi.evaluation.bootstrap import interval
 from kikimimi.evaluation.predictions import held_identity, read_predictions
 from kikimimi.evaluation.record import as_scored, read_scorings
 from kikimimi.evaluation.score import score

@@ -83,13 +83,16 @@ def _check_evaluations(stage: str, section: Entry, tree: Entry, builder: Builder
 
 
 def own_name_taken(recipe: str, evaluation: Evaluation) -> str | None:
-    """Return what is wrong where a baseline is called as the recipe is, under which its own score stands."""
-    if recipe not in evaluation.baselines:
-        return None
-    return (
-        f"baselines.{recipe}: has the name of the recipe itself, under which the run's own score stands. "
-        "Call it something else"
-    )
+    """Return what is wrong where two systems of an evaluation have one name, such as the recipe's own."""
+    for section, names in (("baselines", evaluation.baselines), ("cascades", evaluation.cascades)):
+        if recipe in names:
+            return (
+                f"{section}.{recipe}: has the name of the recipe itself, under which the run's own score "
+                "stands. Call it something else"
+            )
+    if both := sorted(evaluation.baselines.keys() & evaluation.cascades):
+        return f"cascades.{both[0]}: a baseline has this name, too. Call it something else"
+    return None
 
 
 def _check_metric(key: str, builder: Builder) -> None:

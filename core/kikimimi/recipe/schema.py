@@ -440,6 +440,18 @@ class Evaluation(Options):
         default_factory=dict, metadata={"kind": "recogniser", "noun": "baseline"}
     )
     """Finished systems that transcribe the same clips."""
+    cascades: dict[str, Chosen] = field(
+        default_factory=dict, metadata={"kind": "recogniser", "noun": "cascade"}
+    )
+    """Recognisers whose transcripts the run's own LLM is asked in place of the clips, in writing."""
+    written: bool = False
+    """Ask the run's own LLM the same in writing, too: what is lost by listening."""
+    interval_by: str | None = None
+    """Field of the records, such as speaker: the interval of a score draws its groups whole. Null draws
+    clips."""
+    groups: Annotated[list[str], Distinct] | None = None
+    """Fields of the records that scores are broken down by, and length. Null: length, and speaker where
+    records name one."""
 
 
 @dataclass(kw_only=True, frozen=True)

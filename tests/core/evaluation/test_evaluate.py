@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -163,7 +163,11 @@ def test_scores_are_those_of_the_predictions(run: Change) -> None:
         assert value == expected
         seconds = written[system].pop("seconds")
         assert seconds == pytest.approx(sum(line["seconds"] for line in lines), abs=1e-3)
+        against = written[system].pop("against", {})
+        assert list(against) == list(scores)[list(scores).index(system) + 1 :]  # each pair once
         assert written[system] == value.to_json()
+        for other, compared in against.items():
+            assert compared["difference"] == pytest.approx(value.value - scores[other].value)
     assert {line["prediction"] for line in read_predictions(predictions(folder, "other")).values()} == {
         "いいえ"
     }
@@ -733,7 +737,7 @@ def test_white_space_at_the_ends_of_an_answer_is_not_scored(run: Change, monkeyp
     said = "あいうえおかき"
     (raw,) = [score([said], [f" {said}"], metric="cer", normaliser="none")]
     assert round(raw.value) == 14
-    monkeypatch.setattr("kikimimi.evaluation.evaluate._reference", lambda corpus, row: f"{said}\n")
+    monkeypatch.setattr(Conversation, "reference", lambda _: f"{said}\n")
     systems = {
         "blank": baseline("echo", text=f" {said}\n"),
         "thinks": baseline("echo", text=f"<think>x</think> {said}"),
@@ -799,3 +803,55 @@ def test_thoughts_are_not_scored() -> None:
     assert round(100 * (len(written) - len(said)) / len(said)) == 173
     found = score([said], [Answer(written, cut=False)], metric="cer", normaliser="none")
     assert (found.value, found.thoughts, found.to_json()["thoughts"]) == (0, 1, 1)
+
+
+def test_the_llm_is_asked_in_writing_what_a_recogniser_hears_and_what_was_said(
+    run: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Prompt] = []
+
+    def answer(_: object, prompts: Sequence[Prompt], *__: object) -> list[Answer]:
+        asked.extend(prompts)
+        texts = [prompt.conversation.messages[-1].parts for prompt in prompts]
+        return [Answer("".join(getattr(part, "text", None) or "" for part in parts)) for parts in texts]
+
+    monkeypatch.setattr(Engine, "answer", answer)
+    task = Chosen.of("task", "asr", request="Write it down.")
+    folder = run(task=task, cascades={"heard": baseline("echo", text=" はい ")}, written=True)
+    found = evaluate(folder)["held_out"]
+    assert list(found) == ["quickstart", "quickstart+written", "heard"]
+    assert len(asked) == 18
+    assert [len(prompt.clips) for prompt in asked] == [1] * 6 + [0] * 12
+    lines = read_predictions(predictions(folder, "heard"))
+    assert {line["prediction"] for line in lines.values()} == {"はい\nWrite it down."}
+    lines = read_predictions(predictions(folder, "quickstart+written"))
+    assert all(line["prediction"] == f"{line['reference']}\nWrite it down." for line in lines.values())
+    held = held_identity(predictions(folder, "heard"))
+    assert isinstance(held, dict)
+    assert held["heard_by"].startswith("echo ")
+    assert held["weights"] == cast(dict[str, Any], held_identity(predictions(folder)))["weights"]
+    asked.clear()
+    assert evaluate(folder)["held_out"] == found
+    assert not asked  # nothing is asked twice
+
+
+def test_scores_are_broken_down_and_drawn_by_what_records_name(run: Change) -> None:
+    folder = run(baselines={"echo": baseline("echo")}, interval_by="topic", groups=["length", "topic"])
+    with pytest.raises(RequestError, match=r"evaluate\.held_out: no record names 'topic'"):
+        evaluate(folder)
+    field = "language"
+    folder = RunFolder(
+        folder.path,
+        replace(
+            folder.recipe,
+            evaluate={
+                "held_out": replace(
+                    folder.recipe.evaluate["held_out"], interval_by=None, groups=["length", field]
+                )
+            },
+        ),
+    )
+    found = evaluate(folder)["held_out"]["echo"]
+    held = read_scores(folder.evaluation("held_out") / "scores.json")["echo"]
+    assert found.interval == (held["low"], held["high"])
+    assert field not in held.get("by", {})  # all of one language: no parts

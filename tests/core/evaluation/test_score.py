@@ -42,7 +42,11 @@ def test_hand_computed_with_normaliser() -> None:
     )
     assert numbers(result) == (5, 1, 1, 1, 2, 22)
     assert result.value == pytest.approx(100 * 4 / 22)
+    assert result.interval is not None
+    assert result.interval[0] < result.value < result.interval[1]
     assert result.to_json() == {
+        "low": result.interval[0],
+        "high": result.interval[1],
         "metric": "cer",
         "cer": 18.1818,
         "value": 100 * 4 / 22,

@@ -1,0 +1,130 @@
+"""The scores of an evaluation's systems, how they differ, and what they are of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kikimimi.console.terminal import say
+from kikimimi.contracts.metric import Details, Score, open_metric
+from kikimimi.errors import DamagedError
+from kikimimi.evaluation.asked import AskedEvaluation
+from kikimimi.evaluation.bootstrap import compare
+from kikimimi.evaluation.breakdown import break_down
+from kikimimi.evaluation.predictions import Predictions
+from kikimimi.evaluation.record import (
+    RECORD,
+    ScoredSystem,
+    find_scoring,
+    keep_scoring,
+    read_scorings,
+    values_of,
+)
+from kikimimi.evaluation.score import read_scores
+from kikimimi.run.folder import RunFolder
+
+
+def write_scores(
+    run: RunFolder, asked: AskedEvaluation, systems: Mapping[str, Predictions], order: Sequence[str]
+) -> dict[str, Score]:
+    """Score systems, and write them beside those that were scored before.
+
+    Args:
+        run: The run.
+        asked: The evaluation.
+        systems: What each system said of all rows.
+        order: Names of all systems that the evaluation has; others are left out of what is written.
+
+    Returns:
+        All scores that still stand, in that order.
+    """
+    before = scored_before(asked)
+    systems = {**_still_there(asked, before), **systems}
+    found = {name: asked.score([one.texts[key] for key in asked.keys]) for name, one in systems.items()}
+    found = {name: found[name] for name in order if name in found}
+    written: dict[str, ScoredSystem] = {
+        name: {
+            "predictions": systems[name].identity,
+            "score": {
+                **one.to_json(),
+                "seconds": round(systems[name].seconds, 3),
+                **_compared(asked, name, found),
+                **_parts(asked, one),
+            },
+        }
+        for name, one in found.items()
+    }
+    written = before | written
+    written = {system: written[system] for system in order if system in written}
+    _tell_of_scores(asked.folder)
+    keep_scoring(asked.folder, asked.evaluation, asked.corpus.shards.digest, written)
+    values = {system: one["score"] for system, one in written.items()}
+    run.write_json(f"evaluations/{asked.name}/scores.json", values)
+    return {system: found.get(system) or Score.from_json(of) for system, of in values.items()}
+
+
+def _still_there(asked: AskedEvaluation, before: Mapping[str, ScoredSystem]) -> dict[str, Predictions]:
+    """Return what systems said that were scored before, where it still lies there: they are compared, too."""
+    found = {}
+    for system, one in before.items():
+        if one["predictions"]:
+            predictions = asked.predictions(system, one["predictions"], begin=False)
+            if not asked.missing(predictions):
+                found[system] = predictions
+    return found
+
+
+def _compared(asked: AskedEvaluation, name: str, found: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
+    """Return how a system differs from those that stand after it."""
+    metric, _ = open_metric(
+        asked.evaluation.metric.name, asked.evaluation.normaliser, asked.evaluation.metric.config
+    )
+    names = list(found)
+    against = {}
+    for other in names[names.index(name) + 1 :]:
+        comparison = compare(metric, found[name].utterances, found[other].utterances, asked.drawn)
+        if comparison is not None:
+            against[other] = comparison.to_json()
+    return {"against": against} if against else {}
+
+
+def _parts(asked: AskedEvaluation, score: Score) -> dict[str, dict[str, Any]]:
+    metric, _ = open_metric(
+        asked.evaluation.metric.name, asked.evaluation.normaliser, asked.evaluation.metric.config
+    )
+    utterances: Sequence[Details | None] = score.utterances
+    parts = {name: break_down(metric, utterances, groups) for name, groups in asked.groups.items()}
+    shown = {name: groups for name, groups in parts.items() if len(groups) > 1}
+    return {"by": shown} if shown else {}
+
+
+def _tell_of_scores(folder: Path) -> None:
+    """Say what is wrong with scores that are about to be written again from their record."""
+    path = folder / "scores.json"
+    try:
+        held, record = read_scores(path), read_scorings(folder)
+    except DamagedError as error:
+        say(f"{error}, now", error=True)
+        return
+    if held and record and held not in [values_of(scoring) for scoring in record]:
+        say(f"{path} is not what {RECORD} says: it is written again", error=True)
+
+
+def scored_before(asked: AskedEvaluation) -> dict[str, ScoredSystem]:
+    """Return what the same settings gave before, also in a version that kept no record.
+
+    Raises:
+        DamagedError: What is there is damaged.
+    """
+    record = read_scorings(asked.folder)
+    scoring = find_scoring(record, asked.evaluation, asked.corpus.shards.digest)
+    if scoring is not None:
+        return scoring["systems"]
+    scores = {} if record else read_scores(asked.folder / "scores.json")
+    wanted = (asked.evaluation.metric.name, asked.evaluation.normaliser)
+    return {
+        system: {"predictions": "", "score": values}
+        for system, values in scores.items()
+        if (values["metric"], values["normaliser"]) == wanted
+    }
