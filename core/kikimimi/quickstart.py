@@ -18,7 +18,7 @@ from kikimimi.data.packing.pack import pack
 from kikimimi.data.packing.source import PackSource
 from kikimimi.errors import MissingExtraError
 from kikimimi.evaluation.evaluate import evaluate
-from kikimimi.evaluation.score import print_scores
+from kikimimi.evaluation.print_scores import print_scores
 from kikimimi.files.writing import whole_file
 from kikimimi.recipe import load_recipe
 from kikimimi.recipe.resolve import shipped_recipe

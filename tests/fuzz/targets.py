@@ -17,7 +17,7 @@ from kikimimi.data.packing.source import PackSource
 from kikimimi.data.shards.index import index_path
 from kikimimi.data.shards.indexing import build_index
 from kikimimi.data.shards.shards import Shards
-from kikimimi.evaluation.pairs import read_pairs
+from kikimimi.evaluation.columns import read_texts
 from kikimimi.recipe import load_recipe, to_yaml
 from kikimimi.testing import write_shard
 
@@ -132,9 +132,9 @@ def _scores(_: Path) -> dict[str, Any]:
     return {name: (f"scores.{name}", content.encode()) for name, content in made.items()}
 
 
-def _read_pairs(given: Any) -> str:
+def _read_texts(given: Any) -> str:
     _, path = given
-    references, predictions = read_pairs(path, "reference", "prediction")
+    references, predictions = read_texts(path, ["reference", "prediction"]).values()
     assert len(references) == len(predictions)
     return "read"
 
@@ -240,7 +240,7 @@ TARGETS = (
         corpora.mutate,
         corpora.attempt,
     ),
-    Target("score", 1500, "read, or the line is named", _scores, _damaged(_TEXT), _read_pairs),
+    Target("score", 1500, "read, or the line is named", _scores, _damaged(_TEXT), _read_texts),
     Target(
         "tars",
         2000,

@@ -94,7 +94,7 @@ def talk(*turns: str) -> Conversation:
     return Conversation(tuple(Message(r, (TextPart(t),)) for r, t in zip(roles, turns, strict=False)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(turns=st.lists(st.text(max_size=12, alphabet="ab はい\n。指示#:é"), min_size=1, max_size=4))
 def test_text_and_ids_equal_the_template(llm: LLMJP, turns: list[str]) -> None:
     messages = [{"role": r, "content": t} for r, t in zip(["user", "assistant"] * 2, turns, strict=False)]
@@ -112,7 +112,7 @@ HOSTILE = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(question=HOSTILE, answer=HOSTILE)
 def test_no_text_becomes_a_control_token(llm: LLMJP, question: str, answer: str) -> None:
     control = set(llm.chat.tokenizer.all_special_ids) | set(llm.chat.tokenizer.added_tokens_decoder)

@@ -2,7 +2,7 @@ import re
 import sys
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 from kikimimi.contracts.registry import load
@@ -46,7 +46,6 @@ def test_equals_upstream_on_every_character() -> None:
     assert differing == []
 
 
-@settings(deadline=None)
 @given(st.text(st.one_of(st.characters(), st.sampled_from("[]<>()（） aAアｱﾞ。")), max_size=30))
 def test_equals_upstream_on_any_text(text: str) -> None:
     assert WhisperBasicNoSpace()(text) == upstream(text)

@@ -20,6 +20,7 @@ from kikimimi.cli import (
     plan,
     plugins,
     published,
+    score,
     serve,
     show,
     train,
@@ -96,5 +97,5 @@ app.command(name="show")(show.show)
 app.add_typer(plugins.app, name="plugins")
 app.command(name="import")(published.import_)
 app.command(name="export")(published.export)
-app.command(name="score")(evaluate.score)
+app.command(name="score")(score.score)
 app.add_typer(data.app, name="data")

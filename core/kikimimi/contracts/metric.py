@@ -106,7 +106,7 @@ class Metric(ABC):
             items: The answers, in order.
 
         Returns:
-            As of `measure`.
+            Details, as of `measure`.
         """
         return self.measure([one.reference for one in items], [one.prediction for one in items])
 
@@ -116,7 +116,7 @@ class Metric(ABC):
         Default: measure the references against themselves. A metric that costs money looks at them only.
 
         Args:
-            items: Each with its reference as the prediction.
+            items: References, each as its own prediction, too.
 
         Raises:
             ValueError: A reference cannot be used.

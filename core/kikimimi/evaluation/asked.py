@@ -34,8 +34,8 @@ class AskedEvaluation:
         folder: Where its predictions go.
         corpus: The data.
         keys: What predictions call each row.
-        items: Of each row what is right and what was asked; as yet without predictions.
-        groups: By name of a field what each row belongs to: what scores are broken down by.
+        items: What is right in each row and what was asked; as yet without predictions.
+        groups: What each row belongs to, by name of a field: what scores are broken down by.
         drawn: What each row belongs to where the interval draws groups; None where it draws rows.
     """
 

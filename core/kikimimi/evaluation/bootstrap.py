@@ -8,7 +8,7 @@ corpus. Where a speaker says many utterances, these are not independent either: 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -45,6 +45,10 @@ class Comparison:
     def significant(self) -> bool:
         """Whether the interval leaves out 0: only then is one system said to be better than the other."""
         return self.low > 0 or self.high < 0
+
+    def reversed(self) -> Comparison:
+        """Return how the other differs from the one."""
+        return replace(self, difference=-self.difference, low=-self.high, high=-self.low)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
@@ -87,8 +91,8 @@ def compare(
     Args:
         metric: The metric.
         utterances: Details of each utterance of the one.
-        others: Those of the other, in the same order.
-        groups: As for `interval`.
+        others: Details of each of the other, in the same order.
+        groups: What each belongs to, as for `interval`.
 
     Returns:
         The difference; utterances that either leaves out are left out of both. None of fewer than two

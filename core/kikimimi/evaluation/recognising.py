@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from kikimimi.contracts.recogniser import Recogniser
     from kikimimi.recipe import Chosen
 
-Clip = NDArray[np.float32]
-
 
 def with_baseline(where: str, chosen: Chosen, asked: AskedEvaluation) -> Callable[[list[int]], Sequence[str]]:
     """Return what answers rows of an evaluation with a recogniser.
@@ -121,7 +119,7 @@ def _open(where: str, chosen: Chosen) -> Recogniser:
     return recogniser
 
 
-def _decoded(record: Record, name: str, recogniser: Recogniser) -> Clip:
+def _decoded(record: Record, name: str, recogniser: Recogniser) -> NDArray[np.float32]:
     return decode(
         record.audio[name],
         sample_rate=recogniser.sample_rate,

@@ -6,14 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
-
-from kikimimi.console.rich_console import SafeConsole
-from kikimimi.console.terminal import say
-from kikimimi.console.words import counted
 from kikimimi.contracts.answer import Answer, without_thoughts
 from kikimimi.contracts.metric import MetricConfig, MetricItem, Score, open_metric
 from kikimimi.contracts.normaliser import Normaliser
@@ -81,13 +73,13 @@ def score_items(
 
     Args:
         items: The answers, not yet normalised.
-        metric: As for `score`; so are the others.
+        metric: Registered name, as for `score`; so are the others.
         normaliser: See there.
         config: See there.
         groups: See there.
 
     Returns:
-        As of `score`.
+        The score, as of `score`.
 
     Raises:
         RequestError: No reference is left to score, or the metric does not take them or the normaliser.
@@ -222,40 +214,3 @@ def _number(where: str, values: Any, key: str) -> Any:
 def add_up(details: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the sums of the details of some utterances."""
     return {name: sum(one[name] for one in details) for name in details[0]}
-
-
-def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
-    """Print the name of each evaluation, and under it one row per system."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("system", overflow="fold")  # a long name takes several lines, but is never cut
-    found = [score for systems in scores.values() for score in systems.values()]
-    # One narrow column, so that a table with long names stands on 80 columns.
-    counts = ["cut/loop"] if any(set(TABLED) & score.counts.keys() for score in found) else []
-    skipped = ["skipped"] if any(score.skipped for score in found) else []
-    for column in ("score", "95 %", "sub/del/ins", "clips", *skipped, *counts):
-        table.add_column(column, no_wrap=True, justify="right")
-    normalisers = {score.normaliser for score in found}
-    for name, systems in scores.items():
-        table.add_row(Text(name, style="bold"))
-        for system, score in systems.items():
-            edited = [f"{score.details[kind]}" for kind in EDITS if kind in score.details]
-            table.add_row(
-                Padding(Text(system), (0, 0, 0, 1)),
-                f"{score.label} {score.shown(form='6.2f')}{'!' if score.invalid else ''}",
-                score.ends,
-                "/".join(edited),
-                str(score.count),
-                *(str(score.skipped) for _ in skipped),
-                *("/".join(str(score.counts.get(count, "?")) for count in TABLED) for _ in counts),
-            )
-    SafeConsole().print(table)
-    if counts:
-        say("cut/loop: answers that ran out of tokens / that say a piece over and over")
-    say(f"95 %: interval by the bootstrap; normaliser: {', '.join(sorted(normalisers))}")
-    for name, systems in scores.items():
-        for system, score in systems.items():
-            if score.invalid:
-                say(f"{name}: {system}: not valid (!): {score.invalid}", error=True)
-            if score.thoughts:
-                said = counted(score.thoughts, "answer")
-                say(f"{name}: {system}: {said} with thoughts, which are not scored")

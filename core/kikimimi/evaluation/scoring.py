@@ -10,7 +10,7 @@ from kikimimi.console.terminal import say
 from kikimimi.contracts.metric import Details, Score, open_metric
 from kikimimi.errors import DamagedError
 from kikimimi.evaluation.asked import AskedEvaluation
-from kikimimi.evaluation.bootstrap import compare
+from kikimimi.evaluation.bootstrap import Comparison, compare
 from kikimimi.evaluation.breakdown import break_down
 from kikimimi.evaluation.predictions import Predictions
 from kikimimi.evaluation.record import (
@@ -21,7 +21,7 @@ from kikimimi.evaluation.record import (
     read_scorings,
     values_of,
 )
-from kikimimi.evaluation.score import read_scores
+from kikimimi.evaluation.score import comparisons_of, read_scores
 from kikimimi.run.folder import RunFolder
 
 
@@ -128,3 +128,36 @@ def scored_before(asked: AskedEvaluation) -> dict[str, ScoredSystem]:
         for system, values in scores.items()
         if (values["metric"], values["normaliser"]) == wanted
     }
+
+
+def own_comparisons(
+    run: RunFolder, scores: Mapping[str, Mapping[str, Score]]
+) -> dict[str, dict[str, dict[tuple[str, str], Comparison]]]:
+    """Return how a run differs from other systems, as ``scores.json`` has it.
+
+    Args:
+        run: The run.
+        scores: What was scored, by evaluation and system.
+
+    Returns:
+        The run's value less another system's: by unit, evaluation, and the names of both.
+    """
+    found: dict[str, dict[str, dict[tuple[str, str], Comparison]]] = {}
+    for name, systems in scores.items():
+        own = run.recipe.name
+        held = read_scores(run.evaluation(name) / "scores.json")
+        pairs = {}
+        for system in systems:
+            if (pair := comparison_in(held, own, system)) is not None:
+                pairs[own, system] = pair
+        if pairs:
+            found.setdefault(systems[own].unit, {})[name] = pairs
+    return found
+
+
+def comparison_in(held: Mapping[str, Mapping[str, Any]], one: str, other: str) -> Comparison | None:
+    """Return how a system differs from another, from ``scores.json``; None where it does not say."""
+    if (found := comparisons_of(held.get(one, {})).get(other)) is not None:
+        return found
+    found = comparisons_of(held.get(other, {})).get(one)
+    return None if found is None else found.reversed()

@@ -105,6 +105,6 @@ def test_lengths_and_fields_make_parts() -> None:
         "20 to 30 s",
         "30 s and more",
     ]
-    rows = [{"speaker": "a"}, {"meta": {"speaker": 7}}, {"speaker": ""}]
+    rows: list[dict[str, object]] = [{"speaker": "a"}, {"meta": {"speaker": 7}}, {"speaker": ""}]
     assert groups_in(rows, "speaker") == ["a", "7", "(none)"]
     assert groups_in(rows, "accent", optional=True) is None

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from kikimimi.evaluation.error_rate import Edit, edits, error_rate
 
@@ -20,7 +20,6 @@ def test_examples(reference: str, prediction: str, expected: list[tuple[str, str
     assert edits(reference, prediction) == expected
 
 
-@settings(deadline=None)
 @given(st.text("abcか\n ", max_size=12), st.text("abcか\n ", max_size=12))
 def test_the_pieces_rebuild_both_texts(reference: str, prediction: str) -> None:
     runs = edits(reference, prediction)
@@ -34,7 +33,6 @@ def test_the_pieces_rebuild_both_texts(reference: str, prediction: str) -> None:
         assert run.op != "delete" or not run.prediction
 
 
-@settings(deadline=None)
 @given(st.text("abc", max_size=8), st.text("abc", max_size=8))
 def test_no_alignment_has_fewer_edits(reference: str, prediction: str) -> None:
     row = list(range(len(prediction) + 1))  # Wagner and Fischer 1974

@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from kikimimi.contracts.metric import Score
 from kikimimi.errors import PluginError, RequestError
 from kikimimi.evaluation.error_rate import edits, error_rate
-from kikimimi.evaluation.pairs import read_pairs
 from kikimimi.evaluation.score import EDITS, add_up, score
+
+from .tables import read_pairs
 
 HAND_SCORED = Path(__file__).with_name("hand_scored.csv")
 PUBLISHED = "cv8_ja_predictions_step110000.csv"
@@ -97,7 +98,6 @@ def test_white_space_at_the_ends_counts_without_normaliser() -> None:
     assert score(["ab "], ["ab"], metric="cer", normaliser="none").details["deletions"] == 1
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.text("abか 。", max_size=8), st.text("abか 。", max_size=8)), min_size=1, max_size=5

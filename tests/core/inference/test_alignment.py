@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from kikimimi.contracts.component import FrameLabels, Padded
 from kikimimi.contracts.vocabulary import BytesVocabulary, CharacterVocabulary, TokenizerVocabulary
@@ -83,7 +83,6 @@ def test_what_cannot_be_aligned() -> None:
     assert align(labels(vocabulary, 1, None, 1, 2), "aab") == [(0, 4, "aab")]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(["ab", "aba", "aab", "a b"]))
 def test_no_other_path_is_more_probable(seed: int, text: str) -> None:
     """By hand: every path through six frames that spells the text."""

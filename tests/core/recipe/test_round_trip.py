@@ -114,7 +114,7 @@ def test_what_is_shown_is_complete(load: Any, base: str) -> None:
     }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     words=st.lists(TEXTS, max_size=4),
     layer=st.integers() | TEXTS,

@@ -42,7 +42,7 @@ def test_makes_every_sentence_once(small: Grammar) -> None:
         small.split(0, 4, seed=5)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**32))
 def test_shipped_grammar(seed: int) -> None:
     grammar = Grammar.load("ja_small")

@@ -218,7 +218,7 @@ PLAIN = st.text(max_size=20, alphabet="a answer\n。はい#")
 
 @pytest.mark.parametrize("tokenizer", ["bytes", *SENTENCEPIECE])
 @pytest.mark.parametrize("template", SHIPPED)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(turns=st.lists(PLAIN, min_size=2, max_size=4))
 def test_shipped_templates_give_the_tokenizer_s_ids(tokenizer: str, template: str, turns: list[str]) -> None:
     rendering = shipped(tokenizer, template)
@@ -231,7 +231,7 @@ def test_shipped_templates_give_the_tokenizer_s_ids(tokenizer: str, template: st
 
 @pytest.mark.parametrize("tokenizer", ["bytes", *SENTENCEPIECE])
 @pytest.mark.parametrize("template", SHIPPED)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(question=HOSTILE, answer=HOSTILE)
 def test_no_text_becomes_a_control_token(tokenizer: str, template: str, question: str, answer: str) -> None:
     rendering = shipped(tokenizer, template)
@@ -324,7 +324,7 @@ BEGINNINGS = st.sampled_from(["hello", "answer", " a", "  a", "\n", "\n\na", "3"
 
 @pytest.mark.parametrize("tokenizer", ["merging", *SENTENCEPIECE])
 @pytest.mark.parametrize("template", [*SHIPPED, *ENDINGS])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(first=BEGINNINGS, answer=BEGINNINGS)
 def test_no_answer_changes_the_tokens_before_it(
     tokenizer: str, template: str, first: str, answer: str

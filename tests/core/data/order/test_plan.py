@@ -38,7 +38,7 @@ def _epoch(plan: Plan, number: int) -> list[list[Planned]]:
     return list(itertools.islice(stream, plan.num_micro_batches(number)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(_sources, st.integers(0, 2**40), st.integers(0, 3), st.floats(30, 200))
 def test_without_shares_every_record_comes_once_per_epoch(
     costs: list[list[float]], seed: int, epoch: int, budget: float
@@ -53,7 +53,7 @@ def test_without_shares_every_record_comes_once_per_epoch(
         )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(_sources, st.data(), st.integers(0, 2**40))
 def test_with_shares_no_record_is_lost_or_repeated_inside_a_pass(
     costs: list[list[float]], data: st.DataObject, seed: int
@@ -77,7 +77,7 @@ def test_with_shares_no_record_is_lost_or_repeated_inside_a_pass(
         assert all(passes[number] == len(c) for number in range(max(passes, default=0)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(_sources, st.integers(0, 1000), st.integers(0, 60), st.booleans())
 def test_seeking_equals_iterating(costs: list[list[float]], seed: int, start: int, weighted: bool) -> None:
     weights = [1.0] * len(costs) if weighted else None
@@ -90,7 +90,7 @@ def test_seeking_equals_iterating(costs: list[list[float]], seed: int, start: in
     assert whole == list(itertools.islice(by_epoch, start + 20))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_sources, st.booleans(), st.data())
 def test_kills_and_changes_of_world_size_lose_and_repeat_nothing(
     costs: list[list[float]], weighted: bool, data: st.DataObject

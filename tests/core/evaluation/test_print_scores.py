@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from kikimimi.contracts.metric import Score
-from kikimimi.evaluation.score import print_scores, score
+from kikimimi.evaluation.print_scores import print_scores
+from kikimimi.evaluation.score import score
 
 
 def scores(system: str) -> dict[str, dict[str, Score]]:

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from kikimimi.errors import RequestError
-from kikimimi.evaluation.pairs import read_pairs
+
+from .tables import read_pairs
 
 
 def written(folder: Path, name: str, text: str | bytes) -> Path:
@@ -58,7 +59,7 @@ def test_a_quotation_mark_in_a_tsv_is_a_character(tmp_path: Path) -> None:
             r"line 2: no column is called 'p'.* Columns: r, q",
         ),
         ("a.jsonl", '{"r": "a", "p": null}\n', "line 1: column 'p' holds null, not a text"),
-        ("a.txt", "r,p\na,b\n", r"a.txt: the name must end in \.csv, \.tsv, \.jsonl, not '\.txt'"),
+        ("a.txt", "r,p\na,b\n", r"a.txt: the name must end in \.csv, \.tsv, \.jsonl, \.parquet, not '\.txt'"),
     ],
 )
 def test_errors(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
@@ -93,11 +94,6 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(target)
         with pytest.raises(RequestError, match=rf"{name}: is a symbolic link that leads nowhere, or to its"):
             read_pairs(tmp_path / name, "a", "b")
-
-
-def test_one_column_for_both(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="reference and prediction are both column 'r': name two columns"):
-        read_pairs(written(tmp_path, "a.csv", "r,p\na,b\n"), "r", "r")
 
 
 @pytest.mark.parametrize(
