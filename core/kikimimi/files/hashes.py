@@ -35,6 +35,8 @@ WEIGHTS_REMEDY = (
     "checkpoint, or where there is none trains the stage again"
 )
 """What people can do where the weights are damaged that a stage has left."""
+IMPORT_REMEDY = "Restore it from a copy, or delete it: 'kikimimi import' into the same folder makes it again"
+"""What people can do where that is damaged which an import leaves in the place of a stage's weights."""
 
 _LONGEST_HEADER = 100 * MEBIBYTE  # safetensors allows 100,000,000 bytes
 _THREADS = 4

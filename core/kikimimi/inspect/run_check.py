@@ -16,18 +16,18 @@ from kikimimi.evaluation.predictions import read_predictions
 from kikimimi.evaluation.record import RECORD, read_scorings
 from kikimimi.evaluation.score import read_scores
 from kikimimi.evaluation.similarity import FILE, read_similarities
-from kikimimi.files.hashes import ASSETS_REMEDY, UNVERIFIED, WEIGHTS_REMEDY, check_seal, require_files
-from kikimimi.files.reading import file_there, folder_there, paths_in, read_json_lines, unreadable
+from kikimimi.files.hashes import ASSETS_REMEDY, UNVERIFIED, require_files
+from kikimimi.files.reading import file_there, folder_there, paths_in, read_json_lines
 from kikimimi.files.writing import what_to_do
 from kikimimi.model.assembly import assemble
-from kikimimi.model.trainable import kept_names, trainable_names
+from kikimimi.model.trainable import kept_names, require_stored, trainable_names
+from kikimimi.recipe import IMPORTED
 from kikimimi.run.drift import recipe_change
 from kikimimi.run.folder import RunFolder, checkpoint_folders, stray_names
 from kikimimi.run.lock import held_lock, read_lock
 from kikimimi.run.metrics import read_metrics
 from kikimimi.training.state.checkpoint import FolderCheckpointIO
 from kikimimi.training.state.stage_form import StageForm
-from kikimimi.weights.tensors import stored_tensors
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _items(path: Path) -> Iterator[CheckedItem]:
         if os.path.lexists(run.assets):
             yield _assets(run)
     yield from _each(path, "checkpoints", "*", partial(_checkpoints, path, run))
-    yield from _each(path, "weights", "*.safetensors", partial(_tensors, path, remedy=WEIGHTS_REMEDY))
+    yield from _each(path, "weights", "*.safetensors", partial(_weights, path, run))
     yield from _each(path, "evaluations", "*", partial(_evaluation, path))
     if os.path.lexists(metrics := path / "metrics.jsonl"):
         yield _item(path, metrics, partial(read_metrics, metrics))
@@ -168,25 +168,27 @@ def _checkpoints(path: Path, run: RunFolder | None, folder: Path) -> Iterator[Ch
         path,
         str((folder / "best").relative_to(path)),
         "step-*.safetensors",
-        partial(_tensors, path, remedy="Restore it from a copy, or train the stage again"),
+        partial(_tensors, path, stage=folder.name, remedy="Restore it from a copy, or train the stage again"),
     )
     for name in stray_names(folder):
         yield CheckedItem(str((folder / name).relative_to(path)), note="is not a checkpoint: passed over")
 
 
-def _tensors(path: Path, file: Path, remedy: str) -> Iterator[CheckedItem]:
+def _weights(path: Path, run: RunFolder | None, file: Path) -> Iterator[CheckedItem]:
+    """Look at what a stage has left: of its name, or of that and the length that it had."""
+    names = [] if run is None else [*run.recipe.stages, IMPORTED]
+    # No other stage's name begins with one's and a dot: recipes refuse it.
+    yield from _tensors(path, file, next((name for name in names if file.name.startswith(f"{name}.")), None))
+
+
+def _tensors(path: Path, file: Path, stage: str | None, remedy: str = "") -> Iterator[CheckedItem]:
     name = str(file.relative_to(path))
     try:
-        sealed = check_seal(file)
-        stored_tensors(file)
-    except (OSError, ValueError) as error:
-        yield _item(path, file, partial(_raise, file, error, remedy))
+        sealed = require_stored(file, stage, remedy)
+    except (KikimimiError, OSError) as error:
+        yield CheckedItem(name, _said(error, file))
     else:
         yield CheckedItem(name, note="" if sealed else UNVERIFIED)
-
-
-def _raise(file: Path, error: Exception, remedy: str) -> None:
-    raise unreadable(file, error, remedy, "") from error
 
 
 def _evaluation(path: Path, folder: Path) -> Iterator[CheckedItem]:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import DamagedError, RecipeError
-from kikimimi.files.hashes import CHECKPOINT_REMEDY, WEIGHTS_REMEDY
-from kikimimi.files.reading import unreadable
+from kikimimi.files.hashes import CHECKPOINT_REMEDY, IMPORT_REMEDY, WEIGHTS_REMEDY
+from kikimimi.files.reading import damaged, unreadable
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.recipe import IMPORTED, Recipe, Stage
 from kikimimi.recipe.chosen import PARTS, PartName
-from kikimimi.weights.tensors import StoredTensor, check_stored, copy_into, stored_tensors
+from kikimimi.weights.tensors import StoredTensor, check_stage, check_stored, copy_into, stored_tensors
 
 
 def trainable_names(
@@ -320,21 +320,34 @@ def misfit(shapes: Mapping[str, torch.Size], state: Mapping[str, Tensor | Stored
     return ""
 
 
-def require_stored(path: Path) -> bool:
-    """Check what a stage left, or had reached, against its hash and for its form.
+def require_stored(path: Path, stage: str | None, remedy: str = "") -> bool:
+    """Check what a stage left, or had reached, against its hash, for its form, and that it is of the stage.
+
+    Args:
+        path: The file, or one of the pieces.
+        stage: The stage in whose place it is; None where that is not known.
+        remedy: What people can do where it is damaged, if not what its place tells.
 
     Returns:
         Whether it has a hash: earlier versions wrote none.
 
     Raises:
-        DamagedError: It is damaged.
+        DamagedError: It is damaged, or another stage's.
     """
+    if path.parent.name.startswith("step-"):
+        remedy = CHECKPOINT_REMEDY
+    elif not remedy:
+        remedy = IMPORT_REMEDY if stage == IMPORTED else WEIGHTS_REMEDY
     try:
         hashed = check_stored(path)
         stored_tensors(path)
     except (OSError, ValueError) as error:
-        remedy = CHECKPOINT_REMEDY if path.parent.name.startswith("step-") else WEIGHTS_REMEDY
         raise unreadable(path, error, remedy) from error
+    try:
+        if stage is not None:
+            check_stage(path, stage)
+    except ValueError as error:
+        raise damaged(path, str(error).removeprefix(f"{path.name} "), remedy) from error
     return hashed
 
 
@@ -345,9 +358,9 @@ def load_trained(model: SpeechLM, recipe: Recipe, stage: str, path: Path) -> boo
         Whether the file was held against a hash: earlier versions wrote none.
 
     Raises:
-        DamagedError: The file is damaged or does not fit.
+        DamagedError: The file is damaged, another stage's, or does not fit.
     """
-    hashed = require_stored(path)
+    hashed = require_stored(path, stage)
     state = stored_tensors(path)
     load_kept(model, state, kept_names(model, recipe, stage), source=str(path))
     return hashed

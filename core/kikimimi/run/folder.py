@@ -33,6 +33,7 @@ from kikimimi.errors import RunError, WriteError
 from kikimimi.files.hashes import (
     ASSETS_REMEDY,
     CHECKPOINT_REMEDY,
+    IMPORT_REMEDY,
     MANIFEST,
     UNVERIFIED,
     WEIGHTS_REMEDY,
@@ -407,7 +408,8 @@ class RunFolder:
             DamagedError: What it has left is a link that leads nowhere, or no file.
         """
         weights = self.weights(stage)
-        return folder_there(weights.parent, _FOLDER_REMEDY) and file_there(weights, WEIGHTS_REMEDY)
+        remedy = IMPORT_REMEDY if stage == IMPORTED else WEIGHTS_REMEDY
+        return folder_there(weights.parent, _FOLDER_REMEDY) and file_there(weights, remedy)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, whole or not at all."""

@@ -29,7 +29,7 @@ from kikimimi.training.parallel.fsdp import ShardedStrategy
 from kikimimi.training.stage import PreparedStage, prepare_stage
 from kikimimi.training.state.checkpoint import write_weights
 from kikimimi.training.stop import leave
-from kikimimi.weights.tensors import check_stored
+from kikimimi.weights.tensors import check_stage, check_stored
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -95,7 +95,7 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
     _tell(stage, trainer.global_step)
     if options.leaves_best and (lowest := best.path()) is not None:
         if trainer.is_global_zero:
-            _check_best(lowest)
+            _check_best(lowest, stage.name)
             with whole_file(run.weights(name)) as path:
                 shutil.copyfile(lowest, path)
     else:
@@ -105,9 +105,10 @@ def run_stage(run: RunFolder, name: str, model: SpeechLM) -> None:
         leave(keeper.interrupted)
 
 
-def _check_best(path: Path) -> None:
+def _check_best(path: Path, stage: str) -> None:
     try:
         check_stored(path)
+        check_stage(path, stage)
     except (OSError, ValueError) as error:
         raise unreadable(
             path,

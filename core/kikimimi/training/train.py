@@ -91,7 +91,7 @@ def _train(run: RunFolder, names: list[str]) -> None:
     corpora = list(training_corpora(recipe))
     if all(run.finished(name) for name in names):
         for name in names:  # which nothing else reads
-            if not require_stored(run.weights(name)):
+            if not require_stored(run.weights(name), name):
                 say_once(f"{run.weights(name)}: {UNVERIFIED}")
         say_once(f"{run.path}: already trained")
     for name in names:

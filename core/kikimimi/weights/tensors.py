@@ -4,6 +4,7 @@ A piece of a sharded file knows which rows of which tensor it holds; reading tak
 whichever pieces hold it, so that it does not matter how many ranks wrote it, nor how many read.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -78,7 +79,8 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
 
     Raises:
         OSError: A file is missing.
-        ValueError: Rows of a tensor are missing, or a file is no safetensors file, or damaged.
+        ValueError: Rows of a tensor are missing, a file is no safetensors file, or damaged, or files of
+            another set lie beside it.
     """
     found: dict[str, list[tuple[int, int, Path]]] = {}
     shapes: dict[str, torch.Size] = {}
@@ -100,6 +102,24 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
                 raise ValueError(f"row {expected} of {name} is in none of the files of {path.name}")
             expected += number
     return {name: StoredTensor(name, shapes[name], tuple(pieces)) for name, pieces in found.items()}
+
+
+def check_stage(path: Path, stage: str) -> None:
+    """Check that what a stage of a run left, or had reached, is in the place of that stage.
+
+    Args:
+        path: The file, or one of the pieces, of which `stored_tensors` finds nothing wrong.
+        stage: The stage; what the header tells nothing of is taken as it is.
+
+    Raises:
+        ValueError: It is another's.
+    """
+    for piece in _pieces_of(path):
+        with safe_open(piece, framework="pt") as file:
+            texts = file.metadata() or {}
+        told = parse_json(texts["kikimimi"], dict[str, Any]) if "kikimimi" in texts else texts
+        if (other := told.get("stage", stage)) != stage:
+            raise ValueError(f"{piece.name} holds the weights of stage '{other}', not of stage '{stage}'")
 
 
 def check_stored(path: Path) -> bool:
@@ -134,12 +154,31 @@ def find_set(folder: Path, stem: str) -> Path:
 
 
 def _pieces_of(path: Path) -> list[Path]:
-    """Return the files of a set: the path itself, or of a piece, all pieces that belong together."""
-    found = _PIECE.fullmatch(path.name)
+    """Return the files of a set: the path itself, or of a piece, all pieces that belong together.
+
+    Raises:
+        OSError: A piece is missing.
+        ValueError: Files of another set lie beside it.
+    """
+    stem, ranks = _set_of(path.name)
+    beside = [file.name for file in paths_in(path.parent, "*.safetensors") if _set_of(file.name)[0] == stem]
+    if other := [name for name in beside if _set_of(name)[1] != ranks]:
+        raise ValueError(f"{other[0]} lies beside {path.name}: files of two are mixed")
+    pieces, held = [path], set(beside)
+    for rank in range(ranks or 0):  # a name may promise any number of them
+        piece = path.with_name(f"{stem}.rank{rank}-of-{ranks}.safetensors")
+        if piece.name not in held:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(piece))
+        pieces[rank:] = [piece]
+    return pieces
+
+
+def _set_of(name: str) -> tuple[str, int | None]:
+    """Return what a set is called, and the number of its pieces; None where it is one whole file."""
+    found = _PIECE.fullmatch(name)
     if found is None:
-        return [path]
-    ranks = int(found["ranks"])
-    return [path.with_name(f"{found['stem']}.rank{rank}-of-{ranks}.safetensors") for rank in range(ranks)]
+        return name.removesuffix(".safetensors"), None
+    return found["stem"], int(found["ranks"])
 
 
 def write_tensors(

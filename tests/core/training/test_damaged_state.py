@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -414,6 +415,43 @@ def test_a_flipped_bit_in_finished_weights_is_found(stopped: RunFolder, place: f
     path.unlink()
     train(stopped)
     assert path.read_bytes() == (stopped.path / "expected").read_bytes()
+
+
+def as_of(stage: str, path: Path) -> None:
+    """Put what another stage of the same parts has left in its place, sealed."""
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    write_tensors(path, tensors, {"kikimimi": json.dumps({"stage": stage})}, seal=True)
+
+
+def test_weights_of_another_stage_are_refused_wherever_they_are_taken_up(
+    make_run: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights of the same shapes were trained on without a word, and ``check`` found nothing."""
+    run = make_run("run", "stages.asr.checkpoint={every: 3, keep: 9, keep_best: 1, leave: best}")
+    train(run)
+    said = "holds the weights of stage 'sft', not of stage 'asr'. Restore it from a copy, or delete it"
+    left, (kept,) = run.weights("asr"), (run.checkpoints("asr") / "best").iterdir()
+    before = shutil.copy(left, run.weights_before("asr", "4-steps"))
+    taken = shutil.copy(left, left.with_name("another.safetensors"))
+    assert not any(item.problem for item in check_run(run.path))
+    for path in (left, kept, before, taken):
+        as_of("sft", path)
+    for take in (train, load_model):
+        with pytest.raises(DamagedError, match=re.escape(f"{left}: {said}: 'kikimimi train' makes it again")):
+            take(run)
+    damaged = {item.name: item.problem for item in check_run(run.path) if item.problem}
+    assert [*damaged] == [str(path.relative_to(run.path)) for path in (kept, before, left)]
+    assert damaged["weights/asr.safetensors"].startswith(said)
+    rewind(run, 8)
+    with pytest.raises(
+        DamagedError, match=r"best/step-.*stage 'sft', not of stage 'asr'.*the stage is trained"
+    ):
+        train(run)
+    as_before_hashes(newest_of := run.checkpoints("asr") / "step-00000008")
+    as_of("sft", newest_of / "weights.safetensors")
+    capsys.readouterr()
+    assert newest(run.checkpoints("asr")) == run.checkpoints("asr") / LAST
+    assert "damaged: weights.safetensors holds the weights of stage 'sft'" in capsys.readouterr().err
 
 
 def test_every_bit_of_a_header_counts(stopped: RunFolder, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from kikimimi.training.state.resume_state import (
 )
 from kikimimi.training.state.stage_form import StageForm
 from kikimimi.weights.tensors import (
+    check_stage,
     find_set,
     local_rows,
     piece_name,
@@ -177,7 +178,9 @@ class FolderCheckpointIO(CheckpointIO):
                 for name, value in state.items()
             }
             check_state(state, checkpoint_step(folder), hashed=hashed)
-            state["state_dict"] = stored_tensors(find_set(folder, "weights"))
+            weights = find_set(folder, "weights")
+            state["state_dict"] = stored_tensors(weights)
+            check_stage(weights, self.metadata["stage"])
             if self._form is not None:
                 self._form.check(state)
         except _DAMAGED as error:
