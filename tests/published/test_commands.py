@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from typer.testing import CliRunner
 
 from kikimimi import RequestError, WeightsError
 from kikimimi.cli import app
+from kikimimi.errors import DamagedError
 from kikimimi.evaluation.predictions import read_predictions
+from kikimimi.inference.load import load_model
 from kikimimi.published.importing import import_model
 from kikimimi.run.folder import RunFolder
 from kikimimi.testing import write_shard
@@ -143,6 +146,23 @@ def test_shards_and_names_of_memory_are_read(flamingo: Path, tmp_path: Path, opt
     model.save_pretrained(folder, **options)
     run = import_model(str(folder), tmp_path / "run")
     assert run.newest_weights()[0] == "imported"
+
+
+def test_what_an_import_left_is_made_again_by_an_import(flamingo: Path, tmp_path: Path) -> None:
+    """A damaged one was said to be there already, and others told of training, which cannot make it."""
+    run = import_model(str(flamingo), tmp_path / "run")
+    file = run.weights("imported")
+    left = file.read_bytes()
+    said = r"imported\.safetensors: .*, or delete it: 'kikimimi import' into the same folder makes it again"
+    for damage in (lambda: file.write_bytes(left[:-9]), lambda: (file.unlink(), file.mkdir())):
+        damage()
+        for take in (lambda: import_model(str(flamingo), run.path), lambda: load_model(run)):
+            with pytest.raises(DamagedError, match=said):
+                take()
+        assert re.search(said, ran("check", run.path).output.replace("\n", " "))
+    file.rmdir()
+    import_model(str(flamingo), run.path)
+    assert file.read_bytes() == left
 
 
 def test_a_run_to_transcribe_to_evaluate_and_to_train(flamingo: Path, tmp_path: Path) -> None:

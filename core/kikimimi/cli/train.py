@@ -61,7 +61,7 @@ def _train(
     if source.is_dir():
         if out is not None:
             raise RequestError(f"{source} is a run folder, and it goes on where it is: leave out --out {out}")
-        run = _lengthened(source, overrides) if extend else RunFolder.open(source, overrides)
+        run = _lengthened(source, overrides) if extend else RunFolder.open(source, overrides, read_lock=True)
     elif source.suffix == ".json" and source.is_file():
         run = _repeat(source, overrides, out)
     else:

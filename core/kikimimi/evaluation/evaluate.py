@@ -25,9 +25,12 @@ from kikimimi.evaluation.predictions import Predictions, held_identity
 from kikimimi.evaluation.recognising import with_baseline, with_transcripts
 from kikimimi.evaluation.record import (
     RECORD,
+    RECORD_REMEDY,
 )
+from kikimimi.evaluation.score import SCORES_REMEDY
 from kikimimi.evaluation.scoring import scored_before, write_scores
 from kikimimi.evaluation.similarity import read_similarities, similarities, write_similarities
+from kikimimi.files.reading import file_there
 from kikimimi.files.writing import check_target
 from kikimimi.inference.engine import Engine, Prompt
 from kikimimi.inference.load import load_model
@@ -69,7 +72,8 @@ def evaluate(
     scores: dict[str, dict[str, Score]] = {}
     for name in names:
         run.require_folder(run.evaluation(name))
-        for file in ("scores.json", RECORD):
+        for file, remedy in (("scores.json", SCORES_REMEDY), (RECORD, RECORD_REMEDY)):
+            file_there(run.evaluation(name) / file, remedy)
             check_target(run.evaluation(name) / file)
     with run.evaluating():
         for asked in _open_all(run, names):

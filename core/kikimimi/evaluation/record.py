@@ -31,7 +31,8 @@ from kikimimi.run.folder import RunFolder
 
 RECORD = "record.json"
 _LARGEST = 64 * MEBIBYTE
-_AGAIN = "Restore it from a copy, or delete it: 'kikimimi evaluate' scores the predictions again"
+RECORD_REMEDY = "Restore it from a copy, or delete it: 'kikimimi evaluate' scores the predictions again"
+"""What people can do where the record is damaged."""
 
 
 class ScoredSystem(TypedDict):
@@ -70,18 +71,20 @@ def read_scorings(folder: Path) -> list[Scoring]:
         DamagedError: The file is damaged, or its settings are not as they were written.
     """
     path = folder / RECORD
-    if not file_there(path, _AGAIN):
+    if not file_there(path, RECORD_REMEDY):
         return []
-    found: list[Scoring] = read_json(path, list[Scoring], limit=_LARGEST, remedy=_AGAIN)
+    found: list[Scoring] = read_json(path, list[Scoring], limit=_LARGEST, remedy=RECORD_REMEDY)
     for number, scoring in enumerate(found, start=1):
         if digest(scoring["settings"]) != scoring["sha256"]:
             what = f"settings {number} are not as they were written: their SHA-256 differs"
-            raise damaged(path, what, _AGAIN)
+            raise damaged(path, what, RECORD_REMEDY)
         for system, one in scoring["systems"].items():
             try:
                 check_score(one["score"])
             except ValueError as error:
-                raise damaged(path, f"settings {number}: {system!r} is no score: {error}", _AGAIN) from error
+                raise damaged(
+                    path, f"settings {number}: {system!r} is no score: {error}", RECORD_REMEDY
+                ) from error
     return found
 
 

@@ -21,6 +21,8 @@ EDITS = ("substitutions", "deletions", "insertions")
 _COMPARED = ("difference", "low", "high", "differ", "count")
 TABLED = ("truncated", "looped")
 """Counts of answers that tables show."""
+SCORES_REMEDY = "Delete it: 'kikimimi evaluate' makes it again"
+"""What people can do where ``scores.json`` of an evaluation is damaged."""
 
 
 def score(
@@ -142,7 +144,7 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         DamagedError: It is damaged.
     """
-    remedy = "Delete it: 'kikimimi evaluate' makes it again"
+    remedy = SCORES_REMEDY
     if not file_there(path, remedy):
         return {}
     held: dict[str, dict[str, Any]] = read_json(path, dict[str, dict[str, ScoreValue]], remedy=remedy)

@@ -94,6 +94,7 @@ def read_json_lines(
     *,
     limit: int = _LARGEST_LINES,
     remedy: str = "",
+    line_remedy: str = "",
     check: Callable[[T], object] = bool,
     damaged_lines: list[str] | None = None,
 ) -> list[T]:
@@ -107,6 +108,7 @@ def read_json_lines(
         kind: What each line holds.
         limit: Largest size [bytes].
         remedy: What people can do about a damaged file.
+        line_remedy: What they can do about a damaged line, if that is something else.
         check: Raises a ValueError for a line of the right form that says what cannot be.
         damaged_lines: Takes what is wrong with each damaged line, which is then left out; None makes it an
             error.
@@ -130,7 +132,7 @@ def read_json_lines(
             if number > len(lines) and line.startswith(b"{") and str(error).startswith(_NO_JSON):
                 break
             if damaged_lines is None:
-                raise damaged(path, f"line {number}: {error}", remedy) from error
+                raise damaged(path, f"line {number}: {error}", line_remedy or remedy) from error
             damaged_lines.append(f"line {number}: {error}")
     return found
 

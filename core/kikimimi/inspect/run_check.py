@@ -68,7 +68,7 @@ def check_run(path: Path) -> list[CheckedItem]:
 def _items(path: Path) -> Iterator[CheckedItem]:
     run: RunFolder | None = None
     try:
-        run = RunFolder.open(path)
+        run = RunFolder.open(path, read_lock=True)
         yield CheckedItem("recipe.yaml")
     except (KikimimiError, OSError) as error:
         yield CheckedItem("recipe.yaml", _said(error, path / "recipe.yaml"))

@@ -13,7 +13,7 @@ from kikimimi.console.words import listing, nearest
 from kikimimi.errors import KikimimiError, RequestError, WeightsError
 from kikimimi.files.writing import scratch_folder, whole_file, writing
 from kikimimi.model.assembly import assemble
-from kikimimi.model.trainable import kept_names
+from kikimimi.model.trainable import kept_names, require_stored
 from kikimimi.published.families import FAMILIES
 from kikimimi.published.model import Expressed, PublishedModel
 from kikimimi.recipe import IMPORTED, Recipe, digest, load_recipe
@@ -41,11 +41,13 @@ def import_model(source: str, out: Path, overrides: Sequence[str] = ()) -> RunFo
     Raises:
         WeightsError: The source cannot be read, is no speech LLM that is known, or does not fit.
         RunError: `out` holds something else.
+        DamagedError: What an earlier import left there is damaged.
         RecipeError: An override is wrong.
     """
     recipe = imported_recipe(source, overrides)
     run = RunFolder.create(out, recipe)
     if run.finished(IMPORTED):
+        require_stored(run.weights(IMPORTED), IMPORTED)
         return run
     with run.locked():
         model = assemble(recipe)

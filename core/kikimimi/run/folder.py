@@ -55,7 +55,7 @@ from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.recipe import IMPORTED, Recipe, load_recipe, to_yaml
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.run.drift import HARDWARE, as_begun, newer_options, recipe_change, text_changes
-from kikimimi.run.made_with import MadeWith, tell_differences
+from kikimimi.run.made_with import MadeWith, tell_difference
 from kikimimi.run.rank import global_rank
 
 if TYPE_CHECKING:
@@ -136,8 +136,13 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, path: Path, overrides: Sequence[str] = ()) -> RunFolder:
+    def open(cls, path: Path, overrides: Sequence[str] = (), *, read_lock: bool = False) -> RunFolder:
         """Open a run folder; overrides may change where and how it goes on, which is `HARDWARE` alone.
+
+        Args:
+            path: The folder.
+            overrides: Changes to the recipe.
+            read_lock: The lock is read next, and an error tells of it where it is damaged: not said here.
 
         Raises:
             RunError: It is not one, or the overrides change what is trained.
@@ -146,10 +151,13 @@ class RunFolder:
         file_there(path / "recipe.yaml", _RECIPE_REMEDY)
         made_with = MadeWith.read(path / "lock.json")
         run = cls(path, recipe := cls._recipe(path, made_with))
-        found = (made_with.damage, *made_with.differences(), *run._edits(made_with.recipe))
-        unhashed = os.path.lexists(run.assets) and not os.path.lexists(run.assets / MANIFEST)
-        lines = (*filter(None, found), *([f"{run.assets.name} {UNVERIFIED}"] if unhashed else []))
-        tell_differences(path, lines)
+        lines = [*made_with.differences(), *run._edits(made_with.recipe)]
+        if made_with.damage and not read_lock:
+            lines.append(made_with.damage)
+        if os.path.lexists(run.assets) and not os.path.lexists(run.assets / MANIFEST):
+            lines.append(f"{run.assets.name} {UNVERIFIED}")
+        for line in lines:
+            tell_difference(path, line)
         if not overrides:
             return run
         wanted = cls._recipe(path, made_with, overrides)

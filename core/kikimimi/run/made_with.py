@@ -91,10 +91,9 @@ class MadeWith:
 
 
 @cache
-def tell_differences(path: Path, lines: tuple[str, ...]) -> None:
+def tell_difference(path: Path, line: str) -> None:
     """Say once what of a run is not as its lock says, or is not verified."""
-    for line in lines:
-        say_once(f"{path}: {line}")
+    say_once(f"{path}: {line}")
 
 
 def _origins(value: Any) -> Iterator[tuple[str, str, str]]:

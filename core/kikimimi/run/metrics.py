@@ -103,11 +103,16 @@ def read_metrics(path: Path) -> Lines:
     """Read ``metrics.jsonl``; a last line cut short by a kill is left out.
 
     Raises:
-        DamagedError: Another line is damaged.
+        DamagedError: Another line is damaged, or it is no file.
     """
-    remedy = "Restore the file from a copy, or delete that line: its values are missing then"
     kind: type[dict[str, Any]] = dict[str, int | float | str]
-    return read_json_lines(path, kind, check=_check, remedy=remedy)
+    return read_json_lines(
+        path,
+        kind,
+        check=_check,
+        remedy="Restore it from a copy, or delete it: its values are missing then",
+        line_remedy="Restore the file from a copy, or delete that line: its values are missing then",
+    )
 
 
 def by_stage(lines: Lines) -> dict[str, Lines]:

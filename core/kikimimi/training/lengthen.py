@@ -17,7 +17,7 @@ from kikimimi.model.trainable import lineage
 from kikimimi.recipe import Recipe, Stage
 from kikimimi.run.drift import recipe_change
 from kikimimi.run.folder import RunFolder, checkpoint_folders, checkpoint_step
-from kikimimi.run.lock import lock_lengths
+from kikimimi.run.lock import held_lock, lock_lengths
 from kikimimi.run.metrics import read_metrics
 from kikimimi.run.rank import global_rank
 from kikimimi.training.callbacks.validation import Best
@@ -46,7 +46,7 @@ def lengthen(path: Path, overrides: Sequence[str]) -> RunFolder:
     """
     name, option = _asked(overrides)
     hardware = [change for change in overrides if not _LENGTH.fullmatch(change)]
-    run = RunFolder.open(path, hardware)
+    run = RunFolder.open(path, hardware, read_lock=True)
     if name not in run.recipe.stages:
         known = run.recipe.stages
         raise RunError(f"{path}: no stage is called '{name}'.{nearest(name, known)} Stages: {listing(known)}")
@@ -59,6 +59,7 @@ def lengthen(path: Path, overrides: Sequence[str]) -> RunFolder:
         _wait(path, name, option, new)
     elif old != new or run.finished(name):
         kept = run.weights_before(name, f"{old}-{option}")
+        held_lock(run)  # it is written last
         _check(run, name, f"stages.{name}.{option}", old, new, finished=run.finished(name) or kept.is_file())
         with run.locked():
             recipe = _with_length(RunFolder.open(path).recipe, name, option, new)  # without other hardware

@@ -14,7 +14,9 @@ from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import check_sources, require_stored
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import keep_lock, told_options
+from kikimimi.run.lock_file import LOCK
 from kikimimi.run.loggers import check_loggers
+from kikimimi.run.made_with import MadeWith, tell_difference
 from kikimimi.run.rank import global_rank, say_once
 from kikimimi.training.fit import run_stage
 from kikimimi.training.launcher import check_launcher
@@ -61,6 +63,8 @@ def train(
                 run.check_targets(name)
             if locked or unfinished:
                 _keep_lock(run, unfinished, recipe_file, hold=locked)
+            elif damage := MadeWith.read(run.path / LOCK).damage:
+                tell_difference(run.path, damage)
         _train(run, names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from kikimimi.files.hashes import MANIFEST
+from kikimimi.run.made_with import tell_difference
 
 from .conftest import Outcome
 from .test_check import flip
@@ -77,6 +79,34 @@ def test_what_is_damaged_is_work_that_failed(
 @pytest.mark.parametrize("command", [["evaluate"], ["train"], ["check"], ["transcribe", "no.wav"]])
 def test_a_run_that_is_not_there_is_a_wrong_request(cli: Cli, tmp_path: Path, command: list[str]) -> None:
     assert cli(command[0], tmp_path / "none", *command[1:]).code == 2
+
+
+@pytest.mark.parametrize("name", ["scores.json", "record.json"])
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_file_of_an_evaluation_is_named_alike(cli: Cli, run: Path, name: str, put: Any) -> None:
+    """``evaluate`` spoke of another path to choose, or wrote it again, and ``check`` of deleting it."""
+    file = run / "evaluations" / "held_out" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    put(file)
+    problem = r"is (not a file|a symbolic link that leads nowhere)\. .*[Dd]elete it: 'kikimimi evaluate' "
+    found = re.search(rf"evaluations/held_out/{name}: ({problem}.*)", cli("check", run).out)
+    assert found is not None
+    assert cli("evaluate", run).err.endswith(f"error: {file}: {found[1]}\n")
+
+
+def test_a_damaged_lock_is_said_once(cli: Cli, run: Path) -> None:
+    (run / "lock.json").write_text("x")
+    said = "lock.json: is not JSON: "
+    for command in (["train"], ["check"], ["evaluate"], ["show"]):
+        tell_difference.cache_clear()  # as another process has it
+        done = cli(command[0], run, *command[1:])
+        assert (done.out + done.err).count(said) == 1, command
+    (run / WEIGHTS).unlink()
+    tell_difference.cache_clear()
+    done = cli("train", run)
+    assert done.err.count(said) == 1
+    assert done.err.endswith("or delete it: the next session writes a new one\n")
 
 
 def test_what_earlier_versions_wrote_is_told_to_be_unverified(cli: Cli, run: Path) -> None:

@@ -175,6 +175,12 @@ def test_a_damaged_line_amid_the_metrics_is_an_error(tmp_path: Path, line: str) 
         read_metrics(path)
 
 
+def test_a_folder_in_the_place_of_metrics_has_no_line_to_delete(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(DamagedError, match=r"not a file\. Restore it from a copy, or delete it: its values"):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
 def test_a_damaged_line_amid_predictions_is_answered_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

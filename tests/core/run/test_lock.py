@@ -21,7 +21,7 @@ from kikimimi.run import lock as module
 from kikimimi.run.drift import Change, DriftError, drift
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import git_state, hold_to, keep_lock, lock, read_lock
-from kikimimi.run.made_with import tell_differences
+from kikimimi.run.made_with import tell_difference
 from kikimimi.run.source import source_digest
 from kikimimi.testing import write_shard
 
@@ -365,7 +365,7 @@ def test_an_edited_recipe_is_said_once_and_taken(run: RunFolder, capsys: pytest.
     assert capsys.readouterr().err == f"{run.path}: {said}lock.json has its text, under recipe.yaml\n"
     run.weights_before("asr", "8-steps").parent.mkdir()
     run.weights_before("asr", "8-steps").touch()
-    tell_differences.cache_clear()
+    tell_difference.cache_clear()
     RunFolder.open(run.path)
     assert capsys.readouterr().err == ""  # --extend was killed before it wrote the lock
 
@@ -402,6 +402,6 @@ def test_a_lock_of_other_types_is_said_with_what_to_do(
     with pytest.raises(DamagedError, match=rf"lock\.json: {said}"):
         keep_lock(run)
     (run.path / "lock.json").unlink()
-    tell_differences.cache_clear()
+    tell_difference.cache_clear()
     RunFolder.open(run.path)
     assert capsys.readouterr().err == ""

@@ -13,7 +13,7 @@ from kikimimi.errors import RecipeError
 from kikimimi.recipe import load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import lock, read_lock
-from kikimimi.run.made_with import MadeWith, tell_differences
+from kikimimi.run.made_with import MadeWith, tell_difference
 from kikimimi.testing import tiny_recipe, write_shard
 
 GROUP = "kikimimi.normalisers"
@@ -100,7 +100,7 @@ def test_other_code_is_said_by_what_works_with_it(run: Path, monkeypatch: pytest
     clip = run / "clip.wav"
     clip.write_bytes(b"no sound")
     for command in (["transcribe", str(run), str(clip)], ["evaluate", str(run)]):
-        tell_differences.cache_clear()
+        tell_difference.cache_clear()
         assert said in CliRunner().invoke(app, command).stderr.replace("\n", " ")
     monkeypatch.setattr("kikimimi.run.made_with.source_digest", lambda name: None)
     assert MadeWith.read(run / "lock.json").differences() == []  # installed by its version, which is the same
@@ -117,5 +117,6 @@ def test_a_lock_that_says_nothing_is_passed_over(tmp_path: Path, content: str | 
 
 
 def test_nothing_is_said_of_what_is_the_same(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tell_differences(run, tuple(MadeWith.read(run / "lock.json").differences()))
+    for line in MadeWith.read(run / "lock.json").differences():
+        tell_difference(run, line)
     assert capsys.readouterr().err == ""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kikimimi.errors import KikimimiError, RequestError, RunError
+from kikimimi.errors import DamagedError, KikimimiError, RequestError, RunError
 from kikimimi.recipe.show import digest
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import keep_lock
@@ -114,6 +114,10 @@ def test_what_cannot_be_lengthened_is_said(make_run: Make, recipe_file: Path) ->
         lengthen(run.path, ["stages.asr.steps=8"])
     train(run)
     files = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    (run.path / "lock.json").write_text("x")
+    with pytest.raises(DamagedError, match=r"lock\.json: is not JSON: .*or delete it"):
+        lengthen(run.path, ["stages.asr.steps=8"])  # what it had left was moved away before
+    (run.path / "lock.json").write_bytes(files[run.path / "lock.json"])
     for changes, message in [
         ([], r"--extend takes the new length of one stage, and there are 0: kikimimi train RUN"),
         (["stages.asr.steps=8", "stages.asr.epochs=8"], r"the new length of one stage, and there are 2"),
