@@ -385,6 +385,44 @@ def test_a_recipe_for_granite_speech_fits_it_with_the_updates_kept(tmp_path: Pat
     assert ["llm.lora.modality is audio" in problem for problem in merged] == [True]
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
+@pytest.mark.parametrize(
+    ("changes", "options", "refused"),
+    [
+        (LORA, {"lora": "keep"}, "hf"),
+        ((), {"audio_token": "<|audio_eos|>"}, "qwen2_audio"),
+        (("llm.chat_template=chatml",), {"audio_token": "<|audio_eos|>"}, "hf"),
+    ],
+)
+def test_what_is_listed_is_what_an_export_refuses(
+    changes: tuple[str, ...], options: dict[str, Any], refused: str, tmp_path: Path
+) -> None:
+    run = trained("qwen2_audio", tmp_path, *changes)
+    listed = exporting.fitting(run.path, **options)
+    assert listed[refused]
+    for name, problems in listed.items():
+        if problems:
+            with pytest.raises(RequestError) as raised:
+                export_run(run, name, tmp_path / name, **options)
+            assert all(problem in str(raised.value) for problem in problems)
+        else:
+            export_run(run, name, tmp_path / name, **options)
+        assert (tmp_path / name).exists() != bool(problems)
+
+
+def test_updates_that_are_not_there_cannot_be_kept(tmp_path: Path) -> None:
+    run = imported("qwen2_audio", tmp_path)
+    with pytest.raises(RequestError, match="--lora keep: the LLM has no low-rank updates"):
+        exporting.fitting(run.path, lora="keep")
+    with pytest.raises(RequestError, match="--lora keep: the LLM has no low-rank updates"):
+        export_run(run, "auto", tmp_path / "out", lora="keep")
+
+
+def test_a_list_refuses_what_it_does_not_read(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", str(tmp_path), "--list", "--to", "hf", "--dtype", "bf16"])
+    assert "--to, --dtype: is not read with --list" in str(result.exception)
+
+
 def test_updates_that_act_on_audio_alone_are_refused_where_they_would_act_on_text(tmp_path: Path) -> None:
     run = trained("qwen2_audio", tmp_path, *LORA, "llm.lora.modality=audio")
     with pytest.raises(RequestError, match=r"llm\.lora\.modality is audio, needs any"):
@@ -418,7 +456,11 @@ def test_voxtral_in_mistral_s_files_is_that_of_transformers(tmp_path: Path) -> N
     if (held["audio_tower.embed_positions.weight"] - sinusoids).abs().max() > 1e-2:
         with pytest.raises(RequestError, match="the encoder's positions are no sinusoids"):
             export_run(run, "voxtral-mistral", tmp_path / "refused")
+        for source in (run.path, run.path / "recipe.yaml"):
+            (problem,) = exporting.fitting(source)["voxtral-mistral"]
+            assert problem.startswith("the encoder's positions are no sinusoids")
         save_file({**held, "audio_tower.embed_positions.weight": sinusoids}, folder / "model.safetensors")
+    assert exporting.fitting(run.path)["voxtral-mistral"] == []
     export_run(run, "voxtral-mistral", tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"params.json", "consolidated.safetensors", "tekken.json"} <= names

@@ -60,6 +60,10 @@ def export(
     from kikimimi.run.folder import RunFolder
 
     if list_:
+        given = {"--to": to != "auto", "--out": out, "--stage": stage, "--dtype": dtype, "--push": push}
+        given |= {"--private": private, "--license-accepted": license_accepted}
+        if unread := [option for option, value in given.items() if value]:
+            raise RequestError(f"{', '.join(unread)}: is not read with --list: leave it out")
         for name, problems in fitting(source, lora=lora, audio_token=audio_token).items():
             say(f"{name}: {'; '.join(problems) if problems else 'fits'}")
         return

@@ -84,8 +84,8 @@ def _files(trained: Trained) -> Files:
         "Clips are padded with silence to windows of 30 s, as in the run (encoder.pad: window), and their "
         "own frames are kept: nothing changes. A conversation holds one clip, of 20 ms to 10 minutes."
     )
-    return Files(config, tensors, featured("AudioFlamingo3Processor", config, token), token, heard, _CLASS)
+    return Files(config, tensors, featured("AudioFlamingo3Processor", config, token), heard, _CLASS)
 
 
-AUDIO_FLAMINGO_3 = Format(_problems, _files)
+AUDIO_FLAMINGO_3 = Format(_TOKEN, _problems, _files)
 """The shape of Audio Flamingo 3."""

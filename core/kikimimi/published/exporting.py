@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kikimimi.console.terminal import json_text, say
 from kikimimi.console.words import listing, nearest
-from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.precision import DTYPES
 from kikimimi.errors import RequestError, WriteError
 from kikimimi.files.writing import whole_folder, writing
 from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
-from kikimimi.published.auto_map.writing import notes, reasons, write_auto_map
+from kikimimi.published.auto_map.writing import notes, problems, write_auto_map
 from kikimimi.published.formats import FORMATS
 from kikimimi.published.model_card import WrittenShape, write_card
-from kikimimi.published.prompts import served_template
 from kikimimi.published.provenance import Provenance
 from kikimimi.published.pushing import check_push, push_export
-from kikimimi.published.served import CONFIG, Files, Trained
+from kikimimi.published.served import CONFIG, Files, Format, Trained
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.run.folder import RunFolder
 
@@ -68,18 +66,28 @@ def fitting(source: Path, *, lora: str | None = None, audio_token: str | None = 
     model = assemble(
         recipe, assets=assets, texts=None if assets else lambda: ["?"], load_weights=False, deferred=True
     )
-    return _problems(Trained(recipe, model, audio_token, _kept(recipe, lora)))
+    _check_lora(recipe, lora)
+    return _problems(Trained(recipe, model, audio_token, lora, filled=False))
 
 
-def _kept(recipe: Recipe, lora: str | None) -> bool:
-    """Return whether low-rank updates of the LLM are kept as files of their own."""
-    updates = recipe.llm.lora
-    return lora == "keep" or (lora is None and updates is not None and updates.modality == "audio")
+def _check_lora(recipe: Recipe, lora: str | None) -> None:
+    _check_options(("--lora", lora, ["merge", "keep"]))
+    if lora == "keep" and recipe.llm.lora is None:
+        raise RequestError("--lora keep: the LLM has no low-rank updates (llm.lora)")
 
 
-def _problems(trained: Trained) -> dict[str, list[str]]:
-    found = {name: format_.problems(trained) for name, format_ in FORMATS.items()}
-    return {**found, CUSTOM: reasons(trained.recipe)}
+def _problems(trained: Trained, names: Iterable[str] = (*FORMATS, CUSTOM)) -> dict[str, list[str]]:
+    """Return for each format why a model does not fit it: what is asked for alone, and before an export."""
+    return {
+        name: _custom_problems(trained) if name == CUSTOM else FORMATS[name].problems(trained)
+        for name in names
+    }
+
+
+def _custom_problems(trained: Trained) -> list[str]:
+    given = {"--lora keep": trained.lora == "keep", "--audio-token": trained.audio_token is not None}
+    unread = [f"{option}: is not read with --to {CUSTOM}: leave it out" for option in given if given[option]]
+    return unread + problems(trained.model, trained.recipe)
 
 
 def export_run(
@@ -117,7 +125,9 @@ def export_run(
         RunError: Nothing was trained yet.
         WriteError: The folder is there, or the system or the Hub refuses.
     """
-    _check_options(to, lora, dtype, out)
+    _check_options(("--to", to, [AUTO, *FORMATS, CUSTOM]), ("--dtype", dtype, [*_STORED]))
+    _check_empty(out)
+    _check_lora(run.recipe, lora)
     if private and push is None:
         raise RequestError("--private is read with --push ORG/NAME alone: leave it out")
     made = Provenance.of(run, stage)
@@ -125,12 +135,7 @@ def export_run(
     if push is not None:
         check_push(push, private=private)
     recipe = run.recipe
-    updates = recipe.llm.lora
-    keep = _kept(recipe, lora)
-    if lora == "keep" and updates is None:
-        raise RequestError(f"--lora keep: the LLM of {run.path} has no low-rank updates (llm.lora)")
-    model = load_model(run, stage)
-    trained = Trained(recipe, model, audio_token, keep, dtype or recipe.llm.dtype)
+    trained = Trained(recipe, load_model(run, stage), audio_token, lora, dtype or recipe.llm.dtype)
     name = _chosen(to, trained)
 
     def card(folder: Path, shape: WrittenShape) -> None:
@@ -140,26 +145,25 @@ def export_run(
         return exported if push is None else replace(exported, url=push_export(out, push, private=private))
 
     if name == CUSTOM:
-        return pushed(_write_custom(run, trained, out, card, lora=lora, dtype=dtype))
-    files = FORMATS[name].files(trained)
+        return pushed(_write_custom(run, trained, out, card, dtype=dtype))
+    shape, placeholder = FORMATS[name], FORMATS[name].placeholder(trained)
+    files = shape.files(trained)
     if files.config_name == CONFIG:
         files = replace(files, config=_stored(files.config, trained.dtype))
     check_complete(files)
-    notes = tuple(_notes(trained, files, keep))
+    said = tuple(_notes(trained, files))
     with whole_folder(out) as folder:
         _write_tensors(folder, files)
         _write_json(folder / files.config_name, files.config)
-        tokenizer = _write_processor(folder, trained, files)
+        _write_processor(folder, trained, shape, files)
         if files.config_name == CONFIG:
             _write_json(folder / "generation_config.json", _generation(trained))
-        if keep and updates is not None:
+        if trained.keep_lora:
             write_updates(folder, trained, files)
         if (run.path / _LOCK).is_file():
             shutil.copyfile(run.path / _LOCK, folder / _LOCK)
-        if files.chat:
-            check_prompt(trained, tokenizer, files.placeholder)
-        card(folder, WrittenShape(name, files.model_class, files.placeholder, notes))
-    return pushed(Exported(out, name, notes))
+        card(folder, WrittenShape(name, files.model_class, placeholder, said))
+    return pushed(Exported(out, name, said))
 
 
 def _licensed(made: Provenance, push: str | None, accepted: bool) -> list[str]:
@@ -187,13 +191,9 @@ def _write_custom(
     out: Path,
     card: Callable[[Path, WrittenShape], None],
     *,
-    lora: str | None,
     dtype: str | None,
 ) -> Exported:
     """Write a model with code of its own: updates merged, in one number format, with a new token."""
-    given = {"--lora keep": lora == "keep", "--audio-token": trained.audio_token is not None}
-    if unread := [option for option, there in given.items() if there]:
-        raise RequestError(f"{', '.join(unread)}: is not read with --to {CUSTOM}: leave it out")
     said = (
         *notes(trained.recipe),
         "Control tokens that users spell out are encoded as such there; in the run they are not.",
@@ -207,17 +207,16 @@ def _write_custom(
     return Exported(out, CUSTOM, said)
 
 
-def _check_options(to: str, lora: str | None, dtype: str | None, out: Path) -> None:
-    for option, given, allowed in (
-        ("--to", to, [AUTO, *FORMATS, CUSTOM]),
-        ("--lora", lora, ["merge", "keep"]),
-        ("--dtype", dtype, [*_STORED]),
-    ):
+def _check_options(*options: tuple[str, str | None, list[str]]) -> None:
+    for option, given, allowed in options:
         if given is not None and given not in allowed:
             raise RequestError(
                 f"{option} {given!r} is none of its values.{nearest(given, allowed)} "
                 f"Allowed: {listing(allowed)}"
             )
+
+
+def _check_empty(out: Path) -> None:
     with writing(out):
         taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
     if taken:
@@ -226,14 +225,14 @@ def _check_options(to: str, lora: str | None, dtype: str | None, out: Path) -> N
 
 def _chosen(to: str, trained: Trained) -> str:
     if to != AUTO:
-        if problems := _problems(trained)[to]:
-            raise RequestError(f"this model is no {to}:\n  " + "\n  ".join(problems))
+        if wrong := _problems(trained, [to])[to]:
+            raise RequestError(f"this model is no {to}:\n  " + "\n  ".join(wrong))
         return to
     found = _problems(trained)
-    for name, problems in found.items():
-        if not problems:
+    for name, wrong in found.items():
+        if not wrong:
             return name
-    lines = [f"  {name}: {'; '.join(problems)}" for name, problems in found.items()]
+    lines = [f"  {name}: {'; '.join(wrong)}" for name, wrong in found.items()]
     raise RequestError("this model fits no format:\n" + "\n".join(lines))
 
 
@@ -310,18 +309,14 @@ def _write_json(path: Path, value: Any) -> None:
         path.write_text(json_text(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_processor(folder: Path, trained: Trained, files: Files) -> Any:
-    tokenizer = trained.own_tokenizer(files.placeholder) if files.chat else trained.tokenizer
-    template = served_template(trained.model.llm, files.placeholder) if files.chat else ""
-    if files.chat:
-        tokenizer.chat_template = template
-    processor = files.processor(tokenizer, template)
+def _write_processor(folder: Path, trained: Trained, shape: Format, files: Files) -> None:
+    tokenizer = shape.tokenizer(trained)
+    processor = files.processor(tokenizer, tokenizer.chat_template if shape.chat else "")
     processor.save_pretrained(folder)
     # Older versions of transformers look for it alone.
     heard = getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
     if heard is not None:
         heard.save_pretrained(folder)
-    return tokenizer
 
 
 def _generation(trained: Trained) -> dict[str, Any]:
@@ -365,42 +360,7 @@ def write_updates(folder: Path, trained: Trained, files: Files) -> None:
     _write_json(folder / "adapter_config.json", settings)
 
 
-_ASKED = Conversation((Message("user", (AudioPart("a.flac"), TextPart("Write what is said."))),))
-
-
-def check_prompt(trained: Trained, tokenizer: Any, token: str) -> None:
-    """Check that a prompt has the ids there that it has in the run, and stands for clips alone.
-
-    Raises:
-        RequestError: The token that stands for clips has another meaning in prompts.
-        WriteError: It has others.
-    """
-    llm: Any = trained.model.llm
-    rendered = llm.render(_ASKED, generate=True)
-    audio = tokenizer.convert_tokens_to_ids(token)
-    expected = [audio if place in rendered.slots else number for place, number in enumerate(rendered.ids)]
-    if expected.count(audio) > len(rendered.slots) and token in tokenizer.get_vocab():
-        raise RequestError(
-            f"token {token!r} stands in prompts already, where it is no clip: name another with --audio-token"
-        )
-    parts = [{"type": "audio"}, {"type": "text", "text": "Write what is said."}]
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
-    )
-    if token not in tokenizer.get_vocab():  # what replaces it counts no text
-        before, after = (tokenizer.encode(part, add_special_tokens=False) for part in text.split(token))
-        place = rendered.slots[0]
-        found, expected = before + after, [*rendered.ids[:place], *rendered.ids[place + 1 :]]
-    else:
-        found = tokenizer.encode(text, add_special_tokens=False)
-    if found != expected:
-        raise WriteError(
-            f"the exported tokenizer writes a prompt with other ids than the run's ({found} instead of "
-            f"{expected}), so that the model would be asked otherwise"
-        )
-
-
-def _notes(trained: Trained, files: Files, keep: bool) -> list[str]:
+def _notes(trained: Trained, files: Files) -> list[str]:
     recipe, notes = trained.recipe, [files.heard]
     rounded = [
         part
@@ -410,7 +370,7 @@ def _notes(trained: Trained, files: Files, keep: bool) -> list[str]:
     if rounded:
         notes.append(f"Rounded to {trained.dtype}: the weights of {', '.join(rounded)}.")
     merged = [part for part in ("encoder", "adapter", "llm") if getattr(recipe, part).lora is not None]
-    if keep and "llm" in merged:
+    if trained.keep_lora and "llm" in merged:
         merged.remove("llm")
         notes.append("Low-rank updates of the LLM: adapter_model.safetensors, as peft reads them.")
     if merged:

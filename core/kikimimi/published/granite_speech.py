@@ -153,7 +153,7 @@ def _files(trained: Trained) -> Files:
         "language_model.model.": "model.language_model.",
         "language_model.lm_head.": "lm_head.",
     }
-    return Files(config, tensors, processor, token, heard, _CLASS, renamed)
+    return Files(config, tensors, processor, heard, _CLASS, renamed)
 
 
 def _theirs(name: str) -> str:
@@ -161,5 +161,5 @@ def _theirs(name: str) -> str:
     return {"queries": "query", "proj": "linear"}.get(first, first) + dot + rest
 
 
-GRANITE_SPEECH = Format(_problems, _files)
+GRANITE_SPEECH = Format(_TOKEN, _problems, _files)
 """The shape of Granite-Speech."""

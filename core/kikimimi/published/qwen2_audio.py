@@ -70,8 +70,8 @@ def _files(trained: Trained) -> Files:
         "Clips are padded with silence to 30 s, as in the run (encoder.pad: window), and their own frames "
         "are kept: nothing changes. The class cuts clips at 30 s, and takes none under 20 ms."
     )
-    return Files(config, tensors, featured("Qwen2AudioProcessor", config, token), token, heard, _CLASS)
+    return Files(config, tensors, featured("Qwen2AudioProcessor", config, token), heard, _CLASS)
 
 
-QWEN2_AUDIO = Format(_problems, _files)
+QWEN2_AUDIO = Format(_TOKEN, _problems, _files)
 """The shape of Qwen2-Audio."""

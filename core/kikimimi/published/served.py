@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from kikimimi.contracts.conversation import AudioPart, Conversation, Message, TextPart
 from kikimimi.contracts.precision import DTYPES
+from kikimimi.model.assembly import pretrained_encoder
 from kikimimi.model.lora import has_updates
 from kikimimi.model.speech_lm import SpeechLM
+from kikimimi.published.prompts import served_template
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import Chosen
 
@@ -30,17 +34,33 @@ class Trained:
 
     Attributes:
         recipe: Its recipe.
-        model: The model, trained; on the meta device where only its fit is asked for.
+        model: The model.
         audio_token: Token of its tokenizer that stands for clips; None is the one that is usual in a shape.
-        keep_lora: Whether low-rank updates of the LLM are kept as files of peft, or merged into the weights.
+        lora: `merge` low-rank updates of the LLM into the weights, or `keep` them as files of peft; None
+            keeps those that act on audio alone.
         dtype: Number format of the weights.
+        filled: Whether the model has its weights; none where only its fit is asked for.
     """
 
     recipe: Recipe
     model: SpeechLM
     audio_token: str | None = None
-    keep_lora: bool = False
+    lora: str | None = None
     dtype: str = "fp32"
+    filled: bool = True
+
+    @property
+    def keep_lora(self) -> bool:
+        """Whether low-rank updates of the LLM are kept, or merged."""
+        updates = self.recipe.llm.lora
+        if self.lora is None:
+            return updates is not None and updates.modality == "audio"
+        return self.lora == "keep"
+
+    @cached_property
+    def encoder(self) -> Any:
+        """The encoder with the weights that never train, which are those of its source."""
+        return self.model.encoder if self.filled else pretrained_encoder(self.recipe)
 
     @property
     def tokenizer(self) -> Any:
@@ -254,11 +274,9 @@ class Files:
         tensors: Tensors by the names that published files have.
         processor: Returns what writes the files of processor and tokenizer (`save_pretrained`), from the
             tokenizer and the chat template.
-        placeholder: The token that stands for clips.
         heard: What padding changes in what is heard there.
         model_class: Name of transformers' class; None where it has none.
         renamed: Names in memory by those of the files, as far as a prefix goes.
-        chat: Whether prompts are made by a chat template.
         config_name: File of the settings; where it is not that of transformers, they are written as they are.
         weights_name: What the files of the weights are called.
     """
@@ -266,7 +284,6 @@ class Files:
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     processor: Callable[[Any, str], Any]
-    placeholder: str
     heard: str
     model_class: str | None = None
     renamed: Mapping[str, str] = field(
@@ -277,7 +294,6 @@ class Files:
             "language_model.lm_head.": "lm_head.",
         }
     )
-    chat: bool = True
     config_name: str = CONFIG
     weights_name: str = "model"
 
@@ -287,12 +303,69 @@ class Format:
     """A shape.
 
     Attributes:
-        problems: Says, in words of recipe options, why a model does not fit; nothing where it does.
+        token: The token that usually stands for clips in prompts.
+        parts: Says, in words of recipe options, why a model's parts do not fit; nothing where they do.
         files: Returns the files of a model that fits.
+        chat: Whether prompts are made by a chat template.
+        named: Whether a token of the user's choice stands in prompts, too, or in the model alone.
     """
 
-    problems: Callable[[Trained], list[str]]
+    token: str
+    parts: Callable[[Trained], list[str]]
     files: Callable[[Trained], Files]
+    chat: bool = True
+    named: bool = True
+
+    def placeholder(self, trained: Trained) -> str:
+        """Return the token that stands for clips in prompts."""
+        return trained.placeholder(self.token) if self.named else self.token
+
+    def tokenizer(self, trained: Trained) -> Any:
+        """Return the tokenizer that is written, with the run's chat template if there is one there."""
+        if not self.chat:
+            return trained.tokenizer
+        placeholder = self.placeholder(trained)
+        tokenizer = trained.own_tokenizer(placeholder)
+        tokenizer.chat_template = served_template(trained.model.llm, placeholder)
+        return tokenizer
+
+    def problems(self, trained: Trained) -> list[str]:
+        """Return why a model does not fit: its parts, or its prompts; nothing where it does."""
+        found = self.parts(trained)
+        if found or not self.chat:
+            return found
+        return prompt_problems(trained, self.tokenizer(trained), self.placeholder(trained))
+
+
+_ASKED = Conversation((Message("user", (AudioPart("a.flac"), TextPart("Write what is said."))),))
+
+
+def prompt_problems(trained: Trained, tokenizer: Any, token: str) -> list[str]:
+    """Return why a prompt has other ids there than in the run, or its token stands for more than clips."""
+    llm: Any = trained.model.llm
+    rendered = llm.render(_ASKED, generate=True)
+    audio = tokenizer.convert_tokens_to_ids(token)
+    expected = [audio if place in rendered.slots else number for place, number in enumerate(rendered.ids)]
+    if expected.count(audio) > len(rendered.slots) and token in tokenizer.get_vocab():
+        return [
+            f"token {token!r} stands in prompts already, where it is no clip: name another with --audio-token"
+        ]
+    parts = [{"type": "audio"}, {"type": "text", "text": "Write what is said."}]
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
+    )
+    if token not in tokenizer.get_vocab():  # what replaces it counts no text
+        before, after = (tokenizer.encode(part, add_special_tokens=False) for part in text.split(token))
+        place = rendered.slots[0]
+        found, expected = before + after, [*rendered.ids[:place], *rendered.ids[place + 1 :]]
+    else:
+        found = tokenizer.encode(text, add_special_tokens=False)
+    if found == expected:
+        return []
+    return [
+        f"the tokenizer writes a prompt with other ids there ({found}) than in the run ({expected}), so that "
+        "the model would be asked otherwise"
+    ]
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -134,8 +134,8 @@ def _files(trained: Trained) -> Files:
         "Clips are not padded, as in the run (encoder.pad: none). In a batch of unequal clips, and in a clip "
         "of several chunks of 30 s, the last audio token of a shorter one hears what pads it, and may change."
     )
-    return Files(config, tensors, processor, _TOKEN, heard)
+    return Files(config, tensors, processor, heard)
 
 
-ULTRAVOX = Format(_problems, _files)
+ULTRAVOX = Format(_TOKEN, _problems, _files, named=False)
 """The shape of Ultravox, whose class vLLM has."""

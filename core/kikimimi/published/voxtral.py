@@ -22,7 +22,7 @@ from kikimimi.published.served import (
 )
 from kikimimi.weights.find import find_weights
 
-_TOKEN = "[AUDIO]"
+TOKEN = "[AUDIO]"
 _CLASS = "VoxtralForConditionalGeneration"
 _TEKKEN = "tekken.json"
 
@@ -83,7 +83,7 @@ def _problems(trained: Trained) -> list[str]:
                 f"adapter.downsample is {chosen.config.downsample}, which does not divide the "
                 f"{sizes.num_positions} frames of a window"
             )
-    found += wrong + llm_problems(trained, ["llama"], _TOKEN)
+    found += wrong + llm_problems(trained, ["llama"], TOKEN)
     options = trained.recipe.llm.config
     if options is None or not hasattr(options, "chat_template"):
         return found
@@ -130,7 +130,7 @@ def _files(trained: Trained) -> Files:
         architectures=[_CLASS],
         audio_config=whisper_settings(trained, LATER_WHISPER_SIZES),
         text_config=text_settings(trained),
-        audio_token_id=trained.tokenizer.convert_tokens_to_ids(trained.placeholder(_TOKEN)),
+        audio_token_id=trained.tokenizer.convert_tokens_to_ids(trained.placeholder(TOKEN)),
         projector_hidden_act="gelu",
         tie_word_embeddings=trained.is_tied,
     )
@@ -139,12 +139,10 @@ def _files(trained: Trained) -> Files:
         config,
         tensors,
         lambda tokenizer, template: _Extractor(trained, num_mels),
-        trained.placeholder(_TOKEN),
         _HEARD,
         _CLASS,
-        chat=False,
     )
 
 
-VOXTRAL = Format(_problems, _files)
+VOXTRAL = Format(TOKEN, _problems, _files, chat=False)
 """The shape of Voxtral, in transformers' files."""

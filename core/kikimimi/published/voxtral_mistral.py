@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kikimimi.published.served import Files, Format, Trained
-from kikimimi.published.voxtral import VOXTRAL
+from kikimimi.published.voxtral import TOKEN, VOXTRAL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,14 +56,13 @@ def _problems(trained: Trained) -> list[str]:
     found = VOXTRAL.problems(trained)
     if found:
         return found
-    encoder: Any = trained.model.encoder.model
-    config, positions = trained.text.config, encoder.embed_positions.weight
+    config, positions = trained.text.config, trained.encoder.model.embed_positions.weight
     if config.rope_parameters.get("rope_type", "default") != "default":
         found.append(f"the LLM's positions are scaled ({config.rope_parameters['rope_type']}), needs none")
     if config.attention_bias or config.mlp_bias:
         found.append("the LLM's layers have biases, needs none")
     limit = _ROUNDING[trained.recipe.encoder.dtype]
-    if not positions.is_meta and (positions.float() - _sinusoids(*positions.shape)).abs().max() > limit:
+    if (positions.float() - _sinusoids(*positions.shape)).abs().max() > limit:
         found.append("the encoder's positions are no sinusoids, which are computed anew there")
     if trained.keep_lora:
         found.append("--lora keep: the files have no place for updates (--lora merge fits)")
@@ -154,5 +153,5 @@ def _params(text: dict[str, Any], sizes: Any, downsample: int) -> dict[str, Any]
     }
 
 
-VOXTRAL_MISTRAL = Format(_problems, _files)
+VOXTRAL_MISTRAL = Format(TOKEN, _problems, _files, chat=False)
 """The shape of Voxtral, in Mistral's files."""

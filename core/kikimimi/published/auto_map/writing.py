@@ -58,6 +58,16 @@ def reasons(recipe: Recipe) -> list[str]:
     return found
 
 
+def problems(model: SpeechLM, recipe: Recipe) -> list[str]:
+    """Return why a model cannot be written so: its parts, or its prompts; nothing where it can.
+
+    Args:
+        model: The model; its weights are not asked for.
+        recipe: Its recipe.
+    """
+    return reasons(recipe) or _template_problems(model.llm)
+
+
 def notes(recipe: Recipe) -> list[str]:
     """Return what is to be known of a recipe's custom model, one sentence each."""
     told = ["It is opened with trust_remote_code=True: the code beside the weights is all that it needs."]
@@ -87,27 +97,24 @@ def write_auto_map(
             as the run's own.
         WriteError: The model has other weights than the code.
     """
-    wrong = reasons(recipe)
+    wrong = problems(model, recipe)
     if wrong:
         raise RequestError(f"cannot be written as a custom model: {'; '.join(wrong)}")
     adapter = recipe.adapter.name
     llm: Any = model.llm
     stored: torch.dtype = dtype or next(llm.parameters()).dtype
-    tokenizer = copy.deepcopy(llm.tokenizer)
-    placeholder = next(token for token in _PLACEHOLDERS if token not in tokenizer.get_vocab())
-    tokenizer.add_tokens([placeholder], special_tokens=True)
+    tokenizer, placeholder = _own_tokenizer(llm)
     audio, adapting = audio_settings(model), _adapter_settings(model, adapter)
     processing = import_module(f"{__package__}.processing_speech_lm")
     processor = processing.SpeechModelProcessor(
         feature_extractor(model, audio),
         tokenizer,
-        chat_template=served_template(llm, placeholder),
+        chat_template=tokenizer.chat_template,
         audio_token=placeholder,
         audio_config=audio,
         adapter_config=adapting,
     )
     audio["max_source_positions"] = processor.num_audio_tokens(audio["max_samples"])
-    _check_template(model, processor)
     folder.mkdir(parents=True, exist_ok=True)
     processor.save_pretrained(folder)
     _amend(
@@ -275,17 +282,22 @@ def _amend(file: Path, added: dict[str, Any]) -> None:
         file.write_text(json.dumps(held | added, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _check_template(model: SpeechLM, processor: Any) -> None:
-    """Render conversations both ways.
+def _own_tokenizer(llm: Any) -> tuple[Any, str]:
+    """Return the tokenizer with a new token for clips and the template that writes it, and that token."""
+    tokenizer = copy.deepcopy(llm.tokenizer)
+    placeholder = next(token for token in _PLACEHOLDERS if token not in tokenizer.get_vocab())
+    tokenizer.add_tokens([placeholder], special_tokens=True)
+    tokenizer.chat_template = served_template(llm, placeholder)
+    return tokenizer, placeholder
 
-    Raises:
-        RequestError: They differ.
-    """
-    llm: Any = model.llm
+
+def _template_problems(llm: Any) -> list[str]:
+    """Render conversations both ways, and return where they differ."""
+    tokenizer, placeholder = _own_tokenizer(llm)
     clip, words = AudioPart("clip.flac"), TextPart("Some words.")
     user, answer = Message("user", (clip, words)), Message("assistant", (TextPart("An answer."),))
     tried = [(user,), (Message("user", (words,)),), (user, answer, user)]
-    marks = f"{llm.config.audio_start or ''}{processor.audio_token}{llm.config.audio_end or ''}"
+    marks = f"{llm.config.audio_start or ''}{placeholder}{llm.config.audio_end or ''}"
     for messages in tried:
         conversation = Conversation(messages)
         try:
@@ -302,9 +314,10 @@ def _check_template(model: SpeechLM, processor: Any) -> None:
             }
             for message in messages
         ]
-        rendered = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        rendered = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         if rendered != expected:
-            raise RequestError(
+            return [
                 f"the chat template cannot be written for transformers: it gives {rendered!r}, "
                 f"and the run's own prompts read {expected!r}"
-            )
+            ]
+    return []
