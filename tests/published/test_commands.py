@@ -80,6 +80,46 @@ def test_a_place_without_a_weight_is_named(flamingo: Path, tmp_path: Path, name:
         import_model(str(lacking), tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "audio_tower.conv1.weight",
+            r"1 of whole numbers: conv1.weight \(is int32, needs floating-point numbers",
+        ),
+        ("multi_modal_projector.linear_2.bias", "1 of whole numbers: mlp.2.bias"),
+        ("language_model.model.norm.weight", "1 of whole numbers: model.norm.weight"),
+    ],
+)
+def test_a_weight_of_whole_numbers_is_named(flamingo: Path, tmp_path: Path, name: str, said: str) -> None:
+    whole = copied(flamingo, tmp_path / "whole", lambda state: state.update({name: state[name].int()}))
+    with pytest.raises(WeightsError, match=said):
+        import_model(str(whole), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.mlp.experts.3.up_proj.weight", "model.layers.0.input_layernorm.weight"]
+)
+def test_whole_numbers_among_experts_are_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / "published").mkdir()
+    TINY["qwen3_omni_moe"].write(tmp_path / "published")
+    there = f"thinker.{name}"
+    whole = copied(
+        tmp_path / "published", tmp_path / "whole", lambda state: state.update({there: state[there].char()})
+    )
+    with pytest.raises(WeightsError, match=f"1 of whole numbers: {name}"):
+        import_model(str(whole), tmp_path / "run")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_weight_that_is_no_number_is_named(flamingo: Path, tmp_path: Path, value: float) -> None:
+    name = "multi_modal_projector.linear_2.bias"
+    damaged = copied(flamingo, tmp_path / "damaged", lambda state: state[name][3:].fill_(value))
+    with pytest.raises(WeightsError, match=rf"1 tensors hold what is no number, .*: {name}\. The files are"):
+        import_model(str(damaged), tmp_path / "run")
+    assert not (tmp_path / "run" / "weights").exists()
+
+
 def test_another_model_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_audioo"}))
     save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")

@@ -13,13 +13,15 @@ from kikimimi.console.words import listing, nearest
 from kikimimi.errors import KikimimiError, RequestError, WeightsError
 from kikimimi.files.writing import scratch_folder, whole_file, writing
 from kikimimi.model.assembly import assemble
+from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import kept_names, require_stored
 from kikimimi.published.families import FAMILIES
 from kikimimi.published.model import Expressed, PublishedModel
 from kikimimi.recipe import IMPORTED, Recipe, digest, load_recipe
+from kikimimi.recipe.chosen import PARTS
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import keep_lock
-from kikimimi.weights.files import WeightsFiles
+from kikimimi.weights.files import WeightsFiles, is_finite
 from kikimimi.weights.find import find_weights
 from kikimimi.weights.speech_llms import check_places, layout_of
 from kikimimi.weights.tensors import write_tensors
@@ -58,11 +60,31 @@ def import_model(source: str, out: Path, overrides: Sequence[str] = ()) -> RunFo
                 f"train with other parts, change the recipe: kikimimi train {out / 'recipe.yaml'} "
                 "adapter=... --out runs"
             )
+        _check_numbers(model, recipe, source)
         run.save_assets(model)
         keep_lock(run)
         with whole_file(run.weights(IMPORTED)) as unfinished:
             write_tensors(unfinished, {}, {"recipe": digest(recipe), "stage": IMPORTED}, seal=True)
     return run
+
+
+def _check_numbers(model: SpeechLM, recipe: Recipe, source: str) -> None:
+    """Check that every weight is a finite number.
+
+    Raises:
+        WeightsError: Some are not; names their tensors, as the files do where these can tell.
+    """
+    ours = [name for name, value in model.state_dict().items() if not is_finite(value)]
+    if not ours:
+        return
+    sources = {str(getattr(recipe, part).config.weights) for part in PARTS}
+    found = [files for one in sources if (files := find_weights(one)) and files.names("*.safetensors")]
+    theirs = {name for files in found for name in files.not_finite()}
+    names = theirs or set(ours)
+    raise WeightsError(
+        f"{source}: {len(names)} tensors hold what is no number, or infinite (NaN, inf): {listing(names)}. "
+        "The files are damaged, or were saved of a model that was: fetch them again"
+    )
 
 
 def imported_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:

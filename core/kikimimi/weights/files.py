@@ -158,6 +158,18 @@ class WeightsFiles:
                         state[kept] = shard.get_tensor(key)
         return state
 
+    def not_finite(self) -> list[str]:
+        """Return the names of the tensors that hold something else than finite numbers.
+
+        Raises:
+            WeightsError: As for `state_dict`.
+        """
+        found = []
+        for name in self._shards():
+            with self._opened(name) as shard:
+                found += [key for key in shard.keys() if not is_finite(shard.get_tensor(key))]  # noqa: SIM118
+        return found
+
     def tensor_names(self) -> set[str]:
         """Return the names of the tensors in the safetensors files, of which no tensor is read.
 
@@ -271,9 +283,10 @@ def load_state(
         ignore: Patterns (`lm_head.*`) of names that may be missing or left over.
 
     Raises:
-        WeightsError: Names are missing or unexpected, or shapes differ; lists them.
+        WeightsError: Names are missing or unexpected, shapes differ, or whole numbers stand where others
+            belong; lists them.
     """
-    own = {name: value.shape for name, value in module.state_dict().items() if not matches_any(name, ignore)}
+    own = {name: value for name, value in module.state_dict().items() if not matches_any(name, ignore)}
     given = {name: value for name, value in state.items() if not matches_any(name, ignore)}
     problems = [
         *_problem("missing", [name for name in own if name not in given]),
@@ -281,9 +294,17 @@ def load_state(
         *_problem(
             "of another shape",
             [
-                f"{name} (is {list(given[name].shape)}, needs {list(shape)})"
-                for name, shape in own.items()
-                if name in given and given[name].shape != shape
+                f"{name} (is {list(given[name].shape)}, needs {list(value.shape)})"
+                for name, value in own.items()
+                if name in given and given[name].shape != value.shape
+            ],
+        ),
+        *_problem(
+            "of whole numbers",
+            [
+                _whole(name, given[name])
+                for name, value in own.items()
+                if name in given and value.is_floating_point() and not given[name].is_floating_point()
             ],
         ),
     ]
@@ -301,6 +322,16 @@ def load_state(
     else:
         # The check above is the strict one: it knows `ignore`.
         module.load_state_dict(filled, strict=False)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether a tensor holds finite numbers alone; one without memory does."""
+    return tensor.is_meta or bool(tensor.isfinite().all())
+
+
+def _whole(name: str, tensor: Tensor) -> str:
+    """Return how messages call a tensor of whole numbers (quantised ones, for instance)."""
+    return f"{name} (is {str(tensor.dtype).removeprefix('torch.')}, needs floating-point numbers)"
 
 
 def is_pickle(name: str) -> bool:

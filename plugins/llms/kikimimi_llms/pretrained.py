@@ -191,7 +191,7 @@ class Pretrained:
 
     def _named_as(self, model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors by the names that the model gives them."""
-        own = set(model.state_dict())
+        own = model.state_dict()
         # Some checkpoints are of the model without its head: their names lack its place in the whole.
         prefix = f"{model.base_model_prefix}."
         named = {
@@ -201,6 +201,10 @@ class Pretrained:
         strange = [name for name in named if name not in own and not matches_any(name, _CONSTANTS)]
         if not strange:
             return named
+        kept = {name for name, value in own.items() if not value.is_floating_point()}
+        given = {name for name, value in named.items() if not value.is_floating_point()}
+        if whole := sorted(name for name in given - kept if not matches_any(name, _CONSTANTS)):
+            raise WeightsError(f"{self.weights}: {len(whole)} of whole numbers: {', '.join(whole)}")
         # transformers knows how older checkpoints of an architecture call, split and join their tensors.
         kinds = [value.dtype for value in state.values() if value.is_floating_point()]
         loaded, report = type(model).from_pretrained(
