@@ -101,6 +101,16 @@ SHAPES = {
     "gemma3": ["llm={name: causal_lm, architecture: gemma3_text, weights: random}"],
     "gemma2": ["llm={name: causal_lm, architecture: gemma2, weights: random}"],
     "granite": ["llm={name: causal_lm, architecture: granite, weights: random}"],
+    "mlp updates": [
+        "llm.lora={rank: 2, alpha: 8, targets: [q_proj, down_proj], modality: audio}",
+        "stages.asr.train={adapter: {lr: 1.0e-3}, llm: {lr: 0.01, part: lora}}",
+    ],
+    "qformer phi3": [
+        "adapter=qformer",
+        "llm={name: causal_lm, architecture: phi3, weights: random}",
+        "llm.lora={rank: 2, alpha: 8, targets: [qkv_proj, o_proj, gate_up_proj, down_proj], modality: audio}",
+        "stages.asr.train={adapter: {lr: 1.0e-3}, llm: {lr: 0.01, part: lora}}",
+    ],
     "mistral": [
         "llm={name: causal_lm, architecture: mistral, weights: random}",
         "llm.lora={rank: 2, targets: [q_proj, down_proj]}",
@@ -151,7 +161,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(write_shard(tmp_path_factory.mktemp("data"), 4))
 
 
-QUICK = ["mlp", "conv", "qformer", "cif", "hubert"]
+QUICK = ["mlp", "mlp updates", "conv", "qformer", "cif", "hubert"]
 SLOW = [shape for shape in SHAPES if shape not in QUICK]
 
 
@@ -204,6 +214,8 @@ def compare(shape: str, folder: Path, model: SpeechLM) -> None:
     for batch, answer in zip(batches_of(model), heard["answers"], strict=True):
         prompts = [prompt(turns) for turns in batch]
         _, packed, _ = engine.pack(prompts)
+        if model.gate is not None:
+            model.gate.set(torch.tensor([bool(one.clips) for one in prompts]), packed.lengths)
         with torch.inference_mode():
             logits = model.llm(packed.embeddings, packed.lengths, torch.arange(len(packed.ids)))
         sizes = packed.lengths.tolist()
@@ -218,10 +230,11 @@ def compare(shape: str, folder: Path, model: SpeechLM) -> None:
             # Its features are computed in fp64 there, and in fp32 here.
             assert (ours - theirs).abs().max() < (5e-4 if shape == "wav2vec2_bert" else 1e-4), shape
             assert ours.std() > 0.01, shape  # there is something to compare
-        new = model.llm.generate(torch.split(packed.embeddings, sizes), generation)
-        assert answer["new"] == new, shape
+        if model.gate is None:
+            new = model.llm.generate(torch.split(packed.embeddings, sizes), generation)
+            assert answer["new"] == new, shape
         assert answer["texts"] == engine.answer(prompts, generation), shape
-        said |= {token for row in new for token in row}
+        said |= {token for row in answer["new"] for token in row}
     assert len(said) > 1, shape  # there is something to compare
 
 
@@ -230,8 +243,8 @@ def compare(shape: str, folder: Path, model: SpeechLM) -> None:
     [
         (["llm={name: seq2seq, weights: random}"], "llm 'seq2seq' has an encoder of its own"),
         (
-            ["llm.lora={rank: 2, targets: [q_proj], modality: audio}"],
-            "llm.lora.modality: updates that act only with audio have no code there",
+            ["llm.lora={rank: 2, targets: [q_proj], modality: audio}", "adapter=cif"],
+            "llm.lora.modality: updates that act only with audio have no code there beside adapter 'cif'",
         ),
         (["encoder={name: beats, weights: random}"], "encoder 'beats' has no code there"),
     ],

@@ -24,6 +24,7 @@ from tests.published.models import TINY, Tiny, Turn, Ultravox, parts
 from tests.published.test_import import LATER, ONE, SILENT, fitting, logits_of, prompt
 from transformers import (
     AudioFlamingo3ForConditionalGeneration,
+    AutoModelForCausalLM,
     AutoProcessor,
     LlamaConfig,
     LlamaForCausalLM,
@@ -408,6 +409,25 @@ def test_what_is_listed_is_what_an_export_refuses(
         else:
             export_run(run, name, tmp_path / name, **options)
         assert (tmp_path / name).exists() != bool(problems)
+
+
+def test_updates_for_audio_alone_are_not_merged_into_a_custom_model(tmp_path: Path) -> None:
+    run = imported("phi4_multimodal", tmp_path)
+    listed = exporting.fitting(run.path)
+    assert [name for name, problems in listed.items() if not problems] == ["hf"]
+    said = "llm.lora.modality is audio"
+    assert all(any(said in problem for problem in listed[name]) for name in ("ultravox", "qwen2_audio"))
+    assert not any("(--lora merge fits)" in problem for problems in listed.values() for problem in problems)
+    with pytest.raises(RequestError, match=f"--lora merge: {said}: merged, updates would act on text, too"):
+        export_run(run, "hf", tmp_path / "out", lora="merge")
+    made = export_run(run, "auto", tmp_path / "out")
+    assert any("vLLM, which runs several requests as one row, cannot" in note for note in made.notes)
+    config = json.loads((tmp_path / "out" / "config.json").read_bytes())
+    assert config["updates"]["scale"] == 2
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert not type(model)._supports_attention_backend
+    with pytest.raises(ValueError, match="which input_ids tell: embeddings do not"):
+        model(inputs_embeds=torch.zeros(1, 2, 32))
 
 
 def test_updates_that_are_not_there_cannot_be_kept(tmp_path: Path) -> None:

@@ -87,6 +87,9 @@ def _problems(trained: Trained, names: Iterable[str] = (*FORMATS, CUSTOM)) -> di
 def _custom_problems(trained: Trained) -> list[str]:
     given = {"--lora keep": trained.lora == "keep", "--audio-token": trained.audio_token is not None}
     unread = [f"{option}: is not read with --to {CUSTOM}: leave it out" for option in given if given[option]]
+    updates = trained.recipe.llm.lora
+    if trained.lora == "merge" and updates is not None and updates.modality == "audio":
+        unread.append("--lora merge: llm.lora.modality is audio: merged, updates would act on text, too")
     return unread + problems(trained.model, trained.recipe)
 
 

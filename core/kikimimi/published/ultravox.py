@@ -78,7 +78,7 @@ def _problems(trained: Trained) -> list[str]:
         if positions % recipe.adapter.config.downsample:
             wrong = needs("adapter", recipe.adapter.config, window_frames=positions)
     found += wrong + llm_problems(trained, None, _TOKEN)
-    if trained.keep_lora:
+    if trained.lora == "keep":
         found.append("--lora keep: the class finds no update beside it (--lora merge fits)")
     return found
 

@@ -64,7 +64,7 @@ def _problems(trained: Trained) -> list[str]:
     limit = _ROUNDING[trained.recipe.encoder.dtype]
     if (positions.float() - _sinusoids(*positions.shape)).abs().max() > limit:
         found.append("the encoder's positions are no sinusoids, which are computed anew there")
-    if trained.keep_lora:
+    if trained.lora == "keep":
         found.append("--lora keep: the files have no place for updates (--lora merge fits)")
     return found
 

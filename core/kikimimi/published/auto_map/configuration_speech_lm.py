@@ -25,6 +25,7 @@ class SpeechModelConfig(PretrainedConfig):  # type: ignore[misc]
         adapter_config: Settings of the adapter.
         audio_token_id: Id that stands where audio tokens go; it may lie past the text model's vocabulary.
         text_prefix: Name of the text model's body inside its class with a head.
+        updates: Low-rank updates of the text model that act in rows with audio alone; None is no such.
     """
 
     model_type = "kikimimi"
@@ -37,6 +38,7 @@ class SpeechModelConfig(PretrainedConfig):  # type: ignore[misc]
         adapter_config: dict[str, Any] | None = None,
         audio_token_id: int | None = None,
         text_prefix: str = "model",
+        updates: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         text = dict(text_config) if isinstance(text_config, dict) else text_config
@@ -46,6 +48,6 @@ class SpeechModelConfig(PretrainedConfig):  # type: ignore[misc]
             audio_config = AudioTowerConfig(**(audio_config or {}))
         self.text_config, self.audio_config = text, audio_config
         self.adapter_config = adapter_config or {}
-        self.audio_token_id, self.text_prefix = audio_token_id, text_prefix
+        self.audio_token_id, self.text_prefix, self.updates = audio_token_id, text_prefix, updates
         kwargs.setdefault("tie_word_embeddings", getattr(text, "tie_word_embeddings", False))
         super().__init__(**kwargs)

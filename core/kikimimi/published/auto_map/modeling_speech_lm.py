@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from kikimimi.published.auto_map.audio_counts import count_frames
 from kikimimi.published.auto_map.audio_towers import LibraryTower, combine_layers, mean_of_pairs
 from kikimimi.published.auto_map.configuration_speech_lm import SpeechModelConfig
+from kikimimi.published.auto_map.row_updates import RowGate, add_updates
 
 
 class TowerAttention(nn.Module):
@@ -121,6 +122,8 @@ class AudioTower(nn.Module):
         return combine_layers(outputs, self.taps)
 
 
+SERVED = True
+"""Whether servers that run requests in one row can take the model; False where rows are told apart."""
 TOWER_SETTINGS = ("kind", "num_positions", "pad", "pairs", "keep_silence", "layers")
 
 
@@ -134,7 +137,7 @@ class SpeechModelBase(PreTrainedModel):  # type: ignore[misc]
     config_class: Any = SpeechModelConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    _supports_attention_backend = True
+    _supports_attention_backend = SERVED
     _supports_sdpa = True
     _supports_flash_attn = True
     adapter_class: Any
@@ -145,7 +148,15 @@ class SpeechModelBase(PreTrainedModel):  # type: ignore[misc]
         self.encoder: Any = tower(config.audio_config)
         self.adapter: nn.Module = self.adapter_class(config.adapter_config)
         self.llm: Any = self._text_model(config)
+        self.gate: RowGate | None = None
+        if config.updates is not None:
+            self.gate = add_updates(self.llm, config.updates, config.audio_token_id)
         self.post_init()
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Whether attention may be another, by which vLLM knows whether it can take the model."""
+        return SERVED and bool(super()._can_set_attn_implementation())
 
     def _text_model(self, config: Any) -> nn.Module:
         raise NotImplementedError
@@ -267,6 +278,8 @@ class BareSpeechModel(SpeechModelBase):
         **kwargs: Any,
     ) -> Any:
         """Return the text model's hidden states, in its own class of output."""
+        if self.gate is not None:
+            self.gate.ask(input_ids, kwargs.get("past_key_values", kwargs.get("cache")))
         if inputs_embeds is None:
             inputs_embeds = self.embed_inputs(input_ids, input_features, input_features_mask)
             position_ids = count_positions(position_ids, attention_mask, inputs_embeds)
@@ -308,6 +321,8 @@ class BareSpeechModelForCausalLM(SpeechModelBase, GenerationMixin):  # type: ign
         **kwargs: Any,
     ) -> Any:
         """Return the text model's logits, in its own class of output."""
+        if self.gate is not None:
+            self.gate.ask(input_ids, kwargs.get("past_key_values", kwargs.get("cache")))
         if inputs_embeds is None:
             inputs_embeds = self.embed_inputs(input_ids, input_features, input_features_mask)
             position_ids = count_positions(position_ids, attention_mask, inputs_embeds)

@@ -53,9 +53,16 @@ def reasons(recipe: Recipe) -> list[str]:
         found.append("llm 'seq2seq' has an encoder of its own: it takes decoders")
     elif not hasattr(recipe.llm.component, "model_classes"):
         found.append(f"llm '{recipe.llm.name}' is no model of transformers")
-    if recipe.llm.lora is not None and recipe.llm.lora.modality != "any":
-        found.append("llm.lora.modality: updates that act only with audio have no code there")
+    if _gated(recipe) and recipe.adapter.name in HEARING:
+        found.append(
+            f"llm.lora.modality: updates that act only with audio have no code there beside adapter "
+            f"'{recipe.adapter.name}'"
+        )
     return found
+
+
+def _gated(recipe: Recipe) -> bool:
+    return recipe.llm.lora is not None and recipe.llm.lora.modality != "any"
 
 
 def problems(model: SpeechLM, recipe: Recipe) -> list[str]:
@@ -76,6 +83,11 @@ def notes(recipe: Recipe) -> list[str]:
             f"Adapter '{recipe.adapter.name}' gives as many audio tokens as it hears things: transformers "
             "opens the model, and vLLM, which counts them before anything is heard, cannot."
         )
+    if _gated(recipe):
+        told.append(
+            "Low-rank updates of the LLM stand beside its weights and act in conversations with audio alone: "
+            "transformers opens the model, and vLLM, which runs several requests as one row, cannot."
+        )
     return told
 
 
@@ -84,7 +96,7 @@ def write_auto_map(
 ) -> None:
     """Write a model as transformers' `AutoModelForCausalLM` and `AutoProcessor` open it, without kikimimi.
 
-    Low-rank updates are merged, and every weight takes one number format.
+    Low-rank updates are merged, but for those that act with audio alone. All weights have one number format.
 
     Args:
         model: The model of a run.
@@ -121,10 +133,14 @@ def write_auto_map(
         folder / "processor_config.json",
         {"auto_map": {"AutoProcessor": "processing_speech_lm.SpeechModelProcessor"}},
     )
+    gated = _gated(recipe)
     config = _config(model, audio, adapting, processor.audio_token_id, stored)
+    lora = recipe.llm.lora
+    if gated and lora is not None:
+        config.updates = {"rank": lora.rank, "scale": lora.alpha / lora.rank, "targets": list(lora.targets)}
     modeling = import_module(f"{__package__}.modeling_{adapter}")
     begins = ADAPTERS[adapter]
-    state = {name: _cast(value, stored) for name, value in _state(model).items()}
+    state = {name: _cast(value, stored) for name, value in _state(model, keep=gated).items()}
     with torch.device("meta"):
         whole = getattr(modeling, f"{begins}SpeechModelForCausalLM")(config)
     check_tensors({**dict(whole.named_parameters()), **_kept_buffers(whole)}, state)
@@ -144,6 +160,8 @@ def write_auto_map(
     )
     for name in ("processing_speech_lm", f"modeling_{adapter}"):
         _write_code(name, folder)
+    if gated:
+        _amend_code(folder / "modeling_speech_lm.py", "SERVED = True", "SERVED = False")
     stops = list(llm.chat.stop_ids)
     generation = {"eos_token_id": stops, "pad_token_id": stops[0], "do_sample": False}
     with writing(folder / "generation_config.json"):
@@ -212,8 +230,8 @@ def _text_model(model: SpeechLM) -> Any:
     return llm.model
 
 
-def _state(model: SpeechLM) -> dict[str, Tensor]:
-    """Return the weights by their names there, low-rank updates merged, tied ones once."""
+def _state(model: SpeechLM, *, keep: bool) -> dict[str, Tensor]:
+    """Return the weights by their names there, tied ones once; low-rank updates merged, or the LLM's kept."""
     parts: tuple[tuple[str, Any], ...] = (
         ("encoder", model.encoder),
         ("adapter", model.adapter),
@@ -221,7 +239,7 @@ def _state(model: SpeechLM) -> dict[str, Tensor]:
     )
     found = {}
     for part, module in parts:
-        for name, value in _merged(module).items():
+        for name, value in _merged(module, keep=keep and part == "llm").items():
             first, _, rest = name.partition(".")
             if part == "adapter":
                 found[f"adapter.{name}"] = value
@@ -234,15 +252,18 @@ def _state(model: SpeechLM) -> dict[str, Tensor]:
     return found
 
 
-def _merged(module: nn.Module) -> dict[str, Tensor]:
+def _merged(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:
     state = {}
     for name, value in (*module.named_parameters(), *_kept_buffers(module).items()):
         if ".lora_" in name:
+            if keep:
+                beside = name.replace(".lora_A.default.", ".update_in.")
+                state[beside.replace(".lora_B.default.", ".update_out.")] = value.detach().cpu()
             continue
         owner_name, _, kind = name.rpartition(".")
         if owner_name.endswith(".base_layer"):
             layer: Any = module.get_submodule(owner_name.removesuffix(".base_layer"))
-            if kind == "weight":
+            if kind == "weight" and not keep:
                 value = value.detach().float() + layer.get_delta_weight("default").float()
             name = f"{owner_name.removesuffix('.base_layer')}.{kind}"
         state[name] = value.detach().cpu()
@@ -274,6 +295,13 @@ def _write_code(name: str, folder: Path) -> None:
         _write_code(other, folder)
     with writing(folder / f"{name}.py"):
         (folder / f"{name}.py").write_text(code, encoding="utf-8")
+
+
+def _amend_code(file: Path, old: str, new: str) -> None:
+    code = file.read_text(encoding="utf-8")
+    assert code.count(old) == 1, old
+    with writing(file):
+        file.write_text(code.replace(old, new), encoding="utf-8")
 
 
 def _amend(file: Path, added: dict[str, Any]) -> None:
