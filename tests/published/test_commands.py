@@ -167,6 +167,85 @@ def test_settings_of_another_shape_are_told(
     assert not (tmp_path / "run" / "weights").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        (
+            "ultravox",
+            {"text_model_id": None},
+            r"json: text_model_id is missing, .* of the llm\. .*: llm.weights=",
+        ),
+        (
+            "ultravox",
+            {"audio_model_id": None},
+            "audio_model_id is missing, .* of the encoder.*: encoder.weights=",
+        ),
+        (
+            "ultravox",
+            {"text_model_id": "/nowhere/llm"},
+            "json: text_model_id names .*: /nowhere/llm: there is no",
+        ),
+        (
+            "llama_for_speech_lm",
+            {"decoder_id": "/nowhere/llm"},
+            "decoder_id names .*: llm.tokenizer=ORG/NAME",
+        ),
+        (
+            "llama_for_speech_lm",
+            {"encoder_id": "/nowhere/a"},
+            "encoder_id names .*: encoder.weights=ORG/NAME",
+        ),
+        (
+            "llama_for_speech_lm",
+            {"decoder_id": None},
+            "published: holds no tokenizer .*: llm.tokenizer=ORG/NAME",
+        ),
+    ],
+)
+def test_a_source_that_is_named_nowhere_or_cannot_be_had_is_told(
+    kind: str, settings: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "published").mkdir()
+    TINY[kind].write(tmp_path / "published")
+    changed(tmp_path / "published" / "config.json", **settings)
+    with pytest.raises(WeightsError, match=said):
+        import_model(str(tmp_path / "published"), tmp_path / "run")
+    if settings == {"text_model_id": None}:  # what is advised helps
+        import_model(
+            str(tmp_path / "published"),
+            tmp_path / "run",
+            [f"llm.weights={tmp_path / 'published-decoder'}"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "gone"),
+    [
+        ("qwen2_audio", ["tokenizer.json", "tokenizer_config.json"]),
+        ("qwen2_audio", ["tokenizer.json"]),
+        ("voxtral", ["tekken.json"]),
+    ],
+)
+def test_a_tokenizer_that_is_missing_is_told(kind: str, gone: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    TINY[kind].write(folder)
+    for name in gone:
+        (folder / name).unlink()
+    with pytest.raises(WeightsError, match=r"published: holds no tokenizer .*: llm.tokenizer=ORG/NAME, or"):
+        import_model(str(folder), tmp_path / "run")
+
+
+def test_settings_of_updates_are_told_by_what_was_given(tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    TINY["granite_speech"].write(folder)
+    changed(folder / "adapter_config.json", lora_dropout="x")
+    said = rf"llm.lora.dropout: expected a number .*, not 'x' \(from the settings of {folder}\)"
+    with pytest.raises(RequestError, match=said):
+        import_model(str(folder), tmp_path / "run")
+
+
 def test_a_setting_that_is_missing_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "published"
     folder.mkdir()

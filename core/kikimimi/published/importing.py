@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.errors import KikimimiError, RequestError, WeightsError
+from kikimimi.errors import KikimimiError, RecipeError, RequestError, WeightsError
 from kikimimi.files.writing import scratch_folder, whole_file, writing
 from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
@@ -21,7 +21,7 @@ from kikimimi.recipe import IMPORTED, Recipe, digest, load_recipe
 from kikimimi.recipe.chosen import PARTS
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.lock import keep_lock
-from kikimimi.weights.files import WeightsFiles, is_finite
+from kikimimi.weights.files import CONFIG_PATTERNS, WeightsFiles, is_finite
 from kikimimi.weights.find import find_weights
 from kikimimi.weights.speech_llms import check_places, layout_of
 from kikimimi.weights.tensors import write_tensors
@@ -101,7 +101,41 @@ def imported_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
         said = yaml.safe_dump(_recipe(model, expressed), allow_unicode=True, sort_keys=False)
         with writing(file):
             file.write_text(said, encoding="utf-8")
-        return load_recipe(file, overrides)
+        try:
+            recipe = load_recipe(file, overrides)
+        except RecipeError as error:
+            read = re.compile(rf" \({re.escape(str(file))}(:\d+)?\)")
+            told = f" (from the settings of {model.source})"
+            raise RecipeError([read.sub(told, problem) for problem in error.problems]) from error
+    _check_sources(model, recipe)
+    return recipe
+
+
+def _check_sources(model: PublishedModel, recipe: Recipe) -> None:
+    """Check that each part has weights in the files of a model, and that the sources it names can be had.
+
+    Raises:
+        WeightsError: It has none, or they cannot.
+    """
+    for part, key in model.layout.ids.items():
+        options: Any = getattr(recipe, part).config
+        published, named = model.part(part), f"{model.source}: config.json: {key}"
+        if options.weights == model.source and not published.tensor_names():
+            raise WeightsError(
+                f"{named} is missing, and the files hold no weights of the {part}. Name their source: "
+                f"{part}.weights=ORG/NAME, or a folder"
+            )
+        settings = options.weights if model.layout.configs[part][0] == (key,) else None
+        read = {"weights": options.weights, "tokenizer": getattr(options, "tokenizer", None)}
+        wanted = [option for option, source in read.items() if source == published.source_id]
+        if published.source_id and (wanted or settings == model.source):
+            try:
+                find_weights(published.source_id, patterns=CONFIG_PATTERNS)
+            except WeightsError as error:
+                raise WeightsError(
+                    f"{named} names a source that cannot be had: {str(error).rstrip('.')}. Or name another "
+                    f"one: {part}.{(wanted or ['weights'])[0]}=ORG/NAME, or a folder"
+                ) from error
 
 
 def _expressed(model: PublishedModel) -> Expressed:

@@ -37,6 +37,8 @@ PINNED = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(/[^@]+)?@(?P<commit>[0-9a-f
 _CONSTANTS = ("*.attn.bias", "*.attn.masked_bias", "*.rotary_emb.inv_freq")
 
 
+_VOCABULARIES = ("tokenizer.json", "*.model", "vocab*", "tekken.json", "*.tiktoken", "*.spm", "*.gguf")
+"""Files that hold a tokenizer's tokens."""
 _MOST_LAYERS = 1000
 _MISREAD = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 """What transformers ends with where a file does not hold what it expects."""
@@ -150,10 +152,22 @@ class Pretrained:
         try:
             if self._is_tekken():
                 return PreTrainedTokenizerFast.from_pretrained(folder, fix_mistral_regex=True, **_TEKKEN)
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
         except (OSError, RecursionError, StrictDataclassError, *_MISREAD) as error:
+            if not self.files.names(*_VOCABULARIES):
+                raise self._no_tokenizer() from error
             cause = error if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
             raise WeightsError(f"{self.weights}: no tokenizer can be read: {cause}") from error
+        # Of some types transformers makes one of nothing, with control tokens alone; bytes need no file.
+        if len(tokenizer) < 256 and not self.files.names(*_VOCABULARIES):
+            raise self._no_tokenizer()
+        return tokenizer
+
+    def _no_tokenizer(self) -> WeightsError:
+        return WeightsError(
+            f"{self.weights}: holds no tokenizer (tokenizer.json, tokenizer.model, vocab.json, tekken.json). "
+            "Name one: llm.tokenizer=ORG/NAME, or a folder"
+        )
 
     def tensor_names(self) -> set[str]:
         """Return the names of the LLM's tensors in the safetensors files, of which no tensor is read."""
