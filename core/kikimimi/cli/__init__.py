@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kikimimi.console.libraries import guard_libraries
 from kikimimi.console.terminal import say
-from kikimimi.training.stop import handle, stopping
+from kikimimi.training.stop import handle, stopping, told
 
 if TYPE_CHECKING:
     from kikimimi.cli.commands import app as app
@@ -48,7 +48,7 @@ def _exit_code() -> int:
         with stopping(then=signal.SIG_IGN):
             code = _run()
     except KeyboardInterrupt:
-        say("\nstopped. Run the same command again: it goes on from here.", error=True)
+        say(f"\n{told()}", error=True)
         code = 130
     except SystemExit as ended:
         code = ended.code

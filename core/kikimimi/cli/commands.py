@@ -27,6 +27,7 @@ from kikimimi.cli import (
     transcribe,
 )
 from kikimimi.console.terminal import say, visible
+from kikimimi.training.stop import told
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def _readable() -> Iterator[None]:
 
 
 class _Group(TyperGroup):
-    """Says, when it is stopped, that nothing is lost; and what was wrong in visible characters."""
+    """Says, when it is stopped, what of it is kept; and what was wrong in visible characters."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         with _readable():
@@ -54,7 +55,7 @@ class _Group(TyperGroup):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             # Here, as typer turns it into a bare exit code before it reaches `main`.
-            say("\nstopped. Run the same command again: it goes on from here.", error=True)
+            say(f"\n{told()}", error=True)
             raise typer.Exit(130) from None
 
 

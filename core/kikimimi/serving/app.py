@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -42,19 +43,21 @@ def build_app(service: Service, api_key: str | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _not_found)
     app.add_exception_handler(RefusalError, _refused)
 
-    @app.get("/health")
+    get = partial(app.api_route, methods=["GET", "HEAD"])
+
+    @get("/health")
     async def health() -> Response:
         return _json({"status": "ok", "model": service.name})
 
-    @app.get("/metrics")
+    @get("/metrics")
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/v1/models")
+    @get("/v1/models")
     async def models() -> Response:
         return _json({"object": "list", "data": [_model(service)]})
 
-    @app.get("/v1/models/{name:path}")
+    @get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
         service.check_model(name)
         return _json(_model(service))
@@ -85,10 +88,12 @@ def _model(service: Service) -> dict[str, Any]:
 def _not_found(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     routes = ", ".join(sorted({route.path for route in request.app.routes}))
-    said = {404: f"no such path; there are {routes}", 405: "this path takes another method"}
-    return RefusalError(
-        error.status_code, said.get(error.status_code, error.detail), code="no_route"
-    ).response
+    methods = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+    said = {404: f"no such path; there are {routes}", 405: f"this path takes {methods or 'another method'}"}
+    refusal = RefusalError(error.status_code, said.get(error.status_code, error.detail), code="no_route")
+    response = refusal.response
+    response.headers.update({"Allow": methods} if methods else {})
+    return response
 
 
 def _refused(request: Request, error: Exception) -> Response:

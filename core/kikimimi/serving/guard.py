@@ -9,7 +9,7 @@ import time
 import anyio
 from starlette.types import ASGIApp, Message as Event, Receive, Scope, Send
 
-from kikimimi.serving.hosts import names_loopback
+from kikimimi.console.hosts import names_loopback
 from kikimimi.serving.limits import HeldBody
 from kikimimi.serving.refusal import RefusalError
 from kikimimi.serving.service import Service

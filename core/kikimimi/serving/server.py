@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from kikimimi.console.hosts import is_loopback
 from kikimimi.console.signals import STOP_SIGNALS
 from kikimimi.errors import RequestError
-from kikimimi.serving.hosts import is_loopback
 
 _BACKLOG = 2048
 
@@ -40,7 +40,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                log_level="warning",
+                log_level="error",  # a client that speaks no HTTP is told, and nobody else
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=int(drain_seconds),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
@@ -25,6 +26,10 @@ AUDIO_KINDS = {
     "m4a": ("m4a", "mp4"),
 }
 """Kinds of audio files, and what `format` may call each."""
+
+
+# What is wrong with a form is told to who sent it.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 class Form(NamedTuple):

@@ -147,7 +147,10 @@ class TerminalChat:
     def _audio(self, rest: str) -> None:
         if not rest:
             raise RequestError("/audio FILE [TEXT]: name an audio file")
-        self._hear(*split_path(rest))
+        path, text = split_path(rest)
+        if rest[0] in _QUOTES and rest[0] not in rest[1:] and not _is_file(path):
+            raise RequestError(f"{rest}: the quote ({rest[0]}) has no end: /audio 'a path' TEXT")
+        self._hear(path, text)
 
     def _hear(self, path: Path, text: str) -> None:
         self._send(self.ears.hear_file(path), text)

@@ -33,7 +33,20 @@ OVERDUE = 5.0
 OBEYING = 10.0
 """How long after a stop the signal comes again, if the process is still there [s]: something swallowed it."""
 
+_AGAIN = " Run the same command again: it goes on from here."
+_BEGIN_ANEW = ("chat", "demo", "export", "import", "plan", "plugins", "score", "serve", "show", "transcribe")
+
 Handler = Callable[[int, FrameType | None], None]
+
+
+def told(by: str = "") -> str:
+    """Return what people are told of a stop: whether what was done so far is kept for the same command.
+
+    Args:
+        by: What stopped it, such as `SIGTERM`.
+    """
+    again = "" if sys.argv[1:2] and sys.argv[1] in _BEGIN_ANEW else _AGAIN
+    return f"stopped{by and f' by {by}'}.{again}"
 
 
 def at_once(number: int, frame: FrameType | None) -> None:
@@ -186,6 +199,5 @@ def leave(number: int) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     if global_rank() == 0:
-        name = signal.Signals(number).name
-        say(f"stopped by {name}. Run the same command again: it goes on from here.", error=True)
+        say(told(signal.Signals(number).name), error=True)
     raise SystemExit(STOPPED)

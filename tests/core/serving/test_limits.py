@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -290,7 +292,33 @@ def test_paths_that_are_not_there(url: str) -> None:
         got = httpx.request(method, f"{url}{path}")
         assert got.status_code == status
         assert got.json()["error"]["message"]
+        allowed = {"/v1/chat/completions": "POST", "/v1/models": "GET, HEAD"}.get(path)
+        assert status == 404 or (got.headers["allow"] == allowed and allowed in got.text)
     assert "/v1/chat/completions" in httpx.get(f"{url}/").json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", "/v1/models/small"])
+def test_what_can_be_got_has_a_head(url: str, path: str) -> None:
+    whole, head = (httpx.request(method, f"{url}{path}") for method in ("GET", "HEAD"))
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+def test_nothing_is_logged_of_what_clients_do_wrong(url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """They are told, and fill no log."""
+    log = logging.StreamHandler(io.StringIO())
+    logging.getLogger("uvicorn").addHandler(log)
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    for body in (b"", b"--y\r\n", b"--x--\r\n and so on", b"--x\r\n\r\nz\r\n--x--\r\n--x--\r\nz"):
+        assert httpx.post(f"{url}{ROUTE}", content=body, headers=form).status_code == 400
+    for said in (b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n"):
+        with connected(url) as client:
+            client.sendall(said)
+            assert client.recv(100).startswith(b"HTTP/1.1 400 ")
+    upgrade = {"connection": "upgrade", "upgrade": "websocket"}
+    assert httpx.get(f"{url}/health", headers=upgrade).status_code == 200
+    logging.getLogger("uvicorn").removeHandler(log)
+    assert (log.stream.getvalue(), capfd.readouterr().err) == ("", "")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])

@@ -95,6 +95,7 @@ def test_where_a_path_ends(text: str, path: str, rest: str) -> None:
         ("/quti", "Did you mean '/quit'?"),
         ("/audio", "/audio FILE [TEXT]: name an audio file"),
         ("/audio nowhere.wav", "nowhere.wav: no such audio file"),
+        ('/audio "open quote', "\"open quote: the quote (\") has no end: /audio 'a path' TEXT"),
         ("/microphone", "/microphone needs a terminal"),
         ("/set temperatur 1", "no such option: temperatur. Did you mean 'temperature'? Options: max_new"),
         ("/set temperature", "temperature: must be a number (at least 0), none is given"),

@@ -11,11 +11,22 @@ from pathlib import Path
 import pytest
 
 from kikimimi.console.signals import Stopped
-from kikimimi.training.stop import STOPPED, AfterStep, stopping
+from kikimimi.training.stop import STOPPED, AfterStep, stopping, told
 
 
 class Node:
     pass
+
+
+@pytest.mark.parametrize("command", ["chat", "demo", "serve", "transcribe"])
+def test_what_begins_anew_does_not_go_on(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["kikimimi", command, "runs/small"])
+    assert (told(), told("SIGTERM")) == ("stopped.", "stopped by SIGTERM.")
+
+
+def test_what_is_kept_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["kikimimi", "train", "runs/small"])
+    assert told("SIGTERM") == "stopped by SIGTERM. Run the same command again: it goes on from here."
 
 
 @pytest.mark.parametrize(
