@@ -85,6 +85,7 @@ def serve(
     server = Server(
         build_app(service, api_key),
         listening,
+        limits,
         drain_seconds=timeout,
         ready=lambda url: say(f"'{service.name}' is served at {url}/v1; Ctrl-C or SIGTERM ends it"),
     )

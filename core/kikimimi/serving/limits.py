@@ -29,6 +29,8 @@ class Limits:
     """Longest audio of a request [s], decoded."""
     timeout_seconds: float = 300.0
     """Longest time from a request's first byte to its answer's last [s]."""
+    head_seconds: float = 10.0
+    """Longest time that a connection waits for a whole head of a request [s]."""
 
     @property
     def max_held_bytes(self) -> int:

@@ -15,6 +15,8 @@ from fastapi import FastAPI
 from kikimimi.console.hosts import is_loopback
 from kikimimi.console.signals import STOP_SIGNALS
 from kikimimi.errors import RequestError
+from kikimimi.serving.connection import connection_of
+from kikimimi.serving.limits import Limits
 
 _BACKLOG = 2048
 
@@ -25,6 +27,7 @@ class Server(uvicorn.Server):
     Args:
         app: The application.
         listening: What `listen` has returned; it is closed in the end.
+        limits: How long connections wait for their clients.
         drain_seconds: How long what was begun may go on once the server is to end [s].
         ready: Function that is called with the server's URL once it listens.
     """
@@ -33,6 +36,7 @@ class Server(uvicorn.Server):
         self,
         app: FastAPI,
         listening: socket.socket,
+        limits: Limits,
         *,
         drain_seconds: float,
         ready: Callable[[str], None] = lambda _: None,
@@ -40,6 +44,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=connection_of(limits),
                 log_level="error",  # a client that speaks no HTTP is told, and nobody else
                 access_log=False,
                 server_header=False,

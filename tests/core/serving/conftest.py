@@ -68,7 +68,11 @@ def serve() -> Callable[..., Any]:
     def serve(service: Service, api_key: str | None = None) -> Iterator[str]:
         ready = threading.Event()
         server = Server(
-            build_app(service, api_key), listen("127.0.0.1", 0), drain_seconds=5, ready=lambda _: ready.set()
+            build_app(service, api_key),
+            listen("127.0.0.1", 0),
+            service.limits,
+            drain_seconds=5,
+            ready=lambda _: ready.set(),
         )
         thread = threading.Thread(target=server.run)
         thread.start()

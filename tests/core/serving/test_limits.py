@@ -176,6 +176,55 @@ def test_an_upload_that_does_not_come_in_time(by_hand: Start, wait_for: WaitFor)
     wait_for(lambda: service.load.requests == 0)
 
 
+def trickled(client: socket.socket, *parts: bytes) -> bytes:
+    """Send parts, and then a letter at a time until the server has enough; return what it said."""
+    for part in parts:
+        client.sendall(part)
+    said = b""
+    client.settimeout(0.05)
+    while True:
+        try:
+            client.sendall(b"x")
+            if not (got := client.recv(1000)):
+                return said
+            said += got
+        except TimeoutError:
+            continue
+        except OSError:  # closed
+            return said
+
+
+def test_a_head_that_never_ends(by_hand: Start) -> None:
+    """Of the first request, or of a later one; a connection that says nothing is closed as well."""
+    url, _, _ = by_hand(head_seconds=0.3)
+    with connected(url) as client:
+        assert trickled(client, b"GET /health HTTP/1.1\r\nHost: [::1]\r\nX: ").startswith(b"HTTP/1.1 408 ")
+    with connected(url) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: [::1]\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+        said = trickled(client, b"GET /health HTTP/1.1\r\nHost: [::1]\r\nX: ").partition(b"HTTP/1.1 408 ")[2]
+        assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["code"] == "timeout"
+    with connected(url) as client:
+        assert b"".join(iter(lambda: client.recv(1000), b"")).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_that_nobody_reads_and_never_ends(by_hand: Start) -> None:
+    url, _, _ = by_hand("s3cret-key", timeout_seconds=0.3)
+    with connected(url) as client:
+        assert trickled(client, head(1000)).startswith(b"HTTP/1.1 401 ")
+
+
+def test_who_does_not_read_is_let_go(by_hand: Start, wait_for: WaitFor) -> None:
+    url, engine, service = by_hand(timeout_seconds=0.5)
+    threading.Thread(target=lambda: answer(engine.reply(), *["x" * 1_000_000] * 20)).start()
+    form: dict[str, Any] = {"files": {"file": audio_file(noise(0.5))}}
+    with httpx.stream("POST", f"{url}{ROUTE}", data={"model": "small", "stream": "true"}, **form) as got:
+        assert got.status_code == 200
+        wait_for(lambda: service.load.requests == 0)
+        said = service.metrics.text().decode()
+        assert f'kikimimi_clients_gone_total{{route="{ROUTE}"}} 1.0' in said
+
+
 def connected(url: str) -> socket.socket:
     host, _, port = url.removeprefix("http://").partition(":")
     return socket.create_connection((host, int(port)), 30)
@@ -359,7 +408,7 @@ def test_a_signal_ends_it_after_what_was_begun(run: RunFolder) -> None:
         clients.append(threading.Thread(target=work, args=(url,)))
         clients[0].start()
 
-    server = Server(build_app(service), listen("127.0.0.1", 0), drain_seconds=30, ready=ready)
+    server = Server(build_app(service), listen("127.0.0.1", 0), Limits(), drain_seconds=30, ready=ready)
     before = signal.getsignal(signal.SIGTERM)
     server.run()
     clients[0].join()
