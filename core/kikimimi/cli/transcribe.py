@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -122,6 +123,7 @@ def transcribe(
     transcriber = Transcriber(folder)
     if pause is None and form in _SUBTITLES and cut != "quietest":
         pause = SUBTITLE_PAUSE
+    write = partial(_written, form=form, language=language, words=words)
     failures = 0
     for file in files:
         try:
@@ -134,12 +136,12 @@ def transcribe(
         _tell_cut(file, heard, transcriber)
         if out is not None:
             with whole_file(targets[file]) as unfinished:
-                unfinished.write_text(_written(heard, form, language), encoding="utf-8")
+                unfinished.write_text(write(heard), encoding="utf-8")
         elif form == "text":
             # One line for each file, whatever the model writes.
             say(*([visible(str(file))] if len(files) > 1 else []), visible(heard.text))
         else:
-            said = _written(heard, form, language, str(file) if len(files) > 1 else None)
+            said = write(heard, file=str(file) if len(files) > 1 else None)
             say(said.removesuffix("\n"))
     if failures:
         raise DataError(f"{failures} of {len(files)} files could not be transcribed")
@@ -179,7 +181,9 @@ def _targets(files: Sequence[Path], out: Path, form: str) -> dict[Path, Path]:
     return targets
 
 
-def _written(heard: Transcript, form: str, language: str | None, file: str | None = None) -> str:
+def _written(
+    heard: Transcript, *, form: str, language: str | None, words: bool, file: str | None = None
+) -> str:
     """Return a transcript as it stands in a file, with a line feed at its end."""
     from kikimimi.inference.subtitles import srt, verbose_json, vtt
 
@@ -187,8 +191,10 @@ def _written(heard: Transcript, form: str, language: str | None, file: str | Non
         return (srt if form == "srt" else vtt)(heard.segments)
     if form == "text":
         return f"{visible(heard.text)}\n"
-    fields = verbose_json(heard, language=language) if form == "verbose_json" else {"text": heard.text}
-    return json_text({**({} if file is None else {"file": file}), **fields}) + "\n"
+    told = {"text": heard.text}
+    if form == "verbose_json":
+        told = verbose_json(heard, language=language, words=words)
+    return json_text({**({} if file is None else {"file": file}), **told}) + "\n"
 
 
 def _tell_cut(file: Path, heard: Transcript, transcriber: Transcriber) -> None:

@@ -26,24 +26,39 @@ _ALONE = re.compile(rf"[\s{_UNSPACED}]")
 _UNIT = re.compile(rf"\s+|[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 
 
-def word_times(engine: Engine, clip: NDArray[np.float32], text: str) -> tuple[TimedWord, ...] | None:
+NO_HEAD = "times of words need an adapter with a CTC head (ctc, alignformer), and this run has none"
+"""What is said where words cannot be found in time."""
+_TRIED_SECONDS = 1.0
+
+
+def times_words(engine: Engine) -> bool:
+    """Return whether an engine can tell when words were said: whether its adapter has a CTC head."""
+    return _labels(engine, np.zeros(int(_TRIED_SECONDS * engine.sample_rate), np.float32)) is not None
+
+
+def word_times(engine: Engine, clip: NDArray[np.float32], text: str) -> tuple[TimedWord, ...]:
     """Return when each word of a text was said in (S,) samples, from the clip's beginning.
 
+    Args:
+        engine: One that `times_words`.
+        clip: The samples.
+        text: What is said in them.
+
     Returns:
-        The words in order; none where the clip is too short for the text. None where the engine's adapter has
-        no CTC head.
+        The words in order; none where the clip is too short for the text.
     """
+    labels, rate = _labels(engine, clip), engine.model.encoder.frame_rate
+    assert labels is not None
+    return tuple(TimedWord(start / rate, end / rate, word) for start, end, word in align(labels, text))
+
+
+def _labels(engine: Engine, clip: NDArray[np.float32]) -> FrameLabels | None:
     model = engine.model
     audio = torch.from_numpy(clip)[None].to(engine.device)
     with torch.inference_mode(), autocast(engine.precision, engine.device):
         features: Padded = model.encoder(Padded(audio, torch.tensor([len(clip)], device=engine.device)))
         labels: FrameLabels | None = model.adapter.label_frames(features)
-    if labels is None:
-        return None
-    return tuple(
-        TimedWord(start / model.encoder.frame_rate, end / model.encoder.frame_rate, word)
-        for start, end, word in align(labels, text)
-    )
+    return labels
 
 
 def align(labels: FrameLabels, text: str) -> list[tuple[int, int, str]]:

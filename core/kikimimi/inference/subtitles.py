@@ -32,7 +32,7 @@ def vtt(segments: Iterable[TextSegment]) -> str:
 
 
 def verbose_json(
-    transcript: Transcript, *, language: str | None = None, task: str = "transcribe"
+    transcript: Transcript, *, language: str | None = None, task: str = "transcribe", words: bool = False
 ) -> dict[str, Any]:
     """Return the fields of OpenAI's `verbose_json`, as far as they are known.
 
@@ -40,12 +40,13 @@ def verbose_json(
         transcript: What was heard.
         language: Language code, where it was given.
         task: Word that says what was asked: `transcribe` or `translate`.
+        words: Whether the times of words were asked for.
 
     Returns:
         `task`, `language`, `duration` [s], `text` and `segments` (`id`, `start`, `end`, `text`); `words`
-        (`word`, `start`, `end`) where their times are known.
+        (`word`, `start`, `end`) where they were asked for.
     """
-    words = [word for segment in transcript.segments for word in segment.words]
+    told = [_word(word) for heard in transcript.segments for word in heard.words]
     return {
         "task": task,
         "language": language,
@@ -55,7 +56,7 @@ def verbose_json(
             {"id": number, "start": _rounded(heard.start), "end": _rounded(heard.end), "text": heard.text}
             for number, heard in enumerate(transcript.segments)
         ],
-        **({"words": [_word(word) for word in words]} if words else {}),
+        **({"words": told} if words else {}),
     }
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kikimimi.contracts.answer import Answer
 from kikimimi.data.audio import decode_blocks, is_silent
 from kikimimi.errors import RequestError
-from kikimimi.inference.alignment import word_times
+from kikimimi.inference.alignment import NO_HEAD, times_words, word_times
 from kikimimi.inference.cutting import CutPiece
 from kikimimi.inference.engine import BATCH_SIZE, Prompt
 from kikimimi.inference.fixed_tasks import fixed_tasks
@@ -145,6 +145,8 @@ class Transcriber:
                 times of words.
             DataError: A piece does not fit into the encoder's window or the LLM's context.
         """
+        if words and not times_words(self.engine):
+            raise RequestError(NO_HEAD)
         heard = (piece for piece in pieces if not is_silent(piece.samples))
         while together := list(islice(heard, self._together)):
             texts = self.transcribe([piece.samples for piece in together], language)
@@ -154,13 +156,8 @@ class Transcriber:
                 yield TextSegment(start, end, text, timed)
 
     def _words(self, piece: CutPiece, text: str) -> tuple[TimedWord, ...]:
-        words = word_times(self.engine, piece.samples, text)
-        if words is None:
-            raise RequestError(
-                "times of words need an adapter with a CTC head (ctc, alignformer), and this run has none"
-            )
-        at = piece.start / self.sample_rate
-        return tuple(TimedWord(at + word.start, at + word.end, word.word) for word in words)
+        at, found = piece.start / self.sample_rate, word_times(self.engine, piece.samples, text)
+        return tuple(word.after(at) for word in found)
 
 
 def _task(run: RunFolder) -> Task:

@@ -19,6 +19,10 @@ class TimedWord(NamedTuple):
     end: float
     word: str
 
+    def after(self, seconds: float) -> TimedWord:
+        """Return it as it stands in a recording of which so much comes before [s]."""
+        return TimedWord(self.start + seconds, self.end + seconds, self.word)
+
 
 class TextSegment(NamedTuple):
     """A stretch of a recording, and the text that was heard in it.

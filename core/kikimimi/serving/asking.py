@@ -51,7 +51,7 @@ class Question:
 
     Attributes:
         has_place: Whether it holds a place.
-        reply: What the engine makes of it; None until it was asked.
+        reply: What the engine makes of it; None until it was asked, and once it is closed.
     """
 
     def __init__(self, asker: Asker, deadline: float) -> None:
@@ -77,9 +77,10 @@ class Question:
         self.close()
 
     def close(self) -> None:
-        """Give up what is not answered, and the place."""
+        """Give up what is not answered, and the place; let go of the clips that were asked about."""
         if self.reply is not None and not self.reply.done:
             self.reply.cancel()
+        self.reply = None
         self._leave()
 
     def ask(self, prompt: Prompt, generation: Generation) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 
 from kikimimi.contracts.conversation import Conversation
 from kikimimi.contracts.task import Task
+from kikimimi.inference.alignment import times_words, word_times
 from kikimimi.inference.cutting import CutPiece
 from kikimimi.inference.engine import Prompt
 from kikimimi.inference.fixed_tasks import fixed_tasks
 from kikimimi.inference.live import LiveEngine
 from kikimimi.inference.load import open_engine
 from kikimimi.inference.recording import SUBTITLE_PAUSE, Cut, cut_recording
+from kikimimi.inference.transcript import TextSegment, TimedWord
 from kikimimi.run.folder import RunFolder
 from kikimimi.serving.asking import Asker
 from kikimimi.serving.decoding import Samples, UploadDecoder
@@ -151,6 +154,24 @@ class Service:
             cut=self._cut,
             pause=SUBTITLE_PAUSE if subtitles and self._pause is None else self._pause,
         )
+
+    async def times_words(self) -> bool:
+        """Return whether this model can tell when words were said."""
+        return await self.decoder.in_thread(lambda: self._times_words)
+
+    @cached_property
+    def _times_words(self) -> bool:
+        return times_words(self.engine.engine)
+
+    async def words(self, piece: TextSegment, clip: torch.Tensor) -> tuple[TimedWord, ...]:
+        """Return when each word of a piece was said, from the recording's beginning.
+
+        Args:
+            piece: What was heard.
+            clip: Its (S,) samples.
+        """
+        found = await self.decoder.in_thread(lambda: word_times(self.engine.engine, clip.numpy(), piece.text))
+        return tuple(word.after(piece.start) for word in found)
 
     def _task(self, what: str, *wanted: Callable[[Task], bool]) -> Task:
         """Return the first task that fits the first of the wishes that any fits."""

@@ -17,6 +17,7 @@ from kikimimi.contracts.answer import Answer
 from kikimimi.contracts.conversation import Conversation
 from kikimimi.contracts.generation import Generation
 from kikimimi.data.audio import is_silent
+from kikimimi.inference.alignment import NO_HEAD
 from kikimimi.inference.cutting import CutPiece
 from kikimimi.inference.engine import Prompt
 from kikimimi.inference.subtitles import srt, verbose_json, vtt
@@ -83,6 +84,7 @@ class _Recording:
         question: What is asked of each piece.
         generation: How it is answered.
         subtitles: Whether people are to read the pieces beside a picture.
+        words: Whether it is told when each word was said.
     """
 
     def __init__(
@@ -94,8 +96,9 @@ class _Recording:
         generation: Generation,
         *,
         subtitles: bool,
+        words: bool,
     ) -> None:
-        self.service, self._state = service, request.state
+        self.service, self._state, self.words = service, request.state, words
         self._content, self._question, self._generation = content, question, generation
         self._cut = partial(service.cut, subtitles=subtitles)
         self.heard = _Heard(service.decoder.sample_rate)
@@ -122,7 +125,8 @@ class _Recording:
                     # The next piece of the file is decoded meanwhile, where that takes nobody's place.
                     if not asked and self.service.asker.has_room:
                         await self._ask(pieces, asked, stack)
-                self._note(now, await now.question.answer())
+                await self._note(now, await now.question.answer())
+                now.question.close()
 
     async def _ask(
         self, pieces: AsyncIterator[CutPiece], asked: deque[_Asked], stack: AsyncExitStack
@@ -147,11 +151,15 @@ class _Recording:
         asked.append(_Asked(start, start + seconds, question))
         return True
 
-    def _note(self, asked: _Asked, answer: Answer) -> None:
-        self.heard.segments.append(TextSegment(asked.start, asked.end, str(answer)))
+    async def _note(self, asked: _Asked, answer: Answer) -> None:
+        reply = asked.question.reply
+        assert reply is not None
+        heard = TextSegment(asked.start, asked.end, str(answer))
+        if self.words:
+            heard = heard._replace(words=await self.service.words(heard, reply.prompt.clips[0]))
+        self.heard.segments.append(heard)
         self.heard.cut += bool(answer.cut)
-        assert asked.question.reply is not None
-        self.service.metrics.answered(asked.question.reply, cut=bool(answer.cut))
+        self.service.metrics.answered(reply, cut=bool(answer.cut))
 
 
 async def transcribe_upload(service: Service, request: Request) -> Response:
@@ -164,14 +172,14 @@ async def transcribe_upload(service: Service, request: Request) -> Response:
     """
     form = await read_form(request, request.state.deadline)
     asked = TranscriptionRequest.model_validate(_given(form, TranscriptionRequest))
-    if asked.timestamp_granularities and "word" in asked.timestamp_granularities:
+    recording = _recording(service, request, form, asked, service.transcription(asked.language))
+    if recording.words and not await service.times_words():
         raise RefusalError(
             400,
-            "timestamp_granularities[]: times of words are not known here; allowed: segment",
+            f"timestamp_granularities[]: {NO_HEAD}; allowed: segment",
             param="timestamp_granularities[]",
             code="unsupported_parameter",
         )
-    recording = _recording(service, request, form, asked, service.transcription(asked.language))
     if asked.stream:
         return await streamed(_events(recording))
     return await _whole(recording, asked, asked.language, "transcribe")
@@ -216,7 +224,8 @@ def _recording(
     service.check_model(asked.model)
     generation = adjusted(service.generation, temperature=asked.temperature)
     subtitles = asked.response_format in ("srt", "vtt")
-    return _Recording(service, request, form.file, question, generation, subtitles=subtitles)
+    words = isinstance(asked, TranscriptionRequest) and "word" in asked.timestamp_granularities
+    return _Recording(service, request, form.file, question, generation, subtitles=subtitles, words=words)
 
 
 async def _whole(
@@ -235,7 +244,7 @@ async def _whole(
         case "vtt":
             return Response(vtt(transcript.segments), media_type="text/vtt")
         case "verbose_json":
-            content = verbose_json(transcript, language=language, task=task)
+            content = verbose_json(transcript, language=language, task=task, words=recording.words)
         case _:
             content = {"text": transcript.text}
     return Response(json_text({**content, **heard.extras}), media_type="application/json")

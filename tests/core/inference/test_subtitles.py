@@ -63,7 +63,7 @@ def test_verbose_json() -> None:
     transcript = Transcript(
         (TextSegment(0.0, 1.5, "good morning", words), TextSegment(2.0, 3.0, "all")), 3.25
     )
-    assert verbose_json(transcript, language="en") == {
+    assert verbose_json(transcript, language="en", words=True) == {
         "task": "transcribe",
         "language": "en",
         "duration": 3.25,
@@ -77,6 +77,8 @@ def test_verbose_json() -> None:
             {"word": "morning", "start": 0.6, "end": 1.4},
         ],
     }
+    assert "words" not in verbose_json(transcript)
+    assert verbose_json(Transcript((), 1.0), words=True)["words"] == []
     plain = verbose_json(Transcript((), 1.0), task="translate")
     assert plain == {"task": "translate", "language": None, "duration": 1.0, "text": "", "segments": []}
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -22,6 +24,7 @@ from tests.core.serving.sounds import audio_file, chord, noise
 
 from kikimimi.contracts import registry
 from kikimimi.data.audio import decode
+from kikimimi.inference.alignment import word_times
 from kikimimi.inference.engine import Prompt
 from kikimimi.inference.recording import cut_recording
 from kikimimi.inference.transcript import join_texts
@@ -29,6 +32,7 @@ from kikimimi.recipe import Chosen
 from kikimimi.run.folder import RunFolder
 from kikimimi.serving.refusal import RefusalError
 from kikimimi.serving.service import Service
+from kikimimi.training.train import train
 from kikimimi_tasks.translate import Translate
 
 
@@ -110,6 +114,55 @@ def test_long_audio_is_cut_into_pieces(client: OpenAI, service: Service) -> None
     ]
     assert "".join(event.delta for event in events[:-1]) == made.text  # type: ignore[union-attr]
     assert events[-1].text == made.text  # type: ignore[union-attr]
+
+
+def test_times_of_words(run: RunFolder, serve: Callable[..., Any], tmp_path: Path) -> None:
+    """Those that the run's CTC head tells of each piece, from the recording's beginning."""
+    ears = RunFolder.create(tmp_path / "ears", replace(run.recipe, adapter=Chosen.of("adapter", "ctc")))
+    train(ears)
+    service = scatter(Service(ears, device=torch.device("cpu"), cut="quietest"))
+    clip = np.concatenate([noise(1.6, 1), noise(1.5, 2)])
+    with serve(service) as there, OpenAI(base_url=f"{there}/v1", api_key="any", max_retries=0) as client:
+
+        def ask(content: bytes, *times: Any) -> Any:
+            return client.audio.transcriptions.create(
+                model="small",
+                file=("a.wav", content),
+                response_format="verbose_json",
+                timestamp_granularities=list(times),
+            )
+
+        made = ask(audio_file(clip), "word", "segment")
+        heard = decode(audio_file(clip), sample_rate=16000, name="clip")
+        wanted: list[tuple[str, float, float]] = []
+        for segment in made.segments:
+            piece = heard[round(16000 * segment.start) : round(16000 * segment.end)]
+            found = word_times(service.engine.engine, piece, segment.text)
+            wanted += [(word.word, segment.start + word.start, segment.start + word.end) for word in found]
+        assert len(made.segments) == 2
+        assert max(start for _, start, _ in wanted) > made.segments[1].start
+        assert [word.word for word in made.words] == [word for word, _, _ in wanted]
+        told = [time for word in made.words for time in (word.start, word.end)]
+        assert told == pytest.approx([time for _, *times in wanted for time in times], abs=2e-3)
+        assert ask(audio_file(np.zeros(16000, np.float32)), "word").words == []
+        assert ask(audio_file(clip), "segment").words is None
+
+
+def test_what_was_answered_is_let_go(
+    by_hand: Callable[..., tuple[str, ByHand, Service]], wait_for: Callable[[Callable[[], bool]], None]
+) -> None:
+    """Of a long recording no more is held than the pieces that are asked about."""
+    url, engine, _ = by_hand()
+    with ThreadPoolExecutor(1) as threads:
+        form: dict[str, Any] = {"files": {"file": audio_file(noise(3.0))}, "data": {"model": "small"}}
+        asked = threads.submit(httpx.post, f"{url}/v1/audio/transcriptions", **form)
+        first = weakref.ref(engine.reply())
+        answer(engine.reply(), "a")
+        engine.reply(1)
+        engine.asked[0] = engine.asked[1]
+        wait_for(lambda: first() is None)
+        answer(engine.reply(1), "b")
+        assert asked.result().json()["text"] == "a b"
 
 
 def test_what_nobody_says_is_left_out(run: RunFolder) -> None:
@@ -236,7 +289,7 @@ def test_how_it_answers(by_hand: Callable[..., tuple[str, ByHand, Service]]) -> 
             {"timestamp_granularities[]": "word", "response_format": "verbose_json"},
             400,
             "timestamp_granularities[]",
-            "times of words are not known here; allowed: segment",
+            "CTC head (ctc, alignformer), and this run has none; allowed: segment",
         ),
         ({"include[]": "logprobs"}, 400, "include[]", "include[]: not supported here"),
         ({"model": ["small", "small"]}, 400, "model", "model: given 2 times"),
