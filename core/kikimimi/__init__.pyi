@@ -72,7 +72,7 @@ from .contracts.metric import (
     MetricItem as MetricItem,
     Score as Score,
 )
-from .contracts.normaliser import Normaliser as Normaliser
+from .contracts.normaliser import Normaliser as Normaliser, normaliser_hash as normaliser_hash
 from .contracts.objective import (
     Loss as Loss,
     Objective as Objective,
