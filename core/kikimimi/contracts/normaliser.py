@@ -3,6 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cache
 
 from kikimimi.contracts.registry import load
@@ -51,12 +52,14 @@ def normaliser_hash(name: str) -> str:
     Raises:
         PluginError: No such normaliser, or it does not take one of the texts.
     """
-    return _hash(name.rpartition(":")[2], load("normaliser", name))
+    # A class is hashable, which mypy does not see of one that may be abstract.
+    made_by: Callable[[], Normaliser] = load("normaliser", name)
+    return _hash(name.rpartition(":")[2], made_by)
 
 
 @cache
-def _hash(name: str, normaliser: type[Normaliser]) -> str:
-    normalise = normaliser()
+def _hash(name: str, make: Callable[[], Normaliser]) -> str:
+    normalise = make()
     try:
         made = [str(normalise(text)) for text in _PROBES]
     except Exception as error:
