@@ -5,6 +5,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
+from typing import ClassVar
 
 from kikimimi.contracts.registry import load
 from kikimimi.errors import PluginError
@@ -32,11 +33,17 @@ class Normaliser(ABC):
     A score without the name of its normaliser is meaningless, so every score carries it, and the hash of what
     the normaliser does (`normaliser_hash`). What a name does stays as it is: another behaviour is another
     name, such as ``-v2``.
+
+    Attributes:
+        stable: Whether a normalised text stays as it is when it is normalised again. Only what follows a
+            published normaliser to the letter, which does not, says no.
     """
+
+    stable: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, text: str) -> str:
-        """Return the normalised text, which stays as it is when it is normalised again."""
+        """Return the normalised text, which stays as it is when it is normalised again (`stable`)."""
 
 
 def normaliser_hash(name: str) -> str:

@@ -14,6 +14,7 @@ GOLDEN = {
     "none": "89928ca727e1",
     "reazon-v3": "064a27be92ea",
     "whisper-basic-nospace": "4e726e9aff5a",
+    "whisper-english": "e908b9fed7cc",
 }
 """Another behaviour is another name (``-v2``): scores that were written say what they were written with."""
 

@@ -107,6 +107,19 @@ def test_is_caught(component: type, name: str, message: str) -> None:
     assert message in (result.error or "")
 
 
+def test_what_is_said_to_change_again_is_not_tried() -> None:
+    class Follows(Doubles):
+        """As it is published."""
+
+        stable = False
+
+    check = next(one for one in list_checks("normaliser", Follows) if one.name == "twice_is_once")
+    assert (check.result().error, check.result().not_tried) == (
+        None,
+        "stable: it says that what is normalised may change when it is normalised again",
+    )
+
+
 def test_every_check_has_something_to_catch() -> None:
     names = {check.__name__ for check in FOR_NORMALISERS} - {"import_is_light"}
     assert {name for _, name, _ in BROKEN} == names
@@ -121,7 +134,7 @@ def test_what_the_contract_leaves_open_is_named_once() -> None:
     assert result.error == (
         "Open: expected its contract's __call__, found none. Write in the class: "
         "def __call__(self, text: str) -> str: Return the normalised text, which stays as it is when it is "
-        "normalised again."
+        "normalised again (`stable`)."
     )
     with pytest.raises(ContractError, match="__call__"):
         list_checks("normaliser", Open)[0].subject.expect_built()
