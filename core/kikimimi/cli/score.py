@@ -119,7 +119,7 @@ def _say_one(found: TableScores, drop: bool) -> None:
     rows = [
         (result.label, result.shown(form=".4f")),
         *interval,
-        ("normaliser", result.normaliser),
+        ("normaliser", f"{result.normaliser} {result.normaliser_hash}"),
         ("pairs", f"{result.count}"),
         ("skipped", f"{result.skipped} (reference empty after normalisation)"),
         *((name, f"{number} ({_COUNTED[name]})") for name, number in result.counts.items()),

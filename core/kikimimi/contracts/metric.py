@@ -25,6 +25,7 @@ COUNTS = ("truncated", "looped", "thoughts")
 """What a score counts of answers, whatever the metric; scores that were written before have none of it."""
 ENDS = ("low", "high")
 """What JSON calls the ends of a score's interval."""
+_SAID = ("normaliser_hash", "invalid")  # texts that a score may have
 _MOST = 1 << 53  # utterances
 _OLD_RATE = ("substitutions", "deletions", "insertions")  # what scores held when all were error rates
 
@@ -159,6 +160,8 @@ class Score:
     normalisation, and what a system says on them does not count."""
     details: Details = field(default_factory=dict)
     """What the value was computed from, summed over the utterances."""
+    normaliser_hash: str | None = field(default=None, compare=False)
+    """Hash of what that normaliser does (`normaliser_hash`); None where it is not known."""
     truncated: int | None = field(default=None, compare=False)
     """Answers, of those left out too, that ended because no more tokens were allowed; None where that is not
     known."""
@@ -220,6 +223,7 @@ class Score:
             "unit": self.unit,
             "better": self.better,
             "normaliser": self.normaliser,
+            **({} if self.normaliser_hash is None else {"normaliser_hash": self.normaliser_hash}),
             "count": self.count,
             "skipped": self.skipped,
             **({} if self.interval is None else dict(zip(ENDS, self.interval, strict=True))),
@@ -239,8 +243,7 @@ class Score:
             found = cls._from_json(values)
         except (KeyError, TypeError, ZeroDivisionError) as error:
             raise ValueError(f"it lacks {error}" if isinstance(error, KeyError) else str(error)) from error
-        said = ("metric", "normaliser", "unit", *(("invalid",) if found.invalid is not None else ()))
-        for name in said:
+        for name in ("metric", "normaliser", "unit", *(name for name in _SAID if name in values)):
             if not isinstance(getattr(found, name), str):
                 raise ValueError(f"{name}: {getattr(found, name)!r} is no text")
         if found.better not in get_args(Better):
@@ -258,7 +261,7 @@ class Score:
     @classmethod
     def _from_json(cls, values: Mapping[str, Any]) -> Score:
         own = {name: values[name] for name in ("metric", "normaliser", "count", "skipped")}
-        own |= {name: values[name] for name in (*COUNTS, "invalid") if name in values}
+        own |= {name: values[name] for name in (*COUNTS, *_SAID) if name in values}
         if all(end in values for end in ENDS):
             own["interval"] = (values[ENDS[0]], values[ENDS[1]])
         named = {*cls.reserved(), values["metric"]}
@@ -283,7 +286,7 @@ class Score:
                 "skipped",
                 "seconds",
                 "system",
-                "invalid",
+                *_SAID,
                 "against",
                 "by",
                 *ENDS,

@@ -22,7 +22,7 @@ def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
     counts = ["cut/loop"] if any(set(TABLED) & score.counts.keys() for score in found) else []
     skipped = ["skipped"] if any(score.skipped for score in found) else []
     table = _table("system", ("score", "95 %", "sub/del/ins", "clips", *skipped, *counts))
-    normalisers = {score.normaliser for score in found}
+    normalisers = {f"{score.normaliser} {score.normaliser_hash or ''}".rstrip() for score in found}
     for name, systems in scores.items():
         table.add_row(Text(name, style="bold"))
         for system, score in systems.items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from kikimimi.contracts.answer import Answer, without_thoughts
 from kikimimi.contracts.metric import MetricConfig, MetricItem, Score, open_metric
-from kikimimi.contracts.normaliser import Normaliser
+from kikimimi.contracts.normaliser import Normaliser, normaliser_hash
 from kikimimi.errors import RequestError
 from kikimimi.evaluation.bootstrap import Comparison, interval
 from kikimimi.evaluation.loops import has_loop
@@ -104,6 +104,7 @@ def score_items(
         unit=built.unit,
         better=built.better,
         normaliser=normaliser,
+        normaliser_hash=normaliser_hash(normaliser),
         count=len(kept),
         skipped=len(found) - len(kept),
         interval=interval(built, found, groups),

@@ -37,7 +37,7 @@ def test_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     assert [[line[:15].strip(), line[15:]] for line in out.splitlines()] == [
         ["CER", "18.1818 %"],
         ["95 %", "3.45-50.00 (bootstrap)"],
-        ["normaliser", "whisper-basic-nospace"],
+        ["normaliser", "whisper-basic-nospace 4e726e9aff5a"],
         ["pairs", "5"],
         ["skipped", "1 (reference empty after normalisation)"],
         ["characters", "22"],

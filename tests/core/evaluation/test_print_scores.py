@@ -24,7 +24,7 @@ def test_the_chains_table_stands_on_80_columns(
         ["held_out"],
         ["llm_jp_4_8b_ja_cpu@align", "CER", "33.33", "%", "33.33-33.33", "0/5/0", "5"],
     ]
-    assert lines[-1] == "95 %: interval by the bootstrap; normaliser: none"
+    assert lines[-1] == "95 %: interval by the bootstrap; normaliser: none 89928ca727e1"
 
 
 def test_a_long_name_is_never_cut(

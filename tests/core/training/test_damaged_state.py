@@ -431,8 +431,8 @@ def test_weights_of_another_stage_are_refused_wherever_they_are_taken_up(
     train(run)
     said = "holds the weights of stage 'sft', not of stage 'asr'. Restore it from a copy, or delete it"
     left, (kept,) = run.weights("asr"), (run.checkpoints("asr") / "best").iterdir()
-    before = shutil.copy(left, run.weights_before("asr", "4-steps"))
-    taken = shutil.copy(left, left.with_name("another.safetensors"))
+    before = Path(shutil.copy(left, run.weights_before("asr", "4-steps")))
+    taken = Path(shutil.copy(left, left.with_name("another.safetensors")))
     assert not any(item.problem for item in check_run(run.path))
     for path in (left, kept, before, taken):
         as_of("sft", path)
