@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 480, 270  # a phone shows it at about 0.75, which leaves the 13-pixel text readable
 LEFT, RIGHT, TOP, BOTTOM = 58, 22, 10, 38  # of the plot in it
+WIDE, GAP, PANEL_TITLE = 980, 18, 22  # pixels: width of a chart with panels; between them; height of a name
 STYLES = 4  # line styles that the style sheet defines: line-0 ... line-3
 SMOOTH_FROM = 40  # points; shorter curves are drawn with markers instead
 LOG_FROM = 10.0  # largest over smallest value
 ROW, NAMES = 16, 92  # pixels: height of a heat map's row, which leaves its name readable; width of the names
+DOT = 9  # pixels between dots of a row
 SHOWN = 9  # characters of a name that fit there, if none is wide
 COLOURS = ("#004e7a", "#f3f3f0", "#9e3c00")  # least, zero, most; the same in both schemes
 _PLACES = {
@@ -67,21 +69,18 @@ class Chart:
         svg: The drawing; empty where no curve has a finite value.
         keys: The legend: each drawn curve's name, and its last finite value and where that was.
         notes: How to read the drawing, and what could not be drawn.
+        wide: Whether it has panels side by side, and takes the width of the page.
     """
 
     title: str
     svg: Markup
     keys: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    wide: bool = False
 
 
 def line_chart(curves: Sequence[Curve], *, title: str, exact: bool = False) -> Chart:
-    """Draw curves over the step.
-
-    Of more points than pixels the smallest and the largest of each pixel are drawn, so that no spike is lost.
-    Curves of at least `SMOOTH_FROM` points are drawn pale, with an exponential average on top, and the value
-    axis is logarithmic where all values are positive and the largest is more than `LOG_FROM` times the
-    smallest.
+    """Draw curves over the step, as `panel_chart` does, in one panel.
 
     Args:
         curves: Curves, at most `STYLES`; further ones would repeat a line style.
@@ -91,44 +90,109 @@ def line_chart(curves: Sequence[Curve], *, title: str, exact: bool = False) -> C
     Raises:
         ValueError: Too many curves.
     """
-    if len(curves) > STYLES:
-        raise ValueError(f"a chart shows at most {STYLES} curves, not {len(curves)}")
+    return panel_chart({"": curves}, title=title, exact=exact)
+
+
+def panel_chart(panels: Mapping[str, Sequence[Curve]], *, title: str, exact: bool = False) -> Chart:
+    """Draw curves over the step, stage beside stage, with one value axis.
+
+    Of more points than pixels the smallest and the largest of each pixel are drawn, so that no spike is lost.
+    Curves of at least `SMOOTH_FROM` points are drawn pale, with an exponential average on top, and the value
+    axis is logarithmic where all values are positive and the largest is more than `LOG_FROM` times the
+    smallest.
+
+    Args:
+        panels: Curves of each panel by its name; curves of one name have one line style. There are at most
+            `STYLES` names; further ones would repeat a style.
+        title: What the values are.
+        exact: The values do not scatter (a schedule): no average, and a linear axis.
+
+    Raises:
+        ValueError: Too many curves.
+    """
+    names = list(dict.fromkeys(curve.name for curves in panels.values() for curve in curves))
+    if len(names) > STYLES or any(len(curves) > STYLES for curves in panels.values()):
+        raise ValueError(f"a chart shows at most {STYLES} curves, not {max(len(names), STYLES + 1)}")
     notes: list[str] = []
-    drawn: list[tuple[str, list[tuple[float, float]]]] = []
-    for curve in curves:
-        finite = [(x, y) for x, y in curve.points if math.isfinite(y)]
-        if lost := len(curve.points) - len(finite):
-            notes.append(f"{curve.name}: {lost} of {len(curve.points)} values are not finite and not drawn")
-        if finite:
-            drawn.append((curve.name, finite))
+    drawn = {panel: list(_finite(panel, curves, notes)) for panel, curves in panels.items()}
+    drawn = {panel: curves for panel, curves in drawn.items() if curves}
     if not drawn:
         return Chart(title, Markup(""), notes=tuple(notes))
-    steps, values = zip(*(point for _, points in drawn for point in points), strict=True)
+    values = [y for curves in drawn.values() for curve in curves for _, y in curve.points]
     log = not exact and min(values) > 0 and max(values) > LOG_FROM * min(values)
     words: dict[str, list[str]] = {}
     windows: set[int] = set()
-    with _figure(HEIGHT) as figure:
-        axes = _axes(figure, LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM)
-        _set_values(axes, min(values), max(values), log=log)
-        _set_steps(axes, min(steps), max(steps), "step")
-        for style, (_, points) in enumerate(drawn):
-            line, columns = f"line-{style}", zip(*points, strict=True)
-            if len(points) >= SMOOTH_FROM and not exact:
-                windows.add(window := max(5, len(points) // 40))
-                axes.plot(*columns, gid=f"raw {line}", clip_on=False)
-                columns = zip(*_smoothed(points, window), strict=True)
-            marked = f"mark {line}"
-            if len(points) < SMOOTH_FROM:
-                axes.plot(*zip(*points, strict=True), "o", gid=marked, clip_on=False, zorder=3)
-                words[marked] = [f"{format_value(y)} at step {format_step(x)}" for x, y in points]
-            axes.plot(*columns, gid=line, clip_on=False)
-        said = [f"{name} from {format_value(p[0][1])} to {format_value(p[-1][1])}" for name, p in drawn]
+    several = len(drawn) > 1
+    whole, top = (WIDE if several else WIDTH), TOP + (PANEL_TITLE if several else 0)
+    width = (whole - LEFT - RIGHT - GAP * (len(drawn) - 1)) / len(drawn)
+    with _figure(HEIGHT + top - TOP, whole) as figure:
+        for number, (panel, curves) in enumerate(drawn.items()):
+            axes = _axes(figure, LEFT + number * (width + GAP), top, width, HEIGHT - TOP - BOTTOM)
+            _set_values(axes, min(values), max(values), log=log)
+            if number:
+                axes.set_yticklabels([])
+            if several:
+                axes.set_title("-", fontsize=13, pad=8, gid="panel")
+                words.setdefault("panel", []).append(panel)
+            steps = [x for curve in curves for x, _ in curve.points]
+            _set_steps(axes, min(steps), max(steps), "step", nbins=5 if width > 200 else 2)
+            for curve in curves:
+                _draw(axes, curve, f"line-{names.index(curve.name)}", exact, words, windows)
+        said = [
+            f"{_in(panel, curve.name)} from {format_value(curve.points[0][1])} "
+            f"to {format_value(curve.points[-1][1])}"
+            for panel, curves in drawn.items()
+            for curve in curves
+        ]
         svg = _svg(figure, f"{title}: {'; '.join(said)}", words)
     if windows:
         spans = " or ".join(map(str, sorted(windows)))
         notes.insert(0, f"Pale: as logged. Strong: exponential average over {spans} points.")
-    keys = [(name, f"{format_value(p[-1][1])} at step {format_step(p[-1][0])}") for name, p in drawn]
-    return Chart(f"{title} (log scale)" if log else title, svg, tuple(keys), tuple(notes))
+    shown = f"{title} (log scale)" if log else title
+    return Chart(shown, svg, tuple(_keys(names, drawn)), tuple(notes), wide=several)
+
+
+def _finite(panel: str, curves: Sequence[Curve], notes: list[str]) -> Iterator[Curve]:
+    """Yield what can be drawn of curves; note what cannot."""
+    for curve in curves:
+        points = [(x, y) for x, y in curve.points if math.isfinite(y)]
+        if lost := len(curve.points) - len(points):
+            said = f"{lost} of {len(curve.points)} values are not finite and not drawn"
+            notes.append(f"{_in(panel, curve.name)}: {said}")
+        if points:
+            yield Curve(name=curve.name, points=points)
+
+
+def _draw(
+    axes: Axes, curve: Curve, line: str, exact: bool, words: dict[str, list[str]], windows: set[int]
+) -> None:
+    """Draw a curve; note what its points say, and over how many it was averaged."""
+    points = list(curve.points)
+    columns = zip(*points, strict=True)
+    if len(points) >= SMOOTH_FROM and not exact:
+        windows.add(window := max(5, len(points) // 40))
+        axes.plot(*columns, gid=f"raw {line}", clip_on=False)
+        columns = zip(*_smoothed(points, window), strict=True)
+    marked = f"mark {line}"
+    if len(points) < SMOOTH_FROM:
+        axes.plot(*zip(*points, strict=True), "o", gid=marked, clip_on=False, zorder=3)
+        words.setdefault(marked, []).extend(f"{format_value(y)} at step {format_step(x)}" for x, y in points)
+    axes.plot(*columns, gid=line, clip_on=False)
+
+
+def _in(panel: str, name: str) -> str:
+    return f"{panel}: {name}" if panel else name
+
+
+def _keys(names: Sequence[str], drawn: Mapping[str, Sequence[Curve]]) -> Iterator[tuple[str, str]]:
+    """Yield the legend: each curve's last value in each panel."""
+    for name in names:
+        own = [(panel, curve) for panel, curves in drawn.items() for curve in curves if curve.name == name]
+        ends = {panel: curve.points[-1] for panel, curve in own}
+        if len(drawn) > 1:
+            yield name, ", ".join(f"{panel} {format_value(y)}" for panel, (_, y) in ends.items())
+        else:
+            yield from ((name, f"{format_value(y)} at step {format_step(x)}") for x, y in ends.values())
 
 
 def histogram(spread: Distribution, *, title: str, of: str) -> Chart:
@@ -154,6 +218,54 @@ def histogram(spread: Distribution, *, title: str, of: str) -> Chart:
     low, high = map(format_value, spread.edges[-2:])
     note = f"The pale bar holds whatever lies from {low} up to {high} {spread.unit}."
     return Chart(title, svg, notes=(note,) if spread.beyond else ())
+
+
+def dot_chart(
+    rows: Sequence[str],
+    systems: Mapping[str, Sequence[tuple[float, float, float] | None]],
+    *,
+    title: str,
+    unit: str,
+) -> Chart:
+    """Draw values with their intervals, one row of dots for each name.
+
+    Args:
+        rows: The names, from above.
+        systems: The value of each row and the ends of its interval, by system, at most `STYLES`; None where
+            there is no value.
+        title: What the values are.
+        unit: Their unit.
+
+    Raises:
+        ValueError: Too many systems.
+    """
+    if len(systems) > STYLES:
+        raise ValueError(f"a chart shows at most {STYLES} systems, not {len(systems)}")
+    height = max(ROW, DOT * len(systems) + 4) * len(rows)
+    values = [number for dots in systems.values() for dot in dots if dot is not None for number in dot]
+    words: dict[str, list[str]] = {"end": [_short(name) for name in rows]}
+    with _figure(TOP + height + BOTTOM) as figure:
+        axes = _axes(figure, NAMES, TOP, WIDTH - NAMES - RIGHT, height)
+        low, high = min(values), max(values)
+        ticks = _ticks(0.0 if 0 <= low < 0.5 * high else low, high)
+        axes.set_xlim(ticks[0], ticks[-1])
+        axes.set_xticks(ticks, labels=[format_value(tick) for tick in ticks])
+        axes.set_ylim(len(rows), 0)
+        axes.set_yticks([row + 0.5 for row in range(len(rows))], labels=["-"] * len(rows))
+        axes.set_xlabel(unit)
+        for tick in ticks:
+            axes.axvline(tick, gid="grid", zorder=0)
+        for style, (system, dots) in enumerate(systems.items()):
+            for row, dot in enumerate(dots):
+                if dot is not None:
+                    place = row + (style + 1) / (len(systems) + 1)
+                    axes.plot(dot[1:], [place, place], gid=f"line-{style}", clip_on=False)
+                    axes.plot([dot[0]], [place], "o", gid=f"mark line-{style}", clip_on=False, zorder=3)
+                    said = f"{system}, {rows[row]}: {format_value(dot[0])} {unit}".rstrip()
+                    words.setdefault(f"mark line-{style}", []).append(said)
+        svg = _svg(figure, f"{title}: {len(rows)} rows, {', '.join(systems)}", words)
+    keys = tuple((name, "") for name in systems)
+    return Chart(title, svg, keys, ("Lines: 95 % intervals by the bootstrap.",))
 
 
 def heat_map(values: Sequence[Sequence[float]], rows: Sequence[str], *, title: str, across: str) -> Chart:
@@ -246,7 +358,7 @@ def _short(name: str) -> str:
 
 
 @contextmanager
-def _figure(height: float) -> Iterator[Figure]:
+def _figure(height: float, width: float = WIDTH) -> Iterator[Figure]:
     """Give an empty figure, and matplotlib's own settings while it is drawn, whatever the user's are."""
     cache = os.environ.get("KIKIMIMI_CACHE")
     if cache and not os.access(os.path.expanduser("~"), os.W_OK):
@@ -256,13 +368,13 @@ def _figure(height: float) -> Iterator[Figure]:
     from matplotlib.figure import Figure
 
     with style.context(["default", _SETTINGS]):
-        yield Figure(figsize=(WIDTH / 72, height / 72))  # a pixel is 1/72 inch
+        yield Figure(figsize=(width / 72, height / 72))  # a pixel is 1/72 inch
 
 
 def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Add axes at a place in pixels, their ticks without marks."""
-    whole = figure.get_figheight() * 72
-    axes = figure.add_axes((left / WIDTH, 1 - (top + height) / whole, width / WIDTH, height / whole))
+    across, whole = figure.get_figwidth() * 72, figure.get_figheight() * 72
+    axes = figure.add_axes((left / across, 1 - (top + height) / whole, width / across, height / whole))
     axes.tick_params(length=0, pad=6)
     return axes
 
@@ -287,20 +399,21 @@ def _set_values(axes: Axes, low: float, high: float, *, log: bool = False, whole
         axes.axhline(tick, gid="grid", zorder=0)
 
 
-def _set_steps(axes: Axes, low: float, high: float, name: str) -> None:
+def _set_steps(axes: Axes, low: float, high: float, name: str, *, nbins: int = 5) -> None:
     """Make an axis of whole numbers that ends where they do."""
     low, high = _apart(low, high)
-    ticks = [tick for tick in _ticks(low, high, whole=True) if low <= tick <= high and tick == int(tick)]
+    inside = [tick for tick in _ticks(low, high, whole=True, nbins=nbins) if low <= tick <= high]
+    ticks = [tick for tick in inside if tick == int(tick)]
     axes.set_xlim(low, high)
     axes.set_xticks(ticks, labels=[format_step(tick) for tick in ticks])
     axes.set_xlabel(name)
 
 
-def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+def _ticks(low: float, high: float, *, whole: bool = False, nbins: int = 5) -> list[float]:
     """Return about five round numbers, the first not above `low`, the last not below `high`."""
     from matplotlib.ticker import MaxNLocator
 
-    locator = MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=whole)
+    locator = MaxNLocator(nbins=nbins, steps=[1, 2, 5, 10], integer=whole)
     return list(map(float, locator.tick_values(*_apart(low, high))))
 
 
@@ -333,7 +446,8 @@ def _shapes(parent: ElementTree.Element, name: str, words: Mapping[str, Iterator
         if tag == "g":
             yield from _shapes(element, own, words)
         if tag == "text":
-            own = "end" if "text-anchor: end" in element.get("style", "") else "middle"
+            at = "end" if "text-anchor: end" in element.get("style", "") else "middle"
+            own = name if name == "panel" else at
             content = escape(next(words[own]) if own in words else element.text)
         elif tag not in _PLACES or "_" in own:
             continue  # "patch_1" is matplotlib's own name of what has none of ours

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from markupsafe import Markup
@@ -12,6 +12,7 @@ from kikimimi.contracts.answer import answer_text
 from kikimimi.contracts.metric import Score
 from kikimimi.contracts.normaliser import Normaliser
 from kikimimi.contracts.registry import load
+from kikimimi.evaluation.bootstrap import Comparison
 from kikimimi.evaluation.error_rate import Edit, edits, error_rate
 from kikimimi.evaluation.score import EDITS
 from kikimimi.inspect.describe import Description
@@ -31,6 +32,10 @@ class ScoreRow:
     """The score with its counts."""
     seconds: float | None = None
     """Compute the predictions took [s]; None where it is not known."""
+    against: Mapping[str, Comparison] = field(default_factory=dict)
+    """How the system differs from others, by their names, on the same clips."""
+    parts: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """Values of parts, by field and group: ``value``, ``count``, and where known ``low``, ``high``."""
     note: str = ""
     """How the evaluation's settings differ from the recipe's; rows that differ in it are not compared."""
 
@@ -49,6 +54,8 @@ class Example:
     """What each system wrote, as it came, thoughts included."""
     normaliser: str
     """Registered name of the normaliser that both go through before they are compared."""
+    remarks: Mapping[str, str] = field(default_factory=dict)
+    """What the metric says of what a system wrote, such as a judge's reasons."""
     audio: bytes | None = None
     """The clip as a FLAC file; None leaves the player out."""
     language: str | None = None
@@ -72,6 +79,32 @@ class ExampleGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One of the few figures that matter."""
+
+    label: str
+    """What it is of."""
+    value: str
+    """What it came to."""
+    note: str = ""
+    """How sure it is, and what it is compared with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRow:
+    """What a stage did."""
+
+    stage: str
+    """Its name."""
+    objective: str
+    """What it brought down, with its options."""
+    steps: int
+    """Optimiser steps."""
+    loss: float
+    """The last loss that was logged."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Figure:
     """How fast it went, and how much was padded, cut, left out or failed."""
 
@@ -91,10 +124,18 @@ class Report:
     """Heading of the page."""
     created: datetime
     """When it was made; shown with its time zone where it has one."""
-    facts: Sequence[tuple[str, str]] = ()
-    """The summary at the top: what each line is ("Best CER"), and what it came to ("3.1 %")."""
+    facts: Sequence[Fact] = ()
+    """The summary at the top."""
+    stages: Sequence[StageRow] = ()
+    """What was trained, stage by stage."""
     scores: Sequence[ScoreRow] = ()
     """One row for each evaluation and system."""
+    own: str = ""
+    """The system of which the report is: others are compared with it."""
+    parts: Sequence[Chart] = ()
+    """Values of parts: by length, by speaker."""
+    tables: Mapping[str, str] = field(default_factory=dict)
+    """The scores as a table for a paper, by format."""
     charts: Sequence[Chart] = ()
     """Losses and learning rates, stage by stage."""
     examples: Sequence[ExampleGroup] = ()
@@ -115,8 +156,13 @@ class Report:
 class _ScoreGroup:
     rows: Sequence[ScoreRow]
     totals: Sequence[str]
-    best: str
+    best: frozenset[str]  # systems
     longest: float  # of the scores, as a part of its references
+    own: str
+
+    def compared(self, row: ScoreRow) -> Comparison | None:
+        """Return how a system differs from the report's own."""
+        return pair_of(self.rows, row.system, self.own)
 
     @property
     def score(self) -> Score:
@@ -137,7 +183,9 @@ def render_report(report: Report) -> str:
         "report.html.j2",
         report.created,
         report=report,
-        score_groups=_score_groups(report.scores),
+        score_groups=_score_groups(report.scores, report.own),
+        with_interval=any(row.score.interval for row in report.scores),
+        with_against=any(row.against for row in report.scores),
         with_compute=any(row.seconds is not None for row in report.scores),
         answer_counts=[
             count
@@ -170,25 +218,52 @@ def difference(runs: Sequence[Edit]) -> Markup:
     return marked
 
 
-def _score_groups(rows: Sequence[ScoreRow]) -> list[_ScoreGroup]:
+def pair_of(rows: Sequence[ScoreRow], one: str, other: str) -> Comparison | None:
+    """Return how a system differs from another, from their rows; None where they do not say."""
+    known = {row.system: row.against for row in rows}
+    if (found := known.get(one, {}).get(other)) is not None:
+        return found
+    found = known.get(other, {}).get(one)
+    return None if found is None else found.reversed()
+
+
+def best_of(rows: Sequence[ScoreRow]) -> frozenset[str]:
+    """Return the systems that no other is better than, as far as the paired test can tell.
+
+    They are that with the best value, and those of which it is not shown that they are worse. Of one alone
+    nothing is said.
+    """
+    if len(rows) < 2:
+        return frozenset()
+    first = (min if rows[0].score.better == "lower" else max)(rows, key=lambda row: row.score.value)
+    found = set()
+    for row in rows:
+        pair = pair_of(rows, row.system, first.system)
+        same = f"{row.score.value:.2f}" == f"{first.score.value:.2f}"
+        if same if pair is None else not pair.significant:
+            found.add(row.system)
+    return frozenset(found)
+
+
+def _score_groups(rows: Sequence[ScoreRow], own: str) -> list[_ScoreGroup]:
     # Only rates of the same references in the same form can be compared.
     groups: dict[tuple[object, ...], list[ScoreRow]] = {}
     for row in rows:
         score, length = row.score, row.score.details.get("reference_length")
         same = (row.evaluation, score.metric, score.normaliser, score.count, length, row.note)
         groups.setdefault(same, []).append(row)
-    return [_score_group(group) for group in groups.values()]
+    return [_score_group(group, own) for group in groups.values()]
 
 
-def _score_group(rows: list[ScoreRow]) -> _ScoreGroup:
+def _score_group(rows: list[ScoreRow], own: str) -> _ScoreGroup:
     score = rows[0].score
-    best = (min if score.better == "lower" else max)(row.score.value for row in rows)
     labels: Mapping[str, str] = load("metric", score.metric).labels
     return _ScoreGroup(
         rows,
         [f"{score.details[name]:,} {label}" for name, label in labels.items()],
-        f"{best:.2f}" if len(rows) > 1 else "",
+        best_of(rows),
         max(row.score.value for row in rows) / 100,
+        own,
     )
 
 

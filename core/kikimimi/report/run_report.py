@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -17,23 +17,38 @@ from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import read_faults
 from kikimimi.data.packing.pack import read_ledger
 from kikimimi.evaluation.error_rate import edits, error_rate
+from kikimimi.evaluation.evaluate import stage_system
 from kikimimi.evaluation.predictions import PredictionLine, read_predictions, row_keys
 from kikimimi.evaluation.record import as_scored, read_scorings, settings_of, values_of
-from kikimimi.evaluation.score import read_scores
+from kikimimi.evaluation.score import comparisons_of, parts_of, read_scores
 from kikimimi.evaluation.similarity import read_similarities
+from kikimimi.files.writing import whole_file
 from kikimimi.files.yaml_text import parse_yaml
 from kikimimi.inspect.describe import describe
 from kikimimi.recipe import Evaluation, Recipe, Stage
 from kikimimi.recipe.show import plain, to_yaml
-from kikimimi.report.charts import STYLES, Chart, Curve, heat_map, line_chart
+from kikimimi.report.charts import STYLES, Chart, Curve, dot_chart, heat_map, panel_chart
 from kikimimi.report.page import save_page
-from kikimimi.report.report import Example, ExampleGroup, Figure, Report, ScoreRow, render_report
+from kikimimi.report.paper_table import latex_table, markdown_table
+from kikimimi.report.report import (
+    Example,
+    ExampleGroup,
+    Fact,
+    Figure,
+    Report,
+    ScoreRow,
+    StageRow,
+    render_report,
+)
 from kikimimi.run.drift import flat
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.metrics import Lines, by_stage, names_of, read_metrics
 
 WORST, RANDOM = 5, 5
 """How many examples of each kind an evaluation shows."""
+_TABLES = {"Markdown": markdown_table, "LaTeX": latex_table}
+_SUFFIXES = {"Markdown": "md", "LaTeX": "tex"}
+_MOST_ROWS = 20  # of a picture of parts; more are in its table alone
 PLAYER_RATE = 16_000
 """Sampling rate of the clips in the report [Hz]."""
 
@@ -43,11 +58,19 @@ def write_run_report(run: RunFolder) -> Path:
     lines = read_metrics(run.metrics)
     recipe, run = run.recipe, as_scored(run)
     scores = list(_scores(run, recipe))
+    tables = {name: write(scores, recipe.name) for name, write in _TABLES.items() if scores}
+    for name, table in tables.items():
+        with whole_file(run.path / f"scores.{_SUFFIXES[name]}") as unfinished:
+            unfinished.write_text(table, encoding="utf-8")
     report = Report(
         title=run.recipe.name,
         created=datetime.now().astimezone(),
-        facts=list(_facts(run, lines, scores)),
+        facts=list(_facts(run, scores)),
+        stages=list(_stages(run, lines)),
         scores=scores,
+        own=recipe.name,
+        parts=list(_parts(scores)),
+        tables=tables,
         charts=list(_training_charts(lines)),
         examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
         similarities=[chart for name in run.recipe.evaluate for chart in _similarities(run, name)],
@@ -77,7 +100,15 @@ def _scores(run: RunFolder, recipe: Recipe) -> Iterator[ScoreRow]:
         ]:
             for system, values in systems.items():
                 score, seconds = Score.from_json(values), float(values["seconds"])
-                yield ScoreRow(evaluation=name, system=system, score=score, seconds=seconds, note=note)
+                yield ScoreRow(
+                    evaluation=name,
+                    system=system,
+                    score=score,
+                    seconds=seconds,
+                    note=note,
+                    against=comparisons_of(values),
+                    parts=parts_of(values),
+                )
 
 
 def _changes(own: Evaluation | None, settings: str) -> str:
@@ -90,14 +121,57 @@ def _changes(own: Evaluation | None, settings: str) -> str:
     return f"changed after training: {said}" if said else ""
 
 
-def _facts(run: RunFolder, lines: Lines, scores: list[ScoreRow]) -> Iterator[tuple[str, str]]:
-    for row in scores:
-        yield f"{row.evaluation}: {row.system}", str(row.score)
+def _facts(run: RunFolder, scores: list[ScoreRow]) -> Iterator[Fact]:
+    """Yield the few figures that matter: the run's own scores, beside the best of the others."""
+    for name in dict.fromkeys(row.evaluation for row in scores):
+        rows = [row for row in scores if row.evaluation == name]
+        rows = [row for row in rows if row.note == rows[0].note]
+        stages = {stage_system(run, stage) for stage in run.recipe.stages}
+        own = next((row for row in rows if row.system == run.recipe.name), rows[-1])
+        notes = [f"95 %: {own.score.ends}"] if own.score.ends else []
+        others = [row for row in rows if row is not own and row.system not in stages]
+        if others:
+            choose = min if own.score.better == "lower" else max
+            best = choose(others, key=lambda row: row.score.value)
+            notes.append(f"{best.system} {best.score.shown()}")
+        label = name if own.system == run.recipe.name else f"{name}: {own.system}"
+        yield Fact(label=label, value=str(own.score), note="; ".join(notes))
+
+
+def _stages(run: RunFolder, lines: Lines) -> Iterator[StageRow]:
     for stage in run.recipe.stages:
         steps = [line for line in lines if line["stage"] == stage and "loss" in line]
         if steps:
-            yield f"stage {stage}", f"{steps[-1]['step']} steps, loss {steps[-1]['loss']:.3f}"
-            yield f"objective of {stage}", _objective(run.recipe.stages[stage])
+            yield StageRow(
+                stage=stage,
+                objective=_objective(run.recipe.stages[stage]),
+                steps=int(steps[-1]["step"]),
+                loss=float(steps[-1]["loss"]),
+            )
+
+
+def _parts(scores: list[ScoreRow]) -> Iterator[Chart]:
+    """Yield a picture of each field by which an evaluation is broken down."""
+    for name, note in dict.fromkeys((row.evaluation, row.note) for row in scores):
+        rows = [row for row in scores if (row.evaluation, row.note) == (name, note) and row.parts]
+        stages = [row for row in rows if "@" in row.system]
+        rows = [row for row in rows if row not in stages or len(rows) <= STYLES][-STYLES:]
+        for field in rows[0].parts if rows else ():
+            groups = list(rows[0].parts[field])
+            if not 1 < len(groups) <= _MOST_ROWS:
+                continue
+            dots = {
+                row.system: [_dot(row.parts.get(field, {}).get(group)) for group in groups] for row in rows
+            }
+            score = rows[0].score
+            yield dot_chart(groups, dots, title=f"{name}: {score.label} by {field}", unit=score.unit)
+
+
+def _dot(part: Mapping[str, float] | None) -> tuple[float, float, float] | None:
+    if part is None:
+        return None
+    value = part["value"]
+    return value, part.get("low", value), part.get("high", value)
 
 
 def _objective(stage: Stage) -> str:
@@ -227,71 +301,70 @@ def _example(
 
 
 def _training_charts(lines: Lines) -> Iterator[Chart]:
-    """Yield the charts of a run: of each kind, those of every stage."""
+    """Yield the charts of a run: one for each quantity, its stages side by side."""
     stages = by_stage(lines)
-    for charts in (
-        _losses,
-        _measures,
-        partial(_curve, "Norm of the gradient", "gradient_norm", "before clipping"),
-        _rates,
-        _speeds,
-        partial(_curve, "Share of the measured matrix rate", "flop_utilisation", "all ranks"),
-    ):
-        for stage, own in stages.items():
-            yield from charts(own, f" in stage {stage}" if len(stages) > 1 else "")
+
+    def draw(title: str, find: Callable[[Lines], list[Curve]], *, exact: bool = False) -> Iterator[Chart]:
+        return _charts(title, {stage: find(own) for stage, own in stages.items()}, exact=exact)
+
+    def draw_one(title: str, key: str, name: str) -> Iterator[Chart]:
+        return draw(title, partial(_curves, key=key, name=name))
+
+    yield from draw("Loss", _losses)
+    yield from draw("Validation loss by dataset", partial(_family, family="validation_loss"))
+    for key in names_of(lines, "loss/"):  # what the training loss is the sum of, where an adapter adds to it
+        yield from draw_one(f"Part of the loss: {key.removeprefix('loss/')}", key, "training")
+    for family in _measures(lines):
+        yield from draw(family.capitalize(), partial(_family, family=family))
+    yield from draw_one("Norm of the gradient", "gradient_norm", "before clipping")
+    yield from draw("Learning rate", partial(_family, family="lr"), exact=True)
+    yield from draw_one("Seconds of audio per second", AUDIO_SPEED, "all ranks")
+    yield from draw("Positions per second", _text_speeds)
+    yield from draw_one("Share of the measured matrix rate", "flop_utilisation", "all ranks")
 
 
-def _losses(lines: Lines, where: str) -> Iterator[Chart]:
-    whole = [*_curves(lines, "loss", "training"), *_curves(lines, "validation_loss", "validation")]
-    yield from _charts(f"Loss{where}", whole)
-    yield from _charts(f"Validation loss by dataset{where}", _family(lines, "validation_loss"))
-    # What the training loss is the sum of, where an adapter adds to it.
-    for key in names_of(lines, "loss/"):
-        title = f"Part of the loss{where}: {key.removeprefix('loss/')}"
-        yield from _charts(title, _curves(lines, key, "training"))
+def _losses(lines: Lines) -> list[Curve]:
+    return [
+        *_curves(lines, key="loss", name="training"),
+        *_curves(lines, key="validation_loss", name="validation"),
+    ]
 
 
-def _rates(lines: Lines, where: str) -> Iterator[Chart]:
-    yield from _charts(f"Learning rate{where}", _family(lines, "lr"), exact=True)
-
-
-def _measures(lines: Lines, where: str) -> Iterator[Chart]:
-    """Yield a chart for each family of measures that an objective adds, such as ``reward/margin``."""
+def _measures(lines: Lines) -> list[str]:
+    """Return the families of measures that objectives add, such as ``reward`` of ``reward/margin``."""
     keys = [key for key in names_of([line for line in lines if "loss" in line], "") if "/" in key]
-    families = {key.partition("/")[0] for key in keys} - {"loss", "lr", "count"}
-    for family in sorted(families):
-        yield from _charts(f"{family.capitalize()}{where}", _family(lines, family))
+    return sorted({key.partition("/")[0] for key in keys} - {"loss", "lr", "count"})
 
 
-def _speeds(lines: Lines, where: str) -> Iterator[Chart]:
+def _text_speeds(lines: Lines) -> list[Curve]:
     if any(line.get(AUDIO_SPEED) for line in lines):
-        yield from _curve("Seconds of audio per second", AUDIO_SPEED, "all ranks", lines, where)
-    else:
-        yield from _curve("Positions per second", "positions_per_second", "all ranks", lines, where)
-
-
-def _curve(title: str, key: str, name: str, lines: Lines, where: str) -> Iterator[Chart]:
-    yield from _charts(f"{title}{where}", _curves(lines, key, name))
+        return []
+    return _curves(lines, key="positions_per_second", name="all ranks")
 
 
 def _family(lines: Lines, family: str) -> list[Curve]:
     return [
         curve
         for key in names_of(lines, f"{family}/")
-        for curve in _curves(lines, key, key.removeprefix(f"{family}/"))
+        for curve in _curves(lines, key=key, name=key.removeprefix(f"{family}/"))
     ]
 
 
 def _curves(lines: Lines, key: str, name: str) -> list[Curve]:
     points = [(line["step"], line[key]) for line in lines if key in line]
-    return [Curve(name=name, points=points)] if points else []
+    return [Curve(name=name, points=points)] if any(value for _, value in points) else []
 
 
-def _charts(title: str, curves: list[Curve], *, exact: bool = False) -> Iterator[Chart]:
+def _charts(title: str, stages: dict[str, list[Curve]], *, exact: bool = False) -> Iterator[Chart]:
     """Yield as many charts as the curves need: one can tell so many line styles apart."""
-    for begin in range(0, len(curves), STYLES):
-        part = f" ({begin // STYLES + 1})" if len(curves) > STYLES else ""
-        yield line_chart(curves[begin : begin + STYLES], title=f"{title}{part}", exact=exact)
+    names = list(dict.fromkeys(curve.name for curves in stages.values() for curve in curves))
+    for begin in range(0, len(names), STYLES):
+        part = f" ({begin // STYLES + 1})" if len(names) > STYLES else ""
+        shown = names[begin : begin + STYLES]
+        panels = {stage: [c for c in curves if c.name in shown] for stage, curves in stages.items()}
+        panels = {stage: curves for stage, curves in panels.items() if curves}
+        alone = f" in stage {next(iter(panels))}" if len(panels) == 1 < len(stages) else ""
+        yield panel_chart(panels, title=f"{title}{alone}{part}", exact=exact)
 
 
 AUDIO_SPEED = "audio_seconds_per_second"

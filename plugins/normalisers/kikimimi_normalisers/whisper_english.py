@@ -20,9 +20,9 @@ class WhisperEnglish(Normaliser):
     Supervision", appendix C), computed by its copy in transformers (`models/whisper/english_normalizer.py`)
     with the 1,739 spellings that openai/whisper ships, which transformers does not (its MIT licence lies
     beside them). In this order: lower-case; delete ``[...]``, ``<...>`` and ``(...)``, and the words hmm, mm,
-    mhm, mmm, uh and um; spell out contractions (``won't``, ``'re``) and titles (``mr``, ``st``); delete commas
-    between digits, full stops, and other marks, symbols, punctuation and diacritics; numbers in words to
-    digits, with ``%`` and currency; British to American spelling; one space between words.
+    mhm, mmm, uh and um; spell out contractions (``won't``, ``'re``) and titles (``mr``, ``st``); delete
+    commas between digits, full stops, and other marks, symbols, punctuation and diacritics; numbers in words
+    to digits, with ``%`` and currency; British to American spelling; one space between words.
 
     For word error rates of English. It is wrong where upstream is: every ``'s`` becomes ``is``, ``st`` is
     always a saint, ``wait...`` leaves a word of one full stop, and ``minus 5`` becomes ``-5``, which

@@ -28,9 +28,11 @@ from kikimimi.report.charts import (
     WIDTH,
     Curve,
     bar,
+    dot_chart,
     heat_map,
     histogram,
     line_chart,
+    panel_chart,
 )
 
 Points = list[tuple[float, float]]
@@ -87,7 +89,7 @@ def test_values_stand_where_the_axis_says() -> None:
 
 
 def test_curves_differ_in_more_than_colour() -> None:
-    curves = [Curve(name="same", points=[(0, n), (9, n + 1)]) for n in range(4)]
+    curves = [Curve(name=f"reward {n}", points=[(0, n), (9, n + 1)]) for n in range(4)]
     chart = line_chart(curves, title="Reward")
     assert [classes for classes, _ in lines(chart.svg)] == [f"line-{n}" for n in range(4)]
     css = style_sheet("report")
@@ -330,3 +332,43 @@ def test_a_home_that_cannot_be_written_is_no_trouble_and_matplotlib_waits(tmp_pa
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert list((tmp_path / "matplotlib").glob("fontlist*"))
+
+
+def test_stages_stand_side_by_side_on_one_value_axis() -> None:
+    def stage(shift: float, *names: str) -> list[Curve]:
+        return [Curve(name=name, points=[(0, 2 + shift), (100, 4 + shift)]) for name in names]
+
+    panels = {"align & more": stage(0, "training", "validation"), "sft": stage(2, "validation"), "dpo": []}
+    chart = panel_chart(panels, title="Loss")
+    assert chart.wide
+    assert labels(chart.svg, "panel") == ["align &amp; more", "sft"]
+    assert labels(chart.svg, "end") == ["0", "2", "4", "6"]  # written once
+    found = lines(chart.svg)
+    assert [classes for classes, _ in found] == ["line-0", "line-1", "line-1"]  # a name has one style
+    (_, high), (later_low, later_high) = found[1][1], found[2][1]
+    assert high[0] < later_low[0]
+    assert (high[1], later_high[1] < high[1]) == (later_low[1], True)  # 4 is as high in both
+    assert chart.keys == (("training", "align & more 4"), ("validation", "align & more 4, sft 6"))
+    assert not panel_chart({"align": stage(0, "training"), "dpo": []}, title="Loss").wide
+    with pytest.raises(ValueError, match="at most 4 curves, not 5"):
+        panel_chart({"a": stage(0, "1", "2", "3"), "b": stage(0, "4", "5")}, title="Loss")
+
+
+def test_dots_have_their_intervals() -> None:
+    dots: dict[str, list[tuple[float, float, float] | None]] = {
+        "ours": [(10, 5, 20), None],
+        "theirs": [(20, 20, 20), (15, 10, 20)],
+    }
+    chart = dot_chart(["0 to 2 s", "<speaker>"], dots, title="CER", unit="%")
+    assert [name for name, _ in paths(chart.svg, r"line-\d")] == ["line-0", "line-1", "line-1"]
+    (_, whisker), *_ = paths(chart.svg, r"line-\d")
+    plot = WIDTH - NAMES - RIGHT
+    assert [round(x) for x, _ in whisker] == [round(NAMES + plot * 5 / 20), WIDTH - RIGHT]
+    assert titles(chart.svg) == [
+        "ours, 0 to 2 s: 10 %",
+        "theirs, 0 to 2 s: 20 %",
+        "theirs, &lt;speaker&gt;: 15 %",
+    ]
+    assert labels(chart.svg, "end") == ["0\u2423to\u24232\u2423s", "&lt;speaker&gt;"]
+    with pytest.raises(ValueError, match="at most 4 systems, not 5"):
+        dot_chart(["a"], {str(n): [None] for n in range(5)}, title="CER", unit="%")

@@ -15,7 +15,7 @@ from kikimimi.evaluation.score import EDITS, score
 from kikimimi.inspect.describe import Description
 from kikimimi.report.charts import Curve, line_chart
 from kikimimi.report.page import save_page
-from kikimimi.report.report import Example, ExampleGroup, Figure, Report, ScoreRow, render_report
+from kikimimi.report.report import Example, ExampleGroup, Fact, Figure, Report, ScoreRow, render_report
 
 REFERENCES = ["今日は晴れです。", "私は猫が好き。", "山に登った"]
 GOOD = ["今日は晴れです", "私は犬が好き", "山登った"]
@@ -49,7 +49,7 @@ def example(**changes: Any) -> Example:
 EMPTY = Report(title="A run", created=datetime(2026, 11, 22, 16, 30, tzinfo=UTC))
 FULL = replace(
     EMPTY,
-    facts=[("Trained parameters", "5.2 M")],
+    facts=[Fact(label="Trained parameters", value="5.2 M", note="of 9.9 M")],
     scores=[row("ours", GOOD, seconds=83.2), row("theirs", BAD)],
     charts=[
         line_chart([Curve(name="training", points=[(0, 4.0), (10, 2.0)])], title="Loss"),
@@ -112,7 +112,7 @@ def test_everything_given_is_shown() -> None:
     for text in (
         "A run 2026-11-22 16:30 UTC",
         "Trained parameters 5.2 M",
-        "held-out CER · normaliser none · 3 pairs · 20 characters",
+        "held-out CER · normaliser none 89928ca727e1 · 3 pairs · 20 characters",
         "training 2 at step 10",
         "adapter 0.001 at step 10",
         "Worst The worst one. held-out · clip-7 · normaliser whisper-basic-nospace 私は猫が好き。",
@@ -151,7 +151,7 @@ def test_the_numbers_are_those_of_score() -> None:
     text = Page(render_report(FULL)).text
     for line, compute in ((ours, "1:23"), (theirs, "")):
         value, counts = line.score.value, [line.score.details[kind] for kind in EDITS]
-        shown = f"{line.system} {value:.2f} % {counts[0]} {counts[1]} {counts[2]} {compute}"
+        shown = f"{line.system} {value:.2f} % {line.score.ends} {counts[0]} {counts[1]} {counts[2]} {compute}"
         assert shown.strip() in text
 
 
@@ -222,7 +222,7 @@ def test_rates_of_different_form_are_not_compared() -> None:
     assert (
         text.index("plain too")
         < text.index("normalised ")
-        < text.index("WER · normaliser none · 3 pairs · 3 words")
+        < text.index("WER · normaliser none 89928ca727e1 · 3 pairs · 3 words")
     )
 
 
@@ -239,7 +239,7 @@ def test_text_cannot_become_markup(tmp_path: Path) -> None:
     hostile = replace(
         FULL,
         title=HOSTILE,
-        facts=[(HOSTILE, HOSTILE)],
+        facts=[Fact(label=HOSTILE, value=HOSTILE, note=HOSTILE)],
         scores=[replace(FULL.scores[0], system=HOSTILE, evaluation=HOSTILE)],
         charts=[line_chart([Curve(name=HOSTILE, points=[(0, 1.0)])], title="Loss")],
         examples=[

@@ -144,7 +144,7 @@ def test_what_is_compared_is_said(run: RunFolder) -> None:
     stage = replace(run.recipe.stages["asr"], objective=objective)
     preferring = RunFolder(run.path, replace(run.recipe, stages={"asr": stage}))
     shown = text(write_run_report(preferring).read_text(encoding="utf-8"))
-    assert 'objective of asr dpo {"beta": 0.1,' in shown
+    assert 'asr dpo {"beta": 0.1,' in shown
     assert '"turns": "all", "disable_dropout": true}' in shown
 
 
@@ -158,7 +158,7 @@ def test_what_an_objective_measures_is_drawn(run: RunFolder) -> None:
             file.write(json.dumps(line) + "\n")
     shown = text(write_run_report(run).read_text(encoding="utf-8"))
     assert "Reward" in shown
-    assert "objective of asr ce" in shown
+    assert "Stages Stage Objective Steps Last loss asr ce 2" in shown
     for name in ("accuracy", "chosen", "margin", "rejected"):
         assert name in shown
     assert "Learning rate (1)" in shown
