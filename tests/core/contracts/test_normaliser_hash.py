@@ -11,6 +11,7 @@ from kikimimi.contracts.registry import names
 from kikimimi.errors import PluginError
 
 GOLDEN = {
+    "kikimimi-ja-v1": "cb8b2d40ad29",
     "none": "89928ca727e1",
     "reazon-v3": "064a27be92ea",
     "whisper-basic-nospace": "4e726e9aff5a",
