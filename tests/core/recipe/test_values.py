@@ -111,7 +111,7 @@ from kikimimi.contracts import registry
         (
             "evaluate.held_out.metric=ser",
             "evaluate.held_out.metric: no metric is called 'ser'. Did you mean 'wer'? "
-            "Registered metrics: cer, wer",
+            "Registered metrics: METRICS",
         ),
         (
             "evaluate.held_out.normaliser=nonne",
@@ -149,7 +149,8 @@ from kikimimi.contracts import registry
     ],
 )
 def test_a_wrong_value(problems: Any, base: str, override: str, problem: str) -> None:
-    problem = problem.replace("NORMALISERS", listing(registry.names("normaliser")))
+    for kind in ("normaliser", "metric"):
+        problem = problem.replace(f"{kind.upper()}S", listing(registry.names(kind)))
     assert problems(base, override) == [f"{problem} (command line: {override})"]
 
 
