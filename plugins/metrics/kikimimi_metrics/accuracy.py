@@ -5,9 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
-
-from annotated_types import MinLen
+from typing import ClassVar, Literal
 
 from kikimimi import Details, Metric, MetricConfig, Normaliser, Text, counted, listing, nearest
 
@@ -41,7 +39,7 @@ class Accuracy(Metric):
 
         choices: str = ""
         """The choices, a capital letter, digit or katakana each: ``ABCD``. References name one of them."""
-        labels: Annotated[list[Text], MinLen(0)] = field(default_factory=list)
+        labels: list[Text] = field(default_factory=list)
         """The labels that an answer may say (``[happy, sad, angry]``). References are one of them."""
 
         def __post_init__(self) -> None:
