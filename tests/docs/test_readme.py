@@ -47,6 +47,13 @@ def test_ci_runs_these_two_commands() -> None:
     assert f"\n{RUN_TESTS}\n" in text
 
 
+def test_both_readmes_lead_to_the_same_pages() -> None:
+    english, japanese = (
+        set(re.findall(r"\]\((docs/[^)\s]+)\)", page.read_text("utf-8"))) for page in READMES
+    )
+    assert english == japanese
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)

@@ -196,14 +196,14 @@ def _recipe(model: PublishedModel, expressed: Expressed) -> dict[str, Any]:
         "stages": {
             "finetune": {
                 "train": {"adapter": {"lr": 1.0e-4}},
-                "data": {"speech": {"shards": "data/train-*.tar", "task": expressed.task}},
+                "data": {"speech": {"shards": "data/train/*.tar", "task": expressed.task}},
                 "batch": {"seconds": 60, "global": 16},
                 "steps": 1000,
                 "schedule": {"name": "cosine", "warmup": 50},
                 "checkpoint": {"every": 200},
             }
         },
-        "evaluate": {"speech": {"shards": "data/test-*.tar", "task": expressed.task}},
+        "evaluate": {"speech": {"shards": "data/test/*.tar", "task": expressed.task}},
         **({} if dtype is None else {"trainer": {"precision": dtype}}),
     }
 
