@@ -391,6 +391,7 @@ def test_a_recipe_for_granite_speech_fits_it_with_the_updates_kept(tmp_path: Pat
     ("changes", "options", "refused"),
     [
         (LORA, {"lora": "keep"}, "hf"),
+        (LORA, {"lora": "merge"}, "ultravox"),
         ((), {"audio_token": "<|audio_eos|>"}, "qwen2_audio"),
         (("llm.chat_template=chatml",), {"audio_token": "<|audio_eos|>"}, "hf"),
     ],
@@ -407,7 +408,8 @@ def test_what_is_listed_is_what_an_export_refuses(
                 export_run(run, name, tmp_path / name, **options)
             assert all(problem in str(raised.value) for problem in problems)
         else:
-            export_run(run, name, tmp_path / name, **options)
+            made = export_run(run, name, tmp_path / name, **options)
+            assert bool(changes == LORA) == any("ow-rank updates" in note for note in made.notes)
         assert (tmp_path / name).exists() != bool(problems)
 
 
@@ -422,6 +424,8 @@ def test_updates_for_audio_alone_are_not_merged_into_a_custom_model(tmp_path: Pa
         export_run(run, "hf", tmp_path / "out", lora="merge")
     made = export_run(run, "auto", tmp_path / "out")
     assert any("vLLM, which runs several requests as one row, cannot" in note for note in made.notes)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "`adapter_model.safetensors in a folder called speech-lora`" in card
     config = json.loads((tmp_path / "out" / "config.json").read_bytes())
     assert config["updates"]["scale"] == 2
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)

@@ -16,6 +16,7 @@ from kikimimi.errors import RequestError, WriteError
 from kikimimi.files.writing import whole_folder, writing
 from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble
+from kikimimi.model.lora import UPDATES
 from kikimimi.published.auto_map.writing import notes, problems, write_auto_map
 from kikimimi.published.formats import FORMATS
 from kikimimi.published.model_card import WrittenShape, write_card
@@ -199,6 +200,7 @@ def _write_custom(
     """Write a model with code of its own: updates merged, in one number format, with a new token."""
     said = (
         *notes(trained.recipe),
+        *_weight_notes(trained),
         "Control tokens that users spell out are encoded as such there; in the run they are not.",
     )
     with whole_folder(out) as folder:
@@ -347,8 +349,8 @@ def write_updates(folder: Path, trained: Trained, files: Files) -> None:
             continue
         served = _in_memory(f"language_model.{name}", files.renamed).replace(".default.", ".")
         tensors[f"base_model.model.{served}"] = value.detach().to(dtype).contiguous()
-    with writing(folder / "adapter_model.safetensors"):
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with writing(folder / UPDATES):
+        save_file(tensors, folder / UPDATES, metadata={"format": "pt"})
     targets = "|".join(sorted(lora.targets))
     settings = {
         "peft_type": "LORA",
@@ -364,21 +366,29 @@ def write_updates(folder: Path, trained: Trained, files: Files) -> None:
 
 
 def _notes(trained: Trained, files: Files) -> list[str]:
-    recipe, notes = trained.recipe, [files.heard]
+    said = [files.heard]
+    if trained.keep_lora:
+        said.append(f"Low-rank updates of the LLM: {UPDATES}, as peft reads them.")
+    said += _weight_notes(trained)
+    if trained.model.llm.chat.opens_answers:  # type: ignore[union-attr]
+        said.append("Earlier answers of a conversation lack there the thought that opens them here.")
+    return said
+
+
+def _weight_notes(trained: Trained) -> list[str]:
+    """Return what was rounded, and what was merged."""
+    recipe, said = trained.recipe, []
     rounded = [
         part
         for part in ("encoder", "adapter", "llm")
         if getattr(recipe, part).dtype != trained.dtype and trained.dtype != "fp32"
     ]
     if rounded:
-        notes.append(f"Rounded to {trained.dtype}: the weights of {', '.join(rounded)}.")
+        said.append(f"Rounded to {trained.dtype}: the weights of {', '.join(rounded)}.")
     merged = [part for part in ("encoder", "adapter", "llm") if getattr(recipe, part).lora is not None]
     if trained.keep_lora and "llm" in merged:
         merged.remove("llm")
-        notes.append("Low-rank updates of the LLM: adapter_model.safetensors, as peft reads them.")
     if merged:
         rounding = "" if trained.dtype == "fp32" else f", and rounded to {trained.dtype} with them"
-        notes.append(f"Low-rank updates merged into the weights of {', '.join(merged)}{rounding}.")
-    if trained.model.llm.chat.opens_answers:  # type: ignore[union-attr]
-        notes.append("Earlier answers of a conversation lack there the thought that opens them here.")
-    return notes
+        said.append(f"Low-rank updates merged into the weights of {', '.join(merged)}{rounding}.")
+    return said

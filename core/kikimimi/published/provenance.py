@@ -28,6 +28,7 @@ from kikimimi.run.metrics import by_stage, read_metrics
 from kikimimi.weights.find import find_weights, hub_id
 
 _LONGEST = 120
+_FILES = (".safetensors", ".gguf", ".bin")
 _CACHED = re.compile(r"models--([\w.-]+)--([\w.-]+)", re.ASCII)
 _ON_HUB = re.compile(
     r"(?:hf://|https://huggingface\.co/)datasets/([\w-][\w.-]*/[\w.-]+?)(?:@[^/]*)?/", re.ASCII
@@ -55,7 +56,10 @@ class Base:
         """What a card calls them: no path of a machine."""
         if self.hub_id is not None or self.source.startswith("package:"):
             return self.hub_id or self.source
-        return f"a folder called {Path(self.source.partition('@')[0]).name}"
+        path = Path(self.source.partition("@")[0])
+        if path.suffix in _FILES:
+            return f"{path.name} in a folder called {path.parent.name}"
+        return f"a folder called {path.name}"
 
 
 @dataclass(frozen=True)
