@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kikimimi.contracts.registry import plugins
-from kikimimi.evaluation.pairs import read_pairs
+from kikimimi.evaluation.columns import read_texts
 from kikimimi.evaluation.score import score
 
 ROOT = Path(__file__).parents[2]
@@ -33,5 +33,5 @@ def test_the_rates(normaliser: str, rate: str) -> None:
     found = sorted(ROOT.parent.glob(f"*/data/{PUBLISHED}"))
     if not found:
         pytest.skip(f"{PUBLISHED} is not beside the checkout")
-    pairs = read_pairs(found[0], "reference_raw", "prediction_raw")
+    pairs = read_texts(found[0], ["reference_raw", "prediction_raw"]).values()
     assert f"{score(*pairs, metric='cer', normaliser=normaliser).value:.2f}" == rate

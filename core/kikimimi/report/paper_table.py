@@ -15,7 +15,7 @@ _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 _MARKDOWN = re.compile(r"([\\|*_`<>\[\]])")
-Columns = dict[tuple[str, str, str], list[ScoreRow]]
+_Columns = dict[tuple[str, str, str], list[ScoreRow]]
 
 
 def markdown_table(rows: Sequence[ScoreRow], own: str) -> str:
@@ -71,9 +71,9 @@ def latex_table(rows: Sequence[ScoreRow], own: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _columns(rows: Sequence[ScoreRow]) -> Columns:
+def _columns(rows: Sequence[ScoreRow]) -> _Columns:
     """Return the rows of each evaluation and metric, of the settings that were scored first."""
-    found: Columns = {}
+    found: _Columns = {}
     notes: dict[str, str] = {}
     for row in rows:
         if notes.setdefault(row.evaluation, row.note) == row.note:
@@ -81,7 +81,7 @@ def _columns(rows: Sequence[ScoreRow]) -> Columns:
     return found
 
 
-def _heads(columns: Columns) -> list[tuple[str, Score]]:
+def _heads(columns: _Columns) -> list[tuple[str, Score]]:
     return [(name, rows[0].score) for (name, _, _), rows in columns.items()]
 
 
@@ -89,7 +89,7 @@ def _systems(rows: Sequence[ScoreRow]) -> list[str]:
     return list(dict.fromkeys(row.system for row in rows))
 
 
-def _cells(columns: Columns, system: str, own: str, bold: Callable[[str], str]) -> list[str]:
+def _cells(columns: _Columns, system: str, own: str, bold: Callable[[str], str]) -> list[str]:
     cells = []
     for rows in columns.values():
         found = next((row for row in rows if row.system == system), None)
@@ -105,7 +105,7 @@ def _cells(columns: Columns, system: str, own: str, bold: Callable[[str], str]) 
     return cells
 
 
-def _note(columns: Columns, own: str) -> str:
+def _note(columns: _Columns, own: str) -> str:
     normalisers = dict.fromkeys(
         f"{rows[0].score.normaliser} {rows[0].score.normaliser_hash or ''}".rstrip()
         for rows in columns.values()
