@@ -19,6 +19,7 @@ CUTTING = {
         "core/kikimimi/data/order/readers.py": "of the system",
         "core/kikimimi/data/packing/pack.py": "JSON, in which carriage returns are escaped",
         "core/kikimimi/data/packing/shard.py": "JSON, in which carriage returns are escaped",
+        "core/kikimimi/published/auto_map/writing.py": "source code of this package",
         "core/kikimimi/quickstart.py": "shipped",
         "core/kikimimi/run/folder.py": "who holds a lock",
         "core/kikimimi/run/source.py": "JSON of pip",
