@@ -42,6 +42,10 @@ def score(
         ),
     ],
     metric: Annotated[str, typer.Option(help="How they are compared: cer, wer or another metric.")] = "cer",
+    metric_option: Annotated[
+        list[str] | None,
+        typer.Option(help="Option of the metric, such as tokenize=char for bleu.", metavar="KEY=VALUE"),
+    ] = None,
     key: Annotated[
         str | None,
         typer.Option(help="Column that tells rows apart where several files are compared. Default: order."),
@@ -67,6 +71,12 @@ def score(
     """
     from kikimimi.evaluation.table_scores import Wanted, score_tables
 
+    config = None
+    if metric_option:
+        # Here, as reading recipes imports OmegaConf.
+        from kikimimi.recipe.plugin_options import read_plugin_options
+
+        config = read_plugin_options("metric", metric, metric_option)
     normalisers = list(dict.fromkeys(name.strip() for name in normaliser.split(",")))
     wanted = Wanted(
         reference=reference,
@@ -75,6 +85,7 @@ def score(
         interval_by=interval_by,
         by=list(dict.fromkeys(by or ())),
         metric=metric,
+        config=config,
         normalisers=normalisers,
         drop=bad_rows == "drop",
     )

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 from kikimimi.console.words import counted
-from kikimimi.contracts.metric import Details, Score, open_metric
+from kikimimi.contracts.metric import Details, MetricConfig, Score, open_metric
 from kikimimi.errors import RequestError
 from kikimimi.evaluation.bootstrap import Comparison, compare
 from kikimimi.evaluation.breakdown import break_down, groups_in
@@ -27,6 +27,7 @@ class Wanted:
         interval_by: The column whose groups the interval draws whole; None draws rows.
         by: Columns by which scores are broken down.
         metric: Registered name of the metric.
+        config: Its options; None for the defaults.
         normalisers: Registered names; scores are given for each.
         drop: Leave malformed rows out, and count them; otherwise they are errors.
     """
@@ -37,6 +38,7 @@ class Wanted:
     interval_by: str | None = None
     by: Sequence[str] = ()
     metric: str = "cer"
+    config: MetricConfig | None = None
     normalisers: Sequence[str] = ("none",)
     drop: bool = False
 
@@ -124,7 +126,7 @@ def score_tables(paths: Sequence[Path], wanted: Wanted) -> TableScores:
         PluginError: No such metric or normaliser.
     """
     for normaliser in wanted.normalisers:
-        open_metric(wanted.metric, normaliser)  # an error comes before the work
+        open_metric(wanted.metric, normaliser, wanted.config)  # an error comes before the work
     tables = [table for path in paths for table in _read(path, wanted, alone=len(paths) == 1)]
     missing = [said for pair in combinations(tables, 2) for said in _check_pair(*pair, wanted)]
     scores, pairs = [], []
@@ -189,9 +191,14 @@ def _check_pair(one: SystemTable, other: SystemTable, wanted: Wanted) -> list[st
 def _score(table: SystemTable, normaliser: str, wanted: Wanted) -> TableScore:
     drawn = None if wanted.interval_by is None else table.groups[wanted.interval_by]
     found = score(
-        table.references, table.predictions, metric=wanted.metric, normaliser=normaliser, groups=drawn
+        table.references,
+        table.predictions,
+        metric=wanted.metric,
+        normaliser=normaliser,
+        config=wanted.config,
+        groups=drawn,
     )
-    metric, _ = open_metric(wanted.metric, normaliser)
+    metric, _ = open_metric(wanted.metric, normaliser, wanted.config)
     parts = {name: break_down(metric, found.utterances, table.groups[name]) for name in wanted.by}
     return TableScore(system=table.name, score=found, parts=parts)
 
@@ -199,7 +206,7 @@ def _score(table: SystemTable, normaliser: str, wanted: Wanted) -> TableScore:
 def _compare(
     one: SystemTable, own: Score, other: SystemTable, others: Score, wanted: Wanted
 ) -> Comparison | None:
-    metric, _ = open_metric(wanted.metric, own.normaliser)
+    metric, _ = open_metric(wanted.metric, own.normaliser, wanted.config)
     theirs: dict[str | int, Details | None] = dict(zip(other.keys, others.utterances, strict=True))
     rows = [row for row, key in enumerate(one.keys) if key in theirs]
     groups = None

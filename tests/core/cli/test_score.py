@@ -54,6 +54,21 @@ def test_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     assert "words          6\n" in out
 
 
+def test_options_of_the_metric(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    table = tmp_path / "sum.csv"
+    table.write_text("said,heard\n今日は良い天気ですね,今日は悪い天気ですね\n", encoding="utf-8")
+    asked = [str(table), *options(metric="bleu", normaliser="none"), "--metric-option"]
+    code, out, _ = run(monkeypatch, capsys, *asked, "tokenize=char", "--metric-option", "max_ngram_order=1")
+    # 9 of 10 characters.
+    assert (code, out.splitlines()[0]) == (0, "BLEU           90.0000")
+    code, _, error = run(monkeypatch, capsys, *asked, "tokenise=char")
+    assert (code, "metric 'bleu'" in error, "Did you mean 'tokenize'?" in error) == (2, True, True)
+    code, _, error = run(monkeypatch, capsys, *asked, "char")
+    assert (code, error) == (2, "error: 'char': expected an option of metric 'bleu' as KEY=VALUE\n")
+
+
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [

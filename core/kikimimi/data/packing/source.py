@@ -11,7 +11,7 @@ from kikimimi.console.words import listing, nearest
 from kikimimi.contracts import registry
 from kikimimi.contracts.layout import Layout, as_on_disk
 from kikimimi.data.shards.pattern import expand
-from kikimimi.errors import DataError, KikimimiError, PluginError, RecipeError, RequestError
+from kikimimi.errors import DataError, KikimimiError, PluginError, RequestError
 from kikimimi.files.reading import paths_in
 
 _KIND = "layout"
@@ -105,25 +105,9 @@ def _find(path: Path) -> str:
 
 def _config(name: str, options: Sequence[str]) -> Any:
     # Here, as reading recipes imports OmegaConf.
-    from kikimimi.recipe.build import Builder
-    from kikimimi.recipe.merge import apply_overrides
-    from kikimimi.recipe.shape import Pluggable
-    from kikimimi.recipe.source import Entry, Problems
+    from kikimimi.recipe.plugin_options import read_plugin_options
 
-    if strays := [option for option in options if "=" not in option or option.startswith("name=")]:
-        raise RequestError(
-            f"'{strays[0]}': expected an option of layout '{name}' as KEY=VALUE, after SOURCE and OUT"
-        )
-    where, shape, problems = "command line", Pluggable(_KIND), Problems()
-    tree = Entry({"name": Entry(name, where, name)}, where)
-    tree = apply_overrides(tree, options, shape, problems)
-    chosen = Builder(problems).build(shape, tree, "", "")
-    try:
-        problems.raise_any()
-    except RecipeError as error:
-        lines = "\n".join(f"  {problem}" for problem in error.problems)
-        raise RequestError(f"options of layout '{name}':\n{lines}") from error
-    return chosen.config
+    return read_plugin_options(_KIND, name, options, place=", after SOURCE and OUT")
 
 
 def find_tars(source: str) -> list[str]:
