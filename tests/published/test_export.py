@@ -212,11 +212,15 @@ def test_it_answers_alike_where_kikimimi_cannot_be_imported(
 
 
 def test_an_export_is_imported_as_the_same_model(exported: tuple[str, Engine, Path], tmp_path: Path) -> None:
-    _, engine, folder = exported
-    again = load_model(import_model(str(folder), tmp_path / "run"))
+    name, engine, folder = exported
+    again = Engine(load_model(import_model(str(folder), tmp_path / "run")), torch.device("cpu"))
     state = engine.model.state_dict()
-    for name, value in again.state_dict().items():
-        assert torch.equal(value, state[name]), name
+    for tensor, value in again.model.state_dict().items():
+        assert torch.equal(value, state[tensor]), tensor
+    asked = fitting(TINY[SHAPES[name]], [ONE, SILENT, LATER])
+    (ids, logits), (ids_again, logits_again) = logits_of(engine, asked), logits_of(again, asked)
+    assert ids == ids_again
+    assert all(torch.equal(*pair) for pair in zip(logits, logits_again, strict=True))
 
 
 def counted(name: str, folder: Path, lengths: Sequence[int]) -> list[int]:

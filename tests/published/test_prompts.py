@@ -48,6 +48,13 @@ def test_writes_what_the_run_s_template_writes(
     given = [{"role": role, "content": [_part(said) for said in parts]} for role, parts in turns]
     options = {"add_generation_prompt": True, "tokenize": False}
     assert tokenizer.apply_chat_template(given, **options) == expected.replace(AUDIO, clip)
+    # Where an export is taken in again, marks are the template's.
+    again = ChatTemplate(tokenizer, source="an export")
+    conversation = Conversation(tuple(messages))
+    assert again.text(conversation, generate=True) == expected.replace(
+        AUDIO, f"{start or ''}{AUDIO}{end or ''}"
+    )
+    assert again.render(conversation, generate=True).ids == chat.render(conversation, generate=True).ids
     # The API's other form: texts that hold placeholders.
     texts = [
         {"role": role, "content": "".join("<|audio|>" if said is None else said for said in parts)}
