@@ -39,15 +39,15 @@ def evaluate(
     from kikimimi.evaluation.record import open_changed
     from kikimimi.evaluation.scoring import own_comparisons
     from kikimimi.files.writing import check_target
-    from kikimimi.inference.ranks import is_spread
+    from kikimimi.inference.ranks import are_several
     from kikimimi.report.run_report import write_run_report
     from kikimimi.run.folder import RunFolder
 
     folder, named = open_changed(run, overrides or [], source)
     check_target(folder.report)
     with patterns_of(source):
-        if is_spread(folder.recipe.trainer):
-            scores = _evaluate_in_pieces(folder, only or named)
+        if are_several(folder.recipe.trainer):
+            scores = _evaluate_on_ranks(folder, only or named)
         else:
             scores = evaluate_run(folder, only or named)
     if scores is None:
@@ -63,8 +63,8 @@ def evaluate(
     say(f"report: {folder.report}", error=True)
 
 
-def _evaluate_in_pieces(run: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Score]] | None:
-    """Evaluate on the ranks that a recipe spreads its model over; None on every rank but the first."""
+def _evaluate_on_ranks(run: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Score]] | None:
+    """Evaluate on the ranks that a recipe runs on; None on every rank but the first."""
     from kikimimi.evaluation.evaluate import evaluate as evaluate_run
     from kikimimi.inference.ranks import Ranks
     from kikimimi.training.launcher import check_launcher

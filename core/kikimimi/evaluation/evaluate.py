@@ -113,13 +113,14 @@ def _evaluate(run: RunFolder, asked: AskedEvaluation, model: _Model) -> dict[str
         if asked.missing(systems[cascade]):
             engine = model.open(asked.precision)
             answer = _in_writing(engine, asked, with_transcripts(where, chosen, asked))
-            _predict(asked, systems[cascade], f"{asked.name}: {cascade}", answer)
+            _predict(asked, systems[cascade], f"{asked.name}: {cascade}", answer, engine.shares)
     if asked.evaluation.written:
         system = written_system(run)
         systems[system] = asked.predictions(system, asked.identity(model.weights, heard_by="nobody"))
         if asked.missing(systems[system]):
-            answer = _in_writing(model.open(asked.precision), asked, _as_written(asked))
-            _predict(asked, systems[system], f"{asked.name}: {system}", answer)
+            engine = model.open(asked.precision)
+            answer = _in_writing(engine, asked, _as_written(asked))
+            _predict(asked, systems[system], f"{asked.name}: {system}", answer, engine.shares)
     scores = write_scores(run, asked, {**_of_stages(run, asked), **systems}, _order(run, asked))
     _look(asked, model, name)
     return scores
@@ -237,7 +238,8 @@ class _Model:
 
 def _own(asked: AskedEvaluation, own: Predictions, title: str, model: _Model) -> None:
     if asked.missing(own):
-        _predict(asked, own, title, _with_engine(model.open(asked.precision), asked))
+        engine = model.open(asked.precision)
+        _predict(asked, own, title, _with_engine(engine, asked), engine.shares)
 
 
 def _look(asked: AskedEvaluation, model: _Model, system: str) -> None:
@@ -266,10 +268,15 @@ def _batches(costs: NDArray[np.float32], limit: float, rows: list[int]) -> Itera
 
 
 def _predict(
-    asked: AskedEvaluation, predictions: Predictions, title: str, answer: Callable[[list[int]], Sequence[str]]
+    asked: AskedEvaluation,
+    predictions: Predictions,
+    title: str,
+    answer: Callable[[list[int]], Sequence[str]],
+    shares: int = 1,
 ) -> None:
+    """Answer the rows that are missing, in batches of which each rank that shares them gets its part."""
     missing = asked.missing(predictions)
-    costs, limit = record_seconds(asked.corpus), asked.evaluation.batch_seconds
+    costs, limit = record_seconds(asked.corpus), asked.evaluation.batch_seconds * shares
     with Progress(title, len(asked.keys), "clips", done=len(asked.keys) - len(missing)) as bar:
         for rows in _batches(costs, limit, missing):
             start = time.monotonic()

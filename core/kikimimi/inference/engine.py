@@ -31,6 +31,7 @@ class Prompt:
     """A conversation that waits for an answer.
 
     Attributes:
+        shares: How many processes divide a batch among them.
         name: What messages call it: a record's place, a file; may be empty.
         conversation: The turns before the answer.
         clips: One (S,) waveform for each of its audio parts, in order, at the engine's sampling rate.
@@ -78,9 +79,12 @@ class Engine:
         seed: Seed of sampling. An answer depends on it and on its own prompt, not on its batch.
 
     Attributes:
+        shares: How many processes divide a batch among them.
         sample_rate: The clips' sampling rate [Hz].
         max_seconds: Longest clip [s]; None means unbounded.
     """
+
+    shares: int = 1
 
     def __init__(
         self, model: SpeechLM, device: torch.device | None = None, *, precision: str = "fp32", seed: int = 0

@@ -1,7 +1,8 @@
-"""One model over several processes that answers: the first rank asks, the others compute along.
+"""Several processes that answer: the first rank asks, the others compute along.
 
-Ranks share memory, not work: each runs all of a batch, and holds a piece of every parameter. An answer is the
-same as from one process that holds the model whole.
+With strategy fsdp ranks share memory, not work: each runs all of a batch, and holds a piece of every
+parameter. Otherwise they share work: each holds the whole model, and answers its part of a batch. An answer
+is the same as from one process.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from kikimimi.contracts.generation import Generation
 from kikimimi.errors import KikimimiError, RequestError
 from kikimimi.files.hashes import UNVERIFIED
 from kikimimi.inference.engine import BATCH_SIZE, Engine, Prompt
+from kikimimi.inference.load import load_model
 from kikimimi.model.assembly import assemble, load_deferred
 from kikimimi.model.sharding import shard
 from kikimimi.model.speech_lm import SpeechLM
@@ -36,7 +38,12 @@ if TYPE_CHECKING:
     from kikimimi.recipe import Trainer
 
 _PATIENCE = timedelta(days=30)  # for which a rank waits to be asked: baselines transcribe meanwhile
-_Ask = Literal["load", "answer", "pack", "embed", "end"]
+_Ask = Literal["load", "answer", "share", "pack", "embed", "end"]
+
+
+def are_several(trainer: Trainer) -> bool:
+    """Whether a recipe runs on several ranks."""
+    return trainer.devices * trainer.nodes > 1
 
 
 def is_spread(trainer: Trainer) -> bool:
@@ -79,7 +86,7 @@ def start_ranks(trainer: Trainer) -> None:
 
 
 class Ranks:
-    """The processes that a recipe spreads its model over, as one of them sees them.
+    """The processes that a recipe runs on, as one of them sees them.
 
     Those that no launcher started are started when the model is needed: scoring alone needs none.
 
@@ -90,6 +97,7 @@ class Ranks:
     def __init__(self, run: RunFolder) -> None:
         self.run = run
         self.leads = global_rank() == 0
+        self.spread = is_spread(run.recipe.trainer)
         self._group: Any = None
         self._launched = "RANK" in os.environ or slurm_starts_ranks() or distributed.is_initialized()
         self._cpu = run.recipe.trainer.accelerator == "cpu" or not torch.cuda.is_available()
@@ -117,7 +125,7 @@ class Ranks:
             self.ask("end")
 
     def load(self, stage: str, weights: Path) -> SpeechLM:
-        """Load the weights of a stage in pieces, as `load_model` does whole; the first rank calls it."""
+        """Load the weights of a stage on all ranks, as `load_model` does on one; the first rank calls it."""
         if self._group is None:
             self.join()
         self.ask("load", stage, weights)
@@ -139,6 +147,8 @@ class Ranks:
             try:
                 if what == "load":
                     self._load(*given)
+                elif what == "share":
+                    self.answer_part(*given)
                 else:
                     precision, seed, *arguments = given
                     assert self._model is not None
@@ -147,8 +157,39 @@ class Ranks:
             except KikimimiError:
                 continue  # the first rank has the same, and says it
 
+    def answer_part(
+        self, precision: str, seed: int, prompts: Sequence[Prompt], generation: Generation, batch_size: int
+    ) -> list[Answer]:
+        """Answer this rank's part of some prompts, where each rank holds the whole model.
+
+        Returns:
+            On the first rank the answers to all prompts, in order; on others nothing.
+
+        Raises:
+            KikimimiError: A rank could not answer; the first one says why.
+        """
+        assert self._model is not None
+        rank, size = distributed.get_rank(), distributed.get_world_size()
+        engine = Engine(self._model, self.device, precision=precision, seed=seed)
+        part: list[Answer] | KikimimiError
+        try:
+            part = engine.answer(prompts[rank::size], generation, batch_size)
+        except KikimimiError as error:  # the others wait for this rank's part all the same
+            part = error
+        parts: list[Any] = [None] * size
+        distributed.gather_object(part, parts if self.leads else None, 0, self._group)
+        if not self.leads:
+            return []
+        for found in parts:
+            if isinstance(found, KikimimiError):
+                raise found
+        return [parts[row % size][row // size] for row in range(len(prompts))]
+
     def _load(self, stage: str, weights: Path) -> SpeechLM:
         recipe = self.run.recipe
+        if not self.spread:
+            self._model = load_model(self.run, stage, weights)
+            return self._model
         mesh = init_device_mesh(self.device.type, (distributed.get_world_size(),))
         model = assemble(recipe.at(stage), assets=self.run.assets, deferred=True)
         model.eval().requires_grad_(False)
@@ -167,7 +208,7 @@ class Ranks:
 
 
 class LeadingEngine(Engine):
-    """The first rank's engine, which the others run along with.
+    """The first rank's engine, which the others run along with, or share the work of.
 
     Args:
         ranks: Processes that hold the model.
@@ -179,20 +220,27 @@ class LeadingEngine(Engine):
     def __init__(self, ranks: Ranks, model: SpeechLM, *, precision: str, seed: int) -> None:
         super().__init__(model, ranks.device, precision=precision, seed=seed)
         self._ranks = ranks
+        self.shares = 1 if ranks.spread else distributed.get_world_size()
 
     def answer(
         self, prompts: Sequence[Prompt], generation: Generation, batch_size: int = BATCH_SIZE
     ) -> list[Answer]:
         """Answer conversations; see `Engine.answer`."""
-        self._ranks.ask("answer", self.precision, self.seed, prompts, generation, batch_size)
+        given = (self.precision, self.seed, prompts, generation, batch_size)
+        if not self._ranks.spread:
+            self._ranks.ask("share", *given)
+            return self._ranks.answer_part(*given)
+        self._ranks.ask("answer", *given)
         return super().answer(prompts, generation, batch_size)
 
     def pack(self, prompts: Sequence[Prompt]) -> Any:
         """Render and pack prompts; see `Engine.pack`."""
-        self._ranks.ask("pack", self.precision, self.seed, prompts)
+        if self._ranks.spread:
+            self._ranks.ask("pack", self.precision, self.seed, prompts)
         return super().pack(prompts)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embed ids; see `Engine.embed`."""
-        self._ranks.ask("embed", self.precision, self.seed, ids)
+        if self._ranks.spread:
+            self._ranks.ask("embed", self.precision, self.seed, ids)
         return super().embed(ids)

@@ -1,47 +1,35 @@
 """Scores of what a stage leaves, and the gate that they open or shut."""
 
 import gc
-import time
 from math import isnan, nan
 
 import torch
 
 from kikimimi.console.terminal import say
-from kikimimi.errors import GateError, KikimimiError
+from kikimimi.errors import GateError
 from kikimimi.evaluation.evaluate import evaluate_stage
-from kikimimi.inference.ranks import Ranks, is_spread
+from kikimimi.inference.ranks import Ranks, are_several
 from kikimimi.recipe import Stage
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.loggers import log_scores
 from kikimimi.run.metrics import read_metrics
-from kikimimi.run.rank import global_rank
-
-_PAUSE = 2.0  # s between two looks at what the first rank has done
 
 
 def score_stage(run: RunFolder, name: str) -> None:
     """Score a finished stage on the evaluations that it names; what was scored before is not scored again.
 
-    The first rank does it; the others wait, in no collective operation, which would time out. Where each
-    holds a piece of the model (strategy fsdp), they compute along.
+    The first rank does it; the others compute along, and share the work where each holds the whole model.
 
     Raises:
         GateError: A score is not what the stage's gate asks for.
-        KikimimiError: This rank waits, and the first rank has ended without a score.
     """
     stage = run.recipe.stages[name]
     if not stage.scored:
         return
-    if is_spread(run.recipe.trainer):
-        if not _values(run, name, stage):
-            _score_together(run, name, stage)
-    elif global_rank() == 0:
+    if not are_several(run.recipe.trainer):
         _score(run, name, stage)
-    else:
-        while not _values(run, name, stage):
-            if not run.is_locked():
-                raise KikimimiError(f"stage {name}: the first rank ended before the stage was scored")
-            time.sleep(_PAUSE)
+    elif not _values(run, name, stage):
+        _score_together(run, name, stage)
     values = _values(run, name, stage)
     for evaluation in stage.gate:
         _pass(run, name, evaluation, values)
@@ -72,7 +60,7 @@ def _pass(run: RunFolder, stage: str, evaluation: str, values: dict[str, float])
 
 
 def _score_together(run: RunFolder, name: str, stage: Stage) -> None:
-    """Score with a model that no rank holds whole."""
+    """Score on all ranks."""
     gc.collect()  # the model that was trained, and its optimiser
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

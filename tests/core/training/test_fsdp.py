@@ -283,11 +283,13 @@ def test_a_sharded_run_goes_on_with_other_ranks(ranks: Ranks, make_run: Make, op
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("strategy", "precision"), [("fsdp", "fp32"), ("fsdp", "bf16"), ("ddp", "fp32")])
 def test_two_processes_answer_like_one(
-    ranks: Ranks, make_run: Make, options: list[str], pretrained: list[str], precision: str
+    ranks: Ranks, make_run: Make, options: list[str], pretrained: list[str], strategy: str, precision: str
 ) -> None:
-    """The model stays in pieces where it is evaluated; sampling and the look at audio tokens included."""
+    """The model stays in pieces where it is evaluated, or each process answers its part of every batch;
+    sampling and the look at audio tokens included.
+    """
     evaluation = [
         "evaluate.held_out.generate={max_new_tokens: 12, temperature: 1.0}",
         f"evaluate.held_out.precision={precision}",
@@ -308,7 +310,7 @@ def test_two_processes_answer_like_one(
         shutil.rmtree(one.path / "evaluations")
         lines = [line for line in one.metrics.read_text().splitlines() if "cer/held_out" not in line]
         one.metrics.write_text("\n".join(lines) + "\n")
-        ranks.train(("fsdp", one))
+        ranks.train((strategy, one))
         found = {key: line["prediction"] for key, line in read_predictions(answered).items()}
         assert found == expected
         assert read_similarities(one.evaluation("held_out")) == similar
