@@ -58,6 +58,9 @@ The answer is b
 The answer is (b), because it rains.
 the answer is B because it rains
 Answer: b
+The answer is: b
+So the answer is \\boxed{B}.
+答えは、bです
 The correct answer is option B.
 I choose B.
 I think option b

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 
 from kikimimi import Details, Metric, MetricConfig, Normaliser, Text, counted, listing, nearest
 
-_ENGLISH_CUE = r"(?:answer|option|choice|letter)s?\s*(?:is|would be|must be|[:=])?\s*(?:option\s*)?"
-_JAPANESE_CUE = r"(?:答え|正解|解答|回答|選択肢|正しいのは)(?:は|が|[:=])?\s*(?:選択肢)?"
+_ENGLISH_CUE = r"(?:answer|option|choice|letter)s?\s*(?:is|would be|must be)?\s*[:=]?\s*(?:option\s*)?"
+_JAPANESE_CUE = r"(?:答え|正解|解答|回答|選択肢|正しいのは)[はが]?\s*[:=、]?\s*(?:選択肢)?"
 _OPENS, _CLOSES = r"[\s(\[{<「『\"'*_]*", r"[\s)\]}>」』\"'*_.:。、!]*"
 _OTHER_LETTER = r"[A-Za-z0-9'\u2019+#\-]"
 _AFTER_AN_ARTICLE = r" +(?!(?:and|as|because|but|is|nor|or|since)\b)[a-z]"
