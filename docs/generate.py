@@ -79,7 +79,7 @@ SECTIONS: dict[type[Any], str] = {
     Trainer: "`trainer`",
 }
 """Every dataclass of the schema, and where in a recipe it stands."""
-KINDS = ("encoder", "adapter", "llm", "objective", "task", "metric", "recogniser")
+KINDS = ("encoder", "adapter", "llm", "objective", "task", "metric", "recogniser", "judge")
 """The kinds of plugins that have options in a recipe."""
 
 OWN = ("quickstart", "llm_jp_4_8b_ja_cpu", "voxtral-mini_conv", "qwen2-audio_qformer")

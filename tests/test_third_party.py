@@ -37,6 +37,7 @@ PLUGINS = {
     "normaliser": ("kikimimi-turkish", "turkish"),
     "metric": ("kikimimi-match-error-rate", "mer"),
     "recogniser": ("kikimimi-wav2vec2-ctc", "wav2vec2_ctc"),
+    "judge": ("kikimimi-command-judge", "command"),
 }
 """The distribution and the plugin of each kind."""
 TESTS = {
@@ -50,9 +51,10 @@ TESTS = {
     "normaliser": (1, 7),
     "metric": (2, 3),
     "recogniser": (1, 4),
+    "judge": (1, 3),
 }
 """How many configs each package's tests check, and how many other tests it has."""
-IMPORTED = ("encoder", "adapter", "llm", "objective", "voice", "recogniser")
+IMPORTED = ("encoder", "adapter", "llm", "objective", "voice", "recogniser", "judge")
 """Kinds whose checks import torch or numpy in a process of its own, which takes seconds."""
 
 GRAMMAR = """
@@ -88,6 +90,11 @@ evaluate:
     task: {name: multiple_choice, answer: letter}
     metric: {name: mer, unit: characters}
     normaliser: turkish
+    generate: {max_new_tokens: 4}
+  judged:
+    shards: 'speech/*.tar'
+    task: asr
+    metric: {name: judge, judge: {name: command, command: [sed, -n, '/^reference/s/.*/{"score": 4}/p']}}
     generate: {max_new_tokens: 4}
 trainer: {log_every: 1, accelerator: cpu}
 """
@@ -292,6 +299,11 @@ def test_the_evaluation_uses_metric_normaliser_and_recogniser(work: Path) -> Non
         assert (score["metric"], score["normaliser"], score["count"]) == ("mer", "turkish", 6)
         edits = score["substitutions"] + score["deletions"] + score["insertions"]
         assert score["value"] == pytest.approx(100 * edits / (edits + score["hits"]), abs=1e-3)
+
+
+def test_the_judge_is_asked(work: Path) -> None:
+    (score,) = read_json(work / "runs" / "foreign" / "evaluations" / "judged" / "scores.json").values()
+    assert (score["metric"], score["value"], score["judged"], score["failed"]) == ("judge", 4.0, 6, 0)
 
 
 def test_the_task_asks_what_its_records_ask(work: Path) -> None:

@@ -38,6 +38,12 @@ from .contracts.conversation import (
     parse_conversation as parse_conversation,
 )
 from .contracts.generation import Generation as Generation
+from .contracts.judge import (
+    Judge as Judge,
+    JudgeConfig as JudgeConfig,
+    JudgePrompt as JudgePrompt,
+    JudgeReply as JudgeReply,
+)
 from .contracts.labelled_clip import (
     LabelledClip as LabelledClip,
     check_text as check_text,
@@ -134,8 +140,10 @@ from .errors import (
     WeightsError as WeightsError,
 )
 from .evaluation.error_rate import ErrorRate as ErrorRate
+from .evaluation.judging import Judging as Judging
 from .files.reading import paths_in as paths_in, read_bytes as read_bytes
 from .files.yaml_text import read_yaml as read_yaml
+from .inference.in_writing import WrittenAnswer as WrittenAnswer, WrittenLLM as WrittenLLM
 from .inference.load import load_model as load_model
 from .inference.transcriber import Transcriber as Transcriber
 from .model.attention import (

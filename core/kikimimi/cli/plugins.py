@@ -207,8 +207,8 @@ def new_plugin(
     kind: str = typer.Option(
         ...,
         "--kind",
-        help="What it is: encoder, adapter, llm, objective, task, layout, voice, normaliser, metric or "
-        "recogniser.",
+        help="What it is: encoder, adapter, llm, objective, task, layout, voice, normaliser, metric, "
+        "recogniser or judge.",
     ),
     out: Path = typer.Option(None, "--out", help="Folder to write. Default: one called NAME, here."),
 ) -> None:

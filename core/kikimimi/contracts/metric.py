@@ -6,11 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from kikimimi.console.words import listing
 from kikimimi.contracts.normaliser import Normaliser
-from kikimimi.contracts.options import Options
+from kikimimi.contracts.options import Options, declared
 from kikimimi.contracts.registry import load
 from kikimimi.errors import PluginError, RequestError
 
@@ -72,6 +73,18 @@ class Metric(ABC):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @classmethod
+    def example(cls, folder: Path) -> Any:
+        """Return the config that the checks of plugins try. Default: the defaults.
+
+        Args:
+            folder: Where what it needs may be written.
+
+        Returns:
+            The config; None where nothing can be tried. Then options need no defaults.
+        """
+        return cls.Config()
 
     def check(self, normalise: Normaliser) -> None:  # noqa: B027 - most have nothing to check
         """Check that texts can be compared after a normaliser. Default: any can.
@@ -307,6 +320,9 @@ def open_metric(
     metric_class, normalise = load("metric", metric), load("normaliser", normaliser)()
     if getattr(metric_class, "better", None) not in get_args(Better):
         raise PluginError(f"metric '{metric}': its `better` has to be {listing(get_args(Better))}")
+    needed = [name for name, option in declared(metric_class.Config).items() if option.required]
+    if config is None and needed:
+        raise RequestError(f"metric '{metric}': {listing(needed)} must be given")
     try:
         built = metric_class(metric_class.Config() if config is None else config)
         built.check(normalise)

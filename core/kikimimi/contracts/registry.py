@@ -50,6 +50,7 @@ KINDS: dict[str, Kind] = {
         Kind("normaliser", "kikimimi.normalisers", "kikimimi.contracts.normaliser:Normaliser"),
         Kind("metric", "kikimimi.metrics", "kikimimi.contracts.metric:Metric"),
         Kind("recogniser", "kikimimi.recognisers", "kikimimi.contracts.recogniser:Recogniser"),
+        Kind("judge", "kikimimi.judges", "kikimimi.contracts.judge:Judge"),
     )
 }
 

@@ -23,6 +23,7 @@ from kikimimi.console.words import counted
 from kikimimi.contracts.component import Encoder, Padded
 from kikimimi.data.corpus import Corpus
 from kikimimi.errors import DataError
+from kikimimi.files.cache import cache_folder
 from kikimimi.files.hashes import check_seal
 from kikimimi.files.reading import damaged
 from kikimimi.files.writing import whole_file
@@ -37,12 +38,6 @@ _ENCODER = "encoder"
 _Group = tuple[Corpus, list[int], Path]
 
 
-def cache_folder() -> Path:
-    """Return where encoder output is kept: ``$KIKIMIMI_CACHE`` or ``~/.cache/kikimimi``, ``/features``."""
-    root = os.environ.get("KIKIMIMI_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "kikimimi") / "features"
-
-
 class FeatureCache:
     """Encoder output of every clip of some corpora.
 
@@ -53,7 +48,7 @@ class FeatureCache:
     """
 
     def __init__(self, corpora: Sequence[Corpus], fingerprint: str, folder: Path | None = None) -> None:
-        self.folder = (folder or cache_folder()) / fingerprint[:16]
+        self.folder = (folder or cache_folder("features")) / fingerprint[:16]
         self._made_by = {_ENCODER: fingerprint}
         groups: dict[Path, _Group] = {}  # a stage may hear the same clips from two of its datasets
         self._file_of: dict[str, Path] = {}

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from kikimimi.console.words import listing, nearest
-from kikimimi.contracts.component import AdapterContext, Component, Encoder, LLMContext
+from kikimimi.contracts.component import LLM, AdapterContext, Component, Encoder, LLMContext
 from kikimimi.contracts.precision import DTYPES
 from kikimimi.errors import RecipeError
 from kikimimi.files.hashes import ASSETS_REMEDY, require_files
@@ -56,12 +56,12 @@ def assemble(
     # Random initialisation is part of the recipe: the same seed gives the same start, whatever ran before.
     # Each part has numbers of its own, so that it starts alike whatever the other parts are.
     with torch.random.fork_rng(devices=[]):
-        encoder = _build(recipe, "encoder", deferred=deferred)
+        encoder = _build(recipe.encoder, "encoder", recipe.seed, deferred=deferred)
         if assets is not None:
             require_files(assets, ASSETS_REMEDY)
         folders = {part: assets / part if assets is not None else None for part in PARTS}
         llm_context = LLMContext(texts=texts, assets=folders["llm"], measured=measured)
-        llm = _build(recipe, "llm", llm_context, deferred=deferred)
+        llm = _build(recipe.llm, "llm", recipe.seed, llm_context, deferred=deferred)
         context = AdapterContext(
             in_dim=encoder.dim,
             out_dim=llm.dim,
@@ -71,7 +71,7 @@ def assemble(
             texts=texts,
             assets=folders["adapter"],
         )
-        adapter = _build(recipe, "adapter", context)
+        adapter = _build(recipe.adapter, "adapter", recipe.seed, context)
         # Read by now; what data loaders' processes are sent must not hold the way to the data.
         llm.context, adapter.context = replace(llm.context, texts=None), replace(context, texts=None)
         fixed: set[str] = set()
@@ -136,10 +136,32 @@ def _fixed(where: str, patterns: list[str], part: nn.Module) -> set[str]:
 def pretrained_encoder(recipe: Recipe) -> Encoder:
     """Build the encoder alone, filled, as `assemble` does but for low-rank updates."""
     with torch.random.fork_rng(devices=[]):
-        encoder: Encoder = _build(recipe, "encoder")
+        encoder: Encoder = _build(recipe.encoder, "encoder", recipe.seed)
         encoder.load_weights()
         _set_dtype(encoder, DTYPES[recipe.encoder.dtype])
     return encoder.eval().requires_grad_(False)
+
+
+def pretrained_llm(chosen: Chosen, where: str) -> LLM:
+    """Build an LLM that hears nothing, filled, as `assemble` does.
+
+    Args:
+        chosen: The LLM as a recipe chooses it; low-rank updates that act only where there is audio are none.
+        where: What messages call its place.
+
+    Raises:
+        RecipeError: It cannot be built.
+        WeightsError: Weights are missing or do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        llm: LLM = _build(chosen, where, 0, LLMContext())
+        llm.load_weights()
+        _set_dtype(llm, DTYPES[chosen.dtype])
+        if chosen.lora is not None and chosen.lora.modality == "any":
+            add_lora(llm, chosen.lora, where=where)
+            if chosen.lora.weights != "random":
+                load_updates(llm, chosen.lora, where=where)
+    return llm.eval().requires_grad_(False)
 
 
 def _seed(seed: int, what: str) -> None:
@@ -151,12 +173,11 @@ def _seed(seed: int, what: str) -> None:
 _TOO_LARGE = re.compile("alloc|out of memory|overflow", re.IGNORECASE)  # in what torch says
 
 
-def _build(recipe: Recipe, where: str, *context: object, deferred: bool = False) -> Any:
-    chosen: Chosen = getattr(recipe, where)
+def _build(chosen: Chosen, where: str, seed: int, *context: object, deferred: bool = False) -> Any:
     # Weights that are read from a source never exist in full precision; random ones are drawn in it.
     reads = getattr(chosen.config, "weights", "random") != "random"
     deferred = deferred and reads and chosen.component.fills_pieces
-    _seed(recipe.seed, where)
+    _seed(seed, where)
     try:
         with (
             _default_dtype(DTYPES[chosen.dtype] if reads else torch.float32),
@@ -176,7 +197,7 @@ def _build(recipe: Recipe, where: str, *context: object, deferred: bool = False)
         problem = f"{where}: is too large to be built on this machine: {said}. Are its sizes what you meant?"
         raise RecipeError([problem]) from error
     if deferred and part.pretrained_names() != {name for name, _ in part.named_parameters()}:
-        return _build(recipe, where, *context)  # some of its weights are drawn at random
+        return _build(chosen, where, seed, *context)  # some of its weights are drawn at random
     return part
 
 

@@ -24,6 +24,7 @@ TEMPLATE_KINDS = {
     "normaliser": "A text normaliser",
     "metric": "A metric",
     "recogniser": "A recogniser",
+    "judge": "A judge of answers",
 }
 """Kinds that there are templates for, and what they make."""
 _IN_A_RECIPE = {
@@ -33,6 +34,8 @@ _IN_A_RECIPE = {
     "metric": "evaluate: {test: {shards: 'data/test-*.tar', task: asr, metric: $name}}",
     "recogniser": "evaluate:\n  test:\n    shards: 'data/test-*.tar'\n    task: asr\n"
     "    baselines: {other: {name: $name, folder: MODEL}}",
+    "judge": "evaluate:\n  test:\n    shards: 'data/test-*.tar'\n    task: asr\n"
+    "    metric: {name: judge, judge: {name: $name}}",
 }
 _ON_THE_COMMAND_LINE = {
     "layout": "kikimimi data pack CORPUS OUT --layout $name",

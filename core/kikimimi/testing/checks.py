@@ -13,6 +13,7 @@ import torch
 
 from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.component import LLM, Adapter, Encoder
+from kikimimi.contracts.judge import Judge
 from kikimimi.contracts.layout import Layout
 from kikimimi.contracts.metric import Metric
 from kikimimi.contracts.normaliser import Normaliser
@@ -29,6 +30,7 @@ from kikimimi.testing import (
     encoder_checks,
     generation_checks,
     import_check,
+    judge_checks,
     layout_checks,
     llm_checks,
     metric_checks,
@@ -94,6 +96,11 @@ FOR_RECOGNISERS = (
     import_check.import_is_quiet,
     *_checks(recogniser_checks, recogniser_checks.RecogniserSubject),
 )
+FOR_JUDGES = (
+    *(check for check in _CONFIG if check is not config_checks.config_has_defaults),
+    import_check.import_is_quiet,
+    *_checks(judge_checks, judge_checks.JudgeSubject),
+)
 
 _Base = type[Any]
 _KINDS: dict[str, tuple[_Base, type[Tested], tuple[Function, ...]]] = {
@@ -107,6 +114,7 @@ _KINDS: dict[str, tuple[_Base, type[Tested], tuple[Function, ...]]] = {
     "voice": (Voice, voice_checks.VoiceSubject, FOR_VOICES),
     "normaliser": (Normaliser, normaliser_checks.NormaliserSubject, FOR_NORMALISERS),
     "recogniser": (Recogniser, recogniser_checks.RecogniserSubject, FOR_RECOGNISERS),
+    "judge": (Judge, judge_checks.JudgeSubject, FOR_JUDGES),
 }
 
 

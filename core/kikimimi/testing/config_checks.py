@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import copy
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -43,6 +44,8 @@ def config_is_a_frozen_dataclass(subject: Tested) -> None:
 
 def config_has_defaults(subject: Tested) -> None:
     """Every field has a default, so that a recipe names only what it changes, and they go together."""
+    if not subject.needs_defaults:
+        return
     for cls in _dataclasses(subject.component.Config):
         for field in dataclasses.fields(cls):
             expect(
@@ -208,3 +211,25 @@ def _members(annotation: Any) -> Iterator[Any]:
     yield annotation
     for argument in get_args(annotation):
         yield from _members(argument)
+
+
+def other_identities(subject: Tested) -> dict[str, str]:
+    """Return what `identity` says of configs in which one option is another, by that option."""
+    found: dict[str, str] = {}
+    for option in dataclasses.fields(subject.config):
+        value = getattr(subject.config, option.name)
+        for other in _others(value, get_type_hints(type(subject.config))[option.name]):
+            # Not every value is one that it takes, nor does each name something that is there.
+            with suppress(Exception):
+                changed = dataclasses.replace(subject.config, **{option.name: other})
+                found[option.name] = subject.component.identity(changed)
+    return found
+
+
+def _others(value: Any, annotation: Any) -> tuple[Any, ...]:
+    """Return values that an option might have instead."""
+    if chosen := choices(annotation):
+        return tuple(other for other in chosen if other != value)
+    if isinstance(value, str):
+        return (f"{value}2",)
+    return (value + 1, value / 2) if isinstance(value, int | float) else ()

@@ -9,7 +9,7 @@ from kikimimi.contracts.metric import Details, Metric, MetricConfig, Score
 from kikimimi.contracts.normaliser import Normaliser
 from kikimimi.testing.subject import (
     ContractError,
-    PlainSubject,
+    ExampleSubject,
     check_named,
     expect,
     expect_no_error,
@@ -32,10 +32,17 @@ _UNRELATED = ("zzz qqq", "ヌヌ ヌヌヌ", "xxx vvv jjj", "ゾゾ")
 _ODD = ("", " ", "\n\t", "。", "\x00", "\U0001f442" * 3, "e\u0301", "あ" * 3000, "a " * 1000)
 
 
-class MetricSubject(PlainSubject[Metric]):
+class MetricSubject(ExampleSubject[Metric]):
     """A metric under test."""
 
     config_base = MetricConfig
+
+    example_is_for = "config to try"
+
+    @property
+    def needs_defaults(self) -> bool:
+        """Whether it has no example of its own."""
+        return vars(Metric)["example"].__func__ is self.component.example.__func__
 
     def measure(self, references: Sequence[str], predictions: Sequence[str]) -> list[Details | None]:
         """Measure utterances with a metric that is new each time; there is one result for each."""

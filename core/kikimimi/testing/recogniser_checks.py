@@ -1,16 +1,11 @@
 """Checks of recognisers: what they make of clips, one by one and in batches."""
 
-import dataclasses
 import math
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
 from functools import cached_property
-from pathlib import Path
-from shutil import rmtree
-from typing import Any, get_type_hints
-from weakref import finalize
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +14,9 @@ from kikimimi.contracts.conversation import AudioPart, Conversation, Message, Te
 from kikimimi.contracts.recogniser import Recogniser, RecogniserConfig
 from kikimimi.data.stream import MIN_SECONDS
 from kikimimi.errors import AudioError
-from kikimimi.testing.config_checks import choices
+from kikimimi.testing.config_checks import other_identities
 from kikimimi.testing.subject import (
-    NotTriedError,
-    PlainSubject,
+    ExampleSubject,
     check_named,
     expect,
     expect_no_error,
@@ -34,33 +28,12 @@ _LONGEST = 60.0
 """Clips longer than `max_seconds` are tried up to here [s]."""
 
 
-class RecogniserSubject(PlainSubject[Recogniser]):
+class RecogniserSubject(ExampleSubject[Recogniser]):
     """A recogniser under test: that of the config that is given, or else of its example."""
 
     config_base = RecogniserConfig
 
-    @cached_property
-    def _folder(self) -> Path:
-        folder = tempfile.mkdtemp()
-        finalize(self, rmtree, folder, ignore_errors=True)
-        return Path(folder)
-
-    @cached_property
-    def config(self) -> Any:
-        """The config that was given, or that of the example.
-
-        Raises:
-            NotTriedError: The recogniser gives none.
-        """
-        found = self.component.example(self._folder) if self.given is None else self.given
-        if found is None:
-            raise NotTriedError(f"{self.component.__name__}.example gives no small model to transcribe with")
-        return found
-
-    @property
-    def chosen(self) -> Any:
-        """The same: a recogniser may have options without a default, as there is none for a model's place."""
-        return self.config
+    example_is_for = "small model to transcribe with"
 
     @cached_property
     def recogniser(self) -> Recogniser:
@@ -83,29 +56,12 @@ class RecogniserSubject(PlainSubject[Recogniser]):
 
 def identities_differ_with_options(subject: RecogniserSubject) -> None:
     """`identity` is another text where an option is another: saved transcripts would be taken for its own."""
-    own = subject.component.identity(subject.config)
-    others: dict[str, str] = {}
-    for option in dataclasses.fields(subject.config):
-        value = getattr(subject.config, option.name)
-        for other in _others(value, get_type_hints(type(subject.config))[option.name]):
-            # Not every value is one that it takes, nor does each name something that is there.
-            with suppress(Exception):
-                changed = dataclasses.replace(subject.config, **{option.name: other})
-                others[option.name] = subject.component.identity(changed)
+    own, others = subject.component.identity(subject.config), other_identities(subject)
     expect(
         not others or any(name != own for name in others.values()),
         f"identity: expected another text with another {' or '.join(others)}, found {own!r} each time. The "
         "contract's own tells every option",
     )
-
-
-def _others(value: Any, annotation: Any) -> tuple[Any, ...]:
-    """Return values that an option might have instead."""
-    if chosen := choices(annotation):
-        return tuple(other for other in chosen if other != value)
-    if isinstance(value, str):
-        return (f"{value}2",)
-    return (value + 1, value / 2) if isinstance(value, int | float) else ()
 
 
 def _texts(method: str, found: Any, number: int) -> list[str]:

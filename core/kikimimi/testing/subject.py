@@ -2,14 +2,18 @@
 
 import pickle
 import random
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property, wraps
 from inspect import getdoc, isabstract, signature
+from pathlib import Path
+from shutil import rmtree
 from typing import Any, ClassVar, Generic, TypeVar, cast
 from unittest import SkipTest
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -48,7 +52,7 @@ def expect_type(found: object, wanted: type[Any], what: str) -> None:
 @contextmanager
 def expect_no_error(what: str, *allowed: type[Exception]) -> Iterator[None]:
     """Raise a `ContractError` that ``what`` starts for any error inside but that and the allowed ones."""
-    passed: tuple[type[Exception], ...] = (ContractError, *allowed)
+    passed: tuple[type[Exception], ...] = (ContractError, NotTriedError, *allowed)
     try:
         yield
     except passed:
@@ -257,6 +261,11 @@ class Tested:
         self.given = config
 
     @property
+    def needs_defaults(self) -> bool:
+        """Whether every option has to have a default."""
+        return True
+
+    @property
     def chosen(self) -> Any:
         """The config that was given, or the component's defaults."""
         return self.component.Config() if self.given is None else self.given
@@ -335,6 +344,36 @@ class PlainSubject(Tested, Generic[Built]):
         """Build the plugin."""
         with self.config_kept():
             return cast(Built, self.component(self.config))
+
+
+class ExampleSubject(PlainSubject[Built]):
+    """A plugin under test whose config is its `example`, where none is given: it may lack defaults."""
+
+    example_is_for: ClassVar[str]
+    """What a plugin without an example lacks."""
+
+    @cached_property
+    def _folder(self) -> Path:
+        folder = tempfile.mkdtemp()
+        finalize(self, rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
+    @cached_property
+    def config(self) -> Any:
+        """The config that was given, or that of the example.
+
+        Raises:
+            NotTriedError: The plugin gives none.
+        """
+        found = self.component.example(self._folder) if self.given is None else self.given
+        if found is None:
+            raise NotTriedError(f"{self.component.__name__}.example gives no {self.example_is_for}")
+        return found
+
+    @property
+    def chosen(self) -> Any:
+        """The same: there may be options without a default, such as a model's place."""
+        return self.config
 
 
 class Subject(Tested, ABC):

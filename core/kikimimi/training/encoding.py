@@ -11,8 +11,9 @@ from kikimimi.console.words import counted, size
 from kikimimi.contracts.component import Encoder
 from kikimimi.contracts.precision import autocast
 from kikimimi.data.corpus import Corpus
-from kikimimi.data.features import FeatureCache, cache_folder
+from kikimimi.data.features import FeatureCache
 from kikimimi.data.order.plan import Plan
+from kikimimi.files.cache import cache_folder
 from kikimimi.model.assembly import pretrained_encoder
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import downstream_names, trained_names
@@ -96,8 +97,8 @@ def encode_ahead(
         )
     if encoded:
         say_once(
-            f"{counted(encoded, 'record')} encoded; {size(forecast)} kept in {cache_folder()} for later "
-            "epochs and runs"
+            f"{counted(encoded, 'record')} encoded; {size(forecast)} kept in {cache_folder('features')} for "
+            "later epochs and runs"
         )
     return cache
 

@@ -37,6 +37,7 @@ NAMES = {
     "normaliser": "folded",
     "metric": "exact",
     "recogniser": "loudness",
+    "judge": "lengthy",
 }
 
 RECIPE = f"""
@@ -119,8 +120,9 @@ def test_their_own_tests_pass(
 ) -> None:
     with_packages(site)
     checks = {kind: len(list_checks(kind, registry.load(kind, name))) for kind, name in NAMES.items()}
-    # Two configs each, but for two kinds, and 21 tests more.
-    expected = 2 * sum(checks.values()) - checks["normaliser"] - checks["recogniser"] + 21
+    # Two configs each, but for three kinds, and 22 tests more.
+    once = checks["normaliser"] + checks["recogniser"] + checks["judge"]
+    expected = 2 * sum(checks.values()) - once + 22
     assert run_pytest(site, *(folder / name for name in NAMES.values())) == expected
 
 
@@ -253,7 +255,7 @@ def test_a_name_may_carry_its_kind_already() -> None:
             "adaptr",
             r"--kind: there is no template for 'adaptr'\. Did you mean 'adapter'\? Kinds: adapter, e",
         ),
-        ("x", "judge", r"there is no template for 'judge'\. Kinds: adapter, encoder, layout, llm"),
+        ("x", "tokens", r"there is no template for 'tokens'\. Kinds: adapter, encoder, judge, layout, llm"),
         (
             "mlp",
             "adapter",

@@ -27,7 +27,7 @@ ALLOWED = {
     "core/kikimimi/testing/llm_checks.py": "a folder of a check, which tells what fails",
     "core/kikimimi/testing/import_check.py": "a file of a check without a name",
     "core/kikimimi/testing/layout_checks.py": "a folder of a check, which tells what fails",
-    "core/kikimimi/testing/recogniser_checks.py": "a folder of a check, which tells what fails",
+    "core/kikimimi/testing/subject.py": "a folder of a check, which tells what fails",
     "plugins/recognisers/kikimimi_recognisers/tiny_whisper.py": "a model for a check, which tells what fails",
 }
 

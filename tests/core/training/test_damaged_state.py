@@ -16,9 +16,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from kikimimi.data.features import cache_folder
 from kikimimi.errors import DamagedError, KikimimiError
 from kikimimi.files import hashes
+from kikimimi.files.cache import cache_folder
 from kikimimi.files.hashes import MANIFEST, FileMark, check_seal, mark
 from kikimimi.inference.load import load_model
 from kikimimi.inspect.run_check import check_run
@@ -514,7 +514,7 @@ def test_a_damaged_entry_of_the_cache_is_computed_anew(
 ) -> None:
     first = make_run("first", "stages.asr.validate.every=0")
     train(first)
-    (path,) = (path for path in cache_folder().rglob("*.safetensors"))
+    (path,) = (path for path in cache_folder("features").rglob("*.safetensors"))
     whole = path.read_bytes()
     OF_CACHE[what](path)
     again = make_run("again", "stages.asr.validate.every=0")

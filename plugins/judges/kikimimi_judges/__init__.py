@@ -1,0 +1,1 @@
+"""Built-in judges of kikimimi."""
