@@ -72,6 +72,7 @@ def test_a_weight_without_a_place_is_named(flamingo: Path, tmp_path: Path) -> No
         ("audio_tower.conv1.weight", "1 missing: conv1.weight"),
         ("multi_modal_projector.linear_2.bias", "1 missing: mlp.2.bias"),
         ("language_model.model.norm.weight", "1 missing: model.norm.weight"),
+        ("language_model.lm_head.weight", "1 missing: lm_head.weight"),
     ],
 )
 def test_a_place_without_a_weight_is_named(flamingo: Path, tmp_path: Path, name: str, said: str) -> None:
@@ -118,6 +119,15 @@ def test_a_weight_that_is_no_number_is_named(flamingo: Path, tmp_path: Path, val
     with pytest.raises(WeightsError, match=rf"1 tensors hold what is no number, .*: {name}\. The files are"):
         import_model(str(damaged), tmp_path / "run")
     assert not (tmp_path / "run" / "weights").exists()
+
+
+def test_a_router_of_experts_without_a_weight_is_named(tmp_path: Path) -> None:
+    (tmp_path / "published").mkdir()
+    TINY["qwen3_omni_moe"].write(tmp_path / "published")
+    name = "model.layers.0.mlp.gate.weight"
+    lacking = copied(tmp_path / "published", tmp_path / "lacking", lambda s: s.pop(f"thinker.{name}"))
+    with pytest.raises(WeightsError, match=rf"\(14 tensors\): 1 missing: {name}$"):
+        import_model(str(lacking), tmp_path / "run")
 
 
 def test_another_model_is_refused_with_those_that_are_known(tmp_path: Path) -> None:

@@ -188,6 +188,15 @@ class PublishedPart:
         )
 
     @property
+    def ties_head(self) -> bool:
+        """Whether the settings of the whole say that the LLM's head is its embedding."""
+        keys, _ = self.layout.configs["llm"]
+        settings = whole = self.files.read_json("config.json")
+        for key in keys[:-1]:
+            settings = settings.get(key, {})
+        return bool(settings.get("tie_word_embeddings") or whole.get("tie_word_embeddings"))
+
+    @property
     def source_id(self) -> str | None:
         """What `config.json` names as the source of the part where it is not in the files, or None."""
         key = self.layout.ids.get(self.part)

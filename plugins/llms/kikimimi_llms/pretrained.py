@@ -121,9 +121,11 @@ class Pretrained:
         if self.part is None:
             return AutoConfig.from_pretrained(self.files.folder, trust_remote_code=False)
         config = text_config(self.part.config)
-        # The flag stands in the whole's settings, in the text model's, or in both with different values.
+        # The flag stands in the whole's settings, in the text model's, or in both with different values:
+        # where the files hold no head, either may say that there is none.
         if self.files.names("*.safetensors", WEIGHTS_INDEX):
-            config.tie_word_embeddings = "lm_head.weight" not in self.tensor_names()
+            says = self.part.ties_head or bool(config.tie_word_embeddings)
+            config.tie_word_embeddings = says and "lm_head.weight" not in self.tensor_names()
         return config
 
     def tokenizer(self) -> Any:
@@ -228,8 +230,12 @@ class Pretrained:
             dtype=reduce(torch.promote_types, kinds, kinds[0]),
             output_loading_info=True,
         )
-        wrong = report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"]
-        return named if wrong else loaded.state_dict()
+        missing = set(report["missing_keys"])
+        if report["mismatched_keys"] or missing & named.keys():
+            return named
+        # What is lacking or too much is said by the names that the model has.
+        found = {name: value for name, value in loaded.state_dict().items() if name not in missing}
+        return {**found, **{name: state[name] for name in report["unexpected_keys"] if name in state}}
 
     def _source(self) -> tuple[Path, dict[str, str]]:
         if self.gguf is not None:
