@@ -37,6 +37,7 @@ from kikimimi.recipe.schema import (
     Evaluation,
     Faults,
     Gate,
+    Guards,
     Mixture,
     Optimiser,
     ParameterGroup,
@@ -76,6 +77,7 @@ SECTIONS: dict[type[Any], str] = {
     Share: "`stages.STAGE.gate.EVALUATION.truncated`, `stages.STAGE.gate.EVALUATION.looped`",
     Evaluation: "`evaluate.EVALUATION`",
     Generation: "`evaluate.EVALUATION.generate`",
+    Guards: "`guards`",
     Trainer: "`trainer`",
 }
 """Every dataclass of the schema, and where in a recipe it stands."""

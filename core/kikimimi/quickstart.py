@@ -20,6 +20,8 @@ from kikimimi.errors import MissingExtraError
 from kikimimi.evaluation.evaluate import evaluate
 from kikimimi.evaluation.print_scores import print_scores
 from kikimimi.files.writing import whole_file
+from kikimimi.guards.guard import guard_run
+from kikimimi.guards.table import print_verdict
 from kikimimi.recipe import load_recipe
 from kikimimi.recipe.resolve import shipped_recipe
 from kikimimi.report.run_report import write_run_report
@@ -156,9 +158,11 @@ def quickstart(overrides: Sequence[str] = (), out: Path = Path("runs"), *, chain
         "Evaluate on sentences that were never seen, beside the baselines",
         shlex.join(["kikimimi", "evaluate", str(run_path)]),
     )
-    scores = evaluate(run)
+    scores, verdict = evaluate(run), guard_run(run)
     write_run_report(run)
     print_scores(scores)
+    if verdict is not None:
+        print_verdict(verdict)
     _print_next(console, course, run, time.monotonic() - start)
     return run
 

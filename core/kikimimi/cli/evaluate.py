@@ -12,6 +12,7 @@ from kikimimi.console.terminal import say, say_json
 
 if TYPE_CHECKING:
     from kikimimi.contracts.metric import Score
+    from kikimimi.guards.verdict import Verdict
     from kikimimi.run.folder import RunFolder
 
 
@@ -39,6 +40,8 @@ def evaluate(
     from kikimimi.evaluation.record import open_changed
     from kikimimi.evaluation.scoring import own_comparisons
     from kikimimi.files.writing import check_target
+    from kikimimi.guards.guard import guard_run
+    from kikimimi.guards.table import print_verdict
     from kikimimi.inference.ranks import are_several
     from kikimimi.report.run_report import write_run_report
     from kikimimi.run.folder import RunFolder
@@ -47,9 +50,9 @@ def evaluate(
     check_target(folder.report)
     with patterns_of(source):
         if are_several(folder.recipe.trainer):
-            scores = _evaluate_on_ranks(folder, only or named)
+            scores, verdict = _evaluate_on_ranks(folder, only or named)
         else:
-            scores = evaluate_run(folder, only or named)
+            scores, verdict = evaluate_run(folder, only or named), guard_run(folder)
     if scores is None:
         return
     write_run_report(RunFolder.open(run))
@@ -60,12 +63,17 @@ def evaluate(
     print_scores(scores)
     for unit, pairs in own_comparisons(folder, scores).items():
         print_comparisons(pairs, unit)
+    if verdict is not None:
+        print_verdict(verdict)
     say(f"report: {folder.report}", error=True)
 
 
-def _evaluate_on_ranks(run: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Score]] | None:
-    """Evaluate on the ranks that a recipe runs on; None on every rank but the first."""
+def _evaluate_on_ranks(
+    run: RunFolder, names: Sequence[str]
+) -> tuple[dict[str, dict[str, Score]] | None, Verdict | None]:
+    """Evaluate on the ranks that a recipe runs on; no scores on every rank but the first."""
     from kikimimi.evaluation.evaluate import evaluate as evaluate_run
+    from kikimimi.guards.guard import guard_run
     from kikimimi.inference.ranks import Ranks
     from kikimimi.training.launcher import check_launcher
     from kikimimi.training.parallel.lost_rank import lost_ranks_told
@@ -75,8 +83,8 @@ def _evaluate_on_ranks(run: RunFolder, names: Sequence[str]) -> dict[str, dict[s
         ranks = Ranks(run)
         if not ranks.leads:
             ranks.follow()
-            return None
+            return None, None
         try:
-            return evaluate_run(run, names, ranks)
+            return evaluate_run(run, names, ranks), guard_run(run, ranks)
         finally:
             ranks.end()

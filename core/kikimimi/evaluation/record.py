@@ -234,10 +234,11 @@ def open_changed(
     if not overrides and source is None:
         return run, named
     wanted = read_changed(run.recipe, sections, overrides)
-    if changed := recipe_change(run.recipe, replace(wanted, evaluate=run.recipe.evaluate)):
+    kept = replace(wanted, evaluate=run.recipe.evaluate, guards=run.recipe.guards)
+    if changed := recipe_change(run.recipe, kept):
         raise RunError(
-            f"{path} keeps its recipe ({changed}). Only evaluate.* can be added or changed here, and where "
-            f"it runs: {', '.join(f'trainer.{name}' for name in HARDWARE)}"
+            f"{path} keeps its recipe ({changed}). Only evaluate.* can be added or changed here, guards.*, "
+            f"and where it runs: {', '.join(f'trainer.{name}' for name in HARDWARE)}"
         )
     named += [
         name

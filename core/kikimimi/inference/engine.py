@@ -139,6 +139,39 @@ class Engine:
         """
         return self._pack(prompts)
 
+    @torch.inference_mode()
+    def log_probabilities(
+        self, conversations: Sequence[Conversation], batch_size: int = BATCH_SIZE
+    ) -> list[tuple[float, int]]:
+        """Score what the assistant says in conversations in writing.
+
+        Returns:
+            The log-probability of each [nats], summed over its tokens, and how many these are.
+
+        Raises:
+            DataError: One cannot be rendered.
+            RoomError: One is longer than the LLM's context.
+        """
+        found: list[tuple[float, int]] = []
+        for start in range(0, len(conversations), batch_size):
+            samples = []
+            for conversation in conversations[start : start + batch_size]:
+                try:
+                    rendered = self.model.llm.render(conversation)
+                except ValueError as error:
+                    raise DataError(str(error)) from error
+                context = self.model.llm.context_length
+                if context is not None and len(rendered.ids) > context:
+                    raise RoomError(
+                        f"a text of {len(rendered.ids)} positions does not fit the LLM's context of {context}"
+                    )
+                samples.append(Sample("", rendered, []))
+            batch = collate(samples).to(self.device)
+            with autocast(self.precision, self.device):
+                sums, counts = self.model(batch).log_probabilities(len(samples))
+            found += zip(sums.tolist(), map(int, counts.tolist()), strict=True)
+        return found
+
     @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:
         """Embed (L,) token ids of the LLM to (L, D)."""

@@ -34,6 +34,20 @@ def load_model(run: RunFolder, stage: str | None = None, weights: Path | None = 
     return model.eval().requires_grad_(False)
 
 
+def load_untrained(run: RunFolder, stage: str) -> SpeechLM:
+    """Assemble a run's model as its sources have it, before any training, in eval mode and frozen.
+
+    Args:
+        run: A run that has begun.
+        stage: Stage whose number formats it has.
+
+    Raises:
+        DamagedError: The run's assets are damaged.
+        WeightsError: Sources are missing.
+    """
+    return assemble(run.recipe.at(stage), assets=run.assets).eval().requires_grad_(False)
+
+
 def open_engine(
     run: RunFolder, device: torch.device | None = None, stage: str | None = None
 ) -> tuple[Engine, Generation]:

@@ -21,11 +21,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
 from kikimimi.contracts.answer import Answer
+from kikimimi.contracts.conversation import Conversation
 from kikimimi.contracts.generation import Generation
 from kikimimi.errors import KikimimiError, RequestError
 from kikimimi.files.hashes import UNVERIFIED
 from kikimimi.inference.engine import BATCH_SIZE, Engine, Prompt
-from kikimimi.inference.load import load_model
+from kikimimi.inference.load import load_model, load_untrained
 from kikimimi.model.assembly import assemble, load_deferred
 from kikimimi.model.sharding import shard
 from kikimimi.model.speech_lm import SpeechLM
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from kikimimi.recipe import Trainer
 
 _PATIENCE = timedelta(days=30)  # for which a rank waits to be asked: baselines transcribe meanwhile
-_Ask = Literal["load", "answer", "share", "pack", "embed", "end"]
+_Ask = Literal["load", "answer", "share", "pack", "embed", "log_probabilities", "end"]
 
 
 def are_several(trainer: Trainer) -> bool:
@@ -124,8 +125,11 @@ class Ranks:
         if self._group is not None:
             self.ask("end")
 
-    def load(self, stage: str, weights: Path) -> SpeechLM:
-        """Load the weights of a stage on all ranks, as `load_model` does on one; the first rank calls it."""
+    def load(self, stage: str, weights: Path | None) -> SpeechLM:
+        """Load the weights of a stage on all ranks, as `load_model` does on one; the first rank calls it.
+
+        None is a model before any training, as `load_untrained` has it.
+        """
         if self._group is None:
             self.join()
         self.ask("load", stage, weights)
@@ -185,18 +189,21 @@ class Ranks:
                 raise found
         return [parts[row % size][row // size] for row in range(len(prompts))]
 
-    def _load(self, stage: str, weights: Path) -> SpeechLM:
+    def _load(self, stage: str, weights: Path | None) -> SpeechLM:
         recipe = self.run.recipe
         if not self.spread:
-            self._model = load_model(self.run, stage, weights)
-            return self._model
+            whole = (
+                load_untrained(self.run, stage) if weights is None else load_model(self.run, stage, weights)
+            )
+            self._model = whole
+            return whole
         mesh = init_device_mesh(self.device.type, (distributed.get_world_size(),))
         model = assemble(recipe.at(stage), assets=self.run.assets, deferred=True)
         model.eval().requires_grad_(False)
         # Gathered as it is, and cast where one process casts: the same numbers.
         shard(model, mesh, "fp32")
         load_deferred(model)
-        if not load_trained(model, recipe, stage, weights) and self.leads:
+        if weights is not None and not load_trained(model, recipe, stage, weights) and self.leads:
             say(f"{weights}: {UNVERIFIED}", error=True)
         model.stand_in = StandIn.of(model.encoder, cached=False)
         for module in model.llm.modules():
@@ -238,6 +245,14 @@ class LeadingEngine(Engine):
         if self._ranks.spread:
             self._ranks.ask("pack", self.precision, self.seed, prompts)
         return super().pack(prompts)
+
+    def log_probabilities(
+        self, conversations: Sequence[Conversation], batch_size: int = BATCH_SIZE
+    ) -> list[tuple[float, int]]:
+        """Score answers; see `Engine.log_probabilities`."""
+        if self._ranks.spread:
+            self._ranks.ask("log_probabilities", self.precision, self.seed, conversations, batch_size)
+        return super().log_probabilities(conversations, batch_size)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embed ids; see `Engine.embed`."""

@@ -19,6 +19,7 @@ from kikimimi.evaluation.similarity import FILE, read_similarities
 from kikimimi.files.hashes import ASSETS_REMEDY, UNVERIFIED, require_files
 from kikimimi.files.reading import file_there, folder_there, paths_in, read_json_lines
 from kikimimi.files.writing import what_to_do
+from kikimimi.guards.record import GUARDS_FILE, read_guards
 from kikimimi.model.assembly import assemble
 from kikimimi.model.trainable import kept_names, require_stored, trainable_names
 from kikimimi.recipe import IMPORTED
@@ -56,7 +57,8 @@ def check_run(path: Path) -> list[CheckedItem]:
         path: The folder.
 
     Returns:
-        All that was looked at: recipe, lock, assets, checkpoints, weights, evaluations, metrics, faults.
+        All that was looked at: recipe, lock, assets, checkpoints, weights, evaluations, guards, metrics,
+        faults.
 
     Raises:
         RunError: It is no run folder.
@@ -79,6 +81,8 @@ def _items(path: Path) -> Iterator[CheckedItem]:
     yield from _each(path, "checkpoints", "*", partial(_checkpoints, path, run))
     yield from _each(path, "weights", "*.safetensors", partial(_weights, path, run))
     yield from _each(path, "evaluations", "*", partial(_evaluation, path))
+    if run is not None and os.path.lexists(path / GUARDS_FILE):
+        yield _item(path, path / GUARDS_FILE, partial(read_guards, run))
     if os.path.lexists(metrics := path / "metrics.jsonl"):
         yield _item(path, metrics, partial(read_metrics, metrics))
     for name in ("metrics.csv", "report.html"):  # nothing reads them, and they have to be made again

@@ -16,6 +16,7 @@ from kikimimi.recipe.schema import (
     Evaluation as Evaluation,
     Faults as Faults,
     Gate as Gate,
+    Guards as Guards,
     Mixture as Mixture,
     Optimiser as Optimiser,
     ParameterGroup as ParameterGroup,

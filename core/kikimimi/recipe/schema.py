@@ -306,6 +306,43 @@ class Dtypes(Options):
     """The LLM's weights."""
 
 
+GuardName = Literal["forgetting", "silence", "refusals", "instructions", "repetition", "language"]
+"""Guards: what is measured of every run that trained its LLM."""
+GuardLanguage = Literal["ja", "en"]
+"""Languages that the guards' own sets are in."""
+
+
+def _guard_languages() -> list[GuardLanguage]:
+    return ["ja", "en"]
+
+
+@dataclass(kw_only=True, frozen=True)
+class Guards(Options):
+    """What training may have cost the LLM, measured by `kikimimi evaluate`, and the bounds of it."""
+
+    run: Literal["auto", "always", "never"] = "auto"
+    """When they are measured: auto is where a stage has trained the LLM; always is of any run."""
+    languages: Annotated[list[GuardLanguage], Distinct, MinLen(1)] = field(default_factory=_guard_languages)
+    """Languages of held-out text and questions."""
+    loss: NonNegativeFloat = 0.1
+    """Largest rise of the loss of held-out text [fraction of what it was before]."""
+    answers: Fraction = 0.1
+    """Largest fall of the share of questions that are answered right; a fall counts where its 95 % interval
+    leaves out 0, too."""
+    silence: Fraction = 0.05
+    """Largest share of clips without speech that yield words."""
+    refusals: Fraction = 0.05
+    """Largest share of ordinary requests that are refused; in writing, the largest rise of it."""
+    instructions: Fraction = 0.2
+    """Largest share of answers to other instructions about a clip that are its transcript all the same."""
+    repetition: Fraction = 0.05
+    """Largest share of answers that say a piece of text over and over; in writing, the largest rise of it."""
+    language: Fraction = 0.05
+    """Largest share of answers in another script than their request; in writing, the largest rise of it."""
+    max_new_tokens: PositiveInt = 64
+    """Longest answer that is generated for them [tokens]."""
+
+
 def _ce() -> Chosen:
     return Chosen.of("objective", "ce")
 
@@ -352,6 +389,9 @@ class Stage(Options):
     """Evaluations of the recipe that are scored with what the stage leaves."""
     gate: dict[str, Gate] = field(default_factory=dict)
     """What has to be reached in an evaluation with what the stage leaves; otherwise no later stage begins."""
+    guards: Annotated[list[GuardName], Distinct] = field(default_factory=list)
+    """Guards that what the stage leaves has to pass; otherwise no later stage begins. The recipe's section
+    `guards` has their bounds."""
 
     def __post_init__(self) -> None:
         need(
@@ -521,6 +561,8 @@ class Recipe(Options):
     """Stages of training in order, by name."""
     evaluate: dict[str, Evaluation] = field(default_factory=dict)
     """Evaluations by name."""
+    guards: Guards = field(default_factory=Guards)
+    """What training may have cost the LLM, and the bounds of it."""
     trainer: Trainer = field(default_factory=Trainer)
     """Where and how the work runs."""
 

@@ -17,6 +17,7 @@ from kikimimi.evaluation.error_rate import Edit, edits, error_rate
 from kikimimi.evaluation.score import EDITS
 from kikimimi.inspect.describe import Description
 from kikimimi.report.charts import Chart, bar
+from kikimimi.report.guard_rows import GuardPart
 from kikimimi.report.page import fill_page
 
 
@@ -136,6 +137,8 @@ class Report:
     """Values of parts: by length, by speaker."""
     tables: Mapping[str, str] = field(default_factory=dict)
     """The scores as a table for a paper, by format."""
+    guards: GuardPart | None = None
+    """What training may have cost the LLM; None of a run without guards."""
     charts: Sequence[Chart] = ()
     """Losses and learning rates, stage by stage."""
     examples: Sequence[ExampleGroup] = ()

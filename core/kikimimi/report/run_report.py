@@ -28,6 +28,7 @@ from kikimimi.inspect.describe import describe
 from kikimimi.recipe import Evaluation, Recipe, Stage
 from kikimimi.recipe.show import plain, to_yaml
 from kikimimi.report.charts import STYLES, Chart, Curve, dot_chart, heat_map, panel_chart
+from kikimimi.report.guard_rows import guard_part
 from kikimimi.report.page import save_page
 from kikimimi.report.paper_table import latex_table, markdown_table
 from kikimimi.report.report import (
@@ -71,6 +72,7 @@ def write_run_report(run: RunFolder) -> Path:
         own=recipe.name,
         parts=list(_parts(scores)),
         tables=tables,
+        guards=guard_part(run),
         charts=list(_training_charts(lines)),
         examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
         similarities=[chart for name in run.recipe.evaluate for chart in _similarities(run, name)],

@@ -10,6 +10,7 @@ checkpoints/STAGE/best/   weights of its lowest validation losses, where the rec
 weights/STAGE.safetensors what a finished stage leaves; `imported`: a published model before any
 evaluations/NAME/         predictions, scores, a record of the settings that gave them, and how similar audio
                           tokens are to words
+guards.json               what training may have cost the LLM, and the answers that say so
 report.html               all of it to look at
 """
 

@@ -37,8 +37,8 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
 
     Components are tiny and random (LoRA stays), every stage takes two steps of a few seconds of audio and
     lets the model write a few tokens at most, every dataset and evaluation reads the given shards, weights
-    are equal, and it runs on one CPU process. Baselines, loggers and the feature cache are left out; fp16,
-    which a CPU lacks, becomes bf16.
+    are equal, guards are measured in one language, and it runs on one CPU process. Baselines, stages' guards,
+    loggers and the feature cache are left out; fp16, which a CPU lacks, becomes bf16.
 
     Args:
         recipe: Resolved.
@@ -78,6 +78,7 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
             steps=_STEPS,
             epochs=None,
             gate={n: _wide(gate) for n, gate in given.gate.items()},  # random parts get through none
+            guards=[],
             data={n: evenly(source(f"{key}.data.{n}", data)) for n, data in given.data.items()},
             batch=replace(
                 given.batch,
@@ -107,6 +108,11 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
             )
             for name, given in recipe.evaluate.items()
         },
+        guards=replace(
+            recipe.guards,
+            languages=recipe.guards.languages[:1],
+            max_new_tokens=min(recipe.guards.max_new_tokens, _NEW_TOKENS),
+        ),
         trainer=Trainer(precision=precision, accelerator="cpu", log_every=1, cache_features=False),
     )
 

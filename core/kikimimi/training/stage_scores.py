@@ -1,6 +1,7 @@
 """Scores of what a stage leaves, and the gate that they open or shut."""
 
 import gc
+from collections.abc import Callable
 from math import isnan, nan
 
 import torch
@@ -29,7 +30,7 @@ def score_stage(run: RunFolder, name: str) -> None:
     if not are_several(run.recipe.trainer):
         _score(run, name, stage)
     elif not _values(run, name, stage):
-        _score_together(run, name, stage)
+        compute_together(run, lambda ranks: _score(run, name, stage, ranks))
     values = _values(run, name, stage)
     for evaluation in stage.gate:
         _pass(run, name, evaluation, values)
@@ -50,17 +51,21 @@ def _pass(run: RunFolder, stage: str, evaluation: str, values: dict[str, float])
         tried.append((f"a share of {count} answers of {said}", share, f"{count}.max", most, f"{most:g}"))
     for what, value, bound, wanted, written in tried:
         if not (value >= wanted if bound == "min" else value <= wanted):  # no number opens no gate
-            later = [other for other in run.recipe.stages if not run.finished(other)]
-            on = f"kikimimi train {run.path} --stage {later[0]}" if later else ""
             raise GateError(
                 f"stage {stage}: {evaluation} has {what}, {'below' if bound == 'min' else 'above'} "
-                f"stages.{stage}.gate.{evaluation}.{bound} of {written}"
-                + (f": no later stage begins. To go on all the same: {on}" if later else "")
+                f"stages.{stage}.gate.{evaluation}.{bound} of {written}{way_on(run)}"
             )
 
 
-def _score_together(run: RunFolder, name: str, stage: Stage) -> None:
-    """Score on all ranks."""
+def way_on(run: RunFolder) -> str:
+    """Return in words what a shut gate keeps from beginning, and how to go on; empty where nothing is."""
+    later = [other for other in run.recipe.stages if not run.finished(other)]
+    on = f"kikimimi train {run.path} --stage {later[0]}" if later else ""
+    return f": no later stage begins. To go on all the same: {on}" if later else ""
+
+
+def compute_together(run: RunFolder, work: Callable[[Ranks], object]) -> None:
+    """Let the first rank do some work and the others compute along."""
     gc.collect()  # the model that was trained, and its optimiser
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -70,7 +75,7 @@ def _score_together(run: RunFolder, name: str, stage: Stage) -> None:
         return
     ranks.join()
     try:
-        _score(run, name, stage, ranks)
+        work(ranks)
     finally:
         ranks.end()
 

@@ -22,6 +22,7 @@ from kikimimi.training.fit import run_stage
 from kikimimi.training.launcher import check_launcher
 from kikimimi.training.parallel.lost_rank import lost_ranks_told
 from kikimimi.training.stage import load_start
+from kikimimi.training.stage_guards import pass_guards
 from kikimimi.training.stage_scores import score_stage
 from kikimimi.training.stop import stopping
 
@@ -107,6 +108,7 @@ def _train(run: RunFolder, names: list[str]) -> None:
             pl.seed_everything(recipe.seed + number, workers=True, verbose=False)
             run_stage(run, name, _model(run, name, corpora))
         score_stage(run, name)
+        pass_guards(run, name)
 
 
 def _model(run: RunFolder, name: str, corpora: list[Corpus]) -> SpeechLM:
