@@ -6,7 +6,6 @@ from rich.table import Table
 from rich.text import Text
 
 from kikimimi.console.rich_console import SafeConsole
-from kikimimi.console.terminal import say
 from kikimimi.guards.verdict import Verdict, shown_value
 
 VERDICTS: dict[bool | None, str] = {True: "passed", False: "FAILED", None: "n/a"}
@@ -34,8 +33,14 @@ def print_verdict(verdict: Verdict) -> None:
             row["bound"],
             Text(VERDICTS[passed], style=_STYLES[passed]),
         )
-    SafeConsole().print(table)
-    say(f"before: {verdict['before']}; after: what stage {verdict['stage']} has left")
+    console = SafeConsole()
+    console.print(table)
+    console.print(f"before: {verdict['before']}; after: what stage {verdict['stage']} has left")
+    unknown: dict[str, list[str]] = {}
     for row in verdict["rows"]:
-        if row["why"]:
-            say(f"{row['guard']}: {row['what']}: {VERDICTS[row['passed']]}: {row['why']}")
+        if row["passed"] is False:
+            console.print(f"FAILED {row['guard']}, {row['what']}: {row['why']}", markup=False)
+        elif row["why"]:
+            unknown.setdefault(row["why"], []).append(row["guard"])
+    for why, guards in unknown.items():
+        console.print(f"n/a {', '.join(dict.fromkeys(guards))}: {why}", markup=False)
