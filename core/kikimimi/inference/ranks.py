@@ -167,7 +167,7 @@ class Ranks:
         """Answer this rank's part of some prompts, where each rank holds the whole model.
 
         Returns:
-            On the first rank the answers to all prompts, in order; on others nothing.
+            Answers to all prompts, in order, on the first rank; nothing on others.
 
         Raises:
             KikimimiError: A rank could not answer; the first one says why.

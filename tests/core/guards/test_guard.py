@@ -240,7 +240,8 @@ def test_the_report_and_the_table(run: RunFolder, capsys: pytest.CaptureFixture[
     verdict["rows"][1] |= {"passed": None, "why": "it is new"}
     run.write_json("guards.json", record)
     page = write_run_report(run).read_text(encoding="utf-8")
-    section = page[page.index('<section id="guards">') : page.index('<section id="training">')]
+    begin = page.index('<section id="guards">')
+    section = page[begin : page.index("</section>", begin)]
     assert section.count("<tr") == 1 + len(verdict["rows"])
     assert '<tr class="guard failed"><th scope="row">forgetting</th>' in section
     assert "it has risen &lt;b&gt;" in section

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,7 +16,7 @@ ENGLISH = Guards(languages=["en"])
 
 
 def reply(kind: AskedKind, name: str, answer: str, asked: str = "transcript", **more: Any) -> GuardReply:
-    return {
+    found: dict[str, Any] = {
         "kind": kind,
         "name": name,
         "language": "en",
@@ -24,7 +24,8 @@ def reply(kind: AskedKind, name: str, answer: str, asked: str = "transcript", **
         "answer": answer,
         "reference": "",
         **more,
-    }  # type: ignore[typeddict-item]
+    }
+    return cast(GuardReply, found)
 
 
 def answered(right: int, wrong: str = "no idea") -> list[GuardReply]:
@@ -61,7 +62,7 @@ def judged(
 )
 def test_the_loss_may_rise_by_a_tenth(now: float, passed: bool, why: str) -> None:
     (row, _) = judged(readings(loss=now), readings(loss=2.0))["forgetting"]
-    assert (row["before"], row["after"]) == (pytest.approx(2.0), pytest.approx(now))
+    assert [row["before"], row["after"]] == pytest.approx([2.0, now])
     assert (row["passed"], row["why"]) == (passed, why)
     (row, _) = judged(readings(loss=now), readings(loss=2.0), Guards(languages=["en"], loss=0.2))[
         "forgetting"
@@ -80,9 +81,8 @@ def test_a_loss_that_is_no_number_fails() -> None:
 
 
 def test_what_could_not_be_measured_says_why() -> None:
-    found = judged(
-        readings(**{"loss en": "it spells none", "questions en": "too few", "silence": "no clips"})
-    )
+    without: dict[str, Any] = {"loss en": "it spells none", "questions en": "too few", "silence": "no clips"}
+    found = judged(readings(**without))
     assert [row["why"] for row in found["forgetting"]] == ["it spells none", "too few"]
     assert [row["why"] for row in found["silence"]] == ["no clips"]
     assert all(row["passed"] is None for rows in found.values() for row in rows)
