@@ -137,6 +137,13 @@ class Metric(ABC):
         """
         return sum(details is not None for details in self.measure_items(items))
 
+    def recall(self, items: Sequence[MetricItem]) -> Sequence[Details | None]:
+        """Return details of answers that were measured before, without new costs; None where it cannot.
+
+        Default: `measure_items`, which costs nothing.
+        """
+        return self.measure_items(items)
+
     def remarks(self, items: Sequence[MetricItem]) -> Sequence[str]:
         """Return what the report says of each answer, such as a judge's reasons. Default: nothing.
 

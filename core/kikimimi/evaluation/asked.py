@@ -162,19 +162,24 @@ def _read(corpus: Corpus, evaluation: Evaluation) -> tuple[list[MetricItem], dic
     """Return what each row asks, and what scores are broken down by."""
     items = []
     for row in range(len(corpus.shards)):
-        record = corpus.shards.read(row)
-        conversation = corpus.conversation(record)
-        meta = {**record.json, **conversation.meta}
-        items.append(
-            MetricItem(
-                reference=conversation.reference(), prediction="", question=_question(conversation), meta=meta
-            )
-        )
+        items.append(item_of(corpus, row))
     metas = [item.meta for item in items]
     wanted: list[str] = evaluation.groups if evaluation.groups is not None else list(FIELDS)
     optional = evaluation.groups is None
     found = {name: groups_of(corpus, metas, name, optional=optional) for name in wanted}
     return items, {name: groups for name, groups in found.items() if groups is not None}
+
+
+def item_of(corpus: Corpus, row: int) -> MetricItem:
+    """Return what is right in a row and what was asked, not yet normalised, and without an answer."""
+    record = corpus.shards.read(row)
+    conversation = corpus.conversation(record)
+    return MetricItem(
+        reference=conversation.reference(),
+        prediction="",
+        question=_question(conversation),
+        meta={**record.json, **conversation.meta},
+    )
 
 
 def _question(conversation: Conversation) -> str:

@@ -98,7 +98,7 @@ class Ranks:
     def __init__(self, run: RunFolder) -> None:
         self.run = run
         self.leads = global_rank() == 0
-        self.spread = is_spread(run.recipe.trainer)
+        self.spread = run.recipe.trainer.strategy == "fsdp"
         self._group: Any = None
         self._launched = "RANK" in os.environ or slurm_starts_ranks() or distributed.is_initialized()
         self._cpu = run.recipe.trainer.accelerator == "cpu" or not torch.cuda.is_available()

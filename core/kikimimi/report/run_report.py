@@ -6,19 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from random import Random
 from statistics import fmean, median
 
-from kikimimi.contracts.answer import answer_text
 from kikimimi.contracts.metric import Score
-from kikimimi.contracts.registry import load
-from kikimimi.data.audio import encode_flac
-from kikimimi.data.corpus import Corpus
 from kikimimi.data.fault import read_faults
 from kikimimi.data.packing.pack import read_ledger
-from kikimimi.evaluation.error_rate import edits, error_rate
 from kikimimi.evaluation.evaluate import stage_system
-from kikimimi.evaluation.predictions import PredictionLine, read_predictions, row_keys
 from kikimimi.evaluation.record import as_scored, read_scorings, settings_of, values_of
 from kikimimi.evaluation.score import comparisons_of, parts_of, read_scores
 from kikimimi.evaluation.similarity import read_similarities
@@ -32,8 +25,6 @@ from kikimimi.report.guard_rows import guard_part
 from kikimimi.report.page import save_page
 from kikimimi.report.paper_table import latex_table, markdown_table
 from kikimimi.report.report import (
-    Example,
-    ExampleGroup,
     Fact,
     Figure,
     Report,
@@ -41,17 +32,14 @@ from kikimimi.report.report import (
     StageRow,
     render_report,
 )
+from kikimimi.report.run_examples import run_examples
 from kikimimi.run.drift import flat
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.metrics import Lines, by_stage, names_of, read_metrics
 
-WORST, RANDOM = 5, 5
-"""How many examples of each kind an evaluation shows."""
 _TABLES = {"Markdown": markdown_table, "LaTeX": latex_table}
 _SUFFIXES = {"Markdown": "md", "LaTeX": "tex"}
 _MOST_ROWS = 20  # of a picture of parts; more are in its table alone
-PLAYER_RATE = 16_000
-"""Sampling rate of the clips in the report [Hz]."""
 
 
 def write_run_report(run: RunFolder) -> Path:
@@ -74,7 +62,7 @@ def write_run_report(run: RunFolder) -> Path:
         tables=tables,
         guards=guard_part(run),
         charts=list(_training_charts(lines)),
-        examples=[group for name in run.recipe.evaluate for group in _examples(run, name)],
+        examples=[group for name in run.recipe.evaluate for group in run_examples(run, name)],
         similarities=[chart for name in run.recipe.evaluate for chart in _similarities(run, name)],
         counts=[*measured(lines), *_padding(lines), *_counts(lines), *_drops(run)],
         components=describe(recipe, run.assets),
@@ -237,69 +225,11 @@ def _drops(run: RunFolder) -> Iterator[Figure]:
         )
 
 
-def _examples(run: RunFolder, name: str) -> Iterator[ExampleGroup]:
-    evaluation = run.recipe.evaluate[name]
-    folder = run.evaluation(name)
-    systems = {
-        path.stem: read_predictions(path)
-        for path in (folder / f"{s}.jsonl" for s in (run.recipe.name, *evaluation.baselines))
-        if path.is_file()
-    }
-    own = systems.get(run.recipe.name)
-    if not own:
-        return
-    corpus = Corpus.open(name, evaluation)
-    normalise = load("normaliser", evaluation.normaliser)()
-
-    def rate(key: str) -> float:
-        reference, prediction = own[key]["reference"], own[key]["prediction"]
-        return error_rate(edits(normalise(answer_text(reference)), normalise(answer_text(prediction)))) or 0.0
-
-    rows = {key: row for row, key in enumerate(row_keys(corpus)) if key in own}
-    ranked = sorted(rows, key=lambda key: (-rate(key), key))
-    wrong = [key for key in ranked if rate(key) > 0][:WORST]
-    rest = [key for key in sorted(rows) if key not in wrong]
-    drawn = sorted(Random(run.recipe.seed).sample(rest, min(RANDOM, len(rest))))
-    for title, note, keys in (
-        (f"{name}: the worst", f"highest error rate of {run.recipe.name}, of {len(rows)} clips", wrong),
-        (f"{name}: drawn at random", f"from the other {len(rest)} clips", drawn),
-    ):
-        if keys:
-            yield ExampleGroup(
-                title=title,
-                note=note,
-                examples=[_example(corpus, evaluation, name, rows[key], key, systems) for key in keys],
-            )
-
-
 def _similarities(run: RunFolder, name: str) -> Iterator[Chart]:
     _, system, clips = read_similarities(run.evaluation(name))
     for clip in clips:
         title = f"{name}, {clip.key}: {system}"
         yield heat_map(clip.values, clip.tokens, title=title, across="audio token")
-
-
-def _example(
-    corpus: Corpus,
-    evaluation: Evaluation,
-    name: str,
-    row: int,
-    key: str,
-    systems: dict[str, dict[str, PredictionLine]],
-) -> Example:
-    record = corpus.shards.read(row)
-    first = corpus.conversation(record).clips()[:1]
-    audio = [encode_flac(clip.numpy(), PLAYER_RATE) for clip in corpus.waveforms(record, first, PLAYER_RATE)]
-    language = record.json.get("language")
-    return Example(
-        evaluation=name,
-        key=key,
-        reference=next(iter(systems.values()))[key]["reference"],
-        predictions={system: lines[key]["prediction"] for system, lines in systems.items() if key in lines},
-        normaliser=evaluation.normaliser,
-        audio=audio[0] if audio else None,
-        language=language if isinstance(language, str) else None,
-    )
 
 
 def _training_charts(lines: Lines) -> Iterator[Chart]:

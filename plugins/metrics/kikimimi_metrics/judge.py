@@ -160,6 +160,15 @@ class JudgeMetric(Metric):
             )
         return sum(bool(item.reference.strip()) for item in items)
 
+    def recall(self, items: Sequence[MetricItem]) -> list[Details | None]:
+        """Return details of answers that were judged before; the judge is not asked."""
+        found: list[Details | None] = []
+        for item in items:
+            known = self._judging.known(self._prompts(item)) if item.reference.strip() else [None]
+            replies = [reply for reply in known if reply is not None]
+            found.append(self._details(replies) if len(replies) == len(known) else None)
+        return found
+
     def remarks(self, items: Sequence[MetricItem]) -> list[str]:
         """Return what the judge said of each answer: scores and reasons; the judge is not asked."""
         kept = [number for number, item in enumerate(items) if item.reference.strip()]

@@ -173,7 +173,7 @@ def test_a_run_whose_added_evaluation_cannot_be_read_any_more(
         (
             ["stages.asr.steps=900"],
             RunError,
-            r"run keeps its recipe \(stages\.asr\.steps: there 2, here 900\)\. Only evaluate\.\* can be "
+            r"run keeps its recipe \(stages\.asr\.steps: there 2, here 900\)\. Only evaluate\.\* and guards\.\* can be "
             r"added or changed here, and where it runs: trainer\.accelerator, trainer\.strategy",
         ),
         (
@@ -261,7 +261,8 @@ def test_a_model_in_pieces_is_never_held_whole(run: RunFolder, monkeypatch: pyte
     monkeypatch.setattr(LOAD, lambda *_: pytest.fail("the model was loaded whole"))
     expected = named_tensors(load_model(run))
     stage, weights = run.newest_weights()
-    ranks = Ranks(run)
+    trainer = replace(run.recipe.trainer, strategy="fsdp")
+    ranks = Ranks(RunFolder(run.path, replace(run.recipe, trainer=trainer)))
     model = ranks.load(stage, weights)
     assert {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad} == {}
     for name, parameter in model.named_parameters():
@@ -274,6 +275,7 @@ def test_the_first_rank_asks_the_others(run: RunFolder, monkeypatch: pytest.Monk
     asked: list[str] = []
 
     class Alone:
+        spread = True
         device = torch.device("cpu")
 
         def load(self, stage: str, weights: Path) -> SpeechLM:
