@@ -237,8 +237,8 @@ def open_changed(
     kept = replace(wanted, evaluate=run.recipe.evaluate, guards=run.recipe.guards)
     if changed := recipe_change(run.recipe, kept):
         raise RunError(
-            f"{path} keeps its recipe ({changed}). Only evaluate.* and guards.* can be added or changed here, "
-            f"and where it runs: {', '.join(f'trainer.{name}' for name in HARDWARE)}"
+            f"{path} keeps its recipe ({changed}). Only evaluate.* and guards.* can be added or changed "
+            f"here, and where it runs: {', '.join(f'trainer.{name}' for name in HARDWARE)}"
         )
     named += [
         name

@@ -47,11 +47,6 @@ def are_several(trainer: Trainer) -> bool:
     return trainer.devices * trainer.nodes > 1
 
 
-def is_spread(trainer: Trainer) -> bool:
-    """Whether a recipe spreads its model over several ranks."""
-    return trainer.strategy == "fsdp" and trainer.devices * trainer.nodes > 1
-
-
 def start_ranks(trainer: Trainer) -> None:
     """Start the other ranks that a recipe asks for, where no launcher did, and join them; once is enough.
 
