@@ -58,6 +58,7 @@ class Endpoint:
         requests: What it was asked.
         headers: Headers of each.
         most: Most requests that were under way at once.
+        under_way: How many are now.
     """
 
     def __init__(self) -> None:
@@ -65,7 +66,7 @@ class Endpoint:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
-        self.most = self._now = 0
+        self.most = self.under_way = 0
         self._lock = Lock()
         endpoint = self
 
@@ -75,8 +76,8 @@ class Endpoint:
 
             def do_POST(self) -> None:
                 with endpoint._lock:
-                    endpoint._now += 1
-                    endpoint.most = max(endpoint.most, endpoint._now)
+                    endpoint.under_way += 1
+                    endpoint.most = max(endpoint.most, endpoint.under_way)
                     number = len(endpoint.requests)
                     request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                     endpoint.requests.append(request)
@@ -85,7 +86,7 @@ class Endpoint:
                 said = endpoint.answer(request, number)
                 time.sleep(said.after)
                 with endpoint._lock:
-                    endpoint._now -= 1
+                    endpoint.under_way -= 1
                 body = said.body if isinstance(said.body, bytes) else json.dumps(said.body).encode()
                 self.send_response(said.status)
                 for name, value in said.headers.items():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from tests.judges.endpoint import KEY, Endpoint, Said, completion, scored, texts
 from kikimimi import Chosen, MetricItem
 from kikimimi.contracts.metric import open_metric
 from kikimimi.errors import KikimimiError, RequestError
+from kikimimi.evaluation.bootstrap import compare
 from kikimimi.evaluation.judging import MOST_FAILURES
 from kikimimi.evaluation.score import score_items
 from kikimimi.testing import list_checks
@@ -250,6 +254,30 @@ def test_an_interrupted_evaluation_goes_on(
     assert len(endpoint.requests) == before + 6
 
 
+def test_an_interrupt_waits_for_nobody(endpoint: Endpoint) -> None:
+    """All requests hang; Ctrl-C ends the work, though none of them has ended."""
+    hung = Event()
+
+    def hang(request: dict[str, Any], number: int) -> Said:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        hung.wait(5)
+        return scored(5)
+
+    endpoint.answer = hang
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            metric(endpoint, endpoint.judge(concurrency=4)).measure_items([item(f"{n}") for n in range(9)])
+        assert not hung.is_set()
+        assert endpoint.under_way == 4
+    finally:
+        signal.signal(signal.SIGINT, before)
+        hung.set()
+        endpoint.settle()
+    assert len(endpoint.requests) == 4
+
+
 @pytest.mark.fault("judge", "damaged lines of kept answers are left out, with a word, and asked again")
 def test_damaged_lines(endpoint: Endpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     items = [item(f"{number}") for number in range(4)]
@@ -356,6 +384,44 @@ def test_references_are_only_looked_at(endpoint: Endpoint) -> None:
     with pytest.raises(ValueError, match=r"of 1 record \(of 2\) the question is not known in words"):
         own.try_references([item("right"), item("right", question=" ")])
     assert endpoint.requests == []
+
+
+def test_a_missing_key_is_told_before_the_work(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the judge was asked before: all of it may be kept."""
+    with monkeypatch.context() as patch:
+        patch.delenv("JUDGE_KEY")
+        with pytest.raises(RequestError, match="set the environment variable JUDGE_KEY"):
+            metric(endpoint).try_references([item("right")])
+    found = metric(endpoint).measure_items([item("right")])
+    monkeypatch.delenv("JUDGE_KEY")
+    assert metric(endpoint).try_references([item("right")]) == 1
+    assert metric(endpoint).measure_items([item("right")]) == found
+    with pytest.raises(RequestError, match="set the environment variable JUDGE_KEY"):
+        metric(endpoint).measure_items([item("right"), item("new")])
+
+
+def test_answers_differ_by_their_scores(endpoint: Endpoint) -> None:
+    """Not by the tokens that their judging took."""
+    same = json.dumps({"score": 5})
+    endpoint.answer = by_response(
+        a=completion(same), b=completion(same, tokens=(500, 50)), c=scored(6), d=completion("?")
+    )
+    own = metric(endpoint)
+    a, b, c, d = own.measure_items([item(text) for text in "abcd"])
+    assert a is not None
+    assert b is not None
+    assert c is not None
+    assert d is not None
+    assert a != b
+    assert [own.differs(a, other) for other in (b, c, d)] == [False, True, True]
+    comparison = compare(own, [a, a, a, c], [b, b, c, c])
+    assert comparison is not None
+    assert (comparison.differ, comparison.count) == (1, 4)
+
+
+def test_a_judge_that_is_gone_has_no_remarks(tmp_path: Path) -> None:
+    judge = Chosen.of("judge", "local", run=str(tmp_path / "gone"))
+    assert JudgeMetric(JudgeMetric.Config(judge=judge)).remarks([item("a")]) == [""]
 
 
 def test_a_normaliser_that_changes_texts_is_refused(endpoint: Endpoint) -> None:

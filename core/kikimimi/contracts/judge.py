@@ -76,6 +76,13 @@ class Judge(ABC):
         """
         return None
 
+    def ready(self) -> None:  # noqa: B027 - most need nothing
+        """Check that it can be asked, before anything is predicted; it is not asked. Default: it can.
+
+        Raises:
+            KikimimiError: Something is missing, such as a key.
+        """
+
     def cost(self, tokens_in: int, tokens_out: int) -> float | None:
         """Return what tokens cost, in the currency of the prices that its options give; None, the default,
         where they give none.

@@ -111,6 +111,10 @@ class Metric(ABC):
     def value(self, details: Details) -> float:
         """Return the value of the details of one or more utterances, added up."""
 
+    def differs(self, one: Details, other: Details) -> bool:
+        """Whether two answers to the same were scored differently. Default: where any detail differs."""
+        return one != other
+
     def measure_items(self, items: Sequence[MetricItem]) -> Sequence[Details | None]:
         """Return what `measure` does, for a metric that goes by the question, too; this is what is called.
 

@@ -106,7 +106,7 @@ def compare(
         return None
     whole = [metric.value(_sum(side)) for side in sides]
     low, high = _ends(values[0] - values[1])
-    differ = sum(one != other for one, other in zip(*sides, strict=True))
+    differ = sum(metric.differs(one, other) for one, other in zip(*sides, strict=True))
     return Comparison(difference=whole[0] - whole[1], low=low, high=high, differ=differ, count=len(kept))
 
 

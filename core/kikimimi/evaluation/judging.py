@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 
 from typing_extensions import TypedDict
 
@@ -22,7 +24,7 @@ from kikimimi.console.words import counted
 from kikimimi.contracts.judge import Judge, JudgePrompt, JudgeReply
 from kikimimi.errors import KikimimiError
 from kikimimi.files.cache import cache_folder
-from kikimimi.files.reading import read_json_lines
+from kikimimi.files.reading import file_there, read_json_lines
 from kikimimi.files.writing import add_lines
 from kikimimi.recipe.chosen import Chosen
 
@@ -46,15 +48,28 @@ class Judging:
     Args:
         judge: The judge, as a recipe chooses it.
         check: Reads an answer; raises a ValueError that says why it cannot be used.
-
-    Attributes:
-        path: Where the judge's answers are kept.
     """
 
     def __init__(self, judge: Chosen, check: Callable[[str], object]) -> None:
         self._judge, self._check = judge, check
-        self._identity = f"{judge.name} {judge.component.identity(judge.config)}"
-        self.path = cache_folder("judges") / f"{_sha256(self._identity)[:32]}.jsonl"
+
+    @cached_property
+    def _identity(self) -> str:
+        return f"{self._judge.name} {self._judge.component.identity(self._judge.config)}"
+
+    @cached_property
+    def path(self) -> Path:
+        """The file that the judge's answers are kept in."""
+        return cache_folder("judges") / f"{_sha256(self._identity)[:32]}.jsonl"
+
+    def ready(self) -> None:
+        """Check that the judge can be asked, unless it was before: it may have answered everything.
+
+        Raises:
+            KikimimiError: It cannot.
+        """
+        if not file_there(self.path):
+            self._judge.component(self._judge.config).ready()
 
     def known(self, prompts: Sequence[JudgePrompt]) -> list[JudgeReply | None]:
         """Return what was answered before; None where nothing was."""

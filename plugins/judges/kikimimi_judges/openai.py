@@ -128,6 +128,14 @@ class OpenAIJudge(Judge):
         }
         return json.dumps(told, sort_keys=True, default=str)
 
+    def ready(self) -> None:
+        """Check that there is a key, where one is asked for.
+
+        Raises:
+            RequestError: The environment variable of the key is not set, or holds none.
+        """
+        _ = self._key
+
     def cost(self, tokens_in: int, tokens_out: int) -> float | None:
         """Return what tokens cost by the prices of the options; None where neither is given."""
         prices = (self.config.price_in, self.config.price_out)

@@ -145,12 +145,18 @@ class JudgeMetric(Metric):
         """Return the mean score of the answers that were judged."""
         return self.config.scale[0] + details["points"] / details["judged"]
 
+    def differs(self, one: Details, other: Details) -> bool:
+        """Whether the scores differ, or one of them failed: tokens say nothing of an answer's worth."""
+        return any(one[name] != other[name] for name in ("judged", "points"))
+
     def try_references(self, items: Sequence[MetricItem]) -> int:
         """Return how many answers can be judged; the judge is not asked.
 
         Raises:
             ValueError: What was asked is not known in words.
+            KikimimiError: The judge cannot be asked.
         """
+        self._judging.ready()
         without = sum(not item.question.strip() for item in items)
         if without:
             raise ValueError(
@@ -173,8 +179,11 @@ class JudgeMetric(Metric):
         """Return what the judge said of each answer: scores and reasons; the judge is not asked."""
         kept = [number for number, item in enumerate(items) if item.reference.strip()]
         each = [self._prompts(items[number]) for number in kept]
-        known = iter(self._judging.known([prompt for prompts in each for prompt in prompts]))
         found = [""] * len(items)
+        try:
+            known = iter(self._judging.known([prompt for prompts in each for prompt in prompts]))
+        except KikimimiError:  # it is gone, such as a run folder: nobody knows what it said
+            return found
         for number, prompts in zip(kept, each, strict=True):
             own = [next(known) for _ in prompts]
             found[number] = "\n".join(_remark(*self._read(reply.text)) for reply in own if reply is not None)
