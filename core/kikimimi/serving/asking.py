@@ -151,5 +151,7 @@ class Question:
                     503, "nobody has begun to answer within the time; try again later", code="timeout"
                 ) from None
             raise RefusalError(
-                504, "the answer is not done within the time; ask for a shorter one", code="timeout"
+                504,
+                "the answer is not done within the time (kikimimi serve --timeout); ask for a shorter one",
+                code="timeout",
             ) from None

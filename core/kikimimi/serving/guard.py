@@ -9,7 +9,7 @@ import time
 import anyio
 from starlette.types import ASGIApp, Message as Event, Receive, Scope, Send
 
-from kikimimi.console.hosts import names_loopback
+from kikimimi.console.hosts import may_call
 from kikimimi.serving.limits import HeldBody
 from kikimimi.serving.refusal import RefusalError
 from kikimimi.serving.service import Service
@@ -68,12 +68,9 @@ class Guard:
             )
 
     def _check_name(self, scope: Scope) -> None:
-        """Refuse names of other machines where no key is asked for.
-
-        A page of the web may give its own name the address of this machine, and would read what it asks here.
-        """
+        """Refuse names of other machines where no key is asked for."""
         name = _header(scope, b"host").decode("latin-1")
-        if self._key is None and not names_loopback(name):
+        if self._key is None and not may_call(name):
             raise RefusalError(
                 403,
                 "without a key, this server is called by 127.0.0.1, localhost or [::1] alone, not by another "

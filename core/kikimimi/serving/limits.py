@@ -51,7 +51,10 @@ class Limits:
         if length > self.max_upload_bytes:
             allowed = size(self.max_upload_bytes)
             raise RefusalError(
-                413, f"the request is larger than {allowed}, the most that is taken", code="too_large"
+                413,
+                f"the request is larger than {allowed}, the most that is taken here (kikimimi serve "
+                "--max-megabytes)",
+                code="too_large",
             )
 
     def check_seconds(self, seconds: float, name: str) -> None:
@@ -63,7 +66,8 @@ class Limits:
         if seconds > self.max_audio_seconds:
             raise RefusalError(
                 413,
-                f"{name}: lasts {amount(seconds)}; at most {amount(self.max_audio_seconds)} are taken",
+                f"{name}: lasts {amount(seconds)} ({seconds:,.1f} s); at most "
+                f"{self.max_audio_seconds:,.0f} s are taken here (kikimimi serve --max-seconds)",
                 param=name,
                 code="audio_too_long",
             )

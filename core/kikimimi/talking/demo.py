@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from kikimimi.console.hosts import may_call
 from kikimimi.contracts.generation import Generation
 from kikimimi.errors import MissingExtraError, RequestError
 from kikimimi.files.writing import scratch_folder
@@ -76,6 +77,7 @@ class Demo:
             page = self.page()
             _, address, _ = page.queue(default_concurrency_limit=_AT_ONCE, max_size=_SESSIONS).launch(
                 server_name=host,
+                app_kwargs={"middleware": [(_Called, (host,), {})]},
                 server_port=port,
                 prevent_thread_lock=True,
                 quiet=True,
@@ -248,6 +250,32 @@ class Demo:
     def _name(self) -> str:
         name, folder = self.run.recipe.name, self.run.path.name
         return name if name == folder else f"{name} ({folder})"
+
+
+class _Called:
+    """An ASGI application before another: refuses whoever calls the page by a name of others.
+
+    Args:
+        app: The other one.
+        host: Where the page is.
+    """
+
+    def __init__(self, app: Any, host: str) -> None:
+        self._app, self._host = app, host
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle a request, or what is no request."""
+        names = [value.decode("latin-1") for key, value in scope.get("headers", ()) if key == b"host"]
+        if scope["type"] == "lifespan" or (len(names) == 1 and may_call(names[0], self._host)):
+            await self._app(scope, receive, send)
+            return
+        said = (
+            f"This page is called by {self._host} or localhost, not by another name. "
+            "A proxy before it has to call it so, too.\n"
+        )
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 403, "headers": headers})
+        await send({"type": "http.response.body", "body": said.encode()})
 
 
 def _as_text(shown: ShownTurns) -> ShownTurns:

@@ -107,7 +107,9 @@ def test_uploads_have_an_end(by_hand: Start, wait_for: WaitFor, announced: bool)
             headers={"content-type": "multipart/form-data; boundary=x"},
         )
     assert got.status_code == 413
-    assert got.json()["error"]["message"] == "the request is larger than 100 kB, the most that is taken"
+    assert got.json()["error"]["message"] == (
+        "the request is larger than 100 kB, the most that is taken here (kikimimi serve --max-megabytes)"
+    )
     got = httpx.post(f"{url}/v1/chat/completions", content=iter([b" " * 60_000] * 2))
     assert got.status_code == 413
     wait_for(lambda: service.load.held == 0)
@@ -136,13 +138,15 @@ def test_audio_has_an_end(by_hand: Start) -> None:
     assert len(bomb) < 50_000
     got = transcribe(url, content=bomb)
     assert got.status_code == 413
-    assert got.json()["error"]["message"] == "file: lasts 5.0 minutes; at most 1.0 minutes are taken"
+    assert got.json()["error"]["message"] == (
+        "file: lasts 5.0 minutes (300.0 s); at most 60 s are taken here (kikimimi serve --max-seconds)"
+    )
     data = base64.b64encode(audio_file(noise(40))).decode()
     parts = [{"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}] * 2
     body = {"model": "small", "messages": [{"role": "user", "content": parts}]}
     got = httpx.post(f"{url}/v1/chat/completions", json=body)
     assert got.status_code == 413
-    assert "messages: lasts 1.3 minutes" in got.json()["error"]["message"]
+    assert "messages: lasts 1.3 minutes (80.0 s); at most 60 s" in got.json()["error"]["message"]
     assert engine.asked == []
 
 

@@ -215,12 +215,30 @@ def upload(address: str, content: bytes) -> tuple[int, str]:
         body % content,
         {"Content-Type": "multipart/form-data; boundary=x"},
     )
+    return answered(request)
+
+
+def answered(request: urllib.request.Request) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
+
+
+def test_names_of_others_are_refused(demo: Any) -> None:
+    """A page of the web cannot talk to the model by giving its own name the address of this machine."""
+    with demo().serving(port=0) as address:
+        assert called(address, "localhost")[0] == called(address, "127.0.0.1")[0] == 200
+        for name in ("evil.example", ""):
+            status, said = called(address, name)
+            assert (status, "is called by 127.0.0.1 or localhost" in said) == (403, True)
+
+
+def called(address: str, name: str) -> tuple[int, str]:
+    """Open the page by another name; return the status and what is answered."""
+    return answered(urllib.request.Request(address, headers={"Host": name}))
 
 
 def test_what_cannot_be_served(demo: Any, live: Any, monkeypatch: pytest.MonkeyPatch) -> None:
