@@ -37,8 +37,8 @@ ADAPTER_OPTIONS = (
             "    steps: 100",
             "    stesp: 1\n    steps: 100",
             "stages.align.stesp: stage 'align' has no option 'stesp'. Did you mean 'steps'? Options: batch, "
-            "checkpoint, clip, data, dtype, early_stop, epochs, evaluate, faults, gate, mixture, objective, "
-            "optimiser, schedule, start_from, steps, train, validate (x.yaml:13)",
+            "checkpoint, clip, data, dtype, early_stop, epochs, evaluate, faults, gate, guards, mixture, "
+            "objective, optimiser, schedule, start_from, steps, train, validate (x.yaml:13)",
             id="unknown option of a stage",
         ),
         pytest.param(

@@ -79,7 +79,17 @@ def test_recipes(load: Any, write: Any, base: str, overrides: list[str]) -> None
 
 def test_what_is_shown_is_complete(load: Any, base: str) -> None:
     shown = yaml.safe_load(to_yaml(load(base)))
-    assert list(shown) == ["name", "seed", "encoder", "adapter", "llm", "stages", "evaluate", "trainer"]
+    assert list(shown) == [
+        "name",
+        "seed",
+        "encoder",
+        "adapter",
+        "llm",
+        "stages",
+        "evaluate",
+        "guards",
+        "trainer",
+    ]
     assert "extends" not in shown
     assert shown["encoder"] == {
         "name": "ear",
