@@ -12,7 +12,7 @@ from kikimimi.console.terminal import say
 from kikimimi.errors import DamagedError, RunError
 from kikimimi.evaluation.evaluate import stage_system
 from kikimimi.files.writing import check_target
-from kikimimi.guards.readings import Readings, SpokenPart, read_model
+from kikimimi.guards.readings import Readings, SpokenPart, WrittenPart, read_model
 from kikimimi.guards.record import (
     GUARDS_FILE,
     GuardRecord,
@@ -157,14 +157,14 @@ def _read(
 ) -> Readings:
     """Return readings of weights, measured now where they were not before, and kept."""
     recipe, guards = run.recipe, run.recipe.guards
-    spoken = SpokenPart.find(recipe) if hears else None
+    spoken, written = SpokenPart.find(recipe) if hears else None, WrittenPart.find(recipe)
     first = next(iter(recipe.evaluate.values()), None)
     precision = recipe.trainer.precision if first is None else recipe.precision_of(first)
     llm = digest(dump_plain(plain(recipe.llm)))[:12]
     identity = {
         "weights": f"sources {llm}" if file is None else run.identity_of(file),
         "heard": "nothing" if not hears else "no clips" if spoken is None else spoken.identity,
-        "sets": sets_digest(),
+        "sets": sets_digest() if written is None else f"{sets_digest()}, or {written.identity}",
         "languages": ", ".join(guards.languages),
         "generate": f"greedy, at most {guards.max_new_tokens} tokens, {precision}",
     }
@@ -181,7 +181,7 @@ def _read(
     else:
         cpu = torch.device("cpu") if recipe.trainer.accelerator == "cpu" else None
         engine = Engine(model, cpu, precision=precision, seed=recipe.seed)
-    readings = read_model(engine, guards, spoken, identity, hears=hears)
+    readings = read_model(engine, guards, spoken, written, identity, hears=hears)
     record["readings"].append(readings)
     write_guards(run, record)
     return readings

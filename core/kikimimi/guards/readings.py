@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -31,6 +31,10 @@ LONGEST_CLIP = 15.0
 """Longest of these clips [s]."""
 LEAST_TEXTS = 10
 """Fewest sentences, or questions, of a language of which something is said."""
+NUM_WRITTEN = 40
+"""Most requests that stand in for the sets of the package."""
+OWN = "own"
+"""What is said of these in the place of a language."""
 _TRIED = 50  # records of an evaluation, to find clips whose transcript is asked for
 _WRITE: dict[GuardLanguage, str] = {
     "ja": "短い文を一つ書いてください。",
@@ -71,7 +75,7 @@ class GuardReply(TypedDict):
         language: Language of the request.
         asked: The request; of a clip, the name of the instruction.
         answer: What the model wrote.
-        reference: What is said in the clip; empty of questions and sounds.
+        reference: What is said in the clip, or the right answer to an evaluation's request; else empty.
     """
 
     kind: AskedKind
@@ -87,13 +91,13 @@ class Readings(TypedDict):
 
     Attributes:
         identity: What it depends on, by name: weights, sets, and how was generated.
-        losses: Negative log-probability [nats] and tokens of each sentence, by language.
+        losses: Negative log-probability [nats] and tokens of each sentence, by language, or `OWN`.
         replies: The answers.
         missing: Why something is not there, by what it is: ``loss ja``, ``questions en``, ``clips``.
     """
 
     identity: dict[str, str]
-    losses: dict[GuardLanguage, list[tuple[float, int]]]
+    losses: dict[str, list[tuple[float, int]]]
     replies: list[GuardReply]
     missing: dict[str, str]
 
@@ -140,17 +144,66 @@ class SpokenPart:
     def find(cls, recipe: Recipe) -> SpokenPart | None:
         """Return the first evaluation of a recipe that asks for transcripts, or None.
 
-        One whose data is not there is passed over.
+        One whose data is not there, or cannot be used, is passed over.
         """
-        for name, evaluation in recipe.evaluate.items():
-            try:
-                corpus = Corpus.open(name, evaluation)
-            except RequestError:
-                continue
+        for corpus, identity in _corpora(recipe):
             if clips := _transcribed(corpus, recipe.seed):
-                task = " ".join(dump_plain(plain(evaluation.task)).split())
-                return cls(corpus, clips, f"{name}, {corpus.shards.digest}, {task}")
+                return cls(corpus, clips, identity)
         return None
+
+
+@dataclass(frozen=True)
+class WrittenPart:
+    """An evaluation that asks for something else than transcripts, in writing.
+
+    It stands in for the sets of the package where the LLM's vocabulary cannot spell these.
+
+    Attributes:
+        conversations: Requests with their answers, by name.
+        identity: What tells it from another.
+    """
+
+    conversations: dict[str, Conversation]
+    identity: str
+
+    @classmethod
+    def find(cls, recipe: Recipe) -> WrittenPart | None:
+        """Return the first evaluation of a recipe that can be asked so, or None."""
+        for corpus, identity in _corpora(recipe):
+            if conversations := _written(corpus, recipe.seed):
+                return cls(conversations, identity)
+        return None
+
+
+def _corpora(recipe: Recipe) -> Iterator[tuple[Corpus, str]]:
+    """Yield the data of the evaluations of a recipe that is there, and what tells it from other data."""
+    for name, evaluation in recipe.evaluate.items():
+        try:
+            corpus = Corpus.open(name, evaluation)
+        except RequestError:
+            continue
+        task = " ".join(dump_plain(plain(evaluation.task)).split())
+        yield corpus, f"{name}, {corpus.shards.digest}, {task}"
+
+
+def _written(corpus: Corpus, seed: int) -> dict[str, Conversation]:
+    rows = range(len(corpus.shards))
+    found: dict[str, Conversation] = {}
+    for row in Random(seed).sample(rows, min(NUM_WRITTEN, len(rows))):
+        record = corpus.shards.read(row)
+        try:
+            spoken = corpus.conversation(record)
+            said = spoken.written()
+        except ValueError:
+            continue
+        except DataError:
+            return {}
+        reference = spoken.reference().strip()
+        if reference in [(text or "").strip() for text in spoken.transcripts()]:
+            return {}  # transcripts are asked for
+        if reference:
+            found[f"{OWN}/{row} {record.key}"] = said
+    return found
 
 
 def _transcribed(corpus: Corpus, seed: int) -> list[AskedClip]:
@@ -161,11 +214,14 @@ def _transcribed(corpus: Corpus, seed: int) -> list[AskedClip]:
     found: list[AskedClip] = []
     for row in Random(seed).sample(rows, min(_TRIED, len(rows))):
         record = shards.read(row)
-        conversation = corpus.conversation(record)
-        reference, (said, *others) = conversation.reference().strip(), conversation.transcripts()
-        if others or said is None or not reference:
+        try:
+            conversation = corpus.conversation(record)
+        except DataError:
+            return []
+        reference, transcripts = conversation.reference().strip(), conversation.transcripts()
+        if len(transcripts) != 1 or not transcripts[0] or not reference:
             continue
-        if said.strip() != reference:
+        if transcripts[0].strip() != reference:
             return []  # something else is asked for
         found.append(AskedClip(record, conversation.prompt(), reference))
         if len(found) == NUM_CLIPS:
@@ -174,7 +230,13 @@ def _transcribed(corpus: Corpus, seed: int) -> list[AskedClip]:
 
 
 def read_model(
-    engine: Engine, guards: Guards, spoken: SpokenPart | None, identity: dict[str, str], *, hears: bool
+    engine: Engine,
+    guards: Guards,
+    spoken: SpokenPart | None,
+    written: WrittenPart | None,
+    identity: dict[str, str],
+    *,
+    hears: bool,
 ) -> Readings:
     """Ask a model all that the guards need.
 
@@ -182,6 +244,7 @@ def read_model(
         engine: The model.
         guards: What is asked for.
         spoken: Where clips are from, if anywhere.
+        written: What is asked where its vocabulary spells none of the sets, if anything.
         identity: What the readings depend on.
         hears: Whether it is asked about clips, too: before training it cannot be.
 
@@ -190,9 +253,15 @@ def read_model(
     """
     readings: Readings = {"identity": identity, "losses": {}, "replies": [], "missing": {}}
     requests: dict[str, list[_Request]] = {}
+    vocabulary = engine.model.llm.vocabulary
     for language in guards.languages:
-        _read_losses(engine, language, readings)
-        requests[f"questions {language}"] = list(_questions(engine.model.llm.vocabulary, language))
+        texts = [text for text in held_out_texts(language) if _spells(vocabulary, text)]
+        said = [_conversation(_WRITE[language]).answered(text) for text in texts]
+        _read_losses(engine, language, said, readings)
+        requests[f"questions {language}"] = list(_questions(vocabulary, language))
+    if written is not None and not any(readings["losses"].values()):
+        _read_losses(engine, OWN, list(written.conversations.values()), readings)
+        requests[f"questions {OWN}"] = list(_own_questions(written))
     if hears and spoken is None:
         readings["missing"] |= dict.fromkeys(
             ("silence", "clips"), "no evaluation of the recipe, whose data is there, asks for transcripts"
@@ -216,18 +285,16 @@ def read_model(
     return readings
 
 
-def _read_losses(engine: Engine, language: GuardLanguage, readings: Readings) -> None:
-    texts = [text for text in held_out_texts(language) if _spells(engine.model.llm.vocabulary, text)]
-    if len(texts) < LEAST_TEXTS:
-        readings["missing"][f"loss {language}"] = f"the LLM's vocabulary spells {len(texts)} of the sentences"
+def _read_losses(engine: Engine, what: str, said: Sequence[Conversation], readings: Readings) -> None:
+    if len(said) < LEAST_TEXTS:
+        readings["missing"][f"loss {what}"] = f"the LLM's vocabulary spells {len(said)} of the sentences"
         return
-    said = [_conversation(_WRITE[language]).answered(text) for text in texts]
     try:
         found = engine.log_probabilities(said)
     except DataError as error:
-        readings["missing"][f"loss {language}"] = str(error)
+        readings["missing"][f"loss {what}"] = str(error)
         return
-    readings["losses"][language] = [(-log_probability, tokens) for log_probability, tokens in found]
+    readings["losses"][what] = [(-log_probability, tokens) for log_probability, tokens in found]
 
 
 def _spells(vocabulary: Vocabulary, text: str) -> bool:
@@ -247,6 +314,14 @@ def _questions(vocabulary: Vocabulary, language: GuardLanguage) -> Iterator[_Req
         if _spells(vocabulary, asked) and any(_spells(vocabulary, answer) for answer in one.answers):
             name = f"{language}/{number}"
             yield _reply("question", name, language, asked), Prompt(name, _conversation(asked), [])
+
+
+def _own_questions(written: WrittenPart) -> Iterator[_Request]:
+    for name, conversation in written.conversations.items():
+        reference, prompt = conversation.reference().strip(), conversation.prompt()
+        texts = [part.text or "" for message in prompt.messages for part in message.parts]
+        language = script_of(reference) or "en"
+        yield _reply("question", name, language, "\n".join(texts), reference), Prompt(name, prompt, [])
 
 
 def _silence(engine: Engine, spoken: SpokenPart) -> Iterator[_Request]:

@@ -13,13 +13,16 @@ from kikimimi.console.words import counted
 from kikimimi.contracts.metric import Better, Details, Metric, MetricConfig
 from kikimimi.evaluation.bootstrap import compare
 from kikimimi.evaluation.loops import has_loop
-from kikimimi.guards.readings import ELSEWHERE, GuardReply, Readings
+from kikimimi.guards.readings import ELSEWHERE, OWN, GuardReply, Readings
 from kikimimi.guards.sets import short_questions
 from kikimimi.guards.wording import drifts, has_words, holds_answer, letters, refuses, same_text
 from kikimimi.recipe.schema import GuardLanguage, GuardName, Guards
 
-LANGUAGE_NAMES: dict[GuardLanguage, str] = {"ja": "Japanese", "en": "English"}
+LANGUAGE_NAMES: dict[str, str] = {"ja": "Japanese", "en": "English"}
 """What languages are called."""
+_SETS: tuple[GuardLanguage, ...] = ("ja", "en")
+LEAST_RISE = 0.05
+"""Smallest rise of a loss that counts [nats per token]: of a loss near 0 any rise is many times that."""
 _ROUNDING = 1e-9  # of a difference of shares
 
 
@@ -152,8 +155,9 @@ def shown_value(value: float | None, unit: str) -> str:
 
 def _losses(after: Readings, before: Readings | None, no_before: str, guards: Guards) -> Iterator[GuardRow]:
     bound = f"rise of at most {100 * guards.loss:g} %"
-    for language in guards.languages:
-        what = f"loss of held-out {LANGUAGE_NAMES[language]} text [nats/token]"
+    for language in _parts(after, guards):
+        held_out = f"{LANGUAGE_NAMES[language]} text" if language != OWN else "answers of an evaluation"
+        what = f"loss of held-out {held_out} [nats/token]"
         now, then = _loss(after, language), None if before is None else _loss(before, language)
         if now is None:
             missing = after["missing"].get(f"loss {language}", "it was not measured")
@@ -167,11 +171,17 @@ def _losses(after: Readings, before: Readings | None, no_before: str, guards: Gu
         else:
             rise = now / then - 1 if then else math.inf
             why = f"it has risen by {100 * rise:.1f} %"
-            passed = now <= then * (1 + guards.loss)
+            passed = now <= max(then * (1 + guards.loss), then + LEAST_RISE)
             yield _row("forgetting", what, now, bound, passed, why, before=then, unit="nats")
 
 
-def _loss(readings: Readings, language: GuardLanguage) -> float | None:
+def _parts(readings: Readings, guards: Guards) -> list[str]:
+    """Return the languages that were asked in, or what stands in for them."""
+    own = OWN in readings["losses"] or f"loss {OWN}" in readings["missing"]
+    return [OWN] if own else list(guards.languages)
+
+
+def _loss(readings: Readings, language: str) -> float | None:
     """Return the mean over all tokens [nats]; None where nothing was measured."""
     found = readings["losses"].get(language)
     return sum(loss for loss, _ in found) / sum(tokens for _, tokens in found) if found else None
@@ -179,9 +189,10 @@ def _loss(readings: Readings, language: GuardLanguage) -> float | None:
 
 def _rights(after: Readings, before: Readings | None, no_before: str, guards: Guards) -> Iterator[GuardRow]:
     bound = f"fall of at most {100 * guards.answers:g} points"
-    for language in guards.languages:
+    for language in _parts(after, guards):
         now = _right(after, language)
-        what = f"right answers to {len(now) or ''} {LANGUAGE_NAMES[language]} questions".replace("  ", " ")
+        asked = f"{LANGUAGE_NAMES[language]} questions" if language != OWN else "requests of an evaluation"
+        what = f"right answers to {len(now) or ''} {asked}".replace("  ", " ")
         if not now:
             missing = after["missing"].get(f"questions {language}", "they were not asked")
             yield _row("forgetting", what, None, bound, None, missing)
@@ -204,14 +215,14 @@ def _rights(after: Readings, before: Readings | None, no_before: str, guards: Gu
         yield _row("forgetting", what, share, bound, passed, why, before=earlier)
 
 
-def _right(readings: Readings, language: GuardLanguage) -> dict[str, bool]:
+def _right(readings: Readings, language: str) -> dict[str, bool]:
     """Return of each question that was asked in a language whether the answer is right."""
-    questions = short_questions(language)
-    return {
-        one["name"]: holds_answer(one["answer"], questions[int(one["name"].partition("/")[2])].answers)
-        for one in readings["replies"]
-        if one["kind"] == "question" and one["language"] == language
-    }
+    asked = [one for one in readings["replies"] if one["kind"] == "question"]
+    asked = [one for one in asked if one["name"].startswith(f"{language}/")]
+    if language == OWN:
+        return {one["name"]: letters(one["answer"]) == letters(one["reference"]) for one in asked}
+    questions = {f"{name}/{n}": one for name in _SETS for n, one in enumerate(short_questions(name))}
+    return {one["name"]: holds_answer(one["answer"], questions[one["name"]].answers) for one in asked}
 
 
 def _silence(after: Readings, guards: Guards) -> GuardRow:

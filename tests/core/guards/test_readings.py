@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from kikimimi.guards.readings import (
     AskedClip,
     Readings,
     SpokenPart,
+    WrittenPart,
     asked_otherwise,
     read_model,
 )
@@ -28,6 +30,7 @@ from kikimimi.inference.engine import Prompt
 from kikimimi.recipe import Guards, load_recipe
 from kikimimi.testing import write_shard
 
+QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
 REQUEST = "Write it down."
 IDENTITY = {"weights": "x", "heard": "nothing"}
 Rule = Callable[[str, bool], str]
@@ -74,8 +77,10 @@ def spoken(*seconds: float) -> SpokenPart:
     return SpokenPart(Clips(), clips, "held_out")  # type: ignore[arg-type]
 
 
-def read(engine: Ruled, part: SpokenPart | None = None, *, hears: bool = True) -> Readings:
-    return read_model(engine, Guards(languages=["en"]), part, IDENTITY, hears=hears)  # type: ignore[arg-type]
+def read(
+    engine: Ruled, part: SpokenPart | None = None, written: WrittenPart | None = None, *, hears: bool = True
+) -> Readings:
+    return read_model(engine, Guards(languages=["en"]), part, written, IDENTITY, hears=hears)  # type: ignore[arg-type]
 
 
 def failed(readings: Readings, before: Readings | None = None) -> set[str]:
@@ -143,6 +148,33 @@ def test_what_a_vocabulary_cannot_spell_is_not_asked() -> None:
     }
 
 
+def test_an_evaluation_stands_in_for_sets_that_cannot_be_spelled() -> None:
+    user = [Conversation((Message("user", (TextPart(f"say {n}"),)),)) for n in range(12)]
+    part = WrittenPart({f"own/{n}": one.answered(f"{n}!") for n, one in enumerate(user)}, "chat")
+    few = CharacterVocabulary("abc")
+    before = read(Ruled(lambda asked, _: asked.removeprefix("say "), few), written=part, hears=False)
+    assert before["losses"] == {"own": [(2.0 * size, size) for size in [2] * 10 + [3] * 2]}
+    assert failed(before, before) == set()
+    worse = read(Ruled(lambda asked, _: asked, few), written=part, hears=False)
+    (loss, right) = judge_readings(worse, before, "none", Guards(languages=["en"]))[:2]
+    assert (loss["what"], loss["passed"]) == ("loss of held-out answers of an evaluation [nats/token]", True)
+    assert (right["before"], right["after"], right["passed"]) == (1, 0, False)
+    assert right["what"] == "right answers to 12 requests of an evaluation"
+    spelled = read(
+        Ruled(lambda *_: "Paris"), written=part, hears=False
+    )  # where the sets can be, they are asked
+    assert set(spelled["losses"]) == {"en"}
+    assert not any(one["name"].startswith("own/") for one in spelled["replies"])
+
+
+@pytest.mark.parametrize(("form", "task", "found"), [("clips", "asr", 0), ("clips", "emotion", 8)])
+def test_what_stands_in_is_no_transcript(tmp_path: Path, form: Any, task: str, found: int) -> None:
+    shards = write_shard(tmp_path, 8, form=form)
+    recipe = load_recipe(QUICKSTART, [f"evaluate={{x: {{shards: '{shards}', task: {task}}}}}"])
+    part = WrittenPart.find(recipe)
+    assert (0 if part is None else len(part.conversations)) == found
+
+
 def test_what_a_model_cannot_take_is_missing_with_the_reason() -> None:
     def refuse(asked: str, heard: bool) -> str:
         if heard:
@@ -174,7 +206,7 @@ def test_clips_are_from_an_evaluation_that_asks_for_transcripts(
 ) -> None:
     shards = write_shard(tmp_path, 8)
     recipe = load_recipe(
-        Path(__file__).parents[3] / "recipes" / "quickstart.yaml",
+        QUICKSTART,
         [f"evaluate={{gone: {{shards: nowhere.tar, task: asr}}, x: {{shards: '{shards}', task: {task}}}}}"],
     )
     part = SpokenPart.find(recipe)

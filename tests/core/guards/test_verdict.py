@@ -70,6 +70,13 @@ def test_the_loss_may_rise_by_a_tenth(now: float, passed: bool, why: str) -> Non
     assert row["passed"]
 
 
+def test_of_a_loss_near_zero_a_small_rise_counts_for_nothing() -> None:
+    (row, _) = judged(readings(loss=0.05), readings(loss=0.01))["forgetting"]
+    assert row["passed"]
+    (row, _) = judged(readings(loss=0.07), readings(loss=0.01))["forgetting"]
+    assert (row["passed"], row["why"]) == (False, "it has risen by 600.0 %")
+
+
 def test_a_loss_without_a_before_is_shown_and_judged_by_nobody() -> None:
     (row, _) = judged(readings(loss=2.0))["forgetting"]
     assert (row["before"], row["after"], row["passed"], row["why"]) == (None, 2.0, None, NO_BEFORE)

@@ -45,7 +45,7 @@ ADAPTER_OPTIONS = (
             "name: base",
             "nam: base\nname: base",
             "nam: a recipe has no option 'nam'. Did you mean 'name'? Options: adapter, encoder, "
-            "evaluate, llm, name, "
+            "evaluate, guards, llm, name, "
             "seed, stages, trainer (x.yaml:1)",
             id="unknown key",
         ),
