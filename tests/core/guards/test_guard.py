@@ -16,7 +16,7 @@ from kikimimi.errors import DamagedError, GateError
 from kikimimi.evaluation.record import open_changed
 from kikimimi.guards import guard, readings
 from kikimimi.guards.guard import guard_run, guard_stage
-from kikimimi.guards.record import read_guards
+from kikimimi.guards.record import read_guards, write_guards
 from kikimimi.guards.table import print_verdict
 from kikimimi.guards.verdict import GuardRow, Verdict
 from kikimimi.inspect.run_check import check_run
@@ -139,6 +139,15 @@ def test_other_bounds_need_no_other_measurement(run: RunFolder, asked: list[bool
     changed, _ = open_changed(run.path, ["guards.languages=[ja]"])
     guard_run(changed)
     assert asked == [False, True]
+
+
+def test_weights_that_are_no_numbers_fail(run: RunFolder) -> None:
+    record = read_guards(run)
+    record["readings"][1]["losses"]["en"] = [(float("nan"), 3)]
+    write_guards(run, record)
+    (loss, _) = rows(guard_run(run), "forgetting")
+    assert (loss["after"], loss["passed"], loss["why"]) == (None, False, "the loss is no number")
+    assert rows(read_guards(run)["verdicts"]["guarded"], "forgetting")[0] == loss
 
 
 def test_an_interrupted_measurement_goes_on(

@@ -160,9 +160,8 @@ def test_an_evaluation_stands_in_for_sets_that_cannot_be_spelled() -> None:
     assert (loss["what"], loss["passed"]) == ("loss of held-out answers of an evaluation [nats/token]", True)
     assert (right["before"], right["after"], right["passed"]) == (1, 0, False)
     assert right["what"] == "right answers to 12 requests of an evaluation"
-    spelled = read(
-        Ruled(lambda *_: "Paris"), written=part, hears=False
-    )  # where the sets can be, they are asked
+    # Where the sets can be spelled, they are asked.
+    spelled = read(Ruled(lambda *_: "Paris"), written=part, hears=False)
     assert set(spelled["losses"]) == {"en"}
     assert not any(one["name"].startswith("own/") for one in spelled["replies"])
 

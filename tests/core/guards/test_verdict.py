@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -15,17 +15,17 @@ NO_BEFORE = "the LLM is new"
 ENGLISH = Guards(languages=["en"])
 
 
-def reply(kind: AskedKind, name: str, answer: str, asked: str = "transcript", **more: Any) -> GuardReply:
-    found: dict[str, Any] = {
+def reply(
+    kind: AskedKind, name: str, answer: str, asked: str = "transcript", *, reference: str = ""
+) -> GuardReply:
+    return {
         "kind": kind,
         "name": name,
         "language": "en",
         "asked": asked,
         "answer": answer,
-        "reference": "",
-        **more,
+        "reference": reference,
     }
-    return cast(GuardReply, found)
 
 
 def answered(right: int, wrong: str = "no idea") -> list[GuardReply]:
@@ -36,13 +36,15 @@ def answered(right: int, wrong: str = "no idea") -> list[GuardReply]:
     ]
 
 
-def readings(*replies: GuardReply, loss: float | None = None, **missing: str) -> Readings:
+def readings(
+    *replies: GuardReply, loss: float | None = None, missing: dict[str, str] | None = None
+) -> Readings:
     losses: Any = {} if loss is None else {"en": [(loss * 3, 3), (loss * 5, 5)]}
     return {
         "identity": {"weights": "x", "heard": "nothing"},
         "losses": losses,
         "replies": list(replies),
-        "missing": missing,
+        "missing": missing or {},
     }
 
 
@@ -88,8 +90,8 @@ def test_a_loss_that_is_no_number_fails() -> None:
 
 
 def test_what_could_not_be_measured_says_why() -> None:
-    without: dict[str, Any] = {"loss en": "it spells none", "questions en": "too few", "silence": "no clips"}
-    found = judged(readings(**without))
+    missing = {"loss en": "it spells none", "questions en": "too few", "silence": "no clips"}
+    found = judged(readings(missing=missing))
     assert [row["why"] for row in found["forgetting"]] == ["it spells none", "too few"]
     assert [row["why"] for row in found["silence"]] == ["no clips"]
     assert all(row["passed"] is None for rows in found.values() for row in rows)
