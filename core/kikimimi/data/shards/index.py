@@ -24,7 +24,7 @@ from kikimimi.data.shards.store import fetch, is_url
 from kikimimi.data.shards.tar import BLOCK
 from kikimimi.data.shards.web import TooLargeError
 from kikimimi.errors import DataError, RequestError
-from kikimimi.files.reading import MEBIBYTE, parse_json, read_bytes
+from kikimimi.files.reading import MEBIBYTE, file_there, parse_json, read_bytes
 
 SUFFIX = ".index.safetensors"
 """What the name of an index adds to that of its shard."""
@@ -164,7 +164,7 @@ class ShardIndex:
 
         Raises:
             RequestError: The shard or its index does not exist, or access to it is denied.
-            DataError: The index is malformed, or is not of this version of the shard.
+            DataError: The index is malformed, no file, or is not of this version of the shard.
             StorageError: The server does not answer.
         """
         if is_url(str(shard)):
@@ -173,7 +173,7 @@ class ShardIndex:
         path, again = index_path(shard), f"Make it again with: kikimimi data index {shard}"
         if not shard.is_file():
             raise RequestError(f"{shard}: no such shard")
-        if not path.is_file():
+        if not file_there(path, f"Delete it. {again}"):
             if (old := old_path(shard)).is_file():
                 raise RequestError(f"{shard}: its index {old.name} is of an older version. {again}")
             raise RequestError(f"{shard}: has no index. Make it with: kikimimi data index {shard}")

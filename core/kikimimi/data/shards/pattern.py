@@ -10,8 +10,8 @@ from pathlib import Path
 from kikimimi.console.terminal import shortened
 from kikimimi.contracts.layout import as_on_disk
 from kikimimi.data.shards.store import check_url, is_url, list_urls
-from kikimimi.errors import RequestError
-from kikimimi.files.reading import paths_in
+from kikimimi.errors import DamagedError, RequestError
+from kikimimi.files.reading import file_there, paths_in
 
 MAX_SHARDS = 1_000_000
 """How many names the braces of a pattern may stand for."""
@@ -134,6 +134,11 @@ def _files(name: str, pattern: str) -> list[str]:
     if os.path.isdir(name):
         raise RequestError(f"{pattern}: {name} is a folder. Its shards are: {os.path.join(name, '*.tar')}")
     if not os.path.isfile(name):
+        try:
+            if os.path.lexists(name):
+                file_there(Path(name))
+        except DamagedError as error:
+            raise RequestError(f"{pattern}: shard {error}") from error
         raise NoShardError(pattern, f"{pattern}: shard {name} does not exist. {_MADE}{_seen_from(name)}")
     return [name]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import pickle
 import re
 import struct
@@ -17,10 +18,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from kikimimi.data.shards.check import ShardCheck
 from kikimimi.data.shards.index import COLUMNS, ShardIndex, index_path, read_columns, write_columns
 from kikimimi.data.shards.indexing import build_index
 from kikimimi.data.shards.shards import Shards
-from kikimimi.errors import DataError, RequestError
+from kikimimi.errors import DamagedError, DataError, RequestError
 
 Shard = Callable[..., Path]
 WriteTar = Callable[..., Path]
@@ -73,6 +75,26 @@ def test_missing_shard_and_missing_index(shard: Shard, tmp_path: Path) -> None:
     path = shard(1)
     with pytest.raises(RequestError, match=f"has no index. Make it with: kikimimi data index {path}"):
         ShardIndex.load(path)
+
+
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (Path.mkdir, "is not a file"),
+        (os.mkfifo, "is not a file"),
+        (lambda path: path.symlink_to("nowhere"), "is a symbolic link that leads nowhere"),
+    ],
+    ids=["folder", "pipe", "link"],
+)
+def test_what_is_no_file_in_the_place_of_an_index_is_named(shard: Shard, put: Any, said: str) -> None:
+    """It was said that the shard has none, and to make it, which what lies there prevents."""
+    path = shard(1)
+    put(index_path(path))
+    again = f"Delete it. Make it again with: kikimimi data index {path}"
+    with pytest.raises(DamagedError, match=re.escape(f"{index_path(path)}: {said}. {again}")):
+        ShardIndex.load(path)
+    report = ShardCheck([str(path)]).run()
+    assert [said in problem.reason for problem in report.problems] == [True]
 
 
 def test_stale_index(shard: Shard) -> None:

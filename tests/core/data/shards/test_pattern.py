@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,14 @@ def test_a_path_that_the_system_refuses_does_not_exist(name: str) -> None:
         expand(f"{name}.tar")
     with pytest.raises(RequestError, match="nothing matches"):
         expand(f"{name.replace(',', '')}*.tar" if "{" not in name else "\0*.tar")
+
+
+def test_what_is_no_file_in_the_place_of_a_shard_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    (tmp_path / "b.tar").symlink_to("nowhere")
+    for name, said in (("a.tar", "is not a file"), ("b.tar", "is a symbolic link that leads nowhere")):
+        with pytest.raises(RequestError, match=rf"shard .*{name}: {said}$"):
+            expand(str(tmp_path / name))
 
 
 def test_capitals(tmp_path: Path) -> None:
