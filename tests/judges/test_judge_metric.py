@@ -15,7 +15,7 @@ from tests.judges.endpoint import KEY, Endpoint, Said, completion, scored, texts
 
 from kikimimi import Chosen, MetricItem
 from kikimimi.contracts.metric import open_metric
-from kikimimi.errors import KikimimiError, RequestError
+from kikimimi.errors import KikimimiError, RequestError, WriteError
 from kikimimi.evaluation.bootstrap import compare
 from kikimimi.evaluation.judging import MOST_FAILURES
 from kikimimi.evaluation.score import score_items
@@ -291,6 +291,14 @@ def test_damaged_lines(endpoint: Endpoint, tmp_path: Path, capsys: pytest.Captur
     assert len(endpoint.requests) == 4 + 2
     assert metric(endpoint).measure_items(items) == first
     assert len(endpoint.requests) == 6
+
+
+@pytest.mark.fault("judge", "told before anything is asked, and paid for")
+def test_a_cache_that_takes_no_files(endpoint: Endpoint, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(WriteError, match="could not be written: "):
+        metric(endpoint).measure_items([item("a")])
+    assert endpoint.requests == []
 
 
 def test_failures_are_not_kept(endpoint: Endpoint, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from kikimimi.contracts.judge import Judge, JudgePrompt, JudgeReply
 from kikimimi.errors import KikimimiError
 from kikimimi.files.cache import cache_folder
 from kikimimi.files.reading import file_there, read_json_lines
-from kikimimi.files.writing import add_lines
+from kikimimi.files.writing import add_lines, check_target
 from kikimimi.recipe.chosen import Chosen
 
 MOST_FAILURES = 20
@@ -94,6 +94,7 @@ class Judging:
         return [held[key] for key in keys]
 
     def _ask(self, missing: dict[str, JudgePrompt], total: int) -> dict[str, JudgeReply]:
+        check_target(self.path)  # before anything is paid for
         judge: Judge = self._judge.component(self._judge.config)
         keys, found, unanswered = list(missing), dict[str, JudgeReply](), 0
         title = f"Asking judge '{self._judge.name}'"

@@ -232,4 +232,6 @@ def _others(value: Any, annotation: Any) -> tuple[Any, ...]:
         return tuple(other for other in chosen if other != value)
     if isinstance(value, str):
         return (f"{value}2",)
+    if isinstance(value, list):
+        return ([*value, "2"],)
     return (value + 1, value / 2) if isinstance(value, int | float) else ()

@@ -174,10 +174,10 @@ class OpenAIJudge(Judge):
             except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
                 replies.put(error)
 
-        # Daemons: an interrupt does not wait for an endpoint that does not answer.
-        for _ in range(min(self.config.concurrency, len(prompts))):
-            threading.Thread(target=work, daemon=True, name="judge").start()
         try:
+            # Daemons: an interrupt does not wait for an endpoint that does not answer.
+            for _ in range(min(self.config.concurrency, len(prompts))):
+                threading.Thread(target=work, daemon=True, name="judge").start()
             for _ in prompts:
                 reply = replies.get()
                 if isinstance(reply, BaseException):
