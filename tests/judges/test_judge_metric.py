@@ -240,10 +240,19 @@ def test_an_interrupted_evaluation_goes_on(
             raise KeyboardInterrupt
 
     judge = endpoint.judge(concurrency=1)
+    stopped = Event()
+
+    def answer_five(request: dict[str, Any], number: int) -> Said:
+        if number >= 5:  # however slowly the answers are taken
+            stopped.wait(10)
+        return scored(7)
+
+    endpoint.answer = answer_five
     with monkeypatch.context() as patch:
         patch.setattr("kikimimi.console.progress.Progress.advance", stop_at_four)
         with pytest.raises(KeyboardInterrupt):
             metric(endpoint, judge).measure_items(items)
+    stopped.set()
     endpoint.settle()
     (path,) = kept(tmp_path)
     assert len(path.read_text("utf-8").splitlines()) == 4

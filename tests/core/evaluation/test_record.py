@@ -174,7 +174,8 @@ def test_a_run_whose_added_evaluation_cannot_be_read_any_more(
             ["stages.asr.steps=900"],
             RunError,
             r"run keeps its recipe \(stages\.asr\.steps: there 2, here 900\)\. Only evaluate\.\* and "
-            r"guards\.\* can be added or changed here, and where it runs: trainer\.accelerator, trainer\.strategy",
+            r"guards\.\* can be added or changed here, and where it runs: trainer\.accelerator, "
+            r"trainer\.strategy",
         ),
         (
             ["trainer.precision=bf16"],
