@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import signal
 import socket
@@ -17,16 +18,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
 import torch
-from tests.published.models import Turn
+from safetensors.torch import load_file, save_file
+from tests.published.models import TINY, Turn, write_tekken
 from tests.published.test_export import trained
 from tests.published.test_import import LATER, LONG, ONE, SILENT, noise, prompt
+from transformers import VoxtralConfig, VoxtralForConditionalGeneration, WhisperFeatureExtractor
 
 from kikimimi import Generation
 from kikimimi.inference.engine import Engine
@@ -56,20 +59,29 @@ class Shape:
         to: The format.
         asked: Conversations, no two of which it may answer alike.
         changes: Of the recipe.
+        options: Of the server.
     """
 
     kind: str
     to: str
     asked: Sequence[list[Turn]]
     changes: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
+MISTRAL = (
+    *("--tokenizer-mode", "mistral", "--config-format", "mistral", "--load-format", "mistral"),
+    *("--limit-mm-per-prompt", '{"audio": 2}'),
+)
 SHAPES = {
     "qwen2_audio": Shape("qwen2_audio", "qwen2_audio", [ONE, OTHER, SHORT, LATER, SILENT]),
     "audioflamingo3": Shape("audioflamingo3", "audioflamingo3", [ONE, OTHER, SHORT, LONG, SILENT]),
     "ultravox": Shape("ultravox", "ultravox", [*STACKED, SILENT]),
     "granite_speech": Shape(
         "granite_speech", "granite_speech", [ONE, OTHER, SHORT, SILENT], ("llm.lora=null",)
+    ),
+    "voxtral-mistral": Shape(
+        "voxtral", "voxtral-mistral", [ONE, OTHER, SHORT, LATER, SILENT], options=MISTRAL
     ),
     "hf": Shape("qwen2_audio", "hf", [ONE, OTHER, SHORT, LATER, SILENT], ("adapter=conv",)),
 }
@@ -118,6 +130,39 @@ def contents(turn: Turn) -> list[dict[str, Any]]:
     return [*parts, {"type": "text", "text": turn.words}]
 
 
+def write_large_voxtral(folder: Path) -> None:
+    """Write a Voxtral as Mistral's files have to have it: sinusoids, 128 mel bins, heads of 32 channels."""
+    tower = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 256}
+    config = VoxtralConfig(
+        audio_config={**tower, "num_mel_bins": 128, "max_source_positions": 1500},
+        text_config={
+            **{"model_type": "llama", "vocab_size": 296, "head_dim": 32},
+            **{**TINY_LLM, "initializer_range": 0.2},
+        },
+        audio_token_id=24,
+    )
+    torch.manual_seed(0)
+    model: Any = VoxtralForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=128).save_pretrained(folder)
+    write_tekken(folder)
+    tokenizer = json.loads((folder / "tekken.json").read_bytes())
+    tokenizer["audio"]["audio_encoding_config"]["num_mel_bins"] = 128
+    (folder / "tekken.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    state = load_file(folder / "model.safetensors")
+    rates = torch.exp(-math.log(10_000) / 31 * torch.arange(32))
+    angles = torch.arange(1500)[:, None] * rates
+    positions = "audio_tower.embed_positions.weight"
+    # So large that clips are told apart, among the tokens of 30 s of silence.
+    for name, value in state.items():
+        tower_matrix = name.startswith("audio_tower.") and value.dim() > 1
+        layer_matrix = name.startswith("language_model.model.layers.") and value.dim() == 2
+        value.mul_(12 if tower_matrix else 8 if layer_matrix else 4 if "projector" in name else 1)
+    state["language_model.lm_head.weight"][:40] = 0  # control tokens: no answer shows them alike
+    state[positions] = torch.cat([angles.sin(), angles.cos()], 1)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def python_with_vllm(kind: str) -> str:
     """Return the Python that has what a shape is served with."""
     python = os.environ.get(VARIABLE)
@@ -141,6 +186,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         # vLLM's attention on the CPU takes heads of 32 channels and more.
         patch.setitem(TINY_LLM, "num_attention_heads", 1)
         patch.setitem(TINY_LLM, "num_key_value_heads", 1)
+        patch.setitem(TINY, "voxtral", replace(TINY["voxtral"], write=write_large_voxtral))
         run = trained(shape.kind, folder, *shape.changes)
     export_run(run, shape.to, folder / "out")
     with socket.socket() as free:
@@ -149,6 +195,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", "out"]
     command += ["--served-model-name", "served", "--trust-remote-code", "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", "2048", "--host", "127.0.0.1", "--port", str(port)]
+    command += shape.options
     quiet = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     environment = {**os.environ, **quiet, "VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with (folder / "server.log").open("w", encoding="utf-8") as log:
