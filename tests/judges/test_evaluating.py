@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,18 @@ def test_a_key_in_a_recipe_is_not_repeated(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"metric.judge.key_variable: must be the name of an env") as caught:
         load_recipe(recipe(tmp_path, f"{{name: judge, judge: {{{judge}}}}}"))
     assert KEY not in str(caught.value)
+
+
+def test_a_table_is_judged(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`kikimimi score` takes the judge as an option of the metric; standard output stays JSON."""
+    endpoint.answer = lambda request, number: scored(4)
+    (tmp_path / "table.csv").write_text("r,p\nright,good\nright,bad\n", encoding="utf-8")
+    options = {"name": "openai", "model": "judge-1", "base_url": endpoint.url, "key_variable": "JUDGE_KEY"}
+    asked = [text for key, value in options.items() for text in ("--metric-option", f"judge.{key}={value}")]
+    columns = ["--reference", "r", "--prediction", "p", "--normaliser", "none", "--metric", "judge"]
+    assert kikimimi(monkeypatch, "score", tmp_path / "table.csv", *columns, *asked, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["value"], found["judged"], found["count"]) == (4.0, 2, 2)
+    assert len(endpoint.requests) == 2
