@@ -41,6 +41,7 @@ evaluate:
     task: asr
     generate: {{max_new_tokens: 4}}
     metric: {metric}
+guards: {{run: never}}
 trainer: {{log_every: 1, accelerator: cpu}}
 """
 JUDGE = "name: openai, model: judge-1, base_url: '{url}', key_variable: JUDGE_KEY, retries: 0"
