@@ -188,6 +188,10 @@ def audio(data: str, kind: str = "wav") -> dict[str, Any]:
 WHERE = "messages[0].content[0].input_audio"
 
 
+@pytest.mark.fault(
+    "Clients of the server: parameters that are wrong or not supported",
+    "400 or 404 that names the parameter and what is allowed",
+)
 @pytest.mark.parametrize(
     ("given", "status", "param", "said"),
     [

@@ -34,6 +34,20 @@ from kikimimi.serving.service import Service
 Start = Callable[..., tuple[str, ByHand, Service]]
 WaitFor = Callable[[Callable[[], bool]], None]
 ROUTE = "/v1/audio/transcriptions"
+SLOW = pytest.mark.fault(
+    "Clients of the server: slow, silent, or gone",
+    "told (408, 503, 504) or let go; the place and the memory are free",
+)
+MUCH = pytest.mark.fault(
+    "Clients of the server: too many, too large, too long",
+    "429 with Retry-After, or 413, before it is decoded",
+)
+WHO = pytest.mark.fault(
+    "Clients of the server: without the key, or by a name of others", "401 or 403; nothing is read"
+)
+WRONG = pytest.mark.fault(
+    "Clients of the server: what is no request, or no such path", "told; nothing is logged"
+)
 CHAT = {"model": "small", "messages": [{"role": "user", "content": "x"}]}
 
 
@@ -44,6 +58,7 @@ def transcribe(
     return httpx.post(f"{url}{ROUTE}", files={"file": file}, data={"model": "small"}, timeout=60, **options)
 
 
+@MUCH
 def test_one_request_too_many(by_hand: Start, wait_for: WaitFor) -> None:
     url, engine, service = by_hand(max_requests=3)
     with ThreadPoolExecutor(3) as threads:
@@ -85,6 +100,7 @@ def test_who_was_answered_waits_for_nobody(by_hand: Start) -> None:
             asked = list(asked_still)
 
 
+@MUCH
 def test_an_engine_that_is_full(by_hand: Start) -> None:
     url, engine, _ = by_hand()
     engine._most = 0
@@ -92,6 +108,7 @@ def test_an_engine_that_is_full(by_hand: Start) -> None:
     assert (got.status_code, got.headers["retry-after"]) == (429, "1")
 
 
+@MUCH
 @pytest.mark.parametrize("announced", [True, False])
 def test_uploads_have_an_end(by_hand: Start, wait_for: WaitFor, announced: bool) -> None:
     """Counted as they come: a client that does not announce the length gets no further."""
@@ -115,6 +132,7 @@ def test_uploads_have_an_end(by_hand: Start, wait_for: WaitFor, announced: bool)
     wait_for(lambda: service.load.held == 0)
 
 
+@MUCH
 def test_all_uploads_together_have_an_end(by_hand: Start, wait_for: WaitFor) -> None:
     url, engine, service = by_hand(max_upload_bytes=20_000)
     with ThreadPoolExecutor(40) as threads:
@@ -131,6 +149,7 @@ def test_all_uploads_together_have_an_end(by_hand: Start, wait_for: WaitFor) -> 
     wait_for(lambda: service.load.held == 0)
 
 
+@MUCH
 def test_audio_has_an_end(by_hand: Start) -> None:
     """A small file of much audio is refused by its header, before any of it is decoded."""
     url, engine, _ = by_hand(max_audio_seconds=60)
@@ -150,6 +169,7 @@ def test_audio_has_an_end(by_hand: Start) -> None:
     assert engine.asked == []
 
 
+@SLOW
 def test_what_is_not_answered_in_time(by_hand: Start, wait_for: WaitFor) -> None:
     url, engine, service = by_hand(timeout_seconds=0.5)
     got = transcribe(url)
@@ -172,6 +192,7 @@ def test_what_is_not_answered_in_time(by_hand: Start, wait_for: WaitFor) -> None
     wait_for(lambda: not service.asker.places.locked())
 
 
+@SLOW
 def test_an_upload_that_does_not_come_in_time(by_hand: Start, wait_for: WaitFor) -> None:
     url, _, service = by_hand(timeout_seconds=0.5)
     with connected(url) as client:
@@ -198,6 +219,7 @@ def trickled(client: socket.socket, *parts: bytes) -> bytes:
             return said
 
 
+@SLOW
 def test_a_head_that_never_ends(by_hand: Start) -> None:
     """Of the first request, or of a later one; a connection that says nothing is closed as well."""
     url, _, _ = by_hand(head_seconds=0.3)
@@ -212,12 +234,14 @@ def test_a_head_that_never_ends(by_hand: Start) -> None:
         assert b"".join(iter(lambda: client.recv(1000), b"")).startswith(b"HTTP/1.1 408 ")
 
 
+@SLOW
 def test_a_body_that_nobody_reads_and_never_ends(by_hand: Start) -> None:
     url, _, _ = by_hand("s3cret-key", timeout_seconds=0.3)
     with connected(url) as client:
         assert trickled(client, head(1000)).startswith(b"HTTP/1.1 401 ")
 
 
+@SLOW
 def test_who_does_not_read_is_let_go(by_hand: Start, wait_for: WaitFor) -> None:
     url, engine, service = by_hand(timeout_seconds=0.5)
     threading.Thread(target=lambda: answer(engine.reply(), *["x" * 1_000_000] * 20)).start()
@@ -238,6 +262,7 @@ def head(length: int) -> bytes:
     return f"POST /v1/chat/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
+@SLOW
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_frees_its_row(by_hand: Start, wait_for: WaitFor, stream: bool) -> None:
     url, engine, service = by_hand()
@@ -254,6 +279,7 @@ def test_a_client_that_goes_away_frees_its_row(by_hand: Start, wait_for: WaitFor
     assert 'kikimimi_clients_gone_total{route="/v1/chat/completions"} 1.0' in said
 
 
+@SLOW
 def test_a_client_that_goes_away_while_it_sends(
     by_hand: Start, wait_for: WaitFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +303,7 @@ def open_files() -> list[str]:
     return [os.readlink(link) for link in folder.iterdir() if link.is_symlink()]
 
 
+@SLOW
 def test_who_waits_for_a_place_and_goes_away(by_hand: Start, wait_for: WaitFor) -> None:
     url, engine, service = by_hand(max_rows=1)
     body = json.dumps(CHAT).encode()
@@ -294,6 +321,7 @@ def test_who_waits_for_a_place_and_goes_away(by_hand: Start, wait_for: WaitFor) 
     wait_for(lambda: not service.asker.places.locked())
 
 
+@WHO
 def test_a_key(by_hand: Start, wait_for: WaitFor) -> None:
     url, engine, service = by_hand("s3cret-key")
     for given in ({}, {"authorization": "Bearer s3cret-ke"}, {"authorization": "Basic s3cret-key"}):
@@ -313,6 +341,7 @@ def test_a_key(by_hand: Start, wait_for: WaitFor) -> None:
     assert "s3cret" not in httpx.get(f"{url}/metrics", headers=right).text
 
 
+@WHO
 @pytest.mark.parametrize(
     "name", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "user@evil.example", "", "["]
 )
@@ -333,6 +362,7 @@ def test_with_a_key_any_name_is_taken(by_hand: Start) -> None:
     assert httpx.get(f"{url}/v1/models", headers=headers).status_code == 200
 
 
+@WRONG
 def test_paths_that_are_not_there(url: str) -> None:
     for method, path, status in (
         ("GET", "/", 404),
@@ -357,6 +387,7 @@ def test_what_can_be_got_has_a_head(url: str, path: str) -> None:
     assert head.headers["content-type"] == whole.headers["content-type"]
 
 
+@WRONG
 def test_nothing_is_logged_of_what_clients_do_wrong(url: str, capfd: pytest.CaptureFixture[str]) -> None:
     """They are told, and fill no log."""
     log = logging.StreamHandler(io.StringIO())

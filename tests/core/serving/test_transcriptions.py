@@ -265,6 +265,10 @@ def test_how_it_answers(by_hand: Callable[..., tuple[str, ByHand, Service]]) -> 
     assert reply.prompt.name == ""
 
 
+@pytest.mark.fault(
+    "Clients of the server: parameters that are wrong or not supported",
+    "400 or 404 that names the parameter and what is allowed",
+)
 @pytest.mark.parametrize(
     ("fields", "status", "param", "said"),
     [
@@ -305,6 +309,7 @@ def test_what_is_refused(url: str, fields: dict[str, Any], status: int, param: s
     assert error["type"] == "invalid_request_error"
 
 
+@pytest.mark.fault("Clients of the server: files and forms that are damaged", "400 that says what is wrong")
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -322,6 +327,7 @@ def test_files_that_cannot_be_heard(url: str, content: bytes, said: str) -> None
     assert got.json()["error"]["message"].startswith(said)
 
 
+@pytest.mark.fault("Clients of the server: files and forms that are damaged", "400 that says what is wrong")
 def test_forms_that_cannot_be_read(url: str) -> None:
     def post(**given: Any) -> tuple[int, str]:
         got = httpx.post(f"{url}/v1/audio/transcriptions", **given)
