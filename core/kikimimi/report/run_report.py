@@ -21,7 +21,7 @@ from kikimimi.inspect.describe import describe
 from kikimimi.recipe import Evaluation, Recipe, Stage
 from kikimimi.recipe.show import plain, to_yaml
 from kikimimi.report.charts import STYLES, Chart, Curve, dot_chart, heat_map, panel_chart
-from kikimimi.report.guard_rows import guard_part
+from kikimimi.report.guard_rows import GuardPart, guard_part
 from kikimimi.report.page import save_page
 from kikimimi.report.paper_table import latex_table, markdown_table
 from kikimimi.report.report import (
@@ -51,16 +51,17 @@ def write_run_report(run: RunFolder) -> Path:
     for name, table in tables.items():
         with whole_file(run.path / f"scores.{_SUFFIXES[name]}") as unfinished:
             unfinished.write_text(table, encoding="utf-8")
+    guards = guard_part(run)
     report = Report(
         title=run.recipe.name,
         created=datetime.now().astimezone(),
-        facts=list(_facts(run, scores)),
+        facts=[*_facts(run, scores), *_guard_facts(guards, recipe.name)],
         stages=list(_stages(run, lines)),
         scores=scores,
         own=recipe.name,
         parts=list(_parts(scores)),
         tables=tables,
-        guards=guard_part(run),
+        guards=guards,
         charts=list(_training_charts(lines)),
         examples=[group for name in run.recipe.evaluate for group in run_examples(run, name)],
         similarities=[chart for name in run.recipe.evaluate for chart in _similarities(run, name)],
@@ -126,6 +127,15 @@ def _facts(run: RunFolder, scores: list[ScoreRow]) -> Iterator[Fact]:
             notes.append(f"{best.system} {best.score.shown()}")
         label = name if own.system == run.recipe.name else f"{name}: {own.system}"
         yield Fact(label=label, value=str(own.score), note="; ".join(notes))
+
+
+def _guard_facts(part: GuardPart | None, system: str) -> Iterator[Fact]:
+    """Yield how many guards failed of what the run left."""
+    for table in () if part is None else part.tables:
+        if table.system == system:
+            guards = [line.guard for line in table.lines if line.guard]
+            said = f"{len(table.failed)} of {len(guards)} failed" if table.failed else "none failed"
+            yield Fact(label="guards", value=said, note=", ".join(table.failed))
 
 
 def _stages(run: RunFolder, lines: Lines) -> Iterator[StageRow]:
