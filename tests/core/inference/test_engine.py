@@ -9,7 +9,7 @@ import torch
 
 from kikimimi import AudioPart, Conversation, Generation, Message, TextPart
 from kikimimi.contracts.batch import Sample, collate
-from kikimimi.errors import DataError
+from kikimimi.errors import DataError, RoomError
 from kikimimi.inference.engine import Engine, Prompt
 from kikimimi.recipe import load_recipe
 from kikimimi.testing import tiny_model
@@ -131,3 +131,42 @@ def test_a_thought_that_the_prompt_opens(engine: Engine, monkeypatch: pytest.Mon
     (found,) = engine.answer([prompt("a", 0.3)], SHORT)
     assert found == "<think>so"
     assert found.spoken == ""
+
+
+def written(answer: str) -> Conversation:
+    return Conversation((Message("user", (TextPart("何。"),)),)).answered(answer)
+
+
+def test_answers_are_scored_token_by_token(engine: Engine) -> None:
+    conversations = [written(answer) for answer in ("横浜です。", "はい。", "いいえ、そうではありません。")]
+    found = engine.log_probabilities(conversations, 2)
+    llm = engine.model.llm
+    for (log_probability, tokens), conversation in zip(found, conversations, strict=True):
+        rendered = llm.render(conversation)
+        ids = torch.tensor(rendered.ids)
+        targets = torch.tensor([place for place, wanted in enumerate(rendered.loss) if wanted])
+        with torch.inference_mode():
+            logits = llm(llm.embed(ids), torch.tensor([len(ids)]), targets - 1)
+        expected = logits.log_softmax(dim=1).gather(1, ids[targets][:, None]).sum()
+        assert tokens == len(targets)
+        assert log_probability == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_text_that_does_not_fit_is_not_scored(engine: Engine) -> None:
+    engine.model.llm.context_length = 20
+    with pytest.raises(RoomError, match=r"a text of \d+ positions does not fit the LLM's context of 20"):
+        engine.log_probabilities([written("は" * 20)])
+
+
+def test_updates_that_act_on_audio_alone_change_no_text() -> None:
+    recipe = load_recipe(
+        Path(__file__).parents[3] / "recipes" / "quickstart.yaml",
+        ["llm.lora={rank: 2, alpha: 4, modality: audio}", "stages.asr.train.llm={part: lora}"],
+    )
+    engine = Engine(tiny_model(recipe).eval(), torch.device("cpu"))
+    before = engine.log_probabilities([written("はい。")])
+    with torch.no_grad():
+        for name, parameter in engine.model.named_parameters():
+            if ".lora_" in name:
+                parameter.add_(1)
+    assert engine.log_probabilities([written("はい。")]) == before
