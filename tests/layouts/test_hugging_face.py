@@ -311,7 +311,9 @@ def test_fingerprint_follows_data_fields_and_range(tmp_path: Path, tone: bytes) 
 
 def test_refuses(tmp_path: Path, tone: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     file = parquet(tmp_path / "set.parquet", **labelled(tone))
-    with pytest.raises(RequestError, match=r"which columns are what\? .* shipped: fsd50k-cc0-captioned,"):
+    with pytest.raises(
+        RequestError, match=r"which columns are what\? .* shipped: cv8-ja, .*fsd50k-cc0-captioned,"
+    ):
         HuggingFace(str(file), HuggingFace.Config())
     with pytest.raises(RequestError, match=r"no column 'caption'\. Did.* The columns: audio, transcription"):
         layout(file, "fsd50k-cc0-captioned")

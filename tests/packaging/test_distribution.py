@@ -108,7 +108,14 @@ def test_the_wheels_metadata(built: Built) -> None:
 
 def test_the_sdist_can_be_tested_and_built_from(built: Built, tmp_path: Path) -> None:
     held = names(built.sdist)
-    for name in ("pyproject.toml", "LICENSE", "README.md", "recipes/quickstart.yaml", "tests/conftest.py"):
+    for name in (
+        "pyproject.toml",
+        "LICENSE",
+        "README.md",
+        "recipes/quickstart.yaml",
+        "evaluations/adu-bench.yaml",
+        "tests/conftest.py",
+    ):
         assert name in held
     made = {name for name in held if name.endswith((".pyc", ".so", ".tar", ".safetensors"))}
     assert {name for name in made if not name.startswith("tests/core/compat/data/")} == set()
@@ -152,6 +159,8 @@ for plugin in found:
 assert recipes_folder() == site / "kikimimi" / "recipes"
 from kikimimi.recipe import load_recipe
 from kikimimi.synth.grammar import Grammar
+from kikimimi.recipe import load_evaluations
+assert "cv8-ja" in load_evaluations("japanese-asr")
 print("recipe", load_recipe(shipped_recipe("quickstart"), ["encoder.weights=random"]).name)
 print("grammar", Grammar.load("ja_small").name)
 task = plugins.load("task", "asr")

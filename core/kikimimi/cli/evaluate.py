@@ -24,7 +24,11 @@ def evaluate(
         "What was predicted is not predicted again.",
     ),
     source: Path | None = typer.Option(
-        None, "--from", metavar="RECIPE_OR_RUN", help="Take the evaluations of another recipe, or of a run."
+        None,
+        "--from",
+        metavar="RECIPE_OR_RUN",
+        help="Take the evaluations of another recipe, of a file that holds nothing else, of a shipped one by "
+        "its name (japanese-asr; docs/benchmarks.md), or of a run.",
     ),
     only: list[str] = typer.Option(
         [],

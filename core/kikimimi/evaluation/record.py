@@ -24,7 +24,7 @@ from kikimimi.evaluation.score import ScoreValue, check_score
 from kikimimi.files.reading import MEBIBYTE, damaged, file_there, paths_in, read_json
 from kikimimi.files.writing import scratch_folder, whole_file, writing
 from kikimimi.files.yaml_text import parse_yaml
-from kikimimi.recipe import Evaluation, Recipe, load_recipe
+from kikimimi.recipe import Evaluation, Recipe, load_evaluations, load_recipe
 from kikimimi.recipe.show import digest, dump_plain, plain
 from kikimimi.run.drift import HARDWARE, recipe_change
 from kikimimi.run.folder import RunFolder
@@ -213,7 +213,8 @@ def open_changed(
     Args:
         path: The run folder.
         overrides: Changes of evaluations, ``evaluate.NAME.metric=wer``, and of where it runs.
-        source: A recipe, or a run folder, whose evaluations stand in place of those of the same name.
+        source: A recipe, a file of evaluations or the name of a shipped one, or a run folder. Its evaluations
+            stand in place of those of the same name.
 
     Returns:
         The run, and which evaluations were named: empty where none was.
@@ -226,11 +227,15 @@ def open_changed(
     sections: dict[str, Any] = {name: plain(one) for name, one in run.recipe.evaluate.items()}
     named: list[str] = []
     if source is not None:
-        other = with_added(RunFolder.open(source)).recipe if source.is_dir() else load_recipe(source)
-        if not other.evaluate:
+        other = (
+            with_added(RunFolder.open(source)).recipe.evaluate
+            if source.is_dir()
+            else load_evaluations(source)
+        )
+        if not other:
             raise RequestError(f"{source}: has no evaluation (section 'evaluate')")
-        sections |= {name: plain(one) for name, one in other.evaluate.items()}
-        named += other.evaluate
+        sections |= {name: plain(one) for name, one in other.items()}
+        named += other
     if not overrides and source is None:
         return run, named
     wanted = read_changed(run.recipe, sections, overrides)

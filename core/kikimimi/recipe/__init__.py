@@ -2,6 +2,7 @@
 
 from kikimimi.recipe.chosen import Chosen as Chosen, LoRA as LoRA
 from kikimimi.recipe.resolve import (
+    load_evaluations as load_evaluations,
     load_recipe as load_recipe,
     recipes_folder as recipes_folder,
     shipped_recipe as shipped_recipe,

@@ -13,12 +13,12 @@ from kikimimi.recipe.build import Builder
 from kikimimi.recipe.cross import check_across
 from kikimimi.recipe.interpolate import interpolate
 from kikimimi.recipe.merge import apply_overrides, merge
-from kikimimi.recipe.schema import Recipe
+from kikimimi.recipe.schema import Evaluation, Evaluations, Recipe
 from kikimimi.recipe.shape import Section
 from kikimimi.recipe.source import Entry, Problems, guess, read, read_section
 from kikimimi.recipe.task_files import insert_tasks, locate_tasks
 
-_RECIPE = Section(Recipe)
+_RECIPE, _EVALUATIONS = Section(Recipe), Section(Evaluations)
 _Read = TypeVar("_Read")
 
 
@@ -33,14 +33,51 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         RequestError: There is no such file.
         RecipeError: The recipe is wrong; the error holds every problem found.
     """
+    problems = Problems()
+    tree = apply_overrides(_tree(Path(path), problems), overrides, _RECIPE, problems)
+    return _recipe(tree, problems)
+
+
+def load_evaluations(path: Path | str) -> dict[str, Evaluation]:
+    """Read the evaluations of a recipe, or of a file that holds nothing but the section ``evaluate``.
+
+    Args:
+        path: The YAML file, or the name of a file of evaluations that is shipped.
+
+    Raises:
+        RequestError: There is no such file.
+        RecipeError: It is wrong; the error holds every problem found.
+    """
     path, problems = Path(path), Problems()
+    shipped = shipped_evaluations()
+    if not path.is_file():
+        if str(path) not in shipped:
+            near = guess(path) or nearest(str(path), shipped)
+            raise RequestError(
+                f"there is no recipe {path}.{near} Evaluations that are shipped: {listing(shipped)}"
+            )
+        path = shipped[str(path)]
+    tree = _tree(path, problems)
+    if set(tree.value) != {"evaluate"}:
+        return _recipe(tree, problems).evaluate
+    tree = interpolate(insert_tasks(tree, _RECIPE, problems), problems)
+    built = Builder(problems).build(_EVALUATIONS, tree, "", "a file of evaluations")
+    problems.raise_any()
+    return cast(Evaluations, built).evaluate
+
+
+def _tree(path: Path, problems: Problems) -> Entry:
+    """Return a recipe with those that it extends."""
     if not path.is_file():
         raise RequestError(f"there is no recipe {path}.{guess(path)}")
     tree: Entry | None = None
     for file in reversed(_chain(path, problems)):
         tree = merge(tree, file, _RECIPE, "", problems)
     assert tree is not None
-    tree = apply_overrides(tree, overrides, _RECIPE, problems)
+    return tree
+
+
+def _recipe(tree: Entry, problems: Problems) -> Recipe:
     tree = interpolate(insert_tasks(tree, _RECIPE, problems), problems)
     builder = Builder(problems)
     recipe = builder.build(_RECIPE, tree, "", "a recipe")
@@ -112,9 +149,18 @@ def read_options(path: Path, schema: type[_Read], *, what: str) -> _Read:
 
 def recipes_folder() -> Path:
     """Return the folder of the shipped recipes: in the package, or in the checkout of an editable install."""
+    return _shipped("recipes")
+
+
+def shipped_evaluations() -> dict[str, Path]:
+    """Return the shipped files of evaluations by name: docs/benchmarks.md tells of each."""
+    return {path.stem: path for path in sorted(_shipped("evaluations").glob("*.yaml"))}
+
+
+def _shipped(name: str) -> Path:
     package = Path(__file__).parents[1]
-    installed = package / "recipes"
-    return installed if installed.is_dir() else package.parents[1] / "recipes"
+    installed = package / name
+    return installed if installed.is_dir() else package.parents[1] / name
 
 
 def shipped_recipe(name: str) -> Path:

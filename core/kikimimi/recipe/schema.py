@@ -495,6 +495,14 @@ class Evaluation(Options):
 
 
 @dataclass(kw_only=True, frozen=True)
+class Evaluations(Options):
+    """A file of evaluations alone, which `kikimimi evaluate RUN --from FILE` takes."""
+
+    evaluate: dict[str, Evaluation]
+    """Evaluations by name."""
+
+
+@dataclass(kw_only=True, frozen=True)
 class Trainer(Options):
     """Where and how the work runs."""
 

@@ -159,6 +159,8 @@ class Fields:
     """Language (ISO 639-1 code) of every row, or ``{column: NAME}``."""
     license: str | dict[str, str] | None = None
     """Licence (SPDX name) of every row, or ``{column: NAME}``."""
+    split: str | None = None
+    """Name under which ``meta`` keeps which split of the set a row is from; null keeps it not."""
     meta: dict[str, str | int | float | bool | dict[str, str]] = field(default_factory=dict)
     """What else to keep: names, each with a value for every row or with ``{column: NAME}``."""
 
@@ -267,18 +269,21 @@ class FieldsRow:
     def __init__(self, fields: Fields, folder: Path | None = None) -> None:
         self.fields, self.folder = fields, folder
 
-    def row(self, name: str, values: dict[str, Any]) -> Row:
+    def row(self, name: str, values: dict[str, Any], split: str = "") -> Row:
         """Make the row of these values.
 
         Args:
             name: What messages call it.
             values: Column to value, as Arrow gives it.
+            split: Split of the set that it is from.
 
         Raises:
             DataError: A value is of no form that is read.
         """
         fields = self.fields
         meta = {key: _constant(value, values) for key, value in fields.meta.items()}
+        if fields.split is not None:
+            meta[fields.split] = split
         language, license_name = _constant(fields.language, values), _constant(fields.license, values)
         if license_name is not None:
             meta["license"] = license_name

@@ -5,8 +5,10 @@ import glob
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,8 @@ class HuggingFace(Layout):
         fields: str | None = None
         """YAML file that says which columns are what, or the name of a shipped one; it must be given."""
         split: str | None = None
-        """Split of the set; null takes ``train``, or the only one that there is."""
+        """Split of the set; null takes ``train``, or the only one that there is. Several are written
+        ``law+biology``."""
         subset: str | None = None
         """Subset (configuration) of the set; null takes its default."""
         revision: str | None = None
@@ -86,16 +89,19 @@ class HuggingFace(Layout):
                 f"is shipped: {listing(shipped_fields())}"
             )
         self.fields = load_fields(config.fields)
-        data = _loaded(path, config)
+        wanted_splits = [None] if config.split is None else config.split.split("+")
+        parts = [_loaded(path, dataclasses.replace(config, split=split)) for split in wanted_splits]
+        self.splits = [str(part.split or "row") for part in parts]
+        self.ends = list(accumulate(map(len, parts)))
+        data = _joined(path, parts)
         columns, wanted = data.column_names, self.fields.columns()
         if unknown := [name for name in wanted if name not in columns]:
             said = " ".join(f"no column '{name}'.{nearest(name, columns)}" for name in unknown)
             raise RequestError(f"{path}: fields={config.fields}: {said} The columns: {listing(columns)}")
-        self.made_of = str(data._fingerprint)
+        self.made_of = "+".join(str(part._fingerprint) for part in parts)
         # As Arrow: clips stay the bytes that they are.
         told = [name for name in columns if self.fields.may_tell_of_a_part(name) and name not in wanted]
         self.data = data.select_columns([*wanted, *told]).with_format("arrow")
-        self.name = str(data.split or "row")
         local = Path(path)
         self.maker = FieldsRow(
             self.fields, None if not local.exists() else local if local.is_dir() else local.parent
@@ -136,9 +142,11 @@ class HuggingFace(Layout):
         for first in range(begin, end, _AT_ONCE):
             table = self.data[first : min(first + _AT_ONCE, end)]
             for number, values in enumerate(_values(table), first):
-                name = f"{self.name}[{number}]"
+                part = bisect_right(self.ends, number)
+                split, before = self.splits[part], self.ends[part - 1] if part else 0
+                name = f"{split}[{number - before}]"
                 try:
-                    row: Row | BadRow = self.maker.row(name, values)
+                    row: Row | BadRow = self.maker.row(name, values, split)
                 except DataError as error:
                     row = BadRow(name, f"{name}: {error}")
                 yield row
@@ -232,6 +240,18 @@ def _loaded(path: str, config: HuggingFace.Config) -> Any:
             f"subset: {path} has none: only sets on the Hub, or cloned from it, do; leave it out"
         )
     return _split(path, found, config.split)
+
+
+def _joined(path: str, parts: Sequence[Any]) -> Any:
+    """Return the rows of splits one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    from datasets import concatenate_datasets
+
+    try:
+        return concatenate_datasets(parts)
+    except ValueError as error:
+        raise RequestError(f"{path}: its splits are of different columns: {error}") from error
 
 
 def _load(datasets: Any, path: str, **options: Any) -> Any:
