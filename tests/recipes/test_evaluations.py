@@ -98,9 +98,13 @@ def english(hub: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def adu_bench(hub: Path) -> dict[str, list[dict[str, Any]]]:
-    subsets = ("Multilingual/japanese", "Multilingual/korean", "General/helpful_question", "Skill/law")
-    subsets += ("Ambiguity/homophones", "Ambiguity/repetition", "Ambiguity/pause", "Ambiguity/intonation")
-    for name in subsets:
+    questions = {
+        "Multilingual": ("japanese", "korean"),
+        "General": ("helpful_question",),
+        "Skill": ("law",),
+        "Ambiguity": ("homophones", "repetition", "pause", "intonation"),
+    }
+    for name in (f"{kind}/{subset}" for kind, subsets in questions.items() for subset in subsets):
         (hub / f"ADU-{name}").mkdir(parents=True)
         (hub / f"ADU-{name}/0.wav").write_bytes(TONE)
         line = {

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
@@ -31,7 +31,7 @@ class ADUBench(Layout):
     class Config(LayoutConfig):
         """Options of the layout `adu_bench`."""
 
-        subsets: list[Text]
+        subsets: list[Text] = field(default_factory=lambda: ["*"])
         """Subsets that are taken, as patterns: ``[ADU-Multilingual/japanese]``, ``[ADU-Skill/*]``."""
 
     config: Config
@@ -105,9 +105,9 @@ class ADUBench(Layout):
         language = language_code(subset) if set_name == "ADU-Multilingual" else "en"
 
         def read(where: str, fields: Cells) -> Row:
-            for field in _NEEDS:
-                if not isinstance(fields[field], str) or not fields[field].strip():
-                    raise DataError(f"{where}: {field}: expected a text, not {fields[field]!r}")
+            for column in _NEEDS:
+                if not isinstance(fields[column], str) or not fields[column].strip():
+                    raise DataError(f"{where}: {column}: expected a text, not {fields[column]!r}")
             spoken = {"type": "audio", "audio": "0", "text": fields["question"]}
             record = {
                 "messages": [
