@@ -279,9 +279,9 @@ def read_model(
         except DataError as error:
             readings["missing"][what] = str(error)
             continue
-        readings["replies"] += [
-            {**reply, "answer": str(answer)} for (reply, _), answer in zip(asked, answers, strict=True)
-        ]
+        for (reply, _), answer in zip(asked, answers, strict=True):
+            reply["answer"] = str(answer)
+            readings["replies"].append(reply)
     return readings
 
 

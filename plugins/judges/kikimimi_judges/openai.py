@@ -202,7 +202,7 @@ class OpenAIJudge(Judge):
         return key
 
     def _reply(self, client: httpx.Client, prompt: JudgePrompt, stop: threading.Event) -> JudgeReply:
-        config, body, said = self.config, self._body(prompt), "stopped"
+        config, body, said, attempt = self.config, self._body(prompt), "stopped", 0
         for attempt in range(config.retries + 1):
             if stop.wait(max(0.0, self._not_before - time.monotonic())):
                 break
