@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.judges.endpoint import KEY, Endpoint, Said, completion, scored, texts_of
 
-from kikimimi import Chosen, MetricItem
+from kikimimi import Chosen, JudgePrompt, JudgeReply, Judging, MetricItem
 from kikimimi.contracts.metric import open_metric
 from kikimimi.errors import KikimimiError, RequestError, WriteError
 from kikimimi.evaluation.bootstrap import compare
@@ -439,6 +439,25 @@ def test_answers_differ_by_their_scores(endpoint: Endpoint) -> None:
 def test_a_judge_that_is_gone_has_no_remarks(tmp_path: Path) -> None:
     judge = Chosen.of("judge", "local", run=str(tmp_path / "gone"))
     assert JudgeMetric(JudgeMetric.Config(judge=judge)).remarks([item("a")]) == [""]
+    assert JudgeMetric(JudgeMetric.Config(judge=judge)).recall([item("a")]) == [None]
+
+
+def test_what_is_kept_is_read_once_for_all(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint.answer = by_response(a=scored(3), b=completion("?"))
+    items = [item("a"), item("b"), item("a", reference=""), item("never asked")]
+    own = metric(endpoint, votes=2)
+    first = own.measure_items(items[:3])
+    read: list[int] = []
+    whole = Judging.known
+
+    def known(self: Judging, prompts: Sequence[JudgePrompt]) -> list[JudgeReply | None]:
+        read.append(len(prompts))
+        return whole(self, prompts)
+
+    monkeypatch.setattr(Judging, "known", known)
+    assert own.recall(items) == [first[0], None, None, None]
+    assert own.remarks(items) == ["3: so it is\n3: so it is", "", "", ""]
+    assert read == [6, 6]
 
 
 def test_a_normaliser_that_changes_texts_is_refused(endpoint: Endpoint) -> None:

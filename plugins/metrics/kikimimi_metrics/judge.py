@@ -168,26 +168,28 @@ class JudgeMetric(Metric):
 
     def recall(self, items: Sequence[MetricItem]) -> list[Details | None]:
         """Return details of answers that were judged before; the judge is not asked."""
-        found: list[Details | None] = []
-        for item in items:
-            known = self._judging.known(self._prompts(item)) if item.reference.strip() else [None]
-            replies = [reply for reply in known if reply is not None]
-            found.append(self._details(replies) if len(replies) == len(known) else None)
-        return found
+        return [
+            self._details([reply for reply in known if reply is not None])
+            if known and None not in known
+            else None
+            for known in self._known(items)
+        ]
 
     def remarks(self, items: Sequence[MetricItem]) -> list[str]:
         """Return what the judge said of each answer: scores and reasons; the judge is not asked."""
-        kept = [number for number, item in enumerate(items) if item.reference.strip()]
-        each = [self._prompts(items[number]) for number in kept]
-        found = [""] * len(items)
+        return [
+            "\n".join(_remark(*self._read(reply.text)) for reply in known if reply is not None)
+            for known in self._known(items)
+        ]
+
+    def _known(self, items: Sequence[MetricItem]) -> list[list[JudgeReply | None]]:
+        """Return what is kept of all that is asked about each answer; nothing where nothing is asked."""
+        each = [self._prompts(item) if item.reference.strip() else [] for item in items]
         try:
             known = iter(self._judging.known([prompt for prompts in each for prompt in prompts]))
         except KikimimiError:  # it is gone, such as a run folder: nobody knows what it said
-            return found
-        for number, prompts in zip(kept, each, strict=True):
-            own = [next(known) for _ in prompts]
-            found[number] = "\n".join(_remark(*self._read(reply.text)) for reply in own if reply is not None)
-        return found
+            return [[] for _ in items]
+        return [[next(known) for _ in prompts] for prompts in each]
 
     def invalid(self, details: Details) -> str | None:
         """Return why a value is not valid: more than 1 % of the answers could not be judged."""
