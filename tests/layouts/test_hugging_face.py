@@ -633,3 +633,27 @@ def test_parquet_in_one_giant_piece_is_refused(tmp_path: Path, monkeypatch: pyte
     for source in (path, path.parent):
         with pytest.raises(DataError, match=r"x\.parquet: a group of its rows holds .* row_group_size=100"):
             layout(source, str(tmp_path / "a.yaml"))
+
+
+def test_several_splits_in_their_order(tmp_path: Path, tone: bytes, read: Read) -> None:
+    for split, texts in (("law", ["a", "b"]), ("biology", ["c"]), ("other", ["d"])):
+        parquet(
+            tmp_path / f"set/{split}-00000-of-00001.parquet",
+            audio=pa.array([clip(tone, f"{text}.wav") for text in texts], AUDIO),
+            text=pa.array(texts),
+        )
+    files = "".join(f"  - {{split: {name}, path: {name}-*}}\n" for name in ("biology", "law", "other"))
+    (tmp_path / "set/README.md").write_text(
+        f"---\nconfigs:\n- config_name: mmsu\n  data_files:\n{files}---\n"
+    )
+    fields = tmp_path / "fields.yaml"
+    fields.write_text("{audio: audio, text: text, split: domain}")
+    rows = read(layout(tmp_path / "set", str(fields), subset="mmsu", split="law+biology"))
+    assert [row.name for row in rows] == ["law[0]", "law[1]", "biology[0]"]
+    assert [(row.record["text"], row.record["meta"]) for row in rows] == [
+        ("a", {"domain": "law"}),
+        ("b", {"domain": "law"}),
+        ("c", {"domain": "biology"}),
+    ]
+    with pytest.raises(RequestError, match=r"laws"):
+        layout(tmp_path / "set", str(fields), subset="mmsu", split="law+laws")
