@@ -80,9 +80,13 @@ def released(folder: Path) -> set[str]:
 def test_the_wheel_holds_every_file_of_every_package_and_nothing_else(built: Built) -> None:
     assert len(PACKAGES) >= 8, "the packages are not where this test looks"
     expected = set().union(*(released(package) for package in PACKAGES))
-    recipes = {f"kikimimi/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.yaml")}
+    shipped = {
+        f"kikimimi/{folder}/{path.name}"
+        for folder in ("recipes", "evaluations")
+        for path in (ROOT / folder).glob("*.yaml")
+    }
     held = {name for name in names(built.wheel) if ".dist-info/" not in name}
-    assert held == expected | recipes
+    assert held == expected | shipped
     for package in PACKAGES:
         assert f"{package.name}/py.typed" in held
     data = {PurePosixPath(name).name for name in held if not name.endswith(".py")}
