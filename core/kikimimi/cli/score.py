@@ -46,6 +46,9 @@ def score(
         list[str] | None,
         typer.Option(help="Option of the metric, such as tokenize=char for bleu.", metavar="KEY=VALUE"),
     ] = None,
+    question: Annotated[
+        str | None, typer.Option(help="Column that holds what was asked, for a metric such as judge.")
+    ] = None,
     key: Annotated[
         str | None,
         typer.Option(help="Column that tells rows apart where several files are compared. Default: order."),
@@ -81,6 +84,7 @@ def score(
     wanted = Wanted(
         reference=reference,
         predictions=list(dict.fromkeys(prediction)),
+        question=question,
         key=key,
         interval_by=interval_by,
         by=list(dict.fromkeys(by or ())),
@@ -139,6 +143,8 @@ def _say_one(found: TableScores, drop: bool) -> None:
     ]
     for label, value in rows:
         say(f"{label:<14} {value}")
+    if result.invalid:
+        say(f"not valid: {result.invalid}", error=True)
     _say_parts(found.scores)
 
 

@@ -8,12 +8,12 @@ from itertools import combinations
 from pathlib import Path
 
 from kikimimi.console.words import counted
-from kikimimi.contracts.metric import Details, MetricConfig, Score, open_metric
+from kikimimi.contracts.metric import Details, MetricConfig, MetricItem, Score, open_metric
 from kikimimi.errors import RequestError
 from kikimimi.evaluation.bootstrap import Comparison, compare
 from kikimimi.evaluation.breakdown import break_down, groups_in
 from kikimimi.evaluation.columns import read_texts
-from kikimimi.evaluation.score import score
+from kikimimi.evaluation.score import score_items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class Wanted:
     Attributes:
         reference: The column that holds what was said.
         predictions: Columns that hold what systems wrote.
+        question: The column that holds what was asked, for metrics that go by it; None where there is none.
         key: The column that tells rows apart; None goes by their order.
         interval_by: The column whose groups the interval draws whole; None draws rows.
         by: Columns by which scores are broken down.
@@ -34,6 +35,7 @@ class Wanted:
 
     reference: str
     predictions: Sequence[str]
+    question: str | None = None
     key: str | None = None
     interval_by: str | None = None
     by: Sequence[str] = ()
@@ -52,6 +54,7 @@ class SystemTable:
         keys: What tells rows apart: a key, or their number.
         references: What was said.
         predictions: What it wrote.
+        questions: What was asked; empty texts where that is not known.
         groups: What each row belongs to, by column.
         malformed: Why rows were left out.
     """
@@ -60,6 +63,7 @@ class SystemTable:
     keys: Sequence[str | int]
     references: Sequence[str]
     predictions: Sequence[str]
+    questions: Sequence[str]
     groups: Mapping[str, Sequence[str]]
     malformed: Sequence[str]
 
@@ -149,7 +153,8 @@ def _read(path: Path, wanted: Wanted, *, alone: bool) -> list[SystemTable]:
         raise RequestError(f"reference and prediction are both column '{wanted.reference}': name two columns")
     groups = [*wanted.by, *([] if wanted.interval_by is None else [wanted.interval_by])]
     values = [*groups, *([] if wanted.key is None else [wanted.key])]
-    columns = read_texts(path, [wanted.reference, *wanted.predictions], values, left_out=left_out)
+    asked = [] if wanted.question is None else [wanted.question]
+    columns = read_texts(path, [wanted.reference, *wanted.predictions, *asked], values, left_out=left_out)
     references = columns[wanted.reference]
     keys: Sequence[str | int] = range(len(references)) if wanted.key is None else columns[wanted.key]
     if wanted.key is not None and len(set(keys)) < len(keys):
@@ -163,6 +168,7 @@ def _read(path: Path, wanted: Wanted, *, alone: bool) -> list[SystemTable]:
             keys=keys,
             references=references,
             predictions=columns[name],
+            questions=columns[asked[0]] if asked else [""] * len(references),
             groups={
                 group: groups_in([{group: value} for value in columns[group]], group) or []
                 for group in groups
@@ -190,9 +196,9 @@ def _check_pair(one: SystemTable, other: SystemTable, wanted: Wanted) -> list[st
 
 def _score(table: SystemTable, normaliser: str, wanted: Wanted) -> TableScore:
     drawn = None if wanted.interval_by is None else table.groups[wanted.interval_by]
-    found = score(
-        table.references,
-        table.predictions,
+    rows = zip(table.references, table.predictions, table.questions, strict=True)
+    found = score_items(
+        [MetricItem(reference=said, prediction=wrote, question=asked) for said, wrote, asked in rows],
         metric=wanted.metric,
         normaliser=normaliser,
         config=wanted.config,

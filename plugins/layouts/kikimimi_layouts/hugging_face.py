@@ -249,7 +249,7 @@ def _joined(path: str, parts: Sequence[Any]) -> Any:
     from datasets import concatenate_datasets
 
     try:
-        return concatenate_datasets(parts)
+        return concatenate_datasets(list(parts))
     except ValueError as error:
         raise RequestError(f"{path}: its splits are of different columns: {error}") from error
 
