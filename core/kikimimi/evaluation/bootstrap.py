@@ -48,7 +48,8 @@ class Comparison:
 
     def reversed(self) -> Comparison:
         """Return how the other differs from the one."""
-        return replace(self, difference=-self.difference, low=-self.high, high=-self.low)
+        # Less from nothing, not with another sign: no zero is negative.
+        return replace(self, difference=0 - self.difference, low=0 - self.high, high=0 - self.low)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON holds it."""

@@ -60,10 +60,12 @@ def print_comparisons(pairs: Mapping[str, Mapping[tuple[str, str], Comparison]],
         return
     table = _table("differences", ("difference", "95 %", "", "differ", "clips"))
     for group, found in pairs.items():
-        table.add_row(Text(group, style="bold"))
+        ones = {one for one, _ in found}
+        alone = f"{next(iter(ones))} less" if len(ones) == 1 else ""
+        table.add_row(Text(f"{group}: {alone}" if alone else group, style="bold"))
         for (one, other), pair in found.items():
             table.add_row(
-                Padding(Text(f"{one} - {other}"), (0, 0, 0, 1)),
+                Padding(Text(other if alone else f"{one} less {other}"), (0, 0, 0, 1)),
                 f"{pair.difference:+.2f} {unit}".rstrip(),
                 f"{pair.low:+.2f} to {pair.high:+.2f}",
                 "*" if pair.significant else "",

@@ -111,7 +111,7 @@ CASES: list[tuple[str, Callable[[Path], Any], str, str]] = [
         STAGE,
         r"cannot be read: it is not as it was written: .* Restore it .*, or delete it: 'kikimimi train' makes",
     ),
-    (STAGE, empty, STAGE, r"it is no safetensors file, or ends too early"),
+    (STAGE, empty, STAGE, r"cannot be read: it is no safetensors file, or ends too early"),
     ("metrics.jsonl", add("{\n"), "metrics.jsonl", r"line 1: is not JSON.* Restore .*, or delete that line"),
     ("faults/asr.jsonl", add("5\n"), "faults/asr.jsonl", r"line 1: .* Delete it"),
     (SCORES, torn, SCORES, r"is not JSON: .* Delete it: 'kikimimi evaluate' makes it again"),
@@ -119,7 +119,12 @@ CASES: list[tuple[str, Callable[[Path], Any], str, str]] = [
     (LOOKS, torn, LOOKS, r"is not JSON: .*Delete the folder"),
     ("metrics.csv", to_folder, "metrics.csv", r"is not a file\. Delete it: it is made again"),
     ("report.html", os.mkfifo, "report.html", r"is not a file\. Delete it: it is made again"),
-    (f"{BEST}/step-00000002.safetensors", add("x"), f"{BEST}/step-00000002.safetensors", r"it is no safet"),
+    (
+        f"{BEST}/step-00000002.safetensors",
+        add("x"),
+        f"{BEST}/step-00000002.safetensors",
+        r"cannot be read: it is no safet",
+    ),
     (BEST, add("x"), BEST, r"is not a folder"),
     (BEST, to_nowhere, BEST, r"is a symbolic link that leads nowhere"),
     *[

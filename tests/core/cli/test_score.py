@@ -154,7 +154,7 @@ def test_two_files_are_compared_row_by_row(
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = run(monkeypatch, capsys, one, other, *chosen)
     assert code == 0
-    (line,) = [line.split() for line in out.splitlines() if line.strip().startswith(f"{one} - ")]
+    (line,) = [line.split() for line in out.splitlines() if line.strip().startswith(f"{other} ")][-1:]
     assert line[line.index("%") + 1 :][-3:] == ["*", "39", "39"]
     assert "by speaker" in out
     assert f"1 row of {one} missing in {other}: not compared" in out
