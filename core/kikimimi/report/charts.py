@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 480, 270  # a phone shows it at about 0.75, which leaves the 13-pixel text readable
 LEFT, RIGHT, TOP, BOTTOM = 58, 22, 10, 38  # of the plot in it
-WIDE, GAP, PANEL_TITLE = 980, 18, 22  # pixels: width of a chart with panels; between them; height of a name
+WIDE, GAP, PANEL_TITLE = 980, 30, 22  # pixels: width of a chart with panels; between them; height of a name
 STYLES = 4  # line styles that the style sheet defines: line-0 ... line-3
 SMOOTH_FROM = 40  # points; shorter curves are drawn with markers instead
 LOG_FROM = 10.0  # largest over smallest value

@@ -109,7 +109,7 @@ CASES: list[tuple[str, Callable[[Path], Any], str, str]] = [
         STAGE,
         flip,
         STAGE,
-        r"cannot be read: it is not as it was written: .* Restore it .*, or delete it: 'kikimimi train' makes",
+        r"cannot be read: it is not as it was written: .* or delete it: 'kikimimi train' makes",
     ),
     (STAGE, empty, STAGE, r"cannot be read: it is no safetensors file, or ends too early"),
     ("metrics.jsonl", add("{\n"), "metrics.jsonl", r"line 1: is not JSON.* Restore .*, or delete that line"),
