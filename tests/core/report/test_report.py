@@ -284,6 +284,6 @@ def test_answers_that_were_cut_or_loop_are_shown() -> None:
     counted = replace(row, system="counted", score=replace(row.score, truncated=1234, looped=5, thoughts=2))
     text = Page(render_report(replace(FULL, scores=[counted]))).text
     assert "1,234 5" in text
-    assert "Truncated: answers that ended because no more tokens were allowed" in text
+    assert "Cut: answers that ended because no more tokens were allowed" in text
     assert "before they answer is not scored" in text
-    assert "Truncated:" not in Page(render_report(FULL)).text
+    assert "Cut:" not in Page(render_report(FULL)).text
