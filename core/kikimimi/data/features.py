@@ -69,7 +69,14 @@ class FeatureCache:
 
         Returns:
             How many this process removed.
+
+        Raises:
+            DamagedError: In the place of a file is a folder, a pipe or the like, which is not removed.
         """
+        for _, _, whole in self._groups:
+            for path in (whole, _partial(whole)):
+                if path.exists() and not path.is_file():
+                    raise damaged(path, "is not a file", "Delete it: it is made again")
         there = [group for group in self._groups if group[2].is_file()]
         with ThreadPoolExecutor(_THREADS) as pool:
             problems = [problem for problem in pool.map(self._discard_if_damaged, there) if problem]

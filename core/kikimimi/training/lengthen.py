@@ -13,7 +13,8 @@ from pytorch_lightning.callbacks import Callback
 from kikimimi.console.terminal import say
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import KikimimiError, RequestError, RunError
-from kikimimi.model.trainable import lineage
+from kikimimi.files.hashes import UNVERIFIED
+from kikimimi.model.trainable import lineage, require_stored
 from kikimimi.recipe import Recipe, Stage
 from kikimimi.run.drift import recipe_change
 from kikimimi.run.folder import RunFolder, checkpoint_folders, checkpoint_step
@@ -43,6 +44,7 @@ def lengthen(path: Path, overrides: Sequence[str]) -> RunFolder:
 
     Raises:
         RunError: The stage cannot be lengthened, or something else would change.
+        DamagedError: What the stage has left, or its last checkpoint, is damaged: nothing is moved.
     """
     name, option = _asked(overrides)
     hardware = [change for change in overrides if not _LENGTH.fullmatch(change)]
@@ -87,6 +89,7 @@ def _check(run: RunFolder, name: str, option: str, old: int | None, new: int, *,
 
     Raises:
         RunError: It cannot.
+        DamagedError: What it has left, or its last checkpoint, is damaged.
     """
     stage = run.recipe.stages[name]
     if old is None:
@@ -122,6 +125,9 @@ def _check(run: RunFolder, name: str, option: str, old: int | None, new: int, *,
             "long as the stage may be lengthened"
         )
     FolderCheckpointIO({"stage": name}).check(saved[0])
+    # What it has left is kept under another name, which nothing reads again before it is needed.
+    if run.finished(name) and not require_stored(run.weights(name), name):
+        say(f"{run.weights(name)}: {UNVERIFIED}", error=True)
 
 
 def _length_of(stage: Stage) -> str:

@@ -176,6 +176,20 @@ def test_strays_are_passed_over_by_name(stopped: RunFolder, capsys: pytest.Captu
     assert stopped.weights("asr").read_bytes() == (stopped.path / "expected").read_bytes()
 
 
+@pytest.mark.parametrize("leads_to", ["nowhere", LAST, ".", "file"])
+def test_a_link_in_the_place_of_a_checkpoint_is_replaced_by_it(tmp_path: Path, leads_to: str) -> None:
+    (tmp_path / "file").write_text("kept")
+    place = tmp_path / LAST
+    place.symlink_to(leads_to)
+    io = FolderCheckpointIO({"stage": "asr"})
+    io.save_checkpoint({"state_dict": {"x": torch.ones(2)}}, place)
+    assert io.failure is None
+    assert not place.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["file", LAST]
+    assert (tmp_path / "file").read_text() == "kept"
+    assert torch.equal(load_file(place / "weights.safetensors")["x"], torch.ones(2))
+
+
 def as_before_hashes(folder: Path) -> dict[str, Any]:
     """Make a checkpoint what earlier versions wrote; return its resume state."""
     (folder / MANIFEST).unlink()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,7 +16,7 @@ from kikimimi.contracts.component import Encoder, Padded
 from kikimimi.data import features as feature_cache
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.features import FeatureCache
-from kikimimi.errors import DataError
+from kikimimi.errors import DamagedError, DataError
 from kikimimi.recipe import load_recipe
 
 GROUP = 3
@@ -122,3 +124,21 @@ def test_every_rank_knows_the_records_that_cannot_be_read(
         with pytest.raises(DataError):
             cache.get(again.shards.sha256(row), "audio")
     assert len(list((tmp_path / "features").rglob("*.partial.safetensors"))) == 1
+
+
+@pytest.mark.fault("Our files: empty, torn, of another type or encoding", "named, with what to do")
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+@pytest.mark.parametrize("suffix", [".safetensors", ".partial.safetensors"])
+def test_what_is_no_file_in_the_place_of_an_entry_is_named_before_encoding(
+    corpus: Corpus, encoder: Encoder, tmp_path: Path, make: Callable[[Path], None], suffix: str
+) -> None:
+    cache = FeatureCache([corpus], "0" * 64, tmp_path / "features")
+    fill(cache, Counting(encoder), 0, 1)
+    entry = next(cache.folder.iterdir())
+    entry.unlink()
+    place = entry.with_suffix(suffix)
+    make(place)
+    message = f"{place}: is not a file. Delete it: it is made again"
+    with pytest.raises(DamagedError, match=f"^{re.escape(message)}$"):
+        cache.discard_damaged()
+    assert place.exists()

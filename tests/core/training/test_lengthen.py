@@ -141,6 +141,13 @@ def test_what_cannot_be_lengthened_is_said(make_run: Make, recipe_file: Path) ->
     with pytest.raises(KikimimiError, match=r"step-00000004: the checkpoint is damaged"):
         lengthen(run.path, ["stages.asr.steps=8"])
     (last / "resume.json").write_bytes(files[last / "resume.json"])
+    left = files[run.weights("asr")]
+    for damaged in (left[: len(left) // 2], left[:-1] + bytes([left[-1] ^ 4])):
+        run.weights("asr").write_bytes(damaged)
+        with pytest.raises(DamagedError, match=r"weights/asr\.safetensors: cannot be read: .*or delete it"):
+            lengthen(run.path, ["stages.asr.steps=8"])  # it was moved away before
+        assert run.weights("asr").read_bytes() == damaged
+    run.weights("asr").write_bytes(left)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == files
 
 

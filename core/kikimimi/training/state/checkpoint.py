@@ -121,7 +121,7 @@ class FolderCheckpointIO(CheckpointIO):
         def finish() -> None:
             sync(write_manifest(temporary, self._of(folder), marks))
             sync(temporary)
-            if folder.exists():
+            if os.path.lexists(folder):
                 remove_folder(folder)
             temporary.rename(folder)
             sync(folder.parent)
