@@ -140,7 +140,7 @@ def _check_rest(content: Content, begin: int, size: int, name: str, *, outer: in
 
 
 def _rf64(content: Content, name: str) -> Pieces | None:
-    kind, _, outer, size = struct.unpack("<4sIQQ", content[12:36].ljust(24, b"\0"))
+    kind, _, outer, size, frames = struct.unpack("<4sIQQQ", content[12:44].ljust(32, b"\0"))
     _check_joined(content, 8 + outer, b"RF64", name)
     form = content.find(b"fmt ", 36, 4096)
     if form > 0:
@@ -148,6 +148,14 @@ def _rf64(content: Content, name: str) -> Pieces | None:
     at = content.find(b"data\xff\xff\xff\xff", 36)
     if kind != b"ds64" or at < 0:
         return None
+    if not size or is_placeholder(size):  # the other fields may tell what was there
+        samples = frames * int.from_bytes(content[form + 20 : form + 22], "little") if form > 0 else 0
+        for promised in (8 + outer, at + 8 + samples):
+            if not is_placeholder(promised) and promised > len(content) + 1:
+                raise AudioError(
+                    f"{name}: breaks off, or its header is damaged: it promises a file of {promised} bytes, "
+                    f"but only {len(content)} are there"
+                )
     if size:
         _check_rest(content, at + 8, size, name)
         return None

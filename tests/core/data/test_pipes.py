@@ -280,6 +280,18 @@ def test_rf64_with_sizes_that_were_never_filled_in() -> None:
     assert np.array_equal(decode_whole(bytes(content), name="clip")[0], expected)
 
 
+@pytest.mark.parametrize("size", [0, (1 << 31) - 1, 1 << 40])
+@pytest.mark.parametrize("known", ["file", "frames"])
+def test_rf64_without_a_size_that_breaks_off(known: str, size: int) -> None:
+    content = bytearray(encoded("RF64", channels=2))
+    expected, _ = decode_whole(bytes(content), name="clip")
+    content[28:36] = struct.pack("<Q", size)
+    content[slice(36, 44) if known == "file" else slice(20, 28)] = bytes(8)
+    assert np.array_equal(decode_whole(bytes(content), name="clip")[0], expected)
+    with pytest.raises(AudioError, match=rf"^clip: breaks off, .* promises a file of {len(content)} bytes, "):
+        decode_whole(bytes(content[: len(content) // 2]), name="clip")
+
+
 @pytest.mark.parametrize("size", [-1, (1 << 63) - 1, 0, 23, 24])
 def test_w64_with_sizes_that_were_never_filled_in(size: int) -> None:
     content = bytearray(encoded("W64"))
