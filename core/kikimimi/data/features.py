@@ -25,7 +25,7 @@ from kikimimi.data.corpus import Corpus
 from kikimimi.errors import DataError
 from kikimimi.files.cache import cache_folder
 from kikimimi.files.hashes import check_seal
-from kikimimi.files.reading import damaged
+from kikimimi.files.reading import damaged, folder_there
 from kikimimi.files.writing import whole_file
 from kikimimi.weights.tensors import write_tensors
 
@@ -71,8 +71,11 @@ class FeatureCache:
             How many this process removed.
 
         Raises:
-            DamagedError: In the place of a file is a folder, a pipe or the like, which is not removed.
+            DamagedError: In the place of a file is a folder, a pipe or the like, which is not removed, or in
+                that of a folder a file, or a link that leads nowhere.
         """
+        for folder in (self.folder.parent.parent, self.folder.parent, self.folder):
+            folder_there(folder, "Put back what it leads to, or delete it: it is made again")
         for _, _, whole in self._groups:
             for path in (whole, _partial(whole)):
                 if path.exists() and not path.is_file():

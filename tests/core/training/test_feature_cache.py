@@ -142,3 +142,16 @@ def test_what_is_no_file_in_the_place_of_an_entry_is_named_before_encoding(
     with pytest.raises(DamagedError, match=f"^{re.escape(message)}$"):
         cache.discard_damaged()
     assert place.exists()
+
+
+@pytest.mark.fault("Our files: empty, torn, of another type or encoding", "named, with what to do")
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("nowhere"), Path.touch])
+@pytest.mark.parametrize("at", ["cache", "cache/features", "cache/features/0000000000000000"])
+def test_what_is_no_folder_in_the_place_of_the_cache_is_named_before_encoding(
+    corpus: Corpus, tmp_path: Path, make: Callable[[Path], None], at: str
+) -> None:
+    cache = FeatureCache([corpus], "0" * 64, tmp_path / "cache" / "features")
+    (tmp_path / at).parent.mkdir(parents=True, exist_ok=True)
+    make(tmp_path / at)
+    with pytest.raises(DamagedError, match=rf"^{tmp_path / at}: is .*Put back .* or delete it: it is made"):
+        cache.discard_damaged()
