@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -70,6 +71,20 @@ def test_rubric_and_scale(endpoint: Endpoint) -> None:
     ]
     assert own.value(summed(found)) == 3.0
     assert "The score is 5 if the response matches" in endpoint.requests[0]["messages"][1]["content"]
+
+
+def test_an_open_question_has_no_reference(endpoint: Endpoint) -> None:
+    own = metric(endpoint, rubric="open", scale=(1, 5))
+    endpoint.answer = by_response(full=scored(5), part=scored(3))
+    asked = [replace(item(said), reference="") for said in ("full", "part")]
+    assert own.try_references(asked) == 2
+    assert own.value(summed(own.measure_items(asked))) == 4.0
+    assert [texts_of(request) for request in endpoint.requests] == [
+        {"query": "why?", "response": "full"},
+        {"query": "why?", "response": "part"},
+    ]
+    with pytest.raises(ValueError, match="swap: with rubric open there is no reference"):
+        metric(endpoint, rubric="open", swap=True)
 
 
 HOSTILE = (

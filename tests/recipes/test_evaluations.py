@@ -134,6 +134,9 @@ ADU = {
 }
 
 
+OPEN = ("commoneval", "alpacaeval", "wildvoice")  # without a reference
+
+
 def voicebench(hub: Path) -> dict[str, list[dict[str, Any]]]:
     card = "---\nconfigs:\n"
     for subset, splits in (("openbookqa", ["test"]), ("mmsu", ["law", "biology"]), ("sd-qa", ["aus", "usa"])):
@@ -142,15 +145,19 @@ def voicebench(hub: Path) -> dict[str, list[dict[str, Any]]]:
             row = {"prompt": f"{split}: A, rain. B, sun.", "reference": "B"}
             parquet(hub / f"voicebench/{subset}/{split}-00000-of-00001.parquet", [row, row])
             card += f"  - {{split: {split}, path: {subset}/{split}-*}}\n"
+    for subset in OPEN:
+        card += f"- config_name: {subset}\n  data_files: [{{split: test, path: {subset}/test-*}}]\n"
+        parquet(hub / f"voicebench/{subset}/test-00000-of-00001.parquet", [{"prompt": "Why?"}] * 2)
     (hub / "voicebench/README.md").write_text(f"{card}---\n")
+    wanted = {"openbookqa": "test", "mmsu": "law+biology", "sd-qa": "aus+usa", **dict.fromkeys(OPEN, "test")}
     return {
         subset: packed(
             hub / "voicebench",
             f"data/voicebench/{subset}",
             "hugging_face",
-            ["fields=voicebench", f"subset={subset}", f"split={splits}"],
+            [f"fields=voicebench{'-open' * (subset in OPEN)}", f"subset={subset}", f"split={split}"],
         )
-        for subset, splits in (("openbookqa", "test"), ("mmsu", "law+biology"), ("sd-qa", "aus+usa"))
+        for subset, split in wanted.items()
     }
 
 
@@ -194,7 +201,8 @@ def test_from_a_published_layout_to_a_score(
 
     def ask(judge: OpenAIJudge, prompts: Sequence[JudgePrompt]) -> Any:
         asked.extend(prompts)
-        yield from enumerate([JudgeReply(text='{"score": 0}')] * len(prompts))
+        for number, prompt in enumerate(prompts):
+            yield number, JudgeReply(text=f'{{"score": {int("from 1 to 5" in prompt.text)}}}')
 
     monkeypatch.setattr(OpenAIJudge, "ask", ask)
     monkeypatch.setattr(OpenAIJudge, "ready", lambda judge: None)

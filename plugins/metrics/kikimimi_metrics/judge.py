@@ -24,7 +24,7 @@ from kikimimi import (
     counted,
 )
 
-Rubric = Literal["helpfulness", "match"]
+Rubric = Literal["helpfulness", "match", "open"]
 MOST_FAILED = 0.01
 """Share of items that may fail; with more a value is not valid."""
 _SYSTEM = (
@@ -39,6 +39,8 @@ _RUBRICS: dict[Rubric, str] = {
     "match": "Rate whether the response is a correct answer to the query, for which a reference answer is "
     "given. The score is {high} if the response matches the reference in full, and {low} if it does not; no "
     "other score is allowed.",
+    "open": "Rate the helpfulness, relevance, accuracy and comprehensiveness of the response to the query. "
+    "The score is a number from {low} to {high}, and a higher score means a better response.",
 }
 _WANTED = 'Reply with one JSON object and nothing else: {"reason": "one or two sentences", "score": NUMBER}'
 _PLAIN = "Is it 3.5 km, or 2? (It's far!)"
@@ -56,8 +58,9 @@ class JudgeMetric(Metric):
     `swap` as often again with answer and reference in the other order. The score of an answer is the mean of
     its votes in each order, and of both orders. An answer that has no usable vote in one of them has failed:
     it counts apart and is no zero, and above 1 % of such answers the value is not valid. Where the reference
-    is empty there is nothing to judge by. Source of the task: ADU-Bench (Gao et al., ACL 2025,
-    arXiv 2412.05167), whose prompts ask for the score alone; docs/judges.md has all that is different here.
+    is empty there is nothing to judge by, but with rubric open. Source of the task: ADU-Bench (Gao et al.,
+    ACL 2025, arXiv 2412.05167), whose prompts ask for the score alone; docs/judges.md has all that is
+    different here.
     """
 
     @dataclass(kw_only=True, frozen=True)
@@ -67,8 +70,9 @@ class JudgeMetric(Metric):
         judge: Chosen = field(metadata={"kind": "judge"})
         """Who judges."""
         rubric: Rubric = "helpfulness"
-        """What the score is for: helpfulness (with relevance, accuracy and comprehensiveness), or match:
-        the highest score for an answer that matches the reference in full, else the lowest."""
+        """What the score is for: helpfulness (with relevance, accuracy and comprehensiveness), match (the
+        highest score for an answer that matches the reference in full, else the lowest), or open, which is
+        helpfulness of answers to questions that have no reference."""
         scale: tuple[int, int] = (0, 10)
         """Lowest and highest score."""
         votes: PositiveInt = 1
@@ -79,6 +83,8 @@ class JudgeMetric(Metric):
         def __post_init__(self) -> None:
             if self.scale[0] >= self.scale[1]:
                 raise ValueError(f"scale: must be the lowest, then a higher score, not {list(self.scale)}")
+            if self.swap and self.rubric == "open":
+                raise ValueError("swap: with rubric open there is no reference to swap the answer with")
 
     config: Config
     unit: ClassVar[str] = ""
@@ -125,7 +131,7 @@ class JudgeMetric(Metric):
         Raises:
             KikimimiError: The judge cannot be asked, or no answer at all could be judged.
         """
-        kept = [number for number, item in enumerate(items) if item.reference.strip()]
+        kept = [number for number, item in enumerate(items) if self._is_judged(item)]
         each = [self._prompts(items[number]) for number in kept]
         replies = iter(self._judging.ask([prompt for prompts in each for prompt in prompts]))
         found: list[Details | None] = [None] * len(items)
@@ -164,7 +170,10 @@ class JudgeMetric(Metric):
                 "the question is not known in words: give what is said in each clip (its transcript) when "
                 "the data is packed"
             )
-        return sum(bool(item.reference.strip()) for item in items)
+        return sum(map(self._is_judged, items))
+
+    def _is_judged(self, item: MetricItem) -> bool:
+        return self.config.rubric == "open" or bool(item.reference.strip())
 
     def recall(self, items: Sequence[MetricItem]) -> list[Details | None]:
         """Return details of answers that were judged before; the judge is not asked."""
@@ -184,7 +193,7 @@ class JudgeMetric(Metric):
 
     def _known(self, items: Sequence[MetricItem]) -> list[list[JudgeReply | None]]:
         """Return what is kept of all that is asked about each answer; nothing where nothing is asked."""
-        each = [self._prompts(item) if item.reference.strip() else [] for item in items]
+        each = [self._prompts(item) if self._is_judged(item) else [] for item in items]
         try:
             known = iter(self._judging.known([prompt for prompts in each for prompt in prompts]))
         except KikimimiError:  # it is gone, such as a run folder: nobody knows what it said
@@ -210,6 +219,8 @@ class JudgeMetric(Metric):
     def _text(self, item: MetricItem, *, swapped: bool) -> str:
         low, high = self.config.scale
         pair = {"reference": item.reference, "response": item.prediction}
+        if self.config.rubric == "open":
+            del pair["reference"]
         texts = {"query": item.question, **(dict(reversed(pair.items())) if swapped else pair)}
         quoted = "\n".join(f"{name}: {_quoted(text)}" for name, text in texts.items() if text or name in pair)
         task = _RUBRICS[self.config.rubric].format(low=low, high=high)
