@@ -243,7 +243,7 @@ def dot_chart(
         raise ValueError(f"a chart shows at most {STYLES} systems, not {len(systems)}")
     height = max(ROW, DOT * len(systems) + 4) * len(rows)
     values = [number for dots in systems.values() for dot in dots if dot is not None for number in dot]
-    words: dict[str, list[str]] = {"end": [_short(name) for name in rows]}
+    words: dict[str, list[str]] = {"end": [_cut(visible(name)) for name in rows]}
     with _figure(TOP + height + BOTTOM) as figure:
         axes = _axes(figure, NAMES, TOP, WIDTH - NAMES - RIGHT, height)
         low, high = min(values), max(values)
@@ -353,7 +353,10 @@ def _smoothed(points: list[tuple[float, float]], window: int) -> list[tuple[floa
 
 
 def _short(name: str) -> str:
-    shown = visible(name.replace("\n", "\u21b5").replace(" ", "\u2423"))
+    return _cut(visible(name.replace("\n", "\u21b5").replace(" ", "\u2423")))
+
+
+def _cut(shown: str) -> str:
     return shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 1]}\u2026"
 
 
