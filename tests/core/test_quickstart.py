@@ -108,6 +108,9 @@ def test_the_second_run_does_nothing_again(
         "dropped.jsonl",
         "scores.json",
         "record.json",
+        "guards.json",
+        "scores.md",
+        "scores.tex",
         "report.html",
         "quickstart.jsonl",
     }

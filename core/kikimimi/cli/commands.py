@@ -16,6 +16,7 @@ from kikimimi.cli import (
     check,
     data,
     demo,
+    diff,
     evaluate,
     plan,
     plugins,
@@ -99,4 +100,5 @@ app.add_typer(plugins.app, name="plugins")
 app.command(name="import")(published.import_)
 app.command(name="export")(published.export)
 app.command(name="score")(score.score)
+app.command(name="diff")(diff.diff)
 app.add_typer(data.app, name="data")

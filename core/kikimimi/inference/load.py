@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 
-from kikimimi.console.terminal import say
 from kikimimi.contracts.generation import Generation
 from kikimimi.files.hashes import UNVERIFIED
 from kikimimi.inference.engine import Engine
@@ -12,6 +11,7 @@ from kikimimi.model.assembly import assemble
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import load_trained
 from kikimimi.run.folder import RunFolder
+from kikimimi.run.made_with import tell_difference
 
 
 def load_model(run: RunFolder, stage: str | None = None, weights: Path | None = None) -> SpeechLM:
@@ -30,7 +30,7 @@ def load_model(run: RunFolder, stage: str | None = None, weights: Path | None = 
     model = assemble(run.recipe.at(name), assets=run.assets)
     file = weights or newest
     if not load_trained(model, run.recipe, name, file):
-        say(f"{file}: {UNVERIFIED}", error=True)
+        tell_difference(file, UNVERIFIED)
     return model.eval().requires_grad_(False)
 
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from kikimimi.console.terminal import say
 from kikimimi.console.words import counted
 from kikimimi.contracts.answer import Answer
 from kikimimi.contracts.conversation import Conversation
@@ -33,6 +32,7 @@ from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.stand_in import StandIn
 from kikimimi.model.trainable import load_trained
 from kikimimi.run.folder import RunFolder
+from kikimimi.run.made_with import tell_difference
 from kikimimi.run.rank import global_rank, slurm_starts_ranks
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class Ranks:
         shard(model, mesh, "fp32")
         load_deferred(model)
         if weights is not None and not load_trained(model, recipe, stage, weights) and self.leads:
-            say(f"{weights}: {UNVERIFIED}", error=True)
+            tell_difference(weights, UNVERIFIED)
         model.stand_in = StandIn.of(model.encoder, cached=False)
         for module in model.llm.modules():
             if isinstance(module, nn.Module) and hasattr(module, "generate"):

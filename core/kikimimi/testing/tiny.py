@@ -105,6 +105,8 @@ def tiny_recipe(recipe: Recipe, shards: str | Path, *, conversations: str | Path
                 source(f"evaluate.{name}", given),
                 generate=replace(given.generate, max_new_tokens=_NEW_TOKENS),
                 baselines={},
+                cascades={},
+                written=False,
             )
             for name, given in recipe.evaluate.items()
         },

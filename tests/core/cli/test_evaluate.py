@@ -89,7 +89,10 @@ def test_another_metric_and_another_recipe(cli: Cli, run: Path, recipe_file: Pat
 def test_what_was_trained_cannot_be_changed(cli: Cli, run: Path) -> None:
     done = cli("evaluate", run, "stages.asr.steps=3")
     assert (done.code, done.out) == (2, "")
-    assert "(stages.asr.steps: there 2, here 3). Only evaluate.* can be added or changed here" in done.err
+    assert (
+        "(stages.asr.steps: there 2, here 3). Only evaluate.* and guards.* can be added or changed here"
+        in done.err
+    )
     done = cli("evaluate", run, "evaluate.heldout.metric=wer")
     assert done.code == 2
     assert "there is no evaluation 'heldout'. Did you mean 'held_out'?" in done.err
