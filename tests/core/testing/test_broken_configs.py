@@ -212,7 +212,7 @@ BROKEN = [
     (
         OfAnyKind,
         "config_survives_yaml",
-        r"OfAnyKind.Config.inner: expected metadata=.* one of adapter, encoder, judge, layout, .*, found None",
+        r"OfAnyKind.Config.inner: expected metadata=.* one of adapter, encoder, judge, .*, found None",
     ),
     (OfTheWrongKind, "config_survives_yaml", r"(?s)cannot be read back .*inner: no llm is called 'whisper'"),
     (Downloads, "tiny_config_is_a_config", r"expected inner.weights: random, found 'openai/whisper-base'"),
