@@ -130,7 +130,7 @@ def _say_one(found: TableScores, drop: bool) -> None:
     result, malformed = found.scores[0].score, found.tables[0].malformed
     dropped = {"malformed": len(malformed)} if drop else {}
     labels = load("metric", result.metric).labels
-    interval = [("95 %", f"{result.ends} (bootstrap)")] if result.interval else []
+    interval = [("95 %", f"{result.ends} (bootstrap{result.drawn})")] if result.interval else []
     rows = [
         (result.label, result.shown(form=".4f")),
         *interval,

@@ -26,7 +26,7 @@ COUNTS = ("truncated", "looped", "thoughts")
 """What a score counts of answers, whatever the metric; scores that were written before have none of it."""
 ENDS = ("low", "high")
 """What JSON calls the ends of a score's interval."""
-_SAID = ("normaliser_hash", "invalid")  # texts that a score may have
+_SAID = ("normaliser_hash", "interval_by", "invalid")  # texts that a score may have
 _MOST = 1 << 53  # utterances
 _OLD_RATE = ("substitutions", "deletions", "insertions")  # what scores held when all were error rates
 
@@ -196,6 +196,8 @@ class Score:
     """Answers, of those left out too, with a thought, which is not scored."""
     interval: Interval | None = field(default=None, compare=False)
     """95 % interval of the value, by the bootstrap; None where there is none, or nobody drew."""
+    interval_by: str | None = field(default=None, compare=False)
+    """Field, such as the speaker, whose groups the interval draws whole; None where it draws utterances."""
     invalid: str | None = field(default=None, compare=False)
     """Why the value is not to be trusted; None where it is."""
     utterances: Sequence[Details | None] = field(default=(), compare=False, repr=False)
@@ -217,6 +219,11 @@ class Score:
             return ""
         low, high = self.interval
         return f"{low:.2f}{'-' if low >= 0 else ' to '}{high:.2f}"
+
+    @property
+    def drawn(self) -> str:
+        """What the interval draws, in words: `` of whole groups by speaker``; empty: utterances."""
+        return "" if self.interval_by is None else f" of whole groups by {self.interval_by}"
 
     def shown(self, value: float | None = None, form: str = ".2f") -> str:
         """Return the value, or another one, with its unit: ``3.14 %``.
@@ -251,6 +258,7 @@ class Score:
             "count": self.count,
             "skipped": self.skipped,
             **({} if self.interval is None else dict(zip(ENDS, self.interval, strict=True))),
+            **({} if self.interval_by is None else {"interval_by": self.interval_by}),
             **({} if self.invalid is None else {"invalid": self.invalid}),
             **self.counts,
             **self.details,

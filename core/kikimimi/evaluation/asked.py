@@ -135,6 +135,7 @@ class AskedEvaluation:
             normaliser=self.evaluation.normaliser,
             config=metric.config,
             groups=self.drawn,
+            interval_by=self.evaluation.interval_by,
         )
 
     def _try_references(self) -> None:

@@ -65,7 +65,10 @@ def length_group(seconds: float) -> str:
 
 
 def break_down(
-    metric: Metric, utterances: Sequence[Details | None], groups: Sequence[str]
+    metric: Metric,
+    utterances: Sequence[Details | None],
+    groups: Sequence[str],
+    drawn: Sequence[str] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Return the value of each group of utterances with its interval, in the order of lengths or of names.
 
@@ -73,28 +76,36 @@ def break_down(
         metric: The metric.
         utterances: Details of each utterance, None where it is not scored.
         groups: What each belongs to.
+        drawn: What intervals draw whole, such as each one's speaker, as for `interval`. None, or the groups
+            themselves, which hold nothing else to draw, draws utterances.
 
     Returns:
-        ``value``, ``count``, and where there are enough utterances ``low`` and ``high``.
+        ``value``, ``count``, and where there is enough to draw ``low`` and ``high``.
     """
+    of: Sequence[str] | Sequence[None] = [None] * len(utterances) if drawn is None else drawn
     kept = [
-        (group, details) for group, details in zip(groups, utterances, strict=True) if details is not None
+        (group, details, one)
+        for group, details, one in zip(groups, utterances, of, strict=True)
+        if details is not None
     ]
-    sizes = Counter(group for group, _ in kept)
+    by_utterance = drawn is None or list(drawn) == list(groups)
+    sizes = Counter(group for group, _, _ in kept)
     shown = [group for group, _ in sizes.most_common(MOST_GROUPS)]
     rest = len(sizes) - len(shown)
     if rest:
-        kept = [(group if group in shown else f"({rest} others)", details) for group, details in kept]
-        shown.append(f"({rest} others)")
+        others = f"({rest} others)"
+        kept = [(group if group in shown else others, details, one) for group, details, one in kept]
+        shown.append(others)
     found = {}
     for group in sorted(shown, key=_rank):
-        own = [details for of, details in kept if of == group]
+        inside = [(details, one) for name, details, one in kept if name == group]
+        own = [details for details, _ in inside]
         try:
             value = metric.value({name: sum(one[name] for one in own) for name in own[0]})
         except ZeroDivisionError:
             continue
         found[group] = {"value": value, "count": len(own)}
-        if (ends := interval(metric, own)) is not None:
+        if (ends := interval(metric, own, None if by_utterance else [one for _, one in inside])) is not None:
             found[group] |= {"low": ends[0], "high": ends[1]}
     return found
 

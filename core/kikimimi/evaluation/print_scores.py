@@ -39,7 +39,8 @@ def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
     SafeConsole().print(table)
     if counts:
         say("cut/loop: answers that ran out of tokens / that say a piece over and over")
-    say(f"95 %: interval by the bootstrap; normaliser: {', '.join(sorted(normalisers))}")
+    drawn = ", ".join(sorted({score.drawn for score in found if score.drawn}))
+    say(f"95 %: interval by the bootstrap{drawn}; normaliser: {', '.join(sorted(normalisers))}")
     for name, systems in scores.items():
         for system, score in systems.items():
             if score.invalid:

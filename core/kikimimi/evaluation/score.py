@@ -70,6 +70,7 @@ def score_items(
     normaliser: str,
     config: MetricConfig | None = None,
     groups: Sequence[Hashable] | None = None,
+    interval_by: str | None = None,
 ) -> Score:
     """Score answers, of which more may be known than two texts.
 
@@ -79,6 +80,7 @@ def score_items(
         normaliser: See there.
         config: See there.
         groups: See there.
+        interval_by: What these groups are called, which the score says.
 
     Returns:
         The score, as of `score`.
@@ -108,6 +110,7 @@ def score_items(
         count=len(kept),
         skipped=len(found) - len(kept),
         interval=interval(built, found, groups),
+        interval_by=interval_by,
         invalid=built.invalid(totals),
         details=totals,
         **_counts([item.reference for item in items], [item.prediction for item in items]),

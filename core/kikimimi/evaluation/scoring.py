@@ -94,7 +94,9 @@ def _parts(asked: AskedEvaluation, score: Score) -> dict[str, dict[str, Any]]:
         asked.evaluation.metric.name, asked.evaluation.normaliser, asked.evaluation.metric.config
     )
     utterances: Sequence[Details | None] = score.utterances
-    parts = {name: break_down(metric, utterances, groups) for name, groups in asked.groups.items()}
+    parts = {
+        name: break_down(metric, utterances, groups, asked.drawn) for name, groups in asked.groups.items()
+    }
     shown = {name: groups for name, groups in parts.items() if len(groups) > 1}
     return {"by": shown} if shown else {}
 

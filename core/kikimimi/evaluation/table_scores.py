@@ -203,9 +203,10 @@ def _score(table: SystemTable, normaliser: str, wanted: Wanted) -> TableScore:
         normaliser=normaliser,
         config=wanted.config,
         groups=drawn,
+        interval_by=wanted.interval_by,
     )
     metric, _ = open_metric(wanted.metric, normaliser, wanted.config)
-    parts = {name: break_down(metric, found.utterances, table.groups[name]) for name in wanted.by}
+    parts = {name: break_down(metric, found.utterances, table.groups[name], drawn) for name in wanted.by}
     return TableScore(system=table.name, score=found, parts=parts)
 
 

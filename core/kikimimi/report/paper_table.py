@@ -110,7 +110,10 @@ def _note(columns: _Columns, own: str) -> str:
         f"{rows[0].score.normaliser} {rows[0].score.normaliser_hash or ''}".rstrip()
         for rows in columns.values()
     )
-    counts = ", ".join(f"{name}: {score.count:,}" for name, score in _heads(columns))
+    counts = ", ".join(
+        f"{name}: {score.count:,}{score.drawn and f' (drawn{score.drawn})'}"
+        for name, score in _heads(columns)
+    )
     return (
         "In brackets: 95 % intervals by the bootstrap (1,000 draws). Bold: the best, and what a paired "
         f"bootstrap cannot tell from it. *: differs from {own}, by the same test. "

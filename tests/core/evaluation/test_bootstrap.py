@@ -97,6 +97,19 @@ def test_parts_have_values_and_intervals_of_their_own() -> None:
     assert many["(10 others)"]["count"] == 10
 
 
+def test_intervals_of_parts_draw_what_that_of_the_whole_draws() -> None:
+    """An accent of two speakers who differ tells as much as two clips do, not as two hundred."""
+    metric, _ = open_metric("wer", "none")
+    errors = rates(*[0] * 100, *[4] * 100, *[2] * 100)
+    speakers = [f"s{row // 100}" for row in range(300)]
+    accents = ["west"] * 200 + ["east"] * 100
+    of_clips, of_speakers = (break_down(metric, errors, accents, drawn) for drawn in (None, speakers))
+    assert of_clips["west"]["low"] > 40
+    assert of_speakers["west"] == {"value": 50, "count": 200, "low": 0, "high": 100}
+    assert of_speakers["east"] == {"value": 50, "count": 100}  # one speaker: nothing to draw
+    assert break_down(metric, errors, speakers, speakers) == break_down(metric, errors, speakers)
+
+
 def test_lengths_and_fields_make_parts() -> None:
     assert [length_group(seconds) for seconds in (0, 1.99, 2, 29.9, 30)] == [
         "0 to 2 s",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kikimimi.evaluation.bootstrap import Comparison
 from kikimimi.evaluation.score import score
 from kikimimi.report.paper_table import latex_table, markdown_table
@@ -36,6 +38,9 @@ def test_markdown() -> None:
         "| far\\|off | 37.50* (0.00-75.00) |  |",
     ]
     assert lines[-1].endswith("Normaliser: none 89928ca727e1. Utterances: test: 4, other: 4.")
+    speakers = replace(ROWS[3], score=replace(ROWS[3].score, interval_by="speaker"))
+    said = markdown_table([speakers], "ours_8b").splitlines()[-1]
+    assert said.endswith("Utterances: other: 4 (drawn of whole groups by speaker).")
 
 
 def test_latex() -> None:
