@@ -202,7 +202,7 @@ def read_changed(recipe: Recipe, sections: Mapping[str, Any], overrides: Sequenc
         file = folder / "recipe.yaml"
         with writing(file):
             file.write_text(dump_plain({**plain(recipe), "evaluate": dict(sections)}), encoding="utf-8")
-        return load_recipe(file, overrides)
+        return load_recipe(file, overrides, trains=False)
 
 
 def open_changed(

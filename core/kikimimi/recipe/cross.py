@@ -19,8 +19,15 @@ if TYPE_CHECKING:
     from kikimimi.contracts.objective import Objective
 
 
-def check_across(tree: Entry, builder: Builder) -> None:
-    """Add the problems between sections."""
+def check_across(tree: Entry, builder: Builder, *, trains: bool = True) -> None:
+    """Add the problems between sections.
+
+    Args:
+        tree: The recipe.
+        builder: What could be built of it.
+        trains: Whether stages will be trained where the recipe says that it runs: otherwise ranks have no
+            batches to share out.
+    """
     trainer = builder.built.get("trainer", Trainer())
     for part in PARTS:
         _check_modality(part, builder)
@@ -34,9 +41,9 @@ def check_across(tree: Entry, builder: Builder) -> None:
         _check_evaluations(key, section, tree, builder)
         earlier.append(stage)
         _check_lora(key, tree, builder)
-        if "trainer" in builder.built or not _inside(tree, "trainer"):
+        if trains and ("trainer" in builder.built or not _inside(tree, "trainer")):
             _check_batch(key, section, trainer, builder)
-        _check_objective(key, section, trainer, builder)
+        _check_objective(key, section, trainer if trains else Trainer(), builder)
         _check_weights(key, section, builder)
 
 

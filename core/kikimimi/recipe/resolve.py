@@ -22,12 +22,13 @@ _RECIPE, _EVALUATIONS = Section(Recipe), Section(Evaluations)
 _Read = TypeVar("_Read")
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, trains: bool = True) -> Recipe:
     """Read a recipe, resolve it and check it.
 
     Args:
         path: The YAML file.
         overrides: ``key.sub=value`` each.
+        trains: Whether stages will be trained where it says that it runs.
 
     Raises:
         RequestError: There is no such file.
@@ -35,7 +36,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     problems = Problems()
     tree = apply_overrides(_tree(Path(path), problems), overrides, _RECIPE, problems)
-    return _recipe(tree, problems)
+    return _recipe(tree, problems, trains=trains)
 
 
 def load_evaluations(path: Path | str) -> dict[str, Evaluation]:
@@ -77,11 +78,11 @@ def _tree(path: Path, problems: Problems) -> Entry:
     return tree
 
 
-def _recipe(tree: Entry, problems: Problems) -> Recipe:
+def _recipe(tree: Entry, problems: Problems, *, trains: bool = True) -> Recipe:
     tree = interpolate(insert_tasks(tree, _RECIPE, problems), problems)
     builder = Builder(problems)
     recipe = builder.build(_RECIPE, tree, "", "a recipe")
-    check_across(tree, builder)
+    check_across(tree, builder, trains=trains)
     problems.raise_any()
     return cast(Recipe, recipe)
 

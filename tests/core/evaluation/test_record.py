@@ -297,3 +297,9 @@ def test_fewer_gpus_than_the_run_was_trained_on(run: RunFolder, monkeypatch: pyt
     said = r"trainer\.devices=8, and this machine has 1 GPU: .* trainer\.strategy=auto trainer\.devices=1"
     with pytest.raises(RequestError, match=said):
         start_ranks(trainer)
+
+
+def test_any_number_of_ranks_evaluates_whatever_training_can_share_out(run: RunFolder) -> None:
+    assert {stage.batch.global_ for stage in run.recipe.stages.values()} == {1}
+    changed, named = open_changed(run.path, ["trainer.devices=3", "trainer.strategy=ddp"])
+    assert (changed.recipe.trainer.devices, named) == (3, [])
