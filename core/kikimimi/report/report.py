@@ -89,6 +89,8 @@ class Fact:
     """What it came to."""
     note: str = ""
     """How sure it is, and what it is compared with."""
+    failed: bool = False
+    """Whether it is shown in red."""
 
 
 @dataclass(frozen=True, kw_only=True)

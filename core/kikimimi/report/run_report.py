@@ -135,7 +135,7 @@ def _guard_facts(part: GuardPart | None, system: str) -> Iterator[Fact]:
         if table.system == system:
             guards = [line.guard for line in table.lines if line.guard]
             said = f"{len(table.failed)} of {len(guards)} failed" if table.failed else "none failed"
-            yield Fact(label="guards", value=said, note=", ".join(table.failed))
+            yield Fact(label="guards", value=said, note=", ".join(table.failed), failed=bool(table.failed))
 
 
 def _stages(run: RunFolder, lines: Lines) -> Iterator[StageRow]:

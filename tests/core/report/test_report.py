@@ -287,3 +287,16 @@ def test_answers_that_were_cut_or_loop_are_shown() -> None:
     assert "Cut: answers that ended because no more tokens were allowed" in text
     assert "before they answer is not scored" in text
     assert "Cut:" not in Page(render_report(FULL)).text
+
+
+def test_what_an_interval_draws_and_a_failed_guard_are_seen_at_once() -> None:
+    scores = [row("plain", GOOD)]
+    scores = [replace(scores[0], score=replace(scores[0].score, interval_by="speaker"))]
+    facts = [
+        Fact(label="guards", value="1 of 6 failed", failed=True),
+        Fact(label="guards", value="none failed"),
+    ]
+    html = render_report(replace(EMPTY, scores=scores, facts=facts))
+    assert "none 89928ca727e1 · 95 % of whole groups by speaker · 3 pairs" in Page(html).text
+    assert '<dd class="failed">1 of 6 failed' in html
+    assert "<dd>none failed" in html
