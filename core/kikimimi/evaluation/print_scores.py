@@ -20,8 +20,9 @@ def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
     found = [score for systems in scores.values() for score in systems.values()]
     # One narrow column, so that a table with long names stands on 80 columns.
     counts = ["cut/loop"] if any(set(TABLED) & score.counts.keys() for score in found) else []
+    edits = ["sub/del/ins"] if any(EDITS[0] in score.details for score in found) else []
     skipped = ["skipped"] if any(score.skipped for score in found) else []
-    table = _table("system", ("score", "95 %", "sub/del/ins", "clips", *skipped, *counts))
+    table = _table("system", ("score", "95 %", *edits, "clips", *skipped, *counts))
     normalisers = {f"{score.normaliser} {score.normaliser_hash or ''}".rstrip() for score in found}
     for name, systems in scores.items():
         table.add_row(Text(name, style="bold"))
@@ -31,7 +32,7 @@ def print_scores(scores: Mapping[str, Mapping[str, Score]]) -> None:
                 Padding(Text(system), (0, 0, 0, 1)),
                 f"{score.label} {score.shown(form='6.2f')}{'!' if score.invalid else ''}",
                 score.ends,
-                "/".join(edited),
+                *("/".join(edited) for _ in edits),
                 str(score.count),
                 *(str(score.skipped) for _ in skipped),
                 *("/".join(str(score.counts.get(count, "?")) for count in TABLED) for _ in counts),
