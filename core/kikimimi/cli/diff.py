@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kikimimi.console.terminal import say, say_json
+from kikimimi.console.terminal import json_text, say, say_json
 
 if TYPE_CHECKING:
     from kikimimi.inspect.difference import Difference
@@ -63,7 +62,7 @@ def _say(found: Difference, one: Path, other: Path) -> None:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json_text(value)
 
 
 def _json(found: Difference) -> dict[str, Any]:

@@ -201,8 +201,9 @@ def test_the_instruction_stands_where_the_request_stood() -> None:
 
 @pytest.mark.parametrize(("task", "found"), [("asr", NUM_CLIPS), ("emotion", 0)])
 def test_clips_are_from_an_evaluation_that_asks_for_transcripts(
-    tmp_path: Path, task: str, found: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, found: int
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where the quickstart has made no data
     shards = write_shard(tmp_path, 8)
     recipe = load_recipe(
         QUICKSTART,
