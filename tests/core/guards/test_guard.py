@@ -258,7 +258,7 @@ def test_the_report_and_the_table(run: RunFolder, capsys: pytest.CaptureFixture[
     assert '<span class="guard failed">failed: forgetting' in section
     assert "Before: the LLM as its sources have it. After: what stage sft left." in section
     failed = [row["guard"] for row in verdict["rows"] if row["passed"] is False]
-    assert f"<dt>guards</dt><dd>{len(set(failed))} of 6 failed" in page
+    assert f'<dt>guards</dt><dd class="failed">{len(set(failed))} of 6 failed' in page
     print_verdict(verdict)
     out = capsys.readouterr().out
     assert "FAILED" in out
