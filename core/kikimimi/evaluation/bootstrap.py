@@ -105,7 +105,7 @@ def compare(
     values = [_values(metric, side, _of(groups, kept)) for side in sides]
     if values[0] is None or values[1] is None:
         return None
-    whole = [metric.value(_sum(side)) for side in sides]
+    whole = [metric.value(add_up([details for details in side if details])) for side in sides]
     low, high = _ends(values[0] - values[1])
     differ = sum(metric.differs(one, other) for one, other in zip(*sides, strict=True))
     return Comparison(difference=whole[0] - whole[1], low=low, high=high, differ=differ, count=len(kept))
@@ -115,9 +115,9 @@ def _of(groups: Sequence[Hashable] | None, rows: Sequence[int]) -> list[Hashable
     return None if groups is None else [groups[row] for row in rows]
 
 
-def _sum(utterances: Sequence[Details | None]) -> dict[str, float]:
-    kept = [details for details in utterances if details is not None]
-    return {name: sum(one[name] for one in kept) for name in kept[0]}
+def add_up(details: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the sums of the details of some utterances."""
+    return {name: sum(one[name] for one in details) for name in details[0]}
 
 
 def _values(

@@ -11,7 +11,7 @@ from kikimimi.contracts.metric import Details, Metric
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.order.sources import record_seconds
 from kikimimi.errors import RequestError
-from kikimimi.evaluation.bootstrap import interval
+from kikimimi.evaluation.bootstrap import add_up, interval
 
 LENGTH = "length"
 """The field that every record has: how long its audio is."""
@@ -101,7 +101,7 @@ def break_down(
         inside = [(details, one) for name, details, one in kept if name == group]
         own = [details for details, _ in inside]
         try:
-            value = metric.value({name: sum(one[name] for one in own) for name in own[0]})
+            value = metric.value(add_up(own))
         except ZeroDivisionError:
             continue
         found[group] = {"value": value, "count": len(own)}

@@ -10,7 +10,7 @@ from kikimimi.contracts.answer import Answer, without_thoughts
 from kikimimi.contracts.metric import MetricConfig, MetricItem, Score, open_metric
 from kikimimi.contracts.normaliser import Normaliser, normaliser_hash
 from kikimimi.errors import RequestError
-from kikimimi.evaluation.bootstrap import Comparison, interval
+from kikimimi.evaluation.bootstrap import Comparison, add_up, interval
 from kikimimi.evaluation.loops import has_loop
 from kikimimi.files.reading import damaged, file_there, read_json
 
@@ -215,8 +215,3 @@ def _number(where: str, values: Any, key: str) -> Any:
     if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"{where}: {value!r} is no finite number")
     return value
-
-
-def add_up(details: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the sums of the details of some utterances."""
-    return {name: sum(one[name] for one in details) for name in details[0]}

@@ -11,8 +11,9 @@ from hypothesis import given, strategies as st
 from kikimimi.contracts.metric import Score
 from kikimimi.contracts.normaliser import normaliser_hash
 from kikimimi.errors import PluginError, RequestError
+from kikimimi.evaluation.bootstrap import add_up
 from kikimimi.evaluation.error_rate import edits, error_rate
-from kikimimi.evaluation.score import EDITS, add_up, score
+from kikimimi.evaluation.score import EDITS, score
 
 from .tables import read_pairs
 
