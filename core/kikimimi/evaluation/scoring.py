@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kikimimi.console.terminal import say
-from kikimimi.contracts.metric import Details, Score, open_metric
+from kikimimi.contracts.metric import Details, Metric, Score, open_metric
 from kikimimi.errors import DamagedError
 from kikimimi.evaluation.asked import AskedEvaluation
 from kikimimi.evaluation.bootstrap import Comparison, compare
@@ -39,6 +39,8 @@ def write_scores(
     Returns:
         All scores that still stand, in that order.
     """
+    chosen = asked.evaluation.metric
+    metric, _ = open_metric(chosen.name, asked.evaluation.normaliser, chosen.config)
     before = scored_before(asked)
     systems = {**_still_there(asked, before), **systems}
     found = {name: asked.score([one.texts[key] for key in asked.keys]) for name, one in systems.items()}
@@ -49,8 +51,8 @@ def write_scores(
             "score": {
                 **one.to_json(),
                 "seconds": round(systems[name].seconds, 3),
-                **_compared(asked, name, found),
-                **_parts(asked, one),
+                **_compared(asked, metric, name, found),
+                **_parts(asked, metric, one),
             },
         }
         for name, one in found.items()
@@ -75,11 +77,10 @@ def _still_there(asked: AskedEvaluation, before: Mapping[str, ScoredSystem]) -> 
     return found
 
 
-def _compared(asked: AskedEvaluation, name: str, found: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
+def _compared(
+    asked: AskedEvaluation, metric: Metric, name: str, found: Mapping[str, Score]
+) -> dict[str, dict[str, Any]]:
     """Return how a system differs from those that stand after it."""
-    metric, _ = open_metric(
-        asked.evaluation.metric.name, asked.evaluation.normaliser, asked.evaluation.metric.config
-    )
     names = list(found)
     against = {}
     for other in names[names.index(name) + 1 :]:
@@ -89,10 +90,7 @@ def _compared(asked: AskedEvaluation, name: str, found: Mapping[str, Score]) -> 
     return {"against": against} if against else {}
 
 
-def _parts(asked: AskedEvaluation, score: Score) -> dict[str, dict[str, Any]]:
-    metric, _ = open_metric(
-        asked.evaluation.metric.name, asked.evaluation.normaliser, asked.evaluation.metric.config
-    )
+def _parts(asked: AskedEvaluation, metric: Metric, score: Score) -> dict[str, dict[str, Any]]:
     utterances: Sequence[Details | None] = score.utterances
     parts = {
         name: break_down(metric, utterances, groups, asked.drawn) for name, groups in asked.groups.items()
