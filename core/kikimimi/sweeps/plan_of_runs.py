@@ -1,0 +1,195 @@
+"""A sweep as it is asked for: a recipe, what is varied of it, and the settings that come of that."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kikimimi.console.terminal import json_text
+from kikimimi.console.words import listing, nearest
+from kikimimi.errors import RequestError
+from kikimimi.recipe import Recipe, load_recipe
+from kikimimi.sweeps.factor import SEED, Factor, Interval, Level, read_change, spelled
+
+Levels = Mapping[str, Level]
+"""A level of each factor, by the factor's name; the seed's is among them where it is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What is swept.
+
+    Attributes:
+        name: What its folder is called.
+        recipe: The recipe's file.
+        changes: What every run changes of it.
+        factors: What is varied; the seed is last.
+        exclude: Levels by factor: combinations that have all levels of one of these are left out.
+        search: How combinations are chosen: ``grid`` takes all.
+        runs: Settings that a search tries.
+        hours: Time after which no run is started [h].
+        compare: Evaluations that settings are compared by; empty means all.
+    """
+
+    name: str
+    recipe: Path
+    changes: tuple[str, ...] = ()
+    factors: tuple[Factor | Interval, ...] = ()
+    exclude: tuple[Mapping[str, Any], ...] = ()
+    search: str = "grid"
+    runs: int | None = None
+    hours: float | None = None
+    compare: tuple[str, ...] = ()
+
+    @classmethod
+    def of_line(cls, recipe: Path, changes: Sequence[str]) -> Sweep:
+        """Return the sweep of a command line.
+
+        Raises:
+            RequestError: A change is wrong, or nothing is varied.
+        """
+        return cls(name="", recipe=recipe).changed(changes)
+
+    def changed(self, changes: Sequence[str]) -> Sweep:
+        """Return it with factors and changes in addition; of a name that it has, the new one holds.
+
+        Raises:
+            RequestError: A change is wrong, or nothing is varied.
+        """
+        read = [read_change(text) for text in changes]
+        new = {one.name: one for one in read if not isinstance(one, str)}
+        fixed = {text.partition("=")[0]: text for text in self.changes}
+        fixed |= {text.partition("=")[0]: text for text in read if isinstance(text, str)}
+        if both := next((name for name in new if name in fixed), None):
+            raise RequestError(f"{both}: it is given as a factor and as one value")
+        factors = {one.name: one for one in self.factors if one.name not in fixed} | new
+        if SEED in factors:
+            factors[SEED] = factors.pop(SEED)  # the last: runs of a setting stand together
+        found = replace(self, changes=tuple(fixed.values()), factors=tuple(factors.values()))
+        found._check()
+        return found if found.name else replace(found, name=found._made_name())
+
+    def _check(self) -> None:
+        if not self.factors:
+            raise RequestError(
+                "nothing is varied: give a factor, such as adapter=mlp,qformer or seed=0,1,2, or a file of a "
+                "sweep"
+            )
+        ranges = [one.name for one in self.factors if isinstance(one, Interval)]
+        if ranges and self.search == "grid":
+            raise RequestError(
+                f"{ranges[0]} is a range, from which a search draws: add --search random or --search tpe"
+            )
+        if self.search != "grid" and self.runs is None:
+            raise RequestError(f"--search {self.search} needs a budget: how many settings it tries (--runs)")
+        names = [one.name for one in self.factors]
+        for number, excluded in enumerate(self.exclude):
+            for name, wanted in excluded.items():
+                factor = next((one for one in self.factors if one.name == name), None)
+                if not isinstance(factor, Factor):
+                    raise RequestError(
+                        f"exclude[{number}]: there is no factor '{name}'.{nearest(name, names)} "
+                        f"Factors: {listing(names)}"
+                    )
+                for label in wanted if isinstance(wanted, list) else [wanted]:
+                    labels = [level.label for level in factor.levels]
+                    if factor.level(label) is None:
+                        raise RequestError(
+                            f"exclude[{number}].{name}: there is no level {spelled(label)}. "
+                            f"Levels: {listing(labels)}"
+                        )
+
+    def _made_name(self) -> str:
+        """Return a name for a sweep that has none: its recipe's, its factors', and a hash of what it is."""
+        factors = ",".join(one.name.rpartition(".")[2] for one in self.factors)
+        return f"{self.recipe.stem}--{factors[:60]}-{self.digest[:8]}"
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of what it is."""
+        return hashlib.sha256(json_text(self.to_json()).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        factors = [
+            {"name": one.name, "levels": {level.label: list(level.changes) for level in one.levels}}
+            if isinstance(one, Factor)
+            else {"name": one.name, "low": one.low, "high": one.high, "log": one.log, "whole": one.whole}
+            for one in self.factors
+        ]
+        return {
+            "name": self.name,
+            "recipe": str(self.recipe),
+            "changes": list(self.changes),
+            "factors": factors,
+            "exclude": [dict(one) for one in self.exclude],
+            "search": self.search,
+            "runs": self.runs,
+            "hours": self.hours,
+            "compare": list(self.compare),
+        }
+
+    @classmethod
+    def from_json(cls, held: Mapping[str, Any]) -> Sweep:
+        """Return the sweep that `to_json` wrote."""
+        factors: list[Factor | Interval] = []
+        for one in held["factors"]:
+            if "levels" in one:
+                levels = [Level(label, tuple(changes)) for label, changes in one["levels"].items()]
+                factors.append(Factor(one["name"], tuple(levels)))
+            else:
+                factors.append(Interval(**one))
+        return cls(
+            name=held["name"],
+            recipe=Path(held["recipe"]),
+            changes=tuple(held["changes"]),
+            factors=tuple(factors),
+            exclude=tuple(held["exclude"]),
+            search=held["search"],
+            runs=held["runs"],
+            hours=held["hours"],
+            compare=tuple(held["compare"]),
+        )
+
+    @property
+    def size(self) -> int:
+        """How many combinations a grid has, those that are excluded counted."""
+        count = 1
+        for factor in self.factors:
+            count *= len(factor.levels) if isinstance(factor, Factor) else 1
+        return count
+
+    def grid(self) -> Iterator[Levels]:
+        """Yield every combination that is not excluded; the last factor varies first."""
+        factors = [one for one in self.factors if isinstance(one, Factor)]
+        for levels in itertools.product(*(one.levels for one in factors)):
+            combination = {one.name: level for one, level in zip(factors, levels, strict=True)}
+            if not self.excludes(combination):
+                yield combination
+
+    def excludes(self, combination: Levels) -> bool:
+        """Whether a combination is left out."""
+        return any(
+            all(_is_one_of(combination[name], wanted) for name, wanted in one.items()) for one in self.exclude
+        )
+
+    def changes_of(self, combination: Levels) -> list[str]:
+        """Return what a combination changes of the recipe, that which all runs change first."""
+        return [*self.changes, *(change for level in combination.values() for change in level.changes)]
+
+    def recipe_of(self, combination: Levels) -> Recipe:
+        """Return the resolved recipe of a combination.
+
+        Raises:
+            RecipeError: It is wrong.
+        """
+        return load_recipe(self.recipe, self.changes_of(combination))
+
+
+def _is_one_of(level: Level, wanted: Any) -> bool:
+    labels = wanted if isinstance(wanted, list) else [wanted]
+    return any(level.label in (label, spelled(label)) for label in labels)

@@ -1,0 +1,117 @@
+"""The YAML file of a sweep: what is too long for a line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen
+
+from kikimimi.contracts.options import Options, PositiveFloat, PositiveInt
+from kikimimi.errors import RequestError
+from kikimimi.recipe.resolve import read_options
+from kikimimi.sweeps.factor import SEED, Factor, Interval, Level, checked, factor_of, interval_of, spelled
+from kikimimi.sweeps.plan_of_runs import Sweep
+
+Search = Literal["grid", "random", "tpe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range(Options):
+    """Numbers that a search draws an option from."""
+
+    low: int | float
+    """The smallest."""
+    high: int | float
+    """The largest; whole numbers are drawn where both ends are."""
+    log: bool = False
+    """Whether the logarithm is drawn evenly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget(Options):
+    """When a sweep ends, where that is before all of its runs are trained."""
+
+    runs: PositiveInt | None = None
+    """Settings that a search tries, each with all seeds."""
+    hours: PositiveFloat | None = None
+    """Time after which no further run is started [h]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFile(Options):
+    """The options of a sweep's file."""
+
+    recipe: Path
+    """The recipe that is varied; a relative path goes from the file."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """What all runs change of it, by dotted names."""
+    factors: dict[str, list[Any] | dict[str, Any]] = field(default_factory=dict)
+    """Levels of options, by dotted names: a list of values, or values by what tables call them."""
+    variants: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Factors that change several options at once: by name, level and dotted name."""
+    ranges: dict[str, Range] = field(default_factory=dict, metadata={"noun": "range"})
+    """Options that a search draws."""
+    seeds: Annotated[list[int], MinLen(1)] | None = None
+    """Seeds that every setting is trained with; without, the recipe's alone."""
+    exclude: list[dict[str, Any]] = field(default_factory=list)
+    """Combinations that are left out: those that have all of the levels of one of these."""
+    search: Search = "grid"
+    """`grid` trains every combination; `random` and `tpe` draw them, as many as the budget has."""
+    budget: Budget = Budget()
+    """When it ends."""
+    compare: list[str] = field(default_factory=list)
+    """Evaluations that settings are compared by, the first one first; none means all of the recipe."""
+
+
+def read_sweep(path: Path, changes: Sequence[str] = ()) -> Sweep:
+    """Read the file of a sweep.
+
+    Args:
+        path: The file.
+        changes: What the command line adds to it or puts in its place, ``key=value`` and ``key=a,b``.
+
+    Raises:
+        RequestError: It is wrong; the message holds every problem found.
+    """
+    held = read_options(path, SweepFile, what="a sweep")
+    found = Sweep(
+        name=path.stem,
+        recipe=Path(os.path.normpath(path.parent / held.recipe)),
+        changes=tuple(f"{key}={spelled(value)}" for key, value in held.changes.items()),
+        factors=tuple(_factors(held)),
+        exclude=tuple(held.exclude),
+        search=held.search,
+        runs=held.budget.runs,
+        hours=held.budget.hours,
+        compare=tuple(held.compare),
+    )
+    return found.changed(changes)
+
+
+def _factors(held: SweepFile) -> list[Factor | Interval]:
+    found: list[Factor | Interval] = []
+    for key, values in held.factors.items():
+        if isinstance(values, Mapping):
+            pairs = [(spelled(value), value) for value in values.values()]
+            found.append(factor_of(key, pairs, labels=list(values)))
+        else:
+            found.append(factor_of(key, [(spelled(value), value) for value in values]))
+    for name, levels in held.variants.items():
+        if name in held.factors:
+            raise RequestError(f"variants.{name}: a factor has that name")
+        made = [
+            Level(label, tuple(f"{key}={spelled(value)}" for key, value in changes.items()))
+            for label, changes in levels.items()
+        ]
+        found.append(checked(Factor(name, tuple(made))))
+    for key, ends in held.ranges.items():
+        found.append(interval_of(key, ends.low, ends.high, log=ends.log))
+    if held.seeds is not None:
+        if SEED in held.factors:
+            raise RequestError(f"factors.{SEED}: seeds stand under 'seeds'")
+        found.append(factor_of(SEED, [(str(seed), seed) for seed in held.seeds]))
+    return found
