@@ -24,6 +24,7 @@ from kikimimi.cli import (
     score,
     serve,
     show,
+    sweep,
     train,
     transcribe,
 )
@@ -89,6 +90,7 @@ def _options(
 app.command(name="quickstart")(train.quickstart)
 app.command(name="plan")(plan.plan)
 app.command(name="train")(train.train)
+app.command(name="sweep")(sweep.sweep)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="check")(check.verify)
 app.command(name="transcribe")(transcribe.transcribe)

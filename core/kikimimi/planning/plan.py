@@ -22,6 +22,7 @@ from kikimimi.recipe import Recipe
 from kikimimi.recipe.chosen import PARTS
 
 SECONDS_PER_DAY = 86400
+_MOST_MODELS = 8  # whose shapes are kept: a sweep plans thousands
 NOT_COUNTED = (
     "Not in the memory: what the allocator holds in reserve, workspaces of kernels and of communication, "
     "what a frozen encoder holds for a moment, the CUDA context: leave a tenth free."
@@ -188,6 +189,8 @@ class Planner:
                 model = _assemble(recipe, lambda: ["?"])
                 reason = str(error).partition("\n")[0]
                 notes = (f"without the tokens that the training data will bring: {reason}",)
+            while len(self._models) >= _MOST_MODELS:
+                del self._models[next(iter(self._models))]  # the oldest
             self._models[key] = model, notes
         return self._models[key]
 

@@ -45,6 +45,10 @@ class Factor:
     name: str
     levels: tuple[Level, ...]
 
+    def to_words(self) -> str:
+        """Return its levels for people."""
+        return ", ".join(level.label for level in self.levels)
+
     def level(self, label: object) -> Level | None:
         """Return the level of a label, or None."""
         text = spelled(label)
@@ -68,6 +72,10 @@ class Interval:
     high: float
     log: bool
     whole: bool
+
+    def to_words(self) -> str:
+        """Return its ends for people."""
+        return f"{self.low:g} to {self.high:g}{', on a logarithmic scale' if self.log else ''}"
 
     def level(self, value: float) -> Level:
         """Return the level of a value that was drawn."""

@@ -45,20 +45,11 @@ class Sweep:
     hours: float | None = None
     compare: tuple[str, ...] = ()
 
-    @classmethod
-    def of_line(cls, recipe: Path, changes: Sequence[str]) -> Sweep:
-        """Return the sweep of a command line.
-
-        Raises:
-            RequestError: A change is wrong, or nothing is varied.
-        """
-        return cls(name="", recipe=recipe).changed(changes)
-
     def changed(self, changes: Sequence[str]) -> Sweep:
         """Return it with factors and changes in addition; of a name that it has, the new one holds.
 
         Raises:
-            RequestError: A change is wrong, or nothing is varied.
+            RequestError: A change is wrong.
         """
         read = [read_change(text) for text in changes]
         new = {one.name: one for one in read if not isinstance(one, str)}
@@ -69,9 +60,16 @@ class Sweep:
         factors = {one.name: one for one in self.factors if one.name not in fixed} | new
         if SEED in factors:
             factors[SEED] = factors.pop(SEED)  # the last: runs of a setting stand together
-        found = replace(self, changes=tuple(fixed.values()), factors=tuple(factors.values()))
-        found._check()
-        return found if found.name else replace(found, name=found._made_name())
+        return replace(self, changes=tuple(fixed.values()), factors=tuple(factors.values()))
+
+    def complete(self) -> Sweep:
+        """Return it with a name, checked.
+
+        Raises:
+            RequestError: Nothing is varied, or options do not go together.
+        """
+        self._check()
+        return self if self.name else replace(self, name=self._made_name())
 
     def _check(self) -> None:
         if not self.factors:

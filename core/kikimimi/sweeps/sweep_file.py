@@ -12,7 +12,8 @@ from annotated_types import MinLen
 
 from kikimimi.contracts.options import Options, PositiveFloat, PositiveInt
 from kikimimi.errors import RequestError
-from kikimimi.recipe.resolve import read_options
+from kikimimi.files.yaml_text import read_yaml
+from kikimimi.recipe.resolve import read_options, recipes_folder
 from kikimimi.sweeps.factor import SEED, Factor, Interval, Level, checked, factor_of, interval_of, spelled
 from kikimimi.sweeps.plan_of_runs import Sweep
 
@@ -65,6 +66,19 @@ class SweepFile(Options):
     """When it ends."""
     compare: list[str] = field(default_factory=list)
     """Evaluations that settings are compared by, the first one first; none means all of the recipe."""
+
+
+def find_sweep(source: Path) -> Path | None:
+    """Return the file of a sweep: what is named if it is one, or the shipped one of that name; else None.
+
+    Raises:
+        DamagedError: It is a file that is no YAML.
+    """
+    if source.is_file():
+        held = read_yaml(source)
+        return source if isinstance(held, dict) and "recipe" in held and "stages" not in held else None
+    shipped = recipes_folder() / "sweeps" / f"{source}.yaml"
+    return shipped if source.name == str(source) and shipped.is_file() else None
 
 
 def read_sweep(path: Path, changes: Sequence[str] = ()) -> Sweep:

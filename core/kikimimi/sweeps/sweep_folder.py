@@ -133,7 +133,7 @@ class SweepFolder:
             out: Where run folders lie.
             sweep: What is swept.
         """
-        folder = cls(out / FOLDERS / sweep.name, sweep)
+        folder = cls(cls.place(out, sweep), sweep)
         if folder.path.exists() and any(folder.path.iterdir()):
             cls.require(folder.path)
         with whole_file(folder.path / _FILE) as unfinished:
@@ -158,6 +158,11 @@ class SweepFolder:
         lines = read_json_lines(folder.path / "runs.jsonl", RunLine, remedy=_AGAIN)
         folder.runs = [folder._run(line) for line in lines]
         return folder
+
+    @staticmethod
+    def place(out: Path, sweep: Sweep) -> Path:
+        """Return where the folder of a sweep is, whose runs lie in a folder."""
+        return out / FOLDERS / sweep.name
 
     @staticmethod
     def require(path: Path) -> None:
@@ -200,11 +205,6 @@ class SweepFolder:
     def log(self, run: SweepRun) -> Path:
         """Where what a run printed stands."""
         return self.path / "logs" / f"{run.name}.log"
-
-    def find_run(self, name: str, digest: str) -> Path:
-        """Return the folder of a run: that which any sweep has trained of the same recipe, or a new one."""
-        there = sorted(self.out.glob(f"*-{digest}/recipe.yaml"))
-        return there[0].parent if there else self.out / name
 
     def write_runs(self, lines: Iterable[RunLine]) -> None:
         """Write which runs it has."""
@@ -283,12 +283,24 @@ class SweepFolder:
             yield
 
 
-def is_finished(run: SweepRun) -> bool:
-    """Whether a run is trained and evaluated."""
-    if not (run.path / "recipe.yaml").is_file():
+def find_run(out: Path, name: str, digest: str) -> Path:
+    """Return the folder of a run: that which any sweep has made of the same recipe, or a new one.
+
+    Args:
+        out: Where run folders lie.
+        name: What a new one is called.
+        digest: What its name ends with.
+    """
+    there = sorted(out.glob(f"*-{digest}/recipe.yaml"))
+    return there[0].parent if there else out / name
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the run of a folder is trained and evaluated."""
+    if not (path / "recipe.yaml").is_file():
         return False
-    recipe = RunFolder.read_recipe(run.path)
-    folder = RunFolder(run.path, recipe)
+    recipe = RunFolder.read_recipe(path)
+    folder = RunFolder(path, recipe)
     return all(folder.finished(stage) for stage in recipe.stages) and all(
         (folder.evaluation(name) / "scores.json").is_file() for name in recipe.evaluate
     )

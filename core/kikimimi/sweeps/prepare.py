@@ -1,0 +1,193 @@
+"""A sweep before its first run: every combination resolved and checked, and what they will take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from kikimimi.console.progress import Progress
+from kikimimi.console.words import counted
+from kikimimi.data.shards.pattern import expand, patterns_of
+from kikimimi.errors import RequestError
+from kikimimi.planning.plan import StageForecast
+from kikimimi.recipe import Recipe, load_recipe
+from kikimimi.run.folder import RunFolder
+from kikimimi.sweeps.check import Checked, Checker
+from kikimimi.sweeps.factor import Interval
+from kikimimi.sweeps.plan_of_runs import Levels, Sweep
+from kikimimi.sweeps.source import Listed, RunSource
+from kikimimi.sweeps.sweep_folder import RunLine, SweepFolder, find_run, is_finished
+
+_MOST_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that is to be trained.
+
+    Attributes:
+        line: The run.
+        forecasts: What its stages will take; empty where that was not asked for, or cannot be told.
+        why: Why it cannot be told.
+    """
+
+    line: RunLine
+    forecasts: tuple[StageForecast, ...] = ()
+    why: str = ""
+
+
+@dataclass
+class Prepared:
+    """A sweep whose combinations are checked.
+
+    Attributes:
+        sweep: The sweep.
+        planned: Its runs; of a search none, as they come while it runs.
+        invalid: Combinations that are wrong, as tables call them, with what is wrong.
+        shards: Patterns of all data.
+        devices: Most processes that a run trains with.
+        on_gpus: Whether some run takes GPUs where there are some.
+    """
+
+    sweep: Sweep
+    planned: list[Planned] = field(default_factory=list)
+    invalid: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    shards: dict[str, None] = field(default_factory=dict)
+    devices: int = 1
+    on_gpus: bool = False
+
+    def told(self) -> str:
+        """Return which combinations are wrong, and why."""
+        reasons: dict[tuple[str, ...], list[str]] = {}
+        for setting, problems in self.invalid.items():
+            reasons.setdefault(problems, []).append(setting)
+        lines = [
+            f"{counted(len(self.invalid), 'combination')} of {len(self.invalid) + len(self.planned)} "
+            f"{'is' if len(self.invalid) == 1 else 'are'} wrong. Mend them, or leave them out by "
+            "--skip-invalid:"
+        ]
+        for problems, settings in reasons.items():
+            more = f" and {len(settings) - _MOST_SHOWN} more" if len(settings) > _MOST_SHOWN else ""
+            lines.append(f"  {'; '.join(settings[:_MOST_SHOWN])}{more}:")
+            lines += [f"    {problem}" for problem in problems]
+        return "\n".join(lines)
+
+    def require_data(self) -> None:
+        """Check that there is data to train on and to evaluate with.
+
+        Raises:
+            RequestError: A pattern names no shard.
+        """
+        with patterns_of(self.sweep.recipe):
+            for pattern in self.shards:
+                expand(pattern)
+
+    def write(self, folder: SweepFolder) -> None:
+        """Write down the runs, and make their folders, each with its recipe: the file may be edited meanwhile.
+
+        Raises:
+            RunError: A folder holds a run of another recipe.
+        """
+        if self.sweep.search != "grid":
+            return
+        lines = []
+        for planned in self.planned:
+            path = find_run(folder.out, planned.line["name"], planned.line["digest"])
+            if not (path / "recipe.yaml").is_file():
+                RunFolder.create(path, load_recipe(self.sweep.recipe, planned.line["changes"]))
+            lines.append(RunLine(**{**planned.line, "name": path.name}))
+        folder.write_runs(lines)
+
+    def source(self, folder: SweepFolder, *, retry: bool) -> RunSource:
+        """Return what gives the runs that are still to be trained.
+
+        Args:
+            folder: The sweep's folder, in which runs are written down.
+            retry: Only those that have failed.
+        """
+        if self.sweep.search != "grid":
+            from kikimimi.sweeps.search import Searcher
+
+            return Searcher(folder, retry=retry)
+        states = folder.states()
+        wanted = {run.name: run for run in folder.runs}
+        left = []
+        for run in wanted.values():
+            state = states[run.name].state
+            if is_finished(run.path):
+                if state != "finished":
+                    folder.add_event(run, "finished")  # by another sweep, or it was killed before it was said
+            elif not retry or state == "failed":
+                left.append(run)
+        return Listed(left)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as a JSON object."""
+        return {
+            "sweep": self.sweep.to_json(),
+            "runs": [
+                {**one.line, "stages": [stage.to_json() for stage in one.forecasts]} for one in self.planned
+            ],
+            "invalid": {setting: list(problems) for setting, problems in self.invalid.items()},
+        }
+
+
+def prepare(sweep: Sweep, *, plans: bool = False) -> Prepared:
+    """Resolve and check every combination of a sweep; of ranges, their ends.
+
+    Args:
+        sweep: The sweep.
+        plans: Whether to tell what each run will take.
+
+    Raises:
+        RequestError: There is no such recipe, or an evaluation that is compared is missing.
+    """
+    load_recipe(sweep.recipe, sweep.changes)  # what is wrong with all of them is said once
+    checker, prepared = Checker(sweep), Prepared(sweep)
+    combinations = sweep.grid() if sweep.search == "grid" else _ends(sweep)
+    size = sweep.size if sweep.search == "grid" else 2 * sweep.size
+    with Progress("Checking", size, "combinations") as bar:
+        for checked in checker.check_all(combinations):
+            _take(prepared, checked, checker, plans=plans and sweep.search == "grid")
+            bar.advance()
+    return prepared
+
+
+def _take(prepared: Prepared, checked: Checked, checker: Checker, *, plans: bool) -> None:
+    levels = ", ".join(f"{name}={label}" for name, label in checked.line["levels"].items())
+    if checked.recipe is None:
+        prepared.invalid[levels] = checked.problems
+        return
+    recipe = checked.recipe
+    if missing := [name for name in prepared.sweep.compare if name not in recipe.evaluate]:
+        prepared.invalid[levels] = (f"compare: it has no evaluation '{missing[0]}'",)
+        return
+    prepared.shards.update(dict.fromkeys(_shards(recipe)))
+    prepared.devices = max(prepared.devices, recipe.trainer.devices)
+    prepared.on_gpus |= recipe.trainer.accelerator != "cpu"
+    if prepared.sweep.search != "grid":
+        return
+    forecasts: tuple[StageForecast, ...] = ()
+    why = ""
+    if plans:
+        try:
+            forecasts = tuple(checker.planner.plan(recipe, name) for name in recipe.stages)
+        except RequestError as error:
+            why = str(error).partition("\n")[0]
+    prepared.planned.append(Planned(checked.line, forecasts, why))
+
+
+def _shards(recipe: Recipe) -> Iterator[str]:
+    for stage in recipe.stages.values():
+        validated = stage.validate.data.values() if stage.validate else ()
+        yield from (str(dataset.shards) for dataset in (*stage.data.values(), *validated))
+    yield from (str(evaluation.shards) for evaluation in recipe.evaluate.values())
+
+
+def _ends(sweep: Sweep) -> Iterator[Levels]:
+    """Yield combinations with all ranges at their lower ends, and with all at their upper ends."""
+    ranges = [one for one in sweep.factors if isinstance(one, Interval)]
+    for levels in sweep.grid():
+        for end in ("low", "high"):
+            yield {**levels, **{one.name: one.level(getattr(one, end)) for one in ranges}}

@@ -1,0 +1,109 @@
+"""What trains and evaluates one run, in a process of its own: the same two commands as by hand.
+
+Called in a process that is forked from one which has imported everything already: of a run that takes a
+minute, importing twice is a good part.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from kikimimi.run.folder import RunFolder
+from kikimimi.sweeps.engine import Job
+
+COMMANDS = ("train", "evaluate")
+"""Commands that a run is given to, one after the other."""
+PRELOADED = ("kikimimi.cli.commands", "kikimimi.training.train", "kikimimi.evaluation.evaluate", __name__)
+"""Modules that are imported before the first run, once for all."""
+COMMAND_LINE = "kikimimi.cli"
+"""The module that is the command line."""
+_PR_SET_PDEATHSIG = 1
+_BETWEEN_LOOKS = 1.0
+
+
+def work(job: Job, environment: Mapping[str, str]) -> None:
+    """Train and evaluate a run in this process, which ends with the exit code of the command that failed.
+
+    Args:
+        job: The run.
+        environment: Variables that are set in addition.
+
+    Raises:
+        SystemExit: Always, with the exit code.
+    """
+    os.setsid()  # Ctrl-C is for the process that leads the sweep: it says when to stop
+    end_with_parent()
+    os.environ.update(environment)
+    _print_into(job.log)
+    code = 0
+    for command in COMMANDS:
+        wait_until_free(job.run)
+        arguments = [command, str(job.run)]
+        print(f"$ kikimimi {' '.join(arguments)}", flush=True)
+        code = _call(arguments) if job.devices == 1 else _start(arguments)
+        if code:
+            break
+    sys.stdout.flush()
+    sys.stderr.flush()
+    raise SystemExit(code)
+
+
+def end_with_parent() -> None:
+    """Have this process be asked to stop (SIGTERM), and so to save, once its parent is gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def wait_until_free(run: Path) -> None:
+    """Wait until no other process trains a run: another sweep, or one that was killed and still saves."""
+    told = False
+    while RunFolder(run, RunFolder.read_recipe(run)).is_locked():
+        if not told:
+            print(f"{run} is being trained by another process: waiting for it", flush=True)
+        told = True
+        time.sleep(_BETWEEN_LOOKS)
+
+
+def _call(arguments: list[str]) -> int:
+    """Run a command in this process."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    sys.argv = ["kikimimi", *arguments]
+    try:
+        runpy.run_module(COMMAND_LINE, run_name="__main__")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+    return 0
+
+
+def _start(arguments: list[str]) -> int:
+    """Run a command that starts further processes itself: it has to be one that it can start again."""
+    # A signal to stop goes to the whole group; this process waits for what the command makes of it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    command = [sys.executable, "-m", COMMAND_LINE, *arguments]
+    ended = subprocess.run(command, preexec_fn=_obey, check=False)
+    return ended.returncode if ended.returncode >= 0 else 128 - ended.returncode
+
+
+def _obey() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()
+
+
+def _print_into(log: Path) -> None:
+    """Let what this process and those that it starts print go to the end of a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.close(file)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
