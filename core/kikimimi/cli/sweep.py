@@ -38,7 +38,7 @@ def sweep(
     source: Path = typer.Argument(
         ...,
         metavar="RECIPE_OR_SWEEP",
-        help="A recipe, the file of a sweep (or the name of a shipped one), or a sweep's folder to go on with.",
+        help="A recipe, the file of a sweep (or a shipped one's name), or a sweep's folder to go on with.",
     ),
     changes: list[str] = typer.Argument(
         None,

@@ -104,12 +104,11 @@ class Sweep:
     def _made_name(self) -> str:
         """Return a name for a sweep that has none: its recipe's, its factors', and a hash of what it is."""
         factors = ",".join(one.name.rpartition(".")[2] for one in self.factors)
-        return f"{self.recipe.stem}--{factors[:60]}-{self.digest[:8]}"
-
-    @property
-    def digest(self) -> str:
-        """Hexadecimal SHA-256 of what it is."""
-        return hashlib.sha256(json_text(self.to_json()).encode()).hexdigest()
+        held = self.to_json()
+        # With another budget it is the same sweep, which goes on.
+        same = {name: held[name] for name in ("recipe", "changes", "factors", "exclude", "search")}
+        digest = hashlib.sha256(json_text(same).encode()).hexdigest()
+        return f"{self.recipe.stem}--{factors[:60]}-{digest[:8]}"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON holds it."""

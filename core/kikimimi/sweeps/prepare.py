@@ -14,7 +14,7 @@ from kikimimi.planning.plan import StageForecast
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.check import Checked, Checker
-from kikimimi.sweeps.factor import Interval
+from kikimimi.sweeps.factor import SEED, Interval
 from kikimimi.sweeps.plan_of_runs import Levels, Sweep
 from kikimimi.sweeps.source import Listed, RunSource
 from kikimimi.sweeps.sweep_folder import RunLine, SweepFolder, find_run, is_finished
@@ -84,7 +84,7 @@ class Prepared:
                 expand(pattern)
 
     def write(self, folder: SweepFolder) -> None:
-        """Write down the runs, and make their folders, each with its recipe: the file may be edited meanwhile.
+        """Write down the runs, and make their folders with their recipes: the file may be edited meanwhile.
 
         Raises:
             RunError: A folder holds a run of another recipe.
@@ -155,7 +155,8 @@ def prepare(sweep: Sweep, *, plans: bool = False) -> Prepared:
 
 
 def _take(prepared: Prepared, checked: Checked, checker: Checker, *, plans: bool) -> None:
-    levels = ", ".join(f"{name}={label}" for name, label in checked.line["levels"].items())
+    settings = {name: label for name, label in checked.line["levels"].items() if name != SEED}
+    levels = ", ".join(f"{name}={label}" for name, label in settings.items())
     if checked.recipe is None:
         prepared.invalid[levels] = checked.problems
         return

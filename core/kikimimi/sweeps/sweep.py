@@ -40,6 +40,7 @@ class Leader:
     source: RunSource
     report: Callable[[SweepFolder], object]
     _running: dict[str, tuple[SweepRun, str]] = field(default_factory=dict)
+    _found: Counter[str] = field(default_factory=Counter)
     _reported: float = field(default_factory=time.monotonic)
 
     def lead(self) -> Counter[str]:
@@ -52,24 +53,25 @@ class Leader:
             KeyboardInterrupt: The user stopped it; runs that were being trained have kept what they had done.
             SystemExit: A scheduler stopped it; so have they.
         """
-        found: Counter[str] = Counter()
         deadline = _deadline(self.folder.sweep.hours)
         with Progress("Training", self.source.left, "runs") as bar:
             try:
-                while self._start(deadline) or self._running:
+                while self._start(deadline, bar) or self._running:
                     for ended in self.engine.wait(_BETWEEN_LOOKS):
-                        state = self._ended(ended)
-                        found[state] += 1
-                        bar.advance(note=", ".join(f"{count} {name}" for name, count in found.items()))
+                        self._count(self._ended(ended), bar)
                         self._report()
                     self._prune()
             finally:
                 self.engine.close()
                 for run, _ in self._running.values():
                     self.folder.add_event(run, "waiting")
-        return found
+        return self._found
 
-    def _start(self, deadline: float) -> bool:
+    def _count(self, state: str, bar: Progress) -> None:
+        self._found[state] += 1
+        bar.advance(note=", ".join(f"{count} {name}" for name, count in self._found.items()))
+
+    def _start(self, deadline: float, bar: Progress) -> bool:
         """Start runs as long as there are free slots; return whether any was started."""
         started = False
         while len(self._running) < self.engine.slots and time.monotonic() < deadline:
@@ -78,6 +80,8 @@ class Leader:
                 break
             if is_finished(run.path):  # by another sweep, or in an earlier place of this one
                 self.folder.add_event(run, "finished")
+                say(f"is there  {_name(run)}", error=True)
+                self._count("finished", bar)
                 self.source.ended(run)
                 continue
             try:
@@ -85,6 +89,7 @@ class Leader:
             except KikimimiError as error:
                 self.folder.add_event(run, "failed", cause=str(error))
                 say(f"failed    {_name(run)}: {shortened(str(error), 300)}", error=True)
+                self._count("failed", bar)
                 self.source.ended(run)
                 continue
             self.folder.add_event(run, "running")
