@@ -46,7 +46,7 @@ class Checker:
     """
 
     sweep: Sweep
-    planner: Planner = field(default_factory=Planner)
+    planner: Planner = field(default_factory=lambda: Planner(reads_data=False))
 
     def check(self, combination: Levels) -> Checked:
         """Resolve a combination, and check it."""

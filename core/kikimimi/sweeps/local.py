@@ -40,6 +40,7 @@ class Local(Engine):
         self._gpus = list(gpus)
         self._running: dict[str, _Running] = {}
         _SERVER.set_forkserver_preload(list(PRELOADED))
+        self._told, self._tells = _SERVER.Pipe(duplex=False)  # the second end is this process' alone
 
     def start(self, job: Job) -> None:
         """Start a job.
@@ -54,7 +55,7 @@ class Local(Engine):
         slot = min(set(range(self.slots)) - {one.slot for one in self._running.values()})
         beside = dict(environment(self.threads)) | self._gpus_of(slot, job)
         with _set(beside):  # the process that all are forked from is started with the first
-            process = _SERVER.Process(target=work, args=(job, beside), name=job.name)
+            process = _SERVER.Process(target=work, args=(job, beside, self._told), name=job.name)
             process.start()
         self._running[job.name] = _Running(process, time.monotonic(), slot)
 
@@ -85,6 +86,8 @@ class Local(Engine):
         for one in self._running.values():
             one.process.join()
         self._running.clear()
+        self._tells.close()
+        self._told.close()
 
     def _gpus_of(self, slot: int, job: Job) -> dict[str, str]:
         if not (self._gpus and job.gpu):

@@ -154,11 +154,8 @@ class Sweep:
 
     @property
     def size(self) -> int:
-        """How many combinations a grid has, those that are excluded counted."""
-        count = 1
-        for factor in self.factors:
-            count *= len(factor.levels) if isinstance(factor, Factor) else 1
-        return count
+        """How many combinations the levels of its factors have, those that are excluded left out."""
+        return sum(1 for _ in self.grid())
 
     def grid(self) -> Iterator[Levels]:
         """Yield every combination that is not excluded; the last factor varies first."""

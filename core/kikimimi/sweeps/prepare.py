@@ -9,8 +9,8 @@ from typing import Any
 from kikimimi.console.progress import Progress
 from kikimimi.console.words import counted
 from kikimimi.data.shards.pattern import expand, patterns_of
-from kikimimi.errors import RequestError
-from kikimimi.planning.plan import StageForecast
+from kikimimi.errors import KikimimiError
+from kikimimi.planning.plan import Planner, StageForecast
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.check import Checked, Checker
@@ -63,9 +63,8 @@ class Prepared:
         for setting, problems in self.invalid.items():
             reasons.setdefault(problems, []).append(setting)
         lines = [
-            f"{counted(len(self.invalid), 'combination')} of {len(self.invalid) + len(self.planned)} "
-            f"{'is' if len(self.invalid) == 1 else 'are'} wrong. Mend them, or leave them out by "
-            "--skip-invalid:"
+            f"{counted(len(self.invalid), 'setting')} cannot be trained. Mend what is wrong, or leave it out "
+            "by --skip-invalid:"
         ]
         for problems, settings in reasons.items():
             more = f" and {len(settings) - _MOST_SHOWN} more" if len(settings) > _MOST_SHOWN else ""
@@ -145,16 +144,16 @@ def prepare(sweep: Sweep, *, plans: bool = False) -> Prepared:
     """
     load_recipe(sweep.recipe, sweep.changes)  # what is wrong with all of them is said once
     checker, prepared = Checker(sweep), Prepared(sweep)
+    planner = Planner() if plans and sweep.search == "grid" else None
     combinations = sweep.grid() if sweep.search == "grid" else _ends(sweep)
-    size = sweep.size if sweep.search == "grid" else 2 * sweep.size
-    with Progress("Checking", size, "combinations") as bar:
+    with Progress("Checking", sweep.size * (1 if sweep.search == "grid" else 2), "combinations") as bar:
         for checked in checker.check_all(combinations):
-            _take(prepared, checked, checker, plans=plans and sweep.search == "grid")
+            _take(prepared, checked, planner)
             bar.advance()
     return prepared
 
 
-def _take(prepared: Prepared, checked: Checked, checker: Checker, *, plans: bool) -> None:
+def _take(prepared: Prepared, checked: Checked, planner: Planner | None) -> None:
     settings = {name: label for name, label in checked.line["levels"].items() if name != SEED}
     levels = ", ".join(f"{name}={label}" for name, label in settings.items())
     if checked.recipe is None:
@@ -171,10 +170,10 @@ def _take(prepared: Prepared, checked: Checked, checker: Checker, *, plans: bool
         return
     forecasts: tuple[StageForecast, ...] = ()
     why = ""
-    if plans:
+    if planner is not None:
         try:
-            forecasts = tuple(checker.planner.plan(recipe, name) for name in recipe.stages)
-        except RequestError as error:
+            forecasts = tuple(planner.plan(recipe, name) for name in recipe.stages)
+        except KikimimiError as error:
             why = str(error).partition("\n")[0]
     prepared.planned.append(Planned(checked.line, forecasts, why))
 

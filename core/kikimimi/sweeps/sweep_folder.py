@@ -136,6 +136,7 @@ class SweepFolder:
         folder = cls(cls.place(out, sweep), sweep)
         if folder.path.exists() and any(folder.path.iterdir()):
             cls.require(folder.path)
+            folder._read_runs()
         with whole_file(folder.path / _FILE) as unfinished:
             unfinished.write_text(json_text(sweep.to_json(), indent=2) + "\n", encoding="utf-8")
         return folder
@@ -155,9 +156,12 @@ class SweepFolder:
         except (KeyError, TypeError, AttributeError) as error:
             raise damaged(path / _FILE, f"is not the plan of a sweep ({error!r})", _AGAIN) from error
         folder = cls(path, sweep)
-        lines = read_json_lines(folder.path / "runs.jsonl", RunLine, remedy=_AGAIN)
-        folder.runs = [folder._run(line) for line in lines]
+        folder._read_runs()
         return folder
+
+    def _read_runs(self) -> None:
+        lines = read_json_lines(self.path / "runs.jsonl", RunLine, remedy=_AGAIN)
+        self.runs = [self._run(line) for line in lines]
 
     @staticmethod
     def place(out: Path, sweep: Sweep) -> Path:

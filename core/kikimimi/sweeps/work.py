@@ -12,8 +12,11 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from kikimimi.run.folder import RunFolder
@@ -29,18 +32,19 @@ _PR_SET_PDEATHSIG = 1
 _BETWEEN_LOOKS = 1.0
 
 
-def work(job: Job, environment: Mapping[str, str]) -> None:
+def work(job: Job, environment: Mapping[str, str], leader: Connection) -> None:
     """Train and evaluate a run in this process, which ends with the exit code of the command that failed.
 
     Args:
         job: The run.
         environment: Variables that are set in addition.
+        leader: End of a pipe whose other end the process that leads the sweep holds, as long as it is there.
 
     Raises:
         SystemExit: Always, with the exit code.
     """
     os.setsid()  # Ctrl-C is for the process that leads the sweep: it says when to stop
-    end_with_parent()
+    threading.Thread(target=_stop_after, args=(leader,), daemon=True).start()
     os.environ.update(environment)
     _print_into(job.log)
     code = 0
@@ -59,6 +63,13 @@ def work(job: Job, environment: Mapping[str, str]) -> None:
 def end_with_parent() -> None:
     """Have this process be asked to stop (SIGTERM), and so to save, once its parent is gone."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _stop_after(leader: Connection) -> None:
+    """Ask this process, and those that it has started, to stop and save once the leader is gone."""
+    with suppress(EOFError, OSError):
+        leader.recv_bytes()
+    os.killpg(os.getpgrp(), signal.SIGTERM)
 
 
 def wait_until_free(run: Path) -> None:
