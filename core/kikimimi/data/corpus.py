@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
@@ -103,9 +103,7 @@ class Corpus:
         Raises:
             DataError: A clip is missing or cannot be decoded.
         """
-        for clip in clips:
-            if clip not in record.audio:
-                raise DataError(f"{record.where}: the conversation names clip {clip!r}, which is not there")
+        _check_clips(record, clips)
         return [
             torch.from_numpy(
                 decode(
@@ -155,6 +153,7 @@ class Corpus:
         names = conversation.clips()
         clips: list[Tensor]
         if features is not None:
+            _check_clips(record, names)
             clips = [features.get(self.shards.sha256(row), clip) for clip in names]
         else:
             clips = self.waveforms(record, names, sample_rate)
@@ -179,6 +178,12 @@ class Corpus:
             if conversation.rejected is not None:
                 yield conversation.rejected
             yield from _choices(record.json)
+
+
+def _check_clips(record: Record, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in record.audio:
+            raise DataError(f"{record.where}: the conversation names clip {name!r}, which is not there")
 
 
 def _choices(record: dict[str, Any]) -> Iterator[str]:

@@ -2,17 +2,25 @@
 
 Entries are named by content (the record's hash and everything that decides the encoder's output), so they
 cannot go stale, and a sweep over adapters shares them. A group of clips is encoded together, in an order that
-depends on the data alone: an interrupted pass goes on to exactly the same values, whoever encodes what.
+depends on the shards and the encoder alone: an interrupted pass goes on to exactly the same values, whoever
+encodes what, and runs that leave out other records, or ask something else of them, find the same groups.
+
+Processes that share the folder, ranks of one run or runs of one sweep, encode nothing twice: who encodes a
+group holds a lock on a byte of one file, which the system frees when the process ends, however it does.
 """
 
+import fcntl
 import hashlib
 import os
 import random
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -26,12 +34,14 @@ from kikimimi.errors import DataError
 from kikimimi.files.cache import cache_folder
 from kikimimi.files.hashes import check_seal
 from kikimimi.files.reading import damaged, folder_there
-from kikimimi.files.writing import whole_file
+from kikimimi.files.writing import whole_file, writing
 from kikimimi.weights.tensors import write_tensors
 
 RECORDS_PER_FILE = 64
 SECONDS_PER_BATCH = 60.0
 _THREADS = 4
+_LOOK_EVERY = 0.1
+"""How often it is looked whether another process has finished a group [s]."""
 _ENCODER = "encoder"
 """What a file is told by: its text in the header names all that decided the encoder's output."""
 
@@ -45,16 +55,24 @@ class FeatureCache:
         corpora: Corpora whose clips are encoded.
         fingerprint: Names all that decides the encoder's output: weights, options, precision.
         folder: Where the files are.
+        max_seconds: Longest clip that the encoder takes [s]; None means unbounded.
     """
 
-    def __init__(self, corpora: Sequence[Corpus], fingerprint: str, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        corpora: Sequence[Corpus],
+        fingerprint: str,
+        folder: Path | None = None,
+        *,
+        max_seconds: float | None = None,
+    ) -> None:
         self.folder = (folder or cache_folder("features")) / fingerprint[:16]
         self._made_by = {_ENCODER: fingerprint}
         groups: dict[Path, _Group] = {}  # a stage may hear the same clips from two of its datasets
         self._file_of: dict[str, Path] = {}
         self._faults: dict[str, str] = {}
         for corpus in corpora:
-            for rows in _groups(corpus):
+            for rows in _groups(corpus, max_seconds):
                 hashes = [corpus.shards.sha256(row) for row in rows]
                 path = self.folder / f"{hashlib.sha256(' '.join(hashes).encode()).hexdigest()}.safetensors"
                 groups[path] = (corpus, rows, path)
@@ -99,8 +117,9 @@ class FeatureCache:
     ) -> int:
         """Encode what is missing; return the number of records that were missing.
 
-        Each of several ranks begins with a share of its own and then takes what no other has finished: none
-        waits, and folders that only the ranks of one node see are filled on each node.
+        Each of several ranks begins with a share of its own and then takes what nobody else, of this run or
+        another, has finished or is at. It waits only for what others are at when nothing else is left, and
+        takes it if they end without it. Folders that only the ranks of one node see are filled on each node.
 
         Args:
             encoder: The frozen encoder, in eval mode.
@@ -114,19 +133,27 @@ class FeatureCache:
             return 0
         total = sum(len(rows) for _, rows, _ in self._groups)
         todo = sum(len(rows) for _, rows, _ in missing)
-        left = {path.name: len(rows) for _, rows, path in missing}
-        with Progress("Encoding clips once", total, "records", done=total - todo) as bar, precision:
-            for corpus, rows, path in _in_turn(missing, rank, world_size):
-                if path.name not in left:
-                    continue
-                before = len(self._faults)
-                entries = self._encode(encoder, device, corpus, rows, bar)
-                # What could not be read is tried again by the next run: its shard may have been mended.
-                with whole_file(path if len(self._faults) == before else _partial(path)) as unfinished:
-                    write_tensors(unfinished, entries, self._made_by, seal=True)
-                del left[path.name]
-                for name in left.keys() & set(os.listdir(self.folder)):
-                    bar.advance(left.pop(name))  # another rank was faster
+        left = {group[2].name: group for group in _in_turn(missing, rank, world_size)}
+        with (
+            Progress("Encoding clips once", total, "records", done=total - todo) as bar,
+            precision,
+            self._lock_file() as locks,
+        ):
+            while left:
+                before = len(left)
+                for name, group in list(left.items()):
+                    if name not in left:
+                        continue
+                    with _lock_of(group[2], locks) as mine:
+                        if mine and not group[2].is_file():
+                            self._make(encoder, device, group, bar)
+                            del left[name]
+                    if mine:
+                        self._count_finished(left, bar)
+                if len(left) == before:
+                    bar.advance(0, note="(waiting for another process)")
+                    time.sleep(_LOOK_EVERY)
+                    self._count_finished(left, bar)
         return todo
 
     def is_filled(self) -> bool:
@@ -151,6 +178,28 @@ class FeatureCache:
             remedy = "Run the same command again: it is computed anew"
             raise damaged(path, f"the feature cache is damaged: {error}", remedy) from error
         return features
+
+    @contextmanager
+    def _lock_file(self) -> Iterator[IO[bytes]]:
+        path = self.folder.with_suffix(".lock")  # beside the folder, which holds entries alone
+        with writing(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            opened = path.open("ab")
+        with opened as file:
+            yield file
+
+    def _count_finished(self, left: dict[str, _Group], bar: Progress) -> None:
+        """Take away what other processes have finished."""
+        for name in left.keys() & set(os.listdir(self.folder)):
+            bar.advance(len(left.pop(name)[1]), note="")
+
+    def _make(self, encoder: Encoder, device: torch.device, group: _Group, bar: Progress) -> None:
+        corpus, rows, path = group
+        before = len(self._faults)
+        entries = self._encode(encoder, device, corpus, rows, bar)
+        # What could not be read is tried again by the next run: its shard may have been mended.
+        with whole_file(path if len(self._faults) == before else _partial(path)) as unfinished:
+            write_tensors(unfinished, entries, self._made_by, seal=True)
 
     def _discard_if_damaged(self, group: _Group) -> str:
         """Remove a file that is not as it was written, or not of its group; return what is wrong with it."""
@@ -201,10 +250,10 @@ class FeatureCache:
 
         # Shortest first, so that little of a batch is padding.
         for row in sorted(rows, key=lambda row: float(corpus.shards.seconds[row])):
-            bar.advance()
+            bar.advance(note="")
             try:
                 record = corpus.shards.read(row)
-                names = corpus.conversation(record).clips()
+                names = list(record.audio)  # those that another task asks about, too
                 clips = corpus.waveforms(record, names, encoder.sample_rate)
             except DataError as error:
                 self._faults[corpus.shards.sha256(row)] = str(error)  # judged when it is its turn
@@ -230,7 +279,44 @@ def _partial(path: Path) -> Path:
     return path.with_suffix(".partial.safetensors")
 
 
-def _groups(corpus: Corpus) -> list[list[int]]:
-    """Cut the used rows that hold clips into groups, one file each, in order."""
-    rows = [row for row in corpus.used_rows() if corpus.shards.clips[row] > 0]
-    return [rows[i : i + RECORDS_PER_FILE] for i in range(0, len(rows), RECORDS_PER_FILE)]
+@contextmanager
+def _lock_of(path: Path, locks: IO[bytes]) -> Iterator[bool]:
+    """Hold the lock of a group, or say that another process holds it.
+
+    A byte of one file stands for each group, so that nothing is left behind; no process waits for a lock, so
+    that there is no deadlock.
+    """
+    at = int(path.stem[:15], 16)  # the file itself stays empty
+    try:
+        fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, at)
+    except (BlockingIOError, PermissionError):
+        yield False
+        return
+    except OSError:
+        yield True  # a file system without locks: what others are at is encoded twice, to the same values
+        return
+    try:
+        yield True
+    finally:
+        fcntl.lockf(locks, fcntl.LOCK_UN, 1, at)
+
+
+def _groups(corpus: Corpus, max_seconds: float | None) -> Iterator[list[int]]:
+    """Cut the rows of each shard that hold clips, none too long, into groups, one file each, in order.
+
+    Yields:
+        Those of which a row is used. What a recipe leaves out beside is in them, so that recipes which leave
+        out other rows share them.
+    """
+    shards = corpus.shards
+    fits = shards.clips > 0
+    if max_seconds is not None:
+        fits &= shards.longest <= max_seconds
+    used = np.zeros(len(shards), dtype=bool)
+    used[corpus.used] = True
+    for held in shards.rows_of_shards():
+        rows = np.flatnonzero(fits[held.start : held.stop]) + held.start
+        for begin in range(0, len(rows), RECORDS_PER_FILE):
+            group = rows[begin : begin + RECORDS_PER_FILE]
+            if used[group].any():
+                yield group.tolist()

@@ -81,7 +81,7 @@ def encode_ahead(
     if any(f"encoder.{name}" not in model.pretrained for name, _ in model.encoder.named_parameters()):
         identity["seed"] = recipe.seed  # some of its weights were drawn at random
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    cache = FeatureCache([*corpora, *held_out], fingerprint)
+    cache = FeatureCache([*corpora, *held_out], fingerprint, max_seconds=model.encoder.max_seconds)
     device = _device(recipe)
     encoded = 0
     cache.discard_damaged()

@@ -1,14 +1,18 @@
-"""Ranks share the encoding of clips: what one has finished, no other does again."""
+"""Ranks and runs share the encoding of clips: what one has finished or is at, no other does again."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +21,7 @@ from kikimimi.data import features as feature_cache
 from kikimimi.data.corpus import Corpus
 from kikimimi.data.features import FeatureCache
 from kikimimi.errors import DamagedError, DataError
+from kikimimi.model.assembly import assemble
 from kikimimi.recipe import load_recipe
 
 GROUP = 3
@@ -155,3 +160,144 @@ def test_what_is_no_folder_in_the_place_of_the_cache_is_named_before_encoding(
     make(tmp_path / at)
     with pytest.raises(DamagedError, match=rf"^{tmp_path / at}: is .*Put back .* or delete it: it is made"):
         cache.discard_damaged()
+
+
+PROCESSES = multiprocessing.get_context("fork")
+
+
+@dataclass
+class Noting:
+    """An encoder that writes down how many clips it is given, in every process.
+
+    Attributes:
+        notes: Folder with a file for each process.
+        begins: Called when the first clips are there.
+    """
+
+    notes: Path
+    begins: Callable[[], object]
+    sample_rate: int = 16000
+
+    def __call__(self, clips: Padded) -> Padded:
+        note = self.notes / str(os.getpid())
+        if not note.exists():
+            note.touch()
+            self.begins()
+        with note.open("a") as file:
+            file.write("clip\n" * len(clips.lengths))
+        return Padded(clips.values[:, ::160, None], -(-clips.lengths // 160))
+
+
+def noted(notes: Path) -> dict[int, int]:
+    """Return how many clips each process has encoded."""
+    return {int(path.name): len(path.read_text().splitlines()) for path in notes.iterdir()}
+
+
+def started(corpus: Corpus, folder: Path, notes: Path, begins: Callable[[], object]) -> BaseProcess:
+    """Start a process that fills a cache, as the only rank of its run."""
+    notes.mkdir(exist_ok=True)
+
+    def work() -> None:
+        cache = FeatureCache([corpus], "0" * 64, folder)
+        fill(cache, cast(Any, Noting(notes, begins)), 0, 1)
+        if not cache.is_filled():
+            raise SystemExit("something is missing")
+
+    process = PROCESSES.Process(target=work)
+    process.start()
+    return process
+
+
+def test_runs_that_begin_together_encode_nothing_twice(corpus: Corpus, tmp_path: Path) -> None:
+    """Each of three has a group of its own before any goes on; the fourth group is one's of them."""
+    together = PROCESSES.Barrier(3)
+    notes, folder = tmp_path / "notes", tmp_path / "features"
+    runs = [started(corpus, folder, notes, lambda: together.wait(60)) for _ in range(3)]
+    for run in runs:
+        run.join(60)
+    assert [run.exitcode for run in runs] == [0, 0, 0]
+    assert sorted(noted(notes).values()) == [GROUP, GROUP, 2 * GROUP]
+    cache = FeatureCache([corpus], "0" * 64, folder)
+    assert cache.discard_damaged() == 0
+    assert fill(cache, cast(Any, None), 0, 1) == 0
+    (lock,) = (path for path in folder.iterdir() if path.is_file())
+    assert lock.stat().st_size == 0
+
+
+def test_what_a_killed_run_was_at_is_taken_by_one_that_waits(corpus: Corpus, tmp_path: Path) -> None:
+    notes, folder = tmp_path / "notes", tmp_path / "features"
+    at_it, never = PROCESSES.Event(), PROCESSES.Event()
+
+    def hang() -> None:
+        at_it.set()
+        never.wait(60)
+
+    killed = started(corpus, folder, notes, hang)
+    assert at_it.wait(60)
+    waiting = started(corpus, folder, notes, int)
+    while len(list(folder.rglob("*.safetensors"))) < 3:
+        waiting.join(0.01)
+    waiting.join(0.3)
+    assert waiting.is_alive()  # nothing is left but what the other is at
+    killed.kill()
+    waiting.join(60)
+    assert waiting.exitcode == 0
+    assert noted(notes) == {killed.pid: 0, waiting.pid: 12}
+
+
+def test_what_a_recipe_leaves_out_changes_no_group(corpus: Corpus, encoder: Encoder, tmp_path: Path) -> None:
+    some = replace(corpus, rows=np.array([0, 7, 8], dtype=np.int32))
+    cache = FeatureCache([some], "0" * 64, tmp_path)
+    first, rest = Counting(encoder), Counting(encoder)
+    assert fill(cache, first, 0, 1) == 2 * GROUP  # not the groups of which it uses nothing
+    assert fill(FeatureCache([corpus], "0" * 64, tmp_path), rest, 0, 1) == 2 * GROUP
+    other = replace(corpus, rows=np.array([1, 3, 5, 9], dtype=np.int32))
+    assert FeatureCache([other], "0" * 64, tmp_path).is_filled()
+    assert (first.clips, rest.clips) == (2 * GROUP, 2 * GROUP)
+
+
+def test_clips_that_are_too_long_for_the_encoder_are_in_no_group(
+    corpus: Corpus, encoder: Encoder, tmp_path: Path
+) -> None:
+    longest = float(np.median(corpus.shards.longest))
+    fits = corpus.shards.longest <= longest
+    some = replace(corpus, rows=np.flatnonzero(fits).astype(np.int32))
+    counting = Counting(encoder)
+    fill(FeatureCache([some], "0" * 64, tmp_path, max_seconds=longest), counting, 0, 1)
+    assert counting.clips == int(fits.sum()) < 12
+
+
+def test_kept_frames_are_those_of_the_clip_alone(corpus: Corpus, encoder: Encoder, tmp_path: Path) -> None:
+    """Valid frames only, within 1e-6, though clips of different lengths were encoded together."""
+    cache = FeatureCache([corpus], "0" * 64, tmp_path)
+    fill(cache, Counting(encoder), 0, 1)
+    lengths = set()
+    for row in range(12):
+        (name, clip), *_ = corpus.shards.read(row).audio.items()
+        (samples,) = corpus.waveforms(corpus.shards.read(row), [name], encoder.sample_rate)
+        with torch.inference_mode():
+            alone = encoder(Padded.stack([samples]))
+        kept = cache.get(corpus.shards.sha256(row), name)
+        assert clip
+        assert len(kept) == int(alone.lengths[0]) == encoder.num_frames(len(samples))
+        torch.testing.assert_close(kept, alone.values[0], atol=1e-6, rtol=0)
+        lengths.add(len(kept))
+    assert len(lengths) > 1
+
+
+def test_a_clip_that_a_record_does_not_have_is_named(
+    corpus: Corpus, encoder: Encoder, recipe_file: Path, tmp_path: Path
+) -> None:
+    """Not taken for damage of the cache, which holds the clips that there are."""
+    cache = FeatureCache([corpus], "0" * 64, tmp_path / "features")
+    fill(cache, Counting(encoder), 0, 1)
+    llm = assemble(load_recipe(recipe_file, []), texts=lambda: ["do re mi"]).llm
+
+    class Elsewhere:
+        def conversation(self, record: dict[str, Any], clips: list[str], rng: object) -> Any:
+            return corpus.task.conversation(record, [f"{clip}.other" for clip in clips], None)
+
+    with pytest.raises(DataError, match=r"the conversation names clip '.*\.other', which is not there$"):
+        replace(corpus, task=cast(Any, Elsewhere())).sample(
+            0, llm, encoder.sample_rate, phrasing_seed=None, features=cache
+        )

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from kikimimi.contracts.component import Encoder, Padded
 from kikimimi.errors import DataError, RecipeError, RequestError, RunError
 from kikimimi.recipe import digest
 from kikimimi.run.folder import RunFolder
@@ -101,6 +102,44 @@ def test_kept_features_train_like_live_ones(make_run: Make) -> None:
     for a, b in zip(curve(kept), curve(live), strict=True):
         key = "loss" if "loss" in a else "validation_loss"
         assert a[key] == pytest.approx(b[key], abs=2e-3)
+
+
+def test_in_fp32_the_first_steps_cost_the_same_with_kept_features(make_run: Make) -> None:
+    losses = {}
+    for kept in (True, False):
+        run = make_run(f"run{kept}", "trainer.precision=fp32", f"trainer.cache_features={str(kept).lower()}")
+        train(run)
+        losses[kept] = [line.get("loss", line.get("validation_loss")) for line in curve(run)][:4]
+    assert len(set(losses[True])) == 4
+    assert losses[True] == pytest.approx(losses[False], abs=1e-6)
+
+
+def test_runs_with_other_adapters_run_the_encoder_not_once(
+    make_run: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_run("mlp")
+    encoder = first.recipe.encoder.component
+    passes = 0
+    forward = encoder.forward
+
+    def counted(self: Encoder, clips: Padded) -> Padded:
+        nonlocal passes
+        passes += 1
+        output: Padded = forward(self, clips)
+        return output
+
+    monkeypatch.setattr(encoder, "forward", counted)
+    done = []
+    for run in (
+        first,
+        make_run("conv", "adapter={name: conv}", "stages.asr.batch.seconds=5"),
+        make_run("qformer", "adapter={name: qformer, hidden_dim: 32, num_heads: 4, ffn_dim: 64}"),
+    ):
+        passes = 0
+        train(run)
+        done.append(passes)
+    assert done[0] > 0
+    assert done[1:] == [0, 0]
 
 
 def test_cache_limit_is_obeyed(make_run: Make, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,11 @@ class Shards:
 
     def _shard(self, row: int) -> int:
         return int(np.searchsorted(self._ends, self._checked(row), side="right"))
+
+    def rows_of_shards(self) -> list[range]:
+        """Return the rows of each shard, in order."""
+        ends = [0, *self._ends.tolist()]
+        return [range(begin, end) for begin, end in pairwise(ends)]
 
     def key(self, row: int) -> str:
         """Return the key of a record."""
