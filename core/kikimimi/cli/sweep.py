@@ -89,6 +89,7 @@ def sweep(
     """Train a recipe in many variations, and compare them: a grid, or a search. The same command goes on."""
     from kikimimi.errors import RequestError
     from kikimimi.sweeps.prepare import prepare
+    from kikimimi.sweeps.slurm import note_ended
     from kikimimi.sweeps.sweep_folder import SweepFolder
 
     asked, out = _asked(source, changes or [], out)
@@ -101,6 +102,7 @@ def sweep(
     ).complete()
     if report:
         folder = SweepFolder.open(SweepFolder.place(out, asked))
+        note_ended(folder)
         say(str(_write_report(folder)))
         return
     if engine is EngineName.slurm and not dry_run:
@@ -151,9 +153,10 @@ def _say_plan(prepared: Prepared, out: Path, *, as_json: bool) -> None:
 
 
 def _write_array(folder: SweepFolder, options: list[str], *, retry: bool) -> None:
-    from kikimimi.sweeps.slurm import write_array
+    from kikimimi.sweeps.slurm import note_ended, write_array
     from kikimimi.sweeps.sweep_folder import is_finished
 
+    note_ended(folder)
     states = folder.states()
     wanted = [run for run in folder.runs if not retry or states[run.name].state == "failed"]
     for line in write_array(folder, [run for run in wanted if not is_finished(run.path)], options):

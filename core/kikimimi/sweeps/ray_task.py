@@ -55,7 +55,15 @@ def ray_task(job: Job, folder: Path, environment: Mapping[str, str]) -> Ended:
 
     before = signal.signal(signal.SIGINT, stop)
     try:
-        command = [sys.executable, "-m", __name__, job.run, job.log, str(job.devices), str(os.getpid())]
+        command = [
+            sys.executable,
+            "-m",
+            __name__,
+            str(job.run),
+            str(job.log),
+            str(job.devices),
+            str(os.getpid()),
+        ]
         cleaned = clean_environment(os.environ)
         process = subprocess.Popen(command, cwd=folder, env={**cleaned, **environment})
         if stopped:

@@ -97,11 +97,14 @@ def _call(arguments: list[str]) -> int:
 
 def _start(arguments: list[str]) -> int:
     """Run a command that starts further processes itself: it has to be one that it can start again."""
-    # A signal to stop goes to the whole group; this process waits for what the command makes of it.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     command = [sys.executable, "-m", COMMAND_LINE, *arguments]
-    ended = subprocess.run(command, preexec_fn=_obey, check=False)
-    return ended.returncode if ended.returncode >= 0 else 128 - ended.returncode
+    process = subprocess.Popen(command, preexec_fn=_obey)
+    # A signal to stop goes to the whole group, but for that of a parent who is gone: it is passed on, which
+    # changes nothing where it has come already. This process waits for what the command makes of it.
+    signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    code = process.wait()
+    return code if code >= 0 else 128 - code
 
 
 def _obey() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from kikimimi.recipe import load_recipe
+from kikimimi.run.folder import RunFolder
+from kikimimi.sweeps.factor import Factor, Level
+from kikimimi.sweeps.plan_of_runs import Sweep
+from kikimimi.sweeps.sweep_folder import RunLine, SweepFolder
 from kikimimi.testing import write_shard
 
 RECIPE = """
@@ -57,3 +62,32 @@ def recipe(tmp_path: Path, shards: Path) -> Path:
     path = tmp_path / "small.yaml"
     path.write_text(RECIPE.format(folder=shards), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    """The same recipe; tests leave it as it is."""
+    path = tmp_path_factory.mktemp("recipe") / "small.yaml"
+    path.write_text(RECIPE.format(folder=shards), encoding="utf-8")
+    return path
+
+
+MakeSweep = Callable[..., SweepFolder]
+
+
+@pytest.fixture
+def make_sweep(recipe_file: Path, tmp_path: Path) -> MakeSweep:
+    """Make the folder of a sweep over runs that are given as what each changes, by their names."""
+
+    def make(name: str = "small sweep", **runs: list[str]) -> SweepFolder:
+        levels = tuple(Level(run, tuple(changes)) for run, changes in runs.items())
+        sweep = Sweep(name=name, recipe=recipe_file, factors=(Factor("run", levels),))
+        folder = SweepFolder.create(tmp_path / "all runs", sweep)
+        lines = []
+        for run, changes in runs.items():
+            RunFolder.create(folder.out / run, load_recipe(recipe_file, changes))
+            lines.append(RunLine(name=run, digest="", levels={"run": run}, changes=changes))
+        folder.write_runs(lines)
+        return folder
+
+    return make
