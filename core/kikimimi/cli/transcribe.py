@@ -99,10 +99,7 @@ def transcribe(
         raise RequestError("name an audio file, or --microphone")
     if idle is not None and not follow:
         raise RequestError("--idle: says when a file that is followed has ended; it goes with --follow")
-    if missing := [str(file) for file in files if not file.exists() and not (follow and file == PIPE)]:
-        raise RequestError(f"no such audio file: {', '.join(missing)}")
-    if folders := [str(file) for file in files if file.is_dir()]:
-        raise RequestError(f"a folder, not an audio file: {', '.join(folders)}")
+    _check_there([file for file in files if not (follow and _can_be_followed(file))])
     if pause is not None and cut == "quietest":
         raise RequestError("--pause: pauses end segments with --cut silence only")
     if words and form != "verbose_json":
@@ -145,6 +142,23 @@ def transcribe(
             say(said.removesuffix("\n"))
     if failures:
         raise DataError(f"{failures} of {len(files)} files could not be transcribed")
+
+
+def _check_there(files: Sequence[Path]) -> None:
+    """Refuse what is no file."""
+    from kikimimi.data.stream import no_file
+    from kikimimi.errors import RequestError
+
+    problems = defaultdict(list)
+    for file in files:
+        if problem := no_file(file):
+            problems[problem.removeprefix("is ")].append(str(file))
+    if problems:
+        raise RequestError("; ".join(f"{problem}: {', '.join(them)}" for problem, them in problems.items()))
+
+
+def _can_be_followed(file: Path) -> bool:
+    return file == PIPE or file.is_fifo() or file.is_char_device()
 
 
 def _check_live(

@@ -4,11 +4,13 @@ import difflib
 import math
 from collections.abc import Collection, Iterable
 
+from kikimimi.console.terminal import visible
+
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the allowed name closest to `name`, or an empty string."""
     matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
-    return f" Did you mean '{matches[0]}'?" if matches else ""
+    return f" Did you mean '{visible(matches[0])}'?" if matches else ""
 
 
 def listing(names: Iterable[str]) -> str:

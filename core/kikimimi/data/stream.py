@@ -203,6 +203,15 @@ def _channel(segment: Segment, channels: int, name: str) -> int | None:
     return channel
 
 
+def no_file(path: Path) -> str:
+    """Say what is at a path where there is no plain file; empty where there is one."""
+    if os.path.isfile(as_on_disk(path)):  # not that of Path: also where the system does not look it up
+        return ""
+    if os.path.isdir(path):
+        return "is a folder, not an audio file"
+    return "is a pipe or a device, not an audio file" if os.path.exists(path) else "no such audio file"
+
+
 @contextmanager
 def opened(source: Clip, name: str) -> Iterator[Stream]:
     """Open an audio file, or a segment of one.
@@ -219,9 +228,9 @@ def opened(source: Clip, name: str) -> Iterator[Stream]:
 @contextmanager
 def _decoder_of(source: bytes | Path, name: str) -> Iterator[_Decoder]:
     source = as_on_disk(source) if isinstance(source, Path) else source
-    if isinstance(source, Path) and not os.path.isfile(source):  # also where the system does not look it up
-        problem = "is a folder, not an audio file" if os.path.isdir(source) else "no such audio file"
-        raise RequestError(f"{name}: {problem} ({source})")
+    if isinstance(source, Path) and (problem := no_file(source)):
+        where = "" if name == str(source) else f" ({source})"
+        raise RequestError(f"{name}: {problem}{where}")
     with Content(source) as content:
         if len(content) == 0:
             raise AudioError(f"{name}: the file is empty (0 bytes)")

@@ -93,7 +93,7 @@ class TerminalChat:
                 _note(f"Audio without words is asked: {self.request.words}")
         with self._interrupts():
             for line in _lines():
-                if line.strip() == "/quit":
+                if line.split(maxsplit=1)[:1] == ["/quit"] and line.startswith("/"):
                     break
                 try:
                     self._take(line)
@@ -133,13 +133,13 @@ class TerminalChat:
         if dropped := _dropped(line):
             self._hear(*dropped)
         elif line.startswith("/"):
-            command, _, rest = line.strip().partition(" ")
+            command, *rest = line.split(maxsplit=1)  # also at a tab, and at the space of Japanese
             if command not in self._commands:
                 raise RequestError(
                     f"no such command: {command}.{nearest(command, [*self._commands, '/quit'])} "
                     "/help lists them. Before a message that begins with /, put a space"
                 )
-            self._commands[command](rest.strip())
+            self._commands[command]("".join(rest).strip())
         else:
             self.dialogue.ask(line.strip())
             self._answer()

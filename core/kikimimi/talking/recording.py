@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from kikimimi.console.words import counted, nearest
 from kikimimi.data.audio import decode, is_silent
+from kikimimi.data.stream import no_file
 from kikimimi.errors import DataError, RequestError
 from kikimimi.inference.cutting import FRAME_SECONDS, cut_at_quiet
 from kikimimi.inference.recording import cut_recording
@@ -45,10 +47,10 @@ class Ears:
             DataError: It cannot be decoded, lasts longer than `LONGEST_RECORDING`, or is silent.
         """
         name = str(path) if name is None else name
-        if not path.is_file():
-            beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-            what = "a folder, not an audio file" if path.is_dir() else "no such audio file"
-            raise RequestError(f"{name}: {what}.{nearest(path.name, beside)}")
+        if problem := no_file(path):
+            is_there = os.path.exists(path) or not path.parent.is_dir()
+            beside = [] if is_there else [other.name for other in path.parent.iterdir()]
+            raise RequestError(f"{name}: {problem}.{nearest(path.name, beside)}")
         return self.hear(
             decode(path, sample_rate=self.sample_rate, name=name, max_seconds=LONGEST_RECORDING), name
         )

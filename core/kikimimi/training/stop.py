@@ -34,7 +34,10 @@ OBEYING = 10.0
 """How long after a stop the signal comes again, if the process is still there [s]: something swallowed it."""
 
 _AGAIN = " Run the same command again: it goes on from here."
-_BEGIN_ANEW = ("chat", "demo", "export", "import", "plan", "plugins", "score", "serve", "show", "transcribe")
+_BEGIN_ANEW = {
+    *("chat", "check", "demo", "diff", "export", "import", "plan", "plugins", "score", "serve", "show"),
+    *("transcribe", "data check", "data index", "data show", "data stats"),
+}
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -45,7 +48,8 @@ def told(by: str = "") -> str:
     Args:
         by: What stopped it, such as `SIGTERM`.
     """
-    again = "" if sys.argv[1:2] and sys.argv[1] in _BEGIN_ANEW else _AGAIN
+    given = sys.argv[1:3]
+    again = "" if {given[0] if given else "", " ".join(given)} & _BEGIN_ANEW else _AGAIN
     return f"stopped{by and f' by {by}'}.{again}"
 
 

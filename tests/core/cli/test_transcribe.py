@@ -206,6 +206,17 @@ def test_a_missing_file_is_found_before_anything_is_done(
     assert heard == []
 
 
+def test_a_pipe_is_found_before_anything_is_done(
+    cli: Cli, trained: Path, write: Write, tone: Tone, tmp_path: Path, heard: list[int]
+) -> None:
+    os.mkfifo(tmp_path / "live.wav")
+    done = cli("transcribe", trained, write("a.wav", tone(0.5)), tmp_path / "live.wav", tmp_path / "b.wav")
+    assert (done.code, done.out, heard) == (2, "", [])
+    pipe, missing = tmp_path / "live.wav", tmp_path / "b.wav"
+    said = f"error: a pipe or a device, not an audio file: {pipe}; no such audio file: {missing}\n"
+    assert done.err == said
+
+
 def test_a_folder_is_not_an_audio_file(cli: Cli, trained: Path, tmp_path: Path) -> None:
     done = cli("transcribe", trained, tmp_path)
     assert (done.code, done.err) == (2, f"error: a folder, not an audio file: {tmp_path}\n")

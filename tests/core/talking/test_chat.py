@@ -105,6 +105,7 @@ def test_where_a_path_ends(text: str, path: str, rest: str) -> None:
         ("/set top_p 0.5", "top_p is read only when sampling: set temperature above 0"),
         (b"a\xff\n", "this line is not UTF-8"),
         (b"/audio a\xff.wav\n", "no such audio file"),
+        ("/audio /dev/null", "/dev/null: is a pipe or a device, not an audio file.\n"),
     ],
 )
 def test_a_line_that_fails_is_told_and_the_next_one_answered(
@@ -140,6 +141,17 @@ def test_the_system_prompt_of_a_task_stands_where_none_is_given(tell: Tell, live
     tell("a", request=Request(system="transcribe"))
     tell("a", request=Request(system="transcribe"), system="mine")
     assert [live.said(number)[0] for number in (0, 1)] == [("system", "transcribe"), ("system", "mine")]
+
+
+@pytest.mark.parametrize("space", [" ", "  ", "\t", "\u3000"])
+def test_any_space_ends_a_command(space: str, tell: Tell, live: Any, clip: Path) -> None:
+    assert tell(f"/audio{space}'{clip}'{space}who?", f"/quit{space}now", "never asked") == 0
+    assert live.said() == [("user", "8000+who?")]
+
+
+def test_a_space_makes_a_message_of_a_command(tell: Tell, live: Any) -> None:
+    assert tell(" /quit") == 0
+    assert live.said() == [("user", "/quit")]
 
 
 def test_help_names_all_commands(tell: Tell, live: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,8 +113,19 @@ def test_what_cannot_be_heard(ears: Ears, tmp_path: Path) -> None:
     assert ears.hear_file(tmp_path / "mine.wav", "yours").name == "yours"
     with pytest.raises(RequestError, match=r"no such audio file\. Did you mean 'mine\.wav'\?"):
         ears.hear_file(tmp_path / "mime.wav")
-    with pytest.raises(RequestError, match="a folder, not an audio file"):
+    with pytest.raises(RequestError, match=r"is a folder, not an audio file\.$"):
         ears.hear_file(tmp_path)
+    os.mkfifo(tmp_path / "live.wav")
+    with pytest.raises(RequestError, match=r"live\.wav: is a pipe or a device, not an audio file\.$"):
+        ears.hear_file(tmp_path / "live.wav")
+    (tmp_path / "a\nb.wav").touch()
+    with pytest.raises(RequestError, match=r"Did you mean 'a\\nb\.wav'"):
+        ears.hear_file(tmp_path / "anb.wav")
+
+
+def test_a_name_is_found_however_its_letters_are_put_together(ears: Ears, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / unicodedata.normalize("NFD", "が.wav"), np.full(8_000, 0.3), 8_000)
+    assert ears.hear_file(tmp_path / "が.wav").seconds == 1.0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
+from kikimimi.cli.commands import app
 from kikimimi.console.signals import Stopped
 from kikimimi.training.stop import STOPPED, AfterStep, stopping, told
 
@@ -18,15 +21,28 @@ class Node:
     pass
 
 
-@pytest.mark.parametrize("command", ["chat", "demo", "serve", "transcribe"])
-def test_what_begins_anew_does_not_go_on(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["kikimimi", command, "runs/small"])
-    assert (told(), told("SIGTERM")) == ("stopped.", "stopped by SIGTERM.")
+GO_ON = {"quickstart", "train", "evaluate", "data synth", "data pack"}
 
 
-def test_what_is_kept_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["kikimimi", "train", "runs/small"])
-    assert told("SIGTERM") == "stopped by SIGTERM. Run the same command again: it goes on from here."
+def commands() -> list[str]:
+    """Return the words of each command, as they are typed."""
+    root = typer.main.get_command(app)
+    assert isinstance(root, TyperGroup)
+    grouped = root.commands["data"]
+    assert isinstance(grouped, TyperGroup)
+    return [*(root.commands.keys() - {"data"}), *(f"data {name}" for name in grouped.commands)]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_only_what_keeps_its_work_says_that_it_goes_on(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["kikimimi", *command.split(), "runs/small"])
+    again = " Run the same command again: it goes on from here." if command in GO_ON else ""
+    assert (told(), told("SIGTERM")) == (f"stopped.{again}", f"stopped by SIGTERM.{again}")
+
+
+def test_a_script_of_ones_own_that_trains_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    assert told() == "stopped. Run the same command again: it goes on from here."
 
 
 @pytest.mark.parametrize(
