@@ -101,7 +101,7 @@ def pack(
             show_default="the one that matches",
         ),
     ] = None,
-    sample_rate: Annotated[SampleRate, typer.Option(help="Sampling rate of the packed audio [Hz].")] = 16_000,
+    sample_rate: Annotated[SampleRate, typer.Option(help="Sampling rate of packed audio, in Hz.")] = 16_000,
     codec: Annotated[
         Codec,
         typer.Option(
@@ -110,10 +110,12 @@ def pack(
         ),
     ] = "flac",
     min_seconds: Annotated[
-        float | None, typer.Option(help="Leave rows out that have a shorter clip [s].", show_default="any")
+        float | None,
+        typer.Option(help="Shortest clip, in seconds; other rows are left out.", show_default="any"),
     ] = None,
     max_seconds: Annotated[
-        float | None, typer.Option(help="Leave rows out that have a longer clip [s].", show_default="any")
+        float | None,
+        typer.Option(help="Longest clip, in seconds; other rows are left out.", show_default="any"),
     ] = None,
     licenses: Annotated[
         list[str] | None,

@@ -20,7 +20,7 @@ def plan(
     gpus: int | None = typer.Option(None, "--gpus", help="GPUs. Default: the recipe's devices x nodes."),
     gpu: str = typer.Option("h100", help="Kind of GPU: a100, b200, h100, h200, l4, l40s, rtx3090, rtx4090."),
     utilisation: float = typer.Option(0.35, help="Share of the GPU's peak rate that is reached."),
-    clip_seconds: float = typer.Option(6.0, "--clip-seconds", help="Length of a clip [s]."),
+    clip_seconds: float = typer.Option(6.0, "--clip-seconds", help="Length of a clip, in seconds."),
     prompt_tokens: int = typer.Option(30, "--prompt-tokens", help="Tokens of a request, markup included."),
     answer_tokens: int = typer.Option(25, "--answer-tokens", help="Tokens of an answer."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),

@@ -28,11 +28,11 @@ def serve(
     requests: int = typer.Option(
         256, "--requests", min=1, help="Requests that are answered or wait; one more is told to come again."
     ),
-    timeout: float = typer.Option(300.0, "--timeout", min=1, help="Longest time for a request [s]."),
+    timeout: float = typer.Option(300.0, "--timeout", min=1, help="Longest time for a request, in seconds."),
     max_megabytes: int = typer.Option(
-        25, "--max-megabytes", min=1, help="Largest upload [MB, 1,048,576 bytes]."
+        25, "--max-megabytes", min=1, help="Largest upload, in MB of 1,048,576 bytes."
     ),
-    max_seconds: float = typer.Option(7200.0, "--max-seconds", min=1, help="Longest audio of a request [s]."),
+    max_seconds: float = typer.Option(7200.0, "--max-seconds", min=1, help="Longest audio, in seconds."),
     cut: Literal["silence", "quietest"] = typer.Option(
         "silence",
         "--cut",

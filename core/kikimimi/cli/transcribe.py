@@ -80,7 +80,7 @@ def transcribe(
         ),
     ] = None,
     microphone: Annotated[
-        bool, typer.Option("--microphone", help="Hear the microphone until Ctrl-C; needs kikimimi[mic].")
+        bool, typer.Option("--microphone", help="Hear the microphone until Ctrl-C; needs the extra mic.")
     ] = False,
 ) -> None:
     """Print the text of audio files, one line per file, or write it with times.
@@ -88,7 +88,7 @@ def transcribe(
     With --follow or --microphone, of what is still spoken.
     """
     from kikimimi.errors import DataError, RequestError
-    from kikimimi.files.writing import whole_file
+    from kikimimi.files.writing import check_target, whole_file
     from kikimimi.run.folder import RunFolder
 
     # What can be wrong with the request is found before the model is loaded.
@@ -109,6 +109,8 @@ def transcribe(
     targets = {} if out is None else _targets(files, out, form)
     folder = RunFolder.open(run)
     folder.newest_weights()
+    for target in targets.values():
+        check_target(target)
     from kikimimi.inference.recording import SUBTITLE_PAUSE
     from kikimimi.inference.transcriber import Transcriber
 

@@ -58,7 +58,9 @@ class SpeechCutter:
         self, sample_rate: int, longest: int, pause: float | None = None, hearing: Hearing | None = None
     ) -> None:
         self._rate, self._longest = sample_rate, longest
-        self._pause = None if pause is None else int(max(pause, _SHORTEST_SILENCE) * sample_rate)
+        # One as long as a piece may be ends it anyway: any longer one does the same.
+        samples = None if pause is None else max(pause, _SHORTEST_SILENCE) * sample_rate
+        self._pause = None if samples is None else int(min(longest, samples))
         self._hearing = hearing or SpeechDetector(sample_rate)
         around = min(int(_AROUND * sample_rate), longest // 8)
         self._around = around if self._pause is None else min(around, self._pause // 2)

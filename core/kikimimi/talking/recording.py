@@ -16,6 +16,7 @@ from kikimimi.console.words import counted, nearest
 from kikimimi.data.audio import decode, is_silent
 from kikimimi.data.stream import no_file
 from kikimimi.errors import DataError, RequestError
+from kikimimi.files.writing import what_to_do
 from kikimimi.inference.cutting import FRAME_SECONDS, cut_at_quiet
 from kikimimi.inference.recording import cut_recording
 
@@ -44,16 +45,18 @@ class Ears:
 
         Raises:
             RequestError: No file is at that path.
-            DataError: It cannot be decoded, lasts longer than `LONGEST_RECORDING`, or is silent.
+            DataError: It cannot be read or decoded, lasts longer than `LONGEST_RECORDING`, or is silent.
         """
         name = str(path) if name is None else name
-        if problem := no_file(path):
-            is_there = os.path.exists(path) or not path.parent.is_dir()
-            beside = [] if is_there else [other.name for other in path.parent.iterdir()]
-            raise RequestError(f"{name}: {problem}.{nearest(path.name, beside)}")
-        return self.hear(
-            decode(path, sample_rate=self.sample_rate, name=name, max_seconds=LONGEST_RECORDING), name
-        )
+        try:
+            if problem := no_file(path):
+                is_there = os.path.exists(path) or not os.path.isdir(path.parent)
+                beside = [] if is_there else os.listdir(path.parent)
+                raise RequestError(f"{name}: {problem}.{nearest(path.name, beside)}")
+            samples = decode(path, sample_rate=self.sample_rate, name=name, max_seconds=LONGEST_RECORDING)
+        except OSError as error:
+            raise DataError(f"{name}: {error.strerror}. {what_to_do(error, reading=True)}") from error
+        return self.hear(samples, name)
 
     def hear(self, samples: NDArray[np.float32], name: str) -> Recording:
         """Cut a recording that is longer than the model takes where nobody speaks; nothing is left out.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from rich.markup import render
 
 from kikimimi import __version__
+from kikimimi.cli.commands import app
 
 Cli = Callable[..., Any]
 HEAVY = ("torch", "transformers", "pytorch_lightning", "numpy", "omegaconf", "soundfile")
@@ -94,6 +97,22 @@ def test_version(cli: Cli) -> None:
 def test_help_lists_every_command(cli: Cli) -> None:
     done = cli("--help")
     assert all(f" {command} " in done.out for command in COMMANDS)
+
+
+def helps(command: Any, words: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the help of a command, of its options and of the commands below it."""
+    yield words, command.help or ""
+    for parameter in command.params:
+        yield f"{words} {parameter.name}", getattr(parameter, "help", None) or ""
+    for name, below in getattr(command, "commands", {}).items():
+        yield from helps(below, f"{words} {name}")
+
+
+def test_no_help_is_lost_as_markup() -> None:
+    """In help, typer takes ``[s]`` and ``[mic]`` for styles, which are not shown."""
+    told = list(helps(typer.main.get_command(app)))
+    assert " transcribe microphone" in dict(told)
+    assert [(where, text) for where, text in told if render(text).plain != text] == []
 
 
 def test_python_m(tmp_path: Path) -> None:

@@ -197,6 +197,15 @@ def test_the_others_are_printed_when_one_is_bad(
     assert done.err.endswith("error: 1 of 3 files could not be transcribed\n")
 
 
+def test_where_nothing_can_be_written_is_found_before_anything_is_done(
+    cli: Cli, trained: Path, write: Write, tone: Tone, heard: list[int]
+) -> None:
+    file = write("a.wav", tone(0.5))
+    done = cli("transcribe", trained, file, "--out", file / "here")
+    assert (done.code, done.out, heard) == (1, "", [])
+    assert done.err.startswith(f"error: {file / 'here' / 'a.txt'}: could not be written: ")
+
+
 def test_a_missing_file_is_found_before_anything_is_done(
     cli: Cli, trained: Path, write: Write, tone: Tone, tmp_path: Path, heard: list[int]
 ) -> None:

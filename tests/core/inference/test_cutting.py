@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -120,6 +121,8 @@ def test_a_pause_ends_a_piece_where_that_is_asked_for() -> None:
     clip, speech = told((1, 2), (5, 6), (6.2, 7.4), (8, 8.8), (9, 10.8), seconds=12)
     assert seconds(cut(clip, speech, 9000, 0.5, 500)) == [(0.7, 2.2), (4.7, 7.6), (7.8, 11.0)]
     assert seconds(cut(clip, speech, 9000, 1.0, 500)) == [(0.7, 2.2), (4.7, 11.0)]
+    for_ever = cut(clip, speech, 9000, math.inf, 500)
+    assert seconds(for_ever) == seconds(cut(clip, speech, 9000, None, 500))
 
 
 def test_a_piece_is_complete_when_its_pause_is() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import unicodedata
 from collections.abc import Callable
@@ -121,6 +122,21 @@ def test_what_cannot_be_heard(ears: Ears, tmp_path: Path) -> None:
     (tmp_path / "a\nb.wav").touch()
     with pytest.raises(RequestError, match=r"Did you mean 'a\\nb\.wav'"):
         ears.hear_file(tmp_path / "anb.wav")
+
+
+def test_what_the_system_refuses_to_read_is_told(
+    ears: Ears, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("kikimimi.talking.recording.os.listdir", refuse)
+    with pytest.raises(DataError, match=r"^mine: Permission denied\. Ask for permission to read it$"):
+        ears.hear_file(tmp_path / "a.wav", "mine")
+    monkeypatch.setattr("kikimimi.talking.recording.decode", lambda path, **_: refuse(path))
+    (tmp_path / "b.wav").touch()
+    with pytest.raises(DataError, match=r"^yours: Permission denied\. Ask for permission to read it$"):
+        ears.hear_file(tmp_path / "b.wav", "yours")
 
 
 def test_a_name_is_found_however_its_letters_are_put_together(ears: Ears, tmp_path: Path) -> None:
