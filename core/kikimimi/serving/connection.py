@@ -28,6 +28,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # whatever is not read is waited for
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from kikimimi.console.words import amount, size
+from kikimimi.console.words import amount
 from kikimimi.inference.engine import BATCH_SIZE
 from kikimimi.serving.refusal import RefusalError
 
@@ -49,10 +49,10 @@ class Limits:
             RefusalError: It is longer than it may be.
         """
         if length > self.max_upload_bytes:
-            allowed = size(self.max_upload_bytes)
             raise RefusalError(
                 413,
-                f"the request is larger than {allowed}, the most that is taken here (kikimimi serve "
+                f"the request is larger than {self.max_upload_bytes >> 20} MB "
+                f"({self.max_upload_bytes:,} bytes), the most that is taken here (kikimimi serve "
                 "--max-megabytes)",
                 code="too_large",
             )

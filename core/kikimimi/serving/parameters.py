@@ -7,20 +7,32 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from kikimimi.contracts.generation import Generation
 
 MAX_CLIPS = 32
 """Most clips of a conversation: each takes an encoder's window, however short it is."""
+MAX_TURNS = 1000
+"""Most turns of a conversation."""
+MAX_PARTS = 2 * MAX_CLIPS + 1
+"""Most parts of a turn: as many clips as there may be, and words around each."""
 MAX_STOPS = 4
 """Most texts of `stop`, as OpenAI has it."""
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 """What a transcript is written as."""
 Temperature = Annotated[float, Field(ge=0, le=2)]
-Zero = Annotated[float, Field(ge=0, le=0)]
+
+
+def _zero(given: float) -> float:
+    if given != 0:
+        raise ValueError("not supported here, and nothing is ignored; allowed: 0")
+    return given
+
+
+Zero = Annotated[float, AfterValidator(_zero)]
 
 
 class Parameters(BaseModel):
@@ -91,6 +103,8 @@ class ContentPart(Parameters):
 
 
 def _parts(content: Any) -> Any:
+    if not isinstance(content, str | list):
+        raise ValueError("expected a text, or a list of parts of type 'text' or 'input_audio'")
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
@@ -98,7 +112,9 @@ class ChatMessage(Parameters):
     """One turn."""
 
     role: Literal["system", "user", "assistant"]
-    content: Annotated[list[ContentPart], BeforeValidator(_parts), Field(min_length=1)]
+    content: Annotated[
+        list[ContentPart], Field(fail_fast=True, min_length=1, max_length=MAX_PARTS), BeforeValidator(_parts)
+    ]
 
     @model_validator(mode="after")
     def _heard(self) -> Self:
@@ -127,7 +143,7 @@ class ChatRequest(Parameters):
     """Body of `POST /v1/chat/completions`."""
 
     model: str
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_TURNS)]
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -135,16 +151,15 @@ class ChatRequest(Parameters):
     temperature: Temperature | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     stop: Annotated[
-        list[Annotated[str, Field(min_length=1)]] | None,
+        Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MAX_STOPS)] | None,
         BeforeValidator(_stops),
-        Field(max_length=MAX_STOPS),
     ] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Literal[1] | None = None
     logprobs: Literal[False] | None = None
     frequency_penalty: Zero | None = None
     presence_penalty: Zero | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True, max_length=1)] | None = None
     response_format: TextFormat | None = None
 
     @model_validator(mode="after")

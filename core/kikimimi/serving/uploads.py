@@ -136,7 +136,9 @@ def decode_base64(data: str, kind: str, where: str) -> bytes:
     try:
         content = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
-        raise RefusalError(400, f"{where}.data: is not base64", param=f"{where}.data") from None
+        raise RefusalError(
+            400, f"{where}.data: is not base64 (in one line, without spaces)", param=f"{where}.data"
+        ) from None
     if not content:
         raise RefusalError(400, f"{where}.data: the file is empty", param=f"{where}.data")
     found = _kind(content)

@@ -198,6 +198,15 @@ WHERE = "messages[0].content[0].input_audio"
         ({"model": "gpt-4o"}, 404, "model", "one model, 'small'"),
         ({"messages": []}, 400, "messages", "messages: list should have at least 1 item"),
         ({"messages": None}, 400, "messages", "messages: input should be a valid array"),
+        ({"messages": [user("a")] * 1001}, 400, "messages", "at most 1000 items"),
+        ({"messages": [user(*["a"] * 66)]}, 400, "messages[0].content", "at most 65 items"),
+        ({"messages": [user("a", 1)] * 2}, 400, "messages[0].content[1]", "should be an object"),
+        (
+            {"messages": [{"role": "user", "content": None}]},
+            400,
+            "messages[0].content",
+            "expected a text, or",
+        ),
         (
             {"messages": [{"role": "tool", "content": "x"}]},
             400,
@@ -215,7 +224,7 @@ WHERE = "messages[0].content[0].input_audio"
         (audio("http://10.0.0.1/a.wav"), 400, f"{WHERE}.data", "is a URL. Nothing is fetched"),
         (audio("data:audio/wav;base64,AAAA"), 400, f"{WHERE}.data", "is a URL. Nothing is fetched"),
         (audio("file:///etc/passwd"), 400, f"{WHERE}.data", "is a URL. Nothing is fetched"),
-        (audio("/etc/passwd"), 400, f"{WHERE}.data", "is not base64"),
+        (audio("/etc/passwd"), 400, f"{WHERE}.data", "is not base64 (in one line, without spaces)"),
         (audio("あ"), 400, f"{WHERE}.data", "is not base64"),
         (audio(""), 400, f"{WHERE}.data", "the file is empty"),
         (audio("AAAA"), 400, None, f"{WHERE}: cannot be decoded"),
@@ -228,7 +237,7 @@ WHERE = "messages[0].content[0].input_audio"
         ),
         ({"n": 2}, 400, "n", "n: 2 is not supported; allowed: 1"),
         ({"logprobs": True}, 400, "logprobs", "allowed: False"),
-        ({"frequency_penalty": 0.1}, 400, "frequency_penalty", "less than or equal to 0"),
+        ({"frequency_penalty": 0.1}, 400, "frequency_penalty", "nothing is ignored; allowed: 0"),
         ({"tools": []}, 400, "tools", "tools: not supported here, and nothing is ignored. Supported: "),
         ({"max_token": 3}, 400, "max_token", "Did you mean 'max_tokens'?"),
         ({"max_tokens": 0}, 400, "max_tokens", "greater than or equal to 1"),
@@ -238,6 +247,7 @@ WHERE = "messages[0].content[0].input_audio"
         ({"top_p": 0}, 400, "top_p", "greater than 0"),
         ({"top_p": 0.5}, 400, None, "top_p is read only when sampling: set temperature above 0"),
         ({"stop": ["a"] * 5}, 400, "stop", "at most 4 items"),
+        ({"modalities": ["text", "audio"]}, 400, "modalities", "at most 1 item"),
         ({"stop": ""}, 400, "stop[0]", "at least 1 character"),
         ({"stream_options": {"include_usage": True}}, 400, None, "set stream to true"),
         ({"response_format": {"type": "json_object"}}, 400, "response_format.type", "allowed: 'text'"),
@@ -255,6 +265,15 @@ def test_what_is_no_request(url: str, body: bytes) -> None:
     got = httpx.post(f"{url}/v1/chat/completions", content=body)
     assert got.status_code == 400
     assert set(got.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("name", ["stop", "seed", "n", "modalities", "frequency_penalty", "response_format"])
+def test_null_asks_for_nothing(url: str, name: str) -> None:
+    asked = user(clip())
+    assert (
+        ask(url, messages=[asked], **{name: None}).json()["choices"]
+        == (ask(url, messages=[asked]).json()["choices"])
+    )
 
 
 def test_a_clip_longer_than_the_window(url: str) -> None:

@@ -27,6 +27,7 @@ from tests.core.serving.sounds import audio_file, noise
 from kikimimi.errors import RequestError
 from kikimimi.run.folder import RunFolder
 from kikimimi.serving.app import build_app
+from kikimimi.serving.connection import Connection
 from kikimimi.serving.limits import Limits
 from kikimimi.serving.server import Server, check_host, listen
 from kikimimi.serving.service import Service
@@ -112,22 +113,23 @@ def test_an_engine_that_is_full(by_hand: Start) -> None:
 @pytest.mark.parametrize("announced", [True, False])
 def test_uploads_have_an_end(by_hand: Start, wait_for: WaitFor, announced: bool) -> None:
     """Counted as they come: a client that does not announce the length gets no further."""
-    url, _, service = by_hand(max_upload_bytes=100_000)
-    content = audio_file(noise(10))
+    url, _, service = by_hand(max_upload_bytes=1 << 20)
+    content = audio_file(noise(40))
     if announced:
         got = transcribe(url, content=content)
     else:
         form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
         got = httpx.post(
             f"{url}{ROUTE}",
-            content=iter([form, content[:90_000], content[90_000:150_000]]),
+            content=iter([form, content[:900_000], content[900_000:]]),
             headers={"content-type": "multipart/form-data; boundary=x"},
         )
     assert got.status_code == 413
     assert got.json()["error"]["message"] == (
-        "the request is larger than 100 kB, the most that is taken here (kikimimi serve --max-megabytes)"
+        "the request is larger than 1 MB (1,048,576 bytes), the most that is taken here "
+        "(kikimimi serve --max-megabytes)"
     )
-    got = httpx.post(f"{url}/v1/chat/completions", content=iter([b" " * 60_000] * 2))
+    got = httpx.post(f"{url}/v1/chat/completions", content=iter([b" " * 600_000] * 2))
     assert got.status_code == 413
     wait_for(lambda: service.load.held == 0)
 
@@ -251,6 +253,34 @@ def test_who_does_not_read_is_let_go(by_hand: Start, wait_for: WaitFor) -> None:
         wait_for(lambda: service.load.requests == 0)
         said = service.metrics.text().decode()
         assert f'kikimimi_clients_gone_total{{route="{ROUTE}"}} 1.0' in said
+
+
+@SLOW
+def test_who_does_not_read_the_end_is_let_go(by_hand: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is whole, and of which the system takes only a part, is not waited for for ever."""
+    open_port = socket.create_server
+
+    def small(*args: Any, **options: Any) -> socket.socket:
+        listening = open_port(*args, **options)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return listening
+
+    ended, end = threading.Event(), Connection.connection_lost
+
+    def lost(connection: Connection, error: Exception | None) -> None:
+        end(connection, error)
+        ended.set()
+
+    monkeypatch.setattr("socket.create_server", small)
+    monkeypatch.setattr(Connection, "connection_lost", lost)
+    url, engine, _ = by_hand(timeout_seconds=0.5)
+    body = json.dumps(CHAT).encode()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        client.sendall(head(len(body)) + body)
+        answer(engine.reply(), "x" * 50_000)
+        assert ended.wait(30)
 
 
 def connected(url: str) -> socket.socket:
