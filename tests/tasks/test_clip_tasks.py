@@ -222,3 +222,53 @@ def test_phrasings_hold_what_is_added_to_answers() -> None:
         component = registry.load("task", name)
         assert text in component(component.Config()).phrasings()
     assert registry.load("task", "transcribe")(registry.load("task", "transcribe").Config()).phrasings() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "turns"),
+    [
+        ("asr", {"request": "何。"}, [("user", "何。\n")]),
+        ("asr", {"request": "何。", "ask": "system"}, [("system", "何。"), ("user", "")]),
+        ("asr", {"prompt": "none"}, [("user", "")]),
+        ("asr", {"prompt": "none", "order": "text_first"}, [("user", "")]),
+        ("transcribe", {"system": "短く。"}, [("system", "短く。"), ("user", "")]),
+        ("translate", {"request": "英語で。"}, [("user", "英語で。\n")]),
+    ],
+)
+def test_words_that_help_stand_after_the_request(
+    name: str, options: dict[str, Any], turns: list[tuple[str, str]]
+) -> None:
+    """A record without them is asked without; `question_in_context` puts others in their place."""
+    component = registry.load("task", name)
+    task = component(component.Config(context="names", **options))
+
+    def said(given: Conversation) -> list[tuple[str, str]]:
+        texts = [
+            "".join(p.text for p in turn.parts if isinstance(p, TextPart)) for turn in given.prompt().messages
+        ]
+        return list(zip([turn.role for turn in given.prompt().messages], texts, strict=True))
+
+    *before, (user, text) = turns
+    beside = [*before, (user, f"{text}岩木山")]
+    for names in ("岩木山", ["岩木山"]):
+        assert said(task.conversation({**RECORD, "names": names}, ["0.flac"], None)) == beside
+    two = task.conversation({**RECORD, "meta": {"names": ["岩木山", "津軽"]}}, ["0.flac"], None)
+    assert said(two) == [*before, (user, f"{text}岩木山\n津軽")]
+    assert said(task.question_in_context("ja", "岩木山")) == beside
+    bare = [*before, (user, text.removesuffix("\n"))]
+    for names in (None, "", []):
+        assert said(task.conversation({**RECORD, "names": names}, ["0.flac"], None)) == bare
+    assert said(task.question("ja")) == bare
+    assert "\n" in task.phrasings()
+    with pytest.raises(ValueError, match="names: expected a text that is not empty, not "):
+        task.conversation({**RECORD, "names": {}}, ["0.flac"], None)
+
+
+def test_who_takes_no_words_says_so() -> None:
+    for name in registry.names("task"):
+        component = registry.load("task", name)
+        with pytest.raises(ValueError, match=r"not trained on words that help to hear \(option 'context'"):
+            component(component.Config()).question_in_context("ja", "岩木山")
+    asked = registry.load("task", "question_answering")
+    with pytest.raises(ValueError, match="has no fixed question"):
+        asked(asked.Config(context="names")).question_in_context("ja", "岩木山")

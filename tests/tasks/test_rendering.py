@@ -100,3 +100,15 @@ def test_conversations_of_every_form(record: dict[str, Any], clips: int, learnt:
     conversation = parse_conversation(record)
     assert len(conversation.clips()) == clips
     assert _learnt(llm, conversation) == "".join(f"{answer}{END}" for answer in learnt)
+
+
+def test_words_that_help_are_ids_between_request_and_answer(llm: Any) -> None:
+    """By hand: the template's own tokens around the slot, the request, a line break and the words."""
+    component = registry.load("task", "asr")
+    task = component(component.Config(context="names"))
+    ids = llm.render(task.question_in_context("en", "Ezo"), generate=True).ids
+    bare = llm.render(task.question("en"), generate=True).ids
+    spelled = llm.chat.tokenizer.encode("\nEzo", add_special_tokens=False)
+    end = next(n for n in range(1, len(bare)) if bare[-n] != ids[-n]) - 1  # END and the answer's header
+    assert ids == [*bare[:-end], *spelled, *bare[-end:]]
+    assert llm.chat.tokenizer.decode(bare[-end:]).startswith(END)

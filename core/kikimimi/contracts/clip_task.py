@@ -21,6 +21,11 @@ class ClipTaskConfig(TaskConfig):
     """Where the request stands: in the user's turn, or in a system turn before it."""
     system: Text | None = None
     """A system turn of your own before the user's, always the same; null means none."""
+    context: Text | None = None
+    """Field of the record with words that help to hear, such as names or what was said before: a text, or a
+    list of them. They stand in the user's turn after the request, each text on a line of its own; records
+    without any are asked without. A server of the run takes such words as `prompt`. null: none are read, and
+    none are taken."""
 
     brings_text: ClassVar[bool] = False
     """Whether each record brings a text for the user's turn, so that `order` has a meaning in any case."""
@@ -30,9 +35,10 @@ class ClipTaskConfig(TaskConfig):
     def __post_init__(self) -> None:
         if self.ask == "system" and self.system is not None:
             raise ValueError("system: the request is the system turn (ask: system): leave one of the two out")
-        if self.ask == "system" and self.order != "audio_first" and not self.brings_text:
+        texts = self.brings_text or self.context is not None
+        if self.ask == "system" and self.order != "audio_first" and not texts:
             raise ValueError("order: the audio is alone in the user's turn (ask: system): leave order out")
-        how = {"language", "ask"} if self.brings_text else {"language", "order", "ask"}
+        how = {"language", "ask"} if texts else {"language", "order", "ask"}
         for option in fields(self):
             if not self.asks and option.name in how and getattr(self, option.name) != option.default:
                 raise ValueError(
@@ -85,6 +91,13 @@ class ClipTask(Task, Generic[_Options]):
         """Return what is said in the clip, where that is known."""
         return clip.optional_text("text")
 
+    def context(self, clip: LabelledClip) -> str | None:
+        """Return the words that help to hear a clip; None where there are none."""
+        field = self.config.context
+        if field is None or clip.find(field)[1] in (None, "", []):
+            return None
+        return "\n".join(clip.texts(field, what="words that help"))
+
     def written(self, clip: LabelledClip) -> str | None:
         """Return the text that the record brings for the user's turn; None where it brings none."""
         return None
@@ -105,7 +118,7 @@ class ClipTask(Task, Generic[_Options]):
         request = self.request(clip.language, clip, rng)
         answer = Message("assistant", (TextPart(self.answer(clip, rng)),))
         audio = AudioPart(clip.audio, self.said(clip), self.joint)
-        turns = self._turns(audio, request, self.written(clip))
+        turns = self._turns(audio, request, self.context(clip), self.written(clip))
         return Conversation((*turns, answer), None, clip.meta)
 
     def question(self, language: str | None) -> Conversation:
@@ -117,17 +130,33 @@ class ClipTask(Task, Generic[_Options]):
         Raises:
             ValueError: Nothing can be asked in this language, or what is asked depends on the record.
         """
-        return Conversation(self._turns(AudioPart("0"), self.request(language, None, None), None))
+        return Conversation(self._turns(AudioPart("0"), self.request(language, None, None)))
+
+    def question_in_context(self, language: str | None, context: str) -> Conversation:
+        """Return the request about the clip ``0``, in its first phrasing, and words that help.
+
+        Args:
+            language: ISO 639-1 code of the clip; None leaves the choice to the task.
+            context: The words, which stand where the option `context` puts those of a record.
+
+        Raises:
+            ValueError: The task has no option `context`, or nothing can be asked.
+        """
+        if self.config.context is None:
+            return super().question_in_context(language, context)
+        self.question(language)  # there has to be one
+        return Conversation(self._turns(AudioPart("0"), self.request(language, None, None), context))
 
     def phrasings(self) -> list[str]:
         """Return the fixed texts; a subclass adds its own."""
-        return [] if self.config.system is None else [self.config.system]
+        system = [] if self.config.system is None else [self.config.system]
+        return system if self.config.context is None else [*system, "\n"]
 
-    def _turns(self, audio: AudioPart, request: str | None, written: str | None) -> tuple[Message, ...]:
+    def _turns(self, audio: AudioPart, request: str | None, *written: str | None) -> tuple[Message, ...]:
         system, beside = self.config.system, request
         if self.config.ask == "system":
             system, beside = request, None
-        text = "\n".join(text for text in (beside, written) if text is not None)
+        text = "\n".join(text for text in (beside, *written) if text is not None)
         parts: tuple[AudioPart | TextPart, ...] = (audio, TextPart(text)) if text else (audio,)
         if self.config.order == "text_first":
             parts = parts[::-1]

@@ -65,3 +65,11 @@ class Task(ABC):
         Raises:
             ValueError: The task has no fixed question.
         """
+
+    def question_in_context(self, language: str | None, context: str) -> Conversation:
+        """Return `question` with words beside the clip that help to hear it: names, or what was said before.
+
+        Raises:
+            ValueError: The task takes none, as by default, or has no fixed question.
+        """
+        raise ValueError("this model was not trained on words that help to hear (option 'context' of a task)")

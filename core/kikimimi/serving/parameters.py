@@ -54,6 +54,7 @@ class TranslationRequest(Parameters):
     """Fields of the form of `POST /v1/audio/translations`, its file apart."""
 
     model: str
+    prompt: str | None = None
     response_format: ResponseFormat = "json"
     temperature: Temperature | None = None
 

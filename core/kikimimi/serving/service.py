@@ -104,20 +104,21 @@ class Service:
                 code="model_not_found",
             )
 
-    def transcription(self, language: str | None) -> Conversation:
+    def transcription(self, language: str | None, prompt: str | None = None) -> Conversation:
         """Return the question that asks for a transcript.
 
         Args:
             language: Language of the clip, where it was given.
+            prompt: Words that help to hear it, where they were given.
 
         Raises:
-            RefusalError: The run was not trained on that, or is asked in no such language.
+            RefusalError: The run was not trained on that, is asked in no such language, or takes no words.
         """
         task = self._task(
             "transcription", lambda task: task.transcribes, lambda task: task.translates_into is None
         )
         if language is None:
-            return task.question(None)
+            return _question(task, None, prompt)
         if _takes(task, _UNHEARD):
             raise RefusalError(
                 400,
@@ -126,19 +127,22 @@ class Service:
                 code="unsupported_parameter",
             )
         try:
-            return task.question(language)
+            task.question(language)
         except ValueError as error:
             raise RefusalError(400, str(error), param="language") from error
+        return _question(task, language, prompt)
 
-    def translation(self) -> Conversation:
+    def translation(self, prompt: str | None = None) -> Conversation:
         """Return the question that asks for an English translation.
 
+        Args:
+            prompt: Words that help to hear the clip, where they were given.
+
         Raises:
-            RefusalError: The run was not trained on that.
+            RefusalError: The run was not trained on that, or takes no words.
         """
-        return self._task("translation into English", lambda task: task.translates_into == ENGLISH).question(
-            None
-        )
+        task = self._task("translation into English", lambda task: task.translates_into == ENGLISH)
+        return _question(task, None, prompt)
 
     def cut(self, blocks: Iterable[Samples], *, subtitles: bool = False) -> Iterator[CutPiece]:
         """Cut (S,) blocks that follow one another into pieces that the model can take.
@@ -184,6 +188,20 @@ class Service:
             "(input_audio) and words of your own",
             code="not_trained",
         )
+
+
+def _question(task: Task, language: str | None, prompt: str | None) -> Conversation:
+    if prompt is None or not prompt.strip():  # many clients send one without words
+        return task.question(language)
+    try:
+        return task.question_in_context(language, prompt)
+    except ValueError as error:
+        raise RefusalError(
+            400,
+            f"prompt: {error}: leave it out, or put your words beside the clip in POST /v1/chat/completions",
+            param="prompt",
+            code="unsupported_parameter",
+        ) from error
 
 
 def _takes(task: Task, language: str) -> bool:

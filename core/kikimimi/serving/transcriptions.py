@@ -172,7 +172,8 @@ async def transcribe_upload(service: Service, request: Request) -> Response:
     """
     form = await read_form(request, request.state.deadline)
     asked = TranscriptionRequest.model_validate(_given(form, TranscriptionRequest))
-    recording = _recording(service, request, form, asked, service.transcription(asked.language))
+    question = service.transcription(asked.language, asked.prompt)
+    recording = _recording(service, request, form, asked, question)
     if recording.words and not await service.times_words():
         raise RefusalError(
             400,
@@ -193,23 +194,16 @@ async def translate_upload(service: Service, request: Request) -> Response:
         ValidationError: A parameter is wrong.
         KikimimiError: The file cannot be heard.
     """
-    question = service.translation()
+    service.translation()  # before anything of it is read
     form = await read_form(request, request.state.deadline)
     asked = TranslationRequest.model_validate(_given(form, TranslationRequest))
+    question = service.translation(asked.prompt)
     return await _whole(_recording(service, request, form, asked, question), asked, "en", "translate")
 
 
 def _given(form: Form, model: type[TranslationRequest]) -> dict[str, Any]:
     """Return the fields of a form as parameters."""
     allowed = [field.alias or name for name, field in model.model_fields.items()]
-    if "prompt" in form.fields:
-        raise RefusalError(
-            400,
-            "prompt: this model was not trained to take one when it transcribes: leave it out, or put your "
-            "words beside the clip in POST /v1/chat/completions",
-            param="prompt",
-            code="unsupported_parameter",
-        )
     for name, texts in form.fields.items():
         if name not in allowed:
             raise not_supported(name, ["file", *allowed])

@@ -30,6 +30,7 @@ _SEEDS = (None, *range(20))
 """Random numbers that a check tries; None gives none to draw."""
 _HASH_SEEDS = ("1", "2", "3")
 """``PYTHONHASHSEED`` of the processes that are asked; some agree by chance where a set has few members."""
+_WORDS = "津軽、岩木山"
 _ODD: tuple[Any, ...] = ({"odd": [1]}, [{}], [], "", 3.5, True)
 """What a field should not hold, or seldom does."""
 
@@ -177,7 +178,7 @@ def without_draw_the_first_is_asked(subject: TaskSubject) -> None:
 
 def question_is_of_one_clip(subject: TaskSubject) -> None:
     """`question` asks of the clip ``0`` and leaves the answer open, or raises a ValueError, but not where the
-    task `transcribes`.
+    task `transcribes`; `question_in_context` does so with the words that it is given, or raises one.
     """
     if subject.component.transcribes:
         with expect_no_error("question, as `transcribes` is true: expected one for any language"):
@@ -191,6 +192,14 @@ def question_is_of_one_clip(subject: TaskSubject) -> None:
         )
         last = found.messages[-1].role
         expect(last == "user", f"question({language!r}): expected the user's turn last, found the {last}'s")
+        try:
+            beside = subject.build().question_in_context(language, _WORDS)
+        except ValueError:
+            continue
+        expect(
+            beside.clips() == ["0"] and any(_WORDS in text for text in _texts(beside)),
+            f"question_in_context({language!r}): expected the clip '0' and the words, found {beside}",
+        )
 
 
 def phrasings_are_all_it_adds(subject: TaskSubject) -> None:

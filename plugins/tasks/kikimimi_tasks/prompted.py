@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from annotated_types import MinLen
 
 from kikimimi import (
+    ClipTask,
     Distinct,
     LabelledClip,
     PromptBank,
@@ -166,11 +167,10 @@ class Prompted(RequestTask[PromptedConfig]):
 
     def phrasings(self) -> list[str]:
         """Return the fixed parts of requests and answer, and the separator."""
-        system = [] if self.config.system is None else [self.config.system]
         bank = self.bank()
         languages = bank if self.config.language == "auto" else [self.config.language]
         sources = [text for language in languages if language in bank for text in bank[language]]
         templates = [Template.parse(text, "prompts") for text in [*sources, self.config.answer]]
         pieces = [text for template in templates for text in template.texts if text]
         blanks = any(template.fields for template in templates)
-        return list(dict.fromkeys([*system, *pieces, *([self.config.separator] if blanks else [])]))
+        return list(dict.fromkeys([*ClipTask.phrasings(self), *pieces, *([self.config.separator] if blanks else [])]))

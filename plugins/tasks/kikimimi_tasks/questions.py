@@ -74,5 +74,5 @@ class QuestionAnswering(BankTask[QuestionAnsweringConfig]):
 
     def phrasings(self) -> list[str]:
         """Return what may stand before the question."""
-        beside = self.config.asks and self.config.ask == "user"
+        beside = self.config.asks and self.config.ask == "user" and self.config.context is None
         return [*super().phrasings(), *(["\n"] if beside else [])]

@@ -274,7 +274,12 @@ def test_how_it_answers(by_hand: Callable[..., tuple[str, ByHand, Service]]) -> 
     [
         ({}, 400, "model", "model: must be given"),
         ({"model": "whisper-1"}, 404, "model", "this server has one model, 'small'"),
-        ({"prompt": "names"}, 400, "prompt", "prompt: this model was not trained to take one"),
+        (
+            {"prompt": "names"},
+            400,
+            "prompt",
+            "prompt: this model was not trained on words that help to hear (option 'context' of a task)",
+        ),
         ({"language": "xx"}, 400, "language", "task 'asr' has no prompts in 'xx', only in en, ja"),
         ({"temprature": "0"}, 400, "temprature", "nothing is ignored. Did you mean 'temperature'?"),
         ({"temperature": "3"}, 400, "temperature", "temperature: input should be less than or equal to 2"),
@@ -376,6 +381,33 @@ def test_translations(run: RunFolder, serve: Callable[..., Any], service: Servic
     refused = httpx.post(f"{url}/v1/audio/translations", **form)
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_trained")
     assert "this model was not trained on translation into English" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("route", ["transcriptions", "translations"])
+def test_a_prompt_stands_where_training_puts_the_context(
+    run: RunFolder, serve: Callable[..., Any], route: str
+) -> None:
+    (evaluation,) = run.recipe.evaluate.values()
+    name = {"transcriptions": "asr", "translations": "translate"}[route]
+    task = registry.load("task", name)(registry.load("task", name).Config(context="names"))
+    chosen = Chosen(kind="task", name=name, config=task.config)
+    recipe = replace(run.recipe, evaluate={"held_out": replace(evaluation, task=chosen)})
+    service = Service(RunFolder(run.path, recipe), device=torch.device("cpu"), cut="quietest")
+    service.engine = service.asker.engine = engine = ByHand(service.engine.engine)  # type: ignore[assignment]
+    record = {"text": "x", "translation": "y", "language": "ja", "names": ["Ezo", "岩木山"]}
+    asked = []
+    with serve(service) as url, ThreadPoolExecutor() as threads:
+        for number, prompt in enumerate(["Ezo\n岩木山", " ", None]):
+            form = {"model": "small"} if prompt is None else {"model": "small", "prompt": prompt}
+            files = {"file": audio_file(noise(0.5))}
+            got = threads.submit(httpx.post, f"{url}/v1/audio/{route}", files=files, data=form, timeout=60)
+            answer(engine.reply(number), "z")
+            assert got.result().json()["text"] == "z"
+            asked.append(engine.reply(number).prompt.conversation)
+    trained = task.conversation(record, ["0"], None).prompt()
+    render = service.engine.engine.model.llm.render
+    assert render(asked[0], generate=True).ids == render(trained, generate=True).ids
+    assert asked[1] == asked[2] == task.question(None)
 
 
 def test_a_model_that_is_asked_nothing_cannot_be_told_the_language(run: RunFolder) -> None:

@@ -207,6 +207,11 @@ class AnswersItself(Sound):
         return Conversation((*super().question(language).messages, Message("assistant", (TextPart("はい"),))))
 
 
+class ForgetsTheWords(Sound):
+    def question_in_context(self, language: str | None, context: str) -> Conversation:
+        return super().question(language)
+
+
 class Secretive(Sound):
     def phrasings(self) -> list[str]:
         return [ASKED[0]]
@@ -371,6 +376,7 @@ class Choosy(Sound):
             r"question\(None\): expected the clip '0', found \['0', '1'\]",
         ),
         (AnswersItself, "question_is_of_one_clip", "expected the user's turn last, found the assistant's"),
+        (ForgetsTheWords, "question_is_of_one_clip", "expected the clip '0' and the words, found"),
         (Secretive, "phrasings_are_all_it_adds", "found '書いてください。'"),
         (Adding, "phrasings_are_all_it_adds", "found 'Answer: 津軽弁'"),
         (Repetitive, "phrasings_are_all_it_adds", "expected each text once"),
