@@ -173,4 +173,5 @@ class Prompted(RequestTask[PromptedConfig]):
         templates = [Template.parse(text, "prompts") for text in [*sources, self.config.answer]]
         pieces = [text for template in templates for text in template.texts if text]
         blanks = any(template.fields for template in templates)
-        return list(dict.fromkeys([*ClipTask.phrasings(self), *pieces, *([self.config.separator] if blanks else [])]))
+        separator = [self.config.separator] if blanks else []
+        return list(dict.fromkeys([*ClipTask.phrasings(self), *pieces, *separator]))
