@@ -77,7 +77,7 @@ class Demo:
             page = self.page()
             _, address, _ = page.queue(default_concurrency_limit=_AT_ONCE, max_size=_SESSIONS).launch(
                 server_name=host,
-                app_kwargs={"middleware": [(_Called, (host,), {})]},
+                app_kwargs={"middleware": [(_Called, (host, self.language), {})]},
                 server_port=port,
                 prevent_thread_lock=True,
                 quiet=True,
@@ -258,21 +258,23 @@ class _Called:
     Args:
         app: The other one.
         host: Where the page is.
+        language: Language of the page; None is the browser's.
     """
 
-    def __init__(self, app: Any, host: str) -> None:
-        self._app, self._host = app, host
+    def __init__(self, app: Any, host: str, language: str | None) -> None:
+        self._app, self._host, self._language = app, host, language
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle a request, or what is no request."""
-        names = [value.decode("latin-1") for key, value in scope.get("headers", ()) if key == b"host"]
+        names, accepted = (
+            [value.decode("latin-1") for key, value in scope.get("headers", ()) if key == wanted]
+            for wanted in (b"host", b"accept-language")
+        )
         if scope["type"] == "lifespan" or (len(names) == 1 and may_call(names[0], self._host)):
             await self._app(scope, receive, send)
             return
-        said = (
-            f"This page is called by {self._host} or localhost, not by another name. "
-            "A proxy before it has to call it so, too.\n"
-        )
+        words = words_of(self._language or preferred(",".join(accepted)))
+        said = f"{words['called'].format(host=self._host)}\n"
         headers = [(b"content-type", b"text/plain; charset=utf-8")]
         await send({"type": "http.response.start", "status": 403, "headers": headers})
         await send({"type": "http.response.body", "body": said.encode()})

@@ -83,13 +83,19 @@ class Session:
         """
         shown, words = self.shown, words_of(self.language)
         try:
-            recordings = [ears.hear_file(Path(file), Path(file).name) for file in files]
-            for recording in recordings:
-                _show(
-                    shown, "user", words["recording"].format(name=recording.name, seconds=recording.seconds)
-                )
+            recordings: list[Recording] = []
+            wrong: KikimimiError | None = None
+            for file in map(Path, files):
+                try:
+                    recordings.append(heard := ears.hear_file(file, file.name))
+                    _show(shown, "user", words["recording"].format(name=file.name, seconds=heard.seconds))
+                except KikimimiError as error:
+                    wrong = wrong or error
+                    _show(shown, "user", words["unheard"].format(name=file.name))
             if text.strip():
                 _show(shown, "user", text)
+            if wrong is not None:  # all of it is shown: nobody has to type it again
+                raise wrong
             for recording in recordings:
                 if len(recording.pieces) > 1:
                     limit, count = recording.max_seconds, len(recording.pieces)

@@ -149,7 +149,7 @@ def test_files_that_cannot_be_found(write: Any, base: str, task: str, problem: s
 
 
 NO_BLANK = "is no blank: write {field} or {field.sub} with the name of a field, and {{ or }} for a brace"
-OPTIONS = "answer, ask, joint, language, order, prompts, separator, system, transcript"
+OPTIONS = "answer, ask, context, joint, language, order, prompts, separator, system, transcript"
 HOLDS = "a recipe holds texts, numbers, true, false, null, lists and sections"
 
 

@@ -236,9 +236,27 @@ def test_names_of_others_are_refused(demo: Any) -> None:
             assert (status, "is called by 127.0.0.1 or localhost" in said) == (403, True)
 
 
-def called(address: str, name: str) -> tuple[int, str]:
+@pytest.mark.parametrize(
+    ("language", "accepted", "said"),
+    [
+        (None, "ja-JP,ja;q=0.9,en;q=0.8", "127.0.0.1 または localhost という名前で開いてください"),
+        (None, "de,en;q=0.5", "called by 127.0.0.1 or localhost"),
+        ("ja", "en", "127.0.0.1 または localhost という名前で"),
+        ("en", "ja", "called by 127.0.0.1 or localhost"),
+    ],
+)
+def test_who_is_refused_is_told_in_the_language_of_the_page(
+    demo: Any, language: str | None, accepted: str, said: str
+) -> None:
+    with demo(language).serving(port=0) as address:
+        status, told = called(address, "evil.example", accepted)
+        assert (status, said in told) == (403, True)
+
+
+def called(address: str, name: str, accepted: str = "en") -> tuple[int, str]:
     """Open the page by another name; return the status and what is answered."""
-    return answered(urllib.request.Request(address, headers={"Host": name}))
+    headers = {"Host": name, "Accept-Language": accepted}
+    return answered(urllib.request.Request(address, headers=headers))
 
 
 def test_what_cannot_be_served(demo: Any, live: Any, monkeypatch: pytest.MonkeyPatch) -> None:

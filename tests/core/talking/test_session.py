@@ -50,6 +50,15 @@ def page(live: Any, ears: Ears) -> Page:
     return Page(live, ears)
 
 
+def test_what_is_sent_with_a_broken_file_is_shown(page: Page, live: Any, clip: Any, tmp_path: Path) -> None:
+    """Nobody has to type it again; nothing is asked."""
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    first, *others = page.send("my words", str(tmp_path / "broken.wav"), clip(0.5))
+    assert [first, *others[:-1]] == ["\u266a broken.wav", "\u266a clip.wav (0.5 s)", "my words"]
+    assert others[-1].startswith("\u24d8 Error: broken.wav: ")
+    assert live.asked == []
+
+
 def test_turns_and_clips_are_remembered(page: Page, live: Any, clip: Any) -> None:
     assert page.send("", clip(0.5)) == ["\u266a clip.wav (0.5 s)", "answer 1"]
     shown = page.send("and?", wanted=wish("instruction", system="be kind"))
