@@ -10,7 +10,7 @@ from kikimimi.contracts import registry
 from kikimimi.recipe.resolve import recipes_folder
 from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.check import Checker
-from kikimimi.sweeps.factor import SEED, Factor, Level
+from kikimimi.sweeps.factor import SEED_OPTION, Factor, Level
 from kikimimi.sweeps.plan_of_runs import Sweep
 from kikimimi.sweeps.sweep_file import read_sweep
 from kikimimi.testing import tiny_recipe, write_shard
@@ -21,7 +21,7 @@ SWEEPS = sorted((recipes_folder() / "sweeps").glob("*.yaml"))
 
 def varied(sweep: Sweep) -> Factor:
     """Return the factor beside the seed."""
-    (factor,) = (one for one in sweep.factors if one.name != SEED)
+    (factor,) = (one for one in sweep.factors if one.name != SEED_OPTION)
     assert isinstance(factor, Factor)
     return factor
 

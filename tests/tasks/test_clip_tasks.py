@@ -256,7 +256,8 @@ def test_words_that_help_stand_after_the_request(
     assert said(two) == [*before, (user, f"{text}岩木山\n津軽")]
     assert said(task.question_in_context("ja", "岩木山")) == beside
     bare = [*before, (user, text.removesuffix("\n"))]
-    for none in (None, "", []):
+    empty: tuple[object, ...] = (None, "", [])
+    for none in empty:
         assert said(task.conversation({**RECORD, "names": none}, ["0.flac"], None)) == bare
     assert said(task.question("ja")) == bare
     assert "\n" in task.phrasings()

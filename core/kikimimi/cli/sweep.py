@@ -12,7 +12,7 @@ import typer
 from kikimimi.console.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from kikimimi.sweeps.engine import Engine
+    from kikimimi.sweeps.engine import RunEngine
     from kikimimi.sweeps.plan_of_runs import Sweep
     from kikimimi.sweeps.prepare import Prepared
     from kikimimi.sweeps.sweep_folder import SweepFolder
@@ -84,7 +84,7 @@ def sweep(
     report: bool = typer.Option(
         False, "--report", help="Write the report of what is there; the sweep may be running."
     ),
-    as_json: bool = typer.Option(False, "--json", help="With --dry-run: print one JSON object."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object; with --dry-run."),
 ) -> None:
     """Train a recipe in many variations, and compare them: a grid, or a search. The same command goes on."""
     from kikimimi.errors import RequestError
@@ -170,7 +170,7 @@ def _engine(
     address: str | None,
     cpus: float,
     gpus: float | None,
-) -> Engine:
+) -> RunEngine:
     if name is EngineName.ray:
         from kikimimi.sweeps.ray_engine import RayEngine
 
@@ -181,7 +181,7 @@ def _engine(
     return Local(processes or max(1, len(found) // prepared.devices), found)
 
 
-def _lead(folder: SweepFolder, prepared: Prepared, engine: Engine, *, retry: bool) -> None:
+def _lead(folder: SweepFolder, prepared: Prepared, engine: RunEngine, *, retry: bool) -> None:
     from kikimimi.sweeps.sweep import Leader
 
     leader = Leader(folder, engine, prepared.source(folder, retry=retry), _write_report)

@@ -305,8 +305,8 @@ def _groups(corpus: Corpus, max_seconds: float | None) -> Iterator[list[int]]:
     """Cut the rows of each shard that hold clips, none too long, into groups, one file each, in order.
 
     Yields:
-        Those of which a row is used. What a recipe leaves out beside is in them, so that recipes which leave
-        out other rows share them.
+        Groups of which a row is used. What a recipe leaves out beside is in them, so that recipes which
+        leave out other rows share them.
     """
     shards = corpus.shards
     fits = shards.clips > 0

@@ -22,7 +22,7 @@ _DIGITS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
+class CheckedRun:
     """A combination that was resolved and checked.
 
     Attributes:
@@ -48,7 +48,7 @@ class Checker:
     sweep: Sweep
     planner: Planner = field(default_factory=lambda: Planner(reads_data=False))
 
-    def check(self, combination: Levels) -> Checked:
+    def check(self, combination: Levels) -> CheckedRun:
         """Resolve a combination, and check it."""
         levels = {name: level.label for name, level in combination.items()}
         changes = self.sweep.changes_of(combination)
@@ -57,13 +57,13 @@ class Checker:
             recipe = self.sweep.recipe_of(combination)
             self._check_parts(recipe)
         except RecipeError as error:
-            return Checked(line=line(name="", digest=""), recipe=None, problems=error.problems)
+            return CheckedRun(line=line(name="", digest=""), recipe=None, problems=error.problems)
         except (RequestError, OptionsError) as error:
-            return Checked(line=line(name="", digest=""), recipe=None, problems=(str(error),))
+            return CheckedRun(line=line(name="", digest=""), recipe=None, problems=(str(error),))
         digest = run_digest(recipe)
-        return Checked(line=line(name=self._name(recipe, levels, digest), digest=digest), recipe=recipe)
+        return CheckedRun(line=line(name=self._name(recipe, levels, digest), digest=digest), recipe=recipe)
 
-    def check_all(self, combinations: Iterable[Levels]) -> Iterator[Checked]:
+    def check_all(self, combinations: Iterable[Levels]) -> Iterator[CheckedRun]:
         """Yield each combination, checked."""
         return map(self.check, combinations)
 

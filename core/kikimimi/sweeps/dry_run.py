@@ -10,7 +10,7 @@ from rich.text import Text
 
 from kikimimi.console.words import counted, work_time
 from kikimimi.planning.plan import NOT_COUNTED
-from kikimimi.sweeps.prepare import Planned, Prepared
+from kikimimi.sweeps.prepare import PlannedRun, Prepared
 from kikimimi.sweeps.sweep_folder import find_run, is_finished
 
 _GB = 1e9
@@ -51,11 +51,11 @@ def dry_run_page(prepared: Prepared, out: Path) -> RenderableType:
     return Group(head, table, Text(), Text(end, style="bold"), *notes)
 
 
-def _changes(planned: Planned) -> str:
+def _changes(planned: PlannedRun) -> str:
     return " ".join(f"{name}={label}" for name, label in planned.line["levels"].items())
 
 
-def _figures(planned: Planned) -> list[str]:
+def _figures(planned: PlannedRun) -> list[str]:
     if not planned.forecasts:
         return ["", "", "", ""]
     stages = planned.forecasts
@@ -74,9 +74,9 @@ def _operations(flops: float) -> str:
     return f"{flops:.3g} {_UNITS[unit]}FLOP"
 
 
-def _days(planned: Planned) -> list[float]:
+def _days(planned: PlannedRun) -> list[float]:
     return [stage.days for stage in planned.forecasts if stage.days is not None]
 
 
-def _why(planned: list[Planned]) -> str:
+def _why(planned: list[PlannedRun]) -> str:
     return next((f"What they take cannot be told: {one.why}" for one in planned if one.why), "")

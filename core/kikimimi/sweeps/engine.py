@@ -47,7 +47,7 @@ class Ended:
     cause: str = ""
 
 
-class Engine(Protocol):
+class RunEngine(Protocol):
     """Trains runs, several at a time."""
 
     slots: int

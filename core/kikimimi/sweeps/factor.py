@@ -12,7 +12,7 @@ from kikimimi.console.words import counted
 from kikimimi.errors import RequestError
 from kikimimi.files.yaml_text import parse_yaml
 
-SEED = "seed"
+SEED_OPTION = "seed"
 """The option whose levels are repetitions of a setting, not settings."""
 _BARE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+-]*")
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -51,12 +51,12 @@ class Factor:
 
     def level(self, label: object) -> Level | None:
         """Return the level of a label, or None."""
-        text = spelled(label)
+        text = written_value(label)
         return next((level for level in self.levels if level.label in (label, text)), None)
 
 
 @dataclass(frozen=True)
-class Interval:
+class DrawnRange:
     """Numbers that a search draws an option from.
 
     Attributes:
@@ -83,7 +83,7 @@ class Interval:
         return Level(shown, (f"{self.name}={int(value) if self.whole else value!r}",))
 
 
-def read_change(text: str) -> Factor | Interval | str:
+def read_change(text: str) -> Factor | DrawnRange | str:
     """Read what the command line gives: a factor ``key=a,b``, a range ``key=1e-4..1e-2:log``, or one change.
 
     Raises:
@@ -117,10 +117,10 @@ def factor_of(key: str, values: Sequence[tuple[str, Any]], *, labels: Sequence[s
     """
     labels = labels or _labels([value for _, value in values])
     levels = [Level(label, (f"{key}={written}",)) for label, (written, _) in zip(labels, values, strict=True)]
-    return checked(Factor(key, tuple(levels)))
+    return distinct_levels(Factor(key, tuple(levels)))
 
 
-def checked(factor: Factor) -> Factor:
+def distinct_levels(factor: Factor) -> Factor:
     """Return a factor whose levels are told apart.
 
     Raises:
@@ -134,7 +134,7 @@ def checked(factor: Factor) -> Factor:
     return factor
 
 
-def interval_of(name: str, low: float, high: float, *, log: bool) -> Interval:
+def range_of(name: str, low: float, high: float, *, log: bool) -> DrawnRange:
     """Return the range of an option.
 
     Raises:
@@ -145,22 +145,22 @@ def interval_of(name: str, low: float, high: float, *, log: bool) -> Interval:
         raise RequestError(f"{name}: the range {low:g}..{high:g} is empty: the smaller end comes first")
     if log and low <= 0:
         raise RequestError(f"{name}: a logarithmic range begins above 0, not at {low:g}")
-    return Interval(name, low, high, log, whole)
+    return DrawnRange(name, low, high, log, whole)
 
 
-def spelled(value: Any) -> str:
+def written_value(value: Any) -> str:
     """Write a value as a change of a recipe spells it, on one line."""
     if isinstance(value, str) and _BARE.fullmatch(value) and _read(value) == value:
         return value
     return json_text(value)
 
 
-def _interval(key: str, written: str) -> Interval | None:
+def _interval(key: str, written: str) -> DrawnRange | None:
     found = _RANGE.fullmatch(written)
     if found is None:
         return None
     low, high = (_read(end) for end in found.groups()[:2])
-    return interval_of(key, low, high, log=bool(found[3]))
+    return range_of(key, low, high, log=bool(found[3]))
 
 
 def _split(text: str) -> list[str]:

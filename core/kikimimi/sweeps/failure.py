@@ -30,7 +30,7 @@ def failure_cause(log: Path, code: int) -> str:
     said = _said(log)
     number = code - 128
     if number in _SIGNALS and not said.startswith("error: "):
-        last = said.splitlines()[-1:]
+        last = said.split("\n")[-1:]
         return _SIGNALS[signal.Signals(number)] + (f"; its last line: {last[0]}" if last else "")
     return shortened(said.removeprefix("error: "), _LONGEST) or f"it ended with exit code {code}"
 
@@ -42,7 +42,7 @@ def _said(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
         text = file.read().decode("utf-8", errors="replace")
-    lines = text[text.rfind(_COMMAND) :].splitlines() if _COMMAND in text else text.splitlines()
+    lines = text[text.rfind(_COMMAND) :].split("\n") if _COMMAND in text else text.split("\n")
     lines = [line.rpartition("\r")[2].rstrip() for line in lines if line.strip()]
     begins = [row for row, line in enumerate(lines) if line.startswith("error: ")]
     if begins:

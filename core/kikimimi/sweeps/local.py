@@ -13,7 +13,7 @@ from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 
 from kikimimi.errors import RequestError
-from kikimimi.sweeps.engine import Ended, Engine, Job, environment
+from kikimimi.sweeps.engine import Ended, Job, RunEngine, environment
 from kikimimi.sweeps.work import PRELOADED, work
 
 _SERVER = multiprocessing.get_context("forkserver")
@@ -26,7 +26,7 @@ class _Running:
     slot: int
 
 
-class Local(Engine):
+class Local(RunEngine):
     """Processes of this machine.
 
     Args:

@@ -13,7 +13,7 @@ from kikimimi.console.terminal import json_text
 from kikimimi.console.words import listing, nearest
 from kikimimi.errors import RequestError
 from kikimimi.recipe import Recipe, load_recipe
-from kikimimi.sweeps.factor import SEED, Factor, Interval, Level, read_change, spelled
+from kikimimi.sweeps.factor import SEED_OPTION, DrawnRange, Factor, Level, read_change, written_value
 
 Levels = Mapping[str, Level]
 """A level of each factor, by the factor's name; the seed's is among them where it is one."""
@@ -38,7 +38,7 @@ class Sweep:
     name: str
     recipe: Path
     changes: tuple[str, ...] = ()
-    factors: tuple[Factor | Interval, ...] = ()
+    factors: tuple[Factor | DrawnRange, ...] = ()
     exclude: tuple[Mapping[str, Any], ...] = ()
     search: str = "grid"
     runs: int | None = None
@@ -58,8 +58,8 @@ class Sweep:
         if both := next((name for name in new if name in fixed), None):
             raise RequestError(f"{both}: it is given as a factor and as one value")
         factors = {one.name: one for one in self.factors if one.name not in fixed} | new
-        if SEED in factors:
-            factors[SEED] = factors.pop(SEED)  # the last: runs of a setting stand together
+        if SEED_OPTION in factors:
+            factors[SEED_OPTION] = factors.pop(SEED_OPTION)  # the last: runs of a setting stand together
         return replace(self, changes=tuple(fixed.values()), factors=tuple(factors.values()))
 
     def complete(self) -> Sweep:
@@ -77,7 +77,7 @@ class Sweep:
                 "nothing is varied: give a factor, such as adapter=mlp,qformer or seed=0,1,2, or a file of a "
                 "sweep"
             )
-        ranges = [one.name for one in self.factors if isinstance(one, Interval)]
+        ranges = [one.name for one in self.factors if isinstance(one, DrawnRange)]
         if ranges and self.search == "grid":
             raise RequestError(
                 f"{ranges[0]} is a range, from which a search draws: add --search random or --search tpe"
@@ -97,7 +97,7 @@ class Sweep:
                     labels = [level.label for level in factor.levels]
                     if factor.level(label) is None:
                         raise RequestError(
-                            f"exclude[{number}].{name}: there is no level {spelled(label)}. "
+                            f"exclude[{number}].{name}: there is no level {written_value(label)}. "
                             f"Levels: {listing(labels)}"
                         )
 
@@ -133,13 +133,13 @@ class Sweep:
     @classmethod
     def from_json(cls, held: Mapping[str, Any]) -> Sweep:
         """Return the sweep that `to_json` wrote."""
-        factors: list[Factor | Interval] = []
+        factors: list[Factor | DrawnRange] = []
         for one in held["factors"]:
             if "levels" in one:
                 levels = [Level(label, tuple(changes)) for label, changes in one["levels"].items()]
                 factors.append(Factor(one["name"], tuple(levels)))
             else:
-                factors.append(Interval(**one))
+                factors.append(DrawnRange(**one))
         return cls(
             name=held["name"],
             recipe=Path(held["recipe"]),
@@ -186,4 +186,4 @@ class Sweep:
 
 def _is_one_of(level: Level, wanted: Any) -> bool:
     labels = wanted if isinstance(wanted, list) else [wanted]
-    return any(level.label in (label, spelled(label)) for label in labels)
+    return any(level.label in (label, written_value(label)) for label in labels)

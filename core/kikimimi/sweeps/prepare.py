@@ -13,8 +13,8 @@ from kikimimi.errors import KikimimiError
 from kikimimi.planning.plan import Planner, StageForecast
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.run.folder import RunFolder
-from kikimimi.sweeps.check import Checked, Checker
-from kikimimi.sweeps.factor import SEED, Interval
+from kikimimi.sweeps.check import CheckedRun, Checker
+from kikimimi.sweeps.factor import SEED_OPTION, DrawnRange
 from kikimimi.sweeps.plan_of_runs import Levels, Sweep
 from kikimimi.sweeps.source import Listed, RunSource
 from kikimimi.sweeps.sweep_folder import RunLine, SweepFolder, find_run, is_finished
@@ -23,7 +23,7 @@ _MOST_SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """A run that is to be trained.
 
     Attributes:
@@ -51,7 +51,7 @@ class Prepared:
     """
 
     sweep: Sweep
-    planned: list[Planned] = field(default_factory=list)
+    planned: list[PlannedRun] = field(default_factory=list)
     invalid: dict[str, tuple[str, ...]] = field(default_factory=dict)
     shards: dict[str, None] = field(default_factory=dict)
     devices: int = 1
@@ -153,8 +153,8 @@ def prepare(sweep: Sweep, *, plans: bool = False) -> Prepared:
     return prepared
 
 
-def _take(prepared: Prepared, checked: Checked, planner: Planner | None) -> None:
-    settings = {name: label for name, label in checked.line["levels"].items() if name != SEED}
+def _take(prepared: Prepared, checked: CheckedRun, planner: Planner | None) -> None:
+    settings = {name: label for name, label in checked.line["levels"].items() if name != SEED_OPTION}
     levels = ", ".join(f"{name}={label}" for name, label in settings.items())
     if checked.recipe is None:
         prepared.invalid[levels] = checked.problems
@@ -175,7 +175,7 @@ def _take(prepared: Prepared, checked: Checked, planner: Planner | None) -> None
             forecasts = tuple(planner.plan(recipe, name) for name in recipe.stages)
         except KikimimiError as error:
             why = str(error).partition("\n")[0]
-    prepared.planned.append(Planned(checked.line, forecasts, why))
+    prepared.planned.append(PlannedRun(checked.line, forecasts, why))
 
 
 def _shards(recipe: Recipe) -> Iterator[str]:
@@ -187,7 +187,7 @@ def _shards(recipe: Recipe) -> Iterator[str]:
 
 def _ends(sweep: Sweep) -> Iterator[Levels]:
     """Yield combinations with all ranges at their lower ends, and with all at their upper ends."""
-    ranges = [one for one in sweep.factors if isinstance(one, Interval)]
+    ranges = [one for one in sweep.factors if isinstance(one, DrawnRange)]
     for levels in sweep.grid():
         for end in ("low", "high"):
             yield {**levels, **{one.name: one.level(getattr(one, end)) for one in ranges}}

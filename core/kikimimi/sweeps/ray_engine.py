@@ -18,7 +18,7 @@ from kikimimi.console.signals import STOP_SIGNALS
 from kikimimi.console.terminal import shortened
 from kikimimi.errors import MissingExtraError, RequestError
 from kikimimi.files.writing import scratch_folder
-from kikimimi.sweeps.engine import Ended, Engine, Job, environment
+from kikimimi.sweeps.engine import Ended, Job, RunEngine, environment
 from kikimimi.sweeps.ray_task import ray_task
 
 RETRIES = 3
@@ -38,7 +38,7 @@ class _Task:
     since: float
 
 
-class RayEngine(Engine):
+class RayEngine(RunEngine):
     """Tasks of a Ray cluster.
 
     Each takes a place of ``trainer.devices`` times the CPUs and GPUs, on one machine, and starts our own
@@ -199,11 +199,11 @@ def _resources(amounts: Mapping[str, float]) -> str:
 
 
 def _first(error: Exception) -> str:
-    return shortened(next(iter(str(error).strip().splitlines()), ""), 300)
+    return shortened(next(iter(str(error).strip().split("\n")), ""), 300)
 
 
 def _last(error: Exception) -> str:
-    return shortened(next(iter(reversed(str(error).strip().splitlines())), ""), 300)
+    return shortened(next(iter(reversed(str(error).strip().split("\n"))), ""), 300)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.metrics import read_metrics
 from kikimimi.sweeps.check import Checker
-from kikimimi.sweeps.factor import SEED, Factor, Interval, Level
+from kikimimi.sweeps.factor import SEED_OPTION, DrawnRange, Factor, Level
 from kikimimi.sweeps.plan_of_runs import Levels
 from kikimimi.sweeps.source import RunSource
 from kikimimi.sweeps.sweep_folder import RunLine, SweepFolder, SweepRun, find_run, is_finished
@@ -62,8 +62,8 @@ class Searcher(RunSource):
         self._checker = Checker(folder.sweep)
         base = load_recipe(self._sweep.recipe, self._sweep.changes)
         self._evaluation = _evaluation(base, self._sweep.compare)
-        self._ranges = {one.name: one for one in self._sweep.factors if isinstance(one, Interval)}
-        seeds = next((one for one in self._sweep.factors if one.name == SEED), None)
+        self._ranges = {one.name: one for one in self._sweep.factors if isinstance(one, DrawnRange)}
+        seeds = next((one for one in self._sweep.factors if one.name == SEED_OPTION), None)
         self._seeds = seeds.levels if isinstance(seeds, Factor) else ()
         self._trials: dict[_Setting, int] = {}
         self._runs: dict[_Setting, list[SweepRun]] = {}
@@ -118,7 +118,7 @@ class Searcher(RunSource):
 
     def _take_up(self, retry: bool) -> None:
         """Begin with what an earlier call has drawn."""
-        names = {one.name for one in self._sweep.factors if one.name != SEED}
+        names = {one.name for one in self._sweep.factors if one.name != SEED_OPTION}
         states = self._folder.states()
         for run in self._folder.runs:
             if set(run.levels) == names:
@@ -179,14 +179,14 @@ class Searcher(RunSource):
         self._budget = len(self._runs)  # there is nothing left to draw
 
     def _each_seed(self) -> list[dict[str, Level]]:
-        return [{SEED: seed} for seed in self._seeds] or [{}]
+        return [{SEED_OPTION: seed} for seed in self._seeds] or [{}]
 
     def _combination(self, params: Mapping[str, Any]) -> Levels:
         found: dict[str, Level] = {}
         for factor in self._sweep.factors:
-            if isinstance(factor, Interval):
+            if isinstance(factor, DrawnRange):
                 found[factor.name] = factor.level(params[factor.name])
-            elif factor.name != SEED:
+            elif factor.name != SEED_OPTION:
                 level = factor.level(params[factor.name])
                 assert level is not None
                 found[factor.name] = level
@@ -196,11 +196,11 @@ class Searcher(RunSource):
         found: dict[str, BaseDistribution] = {}
         optuna = self._optuna.distributions
         for factor in self._sweep.factors:
-            if isinstance(factor, Interval) and factor.whole:
+            if isinstance(factor, DrawnRange) and factor.whole:
                 found[factor.name] = optuna.IntDistribution(int(factor.low), int(factor.high), log=factor.log)
-            elif isinstance(factor, Interval):
+            elif isinstance(factor, DrawnRange):
                 found[factor.name] = optuna.FloatDistribution(factor.low, factor.high, log=factor.log)
-            elif factor.name != SEED:
+            elif factor.name != SEED_OPTION:
                 labels = [level.label for level in factor.levels]
                 found[factor.name] = optuna.CategoricalDistribution(labels)
         return found

@@ -12,12 +12,12 @@ from kikimimi.console.terminal import say, shortened
 from kikimimi.console.words import duration
 from kikimimi.errors import KikimimiError
 from kikimimi.run.folder import RunFolder
-from kikimimi.sweeps.engine import Ended, Engine, Job
+from kikimimi.sweeps.engine import Ended, Job, RunEngine
 from kikimimi.sweeps.failure import failure_cause
 from kikimimi.sweeps.source import RunSource
 from kikimimi.sweeps.sweep_folder import SweepFolder, SweepRun, is_finished
 
-STOPPED = (130, 143)
+STOP_CODES = (130, 143)
 """Exit codes of a run that was asked to stop, and has kept what it had done."""
 BETWEEN_REPORTS = 60.0
 """How often the report is written while a sweep runs, at most [s]."""
@@ -36,7 +36,7 @@ class Leader:
     """
 
     folder: SweepFolder
-    engine: Engine
+    engine: RunEngine
     source: RunSource
     report: Callable[[SweepFolder], object]
     _running: dict[str, tuple[SweepRun, str]] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class Leader:
             self.folder.add_event(run, "finished", **beside)
             say(f"finished  {_name(run)}  {took}", error=True)
             state = "finished"
-        elif pruned and ended.code in STOPPED:
+        elif pruned and ended.code in STOP_CODES:
             self.folder.add_event(run, "pruned", cause=pruned, **beside)
             say(f"pruned    {_name(run)}  {took}: {pruned}", error=True)
             state = "pruned"

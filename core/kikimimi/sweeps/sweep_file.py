@@ -14,7 +14,16 @@ from kikimimi.contracts.options import Options, PositiveFloat, PositiveInt
 from kikimimi.errors import RequestError
 from kikimimi.files.yaml_text import read_yaml
 from kikimimi.recipe.resolve import read_options, recipes_folder
-from kikimimi.sweeps.factor import SEED, Factor, Interval, Level, checked, factor_of, interval_of, spelled
+from kikimimi.sweeps.factor import (
+    SEED_OPTION,
+    DrawnRange,
+    Factor,
+    Level,
+    distinct_levels,
+    factor_of,
+    range_of,
+    written_value,
+)
 from kikimimi.sweeps.plan_of_runs import Sweep
 
 Search = Literal["grid", "random", "tpe"]
@@ -95,7 +104,7 @@ def read_sweep(path: Path, changes: Sequence[str] = ()) -> Sweep:
     found = Sweep(
         name=path.stem,
         recipe=Path(os.path.normpath(path.parent / held.recipe)),
-        changes=tuple(f"{key}={spelled(value)}" for key, value in held.changes.items()),
+        changes=tuple(f"{key}={written_value(value)}" for key, value in held.changes.items()),
         factors=tuple(_factors(held)),
         exclude=tuple(held.exclude),
         search=held.search,
@@ -106,26 +115,26 @@ def read_sweep(path: Path, changes: Sequence[str] = ()) -> Sweep:
     return found.changed(changes)
 
 
-def _factors(held: SweepFile) -> list[Factor | Interval]:
-    found: list[Factor | Interval] = []
+def _factors(held: SweepFile) -> list[Factor | DrawnRange]:
+    found: list[Factor | DrawnRange] = []
     for key, values in held.factors.items():
         if isinstance(values, Mapping):
-            pairs = [(spelled(value), value) for value in values.values()]
+            pairs = [(written_value(value), value) for value in values.values()]
             found.append(factor_of(key, pairs, labels=list(values)))
         else:
-            found.append(factor_of(key, [(spelled(value), value) for value in values]))
+            found.append(factor_of(key, [(written_value(value), value) for value in values]))
     for name, levels in held.variants.items():
         if name in held.factors:
             raise RequestError(f"variants.{name}: a factor has that name")
         made = [
-            Level(label, tuple(f"{key}={spelled(value)}" for key, value in changes.items()))
+            Level(label, tuple(f"{key}={written_value(value)}" for key, value in changes.items()))
             for label, changes in levels.items()
         ]
-        found.append(checked(Factor(name, tuple(made))))
+        found.append(distinct_levels(Factor(name, tuple(made))))
     for key, ends in held.ranges.items():
-        found.append(interval_of(key, ends.low, ends.high, log=ends.log))
+        found.append(range_of(key, ends.low, ends.high, log=ends.log))
     if held.seeds is not None:
-        if SEED in held.factors:
-            raise RequestError(f"factors.{SEED}: seeds stand under 'seeds'")
-        found.append(factor_of(SEED, [(str(seed), seed) for seed in held.seeds]))
+        if SEED_OPTION in held.factors:
+            raise RequestError(f"factors.{SEED_OPTION}: seeds stand under 'seeds'")
+        found.append(factor_of(SEED_OPTION, [(str(seed), seed) for seed in held.seeds]))
     return found

@@ -24,7 +24,7 @@ from kikimimi.errors import RunError
 from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_json_lines
 from kikimimi.files.writing import add_lines, whole_file, writing
 from kikimimi.run.folder import RunFolder
-from kikimimi.sweeps.factor import SEED, Factor
+from kikimimi.sweeps.factor import SEED_OPTION, Factor
 from kikimimi.sweeps.plan_of_runs import Sweep
 
 FOLDERS = "sweeps"
@@ -193,7 +193,7 @@ class SweepFolder:
         """Labels of the levels of each factor, the seed left out; of a range those that were drawn."""
         found: dict[str, list[str]] = {}
         for factor in self.sweep.factors:
-            if factor.name == SEED:
+            if factor.name == SEED_OPTION:
                 continue
             if isinstance(factor, Factor):
                 found[factor.name] = [level.label for level in factor.levels]
@@ -228,13 +228,13 @@ class SweepFolder:
         return self.runs[-1]
 
     def _run(self, line: RunLine) -> SweepRun:
-        levels = {name: label for name, label in line["levels"].items() if name != SEED}
+        levels = {name: label for name, label in line["levels"].items() if name != SEED_OPTION}
         return SweepRun(
             name=line["name"],
             path=self.out / line["name"],
             digest=line["digest"],
             levels=levels,
-            seed=line["levels"].get(SEED, ""),
+            seed=line["levels"].get(SEED_OPTION, ""),
             changes=tuple(line["changes"]),
         )
 

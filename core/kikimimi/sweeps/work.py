@@ -32,19 +32,21 @@ _PR_SET_PDEATHSIG = 1
 _BETWEEN_LOOKS = 1.0
 
 
-def work(job: Job, environment: Mapping[str, str], leader: Connection) -> None:
+def work(job: Job, environment: Mapping[str, str], leader: Connection | None = None) -> None:
     """Train and evaluate a run in this process, which ends with the exit code of the command that failed.
 
     Args:
         job: The run.
         environment: Variables that are set in addition.
-        leader: End of a pipe whose other end the process that leads the sweep holds, as long as it is there.
+        leader: End of a pipe whose other end the process that leads the sweep holds, as long as it is there;
+            None where this process ends otherwise with that.
 
     Raises:
         SystemExit: Always, with the exit code.
     """
     os.setsid()  # Ctrl-C is for the process that leads the sweep: it says when to stop
-    threading.Thread(target=_stop_after, args=(leader,), daemon=True).start()
+    if leader is not None:
+        threading.Thread(target=_stop_after, args=(leader,), daemon=True).start()
     os.environ.update(environment)
     _print_into(job.log)
     code = 0

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kikimimi.errors import RequestError
-from kikimimi.sweeps.factor import Factor, Interval, interval_of, read_change, spelled
+from kikimimi.sweeps.factor import DrawnRange, Factor, range_of, read_change, written_value
 
 
 def labels(text: str) -> list[str]:
@@ -40,9 +40,9 @@ def test_labels_say_what_tells_levels_of_one_component_apart() -> None:
 
 
 def test_ranges() -> None:
-    assert read_change("lr=1e-4..1e-2:log") == Interval("lr", 1e-4, 1e-2, log=True, whole=False)
-    assert read_change("n=2..8") == Interval("n", 2, 8, log=False, whole=True)
-    drawn = interval_of("lr", 1e-4, 1e-2, log=True).level(0.00123456789)
+    assert read_change("lr=1e-4..1e-2:log") == DrawnRange("lr", 1e-4, 1e-2, log=True, whole=False)
+    assert read_change("n=2..8") == DrawnRange("n", 2, 8, log=False, whole=True)
+    drawn = range_of("lr", 1e-4, 1e-2, log=True).level(0.00123456789)
     assert (drawn.label, drawn.changes) == ("0.001235", ("lr=0.00123456789",))
 
 
@@ -63,7 +63,7 @@ def test_what_is_no_factor_is_told(text: str, said: str) -> None:
 
 
 def test_values_are_spelled_as_a_recipe_reads_them() -> None:
-    assert [spelled(value) for value in ("mlp", "1e5", "no", 3, None, ["a"], "a b")] == [
+    assert [written_value(value) for value in ("mlp", "1e5", "no", 3, None, ["a"], "a b")] == [
         "mlp",
         '"1e5"',
         "no",

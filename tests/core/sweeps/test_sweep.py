@@ -156,7 +156,9 @@ def command(recipe: Path, out: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_leader_that_is_stopped_takes_its_runs_with_it(recipe: Path, tmp_path: Path, number: int) -> None:
+def test_a_leader_that_is_stopped_takes_its_runs_with_it(
+    recipe: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     out = tmp_path / "runs"
     leader = subprocess.Popen([*command(recipe, out), "--processes", "2"], stderr=subprocess.DEVNULL)
     _until(lambda: sum("loss" in path.read_text() for path in out.glob("small*/metrics.jsonl")) == 2)
