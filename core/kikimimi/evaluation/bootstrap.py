@@ -136,6 +136,22 @@ def _values(
         sums = np.zeros((len(number), len(names)))
         np.add.at(sums, [number[group] for group in groups], table)
         table = sums
+    return drawn_values(metric, names, table)
+
+
+def drawn_values(
+    metric: Metric, names: Sequence[str], table: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """Return a metric's value on each drawn corpus, (DRAWS,); the same draws for every table of one length.
+
+    Args:
+        metric: The metric.
+        names: Names of the details.
+        table: Details of each utterance or group, (utterances, D).
+
+    Returns:
+        The values; None where a drawn corpus has none.
+    """
     drawn = [(times @ table).tolist() for times in _draws(len(table))]
     try:
         return np.array([metric.value(_details(names, row)) for row in drawn], np.float64)

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kikimimi.console.words import counted
-from kikimimi.contracts.metric import Metric, Score, open_metric
-from kikimimi.errors import PluginError, RequestError
+from kikimimi.contracts.metric import Score
 from kikimimi.evaluation.bootstrap import Comparison, compare
-from kikimimi.evaluation.predictions import held_identity, read_predictions
+from kikimimi.evaluation.clip_details import clip_details
 from kikimimi.evaluation.record import Scoring, as_scored, read_scorings, settings_in
-from kikimimi.evaluation.score import score
 from kikimimi.inspect.describe import Description, describe
-from kikimimi.recipe import Chosen, Recipe
+from kikimimi.recipe import Recipe
 from kikimimi.recipe.show import plain
 from kikimimi.run.drift import HARDWARE, flat
 from kikimimi.run.folder import RunFolder
@@ -212,29 +210,8 @@ def _apart(one: Scoring, other: Scoring) -> str:
 
 
 def _compared(name: str, a: RunFolder, a_is: Any, b: RunFolder, b_is: Any) -> Comparison | None:
-    evaluation = a.recipe.evaluate[name]
-    chosen: Chosen = evaluation.metric
-    lines = []
-    for run, identity in ((a, a_is), (b, b_is)):
-        path = run.evaluation(name) / f"{run.recipe.name}.jsonl"
-        if not path.is_file() or held_identity(path) != identity:
-            return None
-        lines.append(read_predictions(path))
-    keys = [key for key in lines[0] if key in lines[1]]
-    try:
-        metric, _ = open_metric(chosen.name, evaluation.normaliser, chosen.config)
-        if type(metric).measure_items is not Metric.measure_items:
-            return None  # it goes by more than two texts
-        scores = [
-            score(
-                [side[key]["reference"].strip() for key in keys],
-                [side[key]["prediction"].strip() for key in keys],
-                metric=chosen.name,
-                normaliser=evaluation.normaliser,
-                config=chosen.config,
-            )
-            for side in lines
-        ]
-    except (RequestError, PluginError):
+    one, other = clip_details(a, name, a_is), clip_details(b, name, b_is)
+    if one is None or other is None:
         return None
-    return compare(metric, scores[0].utterances, scores[1].utterances)
+    keys = [key for key in one.details if key in other.details]
+    return compare(one.metric, [one.details[key] for key in keys], [other.details[key] for key in keys])

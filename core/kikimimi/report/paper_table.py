@@ -27,14 +27,14 @@ def markdown_table(rows: Sequence[ScoreRow], own: str) -> str:
     """
     columns = _columns(rows)
     heads = [
-        f"{_plain(name)} {score.label}{f' [{score.unit}]' if score.unit else ''}"
+        f"{markdown_text(name)} {score.label}{f' [{score.unit}]' if score.unit else ''}"
         for name, score in _heads(columns)
     ]
     lines = [
         f"| System | {' | '.join(heads)} |",
         f"|---|{'---:|' * len(heads)}",
         *(
-            f"| {_plain(system)} | {' | '.join(_cells(columns, system, own, '**{}**'.format))} |"
+            f"| {markdown_text(system)} | {' | '.join(_cells(columns, system, own, '**{}**'.format))} |"
             for system in _systems(rows)
         ),
         "",
@@ -52,7 +52,7 @@ def latex_table(rows: Sequence[ScoreRow], own: str) -> str:
     """
     columns = _columns(rows)
     heads = [
-        _escaped(f"{name} {score.label}{f' [{score.unit}]' if score.unit else ''}")
+        latex_text(f"{name} {score.label}{f' [{score.unit}]' if score.unit else ''}")
         for name, score in _heads(columns)
     ]
     lines = [
@@ -61,7 +61,7 @@ def latex_table(rows: Sequence[ScoreRow], own: str) -> str:
         f"System & {' & '.join(heads)} \\\\",
         r"\midrule",
         *(
-            f"{_escaped(system)} & {' & '.join(_cells(columns, system, own, _bold))} \\\\"
+            f"{latex_text(system)} & {' & '.join(_cells(columns, system, own, latex_bold))} \\\\"
             for system in _systems(rows)
         ),
         r"\bottomrule",
@@ -121,13 +121,16 @@ def _note(columns: _Columns, own: str) -> str:
     )
 
 
-def _plain(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Return a text as Markdown shows it."""
     return _MARKDOWN.sub(r"\\\1", text)
 
 
-def _escaped(text: str) -> str:
+def latex_text(text: str) -> str:
+    """Return a text as LaTeX shows it."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def _bold(text: str) -> str:
+def latex_bold(text: str) -> str:
+    """Return LaTeX in bold."""
     return rf"\textbf{{{text}}}"

@@ -22,6 +22,7 @@ from kikimimi.run.metrics import read_metrics
 from kikimimi.sweeps.check import Checker
 from kikimimi.sweeps.factor import SEED_OPTION, DrawnRange, Factor, Level
 from kikimimi.sweeps.plan_of_runs import Levels
+from kikimimi.sweeps.run_result import validation_curve
 from kikimimi.sweeps.source import RunSource
 from kikimimi.sweeps.sweep_folder import RunLine, SweepFolder, SweepRun, find_run, is_finished
 
@@ -33,8 +34,6 @@ STARTUP = 4
 """Runs that end before any is stopped for its loss."""
 _MOST_DRAWS = 200
 """Draws in a row that are excluded, wrong or there already, after which the search ends."""
-_STAGE = 10**9
-"""What is added to the steps of each later stage, so that stages are compared with themselves."""
 
 _Setting = tuple[tuple[str, str], ...]
 
@@ -95,10 +94,7 @@ class Searcher(RunSource):
             first = run.name not in self._reported
             self._reported[run.name] = step
             if not first and trial.should_prune():
-                return (
-                    f"validation loss {loss:.4g} at step {step % _STAGE}, worse than the median of the runs "
-                    "before"
-                )
+                return f"validation loss {loss:.4g} at step {step}, worse than the median of the runs before"
         return ""
 
     def ended(self, run: SweepRun) -> None:
@@ -284,11 +280,5 @@ def _value(run: SweepRun, evaluation: str | None) -> float | None:
 
 def _curve_of(run: SweepRun, after: int) -> Iterator[tuple[int, float]]:
     """Yield steps and validation losses of a run past a step, its stages one after the other."""
-    if not (run.path / "metrics.jsonl").is_file():
-        return
-    stages: dict[str, int] = {}
-    for line in read_metrics(run.path / "metrics.jsonl"):
-        number = stages.setdefault(line["stage"], len(stages))
-        step = number * _STAGE + line["step"]
-        if "validation_loss" in line and step > after:
-            yield step, line["validation_loss"]
+    if (run.path / "metrics.jsonl").is_file():
+        yield from validation_curve(read_metrics(run.path / "metrics.jsonl"), after)

@@ -15,8 +15,8 @@ class SettingScore:
         low: Lower end of its 95 % interval over seeds and clips; None where there is none.
         high: Its upper end.
         seeds: Value of each seed.
-        best: Whether no other setting is better, as far as the corrected test can tell, while it can tell some
-            other setting to be worse.
+        best: Whether no other setting is better, as far as the corrected test can tell; of none where it can
+            tell no two apart.
         parts: Values by field and group, such as length, mean over seeds.
     """
 

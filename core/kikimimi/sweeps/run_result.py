@@ -1,0 +1,120 @@
+"""What a run of a sweep has come to, read from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from kikimimi.contracts.metric import Score
+from kikimimi.errors import KikimimiError
+from kikimimi.evaluation.clip_details import ClipDetails, clip_details
+from kikimimi.evaluation.score import parts_of, read_scores
+from kikimimi.recipe import Recipe
+from kikimimi.run.folder import RunFolder
+from kikimimi.run.metrics import Lines, read_metrics
+from kikimimi.sweeps.sweep_folder import RunState, SweepRun
+
+_GB = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunScore:
+    """How a run scored on an evaluation.
+
+    Attributes:
+        score: The score.
+        parts: Values of its parts, by field and group.
+        clips: What it was computed from; None where that cannot be told clip by clip.
+    """
+
+    score: Score
+    parts: Mapping[str, Mapping[str, Mapping[str, float]]]
+    clips: ClipDetails | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A run with what is known of it.
+
+    Attributes:
+        run: The run.
+        state: What became of it.
+        recipe: Its recipe; None where there is none yet, or it cannot be read.
+        scores: Scores by evaluation.
+        curve: Validation loss: (step, loss), the stages one after the other.
+        speed: Median seconds of audio per second; None where none was logged.
+        memory: Most memory [bytes]; None where none was logged.
+        problems: What could not be read.
+    """
+
+    run: SweepRun
+    state: RunState
+    recipe: Recipe | None = None
+    scores: Mapping[str, RunScore] = field(default_factory=dict)
+    curve: Sequence[tuple[float, float]] = ()
+    speed: float | None = None
+    memory: float | None = None
+    problems: Sequence[str] = ()
+
+
+def read_result(run: SweepRun, state: RunState, evaluations: Sequence[str]) -> RunResult:
+    """Read what a run has come to; what is damaged is said in place of an error.
+
+    Args:
+        run: The run.
+        state: What became of it.
+        evaluations: Evaluations by which settings are compared; none means all of its recipe.
+    """
+    problems: list[str] = []
+    found: dict[str, Any] = {}
+    try:
+        if not (run.path / "recipe.yaml").is_file():
+            return RunResult(run=run, state=state)
+        folder = RunFolder(run.path, RunFolder.read_recipe(run.path))
+        found["recipe"] = folder.recipe
+        lines = read_metrics(folder.metrics) if folder.metrics.is_file() else []
+        found |= {"curve": list(validation_curve(lines)), **_measured(lines)}
+    except (KikimimiError, OSError) as error:
+        return RunResult(run=run, state=state, problems=[f"{run.name}: {error}"], **found)
+    if state.state == "finished":
+        scores = {}
+        for name in evaluations or folder.recipe.evaluate:
+            try:
+                if (score := _score(folder, name)) is not None:
+                    scores[name] = score
+            except (KikimimiError, OSError) as error:
+                problems.append(f"{run.name}: {error}")
+        found["scores"] = scores
+    return RunResult(run=run, state=state, problems=problems, **found)
+
+
+def validation_curve(lines: Lines, after: int = -1) -> Iterator[tuple[int, float]]:
+    """Yield steps and validation losses past a step; those of a stage count on from the stage before."""
+    stages: dict[str, int] = {}
+    last = 0
+    for line in lines:
+        begin = stages.setdefault(line["stage"], last)
+        step = begin + line["step"]
+        last = max(last, step)
+        if "validation_loss" in line and step > after:
+            yield step, line["validation_loss"]
+
+
+def _score(run: RunFolder, name: str) -> RunScore | None:
+    if name not in run.recipe.evaluate:
+        return None
+    values = read_scores(run.evaluation(name) / "scores.json").get(run.recipe.name)
+    if values is None:
+        return None
+    return RunScore(score=Score.from_json(values), parts=parts_of(values), clips=clip_details(run, name))
+
+
+def _measured(lines: Lines) -> dict[str, float]:
+    speeds = [line["audio_seconds_per_second"] for line in lines if line.get("audio_seconds_per_second")]
+    memory = [line["memory_gb"] for line in lines if "memory_gb" in line]
+    return {
+        **({"speed": median(speeds)} if speeds else {}),
+        **({"memory": max(memory) * _GB} if memory else {}),
+    }

@@ -1,0 +1,100 @@
+"""How far the mean of a setting would move with other clips and other seeds.
+
+Two levels are drawn. Clips by the bootstrap, the same ones for every setting, so that settings are compared
+on the same clips. Seeds by Student's t: two or three values that are drawn again with replacement span too
+little (of equal settings with two seeds, one in five would be said to differ), and the t of as many seeds is
+what the mean of so few scatters by (Behrens and Fisher's solution where two settings scatter differently).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kikimimi.contracts.metric import Details, Metric
+from kikimimi.evaluation.bootstrap import DRAWS, SEED as BOOTSTRAP_SEED, drawn_values
+
+REPEATS = 20
+"""Draws of seeds for each draw of clips."""
+ENDS = (0.025, 0.975)
+"""Quantiles between which 95 % lie."""
+
+Draws = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedDraws:
+    """A setting's mean over its seeds, as it was measured and as it was drawn.
+
+    Attributes:
+        value: Mean over seeds, in the metric's unit.
+        spread: Standard deviation over seeds; None of one seed.
+        seeds: How many seeds there are.
+        by_clips: Means over seeds on drawn clips, (DRAWS,); one number where there are no clips.
+        drawn: Means on drawn clips and seeds, (DRAWS x REPEATS,).
+    """
+
+    value: float
+    spread: float | None
+    seeds: int
+    by_clips: Draws
+    drawn: Draws
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Ends of the 95 % interval; None where nothing varies that could be drawn."""
+        if self.spread is None and len(self.by_clips) == 1:
+            return None
+        low, high = np.quantile(self.drawn, ENDS).tolist()
+        return low, high
+
+
+def draw_setting(values: Sequence[float], by_clips: Draws | None, number: int) -> SeedDraws:
+    """Draw the mean of a setting.
+
+    Args:
+        values: Value of each seed on all clips.
+        by_clips: Mean over seeds on drawn clips, (DRAWS,); None where details of clips are not known.
+        number: Number of the setting: each has its own draws of seeds.
+    """
+    mean = float(np.mean(values))
+    clips = np.array([mean]) if by_clips is None else by_clips
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    around = np.resize(clips, DRAWS)[:, None]
+    if spread is None:
+        drawn = np.broadcast_to(around, (DRAWS, REPEATS))
+    else:
+        random = np.random.default_rng([BOOTSTRAP_SEED, number])
+        scatter = random.standard_t(len(values) - 1, (DRAWS, REPEATS))
+        drawn = around + spread / np.sqrt(len(values)) * scatter
+    return SeedDraws(value=mean, spread=spread, seeds=len(values), by_clips=clips, drawn=drawn.reshape(-1))
+
+
+def mean_by_clips(
+    metric: Metric, seeds: Sequence[Mapping[str, Details]], keys: Sequence[str]
+) -> Draws | None:
+    """Return the mean over seeds of a metric's value on drawn clips.
+
+    Args:
+        metric: The metric.
+        seeds: Details by clip of each seed.
+        keys: The clips that are drawn from; settings with the same keys have the same draws.
+
+    Returns:
+        (DRAWS,); None of fewer than two clips, or where a draw has no value.
+    """
+    if len(keys) < 2:
+        return None
+    drawn = []
+    for details in seeds:
+        names = list(details[keys[0]])
+        table = np.array([[details[key][name] for name in names] for key in keys], np.float64)
+        values = drawn_values(metric, names, table)
+        if values is None:
+            return None
+        drawn.append(values)
+    mean: Draws = np.mean(drawn, axis=0)
+    return mean

@@ -1,0 +1,103 @@
+"""Whether the setting with the best value is better than the others, and what would settle what is open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from statistics import NormalDist
+
+import numpy as np
+
+from kikimimi.console.words import counted
+from kikimimi.sweeps.seed_draws import ENDS, SeedDraws
+from kikimimi.sweeps.summary import SettingPair
+
+POWER = 0.8
+"""Probability with which as many seeds as are said would settle a comparison."""
+ALPHA = 0.05
+_MOST_SEEDS = 100
+
+
+def compare_best(settings: Mapping[str, SeedDraws], better: str) -> list[SettingPair]:
+    """Compare the setting with the best value with every other one.
+
+    Args:
+        settings: What was drawn of each setting.
+        better: ``lower`` or ``higher``: which values are better.
+
+    Returns:
+        A comparison with each, in the settings' order; p values are corrected by Holm (1979).
+    """
+    if len(settings) < 2:
+        return []
+    choose = min if better == "lower" else max
+    best = choose(settings, key=lambda name: settings[name].value)
+    others = [name for name in settings if name != best]
+    first = settings[best]
+    raw = [_p(first.drawn - settings[name].drawn) for name in others]
+    pairs = []
+    for name, p in zip(others, holm(raw), strict=True):
+        other = settings[name]
+        low, high = np.quantile(first.drawn - other.drawn, ENDS).tolist()
+        difference = first.value - other.value
+        needed = "" if p < ALPHA else seeds_needed(first, other, len(others))
+        pairs.append(
+            SettingPair(one=best, other=name, difference=difference, low=low, high=high, p=p, needed=needed)
+        )
+    return pairs
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p values corrected for as many comparisons as there are (Holm, 1979, Scand. J. Statist. 6)."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    found = [0.0] * len(values)
+    largest = 0.0
+    for rank, number in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[number]))
+        found[number] = largest
+    return found
+
+
+def best_settings(best: str, pairs: Sequence[SettingPair]) -> frozenset[str]:
+    """Return the setting with the best value, and those that are not told apart from it; none if none are."""
+    if not any(pair.settled for pair in pairs):
+        return frozenset()
+    return frozenset({best, *(pair.other for pair in pairs if not pair.settled)})
+
+
+def seeds_needed(one: SeedDraws, other: SeedDraws, comparisons: int) -> str:
+    """Return what would settle a comparison, if the difference is as large as it seems.
+
+    The variance of the difference is that of the seeds, which goes down with their number, and that of the
+    clips, which does not.
+
+    Args:
+        one: The one setting.
+        other: The other one.
+        comparisons: How many are made: each is tested at a level that much smaller.
+    """
+    if one.spread is None or other.spread is None:
+        return "more seeds: of one seed it cannot be told how far seeds scatter"
+    difference = abs(one.value - other.value)
+    if difference == 0:
+        return "nothing that can be told: their values are equal"
+    clips = (
+        float(np.var(one.by_clips - other.by_clips)) if len(one.by_clips) == len(other.by_clips) > 1 else 0.0
+    )
+    normal = NormalDist()
+    reach = normal.inv_cdf(1 - ALPHA / (2 * comparisons)) + normal.inv_cdf(POWER)
+    allowed = (difference / reach) ** 2
+    if clips >= allowed:
+        return "more clips: with these, no number of seeds would settle it"
+    number = ceil((one.spread**2 + other.spread**2) / (allowed - clips))
+    number = max(number, max(one.seeds, other.seeds) + 1)  # so few scatter by t, not by the normal
+    if number > _MOST_SEEDS:
+        return f"more than {_MOST_SEEDS} seeds of each"
+    more = number - min(one.seeds, other.seeds)
+    return f"about {counted(more, 'more seed')} of each"
+
+
+def _p(differences: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    """Return the two-sided p of no difference, from drawn differences; it is never 0."""
+    below, above = int((differences <= 0).sum()), int((differences >= 0).sum())
+    return min(1.0, 2 * (min(below, above) + 1) / (len(differences) + 1))
