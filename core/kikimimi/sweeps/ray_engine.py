@@ -6,6 +6,7 @@ import importlib
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ RETRIES = 3
 OBJECT_STORE = 100 * 10**6
 """Room of a local cluster's store of objects, of which a sweep has none to speak of [bytes]."""
 _LONGEST_GRACE = 600.0  # for a step and a checkpoint, when all is stopped
+_LONGEST_CONNECTING = 10.0
 _STOPPED = 128 + signal.SIGTERM
 _KILLED = 128 + signal.SIGKILL
 _AUTHENTICATION = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -220,6 +222,9 @@ def _connected(address: str | None) -> Iterator[Any]:
                 import ray
             except ImportError as error:
                 raise MissingExtraError("--engine ray", "ray", "ray") from error
+            if ray.is_initialized():
+                raise RequestError("--engine ray: this process is connected to a Ray cluster already")
+            _require_answer(address)
             own = {} if address else _own_cluster(held.enter_context(scratch_folder()))
             held.callback(ray.shutdown)
             try:
@@ -238,8 +243,23 @@ def _connected(address: str | None) -> Iterator[Any]:
             os.environ.pop(name, None)
             if name in before:
                 os.environ[name] = before[name]
-        if "ray" in sys.modules:
+        if "ray._raylet" in sys.modules:
             _read_authentication()
+
+
+def _require_answer(address: str | None) -> None:
+    """Check that something answers at an address: Ray itself asks again and again, for many minutes.
+
+    Raises:
+        RequestError: Nothing does.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # that of a cluster which runs on this machine
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_LONGEST_CONNECTING).close()
+    except (OSError, OverflowError) as error:
+        raise RequestError(f"--engine ray: no Ray cluster answers at {address}: {error}") from error
 
 
 def _own_cluster(folder: Path) -> dict[str, Any]:
