@@ -230,7 +230,7 @@ def test_what_cannot_be(options: dict[str, float], told: str) -> None:
 def test_no_cluster_at_an_address() -> None:
     pytest.importorskip("ray")
     before = dict(os.environ)
-    with pytest.raises(RequestError, match="no Ray cluster answers at 127.0.0.1:1: .*refused"):
+    with pytest.raises(RequestError, match=r"no Ray cluster answers at 127.0.0.1:1: .*refused"):
         RayEngine(address="127.0.0.1:1")
     assert dict(os.environ) == before
 
