@@ -54,7 +54,7 @@ def run_task(array: Path, number: int, programs: Path) -> int:
         "SLURM_NTASKS_PER_NODE": "1",
         "SLURM_NNODES": "1",
         "SLURM_NODELIST": "127.0.0.1",
-        "SLURM_CPUS_PER_TASK": "1",
+        "SLURM_CPUS_PER_TASK": "3",
     }
     return subprocess.run(["bash", array], env={**os.environ, **job}, check=False).returncode
 
@@ -188,7 +188,8 @@ def test_what_becomes_of_a_task(
 ) -> None:
     write_program(
         programs / "srun",
-        f'#!/bin/sh\necho "$@" $OMP_NUM_THREADS >> {tmp_path}/srun.txt\necho "error: said so"\nexit {code}\n',
+        f'#!/bin/sh\necho "$@" $OMP_NUM_THREADS $SRUN_CPUS_PER_TASK >> {tmp_path}/srun.txt\n'
+        f'echo "error: said so"\nexit {code}\n',
     )
     folder = make_sweep(a=[], b=["seed=1"])
     array, _ = write_array(folder, folder.runs)
@@ -196,7 +197,7 @@ def test_what_becomes_of_a_task(
     run = folder.out / "b"
     commands = ["train", "evaluate"] if code == 0 else ["train"]
     assert (tmp_path / "srun.txt").read_text().splitlines() == [
-        f"--kill-on-bad-exit=1 {sys.executable} -m kikimimi.cli {command} {run} 1" for command in commands
+        f"--kill-on-bad-exit=1 {sys.executable} -m kikimimi.cli {command} {run} 3 3" for command in commands
     ]
     said = "".join(f"$ kikimimi {command} {run}\nerror: said so\n" for command in commands)
     assert folder.log(folder.runs[1]).read_text() == said

@@ -302,11 +302,14 @@ def test_a_slurm_job_is_put_back_in_line_and_goes_on(
 def test_which_slurm_jobs_are_put_back_in_line(
     tmp_path: Path, slurm: dict[str, str], code: int, again: bool
 ) -> None:
-    (tmp_path / "bin" / "srun").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/srun.txt\nexit {code}\n')
-    done = subprocess.run(["bash", SBATCH, "a.yaml", "seed=1"], env={**os.environ, **slurm}, check=False)
+    (tmp_path / "bin" / "srun").write_text(
+        f'#!/bin/sh\necho "$@ $SRUN_CPUS_PER_TASK" > {tmp_path}/srun.txt\nexit {code}\n'
+    )
+    job = {**os.environ, **slurm, "SLURM_CPUS_PER_TASK": "8"}
+    done = subprocess.run(["bash", SBATCH, "a.yaml", "seed=1"], env=job, check=False)
     assert done.returncode == code
     assert requeued(tmp_path) == (["requeue 4711"] if again else [])
-    words = "--kill-on-bad-exit=1 kikimimi train a.yaml seed=1 trainer.devices=2 trainer.nodes=1"
+    words = "--kill-on-bad-exit=1 kikimimi train a.yaml seed=1 trainer.devices=2 trainer.nodes=1 8"
     assert (tmp_path / "srun.txt").read_text().strip() == words
 
 
