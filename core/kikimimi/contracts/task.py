@@ -41,10 +41,14 @@ class Task(ABC):
 
     @property
     def translates_into(self) -> str | None:
-        """ISO 639 code of the language into which the answer translates what is said, and nothing else; None
-        where it does not.
+        """ISO 639 code of the language into which the answer translates what is said; None where it does
+        not. What else the answer holds, `translated` leaves out.
         """
         return None
+
+    def translated(self, answer: str) -> str:
+        """Return the translation in an answer of a task that has `translates_into`: all of it, by default."""
+        return answer
 
     def example(self) -> tuple[dict[str, Any], list[str]] | None:
         """Return a record that this task takes, and the names of its clips, for the checks of plugins.

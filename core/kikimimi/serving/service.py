@@ -141,8 +141,15 @@ class Service:
         Raises:
             RefusalError: The run was not trained on that, or takes no words.
         """
-        task = self._task("translation into English", lambda task: task.translates_into == ENGLISH)
-        return _question(task, None, prompt)
+        return _question(self._translator, None, prompt)
+
+    def translated(self, answer: str) -> str:
+        """Return the translation that an answer to `translation` holds."""
+        return self._translator.translated(answer)
+
+    @property
+    def _translator(self) -> Task:
+        return self._task("translation into English", lambda task: task.translates_into == ENGLISH)
 
     def cut(self, blocks: Iterable[Samples], *, subtitles: bool = False) -> Iterator[CutPiece]:
         """Cut (S,) blocks that follow one another into pieces that the model can take.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -85,6 +85,7 @@ class _Recording:
         generation: How it is answered.
         subtitles: Whether people are to read the pieces beside a picture.
         words: Whether it is told when each word was said.
+        kept: Returns what is told of an answer.
     """
 
     def __init__(
@@ -97,15 +98,17 @@ class _Recording:
         *,
         subtitles: bool,
         words: bool,
+        kept: Callable[[str], str],
     ) -> None:
         self.service, self._state, self.words = service, request.state, words
+        self._kept = kept
         self._content, self._question, self._generation = content, question, generation
         self._cut = partial(service.cut, subtitles=subtitles)
         self.heard = _Heard(service.decoder.sample_rate)
         self._begun = False
 
     async def texts(self) -> AsyncGenerator[str, None]:
-        """Yield the text as it comes; together it is the text of `heard`, which is whole afterwards."""
+        """Yield the text as it comes; `heard` is whole afterwards, with what is kept of each answer."""
         async with AsyncExitStack() as stack:
             pieces = await stack.enter_async_context(
                 aclosing(self.service.decoder.cut(self._content, "file", self._cut, self.heard.count))
@@ -154,7 +157,7 @@ class _Recording:
     async def _note(self, asked: _Asked, answer: Answer) -> None:
         reply = asked.question.reply
         assert reply is not None
-        heard = TextSegment(asked.start, asked.end, str(answer))
+        heard = TextSegment(asked.start, asked.end, self._kept(answer))
         if self.words:
             heard = heard._replace(words=await self.service.words(heard, reply.prompt.clips[0]))
         self.heard.segments.append(heard)
@@ -198,7 +201,8 @@ async def translate_upload(service: Service, request: Request) -> Response:
     form = await read_form(request, request.state.deadline)
     asked = TranslationRequest.model_validate(_given(form, TranslationRequest))
     question = service.translation(asked.prompt)
-    return await _whole(_recording(service, request, form, asked, question), asked, "en", "translate")
+    recording = _recording(service, request, form, asked, question, service.translated)
+    return await _whole(recording, asked, "en", "translate")
 
 
 def _given(form: Form, model: type[TranslationRequest]) -> dict[str, Any]:
@@ -213,13 +217,20 @@ def _given(form: Form, model: type[TranslationRequest]) -> dict[str, Any]:
 
 
 def _recording(
-    service: Service, request: Request, form: Form, asked: TranslationRequest, question: Conversation
+    service: Service,
+    request: Request,
+    form: Form,
+    asked: TranslationRequest,
+    question: Conversation,
+    kept: Callable[[str], str] = str,
 ) -> _Recording:
     service.check_model(asked.model)
     generation = adjusted(service.generation, temperature=asked.temperature)
     subtitles = asked.response_format in ("srt", "vtt")
     words = isinstance(asked, TranscriptionRequest) and "word" in asked.timestamp_granularities
-    return _Recording(service, request, form.file, question, generation, subtitles=subtitles, words=words)
+    return _Recording(
+        service, request, form.file, question, generation, subtitles=subtitles, words=words, kept=kept
+    )
 
 
 async def _whole(

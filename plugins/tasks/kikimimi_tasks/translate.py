@@ -102,6 +102,15 @@ class TranslateCoT(BankTask[TranslateCoTConfig]):
     name = "translate_cot"
     Config = TranslateCoTConfig
 
+    @property
+    def translates_into(self) -> str | None:
+        """The language of the translation."""
+        return self.config.target
+
+    def translated(self, answer: str) -> str:
+        """Return what stands after the separator; nothing where it never came."""
+        return answer.partition(self.config.separator)[2].strip()
+
     def bank(self) -> PromptBank:
         """Return the requests, target and separator named."""
         return {

@@ -410,6 +410,24 @@ def test_a_prompt_stands_where_training_puts_the_context(
     assert asked[1] == asked[2] == task.question(None)
 
 
+def test_of_a_transcript_and_its_translation_the_translation_is_told(
+    run: RunFolder, serve: Callable[..., Any]
+) -> None:
+    """Where the mark between the two never comes, there is no translation."""
+    (evaluation,) = run.recipe.evaluate.values()
+    recipe = replace(
+        run.recipe, evaluate={"held_out": replace(evaluation, task=Chosen.of("task", "translate_cot"))}
+    )
+    service = Service(RunFolder(run.path, recipe), device=torch.device("cpu"), cut="quietest")
+    service.engine = service.asker.engine = engine = ByHand(service.engine.engine)  # type: ignore[assignment]
+    form: dict[str, Any] = {"files": {"file": audio_file(noise(0.5))}, "data": {"model": "small"}}
+    with serve(service) as url, ThreadPoolExecutor() as threads:
+        for number, said in enumerate(["こ。 <sep> Hello.", "こ。"]):
+            got = threads.submit(httpx.post, f"{url}/v1/audio/translations", timeout=60, **form)
+            answer(engine.reply(number), *said)
+            assert got.result().json()["text"] == ("Hello." if number == 0 else "")
+
+
 def test_a_model_that_is_asked_nothing_cannot_be_told_the_language(run: RunFolder) -> None:
     (evaluation,) = run.recipe.evaluate.values()
     silent = {"held_out": replace(evaluation, task=Chosen.of("task", "transcribe"))}
