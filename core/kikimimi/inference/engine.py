@@ -31,7 +31,6 @@ class Prompt:
     """A conversation that waits for an answer.
 
     Attributes:
-        shares: How many processes divide a batch among them.
         name: What messages call it: a record's place, a file; may be empty.
         conversation: The turns before the answer.
         clips: One (S,) waveform for each of its audio parts, in order, at the engine's sampling rate.
