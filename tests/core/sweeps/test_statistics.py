@@ -1,0 +1,144 @@
+"""Draws over seeds and clips, paired tests, effects, and how many seeds are needed: against sums by hand."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+import pytest
+
+from kikimimi.contracts.metric import open_metric
+from kikimimi.evaluation.bootstrap import DRAWS
+from kikimimi.evaluation.score import score
+from kikimimi.sweeps.effects import find_effects
+from kikimimi.sweeps.seed_draws import SeedDraws, draw_setting, mean_by_clips
+from kikimimi.sweeps.setting_tests import best_settings, compare_best, holm, seeds_needed
+
+T_TWO_SEEDS = 12.706  # 97.5 % of Student's t with one degree of freedom, of any table
+T_FIVE_SEEDS = 2.776  # with four
+
+
+def setting(*values: float, number: int = 0) -> SeedDraws:
+    return draw_setting(values, None, number)
+
+
+def test_the_interval_over_seeds_is_that_of_students_t() -> None:
+    for values, t in (((1.0, 2.0), T_TWO_SEEDS), ((1.0, 2.0, 3.0, 4.0, 5.0), T_FIVE_SEEDS)):
+        one = setting(*values)
+        half = t * np.std(values, ddof=1) / sqrt(len(values))
+        assert one.interval is not None
+        low, high = one.interval
+        assert one.value == pytest.approx(np.mean(values))
+        assert (high - low) / 2 == pytest.approx(half, rel=0.12)
+
+
+def test_without_seeds_the_clips_alone_are_drawn() -> None:
+    clips = np.linspace(0, 1, DRAWS)
+    one = draw_setting([0.5], clips, 0)
+    assert one.spread is None
+    assert one.interval == pytest.approx((0.025, 0.975), abs=1e-3)
+    assert setting(0.5).interval is None
+
+
+def test_clips_are_drawn_alike_for_every_setting() -> None:
+    references = [f"これは{number}番です" for number in range(40)]
+    metric, _ = open_metric("cer", "none")
+    seeds = []
+    for wrong in (3, 7):
+        texts = [text if row % wrong else text[1:] for row, text in enumerate(references)]
+        utterances = score(references, texts, metric="cer", normaliser="none").utterances
+        seeds.append({str(row): details for row, details in enumerate(utterances) if details})
+    keys = list(seeds[0])
+    both = mean_by_clips(metric, seeds, keys)
+    alone = [mean_by_clips(metric, [one], keys) for one in seeds]
+    assert both is not None
+    assert alone[0] is not None
+    assert alone[1] is not None
+    assert both == pytest.approx((alone[0] + alone[1]) / 2)
+    # A setting that errs where the other does, and nowhere else: their difference varies less than either.
+    assert np.std(alone[0] - alone[1]) < np.std(alone[0]) + np.std(alone[1])
+    assert mean_by_clips(metric, [seeds[0]], keys[:1]) is None
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_the_best_is_marked_only_where_the_test_supports_it() -> None:
+    apart = {"a": setting(1.0, 1.1, 0.9, number=0), "b": setting(5.0, 5.2, 4.9, number=1)}
+    pairs = compare_best(apart, "lower")
+    assert (pairs[0].one, pairs[0].other) == ("a", "b")
+    assert pairs[0].settled
+    assert pairs[0].needed == ""
+    assert pairs[0].low < pairs[0].difference < pairs[0].high < 0
+    assert best_settings("a", pairs) == {"a"}
+    close = {**apart, "c": setting(1.05, 1.3, 0.8, number=2)}
+    assert best_settings("a", compare_best(close, "lower")) == {"a", "c"}
+    assert best_settings("b", compare_best(close, "higher")) == {"b"}
+    same = {"a": setting(1.0, 1.4, number=0), "b": setting(1.1, 1.5, number=1)}
+    assert best_settings("a", compare_best(same, "lower")) == frozenset()
+    assert compare_best({"a": setting(1.0)}, "lower") == []
+
+
+def test_equal_settings_are_rarely_told_apart_however_few_seeds() -> None:
+    """Redrawing the two seeds of each would tell one in five pairs apart; the level is 5 %."""
+    random = np.random.default_rng(0)
+    for seeds in (2, 3):
+        wrong = 0
+        for trial in range(150):
+            one, other = (setting(*random.normal(size=seeds), number=2 * trial + side) for side in (0, 1))
+            wrong += compare_best({"one": one, "other": other}, "lower")[0].settled
+        assert wrong / 150 < 0.07
+
+
+def test_seeds_that_are_needed_by_hand() -> None:
+    one, other = setting(1.0, 3.0, number=0), setting(4.0, 6.0, number=1)
+    # Variances 2 and 2, difference 3, at 5 % with power 80 %: (1.960 + 0.842)^2 * 4 / 9 = 3.49.
+    assert seeds_needed(one, other, 1) == "about 2 more seeds of each"
+    # With ten comparisons: (2.807 + 0.842)^2 * 4 / 9 = 5.92.
+    assert seeds_needed(one, other, 10) == "about 4 more seeds of each"
+    far = setting(1.01, 3.01, number=2)
+    assert seeds_needed(one, far, 1) == "more than 100 seeds of each"
+    assert "one seed" in seeds_needed(setting(1.0), other, 1)
+    clips = [np.random.default_rng(side).normal(mean, 3, DRAWS) for side, mean in ((0, 2), (1, 5))]
+    noisy = [draw_setting(values, of, 0) for values, of in zip(((1.0, 3.0), (4.0, 6.0)), clips, strict=True)]
+    assert "more clips" in seeds_needed(*noisy, 1)
+    assert "equal" in seeds_needed(one, setting(2.0, 2.0), 1)
+
+
+def test_effects_are_those_that_a_grid_was_made_of() -> None:
+    rows, columns = {"a": 1.0, "b": -3.0, "c": 2.0}, {"x": 0.5, "y": -0.5}
+    cross = {("a", "x"): 0.2, ("b", "x"): -0.3, ("c", "x"): 0.1}
+    settings, levels = {}, {}
+    for number, (row, column) in enumerate((r, c) for r in rows for c in columns):
+        beside = cross[row, "x"] * (1 if column == "x" else -1)
+        mean = 10 + rows[row] + columns[column] + beside
+        name = f"{row}{column}"
+        settings[name] = setting(mean - 0.1, mean + 0.1, number=number)
+        levels[name] = {"row": row, "column": column}
+    factors = {"row": ["a", "b", "c"], "column": ["x", "y"]}
+    main, together, notes = find_effects(settings, levels, factors)
+    assert notes == []
+    assert {one.levels["row"]: one.value for one in main["row"]} == pytest.approx(rows)
+    assert {one.levels["column"]: one.value for one in main["column"]} == pytest.approx(columns)
+    found = {tuple(one.levels.values()): one.value for one in together["row", "column"]}
+    assert found == pytest.approx({**cross, **{(row, "y"): -value for (row, _), value in cross.items()}})
+    assert all(one.low < one.value < one.high for one in main["row"])
+
+
+def test_what_missing_settings_leave_open_is_said() -> None:
+    settings = {name: setting(1.0, 2.0, number=number) for number, name in enumerate(("ax", "ay", "bx"))}
+    levels = {name: {"row": name[0], "column": name[1]} for name in settings}
+    factors = {"row": ["a", "b"], "column": ["x", "y"]}
+    main, together, notes = find_effects(settings, levels, factors)
+    assert set(main) == {"row", "column"}
+    assert together == {}
+    assert notes == ["the interaction of row and column cannot be told: combinations are missing"]
+    diagonal = {name: settings[name] for name in ("ay", "bx")}
+    main, together, notes = find_effects(diagonal, levels, factors)
+    assert (main, together) == ({}, {})
+    assert "too few combinations" in notes[0]
+    alone = {name: settings[name] for name in ("ax", "ay")}
+    assert find_effects(alone, levels, factors) == ({}, {}, [])
