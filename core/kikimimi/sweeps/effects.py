@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kikimimi.sweeps.seed_draws import ENDS, SeedDraws
+from kikimimi.sweeps.seed_draws import QUANTILES, SeedDraws
 from kikimimi.sweeps.summary import Effect
 
 _DIGITS = 9  # what lies below is what sums of floats leave
@@ -102,6 +102,6 @@ def _with_last(weights: _Column) -> _Column:
 
 
 def _effect(levels: _Labels, weights: _Column, means: _Column, drawn: _Column) -> Effect:
-    low, high = np.quantile(weights @ drawn, ENDS).tolist()
+    low, high = np.quantile(weights @ drawn, QUANTILES).tolist()
     value, low, high = (round(number, _DIGITS) + 0.0 for number in (float(weights @ means), low, high))
     return Effect(levels=levels, value=value, low=low, high=high)

@@ -19,7 +19,7 @@ from kikimimi.evaluation.bootstrap import DRAWS, SEED as BOOTSTRAP_SEED, drawn_v
 
 REPEATS = 20
 """Draws of seeds for each draw of clips."""
-ENDS = (0.025, 0.975)
+QUANTILES = (0.025, 0.975)
 """Quantiles between which 95 % lie."""
 
 Draws = NDArray[np.float64]
@@ -48,7 +48,7 @@ class SeedDraws:
         """Ends of the 95 % interval; None where nothing varies that could be drawn."""
         if self.spread is None and len(self.by_clips) == 1:
             return None
-        low, high = np.quantile(self.drawn, ENDS).tolist()
+        low, high = np.quantile(self.drawn, QUANTILES).tolist()
         return low, high
 
 

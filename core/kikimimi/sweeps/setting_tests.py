@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from kikimimi.console.words import counted
-from kikimimi.sweeps.seed_draws import ENDS, SeedDraws
+from kikimimi.sweeps.seed_draws import QUANTILES, SeedDraws
 from kikimimi.sweeps.summary import SettingPair
 
 POWER = 0.8
@@ -38,7 +38,7 @@ def compare_best(settings: Mapping[str, SeedDraws], better: str) -> list[Setting
     pairs = []
     for name, p in zip(others, holm(raw), strict=True):
         other = settings[name]
-        low, high = np.quantile(first.drawn - other.drawn, ENDS).tolist()
+        low, high = np.quantile(first.drawn - other.drawn, QUANTILES).tolist()
         difference = first.value - other.value
         needed = "" if p < ALPHA else seeds_needed(first, other, len(others))
         pairs.append(

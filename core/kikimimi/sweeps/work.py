@@ -19,6 +19,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from kikimimi.console.terminal import say
+from kikimimi.files.writing import writing
 from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.engine import Job
 
@@ -53,7 +55,7 @@ def work(job: Job, environment: Mapping[str, str], leader: Connection | None = N
     for command in COMMANDS:
         wait_until_free(job.run)
         arguments = [command, str(job.run)]
-        print(f"$ kikimimi {' '.join(arguments)}", flush=True)
+        say(f"$ kikimimi {' '.join(arguments)}")
         code = _call(arguments) if job.devices == 1 else _start(arguments)
         if code:
             break
@@ -79,7 +81,7 @@ def wait_until_free(run: Path) -> None:
     told = False
     while RunFolder(run, RunFolder.read_recipe(run)).is_locked():
         if not told:
-            print(f"{run} is being trained by another process: waiting for it", flush=True)
+            say(f"{run} is being trained by another process: waiting for it")
         told = True
         time.sleep(_BETWEEN_LOOKS)
 
@@ -116,10 +118,12 @@ def _obey() -> None:
 
 def _print_into(log: Path) -> None:
     """Let what this process and those that it starts print go to the end of a file."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    for stream in (1, 2):
-        os.dup2(file, stream)
-    os.close(file)
-    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
-    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
+    with writing(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        for stream in (1, 2):
+            os.dup2(file, stream)
+        os.close(file)
+        sys.stdout, sys.stderr = (
+            os.fdopen(stream, "w", 1, "utf-8", "backslashreplace", closefd=False) for stream in (1, 2)
+        )
