@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 480, 270  # a phone shows it at about 0.75, which leaves the 13-pixel text readable
 LEFT, RIGHT, TOP, BOTTOM = 58, 22, 10, 38  # of the plot in it
 WIDE, GAP, PANEL_TITLE = 980, 30, 22  # pixels: width of a chart with panels; between them; height of a name
-STYLES = 4  # line styles that the style sheet defines: line-0 ... line-3
+STYLES = 4  # curves or systems that charts of a run show: more are hard to tell apart
+MOST_STYLES = 8  # line styles that the style sheet defines: line-0 ... line-7
 SMOOTH_FROM = 40  # points; shorter curves are drawn with markers instead
 LOG_FROM = 10.0  # largest over smallest value
 ROW, NAMES = 16, 92  # pixels: height of a heat map's row, which leaves its name readable; width of the names
@@ -83,7 +84,7 @@ def line_chart(curves: Sequence[Curve], *, title: str, exact: bool = False) -> C
     """Draw curves over the step, as `panel_chart` does, in one panel.
 
     Args:
-        curves: Curves, at most `STYLES`; further ones would repeat a line style.
+        curves: Curves, at most `MOST_STYLES`; further ones would repeat a line style.
         title: What the values are.
         exact: The values do not scatter (a schedule): no average, and a linear axis.
 
@@ -103,7 +104,7 @@ def panel_chart(panels: Mapping[str, Sequence[Curve]], *, title: str, exact: boo
 
     Args:
         panels: Curves of each panel by its name; curves of one name have one line style. There are at most
-            `STYLES` names; further ones would repeat a style.
+            `MOST_STYLES` names; further ones would repeat a style.
         title: What the values are.
         exact: The values do not scatter (a schedule): no average, and a linear axis.
 
@@ -111,8 +112,8 @@ def panel_chart(panels: Mapping[str, Sequence[Curve]], *, title: str, exact: boo
         ValueError: Too many curves.
     """
     names = list(dict.fromkeys(curve.name for curves in panels.values() for curve in curves))
-    if len(names) > STYLES or any(len(curves) > STYLES for curves in panels.values()):
-        raise ValueError(f"a chart shows at most {STYLES} curves, not {max(len(names), STYLES + 1)}")
+    if len(names) > MOST_STYLES or any(len(curves) > MOST_STYLES for curves in panels.values()):
+        raise ValueError(f"a chart shows at most {MOST_STYLES} curves, not {max(len(names), MOST_STYLES + 1)}")
     notes: list[str] = []
     drawn = {panel: list(_finite(panel, curves, notes)) for panel, curves in panels.items()}
     drawn = {panel: curves for panel, curves in drawn.items() if curves}
@@ -226,26 +227,28 @@ def dot_chart(
     *,
     title: str,
     unit: str,
+    room: int = NAMES,
 ) -> Chart:
     """Draw values with their intervals, one row of dots for each name.
 
     Args:
         rows: The names, from above.
-        systems: The value of each row and the ends of its interval, by system, at most `STYLES`; None where
-            there is no value.
+        systems: The value of each row and the ends of its interval, by system, at most `MOST_STYLES`; None
+            where there is no value.
         title: What the values are.
         unit: Their unit.
+        room: Width of the names [pixels].
 
     Raises:
         ValueError: Too many systems.
     """
-    if len(systems) > STYLES:
-        raise ValueError(f"a chart shows at most {STYLES} systems, not {len(systems)}")
+    if len(systems) > MOST_STYLES:
+        raise ValueError(f"a chart shows at most {MOST_STYLES} systems, not {len(systems)}")
     height = max(ROW, DOT * len(systems) + 4) * len(rows)
     values = [number for dots in systems.values() for dot in dots if dot is not None for number in dot]
-    words: dict[str, list[str]] = {"end": [_cut(visible(name)) for name in rows]}
+    words: dict[str, list[str]] = {"end": [_cut(visible(name), room // 10) for name in rows]}
     with _figure(TOP + height + BOTTOM) as figure:
-        axes = _axes(figure, NAMES, TOP, WIDTH - NAMES - RIGHT, height)
+        axes = _axes(figure, room, TOP, WIDTH - room - RIGHT, height)
         low, high = min(values), max(values)
         ticks = _ticks(0.0 if 0 <= low < 0.5 * high else low, high)
         axes.set_xlim(ticks[0], ticks[-1])
@@ -266,6 +269,99 @@ def dot_chart(
         svg = _svg(figure, f"{title}: {len(rows)} rows, {', '.join(systems)}", words)
     keys = tuple((name, "") for name in systems)
     return Chart(title, svg, keys, ("Lines: 95 % intervals by the bootstrap.",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostPoint:
+    """Something that was measured, and what it costs.
+
+    Attributes:
+        name: What it is.
+        mark: What stands above it where it is on the front.
+        cost: What it costs.
+        value: What was measured.
+        low: Lower end of the value's interval.
+        high: Its upper end.
+    """
+
+    name: str
+    mark: str
+    cost: float
+    value: float
+    low: float
+    high: float
+
+
+def pareto_front(points: Sequence[CostPoint], better: str) -> list[CostPoint]:
+    """Return the points of which none costs as little and is as good, the cheapest first.
+
+    Args:
+        points: The points.
+        better: ``lower`` or ``higher``: which values are better.
+    """
+    sign = 1 if better == "lower" else -1
+    front: list[CostPoint] = []
+    for point in sorted(points, key=lambda one: (one.cost, sign * one.value)):
+        if not front or sign * point.value < sign * front[-1].value:
+            front.append(point)
+    return front
+
+
+def pareto_chart(points: Sequence[CostPoint], *, title: str, cost: str, unit: str, better: str) -> Chart:
+    """Draw values against what they cost, and the front: what nothing cheaper is as good as.
+
+    Args:
+        points: The points, at least one; costs are above 0.
+        title: What the values are.
+        cost: What the costs are, with their unit.
+        unit: Unit of the values.
+        better: ``lower`` or ``higher``: which values are better.
+    """
+    from matplotlib.ticker import NullLocator
+
+    front = pareto_front(points, better)
+    costs = [point.cost for point in points]
+    log = max(costs) > LOG_FROM * min(costs)
+    words: dict[str, list[str]] = {}
+    with _figure(HEIGHT) as figure:
+        axes = _axes(figure, LEFT, TOP + 8, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM - 8)
+        _set_values(axes, min(one.low for one in points), max(one.high for one in points))
+        if log:
+            axes.set_xscale("log")
+            axes.set_xlim(min(costs) / 1.3, max(costs) * 1.3)
+            exponents = range(math.ceil(math.log10(min(costs) / 1.3)), math.floor(math.log10(max(costs) * 1.3)) + 1)
+            ticks = [10.0**exponent for exponent in exponents]
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            ticks = _ticks(min(costs), max(costs), nbins=4)
+            axes.set_xlim(ticks[0], ticks[-1])
+        axes.set_xticks(ticks, labels=[format_step(float(f"{tick:.4g}")) for tick in ticks])
+        axes.set_xlabel(cost)
+        stairs = [step for point, after in _pairwise(front) for step in _stairs(point, after)]
+        axes.plot(*zip(*stairs, strict=True), gid="raw line-1", clip_on=False)
+        for point in points:
+            style = "line-1" if point in front else "line-0"
+            if point.low < point.high:
+                axes.plot([point.cost] * 2, [point.low, point.high], gid=f"raw {style}", clip_on=False)
+            axes.plot([point.cost], [point.value], "o", gid=f"mark {style}", clip_on=False, zorder=3)
+            said = f"{point.name}: {format_value(point.value)} {unit}".rstrip()
+            words.setdefault(f"mark {style}", []).append(f"{said}, {cost} {format_step(float(f'{point.cost:.4g}'))}")
+        for point in front:
+            at = (point.cost, point.high)
+            axes.annotate(point.mark, at, xytext=(0, 4), textcoords="offset points", ha="center")
+        svg = _svg(figure, f"{title}: {len(points)} points, {len(front)} on the front", words)
+    on_front = "; ".join(f"{one.mark}: {one.name}" if one.mark else one.name for one in front)
+    notes = (f"Stairs: nothing that costs less is better than these, from the cheapest: {on_front}.",)
+    return Chart(f"{title} (log scale of the cost)" if log else title, svg, notes=notes)
+
+
+def _pairwise(front: Sequence[CostPoint]) -> Iterator[tuple[CostPoint, CostPoint]]:
+    yield from zip(front, [*front[1:], front[-1]], strict=True)
+
+
+def _stairs(point: CostPoint, after: CostPoint) -> Iterator[tuple[float, float]]:
+    yield point.cost, point.value
+    yield after.cost, point.value
 
 
 def heat_map(values: Sequence[Sequence[float]], rows: Sequence[str], *, title: str, across: str) -> Chart:
@@ -356,8 +452,8 @@ def _short(name: str) -> str:
     return _cut(visible(name.replace("\n", "\u21b5").replace(" ", "\u2423")))
 
 
-def _cut(shown: str) -> str:
-    return shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 1]}\u2026"
+def _cut(shown: str, most: int = SHOWN) -> str:
+    return shown if len(shown) <= most else f"{shown[: most - 1]}\u2026"
 
 
 @contextmanager

@@ -18,6 +18,9 @@ from PIL import Image
 from kikimimi.inspect.distribution import distribution
 from kikimimi.report import charts
 from kikimimi.report.charts import (
+    CostPoint,
+    pareto_chart,
+    pareto_front,
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -89,12 +92,12 @@ def test_values_stand_where_the_axis_says() -> None:
 
 
 def test_curves_differ_in_more_than_colour() -> None:
-    curves = [Curve(name=f"reward {n}", points=[(0, n), (9, n + 1)]) for n in range(4)]
+    curves = [Curve(name=f"reward {n}", points=[(0, n), (9, n + 1)]) for n in range(8)]
     chart = line_chart(curves, title="Reward")
-    assert [classes for classes, _ in lines(chart.svg)] == [f"line-{n}" for n in range(4)]
+    assert [classes for classes, _ in lines(chart.svg)] == [f"line-{n}" for n in range(8)]
     css = style_sheet("report")
-    dashes = re.findall(r"^\.line-[1-3] \{.* stroke-dasharray: ([\d ]+);", css, re.MULTILINE)
-    assert len(set(dashes)) == 3
+    dashes = re.findall(r"^\.line-[1-7] \{.* stroke-dasharray: ([\d ]+);", css, re.MULTILINE)
+    assert len(set(dashes)) == 7
 
 
 def test_a_chart_meets_nothing_of_the_page_but_its_style_sheet() -> None:
@@ -215,8 +218,8 @@ def test_values_are_written_short(value: float, label: str) -> None:
 
 
 def test_too_many_curves() -> None:
-    with pytest.raises(ValueError, match="a chart shows at most 4 curves, not 5"):
-        line_chart([Curve(name=str(number), points=[(0, 1.0)]) for number in range(5)], title="Loss")
+    with pytest.raises(ValueError, match="a chart shows at most 8 curves, not 9"):
+        line_chart([Curve(name=str(number), points=[(0, 1.0)]) for number in range(9)], title="Loss")
 
 
 def test_names_are_escaped() -> None:
@@ -350,8 +353,8 @@ def test_stages_stand_side_by_side_on_one_value_axis() -> None:
     assert (high[1], later_high[1] < high[1]) == (later_low[1], True)  # 4 is as high in both
     assert chart.keys == (("training", "align & more 4"), ("validation", "align & more 4, sft 6"))
     assert not panel_chart({"align": stage(0, "training"), "dpo": []}, title="Loss").wide
-    with pytest.raises(ValueError, match="at most 4 curves, not 5"):
-        panel_chart({"a": stage(0, "1", "2", "3"), "b": stage(0, "4", "5")}, title="Loss")
+    with pytest.raises(ValueError, match="at most 8 curves, not 9"):
+        panel_chart({"a": stage(0, *"12345"), "b": stage(0, *"6789")}, title="Loss")
 
 
 def test_dots_have_their_intervals() -> None:
@@ -370,5 +373,31 @@ def test_dots_have_their_intervals() -> None:
         "theirs, &lt;speaker&gt;: 15 %",
     ]
     assert labels(chart.svg, "end") == ["0 to 2 s", "&lt;speaker&gt;"]
-    with pytest.raises(ValueError, match="at most 4 systems, not 5"):
-        dot_chart(["a"], {str(n): [None] for n in range(5)}, title="CER", unit="%")
+    with pytest.raises(ValueError, match="at most 8 systems, not 9"):
+        dot_chart(["a"], {str(n): [None] for n in range(9)}, title="CER", unit="%")
+
+
+def point(cost: float, value: float, mark: str = "") -> CostPoint:
+    return CostPoint(name=f"<{cost}>", mark=mark, cost=cost, value=value, low=value - 1, high=value + 1)
+
+
+def test_the_front_holds_what_nothing_cheaper_is_as_good_as() -> None:
+    points = [point(3, 5), point(1, 9), point(2, 9), point(1, 8), point(4, 6), point(5, 2)]
+    assert [(one.cost, one.value) for one in pareto_front(points, "lower")] == [(1, 8), (3, 5), (5, 2)]
+    assert [(one.cost, one.value) for one in pareto_front(points, "higher")] == [(1, 9)]
+
+
+@pytest.mark.parametrize("last", [20.0, 2000.0])
+def test_a_picture_of_costs_names_its_front(last: float) -> None:
+    points = [point(10, 30, "1"), point(15, 40, "2"), point(last, 20, "3")]
+    chart = pareto_chart(points, title="CER", cost="parameters", unit="%", better="lower")
+    assert chart.notes[0].endswith("from the cheapest: 1: <10>; 3: <20.0>." if last < 99 else "3: <2000.0>.")
+    assert "2: " not in chart.notes[0]
+    assert chart.title.endswith("(log scale of the cost)") == (last > 99)
+    whole = "2000" if last > 99 else "20"
+    assert titles(chart.svg) == [
+        "&lt;10&gt;: 30 %, parameters 10",
+        "&lt;15&gt;: 40 %, parameters 15",
+        f"&lt;{last}&gt;: 20 %, parameters {whole}",
+    ]
+    assert {"1", "3"} <= set(labels(chart.svg, "middle"))
