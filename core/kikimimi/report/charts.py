@@ -113,7 +113,9 @@ def panel_chart(panels: Mapping[str, Sequence[Curve]], *, title: str, exact: boo
     """
     names = list(dict.fromkeys(curve.name for curves in panels.values() for curve in curves))
     if len(names) > MOST_STYLES or any(len(curves) > MOST_STYLES for curves in panels.values()):
-        raise ValueError(f"a chart shows at most {MOST_STYLES} curves, not {max(len(names), MOST_STYLES + 1)}")
+        raise ValueError(
+            f"a chart shows at most {MOST_STYLES} curves, not {max(len(names), MOST_STYLES + 1)}"
+        )
     notes: list[str] = []
     drawn = {panel: list(_finite(panel, curves, notes)) for panel, curves in panels.items()}
     drawn = {panel: curves for panel, curves in drawn.items() if curves}
@@ -329,7 +331,9 @@ def pareto_chart(points: Sequence[CostPoint], *, title: str, cost: str, unit: st
         if log:
             axes.set_xscale("log")
             axes.set_xlim(min(costs) / 1.3, max(costs) * 1.3)
-            exponents = range(math.ceil(math.log10(min(costs) / 1.3)), math.floor(math.log10(max(costs) * 1.3)) + 1)
+            exponents = range(
+                math.ceil(math.log10(min(costs) / 1.3)), math.floor(math.log10(max(costs) * 1.3)) + 1
+            )
             ticks = [10.0**exponent for exponent in exponents]
             axes.xaxis.set_minor_locator(NullLocator())
         else:
@@ -345,7 +349,9 @@ def pareto_chart(points: Sequence[CostPoint], *, title: str, cost: str, unit: st
                 axes.plot([point.cost] * 2, [point.low, point.high], gid=f"raw {style}", clip_on=False)
             axes.plot([point.cost], [point.value], "o", gid=f"mark {style}", clip_on=False, zorder=3)
             said = f"{point.name}: {format_value(point.value)} {unit}".rstrip()
-            words.setdefault(f"mark {style}", []).append(f"{said}, {cost} {format_step(float(f'{point.cost:.4g}'))}")
+            words.setdefault(f"mark {style}", []).append(
+                f"{said}, {cost} {format_step(float(f'{point.cost:.4g}'))}"
+            )
         for point in front:
             at = (point.cost, point.high)
             axes.annotate(point.mark, at, xytext=(0, 4), textcoords="offset points", ha="center")

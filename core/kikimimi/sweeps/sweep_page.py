@@ -112,7 +112,9 @@ def _facts(summary: SweepSummary) -> Iterator[Fact]:
 
 def _brief(setting: SettingSummary, summary: SweepSummary) -> str:
     """Return the labels of a setting's levels alone, where its factors are known from elsewhere."""
-    return ", ".join(setting.levels[name] for name in summary.factors if name in setting.levels) or setting.name
+    return (
+        ", ".join(setting.levels[name] for name in summary.factors if name in setting.levels) or setting.name
+    )
 
 
 def _overview(summary: SweepSummary) -> Iterator[Chart]:
@@ -129,7 +131,9 @@ def _overview(summary: SweepSummary) -> Iterator[Chart]:
                 room=_ROOM,
             )
             cut = len([one for one in summary.settings if evaluation.name in one.scores]) - len(there)
-            notes = ["Lines: 95 % intervals over seeds and clips."] + [f"{cut} more in the table."] * (cut > 0)
+            notes = ["Lines: 95 % intervals over seeds and clips."] + [f"{cut} more in the table."] * (
+                cut > 0
+            )
             yield replace(drawn, keys=(), notes=tuple(notes))
 
 
@@ -239,7 +243,9 @@ def _costs(
             )
 
 
-def _differs(summary: SweepSummary, numbers: Mapping[str, int]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def _differs(
+    summary: SweepSummary, numbers: Mapping[str, int]
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Yield of each option that differs its values, and the numbers of the settings that have them."""
     for option, values in summary.differs.items():
         held: dict[str, list[int]] = {}

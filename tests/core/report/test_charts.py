@@ -18,9 +18,6 @@ from PIL import Image
 from kikimimi.inspect.distribution import distribution
 from kikimimi.report import charts
 from kikimimi.report.charts import (
-    CostPoint,
-    pareto_chart,
-    pareto_front,
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -29,6 +26,7 @@ from kikimimi.report.charts import (
     ROW,
     TOP,
     WIDTH,
+    CostPoint,
     Curve,
     bar,
     dot_chart,
@@ -36,6 +34,8 @@ from kikimimi.report.charts import (
     histogram,
     line_chart,
     panel_chart,
+    pareto_chart,
+    pareto_front,
 )
 
 Points = list[tuple[float, float]]

@@ -82,7 +82,11 @@ def made_summary(count: int = 4, names: tuple[str, ...] = ("adapter", "stages.a&
         notes=["one seed of <b>: nothing is said of others"],
     )
     failed = UnfinishedRun(
-        setting=settings[-1].name, seed="2", state="failed", cause="out of memory: " + "x" * 300, log="logs/a.log"
+        setting=settings[-1].name,
+        seed="2",
+        state="failed",
+        cause="out of memory: " + "x" * 300,
+        log="logs/a.log",
     )
     return SweepSummary(
         name="adapters",
@@ -148,7 +152,7 @@ def test_a_page_says_all_that_a_summary_holds() -> None:
     assert "open; to settle it: about 3 more seeds of each" in page
     assert page.count("<td>worse</td>") == 2
     assert "<summary>out of memory: x" in page  # long causes are folded
-    assert "<td>a0</td><td class=\"muted\">1, 3</td>" in page
+    assert '<td>a0</td><td class="muted">1, 3</td>' in page
     assert "one seed of &lt;b&gt;" in page
     assert "<b>" not in page
 
@@ -171,7 +175,7 @@ def test_many_settings_fit() -> None:
 
 
 def test_one_seed_and_one_setting_make_a_page() -> None:
-    one = made_setting(0, ("adapter",))
+    one = made_setting(0, ("adapter", "stages.a&b.size"))
     score = SettingScore(value=5.0, low=None, high=None, seeds={"": 5.0})
     setting = replace(one, scores={"held_out": score}, curves={}, trainable=None, seconds=None)
     evaluation = EvaluationSummary(name="held_out", label="CER", unit="%", better="lower", clips=1)
