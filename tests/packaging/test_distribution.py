@@ -81,9 +81,9 @@ def test_the_wheel_holds_every_file_of_every_package_and_nothing_else(built: Bui
     assert len(PACKAGES) >= 8, "the packages are not where this test looks"
     expected = set().union(*(released(package) for package in PACKAGES))
     shipped = {
-        f"kikimimi/{folder}/{path.name}"
+        f"kikimimi/{path.relative_to(ROOT).as_posix()}"
         for folder in ("recipes", "evaluations")
-        for path in (ROOT / folder).glob("*.yaml")
+        for path in (ROOT / folder).rglob("*.yaml")
     }
     held = {name for name in names(built.wheel) if ".dist-info/" not in name}
     assert held == expected | shipped
