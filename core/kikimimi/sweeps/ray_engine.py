@@ -28,6 +28,7 @@ OBJECT_STORE = 100 * 10**6
 """Room of a local cluster's store of objects, of which a sweep has none to speak of [bytes]."""
 _LONGEST_GRACE = 600.0  # for a step and a checkpoint, when all is stopped
 _LONGEST_CONNECTING = 10.0
+_BETWEEN_SIGNALS = 0.5
 _STOPPED = 128 + signal.SIGTERM
 _KILLED = 128 + signal.SIGKILL
 _AUTHENTICATION = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -112,9 +113,8 @@ class RayEngine(RunEngine):
         """Wait until a job has ended, or so long [s]; return those that have."""
         if not self._tasks:
             return []
-        ready, _ = self._ray.wait(self._references(), num_returns=1, timeout=seconds)
-        if ready:  # others may have ended at the same time
-            ready, _ = self._ray.wait(self._references(), num_returns=len(self._tasks), timeout=0)
+        if ready := self._wait(1, seconds):  # others may have ended at the same time
+            ready = self._wait(len(self._tasks), 0)
         names = {task.reference: name for name, task in self._tasks.items()}
         return [self._ended(self._tasks.pop(names[one])) for one in ready]
 
@@ -129,11 +129,24 @@ class RayEngine(RunEngine):
             for name in self._tasks:
                 self.stop(name)
             if self._tasks:
-                self._ray.wait(self._references(), num_returns=len(self._tasks), timeout=_LONGEST_GRACE)
+                self._wait(len(self._tasks), _LONGEST_GRACE)
             self._tasks.clear()
 
-    def _references(self) -> list[Any]:
-        return [task.reference for task in self._tasks.values()]
+    def _wait(self, count: int, seconds: float) -> list[Any]:
+        """Wait until so many tasks have ended, or so long [s]; return those that have."""
+        references = [task.reference for task in self._tasks.values()]
+        until = time.monotonic() + seconds
+        while True:
+            # What a signal's handler raises inside of Ray comes out after its wait, as another error.
+            left = min(max(0.0, until - time.monotonic()), _BETWEEN_SIGNALS)
+            try:
+                ready, _ = self._ray.wait(references, num_returns=count, timeout=left)
+            except SystemError as error:
+                if error.__cause__ is None:
+                    raise
+                raise error.__cause__ from None
+            if len(ready) >= count or not left:
+                return list(ready)
 
     def _needs(self, job: Job) -> dict[str, float]:
         return {"CPU": self._cpus * job.devices, "GPU": self._gpus * job.devices * job.gpu}

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
+from kikimimi.console.signals import Stopped
 from kikimimi.errors import MissingExtraError, RequestError
 from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.engine import Ended, Job
@@ -98,6 +100,10 @@ def trainings(run: Path) -> list[int]:
     return found
 
 
+def stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
 def parent(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -139,6 +145,12 @@ def test_a_lost_process_is_replaced(cluster: Cluster, make_sweep: MakeSweep, wai
     wait_for(lambda: "going on after step" in log.read_text())
     reached = len(steps(run.path))
     wait_for(lambda: len(steps(run.path)) > reached + 5)
+    # What a signal raises while the engine waits is what comes out of it.
+    handler = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    with pytest.raises(Stopped):
+        cluster.engine.wait(600.0)
+    signal.signal(signal.SIGALRM, handler)
     cluster.engine.stop("long")
     assert cluster.ended("long")["long"].code == 143
     assert not trainings(run.path)
