@@ -160,7 +160,7 @@ class ChatRequest(Parameters):
     logprobs: Literal[False] | None = None
     frequency_penalty: Zero | None = None
     presence_penalty: Zero | None = None
-    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True, max_length=1)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     response_format: TextFormat | None = None
 
     @model_validator(mode="after")

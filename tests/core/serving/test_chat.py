@@ -247,7 +247,12 @@ WHERE = "messages[0].content[0].input_audio"
         ({"top_p": 0}, 400, "top_p", "greater than 0"),
         ({"top_p": 0.5}, 400, None, "top_p is read only when sampling: set temperature above 0"),
         ({"stop": ["a"] * 5}, 400, "stop", "at most 4 items"),
-        ({"modalities": ["text", "audio"]}, 400, "modalities", "at most 1 item"),
+        (
+            {"modalities": ["text", "audio"]},
+            400,
+            "modalities[1]",
+            "'audio' is not supported; allowed: 'text'",
+        ),
         ({"stop": ""}, 400, "stop[0]", "at least 1 character"),
         ({"stream_options": {"include_usage": True}}, 400, None, "set stream to true"),
         ({"response_format": {"type": "json_object"}}, 400, "response_format.type", "allowed: 'text'"),
