@@ -31,6 +31,7 @@ def main() -> None:
     Once the command is done, no signal changes how it ended: one that comes while Python and the libraries
     shut down ends that at once, with the command's exit code.
     """
+    _open_closed_streams()
     guard_libraries()
     atexit.register(handle, signal.SIG_IGN)  # the last of them: from then on Python calls no handler
     code = 1
@@ -39,6 +40,17 @@ def main() -> None:
     finally:
         handle(lambda *_: os._exit(code))
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Let nothing be read and written where the process was started without one of its standard streams.
+
+    A file that is opened takes the number of the first one that is closed: what is printed would go there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
 
 
 def _exit_code() -> int:

@@ -46,14 +46,20 @@ def listen(
 ) -> None:
     """Print what is heard, segment by segment, until the source ends or Ctrl-C is pressed.
 
+    Where the source breaks off, what was heard before is printed all the same.
+
     Args:
         transcriber: The model.
         source: What it hears.
         language: Language code, or None for the task's own.
         pause: Shortest silence that ends a segment [s]; None is the usual one.
         as_json: Whether a JSON object is printed for each text, also the unfinished ones.
+
+    Raises:
+        AudioError: The source broke off.
     """
     from kikimimi.data.audio import resampled
+    from kikimimi.errors import AudioError
     from kikimimi.inference.stream_transcriber import STREAM_PAUSE, StreamTranscriber
 
     shows_unfinished = as_json or sys.stderr.isatty()
@@ -64,13 +70,18 @@ def listen(
         pause=STREAM_PAUSE if pause is None else pause,
         **({} if shows_unfinished else {"step": None}),
     )
-    together = source.rate // 20
+    together, broken = source.rate // 20, None
     with _stopped_by_interrupt(source.stop), _shown(as_json) as show:
-        for block in resampled(source.blocks(), source.rate, transcriber.sample_rate, together=together):
-            for heard in stream.push(block):
-                show(heard)
+        try:
+            for block in resampled(source.blocks(), source.rate, transcriber.sample_rate, together=together):
+                for heard in stream.push(block):
+                    show(heard)
+        except AudioError as error:
+            broken = error
         for heard in stream.finish():
             show(heard)
+    if broken is not None:
+        raise broken
 
 
 @contextmanager
@@ -83,6 +94,7 @@ def opened_source(path: Path | None, idle: float | None) -> Iterator[LiveSource]
     """
     from kikimimi.data.growing import GrowingWav
     from kikimimi.data.microphone import Microphone
+    from kikimimi.errors import AudioError
 
     if path is None:
         yield Microphone()
@@ -90,7 +102,11 @@ def opened_source(path: Path | None, idle: float | None) -> Iterator[LiveSource]
         with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as pipe:
             yield GrowingWav(pipe, "standard input", idle=idle)
     else:
-        with path.open("rb", buffering=0) as file:
+        try:
+            file = path.open("rb", buffering=0)
+        except FileNotFoundError as error:  # it was there when the command began
+            raise AudioError(f"{path}: was deleted before it was heard") from error
+        with file:
             yield GrowingWav(file, str(path), idle=idle)
 
 

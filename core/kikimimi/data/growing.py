@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import stat
 import struct
 import time
 from collections.abc import Iterator
@@ -34,8 +36,8 @@ class GrowingWav:
     """A WAV file that grows, or a pipe through which one comes.
 
     A file goes on for ever, as for `tail -f`, unless it is stopped or stays as it is for too long; a pipe
-    ends. The size in the header is read again and again, and not believed where it stands for none, as
-    programs that still record write it.
+    or a device ends. The size in the header is read again and again, and not believed where it stands for
+    none, as programs that still record write it.
 
     Args:
         file: The file, open for reading without a buffer.
@@ -51,7 +53,7 @@ class GrowingWav:
 
     def __init__(self, file: BinaryIO, name: str, *, idle: float | None = None) -> None:
         self._file, self._name, self._idle = file, name, idle
-        self._grows = file.seekable()
+        self._grows = file.seekable() and not self._is_device()
         self._stopped = False
         self._form, self._begin, self._promised = self._header()
         self.rate = self._form.rate
@@ -64,7 +66,7 @@ class GrowingWav:
         """Yield (S,) mono float32 as they come, end to end; channels are averaged.
 
         Raises:
-            AudioError: It holds samples that are not numbers.
+            AudioError: It holds samples that are not numbers; or it was cut or deleted meanwhile.
         """
         width = self._form.channels * self._form.bytes_each
         most = int(_BLOCK_SECONDS * self.rate) * width
@@ -101,7 +103,25 @@ class GrowingWav:
                 return b""
             if self._idle is not None and time.monotonic() - since >= self._idle:
                 return b""
+            self._check_there()
             time.sleep(_POLL)
+
+    def _is_device(self) -> bool:
+        found = self._stat()
+        return found is not None and stat.S_ISCHR(found.st_mode)  # /dev/null says that it can be searched
+
+    def _check_there(self) -> None:
+        found = self._stat()
+        if found is not None and found.st_nlink == 0:
+            raise AudioError(f"{self._name}: was deleted while it was heard")
+        if found is not None and found.st_size < self._file.tell():
+            raise AudioError(f"{self._name}: was cut while it was heard")
+
+    def _stat(self) -> os.stat_result | None:
+        try:
+            return os.fstat(self._file.fileno())
+        except OSError:  # held in memory
+            return None
 
     def _size(self) -> int | None:
         """Return how many bytes of samples the header promises by now; None where it does not know."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -113,6 +114,19 @@ def test_no_help_is_lost_as_markup() -> None:
     told = list(helps(typer.main.get_command(app)))
     assert " transcribe microphone" in dict(told)
     assert [(where, text) for where, text in told if render(text).plain != text] == []
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_standard_stream_that_is_closed_is_empty(tmp_path: Path, closed: str) -> None:
+    script = (
+        "import sys\nfrom kikimimi.cli import main\nsys.argv = ['kikimimi', '--version']\n"
+        "try:\n    main()\nfinally:\n"
+        "    numbers = [stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr)]\n"
+        "    open('told', 'w').write(f'{numbers} {sys.stdin.read()!r}')"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(script)} {closed}"
+    done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, cwd=tmp_path, check=False)
+    assert (done.returncode, (tmp_path / "told").read_text()) == (0, "[0, 1, 2] ''")
 
 
 def test_python_m(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -440,6 +441,22 @@ def test_a_file_that_is_still_written(
     assert (done.code, done.err) == (0, "")
     assert done.out == "文1\n文2\n文3\n"
     assert [length / 16_000 for length in heard] == pytest.approx([1.4, 1.8, 1.5], abs=0.05)
+
+
+def test_what_was_heard_before_a_file_was_deleted_is_printed(
+    cli: Cli, trained: Path, phrases: Path, heard: list[int]
+) -> None:
+    def delete() -> None:
+        while not heard:
+            time.sleep(0.01)
+        phrases.unlink()
+
+    deleter = threading.Thread(target=delete)
+    deleter.start()
+    done = cli("transcribe", trained, phrases, "--follow", "--pause", "0.6")
+    deleter.join()
+    assert (done.code, done.out) == (1, "文1\n文2\n文3\n")
+    assert done.err == f"error: {phrases}: was deleted while it was heard\n"
 
 
 def test_live_json_tells_what_is_unfinished(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,29 @@ def test_it_goes_on_when_the_file_grows() -> None:
 def test_what_is_no_such_file(content: bytes, message: str) -> None:
     with pytest.raises(AudioError, match=f"a.wav: .*{message}"):
         heard(content)
+
+
+def test_a_device_ends() -> None:
+    message = "standard input: ends within its header"
+    with open(os.devnull, "rb", buffering=0) as nothing, pytest.raises(AudioError, match=message):
+        GrowingWav(nothing, "standard input")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [(lambda path: path.unlink(), "deleted"), (lambda path: os.truncate(path, 50), "cut")],
+)
+def test_a_file_that_is_lost_while_it_is_heard(
+    tmp_path: Path, harm: Callable[[Path], None], message: str
+) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(header(0) + SAMPLES.tobytes())
+    with path.open("rb", buffering=0) as file:
+        blocks = GrowingWav(file, "a.wav").blocks()
+        np.testing.assert_allclose(next(blocks), SAMPLES / 32768)
+        harm(path)
+        with pytest.raises(AudioError, match=rf"^a\.wav: was {message} while it was heard$"):
+            next(blocks)
 
 
 def test_values_that_are_not_numbers() -> None:
