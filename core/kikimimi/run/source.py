@@ -25,6 +25,11 @@ def source_digest(name: str) -> str | None:
     return _digest(tuple(sorted(packages)))
 
 
+def package_digest(module: str) -> str:
+    """Return the SHA-256 over the modules of the package that a module is in, however it is installed."""
+    return _digest((module.partition(".")[0],))
+
+
 @cache
 def _digest(packages: tuple[str, ...]) -> str:
     digest = hashlib.sha256()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -17,9 +17,11 @@ from kikimimi.files.cache import cache_folder
 from kikimimi.model.assembly import pretrained_encoder
 from kikimimi.model.speech_lm import SpeechLM
 from kikimimi.model.trainable import downstream_names, trained_names
-from kikimimi.recipe import Recipe, Stage
+from kikimimi.recipe import Chosen, Recipe, Stage
+from kikimimi.recipe.chosen import plugins_in
 from kikimimi.run.lock import plugin_lock
 from kikimimi.run.rank import global_rank, local_rank, say_once
+from kikimimi.run.source import package_digest
 
 
 def encode_ahead(
@@ -77,6 +79,8 @@ def encode_ahead(
         "lora": repr(recipe.encoder.lora),
         "dtype": recipe.encoder.dtype,
         "precision": recipe.trainer.precision,
+        # A version does not tell what someone is just writing: a front end, or an encoder of their own.
+        "code": {chosen.name: package_digest(chosen.component.__module__) for chosen in _encoders(recipe)},
     }
     if any(f"encoder.{name}" not in model.pretrained for name, _ in model.encoder.named_parameters()):
         identity["seed"] = recipe.seed  # some of its weights were drawn at random
@@ -101,6 +105,14 @@ def encode_ahead(
             "later epochs and runs"
         )
     return cache
+
+
+def _encoders(recipe: Recipe) -> Iterator[Chosen]:
+    """Yield the encoder, and those that it is made of."""
+    yield recipe.encoder
+    for _, _, inner in plugins_in(recipe.encoder.config):
+        if isinstance(inner, Chosen):
+            yield inner
 
 
 def _forecast_bytes(corpora: Sequence[Corpus], encoder: Encoder, bytes_per_value: int) -> int:

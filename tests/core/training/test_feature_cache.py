@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kikimimi.contracts.component import Encoder, Padded
 from kikimimi.data import features as feature_cache
@@ -23,6 +24,7 @@ from kikimimi.data.features import FeatureCache
 from kikimimi.errors import DamagedError, DataError
 from kikimimi.model.assembly import assemble
 from kikimimi.recipe import load_recipe
+from kikimimi.training.encoding import _forecast_bytes
 
 GROUP = 3
 
@@ -283,6 +285,14 @@ def test_kept_frames_are_those_of_the_clip_alone(corpus: Corpus, encoder: Encode
         torch.testing.assert_close(kept, alone.values[0], atol=1e-6, rtol=0)
         lengths.add(len(kept))
     assert len(lengths) > 1
+
+
+def test_the_forecast_is_what_the_files_hold(corpus: Corpus, encoder: Encoder, tmp_path: Path) -> None:
+    cache = FeatureCache([corpus], "0" * 64, tmp_path)
+    fill(cache, Counting(encoder), 0, 1)
+    held = sum(tensor.nbytes for path in cache.folder.iterdir() for tensor in load_file(path).values())
+    # Frames that a clip ends within are counted whole.
+    assert _forecast_bytes([corpus], encoder, 4) == pytest.approx(held, rel=0.03)
 
 
 def test_a_clip_that_a_record_does_not_have_is_named(

@@ -86,12 +86,17 @@ def test_frozen_parts_do_not_change(make_run: Make) -> None:
     assert changed == {"adapter"}
 
 
-def test_clips_are_encoded_once(make_run: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clips_are_encoded_once(
+    make_run: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     train(make_run("one"))
     assert "16 records" in capsys.readouterr().err
     train(make_run("two", "adapter.downsample=2"))
     assert "encoded" not in capsys.readouterr().err
     train(make_run("three", "encoder.pad=window"))
+    assert "16 records" in capsys.readouterr().err
+    monkeypatch.setattr("kikimimi.training.encoding.package_digest", lambda module: f"{module} as edited")
+    train(make_run("four"))
     assert "16 records" in capsys.readouterr().err
 
 
