@@ -337,8 +337,10 @@ def pareto_chart(points: Sequence[CostPoint], *, title: str, cost: str, unit: st
             ticks = [10.0**exponent for exponent in exponents]
             axes.xaxis.set_minor_locator(NullLocator())
         else:
-            ticks = _ticks(min(costs), max(costs), nbins=4)
-            axes.set_xlim(ticks[0], ticks[-1])
+            margin = (max(costs) - min(costs)) * 0.06 or max(costs) * 0.1
+            low, high = min(costs) - margin, max(costs) + margin
+            axes.set_xlim(low, high)
+            ticks = [tick for tick in _ticks(low, high, nbins=4) if low <= tick <= high]
         axes.set_xticks(ticks, labels=[format_step(float(f"{tick:.4g}")) for tick in ticks])
         axes.set_xlabel(cost)
         stairs = [step for point, after in _pairwise(front) for step in _stairs(point, after)]
@@ -353,8 +355,8 @@ def pareto_chart(points: Sequence[CostPoint], *, title: str, cost: str, unit: st
                 f"{said}, {cost} {format_step(float(f'{point.cost:.4g}'))}"
             )
         for point in front:
-            at = (point.cost, point.high)
-            axes.annotate(point.mark, at, xytext=(0, 4), textcoords="offset points", ha="center")
+            at = (point.cost, point.value)
+            axes.annotate(point.mark, at, xytext=(9, 4), textcoords="offset points", ha="center")
         svg = _svg(figure, f"{title}: {len(points)} points, {len(front)} on the front", words)
     on_front = "; ".join(f"{one.mark}: {one.name}" if one.mark else one.name for one in front)
     notes = (f"Stairs: nothing that costs less is better than these, from the cheapest: {on_front}.",)

@@ -10,6 +10,7 @@ from statistics import fmean
 from kikimimi.console.words import counted, duration, format_value, size
 from kikimimi.report.charts import (
     MOST_STYLES,
+    NAMES,
     STYLES,
     Chart,
     CostPoint,
@@ -27,6 +28,7 @@ from kikimimi.sweeps.sweep_tables import table_notes
 _MOST_ROWS = 20  # of a picture; more are in its table alone
 _ROOM = 190  # pixels for the names of settings
 _LONG = 160  # characters of a cause that is shown unfolded
+_LINES = "Lines: 95 % intervals over seeds and clips."
 _Dot = tuple[float, float, float]
 
 
@@ -91,7 +93,8 @@ def _facts(summary: SweepSummary) -> Iterator[Fact]:
         if evaluation.pairs:
             settled = sum(pair.settled for pair in evaluation.pairs)
             told = f"{settled} of {counted(len(evaluation.pairs), 'other')}"
-            yield Fact(label=f"{evaluation.name}: told from the best", value=told, note="Holm's correction")
+            note = "the rest is open; paired test, Holm's correction"
+            yield Fact(label=f"{evaluation.name}: shown to be worse", value=told, note=note)
     whole = sum(summary.states.values())
     others = [
         f"{count} {state}"
@@ -119,22 +122,28 @@ def _brief(setting: SettingSummary, summary: SweepSummary) -> str:
 
 def _overview(summary: SweepSummary) -> Iterator[Chart]:
     for evaluation in summary.evaluations:
-        there = [one for one in summary.settings if evaluation.name in one.scores][:_MOST_ROWS]
+        scored = [one for one in summary.settings if evaluation.name in one.scores]
+        there = scored[:_MOST_ROWS]
         if len(there) > 1:
+            names = [_brief(one, summary) for one in there]
             dots: list[_Dot | None] = [_dot(one, evaluation) for one in there]
             title = f"{evaluation.name}: {evaluation.label} by setting"
             drawn = dot_chart(
-                [_brief(one, summary) for one in there],
+                names,
                 {"mean": dots},
                 title=title,
                 unit=evaluation.unit,
-                room=_ROOM,
+                room=_room(names),
             )
             cut = len([one for one in summary.settings if evaluation.name in one.scores]) - len(there)
             notes = ["Lines: 95 % intervals over seeds and clips."] + [f"{cut} more in the table."] * (
                 cut > 0
             )
             yield replace(drawn, keys=(), notes=tuple(notes))
+
+
+def _room(names: Sequence[str]) -> int:
+    return min(_ROOM, max(NAMES, 10 * max(map(len, names)) + 9))
 
 
 def _dot(setting: SettingSummary, evaluation: EvaluationSummary) -> _Dot:
@@ -146,14 +155,15 @@ def _dot(setting: SettingSummary, evaluation: EvaluationSummary) -> _Dot:
 def _effects(evaluation: EvaluationSummary, summary: SweepSummary) -> Iterator[Chart]:
     for factor, effects in evaluation.effects.items():
         if len(effects) <= 2 * _MOST_ROWS:
+            names = [effect.levels[factor] for effect in effects]
             drawn = dot_chart(
-                [effect.levels[factor] for effect in effects],
+                names,
                 {"effect": [(one.value, one.low, one.high) for one in effects]},
                 title=f"{evaluation.name}: {evaluation.label} by {_last(factor)}",
                 unit=f"{evaluation.unit} beside the mean of all settings".strip(),
-                room=_ROOM,
+                room=_room(names),
             )
-            yield replace(drawn, keys=(), notes=("Lines: 95 % intervals over seeds and clips.",))
+            yield replace(drawn, keys=(), notes=(_LINES,))
 
 
 def _together(
