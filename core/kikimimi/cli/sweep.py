@@ -98,7 +98,7 @@ def sweep(
         name=name or asked.name,
         search=search.value if search else asked.search,
         runs=runs or asked.runs,
-        hours=hours or asked.hours,
+        hours=asked.hours if hours is None else hours,
     ).complete()
     if report:
         folder = SweepFolder.open(SweepFolder.place(out, asked))

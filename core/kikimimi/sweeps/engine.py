@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+_LAUNCHERS = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "TORCHELASTIC_", "RAY_")
+_RANKS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -76,4 +79,16 @@ def environment(threads: int) -> Mapping[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def clean_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what launchers set: a cluster that was started by srun has its ranks.
+
+    Of the cluster's own variables, which hold its token, the training needs none.
+    """
+    return {
+        name: value
+        for name, value in variables.items()
+        if not name.startswith(_LAUNCHERS) and name not in _RANKS
     }

@@ -17,11 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from kikimimi.sweeps.engine import Ended, Job
+from kikimimi.sweeps.engine import Ended, Job, clean_environment
 from kikimimi.sweeps.work import end_with_parent, work
 
-_LAUNCHERS = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "TORCHELASTIC_", "RAY_")
-_RANKS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _BETWEEN_LOOKS = 0.1
 _WRONG = 2
 
@@ -73,18 +71,6 @@ def ray_task(job: Job, folder: Path, environment: Mapping[str, str]) -> Ended:
     finally:
         signal.signal(signal.SIGINT, before)
     return Ended(name=job.name, code=code if code >= 0 else 128 - code, seconds=time.monotonic() - begun)
-
-
-def clean_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what launchers set: a cluster that was started by srun has its ranks.
-
-    Of the cluster's own variables, which hold its token, the training needs none.
-    """
-    return {
-        name: value
-        for name, value in variables.items()
-        if not name.startswith(_LAUNCHERS) and name not in _RANKS
-    }
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from kikimimi.console.terminal import say
 from kikimimi.files.writing import writing
 from kikimimi.run.folder import RunFolder
-from kikimimi.sweeps.engine import Job
+from kikimimi.sweeps.engine import Job, clean_environment
 
 COMMANDS = ("train", "evaluate")
 """Commands that a run is given to, one after the other."""
@@ -49,7 +49,9 @@ def work(job: Job, environment: Mapping[str, str], leader: Connection | None = N
     os.setsid()  # Ctrl-C is for the process that leads the sweep: it says when to stop
     if leader is not None:
         threading.Thread(target=_stop_after, args=(leader,), daemon=True).start()
-    os.environ.update(environment)
+    variables = {**clean_environment(os.environ), **environment}
+    os.environ.clear()
+    os.environ.update(variables)
     _print_into(job.log)
     code = 0
     for command in COMMANDS:

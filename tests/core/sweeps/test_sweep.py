@@ -128,6 +128,14 @@ def test_a_search_draws_learns_and_goes_on(recipe: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_a_run_of_two_processes_is_one_job(recipe: Path, tmp_path: Path) -> None:
+    changes = ["seed=0,1", "trainer.devices=2", "trainer.strategy=ddp", "stages.asr.batch.global=2"]
+    sweep = Sweep(name="two", recipe=recipe).changed(changes).complete()
+    folder, found = lead(sweep, tmp_path / "runs", slots=1)
+    assert found == {"finished": 2}, folder.log(folder.runs[0]).read_text()
+
+
+@pytest.mark.slow
 def test_many_runs_of_which_three_crash(recipe: Path, shards: Path, tmp_path: Path) -> None:
     broken, whole = damaged_copy(shards, tmp_path)
     file = tmp_path / "twenty.yaml"
