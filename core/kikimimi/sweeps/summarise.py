@@ -52,7 +52,7 @@ def summarise(folder: SweepFolder, results: Sequence[RunResult]) -> SweepSummary
     names = list(dict.fromkeys(name for result in results for name in result.scores))
     evaluations, scores = [], dict[str, dict[str, SettingScore]]()
     for name in names:
-        evaluation, of_settings = _evaluation(name, settings, folder.factors)
+        evaluation, of_settings = evaluate_settings(name, settings, folder.factors)
         evaluations.append(evaluation)
         for setting, score in of_settings.items():
             scores.setdefault(setting, {})[name] = score
@@ -116,10 +116,16 @@ def _setting(
     )
 
 
-def _evaluation(
+def evaluate_settings(
     name: str, settings: _Settings, factors: Mapping[str, Sequence[str]]
 ) -> tuple[EvaluationSummary, dict[str, SettingScore]]:
-    """Return an evaluation, and how each setting scores on it."""
+    """Return an evaluation, and how each setting scores on it.
+
+    Args:
+        name: Name of the evaluation, which at least one run was scored on.
+        settings: Runs of each setting.
+        factors: Labels of the levels of each factor.
+    """
     scored = {
         setting: {
             result.run.seed or result.run.name: result.scores[name]

@@ -260,7 +260,8 @@ def _differs(
     for option, values in summary.differs.items():
         held: dict[str, list[int]] = {}
         for setting, text in values.items():
-            held.setdefault(text, []).append(numbers[setting])
+            if text:  # a setting whose parts have no such option is not named
+                held.setdefault(text, []).append(numbers[setting])
         yield option, [(text, _ranges(sorted(of))) for text, of in held.items()]
 
 

@@ -169,6 +169,7 @@ def test_without_results_there_is_little_to_say() -> None:
 def test_many_settings_fit() -> None:
     page = render_sweep(made_summary(40, ("adapter", "size", "lr")))
     assert "20 more in the table." in page
+    assert "38 settings shown to be worse</summary>" in page
     assert "The best 8 of 40 settings." in page
     assert "The best 4; 36 more in the table." in page
     assert set(re.findall(r"line-\d", page.partition('id="curves"')[2])) == {f"line-{n}" for n in range(8)}

@@ -1,0 +1,174 @@
+"""The report of a sweep, and what differs between two, from run folders whose predictions are made up."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kikimimi.cli import main
+from kikimimi.evaluation.score import score
+from kikimimi.recipe import load_recipe
+from kikimimi.run.folder import RunFolder
+from kikimimi.sweeps.factor import SEED_OPTION, Factor, Level
+from kikimimi.sweeps.plan_of_runs import Sweep
+from kikimimi.sweeps.sweep_difference import find_sweep_difference
+from kikimimi.sweeps.sweep_folder import RunLine, SweepFolder
+from kikimimi.sweeps.sweep_report import write_sweep_report
+
+CLIPS = 40
+Answers = Callable[[int], str]
+
+
+def wrong_in(*wrong: int) -> Answers:
+    """Answer clips with ten right letters, those whose number ends so with five wrong ones."""
+    return lambda clip: "aaaaa" + ("bbbbb" if clip % 10 in wrong else "aaaaa")
+
+
+def write_run(folder: SweepFolder, run: Path, recipe_file: Path, changes: list[str], answer: Answers) -> None:
+    """Write the folder of a run as an evaluation leaves it."""
+    made = RunFolder.create(run, load_recipe(recipe_file, changes))
+    place = made.evaluation("held_out")
+    place.mkdir(parents=True)
+    said = [answer(clip) for clip in range(CLIPS)]
+    lines = [
+        {"key": f"clip {clip}", "reference": "a" * 10, "prediction": text, "seconds": 0.1}
+        for clip, text in enumerate(said)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in [{"identity": "made up"}, *lines])
+    (place / f"{made.recipe.name}.jsonl").write_text(text, encoding="utf-8")
+    found = score(
+        ["a" * 10] * CLIPS, said, metric="cer", normaliser=made.recipe.evaluate["held_out"].normaliser
+    )
+    (place / "scores.json").write_text(json.dumps({made.recipe.name: {**found.to_json(), "seconds": 4.0}}))
+    steps = [{"stage": "asr", "step": step, "validation_loss": 4.0 / step} for step in (1, 2)]
+    made.metrics.write_text("".join(json.dumps(line) + "\n" for line in steps), encoding="utf-8")
+
+
+MakeScored = Callable[..., SweepFolder]
+
+
+@pytest.fixture
+def make_scored(recipe_file: Path, tmp_path: Path) -> MakeScored:
+    """Make a sweep over hidden_dim with two seeds, from what each setting answers with each."""
+
+    def make(name: str, out: str = "runs", **answers: tuple[Answers, Answers]) -> SweepFolder:
+        sizes = tuple(Level(size[1:], (f"adapter.hidden_dim={size[1:]}",)) for size in answers)
+        seeds = tuple(Level(seed, (f"seed={seed}",)) for seed in "01")
+        factors = (Factor("adapter.hidden_dim", sizes), Factor(SEED_OPTION, seeds))
+        sweep = Sweep(name=name, recipe=recipe_file, factors=factors)
+        folder = SweepFolder.create(tmp_path / out, sweep)
+        lines = []
+        for size, both in answers.items():
+            for seed, answer in enumerate(both):
+                changes = [f"adapter.hidden_dim={size[1:]}", f"seed={seed}"]
+                run = f"{size}-{seed}"
+                write_run(folder, folder.out / run, recipe_file, changes, answer)
+                levels = {"adapter.hidden_dim": size[1:], SEED_OPTION: str(seed)}
+                lines.append(RunLine(name=run, digest="", levels=levels, changes=changes))
+        folder.write_runs(lines)
+        for run in folder.runs:
+            folder.add_event(run, "finished", seconds=30.0)
+        return folder
+
+    return make
+
+
+def rows_of(folder: SweepFolder) -> dict[str, dict[str, str]]:
+    with (folder.path / "results.csv").open(encoding="utf-8") as file:
+        return {row["run"]: row for row in csv.DictReader(file)}
+
+
+def test_a_setting_that_is_worse_on_most_clips_is_told_from_the_best(make_scored: MakeScored) -> None:
+    good, bad = (wrong_in(0), wrong_in(1)), (wrong_in(0, 1, 2, 3, 4, 5), wrong_in(1, 2, 3, 4, 5, 6))
+    folder = make_scored("told", s16=bad, s32=good)
+    page = write_sweep_report(folder).read_text(encoding="utf-8")
+    # 1 of 10 clips with half of its letters wrong: 5 %; 6 of 10: 30 %
+    assert [float(row["held_out CER"]) for row in rows_of(folder).values()] == pytest.approx([30, 30, 5, 5])
+    assert rows_of(folder)["s32-0"]["validation_loss"] == "2.0"
+    lines = (folder.path / "results.md").read_text(encoding="utf-8").splitlines()
+    assert lines[2].startswith("| 32 | **5.00** (")
+    assert lines[3].startswith("| 16 | 30.00 (")
+    assert "1 of 1 other" in page
+
+
+def test_settings_that_answer_alike_are_not_told_apart(make_scored: MakeScored) -> None:
+    folder = make_scored("alike", s16=(wrong_in(0), wrong_in(1)), s32=(wrong_in(0), wrong_in(2)))
+    page = write_sweep_report(folder).read_text(encoding="utf-8")
+    assert "0 of 1 other" in page
+    assert "**" not in (folder.path / "results.md").read_text(encoding="utf-8")
+    assert r"\textbf" not in (folder.path / "results.tex").read_text(encoding="utf-8")
+
+
+def test_whatever_runs_have_come_to_is_said(make_scored: MakeScored) -> None:
+    one = (wrong_in(0), wrong_in(1))
+    folder = make_scored("half", s16=one, s32=one, s64=one)
+    runs = {run.name: run for run in folder.runs}
+    (runs["s16-0"].path / "metrics.jsonl").write_text('{"stage": 1}\n{}\n', encoding="utf-8")
+    (runs["s16-1"].path / "evaluations/held_out/scores.json").write_text("{", encoding="utf-8")
+    folder.add_event(runs["s32-0"], "failed", cause="CUDA <out> of memory", code=1)
+    folder.add_event(runs["s32-1"], "running")
+    for path in sorted(runs["s64-1"].path.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    page = write_sweep_report(folder).read_text(encoding="utf-8")
+    rows = rows_of(folder)
+    assert rows["s64-0"]["held_out CER"] == "5.0"
+    assert [rows[name]["held_out CER"] for name in ("s16-1", "s32-0", "s32-1", "s64-1")] == [""] * 4
+    assert "s16-0: " in page.partition('id="unread"')[2]
+    assert "s16-1: " in page.partition('id="unread"')[2]
+    assert "CUDA &lt;out&gt; of memory" in page
+    assert "1 run is being trained" in page
+
+
+def test_sweeps_differ_in_factors_settings_and_scores(make_scored: MakeScored) -> None:
+    good, bad = (wrong_in(0), wrong_in(1)), (wrong_in(0, 1, 2, 3, 4, 5), wrong_in(1, 2, 3, 4, 5, 6))
+    one = make_scored("first", out="a", s16=bad, s32=good)
+    other = make_scored("second", out="b", s16=good, s64=good)
+    found = find_sweep_difference(one, other)
+    assert {name: [item.item for item in items] for name, items in found.items.items()} == {
+        "factors": ["adapter.hidden_dim"],
+        "settings": ["hidden_dim=32", "hidden_dim=64"],
+    }
+    (pair,) = found.scores
+    assert (pair.setting, pair.one, pair.other) == ("hidden_dim=16", pytest.approx(30), pytest.approx(5))
+    assert pair.pair is not None
+    assert (pair.pair.difference, pair.pair.settled) == (pytest.approx(-25), True)
+    assert pair.pair.low <= -25 <= pair.pair.high < 0
+    back = find_sweep_difference(other, one).scores[0].pair
+    assert back is not None
+    assert back.difference == pytest.approx(25)
+    assert back.low > 0
+
+
+def test_runs_that_both_sweeps_have_are_not_compared(make_scored: MakeScored) -> None:
+    one = make_scored("first", s16=(wrong_in(0), wrong_in(1)))
+    found = find_sweep_difference(one, one)
+    assert dict(found.items) == {}
+    assert [(pair.pair, pair.notes) for pair in found.scores] == [(None, ["the same runs"])]
+
+
+def run_diff(monkeypatch: pytest.MonkeyPatch, *paths: Path | str) -> int:
+    monkeypatch.setattr("sys.argv", ["kikimimi", "diff", *map(str, paths)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return int(exit_.value.code or 0)
+
+
+def test_the_command_prints_it(
+    make_scored: MakeScored, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = make_scored("first", out="a", s16=(wrong_in(0, 1, 2, 3, 4, 5), wrong_in(1, 2, 3, 4, 5, 6)))
+    other = make_scored("second", out="b", s16=(wrong_in(0), wrong_in(1)))
+    assert run_diff(monkeypatch, one.path, other.path) == 0
+    said = capsys.readouterr().out
+    assert "vary the same\n" in said
+    assert "  hidden_dim=16, held_out: 30.00 -> 5.00 %; -25.00 (" in said
+    assert said.rstrip().endswith(": differs")
+    assert run_diff(monkeypatch, one.path, other.path, "--json") == 0
+    (pair,) = json.loads(capsys.readouterr().out)["scores"]
+    assert (pair["setting"], pair["pair"]["difference"]) == ("hidden_dim=16", pytest.approx(-25))
+    assert run_diff(monkeypatch, one.path, one.runs[0].path) == 2
+    assert "a sweep is compared with a sweep" in capsys.readouterr().err
