@@ -104,7 +104,7 @@ def test_seeds_that_are_needed_by_hand() -> None:
     assert "one seed" in seeds_needed(setting(1.0), other, 1)
     clips = [np.random.default_rng(side).normal(mean, 3, DRAWS) for side, mean in ((0, 2), (1, 5))]
     noisy = [draw_setting(values, of, 0) for values, of in zip(((1.0, 3.0), (4.0, 6.0)), clips, strict=True)]
-    assert "more clips" in seeds_needed(*noisy, 1)
+    assert "more clips" in seeds_needed(noisy[0], noisy[1], 1)
     assert "equal" in seeds_needed(one, setting(2.0, 2.0), 1)
 
 

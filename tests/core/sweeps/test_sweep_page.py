@@ -19,7 +19,7 @@ from kikimimi.sweeps.sweep_page import sweep_page
 from kikimimi.sweeps.sweep_tables import settings_latex, settings_markdown
 
 
-def made_setting(number: int, names: tuple[str, ...], **beside: object) -> SettingSummary:
+def made_setting(number: int, names: tuple[str, ...]) -> SettingSummary:
     levels = {name: f"{name[0]}{number // 2**place % 2}" for place, name in enumerate(names)}
     value = 20.0 + number
     score = SettingScore(
@@ -30,7 +30,7 @@ def made_setting(number: int, names: tuple[str, ...], **beside: object) -> Setti
         best=number < 2,
         parts={"length": {"0 to 2 s": value + 5, "2 to 5 s": value - 5}},
     )
-    made = SettingSummary(
+    return SettingSummary(
         name=", ".join(f"{name}={label}" for name, label in levels.items()) + f" #{number}",
         levels=levels,
         scores={"held_out": score},
@@ -42,7 +42,6 @@ def made_setting(number: int, names: tuple[str, ...], **beside: object) -> Setti
         memory=2.5e9,
         curves={seed: [(step, value / step) for step in (1, 2, 3)] for seed in "01"},
     )
-    return replace(made, **beside)
 
 
 def made_summary(count: int = 4, names: tuple[str, ...] = ("adapter", "stages.a&b.size")) -> SweepSummary:

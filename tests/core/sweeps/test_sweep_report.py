@@ -133,9 +133,11 @@ def test_sweeps_differ_in_factors_settings_and_scores(make_scored: MakeScored) -
         "settings": ["hidden_dim=32", "hidden_dim=64"],
     }
     (pair,) = found.scores
-    assert (pair.setting, pair.one, pair.other) == ("hidden_dim=16", pytest.approx(30), pytest.approx(5))
+    assert pair.setting == "hidden_dim=16"
+    assert [pair.one, pair.other] == pytest.approx([30, 5])
     assert pair.pair is not None
-    assert (pair.pair.difference, pair.pair.settled) == (pytest.approx(-25), True)
+    assert pair.pair.difference == pytest.approx(-25)
+    assert pair.pair.settled
     assert pair.pair.low <= -25 <= pair.pair.high < 0
     back = find_sweep_difference(other, one).scores[0].pair
     assert back is not None
