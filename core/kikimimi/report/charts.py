@@ -359,7 +359,7 @@ def pareto_chart(points: Sequence[CostPoint], *, title: str, cost: str, unit: st
             axes.annotate(point.mark, at, xytext=(9, 4), textcoords="offset points", ha="center")
         svg = _svg(figure, f"{title}: {len(points)} points, {len(front)} on the front", words)
     on_front = "; ".join(f"{one.mark}: {one.name}" if one.mark else one.name for one in front)
-    notes = (f"Stairs: nothing that costs less is better than these, from the cheapest: {on_front}.",)
+    notes = (f"Nothing that costs as little is as good as, from the cheapest: {on_front}.",)
     return Chart(f"{title} (log scale of the cost)" if log else title, svg, notes=notes)
 
 

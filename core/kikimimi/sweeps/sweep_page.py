@@ -63,8 +63,11 @@ def sweep_page(summary: SweepSummary, created: datetime, tables: Mapping[str, st
         differs=list(_differs(summary, numbers)),
         ended=ended,
         going=[
-            counted(summary.states.get(state, 0), f"run {word}", f"runs {word}")
-            for state, word in (("running", "is being trained"), ("waiting", "waiting"))
+            counted(summary.states.get(state, 0), f"run {one}", f"runs {several}")
+            for state, one, several in (
+                ("running", "is being trained", "are being trained"),
+                ("waiting", "waits", "wait"),
+            )
             if summary.states.get(state)
         ],
         tables=tables if scored else {},

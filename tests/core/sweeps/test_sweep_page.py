@@ -162,7 +162,15 @@ def test_without_results_there_is_little_to_say() -> None:
     )
     page = render_sweep(summary)
     assert sections(page) == ["failed", "reproduce"]
-    assert "3 runs waiting" in page
+    assert "3 runs wait." in page
+
+
+def test_settings_without_results_stand_in_the_table_too() -> None:
+    summary = made_summary()
+    waiting = replace(summary.settings[3], scores={}, finished=0)
+    page = render_sweep(replace(summary, settings=[*summary.settings[:3], waiting]))
+    assert "0&nbsp;of&nbsp;2" in page
+    assert page.count('<td class="number muted">') == 4
 
 
 def test_many_settings_fit() -> None:

@@ -70,8 +70,8 @@ def make_scored(recipe_file: Path, tmp_path: Path) -> MakeScored:
                 levels = {"adapter.hidden_dim": size[1:], SEED_OPTION: str(seed)}
                 lines.append(RunLine(name=run, digest="", levels=levels, changes=changes))
         folder.write_runs(lines)
-        for run in folder.runs:
-            folder.add_event(run, "finished", seconds=30.0)
+        for trained in folder.runs:
+            folder.add_event(trained, "finished", seconds=30.0)
         return folder
 
     return make
