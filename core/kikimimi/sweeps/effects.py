@@ -91,7 +91,7 @@ def _solve(blocks: Sequence[_Column]) -> list[_Column] | None:
     design = np.concatenate([np.ones((len(blocks[0]), 1)), *blocks], axis=1)
     if np.linalg.matrix_rank(design) < design.shape[1]:
         return None
-    inverse = np.linalg.pinv(design)
+    inverse: _Column = np.linalg.pinv(design).astype(np.float64)
     ends = np.cumsum([1, *(block.shape[1] for block in blocks)])
     return [inverse[begin:end] for begin, end in itertools.pairwise(ends)]
 

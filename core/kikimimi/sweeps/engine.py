@@ -58,15 +58,19 @@ class RunEngine(Protocol):
 
     def start(self, job: Job) -> None:
         """Start a job; there is a free slot."""
+        ...
 
     def wait(self, seconds: float) -> list[Ended]:
         """Wait until a job has ended, or so long [s]; return those that have."""
+        ...
 
     def stop(self, name: str) -> None:
         """Have a job stop and keep what it has done; it ends as any other."""
+        ...
 
     def close(self) -> None:
         """Stop all that runs, and give back what is held."""
+        ...
 
 
 def environment(threads: int) -> Mapping[str, str]:

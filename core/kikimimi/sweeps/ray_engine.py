@@ -232,7 +232,7 @@ def _connected(address: str | None) -> Iterator[Any]:
     try:
         with ExitStack() as held:
             try:
-                import ray
+                import ray  # pyright: ignore[reportMissingImports]
             except ImportError as error:
                 raise MissingExtraError("--engine ray", "ray", "ray") from error
             if ray.is_initialized():

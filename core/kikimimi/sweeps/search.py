@@ -203,7 +203,7 @@ class Searcher(RunSource):
 
     def _values(self, run: SweepRun) -> dict[str, Any]:
         """Return what was drawn for a run: of a range its change holds all digits, which the label lacks."""
-        written = dict(change.partition("=")[::2] for change in run.changes)
+        written = {change.partition("=")[0]: change.partition("=")[2] for change in run.changes}
         found: dict[str, Any] = {}
         for name, label in run.levels.items():
             factor = self._ranges.get(name)

@@ -14,16 +14,20 @@ class RunSource(Protocol):
 
     def next_run(self) -> SweepRun | None:
         """Return the run that is trained next; None where there is none, or none before another has ended."""
+        ...
 
     def is_hopeless(self, run: SweepRun) -> str:
         """Return why a run that trains is to be stopped, by what it has reached; empty where it goes on."""
+        ...
 
     def ended(self, run: SweepRun) -> None:
         """Take note that a run has ended, however it did."""
+        ...
 
     @property
     def left(self) -> int:
         """How many runs it still gives, at most."""
+        ...
 
 
 class Listed(RunSource):

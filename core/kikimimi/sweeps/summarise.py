@@ -178,6 +178,8 @@ def evaluate_settings(
     scores = {}
     for setting, one in drawn.items():
         low, high = one.interval or (None, None)
+        if low is not None and kind.unit == "%":
+            low = max(low, 0.0)  # seeds are drawn without knowing that shares end there
         scores[setting] = SettingScore(
             value=one.value,
             low=low,

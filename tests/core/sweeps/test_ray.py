@@ -17,10 +17,10 @@ import pytest
 from kikimimi.console.signals import Stopped
 from kikimimi.errors import MissingExtraError, RequestError
 from kikimimi.run.folder import RunFolder
-from kikimimi.sweeps.engine import Ended, Job
+from kikimimi.sweeps.engine import Ended, Job, clean_environment
 from kikimimi.sweeps.failure import failure_cause
 from kikimimi.sweeps.ray_engine import RayEngine
-from kikimimi.sweeps.ray_task import clean_environment, ray_task
+from kikimimi.sweeps.ray_task import ray_task
 from kikimimi.sweeps.sweep_folder import SweepFolder, is_finished
 
 MakeSweep = Callable[..., SweepFolder]
