@@ -10,17 +10,15 @@ from statistics import fmean
 from kikimimi.console.words import counted, duration, format_value, size
 from kikimimi.report.charts import (
     MOST_STYLES,
-    NAMES,
     STYLES,
     Chart,
-    CostPoint,
     Curve,
     dot_chart,
-    format_step,
     panel_chart,
-    pareto_chart,
 )
+from kikimimi.report.drawing import NAMES, format_step
 from kikimimi.report.page import fill_page
+from kikimimi.report.pareto import CostPoint, pareto_chart
 from kikimimi.report.report import Fact
 from kikimimi.sweeps.summary import Effect, EvaluationSummary, SettingSummary, SweepSummary
 from kikimimi.sweeps.sweep_tables import table_notes

@@ -18,15 +18,6 @@ from PIL import Image
 from kikimimi.inspect.distribution import distribution
 from kikimimi.report import charts
 from kikimimi.report.charts import (
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    NAMES,
-    RIGHT,
-    ROW,
-    TOP,
-    WIDTH,
-    CostPoint,
     Curve,
     bar,
     dot_chart,
@@ -34,9 +25,9 @@ from kikimimi.report.charts import (
     histogram,
     line_chart,
     panel_chart,
-    pareto_chart,
-    pareto_front,
 )
+from kikimimi.report.drawing import BOTTOM, HEIGHT, LEFT, NAMES, RIGHT, ROW, TOP, WIDTH
+from kikimimi.report.pareto import CostPoint, pareto_chart, pareto_front
 
 Points = list[tuple[float, float]]
 PLOT = HEIGHT - TOP - BOTTOM
