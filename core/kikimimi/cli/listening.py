@@ -41,6 +41,7 @@ def listen(
     source: LiveSource,
     *,
     language: str | None,
+    context: str | None,
     pause: float | None,
     as_json: bool,
 ) -> None:
@@ -52,6 +53,7 @@ def listen(
         transcriber: The model.
         source: What it hears.
         language: Language code, or None for the task's own.
+        context: Words that help to hear it.
         pause: Shortest silence that ends a segment [s]; None is the usual one.
         as_json: Whether a JSON object is printed for each text, also the unfinished ones.
 
@@ -64,7 +66,7 @@ def listen(
 
     shows_unfinished = as_json or sys.stderr.isatty()
     stream = StreamTranscriber(
-        lambda clip: transcriber.transcribe([clip], language)[0],
+        lambda clip: transcriber.transcribe([clip], language, context)[0],
         sample_rate=transcriber.sample_rate,
         max_seconds=transcriber.max_seconds,
         pause=STREAM_PAUSE if pause is None else pause,

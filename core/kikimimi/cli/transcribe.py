@@ -28,6 +28,12 @@ def transcribe(
     language: Annotated[
         str | None, typer.Option(help="Language code such as ja; default: the task's own.")
     ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Words that help to hear, such as names: for runs whose task has the option context."
+        ),
+    ] = None,
     form: Annotated[
         Literal["text", "json", "verbose_json", "srt", "vtt"],
         typer.Option(
@@ -109,6 +115,9 @@ def transcribe(
     targets = {} if out is None else _targets(files, out, form)
     folder = RunFolder.open(run)
     folder.newest_weights()
+    from kikimimi.inference.fixed_tasks import fixed_question, fixed_task
+
+    fixed_question(fixed_task(folder), language, prompt)
     for target in targets.values():
         check_target(target)
     from kikimimi.inference.recording import SUBTITLE_PAUSE
@@ -117,7 +126,9 @@ def transcribe(
     if follow or microphone:
         with opened_source(files[0] if follow else None, idle) as source:
             transcriber = Transcriber(folder)
-            listen(transcriber, source, language=language, pause=pause, as_json=form == "json")
+            listen(
+                transcriber, source, language=language, context=prompt, pause=pause, as_json=form == "json"
+            )
         return
     transcriber = Transcriber(folder)
     if pause is None and form in _SUBTITLES and cut != "quietest":
@@ -126,7 +137,9 @@ def transcribe(
     failures = 0
     for file in files:
         try:
-            heard = transcriber.transcribe_file(file, language, cut=cut, pause=pause, words=words)
+            heard = transcriber.transcribe_file(
+                file, language, cut=cut, pause=pause, words=words, context=prompt
+            )
         except DataError as error:
             where = "" if str(error).startswith(f"{file}: ") else f"{file}: "
             say(f"error: {where}{error}", error=True)
@@ -153,6 +166,8 @@ def _check_there(files: Sequence[Path]) -> None:
 
     problems = defaultdict(list)
     for file in files:
+        if file == PIPE and not file.exists():
+            raise RequestError("-: the standard input is heard with --follow")
         if problem := no_file(file):
             problems[problem.removeprefix("is ")].append(str(file))
     if problems:

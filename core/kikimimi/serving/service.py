@@ -14,7 +14,7 @@ from kikimimi.contracts.task import Task
 from kikimimi.inference.alignment import times_words, word_times
 from kikimimi.inference.cutting import CutPiece
 from kikimimi.inference.engine import Prompt
-from kikimimi.inference.fixed_tasks import fixed_tasks
+from kikimimi.inference.fixed_tasks import HEARS_LANGUAGE, fixed_tasks, hears_language
 from kikimimi.inference.live import LiveEngine
 from kikimimi.inference.load import open_engine
 from kikimimi.inference.recording import SUBTITLE_PAUSE, Cut, cut_recording
@@ -27,7 +27,6 @@ from kikimimi.serving.metrics import Metrics
 from kikimimi.serving.refusal import RefusalError
 
 ENGLISH = "en"
-_UNHEARD = "zz"  # no language has this code
 _WARM_SECONDS = 1.0
 
 
@@ -119,10 +118,10 @@ class Service:
         )
         if language is None:
             return _question(task, None, prompt)
-        if _takes(task, _UNHEARD):
+        if hears_language(task):
             raise RefusalError(
                 400,
-                "language: this model hears the language by itself, and cannot be told: leave it out",
+                f"language: {HEARS_LANGUAGE}",
                 param="language",
                 code="unsupported_parameter",
             )
@@ -209,11 +208,3 @@ def _question(task: Task, language: str | None, prompt: str | None) -> Conversat
             param="prompt",
             code="unsupported_parameter",
         ) from error
-
-
-def _takes(task: Task, language: str) -> bool:
-    try:
-        task.question(language)
-    except ValueError:
-        return False
-    return True

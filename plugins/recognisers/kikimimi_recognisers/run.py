@@ -33,4 +33,5 @@ class RunRecogniser(Recogniser):
 
     def transcribe(self, clips: Sequence[NDArray[np.float32]], language: str | None) -> list[Answer]:
         """Transcribe clips of (S,) mono float32 at `sample_rate`."""
-        return self._transcriber.transcribe(clips, language)
+        told = None if self._transcriber.hears_language else language
+        return self._transcriber.transcribe(clips, told)

@@ -10,13 +10,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from kikimimi.inference.engine import Engine, Prompt
 from kikimimi.inference.transcriber import Transcriber
 
 Cli = Callable[..., Any]
@@ -29,7 +30,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Lengths of the clips [samples] that reach the model, which says how many it has heard so far."""
     lengths: list[int] = []
 
-    def transcribe(self: Transcriber, clips: list[Any], language: str | None = None) -> list[str]:
+    def transcribe(self: Transcriber, clips: list[Any], *_: Any) -> list[str]:
         lengths.extend(len(clip) for clip in clips)
         return [f"文{len(lengths)}" for _ in clips]
 
@@ -273,6 +274,72 @@ def test_language(cli: Cli, trained: Path, write: Write, tone: Tone) -> None:
     done = cli("transcribe", trained, file, "--language", "xx")
     assert done.code == 2
     assert "language: task 'asr' has no prompts in 'xx', only in en, ja" in done.err
+
+
+@pytest.fixture
+def with_task(trained: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Copy the trained run, and let its task be another."""
+
+    def with_task(task: str) -> Path:
+        copy = tmp_path / "run"
+        shutil.copytree(trained, copy)
+        recipe = copy / "recipe.yaml"
+        asr = re.compile(r"^( +)task:\n(?:\1 +.*\n)+", re.MULTILINE)
+        changed, count = asr.subn(rf"\1task: {task}\n", recipe.read_text(encoding="utf-8"))
+        assert count >= 2
+        recipe.write_text(changed, encoding="utf-8")
+        (copy / "lock.json").unlink()  # which would say that it was changed
+        return copy
+
+    return with_task
+
+
+@pytest.mark.parametrize("live", [[], ["--follow"]])
+def test_a_run_that_is_asked_nothing_cannot_be_told_the_language(
+    cli: Cli, with_task: Callable[[str], Path], write: Write, tone: Tone, heard: list[int], live: list[str]
+) -> None:
+    """Not even where live sound asks nothing before its first segment ends."""
+    run, file = with_task("transcribe"), write("a.wav", tone(0.5))
+    done = cli("transcribe", run, file, "--language", "ja", *live)
+    message = "language: this model hears the language by itself, and cannot be told: leave it out"
+    assert (done.code, done.out, done.err) == (2, "", f"error: {message}\n")
+    assert heard == []
+    assert cli("transcribe", run, file).code == 0
+
+
+def test_words_that_help_to_hear(
+    cli: Cli,
+    trained: Path,
+    with_task: Callable[[str], Path],
+    write: Write,
+    tone: Tone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each piece is asked with them; a run whose task takes none refuses them."""
+    asked: list[str] = []
+    answer = Engine.answer
+
+    def noted(self: Engine, prompts: Sequence[Prompt], *given: Any) -> Any:
+        asked.extend(str(prompt.conversation) for prompt in prompts)
+        return answer(self, prompts, *given)
+
+    monkeypatch.setattr(Engine, "answer", noted)
+    file = write("a.wav", tone(2.5))
+    done = cli("transcribe", trained, file, "--prompt", "岩木山")
+    message = "prompt: this model was not trained on words that help to hear (option 'context' of a task)"
+    assert (done.code, done.out, done.err) == (2, "", f"error: {message}: leave it out\n")
+    assert asked == []
+    run = with_task("{name: asr, context: names}")
+    for words in ([], ["--prompt", " "], ["--prompt", "岩木山"]):
+        assert cli("transcribe", run, file, "--cut", "quietest", *words).code == 0
+    assert len(asked) == 6
+    assert ["岩木山" in question for question in asked] == [False] * 4 + [True] * 2
+
+
+def test_the_standard_input_is_heard_with_follow(cli: Cli, trained: Path) -> None:
+    done = cli("transcribe", trained, "-")
+    message = "-: the standard input is heard with --follow"
+    assert (done.code, done.out, done.err) == (2, "", f"error: {message}\n")
 
 
 def test_a_clip_that_the_context_cannot_hold(

@@ -122,3 +122,16 @@ def test_pieces_of_a_long_file_share_little_memory(
     found = transcriber.transcribe_file(tmp_path / "long.wav", cut="quietest")
     assert sum(asked) == len(found.segments) >= 5
     assert max(asked) == 2
+
+
+def test_a_language_that_changes_nothing_is_refused_but_a_records_is_no_fault(run: RunFolder) -> None:
+    """A run that compares itself with this one says of each clip what it knows, whoever can use it."""
+    (evaluation,) = run.recipe.evaluate.values()
+    silent = {"held_out": replace(evaluation, task=Chosen.of("task", "transcribe"))}
+    transcriber = Transcriber(RunFolder(run.path, replace(run.recipe, evaluate=silent)))
+    with pytest.raises(RequestError, match="language: this model hears the language by itself"):
+        transcriber.transcribe([noise(4000)], "ja")
+    component = registry.load("recogniser", "run")
+    recogniser = component(component.Config(folder=str(run.path)))
+    recogniser._transcriber = transcriber
+    assert recogniser.transcribe([noise(4000)], "ja") == transcriber.transcribe([noise(4000)])
