@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kikimimi.console.terminal import json_text
-from kikimimi.console.words import listing, nearest
+from kikimimi.console.terminal import json_text, shortened
+from kikimimi.console.words import counted, listing, nearest
 from kikimimi.errors import RequestError
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.sweeps.factor import SEED_OPTION, DrawnRange, Factor, Level, read_change, written_value
@@ -82,10 +82,28 @@ class Sweep:
             raise RequestError(
                 f"{ranges[0]} is a range, from which a search draws: add --search random or --search tpe"
             )
+        if self.search == "grid" and self.runs is not None:
+            raise RequestError(
+                f"a budget of {counted(self.runs, 'setting')} is that of a search, and a grid trains all of "
+                "its settings: add --search random or --search tpe, or leave the budget out"
+            )
         if self.search != "grid" and self.runs is None:
             raise RequestError(f"--search {self.search} needs a budget: how many settings it tries (--runs)")
+        self._check_name()
+        self._check_excluded()
+
+    def _check_name(self) -> None:
+        if self.name and (not self.name.isprintable() or self.name in (".", "..") or "/" in self.name):
+            raise RequestError(
+                f"{shortened(self.name, 80)!r} cannot be the name of a sweep: it is that of one folder, "
+                "without '/' and control characters, and not '.' or '..'"
+            )
+
+    def _check_excluded(self) -> None:
         names = [one.name for one in self.factors]
         for number, excluded in enumerate(self.exclude):
+            if not excluded:
+                raise RequestError(f"exclude[{number}]: it names no factor, and would leave out everything")
             for name, wanted in excluded.items():
                 factor = next((one for one in self.factors if one.name == name), None)
                 if not isinstance(factor, Factor):
@@ -100,6 +118,8 @@ class Sweep:
                             f"exclude[{number}].{name}: there is no level {written_value(label)}. "
                             f"Levels: {listing(labels)}"
                         )
+        if self.exclude and next(self.grid(), None) is None:
+            raise RequestError("exclude: it leaves out every combination")
 
     def _made_name(self) -> str:
         """Return a name for a sweep that has none: its recipe's, its factors', and a hash of what it is."""

@@ -112,6 +112,8 @@ def read_sweep(path: Path, changes: Sequence[str] = ()) -> Sweep:
         hours=held.budget.hours,
         compare=tuple(held.compare),
     )
+    if both := [one.name for one in found.factors if one.name in held.changes]:
+        raise RequestError(f"changes.{both[0]}: it is given as a factor and as one value")
     return found.changed(changes)
 
 

@@ -10,9 +10,10 @@ report.html               the table that comes of it; results.csv, results.md an
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NotRequired
@@ -146,16 +147,21 @@ class SweepFolder:
         """Open the folder of a sweep.
 
         Raises:
-            RunError: It is none.
+            RunError: It is none, or it was taken away from its run folders.
             DamagedError: What it holds is damaged.
         """
         cls.require(path)
+        if Path(os.path.abspath(path)).parent.name != FOLDERS:
+            raise RunError(
+                f"{path} was taken away from its run folders: a sweep lies in RUNS/{FOLDERS}/NAME, and they "
+                "lie in RUNS. Move it back"
+            )
         held = read_json(path / _FILE, dict[str, Any], limit=64 * MEBIBYTE, remedy=_AGAIN)
         try:
             sweep = Sweep.from_json(held)
         except (KeyError, TypeError, AttributeError) as error:
             raise damaged(path / _FILE, f"is not the plan of a sweep ({error!r})", _AGAIN) from error
-        folder = cls(path, sweep)
+        folder = cls(path, replace(sweep, name=Path(os.path.abspath(path)).name))  # it may be renamed
         folder._read_runs()
         return folder
 
@@ -186,7 +192,7 @@ class SweepFolder:
     @property
     def out(self) -> Path:
         """Where its run folders lie."""
-        return self.path.parent.parent
+        return Path(os.path.normpath(self.path / ".." / ".."))
 
     @property
     def factors(self) -> dict[str, list[str]]:

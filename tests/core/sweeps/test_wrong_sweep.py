@@ -1,0 +1,74 @@
+"""What people get wrong with sweeps: names, budgets, what is left out, and folders that were moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kikimimi.errors import RequestError, RunError
+from kikimimi.sweeps.plan_of_runs import Sweep
+from kikimimi.sweeps.sweep_file import read_sweep
+from kikimimi.sweeps.sweep_folder import SweepFolder
+
+ADAPTERS = "recipe: small.yaml\nfactors: {adapter: [mlp, conv]}\n"
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/b", "..", ".", "a\nb", "\x1b[31m"])
+def test_a_name_is_that_of_one_folder(name: str) -> None:
+    sweep = Sweep(name=name, recipe=Path("small.yaml")).changed(["seed=0,1"])
+    with pytest.raises(RequestError, match="cannot be the name of a sweep"):
+        sweep.complete()
+
+
+@pytest.mark.parametrize("name", ["x", "日本 語", "...", "a'b\"c", "-x"])
+def test_any_other_name_is_one(name: str) -> None:
+    assert Sweep(name=name, recipe=Path("small.yaml")).changed(["seed=0,1"]).complete().name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("exclude: [{}]", "exclude[0]: it names no factor"),
+        ("exclude: [{adapter: [mlp, conv]}]", "exclude: it leaves out every combination"),
+        ("exclude: [{adapter: mlp}, {adapter: conv}]", "exclude: it leaves out every combination"),
+        ("budget: {runs: 3}", "a budget of 3 settings is that of a search"),
+        ("changes: {adapter: mlp}", "changes.adapter: it is given as a factor and as one value"),
+    ],
+)
+def test_files_of_which_nothing_or_something_else_would_come(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(ADAPTERS + text, encoding="utf-8")
+    with pytest.raises(RequestError) as found:
+        read_sweep(path).complete()
+    assert str(found.value).startswith(said)
+
+
+def test_the_command_line_still_fixes_a_factor_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "fine.yaml"
+    path.write_text(ADAPTERS + "seeds: [0, 1]", encoding="utf-8")
+    sweep = read_sweep(path, ["adapter=conv"]).complete()
+    assert [factor.name for factor in sweep.factors] == ["seed"]
+    assert sweep.changes == ("adapter=conv",)
+
+
+def test_a_folder_is_found_from_inside_and_by_its_new_name(
+    make_sweep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_sweep(a=[])
+    for folder, path in ((made.path, "."), (made.path.parent, made.path.name), (made.out, made.path)):
+        monkeypatch.chdir(folder)
+        found = SweepFolder.open(Path(path))
+        assert found.sweep.name == "small sweep"
+        assert found.out.resolve() == made.out.resolve()
+        assert found.runs[0].path.resolve() == (made.out / "a").resolve()
+    renamed = made.path.rename(made.path.with_name("renamed"))
+    found = SweepFolder.open(renamed)
+    assert SweepFolder.place(found.out, found.sweep) == renamed
+
+
+def test_a_folder_that_was_taken_away_from_its_runs(make_sweep: Any, tmp_path: Path) -> None:
+    away = make_sweep(a=[]).path.rename(tmp_path / "away")
+    with pytest.raises(RunError, match="taken away from its run folders"):
+        SweepFolder.open(away)
