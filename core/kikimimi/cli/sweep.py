@@ -130,6 +130,7 @@ def sweep(
 
 def _asked(source: Path, changes: list[str], out: Path) -> tuple[Sweep, Path]:
     """Return what is asked for, and where run folders lie."""
+    from kikimimi.recipe import load_recipe
     from kikimimi.sweeps.plan_of_runs import Sweep
     from kikimimi.sweeps.sweep_file import find_sweep, read_sweep
     from kikimimi.sweeps.sweep_folder import SweepFolder
@@ -139,6 +140,8 @@ def _asked(source: Path, changes: list[str], out: Path) -> tuple[Sweep, Path]:
         return folder.sweep.changed(changes), folder.out
     if (file := find_sweep(source)) is not None:
         return read_sweep(file, changes), out
+    if not changes:
+        load_recipe(source)  # that there is none is said before that nothing is varied
     return Sweep(name="", recipe=source).changed(changes), out
 
 

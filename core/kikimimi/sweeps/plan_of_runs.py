@@ -7,7 +7,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from kikimimi.console.terminal import json_text, shortened
 from kikimimi.console.words import counted, listing, nearest
@@ -17,6 +19,37 @@ from kikimimi.sweeps.factor import SEED_OPTION, DrawnRange, Factor, Level, read_
 
 Levels = Mapping[str, Level]
 """A level of each factor, by the factor's name; the seed's is among them where it is one."""
+
+
+class HeldFactor(TypedDict):
+    """A factor as JSON holds it: what each level changes, by its label."""
+
+    name: str
+    levels: dict[str, list[str]]
+
+
+class HeldRange(TypedDict):
+    """A range as JSON holds it, see `DrawnRange`."""
+
+    name: str
+    low: int | float
+    high: int | float
+    log: bool
+    whole: bool
+
+
+class HeldSweep(TypedDict):
+    """A sweep as JSON holds it, see `Sweep`."""
+
+    name: str
+    recipe: str
+    changes: list[str]
+    factors: list[HeldFactor | HeldRange]
+    exclude: list[dict[str, Any]]
+    search: Literal["grid", "random", "tpe"]
+    runs: int | None
+    hours: float | None
+    compare: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +184,7 @@ class Sweep:
         }
 
     @classmethod
-    def from_json(cls, held: Mapping[str, Any]) -> Sweep:
+    def from_json(cls, held: HeldSweep) -> Sweep:
         """Return the sweep that `to_json` wrote."""
         factors: list[Factor | DrawnRange] = []
         for one in held["factors"]:

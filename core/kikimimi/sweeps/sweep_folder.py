@@ -26,7 +26,7 @@ from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_json_lines
 from kikimimi.files.writing import add_lines, whole_file, writing
 from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.factor import SEED_OPTION, Factor
-from kikimimi.sweeps.plan_of_runs import Sweep
+from kikimimi.sweeps.plan_of_runs import HeldSweep, Sweep
 
 FOLDERS = "sweeps"
 """Where sweeps lie, beside the run folders."""
@@ -156,17 +156,17 @@ class SweepFolder:
                 f"{path} was taken away from its run folders: a sweep lies in RUNS/{FOLDERS}/NAME, and they "
                 "lie in RUNS. Move it back"
             )
-        held = read_json(path / _FILE, dict[str, Any], limit=64 * MEBIBYTE, remedy=_AGAIN)
-        try:
-            sweep = Sweep.from_json(held)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise damaged(path / _FILE, f"is not the plan of a sweep ({error!r})", _AGAIN) from error
+        held: HeldSweep = read_json(path / _FILE, HeldSweep, limit=64 * MEBIBYTE, remedy=_AGAIN)
+        sweep = Sweep.from_json(held)
         folder = cls(path, replace(sweep, name=Path(os.path.abspath(path)).name))  # it may be renamed
         folder._read_runs()
         return folder
 
     def _read_runs(self) -> None:
-        lines = read_json_lines(self.path / "runs.jsonl", RunLine, remedy=_AGAIN)
+        path = self.path / "runs.jsonl"
+        lines = read_json_lines(path, RunLine, remedy=_AGAIN)
+        if wrong := [line["name"] for line in lines if Path(line["name"]).name != line["name"]]:
+            raise damaged(path, f"{wrong[0]!r} is not the name of a run folder", _AGAIN)
         self.runs = [self._run(line) for line in lines]
 
     @staticmethod

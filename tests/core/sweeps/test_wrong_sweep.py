@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kikimimi.errors import RequestError, RunError
+from kikimimi.errors import DamagedError, RequestError, RunError
 from kikimimi.sweeps.plan_of_runs import Sweep
 from kikimimi.sweeps.sweep_file import read_sweep
 from kikimimi.sweeps.sweep_folder import SweepFolder
@@ -72,3 +73,43 @@ def test_a_folder_that_was_taken_away_from_its_runs(make_sweep: Any, tmp_path: P
     away = make_sweep(a=[]).path.rename(tmp_path / "away")
     with pytest.raises(RunError, match="taken away from its run folders"):
         SweepFolder.open(away)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"changes": [5]},
+        {"exclude": [3]},
+        {"runs": "x"},
+        {"hours": "x"},
+        {"compare": "x"},
+        {"search": "no"},
+        {"recipe": 5},
+        {"factors": {}},
+        {"factors": [1]},
+        {"factors": [{"name": "seed", "levels": []}]},
+        {"factors": [{"name": "seed", "low": 1}]},
+    ],
+    ids=json.dumps,
+)
+def test_a_damaged_plan_is_told(make_sweep: Any, change: dict[str, Any]) -> None:
+    path = make_sweep(a=[]).path / "sweep.json"
+    held = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(held | change), encoding="utf-8")
+    with pytest.raises(DamagedError, match=rf"sweep\.json: .*{next(iter(change))}"):
+        SweepFolder.open(path.parent)
+
+
+def test_a_run_is_a_folder_beside_the_others(make_sweep: Any) -> None:
+    folder = make_sweep(a=[])
+    path = folder.path / "runs.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace('"a"', '"../a"', 1), encoding="utf-8")
+    with pytest.raises(DamagedError, match=r"runs\.jsonl: '\.\./a' is not the name of a run folder"):
+        SweepFolder.open(folder.path)
+
+
+def test_what_is_not_there_is_said_first(tmp_path: Path) -> None:
+    from kikimimi.cli.sweep import _asked
+
+    with pytest.raises(RequestError, match="no recipe"):
+        _asked(tmp_path / "sweeps" / "gone", [], tmp_path)
