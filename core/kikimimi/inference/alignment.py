@@ -45,11 +45,15 @@ def word_times(engine: Engine, clip: NDArray[np.float32], text: str) -> tuple[Ti
         text: What is said in them.
 
     Returns:
-        The words in order; none where the clip is too short for the text.
+        The words in order, none after the clip's end; none where the clip is too short for the text.
     """
     labels, rate = _labels(engine, clip), engine.model.encoder.frame_rate
     assert labels is not None
-    return tuple(TimedWord(start / rate, end / rate, word) for start, end, word in align(labels, text))
+    seconds = len(clip) / engine.sample_rate  # the last frame reaches beyond it
+    return tuple(
+        TimedWord(min(start / rate, seconds), min(end / rate, seconds), word)
+        for start, end, word in align(labels, text)
+    )
 
 
 def _labels(engine: Engine, clip: NDArray[np.float32]) -> FrameLabels | None:

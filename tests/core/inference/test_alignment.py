@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from kikimimi.contracts.component import FrameLabels, Padded
 from kikimimi.contracts.vocabulary import BytesVocabulary, CharacterVocabulary, TokenizerVocabulary
 from kikimimi.errors import RequestError
+from kikimimi.inference import alignment
 from kikimimi.inference.alignment import align
 from kikimimi.inference.transcriber import Transcriber
 from kikimimi.recipe import load_recipe
@@ -124,7 +125,7 @@ def test_words_of_a_run_with_a_ctc_head(tmp_path: Path, monkeypatch: pytest.Monk
     import soundfile
 
     transcriber = opened(tmp_path, "adapter={name: ctc}")
-    monkeypatch.setattr(transcriber, "transcribe", lambda clips, language: ["one two"] * len(clips))
+    monkeypatch.setattr(transcriber, "transcribe", lambda clips, *_: ["one two"] * len(clips))
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000 * 2).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", noise, 16_000)
     (segment,) = transcriber.transcribe_file(tmp_path / "a.wav", words=True).segments
@@ -134,6 +135,10 @@ def test_words_of_a_run_with_a_ctc_head(tmp_path: Path, monkeypatch: pytest.Monk
     assert times[0] >= 0
     assert times[-1] <= 2
     assert transcriber.transcribe_file(tmp_path / "a.wav").segments[0].words == ()
+    assert transcriber.engine.model.encoder.frame_rate == 50
+    monkeypatch.setattr(alignment, "align", lambda found, _: [(99, int(found.scores.lengths[0]), "two")])
+    (word,) = alignment.word_times(transcriber.engine, noise[:31_800], "two")
+    assert (word.start, word.end) == (1.98, 1.9875)  # the 100th frame reaches to 2 s, the clip does not
 
 
 def test_a_run_without_a_ctc_head(tmp_path: Path) -> None:
