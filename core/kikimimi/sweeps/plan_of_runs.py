@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from typing_extensions import TypedDict
 
@@ -21,6 +21,7 @@ Levels = Mapping[str, Level]
 """A level of each factor, by the factor's name; the seed's is among them where it is one."""
 
 
+@final
 class HeldFactor(TypedDict):
     """A factor as JSON holds it: what each level changes, by its label."""
 
@@ -28,6 +29,7 @@ class HeldFactor(TypedDict):
     levels: dict[str, list[str]]
 
 
+@final
 class HeldRange(TypedDict):
     """A range as JSON holds it, see `DrawnRange`."""
 
@@ -157,15 +159,15 @@ class Sweep:
     def _made_name(self) -> str:
         """Return a name for a sweep that has none: its recipe's, its factors', and a hash of what it is."""
         factors = ",".join(one.name.rpartition(".")[2] for one in self.factors)
-        held = self.to_json()
+        held: dict[str, Any] = {**self.to_json()}
         # With another budget it is the same sweep, which goes on.
         same = {name: held[name] for name in ("recipe", "changes", "factors", "exclude", "search")}
         digest = hashlib.sha256(json_text(same).encode()).hexdigest()
         return f"{self.recipe.stem}--{factors[:60]}-{digest[:8]}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> HeldSweep:
         """Return it as JSON holds it."""
-        factors = [
+        factors: list[HeldFactor | HeldRange] = [
             {"name": one.name, "levels": {level.label: list(level.changes) for level in one.levels}}
             if isinstance(one, Factor)
             else {"name": one.name, "low": one.low, "high": one.high, "log": one.log, "whole": one.whole}
