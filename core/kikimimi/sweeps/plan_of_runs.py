@@ -21,6 +21,10 @@ Levels = Mapping[str, Level]
 """A level of each factor, by the factor's name; the seed's is among them where it is one."""
 
 
+Search = Literal["grid", "random", "tpe"]
+"""How combinations are chosen."""
+
+
 @final
 class HeldFactor(TypedDict):
     """A factor as JSON holds it: what each level changes, by its label."""
@@ -48,7 +52,7 @@ class HeldSweep(TypedDict):
     changes: list[str]
     factors: list[HeldFactor | HeldRange]
     exclude: list[dict[str, Any]]
-    search: Literal["grid", "random", "tpe"]
+    search: Search
     runs: int | None
     hours: float | None
     compare: list[str]
@@ -75,7 +79,7 @@ class Sweep:
     changes: tuple[str, ...] = ()
     factors: tuple[Factor | DrawnRange, ...] = ()
     exclude: tuple[Mapping[str, Any], ...] = ()
-    search: str = "grid"
+    search: Search = "grid"
     runs: int | None = None
     hours: float | None = None
     compare: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from annotated_types import MinLen
 
@@ -24,9 +24,7 @@ from kikimimi.sweeps.factor import (
     range_of,
     written_value,
 )
-from kikimimi.sweeps.plan_of_runs import Sweep
-
-Search = Literal["grid", "random", "tpe"]
+from kikimimi.sweeps.plan_of_runs import Search, Sweep
 
 
 @dataclass(frozen=True, kw_only=True)
