@@ -56,7 +56,8 @@ def _diff_sweeps(one: Path, other: Path, *, as_json: bool) -> None:
             )
     found = find_sweep_difference(SweepFolder.open(one), SweepFolder.open(other))
     if as_json:
-        say_json({"differs": _items_json(found.items), "scores": [*map(asdict, found.scores)]})
+        scores = [*map(asdict, found.scores)]
+        say_json({"differs": _items_json(found.items), "scores": scores, "notes": [*found.notes]})
     else:
         _say_sweeps(found, one, other)
     for note in found.notes:

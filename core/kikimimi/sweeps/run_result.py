@@ -10,6 +10,7 @@ from typing import Any
 from kikimimi.contracts.metric import Score
 from kikimimi.errors import KikimimiError
 from kikimimi.evaluation.clip_details import ClipDetails, clip_details
+from kikimimi.evaluation.record import read_scorings
 from kikimimi.evaluation.score import parts_of, read_scores
 from kikimimi.recipe import Recipe
 from kikimimi.run.folder import RunFolder
@@ -27,11 +28,13 @@ class RunScore:
         score: The score.
         parts: Values of its parts, by field and group.
         clips: What it was computed from; None where that cannot be told clip by clip.
+        data: Digest of the clips that were heard; empty where a version without records scored it.
     """
 
     score: Score
     parts: Mapping[str, Mapping[str, Mapping[str, float]]]
     clips: ClipDetails | None
+    data: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +111,13 @@ def _score(run: RunFolder, name: str) -> RunScore | None:
     values = read_scores(run.evaluation(name) / "scores.json").get(run.recipe.name)
     if values is None:
         return None
-    return RunScore(score=Score.from_json(values), parts=parts_of(values), clips=clip_details(run, name))
+    record = read_scorings(run.evaluation(name))
+    return RunScore(
+        score=Score.from_json(values),
+        parts=parts_of(values),
+        clips=clip_details(run, name),
+        data=record[-1]["data"] if record else "",
+    )
 
 
 def _measured(lines: Lines) -> dict[str, float]:

@@ -135,16 +135,17 @@ def evaluate_settings(
         for setting, runs in settings.items()
     }
     scored = {setting: seeds for setting, seeds in scored.items() if seeds}
-    kind = next(iter(next(iter(scored.values())).values())).score
-    same = (kind.metric, kind.normaliser, kind.unit)
+    first = next(iter(next(iter(scored.values())).values()))
+    kind, same = first.score, _kind(first)
     notes = []
     others = [
-        setting
-        for setting, seeds in scored.items()
-        if any((one.score.metric, one.score.normaliser, one.score.unit) != same for one in seeds.values())
+        setting for setting, seeds in scored.items() if any(_kind(one) != same for one in seeds.values())
     ]
     if others:
-        notes.append(f"scored with another metric or normaliser, and not compared: {'; '.join(others)}")
+        notes.append(
+            "scored on other clips, or with another metric or normaliser, and not compared: "
+            + "; ".join(others)
+        )
         scored = {setting: seeds for setting, seeds in scored.items() if setting not in others}
     metric, keys = _shared(scored)
     drawn: dict[str, SeedDraws] = {}
@@ -189,6 +190,11 @@ def evaluate_settings(
             parts=_parts([run.parts for run in scored[setting].values()]),
         )
     return found, scores
+
+
+def _kind(one: RunScore) -> tuple[str, ...]:
+    """Return what scores that are compared have in common."""
+    return one.score.metric, one.score.normaliser, one.score.unit, one.data
 
 
 def _shared(scored: Mapping[str, Mapping[str, RunScore]]) -> tuple[Metric | None, list[str]]:

@@ -87,7 +87,13 @@ def find_sweep_difference(one: SweepFolder, other: SweepFolder) -> SweepDifferen
 def _factors(side: SweepFolder) -> Iterator[tuple[str, Any]]:
     for factor in side.sweep.factors:
         if isinstance(factor, Factor):
-            yield factor.name, [level.label for level in factor.levels]
+            plain = all(level.changes == (f"{factor.name}={level.label}",) for level in factor.levels)
+            yield (
+                factor.name,
+                [level.label for level in factor.levels]
+                if plain
+                else {level.label: list(level.changes) for level in factor.levels},
+            )
         else:
             yield factor.name, f"{factor.low:g}..{factor.high:g}{':log' if factor.log else ''}"
 

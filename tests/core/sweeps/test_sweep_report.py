@@ -103,6 +103,23 @@ def test_settings_that_answer_alike_are_not_told_apart(make_scored: MakeScored) 
     assert r"\textbf" not in (folder.path / "results.tex").read_text(encoding="utf-8")
 
 
+def test_settings_are_compared_on_the_same_clips_alone(
+    make_scored: MakeScored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = (wrong_in(0), wrong_in(1)), (wrong_in(0, 1, 2, 3, 4, 5), wrong_in(1, 2, 3, 4, 5, 6))
+    folder = make_scored("others", s16=bad, s32=good)
+    heard = {"s16-0": "a", "s16-1": "a", "s32-0": "b", "s32-1": "b"}
+
+    def scorings(place: Path) -> list[dict[str, str]]:
+        return [{"data": heard[place.parents[1].name]}]
+
+    monkeypatch.setattr("kikimimi.sweeps.run_result.read_scorings", scorings)
+    write_sweep_report(folder)
+    table = (folder.path / "results.md").read_text(encoding="utf-8")
+    assert "scored on other clips" in table
+    assert "**" not in table
+
+
 def test_whatever_runs_have_come_to_is_said(make_scored: MakeScored) -> None:
     one = (wrong_in(0), wrong_in(1))
     folder = make_scored("half", s16=one, s32=one, s64=one)
