@@ -23,4 +23,4 @@ class Generation(Options):
 
     def __post_init__(self) -> None:
         if self.top_p < 1 and self.temperature == 0:
-            raise ValueError("top_p is read only when sampling: set temperature above 0")
+            raise ValueError("top_p is read only when sampling: set temperature above 0, or top_p to 1")

@@ -245,7 +245,7 @@ WHERE = "messages[0].content[0].input_audio"
         ({"max_tokens": "5"}, 400, "max_tokens", "valid integer"),
         ({"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
         ({"top_p": 0}, 400, "top_p", "greater than 0"),
-        ({"top_p": 0.5}, 400, None, "top_p is read only when sampling: set temperature above 0"),
+        ({"top_p": 0.5}, 400, None, "set temperature above 0, or top_p to 1"),
         ({"stop": ["a"] * 5}, 400, "stop", "at most 4 items"),
         (
             {"modalities": ["text", "audio"]},

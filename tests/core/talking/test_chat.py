@@ -102,7 +102,7 @@ def test_where_a_path_ends(text: str, path: str, rest: str) -> None:
         ("/set temperature -1", "temperature: must be at least 0, not -1.0"),
         ("/set temperature nan", "temperature: must be"),
         ("/set max_new_tokens 1.5", "max_new_tokens: must be a whole number (at least 1), not '1.5'"),
-        ("/set top_p 0.5", "top_p is read only when sampling: set temperature above 0"),
+        ("/set top_p 0.5", "top_p is read only when sampling: set temperature above 0, or top_p to 1"),
         (b"a\xff\n", "this line is not UTF-8"),
         (b"/audio a\xff.wav\n", "no such audio file"),
         ("/audio /dev/null", "/dev/null: is a pipe or a device, not an audio file.\n"),
