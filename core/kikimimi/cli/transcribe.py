@@ -51,7 +51,7 @@ def transcribe(
         typer.Option(
             help="Where a file is cut that is longer than the model's window. silence: where nobody speaks, "
             "which is left out. quietest: in the quietest place near the window's end; nothing is left out. "
-            "Default: silence, or quietest where the run's task is not to transcribe.",
+            "Default: silence; without --pause, quietest where the run's task is not to transcribe.",
         ),
     ] = None,
     pause: Annotated[
@@ -131,7 +131,7 @@ def transcribe(
             )
         return
     transcriber = Transcriber(folder)
-    if pause is None and form in _SUBTITLES and cut != "quietest":
+    if pause is None and form in _SUBTITLES and (cut or transcriber.usual_cut) == "silence":
         pause = SUBTITLE_PAUSE
     write = partial(_written, form=form, language=language, words=words)
     failures = 0

@@ -13,13 +13,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kikimimi.errors import RequestError
 from kikimimi.inference.cutting import FRAME_SECONDS, UNBOUNDED_SECONDS, CutPiece, cut_blocks
 from kikimimi.inference.speech_cutter import SpeechCutter
 
 Cut = Literal["silence", "quietest"]
+"""Where a recording is cut."""
 SUBTITLE_PAUSE = 0.5
 """Shortest silence that ends a subtitle, where nothing else is asked for [s]."""
-"""Where a recording is cut."""
 
 
 def cut_recording(
@@ -46,8 +47,11 @@ def cut_recording(
         The pieces, in order. What lies between two is silence.
 
     Raises:
+        RequestError: A pause is given, and it is not cut at silence.
         WeightsError: The weights of the detector are not there.
     """
+    if pause is not None and cut != "silence":
+        raise RequestError("pause: ends pieces where a recording is cut at silence, and this one is not")
     longest = int((UNBOUNDED_SECONDS if max_seconds is None else max_seconds) * sample_rate)
     if pause is None:
         short, blocks = _short(blocks, longest)

@@ -31,11 +31,14 @@ class Transcriber:
 
     Attributes:
         hears_language: Whether it is asked the same in every language, and so cannot be told the clip's.
+        usual_cut: Where a recording is cut if nothing else is asked for: at silence where the task is to
+            transcribe, and else in the quietest place, which leaves nothing out.
     """
 
     def __init__(self, run: RunFolder, device: torch.device | None = None) -> None:
         self.task = fixed_task(run)
         self.hears_language = hears_language(self.task)
+        self.usual_cut: Cut = "silence" if self.task.transcribes else "quietest"
         self.engine, self.generation = open_engine(run, device)
         self.sample_rate = self.engine.sample_rate
         self.max_seconds = self.engine.max_seconds
@@ -89,8 +92,8 @@ class Transcriber:
         Args:
             path: The audio file.
             language: ISO 639-1 code, or None for the task's own choice.
-            cut: Where a file is cut that is longer than the encoder's window; None is at silence where the
-                task is to transcribe, and else in the quietest place, which leaves nothing out.
+            cut: Where a file is cut that is longer than the encoder's window; None is at silence where a
+                pause is given, and else `usual_cut`.
             pause: Shortest silence [s] that ends a segment; None makes segments as long as they may be.
             words: Whether the words of segments have times, which needs an adapter with a CTC head.
             context: Words that help to hear it, as `transcribe` has them; each piece is asked with all.
@@ -127,7 +130,7 @@ class Transcriber:
         Yields:
             The pieces, in order; no two overlap.
         """
-        cut = cut or ("silence" if self.task.transcribes else "quietest")
+        cut = cut or (self.usual_cut if pause is None else "silence")
         yield from cut_recording(
             blocks, sample_rate=self.sample_rate, max_seconds=self.max_seconds, cut=cut, pause=pause
         )

@@ -157,12 +157,15 @@ class Service:
             blocks: The blocks.
             subtitles: Whether people are to read the pieces beside a picture.
         """
+        pause = self._pause
+        if subtitles and pause is None and self._cut == "silence":
+            pause = SUBTITLE_PAUSE
         return cut_recording(
             blocks,
             sample_rate=self.decoder.sample_rate,
             max_seconds=self.max_seconds,
             cut=self._cut,
-            pause=SUBTITLE_PAUSE if subtitles and self._pause is None else self._pause,
+            pause=pause,
         )
 
     async def times_words(self) -> bool:

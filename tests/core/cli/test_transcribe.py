@@ -405,6 +405,19 @@ def test_a_pause_ends_a_segment(cli: Cli, trained: Path, phrases: Path, heard: l
     assert len(heard) == 3  # the window is 2 s
 
 
+def test_pauses_of_a_run_that_does_not_transcribe(
+    cli: Cli, with_task: Callable[[str], Path], phrases: Path, heard: list[int]
+) -> None:
+    """Where they are asked for they end segments; else nothing is left out, not even for subtitles."""
+    run = with_task("caption")
+    assert cli("transcribe", run, phrases, "--pause", "0.2").code == 0
+    assert sum(heard) < 5 * 16_000
+    for form in ("text", "srt"):
+        heard.clear()
+        assert cli("transcribe", run, phrases, "--format", form).code == 0
+        assert sum(heard) == 7 * 16_000  # one piece is silent from end to end
+
+
 def test_json_is_one_line_for_each_file(
     cli: Cli, trained: Path, write: Write, tone: Tone, phrases: Path, heard: list[int]
 ) -> None:

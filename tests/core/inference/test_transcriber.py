@@ -62,6 +62,8 @@ def test_pieces_follow_the_encoders_window(run: RunFolder) -> None:
     assert [len(piece.samples) for piece in transcriber.pieces([noise(window)])] == [window]
     pieces = list(transcriber.pieces([noise(window + 1)], cut="quietest"))
     assert len(pieces) == 2
+    with pytest.raises(RequestError, match="pause: ends pieces where a recording is cut at silence"):
+        list(transcriber.pieces([noise(window)], cut="quietest", pause=1))
     transcriber.max_seconds = None
     assert len(list(transcriber.pieces([noise(16000 * 100)]))) == 1
 

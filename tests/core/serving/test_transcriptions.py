@@ -177,12 +177,16 @@ def test_what_nobody_says_is_left_out(run: RunFolder) -> None:
 def test_subtitles_end_at_pauses(client: OpenAI, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[float | None] = []
 
-    def cut(blocks: Any, *, pause: float | None, **rest: Any) -> Any:
+    def cut(blocks: Any, *, cut: str, pause: float | None, **rest: Any) -> Any:
+        assert cut == "silence" or pause is None
         told.append(pause)
-        return cut_recording(blocks, pause=pause, **rest)
+        return cut_recording(blocks, cut="quietest", **rest)
 
     monkeypatch.setattr("kikimimi.serving.service.cut_recording", cut)
     content = audio_file(noise(1.0, 1))
+    client.audio.transcriptions.create(model="small", file=("a.wav", content), response_format="srt")
+    assert told.pop() is None  # this server leaves nothing out (--cut quietest)
+    monkeypatch.setattr(service, "_cut", "silence")
     for form in ("srt", "json", "vtt", "text"):
         client.audio.transcriptions.create(model="small", file=("a.wav", content), response_format=form)
     assert told == [0.5, None, 0.5, None]
