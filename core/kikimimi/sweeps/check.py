@@ -15,6 +15,7 @@ from kikimimi.recipe import Recipe
 from kikimimi.recipe.show import dump_plain, plain
 from kikimimi.run.drift import HARDWARE
 from kikimimi.run.folder import run_name
+from kikimimi.sweeps.factor import short_names
 from kikimimi.sweeps.plan_of_runs import Levels, Sweep
 from kikimimi.sweeps.sweep_folder import RunLine
 
@@ -79,9 +80,8 @@ class Checker:
 
     def _name(self, recipe: Recipe, levels: dict[str, str], digest: str) -> str:
         """Return the name of a run: the recipe's, what differs, and the hash."""
-        short = [name.rpartition(".")[2] for name in levels]
-        keys = [key if short.count(key) == 1 else name for key, name in zip(short, levels, strict=True)]
-        differs = [f"{key}={label}" for key, label in zip(keys, levels.values(), strict=True)]
+        short = short_names(levels)
+        differs = [f"{short[name]}={label}" for name, label in levels.items()]
         return f"{run_name(recipe.name, differs)}-{digest}"
 
 

@@ -9,7 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from kikimimi.console.words import counted, work_time
+from kikimimi.errors import KikimimiError
 from kikimimi.planning.plan import NOT_COUNTED
+from kikimimi.sweeps.factor import short_names
 from kikimimi.sweeps.prepare import PlannedRun, Prepared
 from kikimimi.sweeps.sweep_folder import find_run, is_finished
 
@@ -32,7 +34,7 @@ def dry_run_page(prepared: Prepared, out: Path) -> RenderableType:
         head.append(f"  in all runs: {' '.join(sweep.changes)}\n")
     if sweep.search != "grid":
         head.append(f"{sweep.search} search of {counted(sweep.runs or 0, 'setting')}: drawn while it runs")
-        return head
+        return Group(head, *_missing(prepared))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("run", overflow="fold")
     for title in ("trained", "memory", "operations", "1 x H100"):
@@ -48,11 +50,22 @@ def dry_run_page(prepared: Prepared, out: Path) -> RenderableType:
     if days:
         end += f": {work_time(days)} on one H100 at 35 % of its peak rate"
     notes = [Text(note, style="dim") for note in (_why(left), NOT_COUNTED) if note]
-    return Group(head, table, Text(), Text(end, style="bold"), *notes)
+    return Group(head, table, Text(), Text(end, style="bold"), *_missing(prepared), *notes)
+
+
+def _missing(prepared: Prepared) -> list[Text]:
+    """Return that no run can start, where data is missing."""
+    try:
+        prepared.require_data()
+    except KikimimiError as error:
+        return [Text(f"None can start yet: {error}", style="bold red")]
+    return []
 
 
 def _changes(planned: PlannedRun) -> str:
-    return " ".join(f"{name}={label}" for name, label in planned.line["levels"].items())
+    levels = planned.line["levels"]
+    short = short_names(levels)  # the head says their names
+    return " ".join(f"{short[name]}={label}" for name, label in levels.items())
 
 
 def _figures(planned: PlannedRun) -> list[str]:

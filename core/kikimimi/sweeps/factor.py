@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,20 @@ class DrawnRange:
         """Return the level of a value that was drawn."""
         shown = str(int(value)) if self.whole else f"{value:.4g}"
         return Level(shown, (f"{self.name}={int(value) if self.whole else value!r}",))
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return the end of each dotted name that tells it from the others: its last part, if that does."""
+    parts = {name: name.split(".") for name in names}
+    found = {}
+    for name, own in parts.items():
+        others = [other for one, other in parts.items() if one != name]
+        length = next(
+            (size for size in range(1, len(own)) if all(one[-size:] != own[-size:] for one in others)),
+            len(own),
+        )
+        found[name] = ".".join(own[-length:])
+    return found
 
 
 def read_change(text: str) -> Factor | DrawnRange | str:

@@ -15,7 +15,15 @@ from kikimimi.console.terminal import json_text, shortened
 from kikimimi.console.words import counted, listing, nearest
 from kikimimi.errors import RequestError
 from kikimimi.recipe import Recipe, load_recipe
-from kikimimi.sweeps.factor import SEED_OPTION, DrawnRange, Factor, Level, read_change, written_value
+from kikimimi.sweeps.factor import (
+    SEED_OPTION,
+    DrawnRange,
+    Factor,
+    Level,
+    read_change,
+    short_names,
+    written_value,
+)
 
 Levels = Mapping[str, Level]
 """A level of each factor, by the factor's name; the seed's is among them where it is one."""
@@ -162,7 +170,7 @@ class Sweep:
 
     def _made_name(self) -> str:
         """Return a name for a sweep that has none: its recipe's, its factors', and a hash of what it is."""
-        factors = ",".join(one.name.rpartition(".")[2] for one in self.factors)
+        factors = ",".join(short_names(one.name for one in self.factors).values())
         held: dict[str, Any] = {**self.to_json()}
         # With another budget it is the same sweep, which goes on.
         same = {name: held[name] for name in ("recipe", "changes", "factors", "exclude", "search")}

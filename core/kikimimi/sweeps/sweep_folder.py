@@ -25,7 +25,7 @@ from kikimimi.errors import RunError
 from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_json_lines
 from kikimimi.files.writing import add_lines, whole_file, writing
 from kikimimi.run.folder import RunFolder
-from kikimimi.sweeps.factor import SEED_OPTION, Factor
+from kikimimi.sweeps.factor import SEED_OPTION, Factor, short_names
 from kikimimi.sweeps.plan_of_runs import HeldSweep, Sweep
 
 FOLDERS = "sweeps"
@@ -94,7 +94,8 @@ class SweepRun:
     @property
     def setting(self) -> str:
         """What tables call the setting that it is a repetition of."""
-        return ", ".join(f"{name.rpartition('.')[2]}={label}" for name, label in self.levels.items())
+        short = short_names(self.levels)
+        return ", ".join(f"{short[name]}={label}" for name, label in self.levels.items())
 
 
 @dataclass(frozen=True, kw_only=True)

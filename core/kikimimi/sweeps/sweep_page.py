@@ -20,6 +20,7 @@ from kikimimi.report.drawing import NAMES, format_step
 from kikimimi.report.page import fill_page
 from kikimimi.report.pareto import CostPoint, pareto_chart
 from kikimimi.report.report import Fact
+from kikimimi.sweeps.factor import short_names
 from kikimimi.sweeps.summary import Effect, EvaluationSummary, SettingSummary, SweepSummary
 from kikimimi.sweeps.sweep_tables import table_notes
 
@@ -71,7 +72,7 @@ def sweep_page(summary: SweepSummary, created: datetime, tables: Mapping[str, st
         tables=tables if scored else {},
         long=_LONG,
         ends=_ends,
-        last=_last,
+        short=short_names(summary.factors),
         duration=duration,
         size=size,
         counted=counted,
@@ -154,13 +155,14 @@ def _dot(setting: SettingSummary, evaluation: EvaluationSummary) -> _Dot:
 
 
 def _effects(evaluation: EvaluationSummary, summary: SweepSummary) -> Iterator[Chart]:
+    short = short_names(summary.factors)
     for factor, effects in evaluation.effects.items():
         if len(effects) <= 2 * _MOST_ROWS:
             names = [effect.levels[factor] for effect in effects]
             drawn = dot_chart(
                 names,
                 {"effect": [(one.value, one.low, one.high) for one in effects]},
-                title=f"{evaluation.name}: {evaluation.label} by {_last(factor)}",
+                title=f"{evaluation.name}: {evaluation.label} by {short[factor]}",
                 unit=f"{evaluation.unit} beside the mean of all settings".strip(),
                 room=_room(names),
             )
@@ -171,12 +173,13 @@ def _together(
     evaluation: EvaluationSummary, summary: SweepSummary
 ) -> Iterator[tuple[str, list[str], dict[str, list[Effect | None]]]]:
     """Yield of each interaction its name, the labels across, and a row of effects for each label down."""
+    short = short_names(summary.factors)
     for (one, other), effects in evaluation.interactions.items():
         found = {(effect.levels[one], effect.levels[other]): effect for effect in effects}
         across = list(dict.fromkeys(label for _, label in found))
         down = dict.fromkeys(label for label, _ in found)
         rows = {label: [found.get((label, head)) for head in across] for label in down}
-        yield f"{evaluation.name}: {_last(one)} and {_last(other)}", across, rows
+        yield f"{evaluation.name}: {short[one]} and {short[other]}", across, rows
 
 
 def _parts(
@@ -282,8 +285,3 @@ def _ends(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return ""
     return f"{low:.2f}{'-' if low >= 0 else ' to '}{high:.2f}"
-
-
-def _last(name: str) -> str:
-    """Return the last part of a dotted name."""
-    return name.rpartition(".")[2]

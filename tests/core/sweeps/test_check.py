@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import io
+import re
 import resource
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from kikimimi.errors import RequestError
 from kikimimi.sweeps.check import Checker, run_digest
+from kikimimi.sweeps.dry_run import dry_run_page
+from kikimimi.sweeps.factor import short_names
 from kikimimi.sweeps.plan_of_runs import Sweep
 from kikimimi.sweeps.prepare import prepare
+from kikimimi.sweeps.sweep_folder import SweepFolder
 
 
 def swept(recipe: Path, *changes: str) -> Sweep:
@@ -21,6 +27,27 @@ def test_a_run_is_named_by_what_differs_and_a_hash(recipe: Path) -> None:
     assert len({line["digest"] for line in lines}) == len({line["name"] for line in lines}) == 8
     first = lines[0]
     assert first["name"] == f"small--adapter=mlp,lr=0.001,seed=3-{first['digest']}"
+
+
+def test_factors_are_called_by_the_end_of_their_names_that_tells_them_apart(
+    recipe: Path, tmp_path: Path
+) -> None:
+    names = ["stages.align.train.adapter.lr", "stages.asr.train.adapter.lr", "llm.lora.lr", "a.steps", "seed"]
+    assert list(short_names(names).values()) == [
+        "align.train.adapter.lr",
+        "asr.train.adapter.lr",
+        "lora.lr",
+        "steps",
+        "seed",
+    ]
+    assert short_names(["lr", "adapter.lr"]) == {"lr": "lr", "adapter.lr": "adapter.lr"}
+    sweep = swept(recipe, "stages.asr.train.adapter.lr=1e-3,2e-3", "stages.asr.train.llm.lr=1e-3,2e-3")
+    prepared = prepare(sweep)
+    folder = SweepFolder.create(tmp_path / "runs", sweep)
+    prepared.write(folder)
+    assert folder.runs[1].setting == "adapter.lr=0.001, llm.lr=0.002"
+    assert folder.runs[1].name.startswith("small--adapter.lr=0.001,llm.lr=0.002-")
+    assert "--adapter.lr,llm.lr-" in sweep.name
 
 
 def test_the_hash_is_of_the_resolved_recipe_without_where_it_runs(recipe: Path) -> None:
@@ -55,6 +82,9 @@ def test_data_that_is_missing_is_told_before_the_first_run(recipe: Path) -> None
     prepared = prepare(swept(recipe, "seed=0,1"))
     with pytest.raises(RequestError, match="gone"):
         prepared.require_data()
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(dry_run_page(prepared, recipe.parent))
+    assert re.search(r"None can start yet: \S*gone\.tar", console.export_text())
 
 
 def test_memory_does_not_grow_with_combinations(recipe: Path) -> None:
