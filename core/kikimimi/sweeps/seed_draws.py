@@ -2,13 +2,14 @@
 
 Two levels are drawn. Clips by the bootstrap, the same ones for every setting, so that settings are compared
 on the same clips. Seeds by Student's t: two or three values that are drawn again with replacement span too
-little (of equal settings with two seeds, one in five would be said to differ), and the t of as many seeds is
-what the mean of so few scatters by (Behrens and Fisher's solution where two settings scatter differently).
+little (of equal settings with two seeds, one in five would be said to differ). How far seeds scatter is
+pooled over all settings, as an analysis of variance does, since two seeds of one setting say little of it; a
+setting whose own seeds scatter more has its own variance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,13 +26,36 @@ QUANTILES = (0.025, 0.975)
 Draws = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class SeedScatter:
+    """How far the seeds of settings scatter.
+
+    Attributes:
+        variance: Mean variance of the seeds of a setting, those with more seeds weighing more.
+        freedom: Degrees of freedom: seeds beyond the first of each setting.
+    """
+
+    variance: float
+    freedom: int
+
+
+def pool_seeds(settings: Iterable[Sequence[float]]) -> SeedScatter | None:
+    """Return how far seeds scatter, from the values of each setting's; None where no setting has two."""
+    several = [values for values in settings if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    if not freedom:
+        return None
+    squares = sum(float(np.var(values)) * len(values) for values in several)
+    return SeedScatter(squares / freedom, freedom)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeedDraws:
     """A setting's mean over its seeds, as it was measured and as it was drawn.
 
     Attributes:
         value: Mean over seeds, in the metric's unit.
-        spread: Standard deviation over seeds; None of one seed.
+        spread: Standard deviation over seeds that it is drawn with; None where no setting has two seeds.
         seeds: How many seeds there are.
         by_clips: Means over seeds on drawn clips, (DRAWS,); one number where there are no clips.
         drawn: Means on drawn clips and seeds, (DRAWS x REPEATS,).
@@ -52,24 +76,29 @@ class SeedDraws:
         return low, high
 
 
-def draw_setting(values: Sequence[float], by_clips: Draws | None, number: int) -> SeedDraws:
+def draw_setting(
+    values: Sequence[float], by_clips: Draws | None, number: int, scatter: SeedScatter | None = None
+) -> SeedDraws:
     """Draw the mean of a setting.
 
     Args:
         values: Value of each seed on all clips.
         by_clips: Mean over seeds on drawn clips, (DRAWS,); None where details of clips are not known.
         number: Number of the setting: each has its own draws of seeds.
+        scatter: How far the seeds of all settings scatter; None takes this one's alone.
     """
     mean = float(np.mean(values))
     clips = np.array([mean]) if by_clips is None else by_clips
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    own = pool_seeds([values])
+    scatter = scatter or own
     around = np.resize(clips, DRAWS)[:, None]
-    if spread is None:
+    spread = None
+    if scatter is None:
         drawn = np.broadcast_to(around, (DRAWS, REPEATS))
     else:
+        spread = float(np.sqrt(max(scatter.variance, own.variance if own else 0.0)))
         random = np.random.default_rng([BOOTSTRAP_SEED, number])
-        scatter = random.standard_t(len(values) - 1, (DRAWS, REPEATS))
-        drawn = around + spread / np.sqrt(len(values)) * scatter
+        drawn = around + spread / np.sqrt(len(values)) * random.standard_t(scatter.freedom, (DRAWS, REPEATS))
     return SeedDraws(value=mean, spread=spread, seeds=len(values), by_clips=clips, drawn=drawn.reshape(-1))
 
 

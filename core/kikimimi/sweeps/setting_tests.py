@@ -26,7 +26,8 @@ def compare_best(settings: Mapping[str, SeedDraws], better: str) -> list[Setting
         better: ``lower`` or ``higher``: which values are better.
 
     Returns:
-        A comparison with each, in the settings' order; p values are corrected by Holm (1979).
+        A comparison with each, in the settings' order. P values are corrected by Holm (1979) for the
+        comparisons of every two settings, as the one with the best value was chosen by looking at all.
     """
     if len(settings) < 2:
         return []
@@ -36,24 +37,32 @@ def compare_best(settings: Mapping[str, SeedDraws], better: str) -> list[Setting
     first = settings[best]
     raw = [_p(first.drawn - settings[name].drawn) for name in others]
     pairs = []
-    for name, p in zip(others, holm(raw), strict=True):
+    every = len(settings) * (len(settings) - 1) // 2
+    for name, p in zip(others, holm(raw, every), strict=True):
         other = settings[name]
         low, high = np.quantile(first.drawn - other.drawn, QUANTILES).tolist()
         difference = first.value - other.value
-        needed = "" if p < ALPHA else seeds_needed(first, other, len(others))
+        needed = "" if p < ALPHA else seeds_needed(first, other, every)
         pairs.append(
             SettingPair(one=best, other=name, difference=difference, low=low, high=high, p=p, needed=needed)
         )
     return pairs
 
 
-def holm(values: Sequence[float]) -> list[float]:
-    """Return p values corrected for as many comparisons as there are (Holm, 1979, Scand. J. Statist. 6)."""
+def holm(values: Sequence[float], comparisons: int | None = None) -> list[float]:
+    """Return corrected p values (Holm, 1979, Scand. J. Statist. 6).
+
+    Args:
+        values: The p values.
+        comparisons: How many comparisons they are of, where there are more of which no value is known; None
+            is as many as there are values.
+    """
+    comparisons = len(values) if comparisons is None else comparisons
     order = sorted(range(len(values)), key=values.__getitem__)
     found = [0.0] * len(values)
     largest = 0.0
     for rank, number in enumerate(order):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[number]))
+        largest = max(largest, min(1.0, (comparisons - rank) * values[number]))
         found[number] = largest
     return found
 

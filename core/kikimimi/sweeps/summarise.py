@@ -19,7 +19,7 @@ from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.effects import find_effects
 from kikimimi.sweeps.factor import SEED_OPTION, Factor
 from kikimimi.sweeps.run_result import RunResult, RunScore, read_result
-from kikimimi.sweeps.seed_draws import SeedDraws, draw_setting, mean_by_clips
+from kikimimi.sweeps.seed_draws import SeedDraws, draw_setting, mean_by_clips, pool_seeds
 from kikimimi.sweeps.setting_tests import best_settings, compare_best
 from kikimimi.sweeps.summary import (
     EvaluationSummary,
@@ -149,19 +149,21 @@ def evaluate_settings(
         scored = {setting: seeds for setting, seeds in scored.items() if setting not in others}
     metric, keys = _shared(scored)
     drawn: dict[str, SeedDraws] = {}
+    scatter = pool_seeds([[one.score.value for one in seeds.values()] for seeds in scored.values()])
     for number, (setting, seeds) in enumerate(scored.items()):
         values = [one.score.value for one in seeds.values()]
         clips = None
         if metric is not None:
             details = [_details(one) for one in seeds.values()]
             clips = mean_by_clips(metric, details, keys)
-        drawn[setting] = draw_setting(values, clips, number)
+        drawn[setting] = draw_setting(values, clips, number, scatter)
     if metric is None:
         notes.append("intervals and tests are over seeds alone: scores cannot be told clip by clip")
-    if alone := [setting for setting, one in drawn.items() if one.spread is None]:
-        whose = "every setting" if len(alone) == len(drawn) else "; ".join(alone)
-        notes.append(f"one seed of {whose}: intervals and tests say nothing of other seeds")
-    pairs = compare_best(drawn, kind.better) if metric is not None or not alone else []
+    if scatter is None:
+        notes.append("one seed of every setting: intervals and tests say nothing of other seeds")
+    elif alone := [setting for setting, one in drawn.items() if one.seeds == 1]:
+        notes.append(f"one seed of {'; '.join(alone)}: how far seeds scatter is that of the others")
+    pairs = compare_best(drawn, kind.better) if metric is not None or scatter is not None else []
     best = best_settings(pairs[0].one, pairs) if pairs else frozenset[str]()
     levels = {setting: runs[0].run.levels for setting, runs in settings.items()}
     effects, interactions, untold = find_effects(drawn, levels, factors)

@@ -84,7 +84,7 @@ class SettingPair:
         difference: Value of the one less that of the other.
         low: Lower end of the 95 % interval of the difference.
         high: Its upper end.
-        p: Two-sided p of no difference, corrected by Holm over all comparisons of the evaluation.
+        p: Two-sided p of no difference, corrected by Holm over the comparisons of every two settings.
         needed: What would settle it where it is open, in words; empty where it is settled.
     """
 

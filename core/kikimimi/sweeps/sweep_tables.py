@@ -103,7 +103,7 @@ def table_notes(summary: SweepSummary) -> Iterator[str]:
         return
     yield (
         "Means over seeds; in brackets 95 % intervals over seeds and clips (clips by the bootstrap, seeds by "
-        "Student's t)."
+        "Student's t, their variance pooled over settings)."
     )
     for evaluation in summary.evaluations:
         said = f"{evaluation.better} is better; {evaluation.clips:,} clips. {_best(evaluation)}"
@@ -118,6 +118,6 @@ def _best(evaluation: EvaluationSummary) -> str:
     if not settled:
         return "Nothing is bold: the paired test tells no setting from the best value (Holm, 5 %)."
     return (
-        "Bold: the best value, and what the paired test does not tell from it (Holm over "
-        f"{len(evaluation.pairs)} comparisons, 5 %)."
+        "Bold: the best value, and what the paired test does not tell from it (Holm over the comparisons of "
+        "every two settings, 5 %)."
     )

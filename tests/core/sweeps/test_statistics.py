@@ -11,7 +11,7 @@ from kikimimi.contracts.metric import open_metric
 from kikimimi.evaluation.bootstrap import DRAWS
 from kikimimi.evaluation.score import score
 from kikimimi.sweeps.effects import find_effects
-from kikimimi.sweeps.seed_draws import SeedDraws, draw_setting, mean_by_clips
+from kikimimi.sweeps.seed_draws import SeedDraws, draw_setting, mean_by_clips, pool_seeds
 from kikimimi.sweeps.setting_tests import best_settings, compare_best, holm, seeds_needed
 
 T_TWO_SEEDS = 12.706  # 97.5 % of Student's t with one degree of freedom, of any table
@@ -64,6 +64,7 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
     assert holm([]) == []
+    assert holm([0.01, 0.001], 5) == pytest.approx([0.04, 0.005])
 
 
 def test_the_best_is_marked_only_where_the_test_supports_it() -> None:
@@ -83,14 +84,33 @@ def test_the_best_is_marked_only_where_the_test_supports_it() -> None:
 
 
 def test_equal_settings_are_rarely_told_apart_however_few_seeds() -> None:
-    """Redrawing the two seeds of each would tell one in five pairs apart; the level is 5 %."""
+    """Redrawing the two seeds of each would tell one in five pairs apart; the level is 5 % of all together."""
     random = np.random.default_rng(0)
-    for seeds in (2, 3):
+    for settings, seeds in ((2, 2), (8, 2)):
         wrong = 0
-        for trial in range(150):
-            one, other = (setting(*random.normal(size=seeds), number=2 * trial + side) for side in (0, 1))
-            wrong += compare_best({"one": one, "other": other}, "lower")[0].settled
-        assert wrong / 150 < 0.07
+        for trial in range(100):
+            values = random.normal(size=(settings, seeds)).tolist()
+            scatter = pool_seeds(values)
+            drawn = {
+                str(number): draw_setting(one, None, settings * trial + number, scatter)
+                for number, one in enumerate(values)
+            }
+            wrong += any(pair.settled for pair in compare_best(drawn, "lower"))
+        assert wrong <= 10
+
+
+def test_how_far_seeds_scatter_is_pooled_by_hand() -> None:
+    # Sums of squares of (1, 3) and (2, 4, 5): 2 and 14 / 3, over 1 + 2 seeds beyond the first.
+    scatter = pool_seeds([[1.0, 3.0], [2.0, 4.0, 5.0], [7.0]])
+    assert scatter is not None
+    assert scatter.freedom == 3
+    assert scatter.variance == pytest.approx((2 + 14 / 3) / 3)
+    assert pool_seeds([[1.0], [2.0]]) is None
+    calm, wild = draw_setting([1.0, 1.1], None, 0, scatter), draw_setting([0.0, 9.0], None, 1, scatter)
+    assert calm.spread == pytest.approx(sqrt((2 + 14 / 3) / 3))
+    assert wild.spread == pytest.approx(sqrt(40.5))
+    alone = draw_setting([1.0], None, 2, scatter)
+    assert alone.spread == calm.spread
 
 
 def test_seeds_that_are_needed_by_hand() -> None:
