@@ -1,6 +1,6 @@
 """What a recipe's components are: where they come from, and how many parameters they have."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,8 +58,7 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
             problems["adapter"] = f"its size follows from that of the {missing}, which is not known"
         counted = _with_tiny(recipe, unknown) if unknown else recipe
         try:
-            texts = all_texts(training_corpora(recipe)) if assets is None else []
-            model = _on_meta(counted, assets, texts)
+            model = _on_meta(counted, assets, lambda: all_texts(training_corpora(recipe)))
         except RequestError as error:
             # The data is not there yet. A tokenizer of one character gives the sizes of everything but its
             # rows.
@@ -67,7 +66,7 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
                 problems["llm"] = (
                     f"a lower bound, without the tokens that the training data will bring: {error}"
                 )
-            model = _on_meta(counted, assets, ["?"])
+            model = _on_meta(counted, assets, lambda: ["?"])
         counts, unfilled = count_parameters(model, counted), source_problems(model, counted)
     descriptions = []
     for part in PARTS:
@@ -125,9 +124,9 @@ def _sources(chosen: Chosen) -> Iterator[str]:
         yield from _sources(plugin)
 
 
-def _on_meta(recipe: Recipe, assets: Path | None, texts: Iterable[str]) -> SpeechLM:
+def _on_meta(recipe: Recipe, assets: Path | None, texts: Callable[[], Iterable[str]]) -> SpeechLM:
     with torch.device("meta"):
-        return assemble(recipe, texts=lambda: texts, assets=assets, load_weights=False, measured=True)
+        return assemble(recipe, texts=texts, assets=assets, load_weights=False, measured=True)
 
 
 def as_comments(components: list[Description]) -> str:

@@ -9,6 +9,7 @@ import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from kikimimi import PluginError, __version__
+from kikimimi.data.corpus import all_texts, training_corpora
 from kikimimi.errors import RecipeError
 from kikimimi.inspect.describe import as_comments, describe
 from kikimimi.model.assembly import assemble
@@ -38,6 +39,16 @@ def test_a_part_that_no_stage_trains(recipe: Recipe) -> None:
     assert (encoder.trainable, llm.trainable) == (0, 0)
     assert adapter.trainable == adapter.parameters != 0
     assert (adapter.distribution, adapter.version, adapter.weights) == ("kikimimi", __version__, "random")
+
+
+def test_every_part_that_the_data_makes_sees_all_of_it(recipe: Recipe) -> None:
+    changes = ["adapter={name: ctc, vocabulary: characters}", "llm.scratch.tokenizer=characters"]
+    whole = load_recipe(QUICKSTART, changes)
+    ctc = with_training(replace(recipe, adapter=whole.adapter, llm=whole.llm), adapter=Train(lr=1.0))
+    _, adapter, llm = describe(ctc)
+    model = assemble(ctc, texts=lambda: all_texts(training_corpora(ctc)))
+    for described, part in ((adapter, model.adapter), (llm, model.llm)):
+        assert described.parameters == sum(parameter.numel() for parameter in part.parameters())
 
 
 def test_lora_counts(recipe: Recipe) -> None:
