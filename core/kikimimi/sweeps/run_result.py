@@ -46,6 +46,7 @@ class RunResult:
         state: What became of it.
         recipe: Its recipe; None where there is none yet, or it cannot be read.
         scores: Scores by evaluation.
+        seconds: How long it took, all attempts of all sweeps together [s]; None where that is not known.
         curve: Validation loss: (step, loss), the stages one after the other.
         speed: Median seconds of audio per second; None where none was logged.
         memory: Most memory [bytes]; None where none was logged.
@@ -56,25 +57,29 @@ class RunResult:
     state: RunState
     recipe: Recipe | None = None
     scores: Mapping[str, RunScore] = field(default_factory=dict)
+    seconds: float | None = None
     curve: Sequence[tuple[float, float]] = ()
     speed: float | None = None
     memory: float | None = None
     problems: Sequence[str] = ()
 
 
-def read_result(run: SweepRun, state: RunState, evaluations: Sequence[str]) -> RunResult:
+def read_result(
+    run: SweepRun, state: RunState, seconds: float | None, evaluations: Sequence[str]
+) -> RunResult:
     """Read what a run has come to; what is damaged is said in place of an error.
 
     Args:
         run: The run.
         state: What became of it.
+        seconds: How long it took [s], if that is known.
         evaluations: Evaluations by which settings are compared; none means all of its recipe.
     """
     problems: list[str] = []
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"seconds": seconds}
     try:
         if not (run.path / "recipe.yaml").is_file():
-            return RunResult(run=run, state=state)
+            return RunResult(run=run, state=state, seconds=seconds)
         folder = RunFolder(run.path, RunFolder.read_recipe(run.path))
         found["recipe"] = folder.recipe
         lines = read_metrics(folder.metrics) if folder.metrics.is_file() else []

@@ -35,8 +35,10 @@ _Settings = dict[str, list[RunResult]]
 
 def read_results(folder: SweepFolder) -> list[RunResult]:
     """Read what each run of a sweep has come to."""
-    states = folder.states()
-    return [read_result(run, states[run.name], folder.sweep.compare) for run in folder.runs]
+    states, times = folder.states(), folder.times()
+    return [
+        read_result(run, states[run.name], times.get(run.name), folder.sweep.compare) for run in folder.runs
+    ]
 
 
 def summarise(folder: SweepFolder, results: Sequence[RunResult]) -> SweepSummary:
@@ -98,7 +100,7 @@ def _setting(
     name: str, runs: Sequence[RunResult], scores: Mapping[str, SettingScore], trainable: _Trainable
 ) -> SettingSummary:
     finished = [result for result in runs if result.state.state == "finished"]
-    seconds = [result.state.seconds for result in finished if result.state.seconds is not None]
+    seconds = [result.seconds for result in finished if result.seconds is not None]
     speeds = [result.speed for result in finished if result.speed is not None]
     memory = [result.memory for result in runs if result.memory is not None]
     recipe = next((result for result in runs if result.recipe is not None), None)

@@ -138,7 +138,10 @@ class Leader:
 
     def _report(self) -> None:
         if time.monotonic() - self._reported > BETWEEN_REPORTS:
-            self.report(self.folder)
+            try:
+                self.report(self.folder)
+            except Exception as error:  # noqa: BLE001 - whatever it is, runs that train go on; the last tells it
+                say(f"the report cannot be written now: {shortened(str(error), 300)}", error=True)
             self._reported = time.monotonic()
 
 

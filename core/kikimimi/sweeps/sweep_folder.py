@@ -21,7 +21,7 @@ from typing import Any, Literal, NotRequired
 from typing_extensions import TypedDict
 
 from kikimimi.console.terminal import json_text
-from kikimimi.errors import RunError
+from kikimimi.errors import DamagedError, RunError
 from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_json_lines
 from kikimimi.files.writing import add_lines, whole_file, writing
 from kikimimi.run.folder import RunFolder
@@ -105,12 +105,10 @@ class RunState:
     Attributes:
         state: The state.
         cause: Why it failed or was pruned; empty otherwise.
-        seconds: How long it took, all attempts together [s]; None where it was trained by another sweep.
     """
 
     state: State = "waiting"
     cause: str = ""
-    seconds: float | None = None
 
 
 @dataclass
@@ -264,13 +262,21 @@ class SweepFolder:
         """
         found = {run.name: RunState() for run in self.runs}
         for line in read_json_lines(self.path / "events.jsonl", EventLine, remedy=_AGAIN):
-            before = found.get(line["run"])
-            if before is None:
-                continue  # of an earlier plan
-            took = [seconds for seconds in (before.seconds, line.get("seconds")) if seconds is not None]
-            found[line["run"]] = RunState(
-                state=line["state"], cause=line.get("cause", ""), seconds=sum(took) if took else None
-            )
+            if line["run"] in found:  # else it is of an earlier plan
+                found[line["run"]] = RunState(state=line["state"], cause=line.get("cause", ""))
+        return found
+
+    def times(self) -> dict[str, float]:
+        """Return how long runs took, by name: all attempts of all sweeps beside this one together [s]."""
+        found: dict[str, float] = {}
+        for path in sorted(self.path.parent.glob("*/events.jsonl")):
+            try:
+                lines = read_json_lines(path, EventLine, remedy=_AGAIN)
+            except DamagedError:
+                continue  # what is wrong with this sweep's own is told by `states`
+            for line in lines:
+                if "seconds" in line:
+                    found[line["run"]] = found.get(line["run"], 0.0) + line["seconds"]
         return found
 
     @contextmanager

@@ -41,7 +41,7 @@ def _row(summary: SweepSummary, result: RunResult, trainable: dict[str, int | No
     return row | {
         "validation_loss": result.curve[-1][1] if result.curve else None,
         "trainable_parameters": trainable.get(run.setting or summary.name),
-        "seconds": state.seconds,
+        "seconds": result.seconds,
         "audio_seconds_per_second": result.speed,
         "memory_bytes": result.memory,
     }

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from kikimimi.run.folder import RunFolder
+from kikimimi.sweeps.engine import Ended, Job, RunEngine
 from kikimimi.sweeps.local import Local
 from kikimimi.sweeps.plan_of_runs import Sweep
 from kikimimi.sweeps.prepare import prepare
@@ -112,6 +113,36 @@ def test_runs_of_a_sweep_are_those_of_the_commands(recipe: Path, tmp_path: Path)
         lines.append([{k: v for k, v in line.items() if k not in MEASURED} for line in own])
     assert lines[0] == lines[1]
     assert folder.log(folder.runs[1]).read_text().startswith("$ kikimimi train ")
+
+
+def test_a_report_that_cannot_be_written_stops_no_run(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ends(RunEngine):
+        slots = 1
+
+        def start(self, job: Job) -> None:
+            self.job = job
+
+        def wait(self, seconds: float) -> list[Ended]:
+            return [Ended(name=self.job.name, code=0, seconds=1.0)]
+
+        def stop(self, name: str) -> None:
+            raise AssertionError
+
+        def close(self) -> None:
+            pass
+
+    def fails(folder: SweepFolder) -> None:
+        raise ValueError("no place")
+
+    monkeypatch.setattr("kikimimi.sweeps.sweep.BETWEEN_REPORTS", 0.0)
+    sweep = Sweep(name="some", recipe=recipe_file).changed(["seed=0,1,2"]).complete()
+    prepared, folder = prepare(sweep), SweepFolder.create(tmp_path / "runs", sweep)
+    prepared.write(folder)
+    found = Leader(folder, Ends(), prepared.source(folder, retry=False), fails).lead()
+    assert found == {"finished": 3}
+    assert capsys.readouterr().err.count("the report cannot be written now: no place") == 3
 
 
 def test_a_search_draws_learns_and_goes_on(recipe: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,29 @@ def test_whatever_runs_have_come_to_is_said(make_scored: MakeScored) -> None:
     assert "s16-1: " in page.partition('id="unread"')[2]
     assert "CUDA &lt;out&gt; of memory" in page
     assert "1 run is being trained" in page
+
+
+def test_time_is_that_of_all_sweeps_that_trained_a_run(make_scored: MakeScored) -> None:
+    one = (wrong_in(0), wrong_in(1))
+    folder = make_scored("first", s16=one)
+    other = SweepFolder.create(folder.out, replace(folder.sweep, name="second"))
+    other.write_runs(
+        RunLine(
+            name=run.name, digest="", levels={**run.levels, SEED_OPTION: run.seed}, changes=[*run.changes]
+        )
+        for run in folder.runs
+    )
+    other.add_event(other.runs[0], "finished")
+    other.add_event(other.runs[1], "failed", cause="killed", seconds=2.0)
+    other.add_event(other.runs[1], "finished")
+    write_sweep_report(other)
+    assert {name: row["seconds"] for name, row in rows_of(other).items()} == {
+        "s16-0": "30.0",
+        "s16-1": "32.0",
+    }
+    (folder.path / "events.jsonl").write_text("{", encoding="utf-8")  # another sweep's damage is not ours
+    write_sweep_report(other)
+    assert {name: row["seconds"] for name, row in rows_of(other).items()} == {"s16-0": "", "s16-1": "2.0"}
 
 
 def test_sweeps_differ_in_factors_settings_and_scores(make_scored: MakeScored) -> None:
