@@ -84,7 +84,7 @@ def test_the_best_is_marked_only_where_the_test_supports_it() -> None:
 
 
 def test_equal_settings_are_rarely_told_apart_however_few_seeds() -> None:
-    """Redrawing the two seeds of each would tell one in five pairs apart; the level is 5 % of all together."""
+    """Redrawing two seeds of each would tell one in five pairs apart; the level is 5 % of all together."""
     random = np.random.default_rng(0)
     for settings, seeds in ((2, 2), (8, 2)):
         wrong = 0
