@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from math import ceil
+from functools import lru_cache
+from math import sqrt
 from statistics import NormalDist
 
 import numpy as np
 
 from kikimimi.console.words import counted
-from kikimimi.sweeps.seed_draws import QUANTILES, SeedDraws
+from kikimimi.evaluation.bootstrap import DRAWS, SEED as BOOTSTRAP_SEED
+from kikimimi.sweeps.seed_draws import QUANTILES, REPEATS, Draws, SeedDraws
 from kikimimi.sweeps.summary import SettingPair
 
 POWER = 0.8
@@ -95,15 +98,38 @@ def seeds_needed(one: SeedDraws, other: SeedDraws, comparisons: int) -> str:
     )
     normal = NormalDist()
     reach = normal.inv_cdf(1 - ALPHA / (2 * comparisons)) + normal.inv_cdf(POWER)
-    allowed = (difference / reach) ** 2
-    if clips >= allowed:
+    if clips >= (difference / reach) ** 2:
         return "more clips: with these, no number of seeds would settle it"
-    number = ceil((one.spread**2 + other.spread**2) / (allowed - clips))
-    number = max(number, max(one.seeds, other.seeds) + 1)  # so few scatter by t, not by the normal
-    if number > _MOST_SEEDS:
+    spreads = (one.spread, other.spread)
+    numbers = range(max(one.seeds, other.seeds) + 1, _MOST_SEEDS + 1)
+    enough = bisect_left(
+        numbers, True, key=lambda seeds: difference >= _settled_at(seeds, spreads, clips, comparisons)
+    )
+    if enough == len(numbers):
         return f"more than {_MOST_SEEDS} seeds of each"
-    more = number - min(one.seeds, other.seeds)
+    more = numbers[enough] - min(one.seeds, other.seeds)
     return f"about {counted(more, 'more seed')} of each"
+
+
+def _settled_at(seeds: int, spreads: tuple[float, float], clips: float, comparisons: int) -> float:
+    """Return the true difference that is settled with a probability of `POWER` by so many seeds of each.
+
+    Seeds scatter in the test by Student's t, which for few of them is far wider than the normal.
+    """
+    one, other, normal = _scatter(seeds)
+    drawn = (spreads[0] * one + spreads[1] * other) / sqrt(seeds) + sqrt(clips) * normal
+    told = float(np.quantile(drawn, 1 - ALPHA / (2 * comparisons)))
+    scatter = sqrt((spreads[0] ** 2 + spreads[1] ** 2) / seeds + clips)
+    return told + NormalDist().inv_cdf(POWER) * scatter
+
+
+@lru_cache(maxsize=_MOST_SEEDS)
+def _scatter(seeds: int) -> tuple[Draws, Draws, Draws]:
+    """Return draws by which two means of so many seeds scatter, and normal ones for the clips."""
+    random = np.random.default_rng([BOOTSTRAP_SEED, seeds])
+    number = DRAWS * REPEATS
+    one, other = random.standard_t(seeds - 1, (2, number))
+    return one, other, random.standard_normal(number)
 
 
 def _p(differences: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:

@@ -113,12 +113,29 @@ def test_how_far_seeds_scatter_is_pooled_by_hand() -> None:
     assert alone.spread == calm.spread
 
 
+def test_so_many_seeds_as_are_said_do_settle_it() -> None:
+    """With four seeds of each, of which a sum by the normal would say it, four in ten would be settled."""
+    one, other = setting(1.0, 3.0, number=0), setting(4.0, 6.0, number=1)
+    assert seeds_needed(one, other, 1) == "about 4 more seeds of each"
+    random, seeds = np.random.default_rng(0), 2 + 4
+    settled = 0
+    for _ in range(150):
+        drawn = {
+            str(mean): setting(*random.normal(mean, sqrt(2), seeds), number=mean)  # as those above scatter
+            for mean in (2, 5)
+        }
+        settled += compare_best(drawn, "lower")[0].settled
+    assert 0.75 < settled / 150 < 0.95
+
+
 def test_seeds_that_are_needed_by_hand() -> None:
     one, other = setting(1.0, 3.0, number=0), setting(4.0, 6.0, number=1)
-    # Variances 2 and 2, difference 3, at 5 % with power 80 %: (1.960 + 0.842)^2 * 4 / 9 = 3.49.
-    assert seeds_needed(one, other, 1) == "about 2 more seeds of each"
-    # With ten comparisons: (2.807 + 0.842)^2 * 4 / 9 = 5.92.
-    assert seeds_needed(one, other, 10) == "about 4 more seeds of each"
+    # Many seeds scatter by the normal. Variances 2 and 2, difference 0.6, at 5 % with power 80 %:
+    # (1.960 + 0.842)^2 * 4 / 0.36 = 87.2, two more for the t; with ten comparisons 147.9.
+    close = setting(1.6, 3.6, number=1)
+    said = seeds_needed(one, close, 1)
+    assert int(said.split()[1]) + 2 == pytest.approx(89, abs=2)
+    assert seeds_needed(one, close, 10) == "more than 100 seeds of each"
     far = setting(1.01, 3.01, number=2)
     assert seeds_needed(one, far, 1) == "more than 100 seeds of each"
     assert "one seed" in seeds_needed(setting(1.0), other, 1)
