@@ -57,6 +57,7 @@ class SeedDraws:
         value: Mean over seeds, in the metric's unit.
         spread: Standard deviation over seeds that it is drawn with; None where no setting has two seeds.
         seeds: How many seeds there are.
+        freedom: Degrees of freedom of that deviation; 0 where there is none.
         by_clips: Means over seeds on drawn clips, (DRAWS,); one number where there are no clips.
         drawn: Means on drawn clips and seeds, (DRAWS x REPEATS,).
     """
@@ -64,6 +65,7 @@ class SeedDraws:
     value: float
     spread: float | None
     seeds: int
+    freedom: int
     by_clips: Draws
     drawn: Draws
 
@@ -99,7 +101,14 @@ def draw_setting(
         spread = float(np.sqrt(max(scatter.variance, own.variance if own else 0.0)))
         random = np.random.default_rng([BOOTSTRAP_SEED, number])
         drawn = around + spread / np.sqrt(len(values)) * random.standard_t(scatter.freedom, (DRAWS, REPEATS))
-    return SeedDraws(value=mean, spread=spread, seeds=len(values), by_clips=clips, drawn=drawn.reshape(-1))
+    return SeedDraws(
+        value=mean,
+        spread=spread,
+        seeds=len(values),
+        freedom=scatter.freedom if scatter else 0,
+        by_clips=clips,
+        drawn=drawn.reshape(-1),
+    )
 
 
 def mean_by_clips(

@@ -101,9 +101,10 @@ def seeds_needed(one: SeedDraws, other: SeedDraws, comparisons: int) -> str:
     if clips >= (difference / reach) ** 2:
         return "more clips: with these, no number of seeds would settle it"
     spreads = (one.spread, other.spread)
+    before = (one.freedom - one.seeds, other.freedom - other.seeds)
     numbers = range(max(one.seeds, other.seeds) + 1, _MOST_SEEDS + 1)
     enough = bisect_left(
-        numbers, True, key=lambda seeds: difference >= _settled_at(seeds, spreads, clips, comparisons)
+        numbers, True, key=lambda seeds: difference >= _settled_at(seeds, spreads, before, clips, comparisons)
     )
     if enough == len(numbers):
         return f"more than {_MOST_SEEDS} seeds of each"
@@ -111,12 +112,14 @@ def seeds_needed(one: SeedDraws, other: SeedDraws, comparisons: int) -> str:
     return f"about {counted(more, 'more seed')} of each"
 
 
-def _settled_at(seeds: int, spreads: tuple[float, float], clips: float, comparisons: int) -> float:
+def _settled_at(
+    seeds: int, spreads: tuple[float, float], before: tuple[int, int], clips: float, comparisons: int
+) -> float:
     """Return the true difference that is settled with a probability of `POWER` by so many seeds of each.
 
     Seeds scatter in the test by Student's t, which for few of them is far wider than the normal.
     """
-    one, other, normal = _scatter(seeds)
+    one, other, normal = _scatter(seeds + before[0], seeds + before[1])
     drawn = (spreads[0] * one + spreads[1] * other) / sqrt(seeds) + sqrt(clips) * normal
     told = float(np.quantile(drawn, 1 - ALPHA / (2 * comparisons)))
     scatter = sqrt((spreads[0] ** 2 + spreads[1] ** 2) / seeds + clips)
@@ -124,12 +127,11 @@ def _settled_at(seeds: int, spreads: tuple[float, float], clips: float, comparis
 
 
 @lru_cache(maxsize=_MOST_SEEDS)
-def _scatter(seeds: int) -> tuple[Draws, Draws, Draws]:
-    """Return draws by which two means of so many seeds scatter, and normal ones for the clips."""
-    random = np.random.default_rng([BOOTSTRAP_SEED, seeds])
+def _scatter(one: int, other: int) -> tuple[Draws, Draws, Draws]:
+    """Return draws of two means with so many degrees of freedom, and normal ones for the clips."""
+    random = np.random.default_rng([BOOTSTRAP_SEED, one, other])
     number = DRAWS * REPEATS
-    one, other = random.standard_t(seeds - 1, (2, number))
-    return one, other, random.standard_normal(number)
+    return random.standard_t(one, number), random.standard_t(other, number), random.standard_normal(number)
 
 
 def _p(differences: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:

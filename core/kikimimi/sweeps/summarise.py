@@ -149,6 +149,14 @@ def evaluate_settings(
             + "; ".join(others)
         )
         scored = {setting: seeds for setting, seeds in scored.items() if setting not in others}
+    pruned = [setting for setting in scored if any(one.state.state == "pruned" for one in settings[setting])]
+    if pruned:
+        notes.append(
+            "a seed was pruned, so that the mean of the others looks better than it is, and not compared: "
+            + ("all settings" if len(pruned) == len(scored) else "; ".join(pruned))
+        )
+    whole = {setting: seeds for setting, seeds in scored.items() if setting not in pruned}
+    scored = whole or scored
     metric, keys = _shared(scored)
     drawn: dict[str, SeedDraws] = {}
     scatter = pool_seeds([[one.score.value for one in seeds.values()] for seeds in scored.values()])
@@ -165,10 +173,11 @@ def evaluate_settings(
         notes.append("one seed of every setting: intervals and tests say nothing of other seeds")
     elif alone := [setting for setting, one in drawn.items() if one.seeds == 1]:
         notes.append(f"one seed of {'; '.join(alone)}: how far seeds scatter is that of the others")
-    pairs = compare_best(drawn, kind.better) if metric is not None or scatter is not None else []
+    told = whole and (metric is not None or scatter is not None)
+    pairs = compare_best(drawn, kind.better) if told else []
     best = best_settings(pairs[0].one, pairs) if pairs else frozenset[str]()
     levels = {setting: runs[0].run.levels for setting, runs in settings.items()}
-    effects, interactions, untold = find_effects(drawn, levels, factors)
+    effects, interactions, untold = find_effects(drawn, levels, factors if whole else {})
     found = EvaluationSummary(
         name=name,
         label=kind.label,

@@ -16,6 +16,7 @@ from kikimimi.recipe import load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.factor import SEED_OPTION, Factor, Level
 from kikimimi.sweeps.plan_of_runs import Sweep
+from kikimimi.sweeps.summarise import read_results, summarise
 from kikimimi.sweeps.sweep_difference import find_sweep_difference
 from kikimimi.sweeps.sweep_folder import RunLine, SweepFolder
 from kikimimi.sweeps.sweep_report import write_sweep_report
@@ -162,6 +163,29 @@ def test_time_is_that_of_all_sweeps_that_trained_a_run(make_scored: MakeScored) 
     (folder.path / "events.jsonl").write_text("{", encoding="utf-8")  # another sweep's damage is not ours
     write_sweep_report(other)
     assert {name: row["seconds"] for name, row in rows_of(other).items()} == {"s16-0": "", "s16-1": "2.0"}
+
+
+def test_what_is_left_of_a_setting_with_a_pruned_seed_is_not_compared(make_scored: MakeScored) -> None:
+    good, bad = (wrong_in(0), wrong_in(1)), (wrong_in(0, 1, 2, 3, 4, 5), wrong_in(1, 2, 3, 4, 5, 6))
+    folder = make_scored("some", s16=bad, s32=(wrong_in(), wrong_in()), s64=good)
+    runs = {run.name: run for run in folder.runs}
+    folder.add_event(runs["s32-0"], "pruned", cause="validation loss 9")
+    summary = summarise(folder, read_results(folder))
+    (evaluation,) = summary.evaluations
+    assert [(pair.one, pair.other) for pair in evaluation.pairs] == [("hidden_dim=64", "hidden_dim=16")]
+    assert summary.settings[0].name == "hidden_dim=64"
+    assert evaluation.notes == [
+        "a seed was pruned, so that the mean of the others looks better than it is, and not compared: "
+        "hidden_dim=32"
+    ]
+    for name in ("s16-0", "s64-0"):
+        folder.add_event(runs[name], "pruned", cause="validation loss 9")
+    summary = summarise(folder, read_results(folder))
+    (evaluation,) = summary.evaluations
+    assert (evaluation.pairs, evaluation.effects) == ([], {})
+    assert evaluation.notes[0].endswith("not compared: all settings")
+    assert {one.scores["held_out"].value for one in summary.settings} == {0.0, 5.0, 30.0}
+    assert not any(one.scores["held_out"].best for one in summary.settings)
 
 
 def test_sweeps_differ_in_factors_settings_and_scores(make_scored: MakeScored) -> None:
