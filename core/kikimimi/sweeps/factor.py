@@ -32,6 +32,10 @@ class Level:
     label: str
     changes: tuple[str, ...]
 
+    def is_same(self, other: Level) -> bool:
+        """Whether another one changes the same options to the same values, however they are written."""
+        return [_meant(change) for change in self.changes] == [_meant(change) for change in other.changes]
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -196,6 +200,11 @@ def _split(text: str) -> list[str]:
         before = character
         parts[-1] += character
     return [part.strip() for part in parts]
+
+
+def _meant(change: str) -> tuple[str, Any]:
+    key, _, written = change.partition("=")
+    return key, _read(written)
 
 
 def _read(text: str) -> Any:

@@ -107,7 +107,36 @@ class Sweep:
         factors = {one.name: one for one in self.factors if one.name not in fixed} | new
         if SEED_OPTION in factors:
             factors[SEED_OPTION] = factors.pop(SEED_OPTION)  # the last: runs of a setting stand together
-        return replace(self, changes=tuple(fixed.values()), factors=tuple(factors.values()))
+        found = replace(self, changes=tuple(fixed.values()), factors=tuple(factors.values()))
+        return replace(found, exclude=tuple(self._still_excluded({**fixed, **new})))
+
+    def _still_excluded(self, given: Mapping[str, Factor | DrawnRange | str]) -> Iterator[Mapping[str, Any]]:
+        """Yield what is excluded where factors have other levels, or one value, from now on.
+
+        What names no level is yielded as it is: it is told later.
+        """
+        before = {one.name: one for one in self.factors if isinstance(one, Factor)}
+        for excluded in self.exclude:
+            still: dict[str, Any] = {}
+            for name, wanted in excluded.items():
+                now = given.get(name)
+                old = [
+                    before[name].level(label) if name in before else None
+                    for label in (wanted if isinstance(wanted, list) else [wanted])
+                ]
+                levels = [level for level in old if level is not None]
+                if now is None or isinstance(now, DrawnRange) or len(levels) < len(old):
+                    still[name] = wanted
+                elif isinstance(now, Factor):
+                    still[name] = [one.label for one in now.levels if any(map(one.is_same, levels))]
+                    if not still[name]:
+                        break
+                elif not any(level.is_same(Level("", (now,))) for level in levels):
+                    break
+            else:
+                if not still and excluded:
+                    raise RequestError("exclude: it leaves out every combination")
+                yield still
 
     def complete(self) -> Sweep:
         """Return it with a name, checked.

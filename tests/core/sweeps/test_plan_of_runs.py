@@ -73,6 +73,42 @@ def test_the_line_changes_a_file(recipe: Path) -> None:
     assert sweep.changes == ("stages.asr.steps=9",)
 
 
+EXCLUDES = """
+recipe: small.yaml
+factors:
+  adapter.downsample: [2, 4, 8]
+  stages.asr.train.adapter.lr: {low: 3.0e-4, high: 1.0e-3}
+exclude:
+  - {adapter.downsample: 2, stages.asr.train.adapter.lr: high}
+  - {adapter.downsample: [4, 8], stages.asr.train.adapter.lr: low}
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ("adapter.downsample=2", ["low"]),
+        ("adapter.downsample=8", ["high"]),
+        ("adapter.downsample=16", ["low", "high"]),
+        ("adapter.downsample=2,8", ["2/low", "8/high"]),
+        ("stages.asr.train.adapter.lr=3e-4,0.002", ["2/0.0003", "2/0.002", "4/0.002", "8/0.002"]),
+    ],
+)
+def test_what_a_file_excludes_holds_for_what_the_line_leaves_of_it(
+    recipe: Path, change: str, left: list[str]
+) -> None:
+    file = recipe.with_name("some.yaml")
+    file.write_text(EXCLUDES, encoding="utf-8")
+    assert settings(read_sweep(file, [change]).complete()) == left
+
+
+def test_a_line_that_leaves_what_is_excluded_alone(recipe: Path) -> None:
+    file = recipe.with_name("some.yaml")
+    file.write_text(EXCLUDES, encoding="utf-8")
+    with pytest.raises(RequestError, match="leaves out every combination"):
+        read_sweep(file, ["adapter.downsample=4", "stages.asr.train.adapter.lr=3e-4", "seed=0,1"]).complete()
+
+
 def test_another_budget_is_the_same_sweep(recipe: Path) -> None:
     ranged = Sweep(name="", recipe=recipe, search="random", runs=3).changed(["adapter.hidden_dim=8..64"])
     more = Sweep(name="", recipe=recipe, search="random", runs=9).changed(["adapter.hidden_dim=8..64"])
