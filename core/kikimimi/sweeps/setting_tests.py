@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from math import sqrt
+from math import atan, cos, pi, sin, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -19,6 +19,9 @@ POWER = 0.8
 """Probability with which as many seeds as are said would settle a comparison."""
 ALPHA = 0.05
 _MOST_SEEDS = 100
+_FEW_DRAWS = 20
+_LEAST_P = 1e-12
+_MOST_FREEDOM = 1000
 
 
 def compare_best(settings: Mapping[str, SeedDraws], better: str) -> list[SettingPair]:
@@ -38,7 +41,7 @@ def compare_best(settings: Mapping[str, SeedDraws], better: str) -> list[Setting
     best = choose(settings, key=lambda name: settings[name].value)
     others = [name for name in settings if name != best]
     first = settings[best]
-    raw = [_p(first.drawn - settings[name].drawn) for name in others]
+    raw = [_p(first, settings[name]) for name in others]
     pairs = []
     every = len(settings) * (len(settings) - 1) // 2
     for name, p in zip(others, holm(raw, every), strict=True):
@@ -93,9 +96,7 @@ def seeds_needed(one: SeedDraws, other: SeedDraws, comparisons: int) -> str:
     difference = abs(one.value - other.value)
     if difference == 0:
         return "nothing that can be told: their values are equal"
-    clips = (
-        float(np.var(one.by_clips - other.by_clips)) if len(one.by_clips) == len(other.by_clips) > 1 else 0.0
-    )
+    clips = _clip_variance(one, other)
     normal = NormalDist()
     reach = normal.inv_cdf(1 - ALPHA / (2 * comparisons)) + normal.inv_cdf(POWER)
     if clips >= (difference / reach) ** 2:
@@ -134,7 +135,47 @@ def _scatter(one: int, other: int) -> tuple[Draws, Draws, Draws]:
     return random.standard_t(one, number), random.standard_t(other, number), random.standard_normal(number)
 
 
-def _p(differences: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-    """Return the two-sided p of no difference, from drawn differences; it is never 0."""
-    below, above = int((differences <= 0).sum()), int((differences >= 0).sum())
-    return min(1.0, 2 * (min(below, above) + 1) / (len(differences) + 1))
+def _p(one: SeedDraws, other: SeedDraws) -> float:
+    """Return the two-sided p of no difference; it is never 0.
+
+    Draws tell it, and where too few of them lie beyond zero, Student's t with the fewer degrees of freedom,
+    which is never below the true p (Hsu, 1938; Scheffe, 1970, J. Am. Stat. Assoc. 65).
+    """
+    differences = one.drawn - other.drawn
+    beyond = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    drawn = min(1.0, 2 * (beyond + 1) / (len(differences) + 1))
+    variance = _clip_variance(one, other)
+    for side in (one, other):
+        variance += (side.spread or 0.0) ** 2 / side.seeds
+    if beyond >= _FEW_DRAWS or variance == 0:
+        return drawn
+    known = [side.freedom for side in (one, other) if side.spread is not None]
+    return min(drawn, student_p(abs(one.value - other.value) / sqrt(variance), min(known) if known else None))
+
+
+def _clip_variance(one: SeedDraws, other: SeedDraws) -> float:
+    if not len(one.by_clips) == len(other.by_clips) > 1:
+        return 0.0
+    return float(np.var(one.by_clips - other.by_clips))
+
+
+def student_p(t: float, freedom: int | None) -> float:
+    """Return how probable a value as far from 0 as this is by Student's t; never below 1e-12.
+
+    Args:
+        t: The value, not negative.
+        freedom: Degrees of freedom; None is the normal.
+
+    Source: Abramowitz and Stegun (1964), 26.7.3 and 26.7.4.
+    """
+    if freedom is None or freedom > _MOST_FREEDOM:
+        within = 2 * NormalDist().cdf(t) - 1
+    else:
+        angle = atan(t / sqrt(freedom))
+        term = cos(angle) if freedom % 2 else 1.0
+        total = 0.0
+        for power in range(3 if freedom % 2 else 2, freedom + 1, 2):
+            total += term
+            term *= cos(angle) ** 2 * (power - 1) / power
+        within = (angle + sin(angle) * total) * 2 / pi if freedom % 2 else sin(angle) * total
+    return max(1 - within, _LEAST_P)

@@ -12,7 +12,7 @@ from kikimimi.evaluation.bootstrap import DRAWS
 from kikimimi.evaluation.score import score
 from kikimimi.sweeps.effects import find_effects
 from kikimimi.sweeps.seed_draws import SeedDraws, draw_setting, mean_by_clips, pool_seeds
-from kikimimi.sweeps.setting_tests import best_settings, compare_best, holm, seeds_needed
+from kikimimi.sweeps.setting_tests import best_settings, compare_best, holm, seeds_needed, student_p
 
 T_TWO_SEEDS = 12.706  # 97.5 % of Student's t with one degree of freedom, of any table
 T_FIVE_SEEDS = 2.776  # with four
@@ -81,6 +81,36 @@ def test_the_best_is_marked_only_where_the_test_supports_it() -> None:
     same = {"a": setting(1.0, 1.4, number=0), "b": setting(1.1, 1.5, number=1)}
     assert best_settings("a", compare_best(same, "lower")) == frozenset()
     assert compare_best({"a": setting(1.0)}, "lower") == []
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom", "p"),
+    [
+        (63.657, 1, 0.01),
+        (31.599, 2, 0.001),
+        (3.182, 3, 0.05),
+        (4.604, 4, 0.01),
+        (1.984, 100, 0.05),
+        (1.960, None, 0.05),
+    ],
+)
+def test_students_t_is_that_of_tables(t: float, freedom: int | None, p: float) -> None:
+    assert student_p(t, freedom) == pytest.approx(p, rel=1e-3)
+    assert 0 < student_p(1e9, freedom) < 1e-8
+    assert student_p(0, freedom) == 1
+
+
+def test_many_settings_leave_a_clear_winner_clear() -> None:
+    """Draws alone cannot tell it: the least p of so many, times 780 comparisons, is above 5 %."""
+    random = np.random.default_rng(0)
+    values = [random.normal(10, 0.5, 3) for _ in range(39)]
+    values.append(np.array([1.0, 1.5, 0.5]))
+    scatter = pool_seeds(values)
+    settings = {str(n): draw_setting(of.tolist(), None, n, scatter) for n, of in enumerate(values)}
+    pairs = compare_best(settings, "lower")
+    assert {pair.one for pair in pairs} == {"39"}
+    assert all(pair.settled for pair in pairs)
+    assert not any(pair.settled for pair in compare_best({**settings, "39": settings["0"]}, "lower"))
 
 
 def test_equal_settings_are_rarely_told_apart_however_few_seeds() -> None:
