@@ -30,7 +30,7 @@ def commands() -> list[str]:
     assert isinstance(root, TyperGroup)
     grouped = root.commands["data"]
     assert isinstance(grouped, TyperGroup)
-    return [*(root.commands.keys() - {"data"}), *(f"data {name}" for name in grouped.commands)]
+    return [*sorted(root.commands.keys() - {"data"}), *(f"data {name}" for name in grouped.commands)]
 
 
 @pytest.mark.parametrize("command", commands())
