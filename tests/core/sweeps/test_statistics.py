@@ -103,10 +103,10 @@ def test_students_t_is_that_of_tables(t: float, freedom: int | None, p: float) -
 def test_many_settings_leave_a_clear_winner_clear() -> None:
     """Draws alone cannot tell it: the least p of so many, times 780 comparisons, is above 5 %."""
     random = np.random.default_rng(0)
-    values = [random.normal(10, 0.5, 3) for _ in range(39)]
-    values.append(np.array([1.0, 1.5, 0.5]))
+    values: list[list[float]] = [random.normal(10, 0.5, 3).tolist() for _ in range(39)]
+    values.append([1.0, 1.5, 0.5])
     scatter = pool_seeds(values)
-    settings = {str(n): draw_setting(of.tolist(), None, n, scatter) for n, of in enumerate(values)}
+    settings = {str(n): draw_setting(of, None, n, scatter) for n, of in enumerate(values)}
     pairs = compare_best(settings, "lower")
     assert {pair.one for pair in pairs} == {"39"}
     assert all(pair.settled for pair in pairs)
