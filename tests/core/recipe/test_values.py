@@ -120,7 +120,8 @@ from kikimimi.contracts import registry
         ),
         (
             "evaluate.held_out.generate.top_p=0.5",
-            "evaluate.held_out.generate.top_p: is read only when sampling: set temperature above 0",
+            "evaluate.held_out.generate.top_p: is read only when sampling: set temperature above 0, or top_p "
+            "to 1",
         ),
         ("evaluate.held_out.batch_seconds=0", "evaluate.held_out.batch_seconds: must be above 0, not 0.0"),
         ("trainer.devices=0", "trainer.devices: must be at least 1, not 0"),

@@ -21,7 +21,7 @@ class Node:
     pass
 
 
-GO_ON = {"quickstart", "train", "evaluate", "data synth", "data pack"}
+GO_ON = {"quickstart", "train", "sweep", "evaluate", "data synth", "data pack"}
 
 
 def commands() -> list[str]:
