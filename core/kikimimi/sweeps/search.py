@@ -74,7 +74,9 @@ class Searcher(RunSource):
         self._reported: dict[str, int] = {}
         self._queue: deque[SweepRun] = deque()
         self._budget = 0 if retry else self._sweep.runs or 0
-        self._study = optuna.create_study(direction=self._direction(), sampler=self._sampler())
+        self._study = optuna.create_study(
+            direction=_direction(base, self._evaluation), sampler=self._sampler()
+        )
         self._take_up(retry)
 
     def next_run(self) -> SweepRun | None:
@@ -99,10 +101,9 @@ class Searcher(RunSource):
 
     def ended(self, run: SweepRun) -> None:
         """Learn from a run, and from its setting once all of its seeds have ended."""
-        state = self._folder.states()[run.name].state
-        self._end_curve(run, state)
-        setting = _setting(run)
         states = self._folder.states()
+        self._end_curve(run, states[run.name].state)
+        setting = _setting(run)
         ended = [states[one.name].state for one in self._runs.get(setting, ())]
         if setting in self._trials and not {"waiting", "running"} & set(ended):
             self._tell(self._trials.pop(setting), setting)
@@ -220,13 +221,6 @@ class Searcher(RunSource):
             return self._optuna.samplers.RandomSampler(seed=seed)
         return self._optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
-    def _direction(self) -> Literal["minimize", "maximize"]:
-        base = load_recipe(self._sweep.recipe, self._sweep.changes)
-        if self._evaluation is None:
-            return "minimize"
-        metric = base.evaluate[self._evaluation].metric
-        return "minimize" if metric.component.better == "lower" else "maximize"
-
     def _tell(self, trial: int, setting: _Setting) -> None:
         """Tell the sampler the mean score of a setting's seeds, or that it has none."""
         states = self._folder.states()
@@ -245,11 +239,12 @@ class Searcher(RunSource):
         if trial is None:
             return
         trials = self._optuna.trial.TrialState
-        losses = [loss for _, loss in _curve_of(run, -1)]
-        if state == "finished" and losses:
-            for step, loss in _curve_of(run, self._reported.get(run.name, -1)):
-                trial.report(loss, step)
-            self._curves.tell(trial, losses[-1])
+        curve = list(_curve_of(run, -1))
+        if state == "finished" and curve:
+            for step, loss in curve:
+                if step > self._reported.get(run.name, -1):
+                    trial.report(loss, step)
+            self._curves.tell(trial, curve[-1][1])
         else:
             self._curves.tell(trial, state=trials.FAIL)
 
@@ -266,6 +261,13 @@ def _evaluation(recipe: Recipe, compare: tuple[str, ...]) -> str | None:
     if any(stage.validate and stage.validate.every for stage in recipe.stages.values()):
         return None
     raise RequestError("a search needs an evaluation, or a validation, by which it tells settings apart")
+
+
+def _direction(recipe: Recipe, evaluation: str | None) -> Literal["minimize", "maximize"]:
+    if evaluation is None:
+        return "minimize"
+    metric = recipe.evaluate[evaluation].metric
+    return "minimize" if metric.component.better == "lower" else "maximize"
 
 
 def _value(run: SweepRun, evaluation: str | None) -> float | None:
