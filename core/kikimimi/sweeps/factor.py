@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kikimimi.console.terminal import json_text, shortened
-from kikimimi.console.words import counted
+from kikimimi.console.words import counted, listing, nearest
 from kikimimi.errors import RequestError
 from kikimimi.files.yaml_text import parse_yaml
 
@@ -57,6 +57,21 @@ class Factor:
         """Return the level of a label, or None."""
         text = written_value(label)
         return next((level for level in self.levels if level.label in (label, text)), None)
+
+    def required_level(self, label: object, where: str) -> Level:
+        """Return the level of a label.
+
+        Raises:
+            RequestError: There is none; the message names the ones that there are.
+        """
+        if found := self.level(label):
+            return found
+        labels = [level.label for level in self.levels]
+        text = label if isinstance(label, str) else written_value(label)
+        raise RequestError(
+            f"{where}: there is no level {shortened(text, 80)}.{nearest(text, labels)} "
+            f"Levels: {listing(labels)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -20,6 +21,7 @@ from kikimimi.sweeps.factor import (
     DrawnRange,
     Factor,
     Level,
+    distinct_levels,
     read_change,
     short_names,
     written_value,
@@ -95,10 +97,12 @@ class Sweep:
     def changed(self, changes: Sequence[str]) -> Sweep:
         """Return it with factors and changes in addition; of a name that it has, the new one holds.
 
+        Its own levels can be called by their labels: ``adapter=mlp,conv`` takes these two variants of a file.
+
         Raises:
             RequestError: A change is wrong.
         """
-        read = [read_change(text) for text in changes]
+        read = [self._with_own_levels(read_change(text)) for text in changes]
         new = {one.name: one for one in read if not isinstance(one, str)}
         fixed = {text.partition("=")[0]: text for text in self.changes}
         fixed |= {text.partition("=")[0]: text for text in read if isinstance(text, str)}
@@ -109,6 +113,24 @@ class Sweep:
             factors[SEED_OPTION] = factors.pop(SEED_OPTION)  # the last: runs of a setting stand together
         found = replace(self, changes=tuple(fixed.values()), factors=tuple(factors.values()))
         return replace(found, exclude=tuple(self._still_excluded({**fixed, **new})))
+
+    def _with_own_levels(self, given: Factor | DrawnRange | str) -> Factor | DrawnRange | str:
+        """Return a factor, or one value, with the sweep's own levels where it writes their labels.
+
+        Raises:
+            RequestError: It is the factor's name alone, no option's, and there is no such level.
+        """
+        name = given.partition("=")[0] if isinstance(given, str) else given.name
+        own = next((one for one in self.factors if one.name == name), None)
+        if not isinstance(own, Factor) or isinstance(given, DrawnRange):
+            return given
+        levels = (Level("", (given,)),) if isinstance(given, str) else given.levels
+        is_option = name.partition(".")[0] in (one.name for one in fields(Recipe))
+        find = own.level if is_option else partial(own.required_level, where=name)
+        found = [find(level.changes[0].partition("=")[2]) or level for level in levels]
+        if isinstance(given, str) and found[0].changes == (given,):
+            return given
+        return distinct_levels(Factor(name, tuple(found)))
 
     def _still_excluded(self, given: Mapping[str, Factor | DrawnRange | str]) -> Iterator[Mapping[str, Any]]:
         """Yield what is excluded where factors have other levels, or one value, from now on.
@@ -188,12 +210,7 @@ class Sweep:
                         f"Factors: {listing(names)}"
                     )
                 for label in wanted if isinstance(wanted, list) else [wanted]:
-                    labels = [level.label for level in factor.levels]
-                    if factor.level(label) is None:
-                        raise RequestError(
-                            f"exclude[{number}].{name}: there is no level {written_value(label)}. "
-                            f"Levels: {listing(labels)}"
-                        )
+                    factor.required_level(label, f"exclude[{number}].{name}")
         if self.exclude and next(self.grid(), None) is None:
             raise RequestError("exclude: it leaves out every combination")
 

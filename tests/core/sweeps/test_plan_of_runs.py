@@ -25,6 +25,8 @@ exclude:
 compare: [held_out]
 """
 
+SMALL = ["0.001/small", "0.002/small"]
+
 
 def settings(sweep: Sweep) -> list[str]:
     return ["/".join(level.label for level in one.values()) for one in sweep.grid()]
@@ -71,6 +73,33 @@ def test_the_line_changes_a_file(recipe: Path) -> None:
     sweep = read_sweep(file, ["seed=7,8", "stages.asr.steps=9"]).complete()
     assert settings(sweep)[:2] == ["plain/0.001/small/7", "plain/0.001/small/8"]
     assert sweep.changes == ("stages.asr.steps=9",)
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ("adapter=convolved", ["convolved/0.001/small", "convolved/0.002/small"]),
+        ("size=small", ["plain/0.001/small", "convolved/0.001/small", "convolved/0.002/small"]),
+        ("size=large", ["plain/0.001/large"]),
+        ("adapter=mlp,convolved", ["mlp/0.001/small", "mlp/0.001/large", *(f"convolved/{x}" for x in SMALL)]),
+    ],
+)
+def test_the_line_calls_levels_of_a_file_by_name(recipe: Path, change: str, left: list[str]) -> None:
+    file = recipe.with_name("sizes.yaml")
+    file.write_text(FILE, encoding="utf-8")
+    sweep = read_sweep(file, [change, "seed=0"]).complete()
+    assert settings(sweep) == left
+    for one in sweep.grid():
+        adapter = sweep.recipe_of(one).adapter.name
+        assert adapter == ("conv" if one["adapter"].label == "convolved" else "mlp")
+
+
+@pytest.mark.parametrize("change", ["size=lrge", "size=small,lrge"])
+def test_a_level_that_a_file_does_not_have(recipe: Path, change: str) -> None:
+    file = recipe.with_name("sizes.yaml")
+    file.write_text(FILE, encoding="utf-8")
+    with pytest.raises(RequestError, match=r"size: there is no level lrge\. Did you mean 'large'"):
+        read_sweep(file, [change])
 
 
 EXCLUDES = """
