@@ -1,4 +1,4 @@
-"""Runs of a sweep as processes of this machine, so many at a time, with the CPU's threads divided."""
+"""Runs of a sweep in processes of this machine, so many at a time, with the CPU's threads divided."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 
 from kikimimi.errors import RequestError
@@ -19,9 +20,67 @@ from kikimimi.sweeps.work import PRELOADED, work
 _SERVER = multiprocessing.get_context("forkserver")
 
 
+SHARED_BELOW = 30.0
+"""A process takes a further run where the one before took less than this [s]: beginning anew, about a second,
+or several on a GPU, is little of a longer one."""
+MOST_SHARED = 20
+"""How many runs a process takes: what they leave behind ends with it."""
+
+
+@dataclass
+class _Worker:
+    """A process that takes runs one after the other."""
+
+    process: ForkServerProcess
+    jobs: Connection
+    environment: dict[str, str]
+    taken: int = 0
+
+    @classmethod
+    def start(cls, environment: dict[str, str], leader: Connection) -> _Worker:
+        ours, its = _SERVER.Pipe()
+        with _set(environment):  # the process that all are forked from is started with the first
+            process = _SERVER.Process(target=work, args=(its, environment, leader))
+            process.start()
+        its.close()
+        return cls(process, ours, environment)
+
+    def give(self, job: Job) -> bool:
+        """Give it a job; return whether it is there to take it."""
+        self.taken += 1
+        try:
+            self.jobs.send(job)
+        except OSError:
+            return False
+        return True
+
+    def code(self) -> int | None:
+        """Return the exit code of its job, as a shell gives it; None while that runs."""
+        with suppress(EOFError, OSError):
+            if self.jobs.poll():
+                return int(self.jobs.recv())
+        if self.process.is_alive():
+            return None
+        code = self.process.exitcode or 0
+        return code if code >= 0 else 128 - code
+
+    def stop(self) -> None:
+        """Have its job stop and keep what it has done."""
+        if self.process.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGTERM)
+
+    def end(self) -> None:
+        """End it, after its job."""
+        self.jobs.close()
+        self.process.join()
+        self.process.close()
+
+
 @dataclass
 class _Running:
-    process: ForkServerProcess
+    worker: _Worker
+    job: Job
     since: float
     slot: int
 
@@ -39,6 +98,7 @@ class Local(RunEngine):
         self.threads = max(1, len(os.sched_getaffinity(0)) // slots)
         self._gpus = list(gpus)
         self._running: dict[str, _Running] = {}
+        self._free: dict[int, _Worker] = {}
         _SERVER.set_forkserver_preload(list(PRELOADED))
         self._told, self._tells = _SERVER.Pipe(duplex=False)  # the second end is this process' alone
 
@@ -53,39 +113,50 @@ class Local(RunEngine):
                 f"{job.run} trains on {job.nodes} machines (trainer.nodes): take --engine slurm --dry-run"
             )
         slot = min(set(range(self.slots)) - {one.slot for one in self._running.values()})
-        beside = dict(environment(self.threads)) | self._gpus_of(slot, job)
-        with _set(beside):  # the process that all are forked from is started with the first
-            process = _SERVER.Process(target=work, args=(job, beside, self._told), name=job.name)
-            process.start()
-        self._running[job.name] = _Running(process, time.monotonic(), slot)
+        worker = self._worker(slot, dict(environment(self.threads)) | self._gpus_of(slot, job), job)
+        self._running[job.name] = _Running(worker, job, time.monotonic(), slot)
+
+    def _worker(self, slot: int, environment: dict[str, str], job: Job) -> _Worker:
+        """Return the process that has taken a job: the one that had the slot's last, or a new one."""
+        worker = self._free.pop(slot, None)
+        if worker is not None:
+            if worker.environment == environment and job.devices == 1 and worker.give(job):
+                return worker
+            worker.end()
+        worker = _Worker.start(environment, self._told)
+        worker.give(job)  # where it cannot, it has ended, which is seen as with any other
+        return worker
 
     def wait(self, seconds: float) -> list[Ended]:
         """Wait until a job has ended, or so long [s]; return those that have."""
-        connection.wait([one.process.sentinel for one in self._running.values()], seconds)
+        workers = [one.worker for one in self._running.values()]
+        connection.wait([*(one.jobs for one in workers), *(one.process.sentinel for one in workers)], seconds)
         ended = []
         for name, one in list(self._running.items()):
-            if one.process.is_alive():
+            if (code := one.worker.code()) is None:
                 continue
-            code = one.process.exitcode or 0
             took = time.monotonic() - one.since
-            ended.append(Ended(name=name, code=code if code >= 0 else 128 - code, seconds=took))
-            one.process.close()
+            ended.append(Ended(name=name, code=code, seconds=took))
             del self._running[name]
+            if not code and one.job.devices == 1 and took < SHARED_BELOW and one.worker.taken < MOST_SHARED:
+                self._free[one.slot] = one.worker
+            else:
+                one.worker.end()
         return ended
 
     def stop(self, name: str) -> None:
         """Have a job stop and keep what it has done."""
-        if name in self._running and (number := self._running[name].process.pid) is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(number, signal.SIGTERM)
+        if name in self._running:
+            self._running[name].worker.stop()
 
     def close(self) -> None:
         """Stop all that runs."""
-        for name in list(self._running):
+        for name in self._running:
             self.stop(name)
-        for one in self._running.values():
-            one.process.join()
+        for worker in (*self._free.values(), *(one.worker for one in self._running.values())):
+            worker.end()
         self._running.clear()
+        self._free.clear()
         self._tells.close()
         self._told.close()
 

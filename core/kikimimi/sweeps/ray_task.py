@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from kikimimi.sweeps.engine import Ended, Job, clean_environment
-from kikimimi.sweeps.work import end_with_parent, work
+from kikimimi.sweeps.work import end_with_parent, work_on
 
 _BETWEEN_LOOKS = 0.1
 _WRONG = 2
@@ -89,7 +89,8 @@ def _main(run: str, log: str, devices: str, parent: str) -> None:
     # What Ray keeps from its own processes.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     job = Job(name=Path(run).name, run=Path(run), log=Path(log), devices=int(devices))
-    work(job, {})
+    os.setsid()  # the task ends what works for it as one group
+    raise SystemExit(work_on(job, {}))
 
 
 if __name__ == "__main__":

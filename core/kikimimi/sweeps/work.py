@@ -1,12 +1,14 @@
-"""What trains and evaluates one run, in a process of its own: the same two commands as by hand.
+"""What trains and evaluates runs, in a process for that: the same two commands as by hand.
 
 Called in a process that is forked from one which has imported everything already: of a run that takes a
-minute, importing twice is a good part.
+minute, importing twice is a good part. Of a run of a few steps, so is the first use of what was imported:
+such runs come one after the other into the same process.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import runpy
 import signal
@@ -14,11 +16,13 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from kikimimi.console.signals import STOP_SIGNALS
 from kikimimi.console.terminal import say
 from kikimimi.files.writing import writing
 from kikimimi.run.folder import RunFolder
@@ -34,27 +38,50 @@ _PR_SET_PDEATHSIG = 1
 _BETWEEN_LOOKS = 1.0
 
 
-def work(job: Job, environment: Mapping[str, str], leader: Connection | None = None) -> None:
-    """Train and evaluate a run in this process, which ends with the exit code of the command that failed.
+def work(jobs: Connection, environment: Mapping[str, str], leader: Connection) -> None:
+    """Train and evaluate runs in this process, until one fails or there are no more.
+
+    Args:
+        jobs: End of a pipe, through which each `Job` comes and its exit code goes.
+        environment: Variables that are set in addition.
+        leader: End of a pipe whose other end the process that leads the sweep holds, as long as it is there.
+
+    Raises:
+        SystemExit: Always, with the exit code of the last run.
+    """
+    os.setsid()  # Ctrl-C is for the process that leads the sweep: it says when to stop
+    threading.Thread(target=_stop_after, args=(leader,), daemon=True).start()
+    code = 0
+    while not code:
+        try:
+            job = jobs.recv()
+        except EOFError:
+            break
+        with warnings.catch_warnings():  # what one run has been warned of, the next one is, too
+            code = work_on(job, environment)
+        _tidy()
+        with suppress(OSError):  # nobody asks any more
+            jobs.send(code)
+    raise SystemExit(code)
+
+
+def work_on(job: Job, environment: Mapping[str, str]) -> int:
+    """Train and evaluate a run in this process.
 
     Args:
         job: The run.
         environment: Variables that are set in addition.
-        leader: End of a pipe whose other end the process that leads the sweep holds, as long as it is there;
-            None where this process ends otherwise with that.
 
-    Raises:
-        SystemExit: Always, with the exit code.
+    Returns:
+        The exit code of the command that failed; 0 where none did.
     """
-    os.setsid()  # Ctrl-C is for the process that leads the sweep: it says when to stop
-    if leader is not None:
-        threading.Thread(target=_stop_after, args=(leader,), daemon=True).start()
     variables = {**clean_environment(os.environ), **environment}
     os.environ.clear()
     os.environ.update(variables)
     _print_into(job.log)
     code = 0
     for command in COMMANDS:
+        _obey_signals()
         wait_until_free(job.run)
         arguments = [command, str(job.run)]
         say(f"$ kikimimi {' '.join(arguments)}")
@@ -63,7 +90,7 @@ def work(job: Job, environment: Mapping[str, str], leader: Connection | None = N
             break
     sys.stdout.flush()
     sys.stderr.flush()
-    raise SystemExit(code)
+    return code
 
 
 def end_with_parent() -> None:
@@ -99,6 +126,25 @@ def _call(arguments: list[str]) -> int:
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 1
     return 0
+
+
+def _obey_signals() -> None:
+    """Let signals end this process: a command leaves behind that they end it as if all were done."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _tidy() -> None:
+    """Give back what a run has held, and measure memory from here on: the next one begins as the first."""
+    import torch
+
+    _obey_signals()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): the peak resident set
 
 
 def _start(arguments: list[str]) -> int:

@@ -96,23 +96,25 @@ def test_a_crash_stops_no_other_run_and_is_told_and_retried_alone(
 
 
 def test_runs_of_a_sweep_are_those_of_the_commands(recipe: Path, tmp_path: Path) -> None:
-    """In a process that is forked, with other runs beside it, a run is what it is by hand."""
+    """In a process that is forked, with others beside it, or after others in it, a run is what it is by hand."""
     from kikimimi.run.metrics import read_metrics
     from kikimimi.training.log_interval import MEASURED
     from kikimimi.training.train import train
 
-    sweep = Sweep(name="one", recipe=recipe).changed(["seed=3,4"]).complete()
-    cores = len(os.sched_getaffinity(0))
-    folder, _ = lead(sweep, tmp_path / "runs", slots=cores)  # one thread each, as tests have
+    cores = len(os.sched_getaffinity(0))  # slots: one thread each, as tests have
+    seeds = ",".join(map(str, range(3, 4 + cores)))
+    sweep = Sweep(name="one", recipe=recipe).changed([f"seed={seeds}"]).complete()
+    folder, _ = lead(sweep, tmp_path / "runs", slots=cores)
     torch.set_num_threads(1)
-    by_hand = RunFolder.create(tmp_path / "alone", sweep.recipe_of(list(sweep.grid())[1]))
-    train(by_hand)
-    lines = []
-    for run in (folder.runs[1].path, by_hand.path):
-        own = [line for line in read_metrics(run / "metrics.jsonl") if "cer/held_out" not in line]
-        lines.append([{k: v for k, v in line.items() if k not in MEASURED} for line in own])
-    assert lines[0] == lines[1]
-    assert folder.log(folder.runs[1]).read_text().startswith("$ kikimimi train ")
+    for index in (1, cores):  # the last one comes into a process that has done another
+        by_hand = RunFolder.create(tmp_path / f"alone{index}", sweep.recipe_of(list(sweep.grid())[index]))
+        train(by_hand)
+        lines = []
+        for run in (folder.runs[index].path, by_hand.path):
+            own = [line for line in read_metrics(run / "metrics.jsonl") if "cer/held_out" not in line]
+            lines.append([{k: v for k, v in line.items() if k not in MEASURED} for line in own])
+        assert lines[0] == lines[1]
+        assert folder.log(folder.runs[index]).read_text().startswith("$ kikimimi train ")
 
 
 def test_a_report_that_cannot_be_written_stops_no_run(
