@@ -96,7 +96,7 @@ def test_a_crash_stops_no_other_run_and_is_told_and_retried_alone(
 
 
 def test_runs_of_a_sweep_are_those_of_the_commands(recipe: Path, tmp_path: Path) -> None:
-    """In a process that is forked, with others beside it, or after others in it, a run is what it is by hand."""
+    """In a forked process, with others beside it or after others in it, a run is what it is by hand."""
     from kikimimi.run.metrics import read_metrics
     from kikimimi.training.log_interval import MEASURED
     from kikimimi.training.train import train
