@@ -21,6 +21,7 @@ from kikimimi.data.order.sources import record_seconds
 from kikimimi.errors import DamagedError, DataError, RequestError, RunError
 from kikimimi.evaluation.asked import AskedEvaluation
 from kikimimi.evaluation.long_clips import LongClips, joined
+from kikimimi.evaluation.other_runs import answered_elsewhere
 from kikimimi.evaluation.predictions import Predictions, held_identity
 from kikimimi.evaluation.recognising import with_baseline, with_transcripts
 from kikimimi.evaluation.record import (
@@ -102,7 +103,11 @@ def _evaluate(run: RunFolder, asked: AskedEvaluation, model: _Model) -> dict[str
     _own(asked, own, f"{asked.name}: {name}", model)
     systems = {name: own}
     for baseline, chosen in asked.evaluation.baselines.items():
-        systems[baseline] = asked.predictions(baseline, asked.baseline_identity(chosen))
+        unchanging = asked.baseline_identity(chosen)
+        systems[baseline] = asked.predictions(baseline, unchanging)
+        if not systems[baseline].texts and (other := answered_elsewhere(run, asked, baseline, unchanging)):
+            say(f"{asked.name}: {baseline}: taken from {other.path}, with the same weights and data")
+            systems[baseline].copy(other)
         if asked.missing(systems[baseline]):
             answer = with_baseline(f"evaluate.{asked.name}.baselines.{baseline}", chosen, asked)
             _predict(asked, systems[baseline], f"{asked.name}: {baseline}", answer)

@@ -315,6 +315,41 @@ def test_a_copy_of_a_run_is_not_answered_again(run: Change, monkeypatch: pytest.
     assert evaluate(folder) == first
 
 
+def test_a_baseline_of_the_run_beside_is_not_asked_again(
+    run: Change, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs of a sweep have the same baselines; those of other weights, or that are not whole, are asked."""
+    folder = run(baselines={"echo": baseline("echo")})
+    first = evaluate(folder)["held_out"]["echo"]
+    beside = RunFolder(folder.path.with_name("beside"), folder.recipe)
+    shutil.copytree(folder.path, beside.path)
+    shutil.rmtree(beside.path / "evaluations")
+    rows = count_answers(monkeypatch)
+    assert evaluate(beside)["held_out"]["echo"] == first
+    assert sum(rows) == 6  # the run's own
+    assert f"echo: taken from {predictions(folder, 'echo')}" in capsys.readouterr().out
+    assert read_predictions(predictions(beside, "echo")) == read_predictions(predictions(folder, "echo"))
+
+    for damaged in (
+        "",
+        "nonsense",
+        "\n".join(predictions(folder, "echo").read_text().splitlines()[:3]) + "\n",
+    ):
+        shutil.rmtree(beside.path / "evaluations")
+        predictions(folder, "echo").write_text(damaged)
+        rows.clear()
+        assert evaluate(beside)["held_out"]["echo"].value == first.value
+        assert sum(rows) == 12
+
+    held_out = replace(folder.recipe.evaluate["held_out"], baselines={"echo": baseline("echo", text="い")})
+    other = RunFolder(folder.path.with_name("other"), replace(folder.recipe, evaluate={"held_out": held_out}))
+    shutil.copytree(folder.path, other.path)
+    shutil.rmtree(other.path / "evaluations")
+    rows.clear()
+    evaluate(other)
+    assert sum(rows) == 12
+
+
 def test_records_of_equal_key_are_all_scored(run: Change, tmp_path: Path) -> None:
     """Two sets that were packed apart number their records alike."""
     shards = [write_shard(tmp_path / name, 3, seed=seed) for seed, name in enumerate("ab")]
