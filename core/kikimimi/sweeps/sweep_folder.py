@@ -132,12 +132,18 @@ class SweepFolder:
         Args:
             out: Where run folders lie.
             sweep: What is swept.
+
+        Raises:
+            RunError: It is not the folder of a sweep, or another process leads it by the plan that is there.
         """
         folder = cls(cls.place(out, sweep), sweep)
-        if folder.path.exists() and any(folder.path.iterdir()):
+        if folder.path.exists() and any(one.name[0] != "." for one in folder.path.iterdir()):
             cls.require(folder.path)
             folder._read_runs()
-        with whole_file(folder.path / _FILE) as unfinished:
+        with (
+            folder.held(),
+            whole_file(folder.path / _FILE) as unfinished,
+        ):
             unfinished.write_text(json_text(sweep.to_json(), indent=2) + "\n", encoding="utf-8")
         return folder
 
@@ -288,6 +294,7 @@ class SweepFolder:
         """
         path = self.path / ".lock"
         with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("ab")
         with file:
             try:

@@ -113,3 +113,18 @@ def test_what_is_not_there_is_said_first(tmp_path: Path) -> None:
 
     with pytest.raises(RequestError, match="no recipe"):
         _asked(tmp_path / "sweeps" / "gone", [], tmp_path)
+
+
+def test_a_plan_that_is_led_is_not_replaced(recipe_file: Path, tmp_path: Path) -> None:
+    sweep = Sweep(name="one", recipe=recipe_file).changed(["seed=0,1"]).complete()
+    folder = SweepFolder.create(tmp_path, sweep)
+    with folder.held(), pytest.raises(RunError, match="is led by another process"):
+        SweepFolder.create(tmp_path, sweep.changed(["adapter=mlp,conv"]))
+    assert SweepFolder.open(folder.path).sweep == sweep
+
+
+def test_a_folder_of_which_there_is_only_the_lock_is_begun(recipe_file: Path, tmp_path: Path) -> None:
+    sweep = Sweep(name="one", recipe=recipe_file).changed(["seed=0,1"]).complete()
+    SweepFolder.create(tmp_path, sweep)
+    (tmp_path / "sweeps" / "one" / "sweep.json").unlink()  # it was killed between the two
+    assert SweepFolder.create(tmp_path, sweep).sweep == sweep
