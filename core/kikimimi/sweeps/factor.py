@@ -101,6 +101,15 @@ class DrawnRange:
         shown = str(int(value)) if self.whole else f"{value:.4g}"
         return Level(shown, (f"{self.name}={int(value) if self.whole else value!r}",))
 
+    def level_of(self, written: str) -> Level | None:
+        """Return the level of a value as a change spells it; None where it is not in the range."""
+        try:
+            value = float(written)
+        except ValueError:
+            return None
+        inside = self.low <= value <= self.high and not (self.whole and value % 1)
+        return self.level(value) if inside else None
+
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Return the end of each dotted name that tells it from the others: its last part, if that does."""

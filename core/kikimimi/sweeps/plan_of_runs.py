@@ -104,10 +104,11 @@ class Sweep:
         """
         read = [self._with_own_levels(read_change(text)) for text in changes]
         new = {one.name: one for one in read if not isinstance(one, str)}
-        fixed = {text.partition("=")[0]: text for text in self.changes}
-        fixed |= {text.partition("=")[0]: text for text in read if isinstance(text, str)}
-        if both := next((name for name in new if name in fixed), None):
+        values = {text.partition("=")[0]: text for text in read if isinstance(text, str)}
+        if both := next((name for name in new if name in values), None):
             raise RequestError(f"{both}: it is given as a factor and as one value")
+        before = {text.partition("=")[0]: text for text in self.changes}
+        fixed = {name: text for name, text in (before | values).items() if name not in new}
         factors = {one.name: one for one in self.factors if one.name not in fixed} | new
         if SEED_OPTION in factors:
             factors[SEED_OPTION] = factors.pop(SEED_OPTION)  # the last: runs of a setting stand together
@@ -176,6 +177,8 @@ class Sweep:
                 "sweep"
             )
         ranges = [one.name for one in self.factors if isinstance(one, DrawnRange)]
+        if SEED_OPTION in ranges:
+            raise RequestError("seed: a search draws none: every setting has the same seeds, seed=0,1,2")
         if ranges and self.search == "grid":
             raise RequestError(
                 f"{ranges[0]} is a range, from which a search draws: add --search random or --search tpe"

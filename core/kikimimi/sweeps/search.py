@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from kikimimi.console.terminal import say
+from kikimimi.console.words import counted
 from kikimimi.contracts.metric import Score
 from kikimimi.errors import MissingExtraError, RequestError
 from kikimimi.evaluation.score import read_scores
 from kikimimi.recipe import Recipe, load_recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.run.metrics import read_metrics
-from kikimimi.sweeps.check import Checker
+from kikimimi.sweeps.check import CheckedRun, Checker
 from kikimimi.sweeps.factor import SEED_OPTION, DrawnRange, Factor, Level
 from kikimimi.sweeps.plan_of_runs import Levels
 from kikimimi.sweeps.run_result import validation_curve
@@ -61,7 +62,7 @@ class Searcher(RunSource):
         self._checker = Checker(folder.sweep)
         base = load_recipe(self._sweep.recipe, self._sweep.changes)
         self._evaluation = _evaluation(base, self._sweep.compare)
-        self._ranges = {one.name: one for one in self._sweep.factors if isinstance(one, DrawnRange)}
+        self._settings = [one for one in self._sweep.factors if one.name != SEED_OPTION]
         seeds = next((one for one in self._sweep.factors if one.name == SEED_OPTION), None)
         self._seeds = seeds.levels if isinstance(seeds, Factor) else ()
         self._trials: dict[_Setting, int] = {}
@@ -114,19 +115,22 @@ class Searcher(RunSource):
         return len(self._queue) + max(self._budget - len(self._runs), 0) * max(len(self._seeds), 1)
 
     def _take_up(self, retry: bool) -> None:
-        """Begin with what an earlier call has drawn."""
-        names = {one.name for one in self._sweep.factors if one.name != SEED_OPTION}
-        states = self._folder.states()
+        """Begin with the settings that an earlier call has drawn, as far as they are of this search."""
+        drawn = {_setting(run): run for run in self._folder.runs}
+        lines: list[RunLine] = []
+        for run in drawn.values():
+            combination = self._combination_of(run)
+            checked = [] if combination is None else self._check(combination)
+            if all(one.recipe for one in checked):
+                lines += map(self._begin, checked)
+        self._folder.write_runs(lines)
         for run in self._folder.runs:
-            if set(run.levels) == names:
-                self._runs.setdefault(_setting(run), []).append(run)
+            self._runs.setdefault(_setting(run), []).append(run)
+        if left := len(drawn) - len(self._runs):
+            say(f"left out  {counted(left, 'setting')} drawn before that this search has not", error=True)
+        states = self._folder.states()
         for setting, runs in self._runs.items():
-            trial = self._optuna.trial.create_trial(
-                state=self._optuna.trial.TrialState.RUNNING,
-                params=self._values(runs[0]),
-                distributions=self._distributions(),
-            )
-            self._study.add_trial(trial)
+            self._study.add_trial(self._trial_of(runs[0]))
             self._trials[setting] = len(self._study.trials) - 1
             for run in runs:
                 state = states[run.name].state
@@ -137,9 +141,9 @@ class Searcher(RunSource):
                 elif (state == "failed") if retry else (state != "pruned"):
                     self._queue.append(run)
                     self._folder.add_event(run, "waiting")
-        for setting in list(self._runs):
-            states = self._folder.states()
-            if not any(states[run.name].state in ("waiting", "running") for run in self._runs[setting]):
+        states = self._folder.states()
+        for setting, runs in self._runs.items():
+            if not any(states[run.name].state in ("waiting", "running") for run in runs):
                 self._tell(self._trials.pop(setting), setting)
 
     def _replay(self, run: SweepRun) -> None:
@@ -155,7 +159,7 @@ class Searcher(RunSource):
         for _ in range(_MOST_DRAWS):
             trial = self._study.ask(self._distributions())
             combination = self._combination(trial.params)
-            checked = [self._checker.check({**combination, **seed}) for seed in self._each_seed()]
+            checked = self._check(combination)
             wrong = [problem for one in checked for problem in one.problems]
             setting = tuple((name, level.label) for name, level in combination.items())
             if wrong:
@@ -166,53 +170,72 @@ class Searcher(RunSource):
                 continue
             self._trials[setting] = trial.number
             for one in checked:
-                assert one.recipe is not None
-                path = find_run(self._folder.out, one.line["name"], one.line["digest"])
-                RunFolder.create(path, one.recipe)
-                run = self._folder.add_run(RunLine(**{**one.line, "name": path.name}))
+                run = self._folder.add_run(self._begin(one))
                 self._runs.setdefault(setting, []).append(run)
                 self._queue.append(run)
             return
         self._budget = len(self._runs)  # there is nothing left to draw
 
-    def _each_seed(self) -> list[dict[str, Level]]:
-        return [{SEED_OPTION: seed} for seed in self._seeds] or [{}]
+    def _check(self, combination: Levels) -> list[CheckedRun]:
+        """Resolve a setting with each seed, and check it."""
+        seeds = [{SEED_OPTION: seed} for seed in self._seeds] or [{}]
+        return [self._checker.check({**combination, **seed}) for seed in seeds]
+
+    def _begin(self, checked: CheckedRun) -> RunLine:
+        """Make the folder of a run, or take up that which any sweep has made of the same recipe."""
+        assert checked.recipe is not None
+        path = find_run(self._folder.out, checked.line["name"], checked.line["digest"])
+        if not (path / "recipe.yaml").is_file():
+            RunFolder.create(path, checked.recipe)
+        return RunLine(**{**checked.line, "name": path.name})
 
     def _combination(self, params: Mapping[str, Any]) -> Levels:
         found: dict[str, Level] = {}
-        for factor in self._sweep.factors:
-            if isinstance(factor, DrawnRange):
-                found[factor.name] = factor.level(params[factor.name])
-            elif factor.name != SEED_OPTION:
-                level = factor.level(params[factor.name])
-                assert level is not None
-                found[factor.name] = level
+        for factor in self._settings:
+            level = factor.level(params[factor.name])
+            assert level is not None
+            found[factor.name] = level
         return found
+
+    def _combination_of(self, run: SweepRun) -> Levels | None:
+        """Return the setting of a run by the levels of this search; None where it has no such setting."""
+        written = dict(change.split("=", 1) for change in run.changes)
+        found: dict[str, Level] = {}
+        for factor in self._settings:
+            if isinstance(factor, DrawnRange):
+                level = factor.level_of(written.get(factor.name, ""))
+            else:
+                level = factor.level(run.levels.get(factor.name, ""))
+            if level is None:
+                return None
+            found[factor.name] = level
+        return None if found.keys() != run.levels.keys() or self._sweep.excludes(found) else found
 
     def _distributions(self) -> dict[str, BaseDistribution]:
         found: dict[str, BaseDistribution] = {}
         optuna = self._optuna.distributions
-        for factor in self._sweep.factors:
-            if isinstance(factor, DrawnRange) and factor.whole:
-                found[factor.name] = optuna.IntDistribution(int(factor.low), int(factor.high), log=factor.log)
-            elif isinstance(factor, DrawnRange):
-                found[factor.name] = optuna.FloatDistribution(factor.low, factor.high, log=factor.log)
-            elif factor.name != SEED_OPTION:
+        for factor in self._settings:
+            if isinstance(factor, Factor):
                 labels = [level.label for level in factor.levels]
                 found[factor.name] = optuna.CategoricalDistribution(labels)
+            elif factor.whole:
+                found[factor.name] = optuna.IntDistribution(int(factor.low), int(factor.high), log=factor.log)
+            else:
+                found[factor.name] = optuna.FloatDistribution(factor.low, factor.high, log=factor.log)
         return found
 
-    def _values(self, run: SweepRun) -> dict[str, Any]:
-        """Return what was drawn for a run: of a range its change holds all digits, which the label lacks."""
-        written = {change.partition("=")[0]: change.partition("=")[2] for change in run.changes}
-        found: dict[str, Any] = {}
-        for name, label in run.levels.items():
-            factor = self._ranges.get(name)
-            if factor is None:
-                found[name] = label
-            else:
-                found[name] = int(written[name]) if factor.whole else float(written[name])
-        return found
+    def _trial_of(self, run: SweepRun) -> optuna.trial.FrozenTrial:
+        """Return the draw that a run came of; of a range its change holds all digits, which labels lack."""
+        written = dict(change.split("=", 1) for change in run.changes)
+        params: dict[str, Any] = dict(run.levels)
+        for factor in self._settings:
+            if isinstance(factor, DrawnRange):
+                params[factor.name] = (int if factor.whole else float)(written[factor.name])
+        return self._optuna.trial.create_trial(
+            state=self._optuna.trial.TrialState.RUNNING,
+            params=params,
+            distributions=self._distributions(),
+        )
 
     def _sampler(self) -> optuna.samplers.BaseSampler:
         # Another seed whenever it goes on, or it would draw again what is there.

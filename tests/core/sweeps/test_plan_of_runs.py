@@ -73,6 +73,9 @@ def test_the_line_changes_a_file(recipe: Path) -> None:
     sweep = read_sweep(file, ["seed=7,8", "stages.asr.steps=9"]).complete()
     assert settings(sweep)[:2] == ["plain/0.001/small/7", "plain/0.001/small/8"]
     assert sweep.changes == ("stages.asr.steps=9",)
+    varied = read_sweep(file, ["stages.asr.steps=3,9"]).complete()
+    assert not varied.changes
+    assert varied.factors[-2].to_words() == "3, 9"
 
 
 @pytest.mark.parametrize(
