@@ -113,8 +113,10 @@ def sweep(
     prepared = prepare(asked, plans=dry_run and engine is not EngineName.slurm)
     if prepared.invalid and not skip_invalid:
         raise RequestError(prepared.told())
+    if prepared.invalid and asked.search == "grid" and not prepared.planned:
+        raise RequestError(prepared.told("no other is left"))
     if prepared.invalid:
-        say(prepared.told(), error=True)
+        say(prepared.told("left out"), error=True)
     if dry_run and engine is not EngineName.slurm:
         _say_plan(prepared, out, as_json=as_json)
         return
@@ -130,7 +132,6 @@ def sweep(
 
 def _asked(source: Path, changes: list[str], out: Path) -> tuple[Sweep, Path]:
     """Return what is asked for, and where run folders lie."""
-    from kikimimi.recipe import load_recipe
     from kikimimi.sweeps.plan_of_runs import Sweep
     from kikimimi.sweeps.sweep_file import find_sweep, read_sweep
     from kikimimi.sweeps.sweep_folder import SweepFolder
@@ -140,8 +141,6 @@ def _asked(source: Path, changes: list[str], out: Path) -> tuple[Sweep, Path]:
         return folder.sweep.changed(changes), folder.out
     if (file := find_sweep(source)) is not None:
         return read_sweep(file, changes), out
-    if not changes:
-        load_recipe(source)  # that there is none is said before that nothing is varied
     return Sweep(name="", recipe=source).changed(changes), out
 
 

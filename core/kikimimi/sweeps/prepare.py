@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,15 +57,12 @@ class Prepared:
     devices: int = 1
     on_gpus: bool = False
 
-    def told(self) -> str:
-        """Return which combinations are wrong, and why."""
+    def told(self, then: str = "mend what is wrong, or leave it out by --skip-invalid") -> str:
+        """Return which combinations are wrong, what is to be done or is done, and why."""
         reasons: dict[tuple[str, ...], list[str]] = {}
         for setting, problems in self.invalid.items():
             reasons.setdefault(problems, []).append(setting)
-        lines = [
-            f"{counted(len(self.invalid), 'setting')} cannot be trained. Mend what is wrong, or leave it out "
-            "by --skip-invalid:"
-        ]
+        lines = [f"{counted(len(self.invalid), 'setting')} cannot be trained: {then}"]
         for problems, settings in reasons.items():
             more = f" and {len(settings) - _MOST_SHOWN} more" if len(settings) > _MOST_SHOWN else ""
             lines.append(f"  {'; '.join(settings[:_MOST_SHOWN])}{more}:")
@@ -154,14 +151,12 @@ def prepare(sweep: Sweep, *, plans: bool = False) -> Prepared:
 
 
 def _take(prepared: Prepared, checked: CheckedRun, planner: Planner | None) -> None:
-    settings = {name: label for name, label in checked.line["levels"].items() if name != SEED_OPTION}
-    levels = ", ".join(f"{name}={label}" for name, label in settings.items())
-    if checked.recipe is None:
-        prepared.invalid[levels] = checked.problems
-        return
-    recipe = checked.recipe
-    if missing := [name for name in prepared.sweep.compare if name not in recipe.evaluate]:
-        prepared.invalid[levels] = (f"compare: it has no evaluation '{missing[0]}'",)
+    recipe, problems = checked.recipe, checked.problems
+    if recipe and (missing := [name for name in prepared.sweep.compare if name not in recipe.evaluate]):
+        problems = (f"compare: it has no evaluation '{missing[0]}'",)
+    if recipe is None or problems:
+        setting = _setting(checked.line["levels"])
+        prepared.invalid[setting] = tuple(dict.fromkeys((*prepared.invalid.get(setting, ()), *problems)))
         return
     prepared.shards.update(dict.fromkeys(_shards(recipe)))
     prepared.devices = max(prepared.devices, recipe.trainer.devices)
@@ -176,6 +171,12 @@ def _take(prepared: Prepared, checked: CheckedRun, planner: Planner | None) -> N
         except KikimimiError as error:
             why = str(error).partition("\n")[0]
     prepared.planned.append(PlannedRun(checked.line, forecasts, why))
+
+
+def _setting(levels: Mapping[str, str]) -> str:
+    """Return what a setting is called; of runs that differ by their seeds alone, with the seed."""
+    settings = {name: label for name, label in levels.items() if name != SEED_OPTION} or levels
+    return ", ".join(f"{name}={label}" for name, label in settings.items())
 
 
 def _shards(recipe: Recipe) -> Iterator[str]:

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 
 from annotated_types import MinLen
 
+from kikimimi.console.words import listing, nearest
 from kikimimi.contracts.options import Options, PositiveFloat, PositiveInt
 from kikimimi.errors import RequestError
 from kikimimi.files.yaml_text import read_yaml
 from kikimimi.recipe.resolve import read_options, recipes_folder
+from kikimimi.recipe.source import guess
 from kikimimi.sweeps.factor import (
     SEED_OPTION,
     DrawnRange,
@@ -80,12 +82,16 @@ def find_sweep(source: Path) -> Path | None:
 
     Raises:
         DamagedError: It is a file that is no YAML.
+        RequestError: There is no such file.
     """
     if source.is_file():
         held = read_yaml(source)
         return source if isinstance(held, dict) and "recipe" in held and "stages" not in held else None
-    shipped = recipes_folder() / "sweeps" / f"{source}.yaml"
-    return shipped if source.name == str(source) and shipped.is_file() else None
+    shipped = {path.stem: path for path in (recipes_folder() / "sweeps").glob("*.yaml")}
+    if str(source) not in shipped:
+        near = guess(source) or nearest(str(source), shipped)
+        raise RequestError(f"there is no recipe {source}.{near} Sweeps that are shipped: {listing(shipped)}")
+    return shipped[str(source)]
 
 
 def read_sweep(path: Path, changes: Sequence[str] = ()) -> Sweep:

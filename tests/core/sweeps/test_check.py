@@ -70,6 +70,19 @@ def test_what_is_wrong_is_listed_with_its_reasons_and_the_rest_is_not(recipe: Pa
     assert "looks along the layers of the encoder" in said
 
 
+def test_a_wrong_seed_is_named_and_each_has_its_reason(recipe: Path) -> None:
+    prepared = prepare(swept(recipe, "seed=0,-1,-2"))
+    assert [one.line["levels"] for one in prepared.planned] == [{"seed": "0"}]
+    assert set(prepared.invalid) == {"seed=-1", "seed=-2"}
+    problems = prepare(swept(recipe, "adapter=mlp,conv", "stages.asr.steps=2", "seed=-1,-2")).invalid[
+        "adapter=mlp"
+    ]
+    assert [problem.partition(" (")[0] for problem in problems] == [
+        "seed: must be at least 0, not -1",
+        "seed: must be at least 0, not -2",
+    ]
+
+
 def test_what_is_wrong_with_all_is_said_once(recipe: Path) -> None:
     with pytest.raises(RequestError, match="there is no stage 'aser'"):
         prepare(swept(recipe, "adapter=mlp,conv", "stages.aser.steps=1"))

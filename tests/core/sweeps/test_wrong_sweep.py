@@ -108,11 +108,15 @@ def test_a_run_is_a_folder_beside_the_others(make_sweep: Any) -> None:
         SweepFolder.open(folder.path)
 
 
-def test_what_is_not_there_is_said_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("sweeps/gone", "Sweeps that are shipped: adapters, layers"), ("adaptors", "Did you mean 'adapters'")],
+)
+def test_what_is_not_there_is_said_first(tmp_path: Path, source: str, said: str) -> None:
     from kikimimi.cli.sweep import _asked
 
-    with pytest.raises(RequestError, match="no recipe"):
-        _asked(tmp_path / "sweeps" / "gone", [], tmp_path)
+    with pytest.raises(RequestError, match=rf"there is no recipe {source}\..*{said}"):
+        _asked(Path(source), [], tmp_path)
 
 
 def test_a_plan_that_is_led_is_not_replaced(recipe_file: Path, tmp_path: Path) -> None:
