@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from kikimimi.console.terminal import visible
 from kikimimi.contracts.metric import Score
 from kikimimi.report.report import ScoreRow, best_of, pair_of
 
@@ -12,6 +13,9 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 _MARKDOWN = re.compile(r"([\\|*_`<>\[\]])")
@@ -122,13 +126,15 @@ def _note(columns: _Columns, own: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Return a text as Markdown shows it."""
-    return _MARKDOWN.sub(r"\\\1", text)
+    """Return a text as Markdown shows it, on one line."""
+    return _MARKDOWN.sub(r"\\\1", visible(text))
 
 
 def latex_text(text: str) -> str:
-    """Return a text as LaTeX shows it."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    """Return a text as LaTeX shows it, on one line; it may begin a row, too."""
+    # The end of the row before would take a bracket or a star for its own.
+    begin = "{}" if text.startswith(("[", "*")) else ""
+    return begin + "".join(_LATEX.get(character, character) for character in visible(text))
 
 
 def latex_bold(text: str) -> str:

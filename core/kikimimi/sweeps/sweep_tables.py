@@ -7,11 +7,24 @@ from collections.abc import Callable, Iterator, Sequence
 from io import StringIO
 from typing import Any
 
-from kikimimi.console.terminal import csv_cell
+from kikimimi.console.terminal import csv_cell, visible
 from kikimimi.console.words import duration
 from kikimimi.report.paper_table import latex_bold, latex_text, markdown_text
 from kikimimi.sweeps.run_result import RunResult
 from kikimimi.sweeps.summary import EvaluationSummary, SettingSummary, SweepSummary
+
+_OWN = (
+    "run",
+    "seed",
+    "state",
+    "cause",
+    "validation_loss",
+    "trainable_parameters",
+    "seconds",
+    "audio_seconds_per_second",
+    "memory_bytes",
+)
+"""Columns of ``results.csv`` that are no factors."""
 
 
 def results_csv(summary: SweepSummary, results: Sequence[RunResult]) -> str:
@@ -28,7 +41,8 @@ def results_csv(summary: SweepSummary, results: Sequence[RunResult]) -> str:
 
 def _row(summary: SweepSummary, result: RunResult, trainable: dict[str, int | None]) -> dict[str, Any]:
     run, state = result.run, result.state
-    row: dict[str, Any] = {"run": run.name, **run.levels}
+    levels = {f"factor {name}" if name in _OWN else name: label for name, label in run.levels.items()}
+    row: dict[str, Any] = {"run": run.name, **levels}
     if summary.seeds:
         row["seed"] = run.seed
     row |= {"state": state.state, "cause": state.cause}
@@ -72,7 +86,7 @@ def settings_latex(summary: SweepSummary) -> str:
         levels = [latex_text(one.levels[name]) for name in factors]
         lines.append(f"{' & '.join([*levels, *_cells(summary, one, latex_bold), *_costs(one)])} \\\\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*lines, *(f"% {note}" for note in table_notes(summary))]) + "\n"
+    return "\n".join([*lines, *(f"% {visible(note)}" for note in table_notes(summary))]) + "\n"
 
 
 def _heads(summary: SweepSummary) -> Iterator[str]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from kikimimi.evaluation.bootstrap import Comparison
 from kikimimi.evaluation.score import score
-from kikimimi.report.paper_table import latex_table, markdown_table
+from kikimimi.report.paper_table import latex_table, latex_text, markdown_table, markdown_text
 from kikimimi.report.report import ScoreRow, best_of, pair_of
 
 RIGHT, WRONG = ["abcd"] * 4, ["abcd", "abxx", "abcd", "xxxx"]
@@ -47,7 +47,7 @@ def test_latex() -> None:
     lines = latex_table(ROWS, "ours_8b").splitlines()
     assert lines[2] == r"System & test CER [\%] & other CER [\%] \\"
     assert lines[4] == r"ours\_8b & \textbf{0.00} (0.00-0.00) & 0.00 (0.00-0.00) \\"
-    assert lines[6] == r"far|off & 37.50* (0.00-75.00) &  \\"
+    assert lines[6] == r"far\textbar{}off & 37.50* (0.00-75.00) &  \\"
     assert lines[-1].startswith("% In brackets: 95 % intervals")
 
 
@@ -58,3 +58,12 @@ def test_the_best_are_those_that_the_paired_test_does_not_tell_apart() -> None:
     turned = pair_of(ROWS[:3], "far|off", "ours_8b")
     assert turned == differs(37.5, 9, 80)
     assert pair_of(ROWS[:3], "near", "far|off") is None
+
+
+def test_texts_stay_on_their_line_and_in_their_cell() -> None:
+    assert markdown_text("two\n| lines") == "two\\\\n\\| lines"
+    assert latex_text("two\nlines <b>|") == r"two\textbackslash{}nlines \textless{}b\textgreater{}\textbar{}"
+    # After the \\ of the row before, [1] would be a length, and a star a variant of it.
+    assert latex_text("[1]") == "{}[1]"
+    assert latex_text("*a") == "{}*a"
+    assert latex_text("a [%]") == r"a [\%]"
