@@ -35,7 +35,14 @@ def diff(
     from kikimimi.inspect.difference import find_difference
     from kikimimi.recipe import load_recipe
     from kikimimi.run.folder import RunFolder
+    from kikimimi.sweeps.sweep_file import find_sweep
 
+    for path in (one, other):
+        if path.is_file() and find_sweep(path):
+            raise RequestError(
+                f"{path} is the file of a sweep: sweeps are compared by their folders, such as "
+                f"runs/sweeps/{path.stem}"
+            )
     sides = [RunFolder.open(path) if path.is_dir() else load_recipe(path) for path in (one, other)]
     found = find_difference(*sides)
     if as_json:
@@ -95,7 +102,7 @@ def _say(found: Difference, one: Path, other: Path) -> None:
         if pair.comparison is None:
             beside = f"not compared: {pair.why}"
         else:
-            c = pair.comparison
+            c = pair.comparison.reversed()  # from the one to the other, as the values stand
             sure = "differs" if c.significant else "the test cannot tell them apart"
             beside = (
                 f"{c.difference:+.2f} ({c.low:+.2f} to {c.high:+.2f}), {c.differ} of {c.count} clips: {sure}"

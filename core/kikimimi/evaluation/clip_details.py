@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kikimimi.contracts.metric import Details, Metric, Score, open_metric
+from kikimimi.data.corpus import Corpus
 from kikimimi.errors import PluginError, RequestError
-from kikimimi.evaluation.predictions import Identity, held_identity, read_predictions
+from kikimimi.evaluation.asked import item_of
+from kikimimi.evaluation.breakdown import groups_of
+from kikimimi.evaluation.predictions import Identity, held_identity, read_predictions, row_keys
 from kikimimi.evaluation.score import score
 from kikimimi.recipe import Chosen
 from kikimimi.run.folder import RunFolder
@@ -62,3 +65,24 @@ def clip_details(run: RunFolder, name: str, identity: Identity | None = None) ->
     except (RequestError, PluginError):
         return None
     return ClipDetails(metric, scored, dict(zip(lines, scored.utterances, strict=True)))
+
+
+def clip_groups(run: RunFolder, name: str, field: str) -> tuple[str, dict[str, str]]:
+    """Read what each clip of an evaluation belongs to, from its data.
+
+    Args:
+        run: The run.
+        name: Name of the evaluation.
+        field: Field of the records, such as speaker.
+
+    Returns:
+        Digest of the clips, and the group of each by its key.
+
+    Raises:
+        KikimimiError: The data is not there, or cannot be read.
+    """
+    evaluation = run.recipe.evaluate[name]
+    corpus = Corpus.open(name, evaluation)
+    metas = [item_of(corpus, row).meta for row in range(len(corpus.shards))]
+    groups = groups_of(corpus, metas, field) or []
+    return corpus.shards.digest, dict(zip(row_keys(corpus), groups, strict=True))

@@ -1,7 +1,7 @@
 """What a recipe's components are: where they come from, and how many parameters they have."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ class Description:
         trainable: How many of them some stage trains; None where it cannot be told.
         problem: Why the counts are not exact, or not known; or None.
         unfilled: Why a stage would not begin: what no source fills and no stage trains.
+        shape: Widths, and how many frames or tokens 10 s become, by name; empty where that is not known.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Description:
     trainable: int | None
     problem: str | None
     unfilled: tuple[str, ...] = ()
+    shape: Mapping[str, int] = field(default_factory=dict)
 
 
 def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
@@ -68,6 +70,7 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
                 )
             model = _on_meta(counted, assets, lambda: ["?"])
         counts, unfilled = count_parameters(model, counted), source_problems(model, counted)
+        shapes = _shapes(model)
     descriptions = []
     for part in PARTS:
         chosen = getattr(recipe, part)
@@ -84,9 +87,19 @@ def describe(recipe: Recipe, assets: Path | None = None) -> list[Description]:
                 counts[part].trainable if known else None,
                 problems[part],
                 () if part in unknown else tuple(unfilled.get(part, ())),
+                shapes[part] if known else {},
             )
         )
     return descriptions
+
+
+def _shapes(model: SpeechLM) -> dict[str, dict[str, int]]:
+    frames = model.encoder.num_frames(10 * model.encoder.sample_rate)
+    return {
+        "encoder": {"width": model.encoder.dim, "frames of 10 s": frames},
+        "adapter": {"tokens of 10 s": model.adapter.max_tokens(frames)},
+        "llm": {"width": model.llm.dim},
+    }
 
 
 def _unknown(recipe: Recipe, assets: Path | None) -> dict[str, str]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from kikimimi.console.words import counted
 from kikimimi.contracts.metric import Score
+from kikimimi.errors import KikimimiError
 from kikimimi.evaluation.bootstrap import Comparison, compare
-from kikimimi.evaluation.clip_details import clip_details
+from kikimimi.evaluation.clip_details import clip_details, clip_groups
 from kikimimi.evaluation.record import Scoring, as_scored, read_scorings, settings_in
 from kikimimi.inspect.describe import Description, describe
 from kikimimi.recipe import Recipe
@@ -122,10 +123,13 @@ def _section(item: str) -> str:
 
 
 def _counts(one: Recipe | RunFolder, other: Recipe | RunFolder) -> list[tuple[str, Any, Any]]:
-    """Return of each part how many parameters it has, and how many some stage trains."""
+    """Return of each part its shape, how many parameters it has, and how many some stage trains."""
     found = []
     sides = [{part.kind: part for part in _described(side)} for side in (one, other)]
     for kind in _PARTS:
+        shapes = [side[kind].shape if kind in side else {} for side in sides]
+        for name in dict.fromkeys([*shapes[0], *shapes[1]]):
+            found.append((f"{kind} {name}", shapes[0].get(name), shapes[1].get(name)))
         for name in ("parameters", "trainable"):
             pair = [getattr(side.get(kind), name, None) for side in sides]
             found.append((f"{kind} {name}", pair[0], pair[1]))
@@ -192,8 +196,7 @@ def _scores(one: RunFolder, other: RunFolder) -> list[ScoreDifference]:
             why = _apart(a_scoring, b_scoring)
             comparison = None
             if not why:
-                comparison = _compared(name, a, a_system["predictions"], b, b_system["predictions"])
-                why = "" if comparison else "predictions are gone, or the metric goes by more than two texts"
+                comparison, why = _compared(name, a, a_system["predictions"], b, b_system["predictions"])
             found.append(ScoreDifference(name, *values, comparison, why))
     return found
 
@@ -209,9 +212,19 @@ def _apart(one: Scoring, other: Scoring) -> str:
     return ""
 
 
-def _compared(name: str, a: RunFolder, a_is: Any, b: RunFolder, b_is: Any) -> Comparison | None:
+def _compared(name: str, a: RunFolder, a_is: Any, b: RunFolder, b_is: Any) -> tuple[Comparison | None, str]:
+    """Return the paired comparison, or why there is none."""
     one, other = clip_details(a, name, a_is), clip_details(b, name, b_is)
     if one is None or other is None:
-        return None
+        return None, "predictions are gone, or the metric goes by more than two texts"
     keys = [key for key in one.details if key in other.details]
-    return compare(one.metric, [one.details[key] for key in keys], [other.details[key] for key in keys])
+    groups = None
+    if (by := a.recipe.evaluate[name].interval_by) is not None:
+        try:
+            _, held = clip_groups(a, name, by)
+            groups = [held[key] for key in keys]
+        except (KikimimiError, OSError, KeyError):
+            return None, f"the data that tells groups by {by} is gone"
+    first, second = ([side.details[key] for key in keys] for side in (one, other))
+    comparison = compare(one.metric, first, second, groups)
+    return comparison, "" if comparison else "there is too little to draw from"

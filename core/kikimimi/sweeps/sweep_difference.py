@@ -9,7 +9,8 @@ from typing import Any
 from kikimimi.errors import KikimimiError
 from kikimimi.inspect.difference import Differing, find_difference
 from kikimimi.recipe import load_recipe
-from kikimimi.sweeps.factor import Factor
+from kikimimi.run.folder import RunFolder
+from kikimimi.sweeps.factor import SEED_OPTION, Factor
 from kikimimi.sweeps.run_result import RunResult
 from kikimimi.sweeps.setting_tests import holm
 from kikimimi.sweeps.summarise import evaluate_settings, read_results
@@ -66,15 +67,23 @@ def find_sweep_difference(one: SweepFolder, other: SweepFolder) -> SweepDifferen
     """
     found: dict[str, Sequence[Differing]] = {}
     notes: list[str] = []
+    results = [_by_setting(side) for side in (one, other)]
     try:
-        recipes = [load_recipe(side.sweep.recipe, side.sweep.changes) for side in (one, other)]
-        found.update(find_difference(*recipes).items)
+        if (runs := _run_of_both(*results)) is not None:
+            # Their file may have been changed since; and runs are locked to data and versions.
+            items = find_difference(*runs).items
+        else:
+            recipes = [load_recipe(side.sweep.recipe, side.sweep.changes) for side in (one, other)]
+            items = find_difference(*recipes).items
+        varied = any(factor.name == SEED_OPTION for side in (one, other) for factor in side.sweep.factors)
+        for section, differing in items.items():
+            if kept := [item for item in differing if not (varied and item.item == SEED_OPTION)]:
+                found[section] = kept
     except KikimimiError as error:
         notes.append(f"their recipes are not compared: {error}")
     sides = [dict(_factors(side)) for side in (one, other)]
     if factors := _differing(*sides):
         found["factors"] = factors
-    results = [_by_setting(side) for side in (one, other)]
     held = [dict.fromkeys(side, "there") for side in results]
     if settings := _differing(*held):
         found["settings"] = settings
@@ -82,6 +91,29 @@ def find_sweep_difference(one: SweepFolder, other: SweepFolder) -> SweepDifferen
         problem for side in results for runs in side.values() for one in runs for problem in one.problems
     ]
     return SweepDifference(items=found, scores=_corrected(list(_scores(*results))), notes=notes)
+
+
+def _run_of_both(
+    one: Mapping[str, list[RunResult]], other: Mapping[str, list[RunResult]]
+) -> list[RunFolder] | None:
+    """Return a run of each of one setting, of the same seed and not the same run where there are such."""
+    pairs = [
+        (first, second)
+        for setting in one
+        for first in one[setting]
+        for second in other.get(setting, ())
+        if first.recipe is not None and second.recipe is not None
+    ]
+    if not pairs:
+        return None
+    chosen = min(
+        pairs,
+        key=lambda pair: (
+            pair[0].run.seed != pair[1].run.seed,
+            pair[0].run.path.resolve() == pair[1].run.path.resolve(),
+        ),
+    )
+    return [RunFolder(one.run.path, one.recipe) for one in chosen if one.recipe is not None]
 
 
 def _factors(side: SweepFolder) -> Iterator[tuple[str, Any]]:

@@ -36,6 +36,15 @@ def test_the_same(cli: Cli) -> None:
     assert (done.code, done.out) == (0, f"{recipe} and {recipe} mean the same\n")
 
 
+def test_the_file_of_a_sweep_is_no_recipe(cli: Cli) -> None:
+    done = cli("diff", RECIPES / "sweeps" / "adapters.yaml", RECIPES / "quickstart.yaml")
+    assert done.code == 2
+    assert (
+        "is the file of a sweep: sweeps are compared by their folders, such as runs/sweeps/adapters"
+        in done.err
+    )
+
+
 def test_what_is_not_there(cli: Cli, tmp_path: Path) -> None:
     done = cli("diff", tmp_path / "no.yaml", RECIPES / "quickstart.yaml")
     assert done.code == 2

@@ -53,6 +53,16 @@ def test_options_and_the_parameters_that_follow_from_them(trained: RunFolder) ->
     assert not found.empty
 
 
+def test_shapes_that_follow_from_options() -> None:
+    found = find_difference(
+        load_recipe(QUICKSTART), load_recipe(QUICKSTART, ["adapter.downsample=8", "llm.scratch.dim=128"])
+    )
+    items = {item.item: (item.one, item.other) for item in found.items["parts"]}
+    assert items["adapter tokens of 10 s"] == (125, 63)
+    assert items["llm width"] == (256, 128)
+    assert "encoder width" not in items
+
+
 def test_runs_have_data_versions_and_scores(trained: RunFolder, tmp_path: Path) -> None:
     other = RunFolder(Path(shutil.copytree(trained.path, tmp_path / "copy")), trained.recipe)
     same = find_difference(trained, other)
