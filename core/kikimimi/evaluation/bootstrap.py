@@ -130,13 +130,16 @@ def _values(
     names = list(kept[0])
     table = np.array([[details[name] for name in names] for details in kept], np.float64)  # (utterances, D)
     if groups is not None:
-        number = {group: row for row, group in enumerate(dict.fromkeys(groups))}
-        if len(number) < 2:
-            return None
-        sums = np.zeros((len(number), len(names)))
-        np.add.at(sums, [number[group] for group in groups], table)
-        table = sums
-    return drawn_values(metric, names, table)
+        table = group_sums(table, groups)
+    return drawn_values(metric, names, table) if len(table) > 1 else None
+
+
+def group_sums(table: NDArray[np.float64], groups: Sequence[Hashable]) -> NDArray[np.float64]:
+    """Return the sums of the rows of each group, in the order in which groups come first."""
+    number = {group: row for row, group in enumerate(dict.fromkeys(groups))}
+    sums = np.zeros((len(number), table.shape[1]))
+    np.add.at(sums, [number[group] for group in groups], table)
+    return sums
 
 
 def drawn_values(

@@ -10,7 +10,7 @@ from typing import Any
 from kikimimi.contracts.metric import Score
 from kikimimi.errors import KikimimiError
 from kikimimi.evaluation.clip_details import ClipDetails, clip_details
-from kikimimi.evaluation.record import read_scorings
+from kikimimi.evaluation.record import as_scored, read_scorings
 from kikimimi.evaluation.score import parts_of, read_scores
 from kikimimi.recipe import Recipe
 from kikimimi.run.folder import RunFolder
@@ -88,9 +88,13 @@ def read_result(
         return RunResult(run=run, state=state, problems=[f"{run.name}: {error}"], **found)
     if state.state == "finished":
         scores = {}
-        for name in evaluations or folder.recipe.evaluate:
+        try:
+            scored = as_scored(folder)
+        except (KikimimiError, OSError):
+            scored = folder  # what is damaged is said of its evaluation
+        for name in evaluations or scored.recipe.evaluate:
             try:
-                if (score := _score(folder, name)) is not None:
+                if (score := _score(scored, name)) is not None:
                     scores[name] = score
             except (KikimimiError, OSError) as error:
                 problems.append(f"{run.name}: {error}")
@@ -130,5 +134,5 @@ def _measured(lines: Lines) -> dict[str, float]:
     memory = [line["memory_gb"] for line in lines if "memory_gb" in line]
     return {
         **({"speed": median(speeds)} if speeds else {}),
-        **({"memory": max(memory) * _GB} if memory else {}),
+        **({"memory": round(max(memory) * _GB)} if memory else {}),
     }

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kikimimi.contracts.metric import Details, Metric
-from kikimimi.evaluation.bootstrap import DRAWS, SEED as BOOTSTRAP_SEED, drawn_values
+from kikimimi.evaluation.bootstrap import DRAWS, SEED as BOOTSTRAP_SEED, drawn_values, group_sums
 
 REPEATS = 20
 """Draws of seeds for each draw of clips."""
@@ -112,7 +112,10 @@ def draw_setting(
 
 
 def mean_by_clips(
-    metric: Metric, seeds: Sequence[Mapping[str, Details]], keys: Sequence[str]
+    metric: Metric,
+    seeds: Sequence[Mapping[str, Details]],
+    keys: Sequence[str],
+    groups: Mapping[str, str] | None = None,
 ) -> Draws | None:
     """Return the mean over seeds of a metric's value on drawn clips.
 
@@ -120,9 +123,10 @@ def mean_by_clips(
         metric: The metric.
         seeds: Details by clip of each seed.
         keys: The clips that are drawn from; settings with the same keys have the same draws.
+        groups: What each clip belongs to, such as its speaker: groups are drawn whole. None draws clips.
 
     Returns:
-        (DRAWS,); None of fewer than two clips, or where a draw has no value.
+        (DRAWS,); None of fewer than two clips or groups, or where a draw has no value.
     """
     if len(keys) < 2:
         return None
@@ -130,7 +134,9 @@ def mean_by_clips(
     for details in seeds:
         names = list(details[keys[0]])
         table = np.array([[details[key][name] for name in names] for key in keys], np.float64)
-        values = drawn_values(metric, names, table)
+        if groups is not None:
+            table = group_sums(table, [groups[key] for key in keys])
+        values = drawn_values(metric, names, table) if len(table) > 1 else None
         if values is None:
             return None
         drawn.append(values)

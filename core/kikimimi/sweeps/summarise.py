@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from statistics import fmean
 from typing import Any
 
 from kikimimi.console.terminal import json_text
 from kikimimi.contracts.metric import Details, Metric
 from kikimimi.errors import KikimimiError
+from kikimimi.evaluation.clip_details import clip_groups
+from kikimimi.evaluation.record import as_scored
 from kikimimi.inspect.describe import describe
 from kikimimi.recipe import Recipe
 from kikimimi.recipe.show import plain
@@ -19,7 +22,7 @@ from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.effects import find_effects
 from kikimimi.sweeps.factor import SEED_OPTION, Factor
 from kikimimi.sweeps.run_result import RunResult, RunScore, read_result
-from kikimimi.sweeps.seed_draws import SeedDraws, draw_setting, mean_by_clips, pool_seeds
+from kikimimi.sweeps.seed_draws import Draws, SeedDraws, draw_setting, mean_by_clips, pool_seeds
 from kikimimi.sweeps.setting_tests import best_settings, compare_best
 from kikimimi.sweeps.summary import (
     EvaluationSummary,
@@ -136,44 +139,68 @@ def evaluate_settings(
         }
         for setting, runs in settings.items()
     }
-    scored = {setting: seeds for setting, seeds in scored.items() if seeds}
-    first = next(iter(next(iter(scored.values())).values()))
-    kind, same = first.score, _kind(first)
+    kinds = Counter(_kind(one) for seeds in scored.values() for one in seeds.values())
+    same = kinds.most_common(1)[0][0]
+    kind = next(one.score for seeds in scored.values() for one in seeds.values() if _kind(one) == same)
     notes = []
-    others = [
-        setting for setting, seeds in scored.items() if any(_kind(one) != same for one in seeds.values())
-    ]
-    if others:
+    if others := list(_names_of(scored, lambda one: _kind(one) != same)):
         notes.append(
             "scored on other clips, or with another metric or normaliser, and not compared: "
             + "; ".join(others)
         )
-        scored = {setting: seeds for setting, seeds in scored.items() if setting not in others}
-    pruned = [setting for setting in scored if any(one.state.state == "pruned" for one in settings[setting])]
-    if pruned:
-        notes.append(
-            "a seed was pruned, so that the mean of the others looks better than it is, and not compared: "
-            + ("all settings" if len(pruned) == len(scored) else "; ".join(pruned))
-        )
-    whole = {setting: seeds for setting, seeds in scored.items() if setting not in pruned}
+    scored = {
+        setting: {seed: one for seed, one in seeds.items() if _kind(one) == same}
+        for setting, seeds in scored.items()
+    }
+    scored = {setting: seeds for setting, seeds in scored.items() if seeds}
+    left_out = {
+        "a seed was pruned, so that the mean of the others looks better than it is": [
+            setting for setting in scored if any(one.state.state == "pruned" for one in settings[setting])
+        ],
+        "not valid": list(_names_of(scored, lambda one: one.score.invalid is not None)),
+    }
+    for why, names in left_out.items():
+        if names:
+            of = "all settings" if len(names) == len(scored) else "; ".join(names)
+            notes.append(f"{why}, and not compared: {of}")
+    whole = {
+        setting: seeds
+        for setting, seeds in scored.items()
+        if all(one.state.state != "pruned" for one in settings[setting])
+        and all(one.score.invalid is None for one in seeds.values())
+    }
     scored = whole or scored
     metric, keys = _shared(scored)
+    groups = None
+    if (by := kind.interval_by) is not None and metric is not None:
+        groups = _groups(name, by, [runs for setting, runs in settings.items() if setting in scored], keys)
+        if groups is None:
+            notes.append(f"intervals and tests draw clips, as the data that tells groups by {by} is gone")
+        else:
+            notes.append(
+                f"intervals and tests draw whole groups by {by}, {len({*groups.values()}):,} of them"
+            )
+    clips: dict[str, Draws] = {}
+    for setting, seeds in scored.items():
+        if metric is None:
+            break
+        means = mean_by_clips(metric, [_details(one) for one in seeds.values()], keys, groups)
+        if means is None:
+            clips.clear()
+            break
+        clips[setting] = means
     drawn: dict[str, SeedDraws] = {}
     scatter = pool_seeds([[one.score.value for one in seeds.values()] for seeds in scored.values()])
     for number, (setting, seeds) in enumerate(scored.items()):
         values = [one.score.value for one in seeds.values()]
-        clips = None
-        if metric is not None:
-            details = [_details(one) for one in seeds.values()]
-            clips = mean_by_clips(metric, details, keys)
-        drawn[setting] = draw_setting(values, clips, number, scatter)
-    if metric is None:
+        drawn[setting] = draw_setting(values, clips.get(setting), number, scatter)
+    if not clips:
         notes.append("intervals and tests are over seeds alone: scores cannot be told clip by clip")
     if scatter is None:
         notes.append("one seed of every setting: intervals and tests say nothing of other seeds")
     elif alone := [setting for setting, one in drawn.items() if one.seeds == 1]:
         notes.append(f"one seed of {'; '.join(alone)}: how far seeds scatter is that of the others")
-    told = whole and (metric is not None or scatter is not None)
+    told = whole and (clips or scatter is not None)
     pairs = compare_best(drawn, kind.better) if told else []
     best = best_settings(pairs[0].one, pairs) if pairs else frozenset[str]()
     levels = {setting: runs[0].run.levels for setting, runs in settings.items()}
@@ -192,8 +219,9 @@ def evaluate_settings(
     scores = {}
     for setting, one in drawn.items():
         low, high = one.interval or (None, None)
-        if low is not None and kind.unit == "%":
-            low = max(low, 0.0)  # seeds are drawn without knowing that shares end there
+        if low is not None and high is not None and kind.unit == "%":
+            # Seeds are drawn without knowing that shares end there; error rates go beyond 100.
+            low, high = max(low, 0.0), high if kind.better == "lower" else min(high, 100.0)
         scores[setting] = SettingScore(
             value=one.value,
             low=low,
@@ -203,6 +231,16 @@ def evaluate_settings(
             parts=_parts([run.parts for run in scored[setting].values()]),
         )
     return found, scores
+
+
+def _names_of(
+    scored: Mapping[str, Mapping[str, RunScore]], wanted: Callable[[RunScore], bool]
+) -> Iterator[str]:
+    """Yield the settings whose scores are of a kind; where not all of a setting are, their seeds, too."""
+    for setting, seeds in scored.items():
+        found = [seed for seed, one in seeds.items() if wanted(one)]
+        if found:
+            yield setting if len(found) == len(seeds) else f"{setting} (seed {', '.join(found)})"
 
 
 def _kind(one: RunScore) -> tuple[str, ...]:
@@ -218,6 +256,19 @@ def _shared(scored: Mapping[str, Mapping[str, RunScore]]) -> tuple[Metric | None
         return None, []
     keys = [key for key in clips[0].details if all(one.details.get(key) is not None for one in clips)]
     return (clips[0].metric, keys) if len(keys) > 1 else (None, keys)
+
+
+def _groups(
+    name: str, field: str, settings: Sequence[Sequence[RunResult]], keys: Sequence[str]
+) -> dict[str, str] | None:
+    """Return what each clip belongs to where intervals draw groups; None where no run's data tells it."""
+    for result in (one for runs in settings for one in runs if name in one.scores and one.recipe is not None):
+        assert result.recipe is not None
+        with suppress(KikimimiError, OSError):
+            digest, groups = clip_groups(as_scored(RunFolder(result.run.path, result.recipe)), name, field)
+            if digest == result.scores[name].data and groups.keys() >= {*keys}:
+                return {key: groups[key] for key in keys}
+    return None
 
 
 def _details(one: RunScore) -> dict[str, Details]:
@@ -283,8 +334,8 @@ class _Trainable:
     def _count(result: RunResult, recipe: Recipe) -> int | None:
         run = RunFolder(result.run.path, recipe)
         try:
-            counts = [one.trainable for one in describe(recipe, run.assets if run.has_assets else None)]
+            parts = describe(recipe, run.assets if run.has_assets else None)
         except (KikimimiError, OSError):
             return None
-        known = [count for count in counts if count is not None]
-        return sum(known) if len(known) == len(counts) else None
+        known = [one.trainable for one in parts if one.trainable is not None and one.problem is None]
+        return sum(known) if len(known) == len(parts) else None  # no lower bounds beside exact numbers

@@ -89,7 +89,7 @@ def _facts(summary: SweepSummary) -> Iterator[Fact]:
         first = min(there, key=lambda one: sign * one.scores[evaluation.name].value)
         score = first.scores[evaluation.name]
         ends = _ends(score.low, score.high)
-        notes = [_brief(first, summary), *([f"95 %: {ends}"] if ends else [])]
+        notes = [first.name, *([f"95 %: {ends}"] if ends else [])]
         value = f"{evaluation.label} {score.value:.2f} {evaluation.unit}".rstrip()
         yield Fact(label=f"{evaluation.name}: best value", value=value, note="; ".join(notes))
         if evaluation.pairs:
@@ -239,7 +239,7 @@ def _costs(
                 value, low, high = _dot(one, evaluation)
                 points.append(
                     CostPoint(
-                        name=_brief(one, summary),
+                        name=one.name,
                         mark=str(numbers[one.name]),
                         cost=float(known),
                         value=value,

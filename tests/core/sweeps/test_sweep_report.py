@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from kikimimi.cli import main
+from kikimimi.evaluation.record import keep_scoring
 from kikimimi.evaluation.score import score
-from kikimimi.recipe import load_recipe
+from kikimimi.recipe import load_recipe, to_yaml
 from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.factor import SEED_OPTION, Factor, Level
 from kikimimi.sweeps.plan_of_runs import Sweep
+from kikimimi.sweeps.run_result import RunScore
 from kikimimi.sweeps.summarise import read_results, summarise
 from kikimimi.sweeps.sweep_difference import find_sweep_difference
 from kikimimi.sweeps.sweep_folder import RunLine, SweepFolder
@@ -217,6 +219,26 @@ def test_runs_that_both_sweeps_have_are_not_compared(make_scored: MakeScored) ->
     assert [(pair.pair, pair.notes) for pair in found.scores] == [(None, ["the same runs"])]
 
 
+def test_sweeps_differ_as_their_runs_do_not_as_the_file_does_now(
+    make_scored: MakeScored, recipe_file: Path
+) -> None:
+    one = make_scored("first", out="a", s16=(wrong_in(0), wrong_in(1)))
+    other = make_scored("second", out="b", s16=(wrong_in(0), wrong_in(1)))
+    for run, seed in zip(other.runs, "01", strict=True):
+        changes = ["adapter.hidden_dim=16", f"seed={seed}", "stages.asr.steps=7"]
+        (run.path / "recipe.yaml").write_text(to_yaml(load_recipe(recipe_file, changes)), encoding="utf-8")
+    for run, torch in ((one.runs[0], "2.0"), (other.runs[0], "2.1")):
+        held = {"recipe": {"yaml": "stages: {}"}, "libraries": {"torch": torch}}
+        (run.path / "lock.json").write_text(json.dumps(held), encoding="utf-8")
+    difference = find_sweep_difference(one, other)
+    assert difference.notes == []
+    found = {
+        section: [(item.item, item.one, item.other) for item in items]
+        for section, items in difference.items.items()
+    }
+    assert found == {"stages": [("stages.asr.steps", 2, 7)], "versions": [("torch", "2.0", "2.1")]}
+
+
 def run_diff(monkeypatch: pytest.MonkeyPatch, *paths: Path | str) -> int:
     monkeypatch.setattr("sys.argv", ["kikimimi", "diff", *map(str, paths)])
     with pytest.raises(SystemExit) as exit_:
@@ -239,3 +261,101 @@ def test_the_command_prints_it(
     assert (pair["setting"], pair["pair"]["difference"]) == ("hidden_dim=16", pytest.approx(-25))
     assert run_diff(monkeypatch, one.path, one.runs[0].path) == 2
     assert "a sweep is compared with a sweep" in capsys.readouterr().err
+
+
+def test_seeds_that_heard_other_clips_are_left_out(
+    make_scored: MakeScored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = (wrong_in(0), wrong_in(1)), (wrong_in(0, 1, 2, 3, 4, 5), wrong_in(1, 2, 3, 4, 5, 6))
+    folder = make_scored("between", s16=bad, s32=good)
+    heard = {"s16-0": "a", "s16-1": "b", "s32-0": "b", "s32-1": "a"}
+
+    def scorings(place: Path) -> list[dict[str, str]]:
+        return [{"data": heard[place.parents[1].name]}]
+
+    monkeypatch.setattr("kikimimi.sweeps.run_result.read_scorings", scorings)
+    summary = summarise(folder, read_results(folder))
+    (evaluation,) = summary.evaluations
+    assert evaluation.notes[0].endswith("and not compared: hidden_dim=16 (seed 1); hidden_dim=32 (seed 0)")
+    assert [[*one.scores["held_out"].seeds] for one in summary.settings] == [["1"], ["0"]]
+
+
+def test_runs_that_were_scored_anew_are_compared_as_they_were_scored_last(make_scored: MakeScored) -> None:
+    folder = make_scored("anew", s16=(wrong_in(0), wrong_in(1)), s32=(wrong_in(0, 1), wrong_in(1, 2)))
+    for run in folder.runs:
+        made = RunFolder.open(run.path)
+        (place := made.evaluation("held_out")).joinpath("scores.json").unlink()
+        lines = [json.loads(line) for line in (place / "small.jsonl").read_text().splitlines()[1:]]
+        evaluation = replace(
+            made.recipe.evaluate["held_out"],
+            metric=load_recipe(folder.sweep.recipe, ["evaluate.held_out.metric=accuracy"])
+            .evaluate["held_out"]
+            .metric,
+        )
+        scored = score(
+            [line["reference"] for line in lines],
+            [line["prediction"] for line in lines],
+            metric="accuracy",
+            normaliser=evaluation.normaliser,
+        )
+        values = {**scored.to_json(), "seconds": 4.0}
+        keep_scoring(place, evaluation, "data", {"small": {"predictions": {}, "score": values}})
+        (place / "scores.json").write_text(json.dumps({"small": values}))
+    summary = summarise(folder, read_results(folder))
+    (found,) = summary.evaluations
+    assert (found.label, found.better) == ("ACCURACY", "higher")
+    best = summary.settings[0].scores["held_out"]
+    # By characters, of which nine in ten are right, the interval would lie elsewhere.
+    assert best.value == pytest.approx(90)
+    assert best.low is not None
+    assert best.high is not None
+    assert best.low < 90 < best.high <= 100
+
+
+def test_intervals_draw_whole_groups_where_those_of_runs_do(
+    make_scored: MakeScored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_scored("groups", s16=(wrong_in(0, 1), wrong_in(0, 1)), s32=(wrong_in(0), wrong_in(0)))
+    results = read_results(folder)
+    (pair,) = summarise(folder, results).evaluations[0].pairs
+    assert pair.settled
+    results = [
+        replace(one, scores={name: by_speaker(of) for name, of in one.scores.items()}) for one in results
+    ]
+    (evaluation,) = summarise(folder, results).evaluations
+    assert evaluation.notes == [
+        "intervals and tests draw clips, as the data that tells groups by speaker is gone"
+    ]
+    speakers = {f"clip {clip}": str(clip % 10 == 1) for clip in range(CLIPS)}
+    monkeypatch.setattr("kikimimi.sweeps.summarise.clip_groups", lambda run, name, field: ("", speakers))
+    (evaluation,) = summarise(folder, results).evaluations
+    assert evaluation.notes == ["intervals and tests draw whole groups by speaker, 2 of them"]
+    assert not evaluation.pairs[0].settled  # only one of two speakers is heard better
+
+
+def by_speaker(one: RunScore) -> RunScore:
+    return replace(one, score=replace(one.score, interval_by="speaker"))
+
+
+def test_a_value_that_is_not_valid_is_not_compared(make_scored: MakeScored) -> None:
+    folder = make_scored("judged", s16=(wrong_in(0), wrong_in(1)), s32=(wrong_in(), wrong_in()))
+    for invalid, scored in (({"s32-0"}, ["hidden_dim=16"]), ({"s32-0", "s16-0"}, None)):
+        for run in folder.runs:
+            path = run.path / "evaluations/held_out/scores.json"
+            values = json.loads(path.read_text())
+            if run.name in invalid:
+                values["small"]["invalid"] = "9 of 40 answers could not be judged"
+            path.write_text(json.dumps(values))
+        summary = summarise(folder, read_results(folder))
+        (evaluation,) = summary.evaluations
+        assert evaluation.pairs == []
+        there = [one.name for one in summary.settings if one.scores]
+        assert there == (scored or ["hidden_dim=32", "hidden_dim=16"])
+        assert evaluation.notes[0].startswith("not valid, and not compared: ")
+
+
+def test_a_factor_takes_no_other_columns_place(make_sweep: Callable[..., SweepFolder]) -> None:
+    folder = make_sweep(a=["seed=1"], b=["seed=2"])  # its factor is called "run"
+    write_sweep_report(folder)
+    assert [row["factor run"] for row in rows_of(folder).values()] == ["a", "b"]
+    assert [*rows_of(folder)] == ["a", "b"]
