@@ -20,7 +20,10 @@ from kikimimi.sweeps.sweep_folder import SweepFolder, SweepRun, is_finished
 STOP_CODES = (130, 143)
 """Exit codes of a run that was asked to stop, and has kept what it had done."""
 BETWEEN_REPORTS = 60.0
-"""How often the report is written while a sweep runs, at most [s]."""
+"""Shortest time between two reports that are written while a sweep runs [s]."""
+_REPORTING = (
+    0.05  # of the time at most: a report of a thousand runs takes half a minute, and no run is started
+)
 _BETWEEN_LOOKS = 1.0
 
 
@@ -41,7 +44,7 @@ class Leader:
     report: Callable[[SweepFolder], object]
     _running: dict[str, tuple[SweepRun, str]] = field(default_factory=dict)
     _found: Counter[str] = field(default_factory=Counter)
-    _reported: float = field(default_factory=time.monotonic)
+    _next_report: float = field(default_factory=lambda: time.monotonic() + BETWEEN_REPORTS)
 
     def lead(self) -> Counter[str]:
         """Train every run that the source gives.
@@ -137,12 +140,14 @@ class Leader:
                 self.engine.stop(name)
 
     def _report(self) -> None:
-        if time.monotonic() - self._reported > BETWEEN_REPORTS:
+        begun = time.monotonic()
+        if begun > self._next_report:
             try:
                 self.report(self.folder)
             except Exception as error:  # noqa: BLE001 - whatever it is, runs that train go on; the last tells it
                 say(f"the report cannot be written now: {shortened(str(error), 300)}", error=True)
-            self._reported = time.monotonic()
+            now = time.monotonic()
+            self._next_report = now + max(BETWEEN_REPORTS, (now - begun) / _REPORTING)
 
 
 def _deadline(hours: float | None) -> float:

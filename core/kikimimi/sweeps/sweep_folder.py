@@ -321,8 +321,8 @@ def find_run(out: Path, name: str, digest: str) -> Path:
 
 def is_finished(path: Path) -> bool:
     """Whether the run of a folder is trained and evaluated."""
-    if not (path / "recipe.yaml").is_file():
-        return False
+    if not ((path / "recipe.yaml").is_file() and os.path.lexists(path / "weights")):
+        return False  # of a thousand runs that have not begun, no recipe is read
     recipe = RunFolder.read_recipe(path)
     folder = RunFolder(path, recipe)
     return all(folder.finished(stage) for stage in recipe.stages) and all(

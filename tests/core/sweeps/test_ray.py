@@ -68,6 +68,15 @@ class Cluster:
         return found
 
 
+def test_no_cluster_at_an_address() -> None:
+    """Stands first: a process is connected to one cluster alone."""
+    pytest.importorskip("ray")
+    before = dict(os.environ)
+    with pytest.raises(RequestError, match=r"no Ray cluster answers at 127.0.0.1:1: .*refused"):
+        RayEngine(address="127.0.0.1:1")
+    assert dict(os.environ) == before
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     pytest.importorskip("ray")
@@ -237,14 +246,6 @@ for _ in range(2):  # the second cluster has another token
 def test_what_cannot_be(options: dict[str, float], told: str) -> None:
     with pytest.raises(RequestError, match=told):
         RayEngine(**options)  # type: ignore[arg-type]
-
-
-def test_no_cluster_at_an_address() -> None:
-    pytest.importorskip("ray")
-    before = dict(os.environ)
-    with pytest.raises(RequestError, match=r"no Ray cluster answers at 127.0.0.1:1: .*refused"):
-        RayEngine(address="127.0.0.1:1")
-    assert dict(os.environ) == before
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

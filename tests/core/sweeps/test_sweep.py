@@ -139,6 +139,7 @@ def test_a_report_that_cannot_be_written_stops_no_run(
         raise ValueError("no place")
 
     monkeypatch.setattr("kikimimi.sweeps.sweep.BETWEEN_REPORTS", 0.0)
+    monkeypatch.setattr("kikimimi.sweeps.sweep._REPORTING", float("inf"))
     sweep = Sweep(name="some", recipe=recipe_file).changed(["seed=0,1,2"]).complete()
     prepared, folder = prepare(sweep), SweepFolder.create(tmp_path / "runs", sweep)
     prepared.write(folder)
