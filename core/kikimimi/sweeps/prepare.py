@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kikimimi.console.progress import Progress
-from kikimimi.console.words import counted
+from kikimimi.console.words import counted, listing, nearest
 from kikimimi.data.shards.pattern import expand, patterns_of
 from kikimimi.errors import KikimimiError
 from kikimimi.planning.plan import Planner, StageForecast
@@ -153,7 +153,10 @@ def prepare(sweep: Sweep, *, plans: bool = False) -> Prepared:
 def _take(prepared: Prepared, checked: CheckedRun, planner: Planner | None) -> None:
     recipe, problems = checked.recipe, checked.problems
     if recipe and (missing := [name for name in prepared.sweep.compare if name not in recipe.evaluate]):
-        problems = (f"compare: it has no evaluation '{missing[0]}'",)
+        near = nearest(missing[0], recipe.evaluate)
+        problems = (
+            f"compare: it has no evaluation '{missing[0]}'.{near} Evaluations: {listing(recipe.evaluate)}",
+        )
     if recipe is None or problems:
         setting = _setting(checked.line["levels"])
         prepared.invalid[setting] = tuple(dict.fromkeys((*prepared.invalid.get(setting, ()), *problems)))

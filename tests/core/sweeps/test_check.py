@@ -87,7 +87,7 @@ def test_what_is_wrong_with_all_is_said_once(recipe: Path) -> None:
     with pytest.raises(RequestError, match="there is no stage 'aser'"):
         prepare(swept(recipe, "adapter=mlp,conv", "stages.aser.steps=1"))
     sweep = Sweep(name="", recipe=recipe, compare=("held",)).changed(["seed=0,1"]).complete()
-    assert "compare: it has no evaluation 'held'" in prepare(sweep).told()
+    assert "compare: it has no evaluation 'held'. Did you mean 'held_out'?" in prepare(sweep).told()
 
 
 def test_data_that_is_missing_is_told_before_the_first_run(recipe: Path) -> None:
