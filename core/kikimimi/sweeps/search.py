@@ -60,7 +60,7 @@ class Searcher(RunSource):
         self._optuna = optuna
         self._folder, self._sweep = folder, folder.sweep
         self._checker = Checker(folder.sweep)
-        base = load_recipe(self._sweep.recipe, self._sweep.changes)
+        self._base = base = load_recipe(self._sweep.recipe, self._sweep.changes)
         self._evaluation = _evaluation(base, self._sweep.compare)
         self._settings = [one for one in self._sweep.factors if one.name != SEED_OPTION]
         seeds = next((one for one in self._sweep.factors if one.name == SEED_OPTION), None)
@@ -96,9 +96,13 @@ class Searcher(RunSource):
             trial.report(loss, step)
             first = run.name not in self._reported
             self._reported[run.name] = step
-            if not first and trial.should_prune():
+            if not first and trial.should_prune() and not self._is_trained(run):
                 return f"validation loss {loss:.4g} at step {step}, worse than the median of the runs before"
         return ""
+
+    def _is_trained(self, run: SweepRun) -> bool:
+        """Whether nothing is saved by stopping a run: what is left of it is to evaluate it."""
+        return all(map(RunFolder(run.path, self._base).finished, self._base.stages))
 
     def ended(self, run: SweepRun) -> None:
         """Learn from a run, and from its setting once all of its seeds have ended."""

@@ -116,11 +116,11 @@ class Leader:
         run, pruned = self._running.pop(ended.name)
         beside = {"code": ended.code, "seconds": round(ended.seconds, 1)}
         took = duration(ended.seconds)
-        if ended.code == 0:
+        if is_finished(run.path) if pruned else ended.code == 0:  # it may have ended before it was stopped
             self.folder.add_event(run, "finished", **beside)
             say(f"finished  {_name(run)}  {took}", error=True)
             state = "finished"
-        elif pruned and ended.code in STOP_CODES:
+        elif pruned and ended.code in (0, *STOP_CODES):
             self.folder.add_event(run, "pruned", cause=pruned, **beside)
             say(f"pruned    {_name(run)}  {took}: {pruned}", error=True)
             state = "pruned"

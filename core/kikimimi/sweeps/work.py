@@ -116,15 +116,22 @@ def wait_until_free(run: Path) -> None:
 
 
 def _call(arguments: list[str]) -> int:
-    """Run a command in this process."""
+    """Run a command in this process, which a signal to stop ends again once that is done.
+
+    The command line leaves a handler with which the process would end well, and here another one follows.
+    """
     import torch
 
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     sys.argv = ["kikimimi", *arguments]
     try:
         runpy.run_module(COMMAND_LINE, run_name="__main__")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 1
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return 0
 
 

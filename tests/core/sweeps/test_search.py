@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,25 @@ def test_what_all_runs_change_holds_for_settings_that_are_drawn(begun: Begun, tm
     after = drawn(sweep.changed(["stages.asr.steps=3"]), tmp_path)
     assert [run[:2] for run in after] == [run[:2] for run in before]
     assert not {run[2] for run in after} & {run[2] for run in before}
+
+
+def test_what_is_trained_is_not_pruned(begun: Begun, tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    sweep, _ = begun
+    searcher = Searcher(SweepFolder.create(tmp_path, sweep))
+    searcher._curves.pruner = optuna.pruners.ThresholdPruner(upper=1.0)
+    runs = [searcher.next_run(), searcher.next_run()]
+    for run in runs:
+        assert run is not None
+        lines = [{"stage": "asr", "step": step, "validation_loss": 5.0} for step in (1, 2)]
+        (run.path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert runs[0]
+    assert runs[1]
+    weights = runs[1].path / "weights" / "asr.safetensors"
+    weights.parent.mkdir()
+    weights.touch()
+    assert searcher.is_hopeless(runs[0]).startswith("validation loss 5 at step 2")
+    assert not searcher.is_hopeless(runs[1])
 
 
 def test_seeds_are_not_drawn(recipe_file: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from kikimimi.sweeps.engine import Ended, Job, RunEngine
 from kikimimi.sweeps.local import Local
 from kikimimi.sweeps.plan_of_runs import Sweep
 from kikimimi.sweeps.prepare import prepare
+from kikimimi.sweeps.source import Listed
 from kikimimi.sweeps.sweep import Leader
 from kikimimi.sweeps.sweep_file import read_sweep
 from kikimimi.sweeps.sweep_folder import SweepFolder, is_finished
@@ -117,24 +119,30 @@ def test_runs_of_a_sweep_are_those_of_the_commands(recipe: Path, tmp_path: Path)
         assert folder.log(folder.runs[index]).read_text().startswith("$ kikimimi train ")
 
 
+class Ends(RunEngine):
+    """Ends each run at once, with one exit code."""
+
+    slots = 1
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def start(self, job: Job) -> None:
+        self.job = job
+
+    def wait(self, seconds: float) -> list[Ended]:
+        return [Ended(name=self.job.name, code=self.code, seconds=1.0)]
+
+    def stop(self, name: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def test_a_report_that_cannot_be_written_stops_no_run(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Ends(RunEngine):
-        slots = 1
-
-        def start(self, job: Job) -> None:
-            self.job = job
-
-        def wait(self, seconds: float) -> list[Ended]:
-            return [Ended(name=self.job.name, code=0, seconds=1.0)]
-
-        def stop(self, name: str) -> None:
-            raise AssertionError
-
-        def close(self) -> None:
-            pass
-
     def fails(folder: SweepFolder) -> None:
         raise ValueError("no place")
 
@@ -143,9 +151,40 @@ def test_a_report_that_cannot_be_written_stops_no_run(
     sweep = Sweep(name="some", recipe=recipe_file).changed(["seed=0,1,2"]).complete()
     prepared, folder = prepare(sweep), SweepFolder.create(tmp_path / "runs", sweep)
     prepared.write(folder)
-    found = Leader(folder, Ends(), prepared.source(folder, retry=False), fails).lead()
+    found = Leader(folder, Ends(0), prepared.source(folder, retry=False), fails).lead()
     assert found == {"finished": 3}
     assert capsys.readouterr().err.count("the report cannot be written now: no place") == 3
+
+
+@pytest.mark.parametrize(
+    ("trained", "code", "state"),
+    [(True, 143, "finished"), (True, 0, "finished"), (False, 143, "pruned"), (False, 0, "pruned")],
+)
+def test_a_run_that_was_pruned_may_have_ended_before(
+    make_sweep: Any, trained: bool, code: int, state: str
+) -> None:
+    folder = make_sweep(a=[])
+    (run,) = folder.runs
+    if trained:
+        for name in ("weights/asr.safetensors", "evaluations/held_out/scores.json"):
+            (run.path / name).parent.mkdir(parents=True)
+            (run.path / name).touch()
+    leader = Leader(folder, Ends(code), Listed([]), lambda _: None)
+    leader._running[run.name] = run, "validation loss 9"
+    leader._ended(Ended(name=run.name, code=code, seconds=1.0))
+    assert folder.states()["a"].state == state
+
+
+def test_between_two_commands_a_signal_still_stops(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, time\n"
+        "from kikimimi.sweeps.work import _call\n"
+        "assert _call(['--help']) == 0\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGTERM
 
 
 def test_a_search_draws_learns_and_goes_on(recipe: Path, tmp_path: Path) -> None:
