@@ -94,7 +94,8 @@ class DrawnRange:
 
     def to_words(self) -> str:
         """Return its ends for people."""
-        return f"{self.low:g} to {self.high:g}{', on a logarithmic scale' if self.log else ''}"
+        whole = ", whole numbers" if self.whole else ""
+        return f"{self.low:g} to {self.high:g}{whole}{', on a logarithmic scale' if self.log else ''}"
 
     def level(self, value: float) -> Level:
         """Return the level of a value that was drawn."""

@@ -67,6 +67,7 @@ class Searcher(RunSource):
         self._seeds = seeds.levels if isinstance(seeds, Factor) else ()
         self._trials: dict[_Setting, int] = {}
         self._runs: dict[_Setting, list[SweepRun]] = {}
+        self._wrong: set[_Setting] = set()
         self._curves = optuna.create_study(
             direction="minimize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_min_trials=2),
@@ -163,13 +164,14 @@ class Searcher(RunSource):
         for _ in range(_MOST_DRAWS):
             trial = self._study.ask(self._distributions())
             combination = self._combination(trial.params)
-            checked = self._check(combination)
-            wrong = [problem for one in checked for problem in one.problems]
             setting = tuple((name, level.label) for name, level in combination.items())
-            if wrong:
+            known = setting in self._runs or setting in self._wrong or self._sweep.excludes(combination)
+            checked = [] if known else self._check(combination)
+            if wrong := [problem for one in checked for problem in one.problems]:
                 said = ", ".join(f"{name}={label}" for name, label in setting)
                 say(f"left out  {said}: {wrong[0]}", error=True)
-            if wrong or setting in self._runs or self._sweep.excludes(combination):
+                self._wrong.add(setting)
+            if known or wrong:
                 self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
                 continue
             self._trials[setting] = trial.number

@@ -70,6 +70,20 @@ def test_what_all_runs_change_holds_for_settings_that_are_drawn(begun: Begun, tm
     assert not {run[2] for run in after} & {run[2] for run in before}
 
 
+def test_what_is_wrong_is_said_once(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = Sweep(name="some", recipe=recipe_file, search="random", runs=6)
+    sweep = sweep.changed(["adapter=mlp,conv", "adapter.downsample=1..2"]).complete()
+    assert [factor.to_words() for factor in sweep.factors] == ["mlp, conv", "1 to 2, whole numbers"]
+    assert len(drawn(sweep, tmp_path)) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert sorted(line.partition(": ")[0] for line in said if line.startswith("left out")) == [
+        "left out  adapter=conv, adapter.downsample=1",
+        "left out  adapter=conv, adapter.downsample=2",
+    ]
+
+
 def test_what_is_trained_is_not_pruned(begun: Begun, tmp_path: Path) -> None:
     optuna = pytest.importorskip("optuna")
     sweep, _ = begun
