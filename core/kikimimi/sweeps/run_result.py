@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -130,8 +131,10 @@ def _score(run: RunFolder, name: str) -> RunScore | None:
 
 
 def _measured(lines: Lines) -> dict[str, float]:
-    speeds = [line["audio_seconds_per_second"] for line in lines if line.get("audio_seconds_per_second")]
-    memory = [line["memory_gb"] for line in lines if "memory_gb" in line]
+    speeds, memory = (
+        [line[name] for line in lines if line.get(name) and isfinite(line[name])]
+        for name in ("audio_seconds_per_second", "memory_gb")
+    )
     return {
         **({"speed": median(speeds)} if speeds else {}),
         **({"memory": round(max(memory) * _GB)} if memory else {}),

@@ -195,7 +195,7 @@ def evaluate_settings(
         values = [one.score.value for one in seeds.values()]
         drawn[setting] = draw_setting(values, clips.get(setting), number, scatter)
     if not clips:
-        notes.append("intervals and tests are over seeds alone: scores cannot be told clip by clip")
+        notes.append("intervals and tests are over seeds alone: nothing can be drawn clip by clip")
     if scatter is None:
         notes.append("one seed of every setting: intervals and tests say nothing of other seeds")
     elif alone := [setting for setting, one in drawn.items() if one.seeds == 1]:

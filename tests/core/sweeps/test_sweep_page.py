@@ -165,6 +165,14 @@ def test_without_results_there_is_little_to_say() -> None:
     assert "3 runs wait." in page
 
 
+def test_without_scores_the_page_says_so() -> None:
+    summary = made_summary()
+    settings = [replace(one, scores={}) for one in summary.settings]
+    page = render_sweep(replace(summary, settings=settings, evaluations=[]))
+    assert "No finished run has a score: settings are not compared." in page
+    assert "No finished run has a score" not in render_sweep(summary)
+
+
 def test_settings_without_results_stand_in_the_table_too() -> None:
     summary = made_summary()
     waiting = replace(summary.settings[3], scores={}, finished=0)

@@ -144,6 +144,32 @@ def test_whatever_runs_have_come_to_is_said(make_scored: MakeScored) -> None:
     assert "1 run is being trained" in page
 
 
+def test_what_is_not_finite_is_no_speed(make_scored: MakeScored) -> None:
+    folder = make_scored("diverged", s16=(wrong_in(0), wrong_in(1)))
+    nan = float("nan")
+    lines = [
+        {
+            "stage": "asr",
+            "step": 1,
+            "validation_loss": nan,
+            "audio_seconds_per_second": nan,
+            "memory_gb": nan,
+        },
+        {
+            "stage": "asr",
+            "step": 2,
+            "validation_loss": 2.0,
+            "audio_seconds_per_second": 3.0,
+            "memory_gb": 0.5,
+        },
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder.runs[0].path / "metrics.jsonl").write_text(text, encoding="utf-8")
+    write_sweep_report(folder)
+    row = rows_of(folder)["s16-0"]
+    assert (row["audio_seconds_per_second"], row["memory_bytes"]) == ("3.0", "500000000")
+
+
 def test_time_is_that_of_all_sweeps_that_trained_a_run(make_scored: MakeScored) -> None:
     one = (wrong_in(0), wrong_in(1))
     folder = make_scored("first", s16=one)
