@@ -88,7 +88,8 @@ def _beside(score: SettingDifference) -> str:
         return f"not compared{f': {notes}' if notes else ''}"
     c = score.pair
     sure = "differs" if c.settled else "the test cannot tell them apart"
-    said = f"{c.difference:+.2f} ({c.low:+.2f} to {c.high:+.2f}), p = {c.p:.3f}: {sure}"
+    p = "< 0.001" if c.p < 0.001 else f"= {c.p:.3f}"
+    said = f"{c.difference:+.2f} ({c.low:+.2f} to {c.high:+.2f}), p {p}: {sure}"
     return f"{said} ({notes})" if notes else said
 
 

@@ -103,6 +103,7 @@ def _setting(
     name: str, runs: Sequence[RunResult], scores: Mapping[str, SettingScore], trainable: _Trainable
 ) -> SettingSummary:
     finished = [result for result in runs if result.state.state == "finished"]
+    curves = {result.run.seed: result.curve for result in finished if result.curve}
     seconds = [result.seconds for result in finished if result.seconds is not None]
     speeds = [result.speed for result in finished if result.speed is not None]
     memory = [result.memory for result in runs if result.memory is not None]
@@ -117,7 +118,8 @@ def _setting(
         seconds=fmean(seconds) if seconds else None,
         speed=fmean(speeds) if speeds else None,
         memory=max(memory) if memory else None,
-        curves={result.run.seed: result.curve for result in runs if result.curve},
+        # One that failed early, or has just begun, would cut the mean over seeds where it ends.
+        curves=curves or {result.run.seed: result.curve for result in runs if result.curve},
     )
 
 

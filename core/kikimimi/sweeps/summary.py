@@ -42,7 +42,8 @@ class SettingSummary:
         seconds: Mean time to train and evaluate [s]; None where another sweep trained it.
         speed: Mean of the runs' median seconds of audio per second; None where none was logged.
         memory: Most memory of a run [bytes].
-        curves: Validation loss of each seed: (step, loss), the stages one after the other.
+        curves: Validation loss of each finished seed, or of all while none is: (step, loss), the stages one
+            after the other.
     """
 
     name: str

@@ -170,6 +170,18 @@ def test_what_is_not_finite_is_no_speed(make_scored: MakeScored) -> None:
     assert (row["audio_seconds_per_second"], row["memory_bytes"]) == ("3.0", "500000000")
 
 
+def test_a_run_that_fails_early_cuts_no_curve(make_scored: MakeScored) -> None:
+    folder = make_scored("early", s16=(wrong_in(0), wrong_in(1)))
+    line = json.dumps({"stage": "asr", "step": 1, "validation_loss": 9.0})
+    (folder.runs[1].path / "metrics.jsonl").write_text(line + "\n", encoding="utf-8")
+    folder.add_event(folder.runs[1], "failed", cause="killed", code=137)
+    (setting,) = summarise(folder, read_results(folder)).settings
+    assert setting.curves == {"0": [(1, 4.0), (2, 2.0)]}
+    folder.add_event(folder.runs[0], "running")
+    (setting,) = summarise(folder, read_results(folder)).settings
+    assert [*setting.curves] == ["0", "1"]
+
+
 def test_time_is_that_of_all_sweeps_that_trained_a_run(make_scored: MakeScored) -> None:
     one = (wrong_in(0), wrong_in(1))
     folder = make_scored("first", s16=one)
