@@ -18,7 +18,7 @@ _LATEX = {
     "|": r"\textbar{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
-_MARKDOWN = re.compile(r"([\\|*_`<>\[\]])")
+_MARKDOWN = re.compile(r"([\\|*_`<>\[\]$~&])")
 _Columns = dict[tuple[str, str, str], list[ScoreRow]]
 
 

@@ -62,6 +62,8 @@ def test_the_best_are_those_that_the_paired_test_does_not_tell_apart() -> None:
 
 def test_texts_stay_on_their_line_and_in_their_cell() -> None:
     assert markdown_text("two\n| lines") == "two\\\\n\\| lines"
+    assert markdown_text("$x$ &lt; ~~a~~") == r"\$x\$ \&lt; \~\~a\~\~"
+    assert markdown_text("$x$ &lt; ~~a~~") == r"\$x\$ \&lt; \~\~a\~\~"
     assert latex_text("two\nlines <b>|") == r"two\textbackslash{}nlines \textless{}b\textgreater{}\textbar{}"
     # After the \\ of the row before, [1] would be a length, and a star a variant of it.
     assert latex_text("[1]") == "{}[1]"

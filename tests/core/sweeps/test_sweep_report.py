@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from kikimimi.cli import main
+from kikimimi.errors import RequestError
+from kikimimi.evaluation.clip_details import clip_groups
 from kikimimi.evaluation.record import keep_scoring
 from kikimimi.evaluation.score import score
 from kikimimi.recipe import load_recipe, to_yaml
@@ -369,6 +371,15 @@ def test_intervals_draw_whole_groups_where_those_of_runs_do(
     (evaluation,) = summarise(folder, results).evaluations
     assert evaluation.notes == ["intervals and tests draw whole groups by speaker, 2 of them"]
     assert not evaluation.pairs[0].settled  # only one of two speakers is heard better
+
+
+def test_what_clips_belong_to_is_read_from_the_data(recipe_file: Path, tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", load_recipe(recipe_file))
+    digest, groups = clip_groups(run, "held_out", "length")
+    assert len(digest) == 64
+    assert groups == dict.fromkeys(("held-0000", "held-0001", "held-0002"), "0 to 2 s")
+    with pytest.raises(RequestError, match="no record names 'nothing'"):
+        clip_groups(run, "held_out", "nothing")
 
 
 def by_speaker(one: RunScore) -> RunScore:
