@@ -54,7 +54,8 @@ def summarise(folder: SweepFolder, results: Sequence[RunResult]) -> SweepSummary
     settings: _Settings = {}
     for result in results:
         settings.setdefault(result.run.setting or folder.sweep.name, []).append(result)
-    names = list(dict.fromkeys(name for result in results for name in result.scores))
+    scored = dict.fromkeys(name for result in results for name in result.scores)
+    names = [name for name in folder.sweep.compare or scored if name in scored]
     evaluations, scores = [], dict[str, dict[str, SettingScore]]()
     for name in names:
         evaluation, of_settings = evaluate_settings(name, settings, folder.factors)

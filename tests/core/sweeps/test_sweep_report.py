@@ -403,6 +403,16 @@ def test_a_value_that_is_not_valid_is_not_compared(make_scored: MakeScored) -> N
         assert evaluation.notes[0].startswith("not valid, and not compared: ")
 
 
+def test_settings_go_by_what_is_compared_first_whatever_run_lacks_it(make_scored: MakeScored) -> None:
+    folder = make_scored("order", s16=(wrong_in(0), wrong_in(1)), s32=(wrong_in(), wrong_in()))
+    folder.sweep = replace(folder.sweep, compare=("held_out", "other"))
+    results = [
+        replace(one, scores={"other": one.scores["held_out"], **(one.scores if number else {})})
+        for number, one in enumerate(read_results(folder))
+    ]
+    assert [one.name for one in summarise(folder, results).evaluations] == ["held_out", "other"]
+
+
 def test_a_factor_takes_no_other_columns_place(make_sweep: Callable[..., SweepFolder]) -> None:
     folder = make_sweep(a=["seed=1"], b=["seed=2"])  # its factor is called "run"
     write_sweep_report(folder)
