@@ -81,11 +81,11 @@ def work_on(job: Job, environment: Mapping[str, str]) -> int:
     _print_into(job.log)
     code = 0
     for command in COMMANDS:
-        _obey_signals()
         wait_until_free(job.run)
         arguments = [command, str(job.run)]
         say(f"$ kikimimi {' '.join(arguments)}")
         code = _call(arguments) if job.devices == 1 else _start(arguments)
+        _obey_signals()
         if code:
             break
     sys.stdout.flush()
@@ -116,27 +116,20 @@ def wait_until_free(run: Path) -> None:
 
 
 def _call(arguments: list[str]) -> int:
-    """Run a command in this process, which a signal to stop ends again once that is done.
-
-    The command line leaves a handler with which the process would end well, and here another one follows.
-    """
+    """Run a command in this process."""
     import torch
 
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     sys.argv = ["kikimimi", *arguments]
     try:
         runpy.run_module(COMMAND_LINE, run_name="__main__")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 1
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     return 0
 
 
 def _obey_signals() -> None:
-    """Let signals end this process: a command leaves behind that they end it as if all were done."""
+    """Let signals end this process: a command leaves behind that it ends well by them, and others follow."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
 
@@ -145,7 +138,6 @@ def _tidy() -> None:
     """Give back what a run has held, and measure memory from here on: the next one begins as the first."""
     import torch
 
-    _obey_signals()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
