@@ -17,7 +17,14 @@ from kikimimi.sweeps.check import CheckedRun, Checker
 from kikimimi.sweeps.factor import SEED_OPTION, DrawnRange
 from kikimimi.sweeps.plan_of_runs import Levels, Sweep
 from kikimimi.sweeps.source import Listed, RunSource
-from kikimimi.sweeps.sweep_folder import RunLine, SweepFolder, find_run, is_finished
+from kikimimi.sweeps.sweep_folder import (
+    RunLine,
+    SweepFolder,
+    find_run,
+    is_finished,
+    takes_recipe,
+    trainer_text,
+)
 
 _MOST_SHOWN = 20
 
@@ -88,9 +95,11 @@ class Prepared:
         if self.sweep.search != "grid":
             return
         lines = []
+        base = load_recipe(self.sweep.recipe, self.sweep.changes)
+        trainer = trainer_text(base)
         for planned in self.planned:
             path = find_run(folder.out, planned.line["name"], planned.line["digest"])
-            if not (path / "recipe.yaml").is_file():
+            if takes_recipe(RunFolder(path, base), trainer):
                 RunFolder.create(path, load_recipe(self.sweep.recipe, planned.line["changes"]))
             lines.append(RunLine(**{**planned.line, "name": path.name}))
         folder.write_runs(lines)

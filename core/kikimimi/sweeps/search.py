@@ -25,7 +25,15 @@ from kikimimi.sweeps.factor import SEED_OPTION, DrawnRange, Factor, Level
 from kikimimi.sweeps.plan_of_runs import Levels
 from kikimimi.sweeps.run_result import validation_curve
 from kikimimi.sweeps.source import RunSource
-from kikimimi.sweeps.sweep_folder import RunLine, SweepFolder, SweepRun, find_run, is_finished
+from kikimimi.sweeps.sweep_folder import (
+    RunLine,
+    SweepFolder,
+    SweepRun,
+    find_run,
+    is_finished,
+    takes_recipe,
+    trainer_text,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -191,7 +199,7 @@ class Searcher(RunSource):
         """Make the folder of a run, or take up that which any sweep has made of the same recipe."""
         assert checked.recipe is not None
         path = find_run(self._folder.out, checked.line["name"], checked.line["digest"])
-        if not (path / "recipe.yaml").is_file():
+        if takes_recipe(RunFolder(path, checked.recipe), trainer_text(checked.recipe)):
             RunFolder.create(path, checked.recipe)
         return RunLine(**{**checked.line, "name": path.name})
 

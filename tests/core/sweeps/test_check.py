@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from kikimimi.errors import RequestError
+from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.check import Checker, run_digest
 from kikimimi.sweeps.dry_run import dry_run_page
 from kikimimi.sweeps.factor import short_names
@@ -108,3 +109,17 @@ def test_memory_does_not_grow_with_combinations(recipe: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert sum(1 for _ in checked) == 50
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
+
+
+def test_a_run_that_has_not_begun_takes_where_it_trains(recipe: Path, tmp_path: Path) -> None:
+    def workers(number: int) -> list[int]:
+        sweep = swept(recipe, "adapter=mlp,conv", f"trainer.workers={number}")
+        folder = SweepFolder.create(tmp_path / "runs", sweep)
+        prepare(sweep).write(folder)
+        return [RunFolder.read_recipe(run.path).trainer.workers for run in folder.runs]
+
+    assert workers(1) == [1, 1]
+    assert workers(2) == [2, 2]
+    begun = next((tmp_path / "runs").glob("*=mlp-*"))
+    (begun / "metrics.jsonl").touch()
+    assert workers(3) == [2, 3]
