@@ -95,7 +95,8 @@ def _facts(summary: SweepSummary) -> Iterator[Fact]:
         if evaluation.pairs:
             settled = sum(pair.settled for pair in evaluation.pairs)
             told = f"{settled} of {counted(len(evaluation.pairs), 'other')}"
-            note = "the rest is open; paired test, Holm's correction"
+            rest = "the rest is open; " if settled < len(evaluation.pairs) else ""
+            note = f"{rest}paired test, Holm's correction"
             yield Fact(label=f"{evaluation.name}: shown to be worse", value=told, note=note)
     whole = sum(summary.states.values())
     others = [

@@ -165,6 +165,14 @@ def test_without_results_there_is_little_to_say() -> None:
     assert "3 runs wait." in page
 
 
+def test_where_all_is_settled_nothing_is_said_to_be_open() -> None:
+    summary = made_summary()
+    (evaluation,) = summary.evaluations
+    settled = replace(evaluation, pairs=[replace(pair, p=0.001) for pair in evaluation.pairs])
+    assert "the rest is open" in render_sweep(summary)
+    assert "the rest is open" not in render_sweep(replace(summary, evaluations=[settled]))
+
+
 def test_without_scores_the_page_says_so() -> None:
     summary = made_summary()
     settings = [replace(one, scores={}) for one in summary.settings]
