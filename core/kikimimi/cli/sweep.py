@@ -120,6 +120,11 @@ def sweep(
     if dry_run and engine is not EngineName.slurm:
         _say_plan(prepared, out, as_json=as_json)
         return
+    if prepared.nodes > 1 and engine is not EngineName.slurm:
+        raise RequestError(
+            f"trainer.nodes: {prepared.nodes}: --engine {engine.value} trains a run on one machine: take "
+            "--engine slurm --dry-run"
+        )
     prepared.require_data()
     folder = SweepFolder.create(out, asked)
     with folder.held():

@@ -191,6 +191,7 @@ class Sweep:
         if self.search != "grid" and self.runs is None:
             raise RequestError(f"--search {self.search} needs a budget: how many settings it tries (--runs)")
         self._check_name()
+        self._check_seed()
         self._check_excluded()
 
     def _check_name(self) -> None:
@@ -199,6 +200,18 @@ class Sweep:
                 f"{shortened(self.name, 80)!r} cannot be the name of a sweep: it is that of one folder, "
                 "without '/' and control characters, and not '.' or '..'"
             )
+
+    def _check_seed(self) -> None:
+        factors = [one for one in self.factors if isinstance(one, Factor)]
+        if SEED_OPTION not in (one.name for one in factors):
+            return
+        for name, level in ((one.name, level) for one in factors for level in one.levels):
+            options = {change.partition("=")[0] for change in level.changes}
+            if (SEED_OPTION in options) if name != SEED_OPTION else (options != {SEED_OPTION}):
+                raise RequestError(
+                    f"{name}, {level.label}: what repeats a setting is told by seed=0,1,2 on the line, or by "
+                    "'seeds' of a file, and changes the seed alone; nothing else does"
+                )
 
     def _check_excluded(self) -> None:
         names = [one.name for one in self.factors]

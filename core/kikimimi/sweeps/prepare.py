@@ -54,6 +54,7 @@ class Prepared:
         invalid: Combinations that are wrong, as tables call them, with what is wrong.
         shards: Patterns of all data.
         devices: Most processes that a run trains with.
+        nodes: Most machines that a run trains on.
         on_gpus: Whether some run takes GPUs where there are some.
     """
 
@@ -62,6 +63,7 @@ class Prepared:
     invalid: dict[str, tuple[str, ...]] = field(default_factory=dict)
     shards: dict[str, None] = field(default_factory=dict)
     devices: int = 1
+    nodes: int = 1
     on_gpus: bool = False
 
     def told(self, then: str = "mend what is wrong, or leave it out by --skip-invalid") -> str:
@@ -172,6 +174,7 @@ def _take(prepared: Prepared, checked: CheckedRun, planner: Planner | None) -> N
         return
     prepared.shards.update(dict.fromkeys(_shards(recipe)))
     prepared.devices = max(prepared.devices, recipe.trainer.devices)
+    prepared.nodes = max(prepared.nodes, recipe.trainer.nodes)
     prepared.on_gpus |= recipe.trainer.accelerator != "cpu"
     if prepared.sweep.search != "grid":
         return

@@ -130,8 +130,6 @@ def _factors(held: SweepFile) -> list[Factor | DrawnRange]:
         else:
             found.append(factor_of(key, [(written_value(value), value) for value in values]))
     for name, levels in held.variants.items():
-        if name in held.factors:
-            raise RequestError(f"variants.{name}: a factor has that name")
         made = [
             Level(label, tuple(f"{key}={written_value(value)}" for key, value in changes.items()))
             for label, changes in levels.items()
@@ -140,7 +138,8 @@ def _factors(held: SweepFile) -> list[Factor | DrawnRange]:
     for key, ends in held.ranges.items():
         found.append(range_of(key, ends.low, ends.high, log=ends.log))
     if held.seeds is not None:
-        if SEED_OPTION in held.factors:
-            raise RequestError(f"factors.{SEED_OPTION}: seeds stand under 'seeds'")
         found.append(factor_of(SEED_OPTION, [(str(seed), seed) for seed in held.seeds]))
+    names = [one.name for one in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise RequestError(f"{twice}: two of factors, variants, ranges and seeds have that name")
     return found

@@ -85,7 +85,6 @@ def work_on(job: Job, environment: Mapping[str, str]) -> int:
         arguments = [command, str(job.run)]
         say(f"$ kikimimi {' '.join(arguments)}")
         code = _call(arguments) if job.devices == 1 else _start(arguments)
-        _obey_signals()
         if code:
             break
     sys.stdout.flush()
@@ -125,6 +124,8 @@ def _call(arguments: list[str]) -> int:
         runpy.run_module(COMMAND_LINE, run_name="__main__")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 1
+    finally:
+        _obey_signals()
     return 0
 
 
@@ -155,6 +156,7 @@ def _start(arguments: list[str]) -> int:
     # changes nothing where it has come already. This process waits for what the command makes of it.
     signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
     code = process.wait()
+    _obey_signals()
     return code if code >= 0 else 128 - code
 
 

@@ -17,7 +17,7 @@ factors:
 variants:
   size:
     small: {}
-    large: {adapter.hidden_dim: 64, seed: 5}
+    large: {adapter.hidden_dim: 64}
 seeds: [0, 1]
 exclude:
   - {adapter: convolved, size: large}
@@ -170,8 +170,15 @@ def test_what_is_no_sweep_is_told(recipe: Path, changes: list[str], said: str) -
             "there is no level mlp. Levels: convolved, plain",
         ),
         ("seeds: [0, 1]", "seed: [0, 1]", "no option 'seed'"),
-        ("  size:\n", "  adapter:\n", "variants.adapter: a factor has that name"),
+        ("  size:\n", "  adapter:\n", "adapter: two of factors, variants, ranges and seeds"),
         ("recipe: small.yaml", "recipe: small.yaml\nsearch: random", "needs a budget"),
+        (
+            "hidden_dim: 64}",
+            "hidden_dim: 64, seed: 5}",
+            "size, large: what repeats a setting is told by seed",
+        ),
+        ("  size:\n", "  seed: {one: {}}\n  size:\n", "seed: two of factors, variants, ranges and seeds"),
+        ("seeds: [0, 1]", "ranges: {adapter: {low: 1, high: 2}}", "adapter: two of factors"),
         ("compare: [held_out]", "ranges: {x: {low: 1, high: 0}}", "the smaller end comes first"),
     ],
 )
