@@ -23,7 +23,6 @@ from kikimimi.sweeps.sweep_folder import (
     find_run,
     is_finished,
     takes_recipe,
-    trainer_text,
 )
 
 _MOST_SHOWN = 20
@@ -98,10 +97,9 @@ class Prepared:
             return
         lines = []
         base = load_recipe(self.sweep.recipe, self.sweep.changes)
-        trainer = trainer_text(base)
         for planned in self.planned:
             path = find_run(folder.out, planned.line["name"], planned.line["digest"])
-            if takes_recipe(RunFolder(path, base), trainer):
+            if takes_recipe(RunFolder(path, base)):
                 RunFolder.create(path, load_recipe(self.sweep.recipe, planned.line["changes"]))
             lines.append(RunLine(**{**planned.line, "name": path.name}))
         folder.write_runs(lines)

@@ -32,7 +32,6 @@ from kikimimi.sweeps.sweep_folder import (
     find_run,
     is_finished,
     takes_recipe,
-    trainer_text,
 )
 
 if TYPE_CHECKING:
@@ -199,7 +198,7 @@ class Searcher(RunSource):
         """Make the folder of a run, or take up that which any sweep has made of the same recipe."""
         assert checked.recipe is not None
         path = find_run(self._folder.out, checked.line["name"], checked.line["digest"])
-        if takes_recipe(RunFolder(path, checked.recipe), trainer_text(checked.recipe)):
+        if takes_recipe(RunFolder(path, checked.recipe)):
             RunFolder.create(path, checked.recipe)
         return RunLine(**{**checked.line, "name": path.name})
 

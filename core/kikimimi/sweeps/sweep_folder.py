@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,6 @@ from kikimimi.console.terminal import json_text
 from kikimimi.errors import DamagedError, RunError
 from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_json_lines
 from kikimimi.files.writing import add_lines, whole_file, writing
-from kikimimi.recipe import Recipe, to_yaml
 from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.factor import SEED_OPTION, Factor, short_names
 from kikimimi.sweeps.plan_of_runs import HeldSweep, Sweep
@@ -321,23 +319,9 @@ def find_run(out: Path, name: str, digest: str) -> Path:
     return there[0].parent if there else out / name
 
 
-def takes_recipe(run: RunFolder, trainer: str) -> bool:
-    """Whether a run takes its recipe from a sweep: it has none, or has not begun and would train elsewhere.
-
-    Args:
-        run: The run.
-        trainer: How its trainer is written, see `trainer_text`.
-    """
-    path = run.path / "recipe.yaml"
-    if run.begun or run.is_locked():
-        return False
-    return not path.is_file() or trainer not in path.read_text(encoding="utf-8", errors="replace")
-
-
-def trainer_text(recipe: Recipe) -> str:
-    """Return how recipes of run folders are written where they say where and how fast is trained."""
-    text = to_yaml(recipe)
-    return re.split(r"\n(?=\S)", text[text.index("\ntrainer:") + 1 :])[0]
+def takes_recipe(run: RunFolder) -> bool:
+    """Whether a run takes its recipe from a sweep: one that has begun keeps where and how fast it trains."""
+    return not (run.begun or run.is_locked())
 
 
 def is_finished(path: Path) -> bool:
