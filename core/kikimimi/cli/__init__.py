@@ -68,7 +68,7 @@ def _exit_code() -> int:
     if isinstance(code, str):
         say(code, error=True)
         code = 1
-    return int(code or 0) if _said() else 1
+    return _said(int(code or 0))
 
 
 def _run() -> int:
@@ -92,15 +92,16 @@ def _run() -> int:
     return 0
 
 
-def _said() -> bool:
-    """Write out what was printed, and tell whether that went well."""
+def _said(code: int) -> int:
+    """Write out what was printed; return the exit code, which says so where that does not go."""
     from kikimimi.files.writing import system_refusal
 
     try:
         sys.stdout.flush()
     except OSError as error:
-        say(f"error: {system_refusal(error, 'the output')}", error=True)
-        with open(os.devnull) as nowhere:  # Python tries again at its end, and says more than a line
+        if not code:  # else what went wrong has been said: it may be this
+            say(f"error: {system_refusal(error, 'the output')}", error=True)
+        with open(os.devnull, "w") as nowhere:  # Python tries again at its end, and says more than a line
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        return False
-    return True
+        return code or 1
+    return code

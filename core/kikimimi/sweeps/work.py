@@ -8,7 +8,6 @@ such runs come one after the other into the same process.
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import runpy
 import signal
@@ -27,6 +26,7 @@ from kikimimi.console.terminal import say
 from kikimimi.files.writing import writing
 from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.engine import Job, clean_environment
+from kikimimi.sweeps.tidy import tidy
 
 COMMANDS = ("train", "evaluate")
 """Commands that a run is given to, one after the other."""
@@ -59,7 +59,7 @@ def work(jobs: Connection, environment: Mapping[str, str], leader: Connection) -
             break
         with warnings.catch_warnings():  # what one run has been warned of, the next one is, too
             code = work_on(job, environment)
-        _tidy()
+        tidy()
         with suppress(OSError):  # nobody asks any more
             jobs.send(code)
     raise SystemExit(code)
@@ -133,18 +133,6 @@ def _obey_signals() -> None:
     """Let signals end this process: a command leaves behind that it ends well by them, and others follow."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-
-
-def _tidy() -> None:
-    """Give back what a run has held, and measure memory from here on: the next one begins as the first."""
-    import torch
-
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): the peak resident set
 
 
 def _start(arguments: list[str]) -> int:

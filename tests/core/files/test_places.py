@@ -22,6 +22,7 @@ ALLOWED = {
     "core/kikimimi/data/audio.py": "a file without a name",
     "core/kikimimi/data/content.py": "a file without a name: memory, or on the disk for a while",
     "core/kikimimi/report/drawing.py": "a text in memory",
+    "core/kikimimi/sweeps/tidy.py": "the kernel's account of this process",
     "core/kikimimi/weights/tensors.py": "write_tensors, whose callers are looked at here",
     "core/kikimimi/training/state/checkpoint.py": "tells its failures on all ranks, with what is intact",
     "core/kikimimi/testing/adapter_checks.py": "a folder of a check, which tells what fails",

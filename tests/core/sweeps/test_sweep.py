@@ -140,6 +140,19 @@ class Ends(RunEngine):
         pass
 
 
+def test_memory_is_measured_anew_after_each_run() -> None:
+    from kikimimi.sweeps.tidy import tidy
+    from kikimimi.training.log_interval import peak_memory
+
+    tidy()
+    before = peak_memory()
+    held = torch.ones(300, 1024, 1024, dtype=torch.uint8)
+    assert peak_memory() - before > 200 * 2**20
+    del held
+    tidy()
+    assert peak_memory() - before < 100 * 2**20
+
+
 def test_a_report_that_cannot_be_written_stops_no_run(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
