@@ -21,9 +21,7 @@ STOP_CODES = (130, 143)
 """Exit codes of a run that was asked to stop, and has kept what it had done."""
 BETWEEN_REPORTS = 60.0
 """Shortest time between two reports that are written while a sweep runs [s]."""
-_REPORTING = (
-    0.05  # of the time at most: a report of a thousand runs takes half a minute, and no run is started
-)
+_REPORTING = 0.05  # share of the time, at most: no run is started meanwhile, and a large report takes long
 _BETWEEN_LOOKS = 1.0
 
 
