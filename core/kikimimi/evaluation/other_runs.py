@@ -29,7 +29,7 @@ def answered_elsewhere(
     own = Path(os.path.abspath(run.path))
     within = os.path.relpath(asked.folder, run.path)
     for name in sorted(_names(own.parent) - {own.name}):
-        path = run.path.parent / name / within / f"{system}.jsonl"
+        path = own.parent / name / within / f"{system}.jsonl"
         # What is wrong there is that run's to tell.
         with suppress(KikimimiError, OSError):
             if path.is_file() and held_identity(path) == identity:
