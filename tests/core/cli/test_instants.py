@@ -146,7 +146,7 @@ if "thread" in sys.argv:
     threading.Thread(target=ask_and_stay).start()
 elif "first" in sys.argv:
     stop = main.__globals__["_said"]
-    main.__globals__["_said"] = lambda: ask() or stop()
+    main.__globals__["_said"] = lambda code: ask() or stop(code)
 elif "exit" in sys.argv:
     atexit.register(ask)
 else:
