@@ -26,6 +26,7 @@ from kikimimi.sweeps.sweep_tables import table_notes
 
 _MOST_ROWS = 20  # of a picture; more are in its table alone
 _ROOM = 190  # pixels for the names of settings
+_COSTS_DIFFER = 1.01  # by which factor, or an axis has the same number at each of its ticks
 _LONG = 160  # characters of a cause that is shown unfolded
 _LINES = "Lines: 95 % intervals over seeds and clips."
 _Dot = tuple[float, float, float]
@@ -231,7 +232,7 @@ def _mean_curve(seeds: Mapping[str, Sequence[tuple[float, float]]]) -> list[tupl
 def _costs(
     summary: SweepSummary, evaluation: EvaluationSummary, numbers: Mapping[str, int]
 ) -> Iterator[Chart]:
-    """Yield pictures of values against what settings cost, where their costs differ."""
+    """Yield pictures of values against what settings cost, where their costs can be told apart."""
     there = [one for one in summary.settings if evaluation.name in one.scores]
     for attribute, cost in (("trainable", "trained parameters"), ("seconds", "time of a run [s]")):
         points = []
@@ -248,7 +249,8 @@ def _costs(
                         high=high,
                     )
                 )
-        if len({point.cost for point in points}) > 1:
+        costs = [point.cost for point in points]
+        if costs and max(costs) > _COSTS_DIFFER * min(costs):
             yield pareto_chart(
                 points,
                 title=f"{evaluation.name}: {evaluation.label} against {cost.partition(' [')[0]}",

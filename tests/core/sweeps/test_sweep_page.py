@@ -189,6 +189,15 @@ def test_settings_without_results_stand_in_the_table_too() -> None:
     assert page.count('<td class="number muted">') == 4
 
 
+def test_costs_that_are_all_but_equal_make_no_picture() -> None:
+    summary = made_summary()
+    close = [replace(one, trainable=4_386_048 + number) for number, one in enumerate(summary.settings)]
+    page = render_sweep(replace(summary, settings=close))
+    assert "held_out: CER against trained parameters" in render_sweep(summary)
+    assert "held_out: CER against trained parameters" not in page
+    assert "held_out: CER against time of a run" in page
+
+
 def test_many_settings_fit() -> None:
     page = render_sweep(made_summary(40, ("adapter", "size", "lr")))
     assert "20 more in the table." in page
