@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from kikimimi.console.progress import Progress
@@ -12,18 +13,11 @@ from kikimimi.data.shards.pattern import expand, patterns_of
 from kikimimi.errors import KikimimiError
 from kikimimi.planning.plan import Planner, StageForecast
 from kikimimi.recipe import Recipe, load_recipe
-from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.check import CheckedRun, Checker
 from kikimimi.sweeps.factor import SEED_OPTION, DrawnRange
 from kikimimi.sweeps.plan_of_runs import Levels, Sweep
 from kikimimi.sweeps.source import Listed, RunSource
-from kikimimi.sweeps.sweep_folder import (
-    RunLine,
-    SweepFolder,
-    find_run,
-    is_finished,
-    takes_recipe,
-)
+from kikimimi.sweeps.sweep_folder import RunLine, SweepFolder, begin_run, is_finished
 
 _MOST_SHOWN = 20
 
@@ -95,13 +89,11 @@ class Prepared:
         """
         if self.sweep.search != "grid":
             return
-        lines = []
         base = load_recipe(self.sweep.recipe, self.sweep.changes)
+        lines = []
         for planned in self.planned:
-            path = find_run(folder.out, planned.line["name"], planned.line["digest"])
-            if takes_recipe(RunFolder(path, base)):
-                RunFolder.create(path, load_recipe(self.sweep.recipe, planned.line["changes"]))
-            lines.append(RunLine(**{**planned.line, "name": path.name}))
+            recipe = partial(load_recipe, self.sweep.recipe, planned.line["changes"])
+            lines.append(begin_run(folder.out, planned.line, base, recipe))
         folder.write_runs(lines)
 
     def source(self, folder: SweepFolder, *, retry: bool) -> RunSource:

@@ -25,14 +25,7 @@ from kikimimi.sweeps.factor import SEED_OPTION, DrawnRange, Factor, Level
 from kikimimi.sweeps.plan_of_runs import Levels
 from kikimimi.sweeps.run_result import validation_curve
 from kikimimi.sweeps.source import RunSource
-from kikimimi.sweeps.sweep_folder import (
-    RunLine,
-    SweepFolder,
-    SweepRun,
-    find_run,
-    is_finished,
-    takes_recipe,
-)
+from kikimimi.sweeps.sweep_folder import RunLine, SweepFolder, SweepRun, begin_run, is_finished
 
 if TYPE_CHECKING:
     import optuna
@@ -197,10 +190,8 @@ class Searcher(RunSource):
     def _begin(self, checked: CheckedRun) -> RunLine:
         """Make the folder of a run, or take up that which any sweep has made of the same recipe."""
         assert checked.recipe is not None
-        path = find_run(self._folder.out, checked.line["name"], checked.line["digest"])
-        if takes_recipe(RunFolder(path, checked.recipe)):
-            RunFolder.create(path, checked.recipe)
-        return RunLine(**{**checked.line, "name": path.name})
+        recipe = checked.recipe
+        return begin_run(self._folder.out, checked.line, self._base, lambda: recipe)
 
     def _combination(self, params: Mapping[str, Any]) -> Levels:
         found: dict[str, Level] = {}

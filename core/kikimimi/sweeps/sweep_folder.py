@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -24,6 +24,7 @@ from kikimimi.console.terminal import json_text
 from kikimimi.errors import DamagedError, RunError
 from kikimimi.files.reading import MEBIBYTE, damaged, read_json, read_json_lines
 from kikimimi.files.writing import add_lines, whole_file, writing
+from kikimimi.recipe import Recipe
 from kikimimi.run.folder import RunFolder
 from kikimimi.sweeps.factor import SEED_OPTION, Factor, short_names
 from kikimimi.sweeps.plan_of_runs import HeldSweep, Sweep
@@ -140,10 +141,7 @@ class SweepFolder:
         if folder.path.exists() and any(one.name[0] != "." for one in folder.path.iterdir()):
             cls.require(folder.path)
             folder._read_runs()
-        with (
-            folder.held(),
-            whole_file(folder.path / _FILE) as unfinished,
-        ):
+        with folder.held(), whole_file(folder.path / _FILE) as unfinished:
             unfinished.write_text(json_text(sweep.to_json(), indent=2) + "\n", encoding="utf-8")
         return folder
 
@@ -319,9 +317,28 @@ def find_run(out: Path, name: str, digest: str) -> Path:
     return there[0].parent if there else out / name
 
 
-def takes_recipe(run: RunFolder) -> bool:
-    """Whether a run takes its recipe from a sweep: one that has begun keeps where and how fast it trains."""
-    return not (run.begun or run.is_locked())
+def begin_run(out: Path, line: RunLine, base: Recipe, recipe: Callable[[], Recipe]) -> RunLine:
+    """Make the folder of a run with its recipe, or take up that which any sweep has made of the same recipe.
+
+    One that has begun keeps the recipe that it has, which says where and how fast it trains.
+
+    Args:
+        out: Where run folders lie.
+        line: The run.
+        base: The sweep's recipe, with which the folder is looked at.
+        recipe: Resolves the run's own; called where it is written down.
+
+    Returns:
+        The run by the name of its folder.
+
+    Raises:
+        RunError: The folder holds a run of another recipe.
+    """
+    path = find_run(out, line["name"], line["digest"])
+    run = RunFolder(path, base)
+    if not (run.begun or run.is_locked()):
+        RunFolder.create(path, recipe())
+    return RunLine(**{**line, "name": path.name})
 
 
 def is_finished(path: Path) -> bool:

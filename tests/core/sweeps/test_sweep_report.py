@@ -109,17 +109,22 @@ def test_settings_that_answer_alike_are_not_told_apart(make_scored: MakeScored) 
     assert r"\textbf" not in (folder.path / "results.tex").read_text(encoding="utf-8")
 
 
+def scored_on(monkeypatch: pytest.MonkeyPatch, clips: dict[str, str]) -> None:
+    """Let each run, by its name, have been scored on clips of a digest."""
+
+    def scorings(place: Path) -> list[dict[str, str]]:
+        return [{"data": clips[place.parents[1].name]}]
+
+    monkeypatch.setattr("kikimimi.sweeps.run_result.read_scorings", scorings)
+
+
 def test_settings_are_compared_on_the_same_clips_alone(
     make_scored: MakeScored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, bad = (wrong_in(0), wrong_in(1)), (wrong_in(0, 1, 2, 3, 4, 5), wrong_in(1, 2, 3, 4, 5, 6))
     folder = make_scored("others", s16=bad, s32=good)
     heard = {"s16-0": "a", "s16-1": "a", "s32-0": "b", "s32-1": "b"}
-
-    def scorings(place: Path) -> list[dict[str, str]]:
-        return [{"data": heard[place.parents[1].name]}]
-
-    monkeypatch.setattr("kikimimi.sweeps.run_result.read_scorings", scorings)
+    scored_on(monkeypatch, heard)
     write_sweep_report(folder)
     table = (folder.path / "results.md").read_text(encoding="utf-8")
     assert "scored on other clips" in table
@@ -309,11 +314,7 @@ def test_seeds_that_heard_other_clips_are_left_out(
     good, bad = (wrong_in(0), wrong_in(1)), (wrong_in(0, 1, 2, 3, 4, 5), wrong_in(1, 2, 3, 4, 5, 6))
     folder = make_scored("between", s16=bad, s32=good)
     heard = {"s16-0": "a", "s16-1": "b", "s32-0": "b", "s32-1": "a"}
-
-    def scorings(place: Path) -> list[dict[str, str]]:
-        return [{"data": heard[place.parents[1].name]}]
-
-    monkeypatch.setattr("kikimimi.sweeps.run_result.read_scorings", scorings)
+    scored_on(monkeypatch, heard)
     summary = summarise(folder, read_results(folder))
     (evaluation,) = summary.evaluations
     assert evaluation.notes[0].endswith("and not compared: hidden_dim=16 (seed 1); hidden_dim=32 (seed 0)")
